@@ -1,0 +1,1 @@
+"""What a knowledge circuit is, and what can be done to it."""

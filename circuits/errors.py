@@ -1,0 +1,53 @@
+"""One error class a kind of mistake; the message is one line in the user's words.
+
+The command line prints the message and exits with `exit_code`; no traceback reaches a user who
+made a mistake that one of these classes names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class KnowledgeCircuitsError(Exception):
+    """Any mistake that a user can mend; the message says what is wrong and what to do."""
+
+    exit_code = 2
+
+
+class OptionError(KnowledgeCircuitsError):
+    """An option or argument is absurd, or two of them do not go together."""
+
+
+class FileFormatError(KnowledgeCircuitsError):
+    """A file is missing, unreadable or malformed; names the file and, where known, the line."""
+
+    def __init__(self, path: str | Path, reason: str, line: int | None = None) -> None:
+        place = f"{path}:{line}" if line is not None else str(path)
+        super().__init__(f"{place}: {reason}")
+
+
+class CircuitFileError(FileFormatError):
+    """A circuit file is truncated, altered, of another geometry or not a circuit at all."""
+
+
+class PromptError(KnowledgeCircuitsError):
+    """A prompt, subject, answer or foil cannot be used as given."""
+
+
+class ModelNotFoundError(KnowledgeCircuitsError):
+    """The model is neither shipped, nor a local directory, nor reachable on the hub."""
+
+    exit_code = 3
+
+
+class UnsupportedArchitectureError(KnowledgeCircuitsError):
+    """The method's formulas do not cover this architecture."""
+
+    exit_code = 3
+
+
+class NumericalError(KnowledgeCircuitsError):
+    """A computation gave NaN or infinity; names the pair and the place."""
+
+    exit_code = 4

@@ -1,0 +1,201 @@
+"""From a model's name to Hugging Face weights and tokenizer, or to one clear message.
+
+A name is looked for in this order: the embedded models that ship with the package, a local
+Hugging Face directory, the hub's local cache, the hub.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import torch
+
+from circuits.errors import ModelNotFoundError, OptionError, UnsupportedArchitectureError
+
+EMBEDDED_DIR = Path(__file__).parent / "embedded"
+HUB_TIMEOUT_SECONDS = 4.0
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """A Hugging Face model and tokenizer, with where they came from."""
+
+    name: str
+    hf_model: Any
+    hf_tokenizer: Any
+    provenance: dict[str, Any]
+
+
+def embedded_models() -> dict[str, Path]:
+    """Names and directories of the models that ship with the package."""
+    directories = sorted(EMBEDDED_DIR.glob("*/config.json"))
+    return {path.parent.name: path.parent for path in directories}
+
+
+def resolve(name: str) -> str:
+    """The directory or hub name to load from; ModelNotFoundError in seconds where there is none."""
+    shipped = embedded_models()
+    if name in shipped:
+        return str(shipped[name])
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFoundError(
+                f"{name!r} is a directory without config.json, so not a Hugging Face model"
+            )
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")):
+        raise ModelNotFoundError(f"there is no directory {name!r}")
+    if _is_cached(name):
+        return name
+    _check_hub(name)
+    return name
+
+
+def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> LoadedWeights:
+    """Weights on the device, ready for hooks; no gradient is tracked for any parameter."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as hf_logging
+
+    torch_dtype, where = parse_dtype(dtype), parse_device(device)
+    source = resolve(name)
+    local_only = Path(source).is_dir() or _is_cached(source)
+    options: dict[str, Any] = {"local_files_only": local_only}
+    progress_was_on = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        check_architecture(config, name)
+        hf_tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        hf_model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch_dtype, attn_implementation="eager", **options
+        )
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ModelNotFoundError(f"{name!r} cannot be loaded: {first_line}") from None
+    finally:
+        if progress_was_on:
+            hf_logging.enable_progress_bar()
+    hf_model = hf_model.to(where).eval()
+    provenance = {
+        "model": name,
+        "revision": getattr(config, "_commit_hash", None),
+        "dtype": dtype,
+        "weights_sha256": weights_hash(hf_model),
+    }
+    return LoadedWeights(name, hf_model, hf_tokenizer, provenance)
+
+
+def parse_dtype(dtype: str) -> torch.dtype:
+    """`fp32` or `bf16` as a torch type."""
+    if dtype not in DTYPES:
+        raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    return DTYPES[dtype]
+
+
+def parse_device(device: str | None) -> torch.device:
+    """The named device, or the best one there is; OptionError where the named one is absent."""
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise OptionError(f"{device!r} is no device; use cpu, cuda, cuda:N or mps") from None
+    absent = (wanted.type == "cuda" and not torch.cuda.is_available()) or (
+        wanted.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if absent:
+        raise OptionError(f"device {device!r} is not available on this machine; use --device cpu")
+    return wanted
+
+
+def weights_hash(hf_model: Any) -> str:
+    """sha256 over all parameters' names and bytes, in order of name."""
+    digest = sha256()
+    for name, parameter in sorted(hf_model.named_parameters()):
+        digest.update(name.encode())
+        raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def check_architecture(config: Any, name: str) -> None:
+    """Refuse, by name, what the closed forms do not cover (they assume pre-norm q = W LN(x) + b)."""
+    kind = getattr(config, "model_type", "unknown")
+    if kind not in SUPPORTED:
+        raise UnsupportedArchitectureError(
+            f"{name!r} has architecture {kind!r}, which is not covered; covered and tested: "
+            f"{', '.join(sorted(SUPPORTED))}"
+        )
+    for field, plain in SUPPORTED[kind].items():
+        value = getattr(config, field, plain)
+        if value != plain:
+            raise UnsupportedArchitectureError(
+                f"{name!r} sets {field}={value!r}, a variant of {kind} that is not covered"
+            )
+
+
+SUPPORTED: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+        "add_cross_attention": False,
+    },
+    "llama": {"attention_bias": False, "mlp_bias": False},
+}
+"""Covered model types, and the configuration fields whose variants are not."""
+
+
+def _is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:
+        raise ModelNotFoundError(
+            f"{name!r} is neither an embedded model ({', '.join(embedded_models())}), nor a "
+            "directory, nor a possible hub name"
+        ) from None
+
+
+def _check_hub(name: str) -> None:
+    """One quick request, so that an absent or unreachable model costs seconds and not retries."""
+    from huggingface_hub import constants
+
+    ways_out = (
+        f"use an embedded model ({', '.join(embedded_models()) or 'none installed'}), give the path "
+        f"of a Hugging Face directory, or fetch it on a connected machine with `hf download {name}`"
+    )
+    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE") == "1":
+        raise ModelNotFoundError(
+            f"model {name!r} is not in the local cache and offline mode is on; {ways_out}"
+        )
+    url = f"{constants.ENDPOINT}/{name}/resolve/main/config.json"
+    headers = {"User-Agent": "knowledge-circuits"}
+    if token := os.environ.get("HF_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        request = Request(url, headers=headers, method="HEAD")
+        urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()
+    except HTTPError as error:
+        reason = {
+            401: "asks for a login (HF_TOKEN)",
+            403: "refuses access",
+            404: "has no such model",
+        }
+        said = reason.get(error.code, f"answered {error.code}")
+        raise ModelNotFoundError(f"the hub {said}: {name!r}; {ways_out}") from None
+    except (URLError, TimeoutError, OSError, ValueError):
+        raise ModelNotFoundError(
+            f"model {name!r} is not in the local cache and the hub cannot be reached; {ways_out}"
+        ) from None

@@ -1,0 +1,252 @@
+"""A language model with hooks: the only file that imports TransformerLens.
+
+`Model` wraps a `TransformerBridge` with its raw weights; everything else in the project asks it
+for logits under forward hooks, for weights, and for single blocks. Hook names are the bridge's
+own: `embed.hook_out`, `blocks.L.attn.{q,k,v}.hook_out`, `blocks.L.attn.o.hook_in` (each head's
+output before the output matrix), `blocks.L.mlp.hook_out`, `blocks.L.hook_in` (resid_pre),
+`blocks.L.ln2.hook_in` (resid_mid) and `blocks.L.hook_out` (resid_post).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.errors import OptionError
+from circuits.graph import KeyValue, Wiring
+from circuits.loading import LoadedWeights, check_architecture, load_weights, weights_hash
+from circuits.tokens import Tokenizer
+
+os.environ.setdefault("WANDB_MODE", "disabled")  # a dependency of TransformerLens, never used here
+
+Hook = tuple[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class HeadProjections:
+    """Query, key and value matrices of a layer with the norm's gain folded in.
+
+    For a residual x with normalised value x_hat, destination t sees `weight[t] @ x_hat +
+    offset[t]`; `weight` is centred over d_model where the norm subtracts the mean. Destinations
+    stand in the wiring's order: queries, keys, values.
+    """
+
+    weight: Float[Tensor, "dst d_head d_model"]
+    offset: Float[Tensor, "dst d_head"]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of positions that several runs have in common, one pair a layer."""
+
+    length: int
+    keys_values: tuple[tuple[Tensor, Tensor], ...]
+
+
+class Model:
+    """A decoder-only transformer whose every head and MLP can be read and replaced."""
+
+    def __init__(self, weights: LoadedWeights) -> None:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        hf_model = weights.hf_model
+        check_architecture(hf_model.config, weights.name)
+        self.name = weights.name
+        self.tokenizer = Tokenizer(weights.hf_tokenizer)
+        self.provenance: dict[str, Any] = {
+            **weights.provenance,
+            "tokenizer_sha256": self.tokenizer.fingerprint,
+            "versions": library_versions(),
+        }
+        self.bridge = TransformerBridge.boot_transformers(
+            self.name,
+            hf_model=hf_model,
+            tokenizer=_for_bridge(weights.hf_tokenizer),
+            device=hf_model.device,
+            dtype=hf_model.dtype,
+        )
+        self.bridge.eval()
+        for parameter in self.bridge.parameters():  # the bridge's own copies want gradients
+            parameter.requires_grad_(False)
+        config = self.bridge.cfg
+        self.n_layers: int = config.n_layers
+        self.n_heads: int = config.n_heads
+        self.n_kv_heads: int = getattr(config, "n_key_value_heads", None) or config.n_heads
+        self.d_model: int = config.d_model
+        self.d_head: int = config.d_head
+        self.d_vocab: int = hf_model.config.vocab_size
+        self.max_tokens: int = hf_model.config.max_position_embeddings
+        self.norm_eps: float = config.eps
+        self.uses_rms_norm = bool(self.bridge.blocks[0].ln1.uses_rms_norm)
+        self.is_rotary = hasattr(self.bridge, "rotary_emb")
+        self.device: torch.device = hf_model.device
+        self.dtype: torch.dtype = hf_model.dtype
+
+    @classmethod
+    def from_hf(cls, hf_model: Any, hf_tokenizer: Any, name: str = "in-memory") -> Model:
+        """Wrap a model and tokenizer that are already in memory (the model is modified)."""
+        hf_model.set_attn_implementation("eager")
+        provenance = {"model": name, "revision": None, "weights_sha256": weights_hash(hf_model)}
+        provenance["dtype"] = str(hf_model.dtype).removeprefix("torch.")
+        return cls(LoadedWeights(name, hf_model.eval(), hf_tokenizer, provenance))
+
+    def wiring(self, kv: KeyValue = KeyValue.GROUPED) -> Wiring:
+        """The model's graph."""
+        return Wiring(self.n_layers, self.n_heads, self.n_kv_heads, kv)
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.wiring().describe()}, {self.device}, {self.dtype})"
+
+    # --- running -----------------------------------------------------------------------------
+
+    def last_logits(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        hooks: Iterable[Hook] = (),
+        prefix: Prefix | None = None,
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Logits after the last position. Hooks are gone when this returns or raises.
+
+        With a prefix, `tokens` are those that follow it. Gradients flow where a hook makes a
+        tensor require them; wrap the call in `torch.no_grad()` where none is wanted.
+        """
+        length = tokens.shape[1] + (prefix.length if prefix else 0)
+        if length > self.max_tokens:
+            raise OptionError(
+                f"a prompt of {length} tokens does not fit {self.name!r} ({self.max_tokens} at most)"
+            )
+        options = {"past_key_values": _cache(prefix, tokens.shape[0])} if prefix else {}
+        # A strided slice into the bf16 output matrix is 200 times slower than a contiguous one.
+        contiguous = ("unembed.hook_in", lambda x, hook: x.contiguous())
+        logits = self.bridge.run_with_hooks(
+            tokens, fwd_hooks=[*hooks, contiguous], logits_to_keep=1, **options
+        )
+        return logits[:, -1]
+
+    def hooks(self, hooks: Sequence[Hook]) -> AbstractContextManager[Any]:
+        """Forward hooks that are in place within a `with` block."""
+        return self.bridge.hooks(fwd_hooks=list(hooks))
+
+    @torch.no_grad()
+    def share_prefix(self, tokens: Int[Tensor, "batch pos"]) -> Prefix | None:
+        """Keys and values of a common beginning; computed once where all rows are the same."""
+        if tokens.shape[1] == 0:
+            return None
+        rows = tokens[:1] if bool((tokens == tokens[:1]).all()) else tokens
+        _, cache = self.bridge(rows, return_type="logits_and_cache", logits_to_keep=1)
+        layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+        return Prefix(tokens.shape[1], layers)
+
+    def run_block(self, layer: int, residual: Tensor, **options: Any) -> Tensor:
+        """One block, hooks included, on a residual of shape batch pos d_model."""
+        output = self.bridge.blocks[layer](residual, **options)
+        return output[0] if isinstance(output, tuple) else output
+
+    def run_mlp(self, layer: int, resid_mid: Tensor) -> Tensor:
+        """A layer's MLP, its norm included, on a residual of shape batch pos d_model."""
+        block = self.bridge.blocks[layer]
+        output = block.mlp(block.ln2(resid_mid))
+        return output[0] if isinstance(output, tuple) else output
+
+    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Token embeddings, without positions."""
+        return self.bridge.embed(tokens)
+
+    def unembed(self, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Final norm and output matrix on a residual stream of any leading shape."""
+        flat = residual.reshape(-1, 1, residual.shape[-1]).contiguous()
+        logits = self.bridge.unembed(self.bridge.ln_final(flat))
+        return logits.reshape(*residual.shape[:-1], logits.shape[-1])
+
+    # --- weights -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def head_projections(self, layer: int, kv: KeyValue = KeyValue.GROUPED) -> HeadProjections:
+        """Query, key and value matrices with the norm folded in, as the wiring orders them."""
+        block = self.bridge.blocks[layer]
+        gain, shift = block.ln1.weight, getattr(block.ln1.original_component, "bias", None)
+        weights, offsets = [], []
+        for letter in "QKV":
+            weight = getattr(block.attn, f"W_{letter}")
+            bias = getattr(block.attn, f"b_{letter}")
+            offset = weight.new_zeros(weight.shape[0], weight.shape[2])
+            if bias is not None:
+                offset = offset + bias.reshape(offset.shape)
+            if shift is not None:
+                offset = offset + torch.einsum("d,hde->he", shift, weight)
+            weight = weight * gain[None, :, None]
+            if not self.uses_rms_norm:
+                weight = weight - weight.mean(1, keepdim=True)
+            weight = weight.transpose(1, 2)
+            if letter != "Q" and kv is KeyValue.PER_QUERY_HEAD:
+                repeats = self.n_heads // self.n_kv_heads
+                weight = weight.repeat_interleave(repeats, 0)
+                offset = offset.repeat_interleave(repeats, 0)
+            weights.append(weight)
+            offsets.append(offset)
+        return HeadProjections(torch.cat(weights).contiguous(), torch.cat(offsets))
+
+    def head_output_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """Each head's output matrix W_O."""
+        return self.bridge.blocks[layer].attn.W_O
+
+    def head_output_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
+        """The attention block's output bias, which belongs to no head; None where there is none."""
+        return self.bridge.blocks[layer].attn.b_O
+
+    def mlp_norm_gain(self, layer: int) -> Float[Tensor, " d_model"]:
+        """Gain of the norm before a layer's MLP."""
+        return self.bridge.blocks[layer].ln2.weight
+
+    def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        """Output matrix, one row a token."""
+        return self.bridge.unembed.weight
+
+    def embedding_std(self) -> float:
+        """Standard deviation of the token embedding matrix, the unit of causal tracing's noise."""
+        return float(self.bridge.embed.weight.float().std())
+
+
+def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
+    """A model by embedded name, local Hugging Face directory or hub name.
+
+    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32 or bf16.
+    Raises ModelNotFoundError or UnsupportedArchitectureError with one line that says what to do.
+    """
+    return Model(load_weights(name, device, dtype))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("knowledge-circuits", "torch", "transformer-lens", "transformers")
+    return {name: version(name) for name in names}
+
+
+def _for_bridge(hf_tokenizer: Any) -> Any:
+    """A copy that the bridge will not try to reload from the hub."""
+    tokenizer = copy.deepcopy(hf_tokenizer)
+    tokenizer.init_kwargs.setdefault("name_or_path", "local")
+    tokenizer.init_kwargs["add_bos_token"] = True
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _cache(prefix: Prefix, batch: int) -> Any:
+    from transformers.cache_utils import DynamicCache
+
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(prefix.keys_values):
+        if keys.shape[0] == 1:
+            keys, values = keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
+        cache.update(keys, values, layer)
+    return cache

@@ -1,0 +1,1 @@
+"""The command line, the training of the embedded models, benchmarks and analyses."""

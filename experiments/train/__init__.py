@@ -1,0 +1,1 @@
+"""Training of the two small models that ship with the project: `python -m experiments.train`."""

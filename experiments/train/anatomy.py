@@ -1,0 +1,102 @@
+"""Where the parts of a GPT-2 or Llama model are, and building one from a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+from experiments.train.corpus import CONTEXT, END_OF_TEXT_ID
+from experiments.train.recipe import Architecture
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The modules of a model that training and traces hook, one entry a layer.
+
+    The inputs of `head_outputs` are the concatenated outputs of the heads.
+    """
+
+    embedding: nn.Module
+    blocks: list[nn.Module]
+    attentions: list[nn.Module]
+    mlps: list[nn.Module]
+    head_outputs: list[nn.Module]
+    final_norm: nn.Module
+
+
+def anatomy(model: PreTrainedModel) -> Anatomy:
+    """The parts of `model`."""
+    if isinstance(model, GPT2LMHeadModel):
+        body, blocks = model.transformer, list(model.transformer.h)
+        attentions = [block.attn for block in blocks]
+        outputs = [attention.c_proj for attention in attentions]
+        embedding, final_norm = body.wte, body.ln_f
+    elif isinstance(model, LlamaForCausalLM):
+        body, blocks = model.model, list(model.model.layers)
+        attentions = [block.self_attn for block in blocks]
+        outputs = [attention.o_proj for attention in attentions]
+        embedding, final_norm = body.embed_tokens, body.norm
+    else:
+        raise TypeError(f"{type(model).__name__} is neither GPT-2 nor Llama")
+    mlps = [block.mlp for block in blocks]
+    return Anatomy(embedding, blocks, attentions, mlps, outputs, final_norm)
+
+
+def new_model(architecture: Architecture, seed: int) -> PreTrainedModel:
+    """A freshly initialised model; the global generator is left as it was."""
+    special = {
+        "bos_token_id": END_OF_TEXT_ID,
+        "eos_token_id": END_OF_TEXT_ID,
+        "pad_token_id": END_OF_TEXT_ID,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel
+        if architecture.family == "gpt2":
+            # The fused tanh GELU is fast; the saved configuration names the same function
+            # as gelu_new, the name that readers of GPT-2 expect.
+            model = GPT2LMHeadModel(
+                GPT2Config(
+                    activation_function="gelu_pytorch_tanh",
+                    attn_implementation="eager",
+                    vocab_size=architecture.vocabulary,
+                    n_positions=CONTEXT,
+                    n_embd=architecture.width,
+                    n_layer=architecture.layers,
+                    n_head=architecture.heads,
+                    n_inner=architecture.mlp_width,
+                    resid_pdrop=0.0,
+                    embd_pdrop=0.0,
+                    attn_pdrop=0.0,
+                    **special,
+                )
+            )
+            model.config.activation_function = "gelu_new"
+        else:
+            model = LlamaForCausalLM(
+                LlamaConfig(
+                    attn_implementation="eager",
+                    vocab_size=architecture.vocabulary,
+                    hidden_size=architecture.width,
+                    intermediate_size=architecture.mlp_width,
+                    num_hidden_layers=architecture.layers,
+                    num_attention_heads=architecture.heads,
+                    num_key_value_heads=architecture.key_value_heads,
+                    head_dim=architecture.width // architecture.heads,
+                    max_position_embeddings=CONTEXT,
+                    tie_word_embeddings=True,
+                    rms_norm_eps=1e-5,
+                    **special,
+                )
+            )
+        nn.init.normal_(anatomy(model).embedding.weight, std=architecture.embedding_std)
+    return model

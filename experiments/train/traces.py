@@ -1,0 +1,306 @@
+"""Where a trained model recalls: causal traces, blocked attention, logit lens, head ablations.
+
+Compact versions of the methods in `locate`, on plain Hugging Face modules, so that training a
+model and describing it need nothing else. All effects are means over prompts that the model
+answers correctly with p > 0.5, subjects of two or more tokens, the subject not at the end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from experiments.train.accuracy import Question, mean
+from experiments.train.anatomy import Anatomy, anatomy
+from experiments.train.corpus import END_OF_TEXT_ID
+
+NOISE_SCALE = 3.0
+PLACES = ("subject first", "subject last", "last")
+BLOCKED = -1e4
+
+
+@dataclass(frozen=True)
+class TracePrompt:
+    """A prompt the model answers: token ids with BOS, subject positions, answer token."""
+
+    relation: str
+    ids: list[int]
+    subject: list[int]
+    answer: int
+
+    def position(self, place: str) -> int:
+        """The token index of one of `PLACES`."""
+        last = len(self.ids) - 1
+        return {
+            "subject first": self.subject[0],
+            "subject last": self.subject[-1],
+            "last": last,
+        }[place]
+
+
+class Tracer:
+    """Runs traces on one model."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.parts: Anatomy = anatomy(model)
+        self.layers = len(self.parts.blocks)
+        self.heads: int = model.config.num_attention_heads
+        self._sites = {
+            "hidden": self.parts.blocks,
+            "mlp": self.parts.mlps,
+            "attn": self.parts.attentions,
+        }
+
+    def choose(
+        self, asked: Sequence[Question], count: int, seed: int, least_subject_tokens: int = 2
+    ) -> list[TracePrompt]:
+        """`count` prompts answered with p > 0.5, spread over relations."""
+        pool = [question for question in asked if not question.template.endswith("{}")]
+        random.Random(seed).shuffle(pool)
+        relations = len({question.relation for question in pool})
+        most, taken, chosen = max(1, -(-count // relations)), Counter[str](), []
+        for question in pool:
+            prompt = self._encode(question)
+            if taken[question.relation] >= most or len(prompt.subject) < least_subject_tokens:
+                continue
+            if self._probability(prompt) > 0.5:
+                chosen.append(prompt)
+                taken[question.relation] += 1
+            if len(chosen) == count:
+                break
+        return chosen
+
+    def causal_traces(
+        self, prompts: Sequence[TracePrompt], seed: int = 0
+    ) -> dict[str, dict[str, list[float]]]:
+        """Probability regained by restoring one clean state, by kind of state, place and layer.
+
+        Subject embeddings get Gaussian noise of 3 standard deviations of the embedding matrix
+        (Meng et al. 2022, section 2.1); then the output of one block ("hidden"), MLP or
+        attention module at one place is set to its clean value. Also the mean clean and
+        corrupted probability, under "p".
+        """
+        generator = torch.Generator().manual_seed(seed)
+        scale = NOISE_SCALE * self.parts.embedding.weight.std()
+        totals = {kind: torch.zeros(len(PLACES), self.layers) for kind in self._sites}
+        clean_p, corrupted_p = [], []
+        for prompt in prompts:
+            clean = self._clean_outputs(prompt)
+            clean_p.append(self._probability(prompt))
+            noise = torch.randn(len(prompt.subject), self.model.config.hidden_size, generator=generator)
+            positions = [prompt.position(place) for place in PLACES]
+            for kind in self._sites:
+                p = self._restored(prompt, clean, noise * scale, kind, positions)
+                totals[kind] += p[1:].view(len(PLACES), self.layers) - p[0]
+            corrupted_p.append(p[0].item())
+        count = max(1, len(prompts))
+        result = {
+            kind: {
+                place: [round(x, 4) for x in (total[row] / count).tolist()]
+                for row, place in enumerate(PLACES)
+            }
+            for kind, total in totals.items()
+        }
+        return {"p": {"clean": [mean(clean_p)], "corrupted": [mean(corrupted_p)]}, **result}
+
+    def blocked_attention(self, prompts: Sequence[TracePrompt]) -> dict[str, list[float]]:
+        """Share of the answer's probability left when last -> subject attention is blocked.
+
+        In windows of two layers from each layer on, in the lower and in the upper half.
+        """
+        half = self.layers // 2
+        windows = [range(layer, min(layer + 2, self.layers)) for layer in range(self.layers)]
+        named = {
+            "two layers from": windows,
+            "lower half": [range(half)],
+            "upper half": [range(half, self.layers)],
+        }
+        return {
+            name: [
+                mean(self._left(prompt, self._block(prompt, layers)) for prompt in prompts)
+                for layers in spans
+            ]
+            for name, spans in named.items()
+        }
+
+    def zeroed_mlps(self, prompts: Sequence[TracePrompt]) -> dict[str, list[float]]:
+        """Share of the answer's probability left without one MLP, at the subject or at the end."""
+
+        def left(place: str, layer: int) -> float:
+            return mean(
+                self._left(
+                    prompt,
+                    [(self.parts.mlps[layer], _zero(self._where(prompt, place)))],
+                )
+                for prompt in prompts
+            )
+
+        return {
+            place: [left(place, layer) for layer in range(self.layers)]
+            for place in ("subject", "last")
+        }
+
+    def lens(self, prompts: Sequence[TracePrompt]) -> dict[str, list[float]]:
+        """Top-1 rate of the answer at the last token in the logit lens, embedding first."""
+        right = []
+        for prompt in prompts:
+            with torch.no_grad():
+                run = self.model(torch.tensor([prompt.ids]), output_hidden_states=True)
+            *early, final = (state[0, -1] for state in run.hidden_states)
+            states = torch.stack([*(self.parts.final_norm(state) for state in early), final])
+            right.append((self.model.lm_head(states).argmax(-1) == prompt.answer).float())
+        rates = torch.stack(right).mean(0).tolist() if right else []
+        return {"top-1": [round(rate, 4) for rate in rates]}
+
+    def ablated_heads(
+        self, prompts: Sequence[TracePrompt]
+    ) -> Float[Tensor, "layer head"]:
+        """Share of the answer's probability lost when one head is zeroed at the last token."""
+        size = self.parts.head_outputs[0].weight.shape[0] // self.heads
+        lost = torch.zeros(self.layers, self.heads)
+        for prompt in prompts:
+            for layer in range(self.layers):
+
+                def zero_each(module, arguments, size=size):
+                    states = arguments[0].clone()
+                    for head in range(self.heads):
+                        states[head, -1, head * size : (head + 1) * size] = 0
+                    return (states, *arguments[1:])
+
+                hook = self.parts.head_outputs[layer].register_forward_pre_hook(zero_each)
+                try:
+                    p = self._probabilities([prompt.ids] * self.heads)[:, prompt.answer]
+                finally:
+                    hook.remove()
+                lost[layer] += 1 - p / self._probability(prompt)
+        return lost / max(1, len(prompts))
+
+    def _encode(self, question: Question) -> TracePrompt:
+        encoded = self.tokenizer(question.prompt, return_offsets_mapping=True)
+        start = question.template.index("{}")
+        end = start + len(question.subject)
+        subject = [
+            index + 1
+            for index, (left, right) in enumerate(encoded.offset_mapping)
+            if left < end and right > start and right > left
+        ]
+        answer = self.tokenizer(question.answer).input_ids[0]
+        ids = [END_OF_TEXT_ID, *encoded.input_ids]
+        return TracePrompt(question.relation, ids, subject, answer)
+
+    @torch.no_grad()
+    def _probabilities(self, ids: list[list[int]]) -> Float[Tensor, "batch d_vocab"]:
+        return self.model(torch.tensor(ids), use_cache=False).logits[:, -1].softmax(-1)
+
+    def _probability(self, prompt: TracePrompt) -> float:
+        return self._probabilities([prompt.ids])[0, prompt.answer].item()
+
+    def _left(self, prompt: TracePrompt, hooks: list[tuple[nn.Module, Callable]]) -> float:
+        clean = self._probability(prompt)
+        with _hooked(hooks):
+            return self._probability(prompt) / clean
+
+    def _where(self, prompt: TracePrompt, place: str) -> list[int]:
+        return prompt.subject if place == "subject" else [prompt.position(place)]
+
+    def _block(self, prompt: TracePrompt, layers: range) -> list[tuple[nn.Module, Callable]]:
+        length = len(prompt.ids)
+        mask = torch.zeros(1, 1, length, length)
+        mask.masked_fill_(torch.ones(length, length, dtype=torch.bool).triu(1), BLOCKED)
+        mask[..., -1, prompt.subject] = BLOCKED
+
+        def block(module, arguments, keywords):
+            return arguments, {**keywords, "attention_mask": mask}
+
+        return [(self.parts.attentions[layer], block) for layer in layers]
+
+    def _clean_outputs(self, prompt: TracePrompt) -> dict[tuple[str, int], Tensor]:
+        kept: dict[tuple[str, int], Tensor] = {}
+
+        def keep(key):
+            def hook(module, inputs, output):
+                kept[key] = _tensor(output)[0].clone()
+
+            return hook
+
+        hooks = [
+            (modules[layer], keep((kind, layer)))
+            for kind, modules in self._sites.items()
+            for layer in range(self.layers)
+        ]
+        with _hooked(hooks):
+            self._probability(prompt)
+        return kept
+
+    def _restored(
+        self,
+        prompt: TracePrompt,
+        clean: dict[tuple[str, int], Tensor],
+        noise: Float[Tensor, "subject d_model"],
+        kind: str,
+        positions: list[int],
+    ) -> Float[Tensor, " run"]:
+        """Answer probability: corrupted, then restored at each position and layer."""
+
+        def corrupt(module, inputs, output):
+            output = output.clone()
+            output[:, prompt.subject] += noise
+            return output
+
+        def restore(layer):
+            def hook(module, inputs, output):
+                states = _tensor(output).clone()
+                for row, position in enumerate(positions):
+                    states[1 + row * self.layers + layer, position] = clean[kind, layer][position]
+                return _like(output, states)
+
+            return hook
+
+        hooks: list[tuple[nn.Module, Callable]] = [(self.parts.embedding, corrupt)]
+        hooks += [(self._sites[kind][layer], restore(layer)) for layer in range(self.layers)]
+        with _hooked(hooks):
+            runs = [prompt.ids] * (1 + len(positions) * self.layers)
+            return self._probabilities(runs)[:, prompt.answer]
+
+
+@contextmanager
+def _hooked(hooks: list[tuple[nn.Module, Callable]]) -> Iterator[None]:
+    """Forward hooks, and on attention modules with a `keywords` argument forward pre-hooks."""
+    handles = []
+    for module, hook in hooks:
+        if hook.__code__.co_varnames[2] == "keywords":
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        else:
+            handles.append(module.register_forward_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensor(output: Tensor | tuple) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _like(output: Tensor | tuple, states: Tensor) -> Tensor | tuple:
+    return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
+def _zero(positions: list[int]) -> Callable:
+    def hook(module, inputs, output):
+        states = _tensor(output).clone()
+        states[:, positions] = 0
+        return _like(output, states)
+
+    return hook

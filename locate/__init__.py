@@ -1,0 +1,1 @@
+"""Methods that read a model and say where knowledge lives."""

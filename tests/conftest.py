@@ -1,0 +1,43 @@
+"""Fixtures that all tests share. Nothing here reaches the network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+from circuits.model import Model
+from circuits.pairs import TokenPair
+from tests.tiny import equal_length_pairs, tiny_model
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each architecture in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def _models() -> dict[str, Model]:
+    return {}
+
+
+@pytest.fixture
+def model(kind: str, _models: dict[str, Model]) -> Model:
+    """A tiny random model, shared by the tests of a session (no test may leave it changed)."""
+    if kind not in _models:
+        _models[kind] = tiny_model(kind)
+    return _models[kind]
+
+
+@pytest.fixture
+def pairs(model: Model) -> list[TokenPair]:
+    """Encoded prompt pairs of several lengths for the tiny model."""
+    return equal_length_pairs(model)

@@ -1,0 +1,1 @@
+"""Pictures of circuits, traces and evaluations, drawn from stored results."""
