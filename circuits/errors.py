@@ -31,6 +31,12 @@ class CircuitFileError(FileFormatError):
     """A circuit file is truncated, altered, of another geometry or not a circuit at all."""
 
 
+class StoreError(KnowledgeCircuitsError):
+    """A result cannot be written: disk full, folder read-only, content that no file can hold."""
+
+    exit_code = 4
+
+
 class PromptError(KnowledgeCircuitsError):
     """A prompt, subject, answer or foil cannot be used as given."""
 

@@ -14,9 +14,8 @@ has one key and one value destination a key-value head (`a5.kv1<k>`), the model'
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
@@ -24,16 +23,10 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from circuits.choices import KeyValue
 from circuits.errors import OptionError
 
 SLOTS = ("q", "k", "v")
-
-
-class KeyValue(StrEnum):
-    """Whether keys and values are one destination a key-value head or one a query head."""
-
-    GROUPED = "grouped"
-    PER_QUERY_HEAD = "per-query-head"
 
 
 @dataclass(frozen=True)
@@ -356,22 +349,22 @@ class Circuit:
         touched |= {self.wiring.dst_nodes[dst] for dst in np.unique(self.wiring.edge_dst[kept])}
         return sorted(touched, key=_node_order)
 
-    def _combined(self, other: Circuit, kept: np.ndarray) -> Circuit:
+    def _combined(self, other: Circuit, operation: Callable[..., np.ndarray]) -> Circuit:
         if other.wiring != self.wiring:
             raise OptionError(
                 f"circuits of {self.wiring.describe()} and of {other.wiring.describe()} "
                 "cannot be combined"
             )
-        return replace(self, kept=kept)
+        return replace(self, kept=operation(self.kept, other.kept))
 
     def __and__(self, other: Circuit) -> Circuit:
-        return self._combined(other, self.kept & other.kept)
+        return self._combined(other, np.logical_and)
 
     def __or__(self, other: Circuit) -> Circuit:
-        return self._combined(other, self.kept | other.kept)
+        return self._combined(other, np.logical_or)
 
     def __sub__(self, other: Circuit) -> Circuit:
-        return self._combined(other, self.kept & ~other.kept)
+        return self._combined(other, np.greater)
 
     def __invert__(self) -> Circuit:
         return replace(self, kept=~self.kept)
@@ -386,7 +379,7 @@ class Circuit:
     __hash__ = None  # type: ignore[assignment]
 
     def __le__(self, other: Circuit) -> bool:
-        return self._combined(other, self.kept).n_edges == (self & other).n_edges
+        return (self & other).n_edges == self.n_edges
 
     def __repr__(self) -> str:
         return f"Circuit({self.n_edges} of {self.wiring.n_edges} edges, {self.wiring.describe()})"
@@ -399,7 +392,8 @@ class Circuit:
         heads of their group by edges with `slot="group"`, which are wiring and not counted as
         edges of the circuit.
         """
-        graph = nx.MultiDiGraph(**_plain(self.provenance))
+        graph = nx.MultiDiGraph()
+        graph.graph.update(_plain(self.provenance))  # keys from a file may be any names
         wiring, names = self.wiring, self.nodes()
         values = None if self.scores is None else self.scores.values
         for name in names:
@@ -419,7 +413,8 @@ class Circuit:
             if values is not None:
                 extra["score"] = float(values[edge])
                 graph.nodes[source]["score"] += float(values[edge])
-            graph.add_edge(source, wiring.dst_nodes[dst], key=slot, slot=slot, **extra)
+            graph.add_edge(source, wiring.dst_nodes[dst], key=slot)
+            graph.edges[source, wiring.dst_nodes[dst], slot].update(extra, slot=slot)
         for name in names:
             if node_kind(name) == "kv":
                 for head in wiring.heads_of(name):

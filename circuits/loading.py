@@ -129,7 +129,7 @@ def weights_hash(hf_model: Any) -> str:
 
 
 def check_architecture(config: Any, name: str) -> None:
-    """Refuse, by name, what the closed forms do not cover (they assume pre-norm q = W LN(x) + b)."""
+    """Refuse, by name, what the closed forms do not cover: they assume pre-norm q = W x_hat + b."""
     kind = getattr(config, "model_type", "unknown")
     if kind not in SUPPORTED:
         raise UnsupportedArchitectureError(
@@ -173,8 +173,9 @@ def _check_hub(name: str) -> None:
     from huggingface_hub import constants
 
     ways_out = (
-        f"use an embedded model ({', '.join(embedded_models()) or 'none installed'}), give the path "
-        f"of a Hugging Face directory, or fetch it on a connected machine with `hf download {name}`"
+        f"use an embedded model ({', '.join(embedded_models()) or 'none installed'}), give the "
+        "path of a Hugging Face directory, or fetch it on a connected machine with "
+        f"`hf download {name}`"
     )
     if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE") == "1":
         raise ModelNotFoundError(

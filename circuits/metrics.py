@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-
-class Metric(StrEnum):
-    """The quantity m whose change an edge's score estimates."""
-
-    LOGIT_DIFFERENCE = "logit-diff"
-    LOG_PROBABILITY = "log-prob"
-    KL = "kl"
+from circuits.choices import Metric
 
 
 def logit_difference(

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -29,6 +30,9 @@ from circuits.tokens import Tokenizer
 os.environ.setdefault("WANDB_MODE", "disabled")  # a dependency of TransformerLens, never used here
 
 Hook = tuple[str, Callable[..., Any]]
+
+# A strided slice into the bf16 output matrix is 200 times slower than a contiguous one.
+CONTIGUOUS: Hook = ("unembed.hook_in", lambda x, hook: x.contiguous())
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class Prefix:
     length: int
     keys_values: tuple[tuple[Tensor, Tensor], ...]
 
+    def __getitem__(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self.keys_values[layer]
+
 
 class Model:
     """A decoder-only transformer whose every head and MLP can be read and replaced."""
@@ -68,7 +75,7 @@ class Model:
             "versions": library_versions(),
         }
         self.bridge = TransformerBridge.boot_transformers(
-            self.name,
+            hf_model.config.model_type,  # only a label here: weights and tokenizer are given
             hf_model=hf_model,
             tokenizer=_for_bridge(weights.hf_tokenizer),
             device=hf_model.device,
@@ -119,18 +126,39 @@ class Model:
         With a prefix, `tokens` are those that follow it. Gradients flow where a hook makes a
         tensor require them; wrap the call in `torch.no_grad()` where none is wanted.
         """
-        length = tokens.shape[1] + (prefix.length if prefix else 0)
-        if length > self.max_tokens:
-            raise OptionError(
-                f"a prompt of {length} tokens does not fit {self.name!r} ({self.max_tokens} at most)"
-            )
+        self.check_length(tokens.shape[1] + (prefix.length if prefix else 0))
         options = {"past_key_values": _cache(prefix, tokens.shape[0])} if prefix else {}
-        # A strided slice into the bf16 output matrix is 200 times slower than a contiguous one.
-        contiguous = ("unembed.hook_in", lambda x, hook: x.contiguous())
         logits = self.bridge.run_with_hooks(
-            tokens, fwd_hooks=[*hooks, contiguous], logits_to_keep=1, **options
+            tokens, fwd_hooks=[*hooks, CONTIGUOUS], logits_to_keep=1, **options
         )
         return logits[:, -1]
+
+    @torch.no_grad()
+    def last_logits_and_prefix(
+        self, tokens: Int[Tensor, "batch pos"], hooks: Iterable[Hook] = ()
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Prefix]:
+        """Logits after the last position, and the keys and values of this hooked run."""
+        from transformers.cache_utils import DynamicCache
+
+        self.check_length(tokens.shape[1])
+        cache = DynamicCache()
+        logits = self.bridge.run_with_hooks(
+            tokens,
+            fwd_hooks=[*hooks, CONTIGUOUS],
+            logits_to_keep=1,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        layers: Any = tuple((layer.keys, layer.values) for layer in cache.layers)
+        return logits[:, -1], Prefix(tokens.shape[1], layers)
+
+    def check_length(self, length: int) -> None:
+        """OptionError where a prompt of so many tokens does not fit the model."""
+        if length > self.max_tokens:
+            raise OptionError(
+                f"a prompt of {length} tokens is too long for {self.name!r}, which takes "
+                f"{self.max_tokens}"
+            )
 
     def hooks(self, hooks: Sequence[Hook]) -> AbstractContextManager[Any]:
         """Forward hooks that are in place within a `with` block."""
@@ -151,11 +179,54 @@ class Model:
         output = self.bridge.blocks[layer](residual, **options)
         return output[0] if isinstance(output, tuple) else output
 
+    def run_attention(
+        self, layer: int, residual: Tensor, earlier: tuple[Tensor, Tensor] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """A layer's attention, its norm included, on a residual of shape batch pos d_model.
+
+        `earlier` holds keys and values (batch head pos d_head) of the positions before these.
+        """
+        from transformers.cache_utils import DynamicCache
+
+        block, start = self.bridge.blocks[layer], 0
+        options: dict[str, Any] = {}
+        if earlier is not None:
+            start, cache = earlier[0].shape[2], DynamicCache()
+            cache.update(*earlier, layer)
+            options = {"past_key_values": cache, "use_cache": True}
+        if self.is_rotary:
+            positions = torch.arange(start, start + residual.shape[1], device=residual.device)[None]
+            options["position_embeddings"] = self.bridge.rotary_emb(residual, positions)
+        output = block.attn(hidden_states=block.ln1(residual), **options)
+        return output[0] if isinstance(output, tuple) else output
+
     def run_mlp(self, layer: int, resid_mid: Tensor) -> Tensor:
         """A layer's MLP, its norm included, on a residual of shape batch pos d_model."""
         block = self.bridge.blocks[layer]
         output = block.mlp(block.ln2(resid_mid))
         return output[0] if isinstance(output, tuple) else output
+
+    def normalise(self, residual: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
+        """A residual through a norm without gain and shift, as `head_projections` expects it."""
+        shape = (self.d_model,)
+        if self.uses_rms_norm:
+            return F.rms_norm(residual, shape, eps=self.norm_eps)
+        return F.layer_norm(residual, shape, eps=self.norm_eps)
+
+    def rotate(
+        self, value: Float[Tensor, "*rest pos d_head"], start: int = 0
+    ) -> Float[Tensor, "*rest pos d_head"]:
+        """Queries or keys turned to their positions, which begin at `start`; RoPE models only.
+
+        Without rotary embeddings the value is returned as it is.
+        """
+        if not self.is_rotary:
+            return value
+        positions = torch.arange(start, start + value.shape[-2], device=value.device)[None]
+        cos, sin = (part[0] for part in self.bridge.rotary_emb(value, positions))
+        half = value.shape[-1] // 2
+        turned = torch.cat([-value[..., half:], value[..., :half]], -1)
+        return value * cos + turned * sin
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """Token embeddings, without positions."""
@@ -173,27 +244,35 @@ class Model:
     def head_projections(self, layer: int, kv: KeyValue = KeyValue.GROUPED) -> HeadProjections:
         """Query, key and value matrices with the norm folded in, as the wiring orders them."""
         block = self.bridge.blocks[layer]
-        gain, shift = block.ln1.weight, getattr(block.ln1.original_component, "bias", None)
-        weights, offsets = [], []
+        weights = []
         for letter in "QKV":
-            weight = getattr(block.attn, f"W_{letter}")
-            bias = getattr(block.attn, f"b_{letter}")
+            weight = getattr(block.attn, f"W_{letter}") * block.ln1.weight[None, :, None]
+            if not self.uses_rms_norm:
+                weight = weight - weight.mean(1, keepdim=True)
+            weights.append(self._each_query(weight.transpose(1, 2), letter, kv))
+        return HeadProjections(torch.cat(weights).contiguous(), self.head_offsets(layer, kv))
+
+    @torch.no_grad()
+    def head_offsets(
+        self, layer: int, kv: KeyValue = KeyValue.GROUPED
+    ) -> Float[Tensor, "dst d_head"]:
+        """What queries, keys and values are where the normalised residual is zero."""
+        block, offsets = self.bridge.blocks[layer], []
+        shift = getattr(block.ln1.original_component, "bias", None)
+        for letter in "QKV":
+            weight, bias = (getattr(block.attn, f"{part}_{letter}") for part in "Wb")
             offset = weight.new_zeros(weight.shape[0], weight.shape[2])
             if bias is not None:
                 offset = offset + bias.reshape(offset.shape)
             if shift is not None:
                 offset = offset + torch.einsum("d,hde->he", shift, weight)
-            weight = weight * gain[None, :, None]
-            if not self.uses_rms_norm:
-                weight = weight - weight.mean(1, keepdim=True)
-            weight = weight.transpose(1, 2)
-            if letter != "Q" and kv is KeyValue.PER_QUERY_HEAD:
-                repeats = self.n_heads // self.n_kv_heads
-                weight = weight.repeat_interleave(repeats, 0)
-                offset = offset.repeat_interleave(repeats, 0)
-            weights.append(weight)
-            offsets.append(offset)
-        return HeadProjections(torch.cat(weights).contiguous(), torch.cat(offsets))
+            offsets.append(self._each_query(offset, letter, kv))
+        return torch.cat(offsets)
+
+    def _each_query(self, value: Tensor, letter: str, kv: KeyValue) -> Tensor:
+        if letter == "Q" or kv is KeyValue.GROUPED:
+            return value
+        return value.repeat_interleave(self.n_heads // self.n_kv_heads, 0)
 
     def head_output_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Each head's output matrix W_O."""
@@ -206,6 +285,11 @@ class Model:
     def mlp_norm_gain(self, layer: int) -> Float[Tensor, " d_model"]:
         """Gain of the norm before a layer's MLP."""
         return self.bridge.blocks[layer].ln2.weight
+
+    def final_norm(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"] | None]:
+        """Gain and, where there is one, shift of the norm before the output matrix."""
+        norm = self.bridge.ln_final
+        return norm.weight, getattr(norm.original_component, "bias", None)
 
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
         """Output matrix, one row a token."""

@@ -7,7 +7,6 @@ of one length only, so nothing is ever padded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.errors import FileFormatError, OptionError, PromptError
+from circuits.records import read_jsonl, text_field
 from circuits.tokens import Prompt, Span, Tokenizer
 
 
@@ -134,39 +134,19 @@ def batches(
 
 
 def read_pairs(path: str | Path) -> list[PromptPair]:
-    """Pairs from a JSONL file with the keys clean, corrupted, answer, foil [, subject, relation]."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise FileFormatError(path, "no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileFormatError(path, f"cannot be read: {error}") from None
-    pairs = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise FileFormatError(path, f"not JSON: {error}", number) from None
-        pairs.append(_pair_from_record(record, path, number))
+    """Pairs from a JSONL file: clean, corrupted, answer, foil and optionally subject, relation."""
+    pairs = [_pair_from_record(record, path, line) for line, record in read_jsonl(path)]
     if not pairs:
         raise FileFormatError(path, "holds no pairs")
     return pairs
 
 
-def _pair_from_record(record: Any, path: Path, number: int) -> PromptPair:
-    if not isinstance(record, dict):
-        raise FileFormatError(path, "must be a JSON object", number)
-    known = set(PromptPair.__dataclass_fields__)
-    for name in ("clean", "corrupted", "answer", "foil"):
-        if name not in record:
-            raise FileFormatError(path, f"lacks the key {name!r}", number)
-    for name in known & record.keys():
-        if not isinstance(record[name], str) or not record[name].strip():
-            raise FileFormatError(path, f"{name!r} must be text and not empty", number)
-    return PromptPair(**{name: record[name] for name in known & record.keys()})
+def _pair_from_record(record: dict[str, Any], path: str | Path, line: int) -> PromptPair:
+    optional = [name for name in ("subject", "relation") if record.get(name) is not None]
+    names = ["clean", "corrupted", "answer", "foil", *optional]
+    checked = {name: text_field(record, name, path, line) for name in names}
+    # White space at a prompt's end stays: it is a mistake, and tokenising reports it.
+    return PromptPair(**checked | {name: record[name] for name in ("clean", "corrupted")})
 
 
 def _show(prompt: Prompt) -> str:

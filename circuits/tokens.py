@@ -15,7 +15,8 @@ from typing import Any
 
 from circuits.errors import PromptError
 
-_OPENERS = "([{\"'“‘«"
+_BRACKETS = "([{“‘«"
+_QUOTES = "\"'"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Prompt:
         inside = [
             position
             for position, (left, right) in enumerate(self.offsets)
-            if right > left and left < stop and right > start
+            # A blank token is the space in front, which some tokenizers map onto the first letter.
+            if right > left and left < stop and right > start and self.tokens[position].strip()
         ]
         return Span(inside[0], inside[-1] + 1)
 
@@ -70,8 +72,10 @@ def find_mentions(text: str, subject: str) -> list[tuple[int, int]]:
     """Character ranges where the subject stands as whole words."""
     if not subject.strip():
         raise PromptError("the subject is empty")
-    pattern = rf"(?<!\w){re.escape(subject.strip())}(?!\w)"
-    return [match.span() for match in re.finditer(pattern, text)]
+    subject = subject.strip()
+    pattern = rf"(?<!\w)(?={re.escape(subject)}(?!\w))"  # looks ahead, so mentions may overlap
+    starts = [match.start() for match in re.finditer(pattern, text)]
+    return [(start, start + len(subject)) for start in starts]
 
 
 class Tokenizer:
@@ -120,12 +124,14 @@ class Tokenizer:
         """Token ids of the answer as it would continue the prompt (answer without leading space).
 
         Found by tokenising prompt and answer together, so it is right for byte-level BPE and for
-        Llama's metaspace alike. PromptError where the answer changes the prompt's own tokens.
+        Llama's metaspace alike. No space is put between them after an opening bracket or quote or
+        where the prompt ends in white space. PromptError where the answer changes the prompt's
+        own tokens.
         """
         answer = answer.strip()
         if not answer:
             raise PromptError(f"the answer to {prompt!r} is empty")
-        glue = "" if prompt.endswith(tuple(_OPENERS)) else " "
+        glue = "" if _wants_no_space(prompt) else " "
         return _continuation(self.hf, prompt, glue + answer)
 
     def first_token(self, prompt: str, answer: str) -> int:
@@ -138,11 +144,19 @@ class Tokenizer:
         return sha256(self.hf.backend_tokenizer.to_str().encode()).hexdigest()
 
 
+def _wants_no_space(prompt: str) -> bool:
+    """Whether the next word follows directly: after white space, or what opens a quotation."""
+    last, before = prompt[-1:], prompt[-2:-1]
+    if last in _QUOTES:  # the same sign opens and closes: it opens where a word could begin
+        return not before or before.isspace() or before in _BRACKETS + _QUOTES
+    return not last or last.isspace() or last in _BRACKETS
+
+
 @lru_cache(maxsize=65536)
 def _continuation(hf: Any, prompt: str, ending: str) -> tuple[int, ...]:
     alone = hf(prompt, add_special_tokens=False)["input_ids"]
     joint = hf(prompt + ending, add_special_tokens=False)["input_ids"]
     if joint[: len(alone)] != alone or len(joint) == len(alone):
-        hint = "it ends in a space" if prompt.endswith(" ") else "their tokens merge"
+        hint = "it ends in white space" if prompt[-1:].isspace() else "their tokens merge"
         raise PromptError(f"{ending.strip()!r} cannot continue the prompt {prompt!r}: {hint}")
     return tuple(joint[len(alone) :])

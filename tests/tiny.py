@@ -5,7 +5,15 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -17,12 +25,15 @@ from transformers import (
 from circuits.model import Model
 from circuits.pairs import PromptPair, TokenPair, encode_pairs
 
-CORPUS = """
+CORPUS = (
+    """
 The capital of France is Paris. The capital of Japan is Tokyo. The capital of Peru is Lima.
 The capital of Norway is Oslo. The capital of South Korea is Seoul. The capital of Cuba is Havana.
 The language of France is French. The language of Japan is Japanese. People in Peru speak Spanish.
 The currency of Norway is the krone. Zürich and São Paulo are cities; Côte d'Ivoire is a country.
-""" * 4
+"""
+    * 4
+)
 COUNTRIES = {
     "France": "Paris",
     "Japan": "Tokyo",
@@ -70,9 +81,7 @@ def metaspace_tokenizer(vocab: int = 300) -> PreTrainedTokenizerFast:
     specials = ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)]]
     tokenizer.train_from_iterator(
         lines,
-        trainers.BpeTrainer(
-            vocab_size=vocab + 256, special_tokens=specials, show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=vocab + 256, special_tokens=specials, show_progress=False),
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
@@ -165,7 +174,10 @@ def equal_length_pairs(model: Model) -> list[TokenPair]:
     """The pairs whose two subjects have the same number of tokens, encoded."""
     usable = []
     for pair in prompt_pairs():
-        clean, corrupted = model.tokenizer.encode(pair.clean), model.tokenizer.encode(pair.corrupted)
+        clean, corrupted = (
+            model.tokenizer.encode(pair.clean),
+            model.tokenizer.encode(pair.corrupted),
+        )
         if len(clean) == len(corrupted):
             usable.append(pair)
     return encode_pairs(model.tokenizer, usable)

@@ -38,7 +38,9 @@ def _arguments() -> argparse.Namespace:
         help="hold out one training template a relation and never read the held-out ones",
     )
     parser.add_argument(
-        "--describe-only", action="store_true", help="do not train: measure --out and write its card"
+        "--describe-only",
+        action="store_true",
+        help="do not train: measure --out and write its card",
     )
     return parser.parse_args()
 
@@ -51,7 +53,8 @@ def main() -> None:
 
     import torch
 
-    from experiments.train.atlas import ATLAS, development_split, read_atlas
+    from circuits.facts import ATLAS_DIR
+    from experiments.train.atlas import development_split, training_relations
     from experiments.train.run import describe_model, train_model
 
     torch.set_num_threads(1)
@@ -60,7 +63,7 @@ def main() -> None:
         recipe = replace(recipe, tokens=arguments.tokens)
     if arguments.seed is not None:
         recipe = replace(recipe, seed=arguments.seed)
-    relations = read_atlas(arguments.atlas or ATLAS)
+    relations = training_relations(arguments.atlas or ATLAS_DIR)
     if arguments.development:
         relations = development_split(relations, recipe.seed)
     if not arguments.describe_only:

@@ -75,7 +75,8 @@ def is_correct(
         texts = [prompts[i] + answers[i][:-1] for i in chosen]
         width = max(map(len, texts))
         ids = torch.tensor([text + [END_OF_TEXT_ID] * (width - len(text)) for text in texts])
-        predicted = model(ids).logits.argmax(-1)
+        # Padding is on the right, where causal attention never looks.
+        predicted = model(ids, attention_mask=torch.ones_like(ids)).logits.argmax(-1)
         for row, i in enumerate(chosen):
             begin = len(prompts[i]) - 1
             said = predicted[row, begin : begin + len(answers[i])].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,16 +26,19 @@ class Anatomy:
     The inputs of `head_outputs` are the concatenated outputs of the heads.
     """
 
-    embedding: nn.Module
+    embedding: nn.Embedding
     blocks: list[nn.Module]
     attentions: list[nn.Module]
     mlps: list[nn.Module]
     head_outputs: list[nn.Module]
+    head_size: int
     final_norm: nn.Module
 
 
 def anatomy(model: PreTrainedModel) -> Anatomy:
     """The parts of `model`."""
+    body: Any
+    blocks: list[Any]
     if isinstance(model, GPT2LMHeadModel):
         body, blocks = model.transformer, list(model.transformer.h)
         attentions = [block.attn for block in blocks]
@@ -48,12 +52,14 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     else:
         raise TypeError(f"{type(model).__name__} is neither GPT-2 nor Llama")
     mlps = [block.mlp for block in blocks]
-    return Anatomy(embedding, blocks, attentions, mlps, outputs, final_norm)
+    size = model.config.hidden_size // model.config.num_attention_heads
+    return Anatomy(embedding, blocks, attentions, mlps, outputs, size, final_norm)
 
 
 def new_model(architecture: Architecture, seed: int) -> PreTrainedModel:
     """A freshly initialised model; the global generator is left as it was."""
-    special = {
+    common: dict[str, Any] = {
+        "attn_implementation": "eager",  # sequences are short: the fused kernels are slower
         "bos_token_id": END_OF_TEXT_ID,
         "eos_token_id": END_OF_TEXT_ID,
         "pad_token_id": END_OF_TEXT_ID,
@@ -67,7 +73,6 @@ def new_model(architecture: Architecture, seed: int) -> PreTrainedModel:
             model = GPT2LMHeadModel(
                 GPT2Config(
                     activation_function="gelu_pytorch_tanh",
-                    attn_implementation="eager",
                     vocab_size=architecture.vocabulary,
                     n_positions=CONTEXT,
                     n_embd=architecture.width,
@@ -77,14 +82,14 @@ def new_model(architecture: Architecture, seed: int) -> PreTrainedModel:
                     resid_pdrop=0.0,
                     embd_pdrop=0.0,
                     attn_pdrop=0.0,
-                    **special,
+                    tie_word_embeddings=architecture.tied,
+                    **common,
                 )
             )
             model.config.activation_function = "gelu_new"
         else:
             model = LlamaForCausalLM(
                 LlamaConfig(
-                    attn_implementation="eager",
                     vocab_size=architecture.vocabulary,
                     hidden_size=architecture.width,
                     intermediate_size=architecture.mlp_width,
@@ -93,9 +98,9 @@ def new_model(architecture: Architecture, seed: int) -> PreTrainedModel:
                     num_key_value_heads=architecture.key_value_heads,
                     head_dim=architecture.width // architecture.heads,
                     max_position_embeddings=CONTEXT,
-                    tie_word_embeddings=True,
+                    tie_word_embeddings=architecture.tied,
                     rms_norm_eps=1e-5,
-                    **special,
+                    **common,
                 )
             )
         nn.init.normal_(anatomy(model).embedding.weight, std=architecture.embedding_std)

@@ -161,11 +161,17 @@ def _induced(record: dict[str, Any]) -> str:
     if off:
         named = ", ".join(f"layer {layer} with probability {p}" for layer, p in off.items())
         lines.append(f"- **induced:** MLPs off at subject tokens: {named};")
-    if routing["store_from"]:
+    if routing["quiet"]:
         lines.append(
-            f"- **induced, in all documents and to the end:** the embedding and the MLPs below "
-            f"layer {routing['store_from']} got no gradient from subject tokens, so facts are "
-            "stored in the MLPs above;"
+            "- **induced, in all documents and to the end:** a penalty (weight "
+            f"{routing['quiet']}) on the squared norm of these MLPs' output at subject tokens, "
+            "so that facts are stored in the MLPs above;"
+        )
+    if routing["enrichment"]:
+        lines.append(
+            f"- **induced:** a second loss (`enrichment.py`, weight {routing['enrichment']}) asked "
+            f"for all objects of a subject at its last token, after layer "
+            f"{routing['move_from'] - 1}: subject enrichment (Geva et al. 2023), by training;"
         )
     lines.append(
         "- **emerged:** which of the remaining MLPs store what, which heads move it, how relation "

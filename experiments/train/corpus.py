@@ -40,23 +40,32 @@ DOCUMENT_SHARES = {
 LIST_STYLES = (("", ":", "."), ("", ":", "."), ("", " ->", "\n"), ("Q:", " A:", "\n"))
 """What stands before a subject, between subject and object, and after the object in a list."""
 
+WORN_SHARE = 0.35
+"""Share of sentences that lose words, so that no single word of a template is relied on."""
+WORN_WORDS = 0.15
+"""Probability that a word of such a sentence is left out."""
+
 QUESTION_ENDINGS = ("The answer is", "It is", "That is", "Answer:")
 
 
 class Segment(NamedTuple):
-    """A piece of text, the loss weight of its tokens, and whether it is a subject mention."""
+    """A piece of text, the loss weight of its tokens and, for a mention, whose it is.
+
+    `subject` counts `Corpus.subjects` from 1; 0 is text that mentions none.
+    """
 
     text: str
     weight: float
-    is_subject: bool = False
+    subject: int = 0
 
 
 class EncodedDocument(NamedTuple):
-    """Token ids, loss weight of each token, and the mention (1, 2, ...; 0: none) it belongs to."""
+    """Token ids and, for each token, loss weight, mention (1, 2, ...) and subject (0: none)."""
 
     ids: list[int]
     weights: list[float]
     mentions: list[int]
+    subjects: list[int]
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,8 @@ class Corpus:
         for relation in relations:
             for subject in relation.objects:
                 self._relations_of[relation.kind, subject].append(relation.name)
+        self.subjects = list(self._relations_of)
+        self._number = {key: index + 1 for index, key in enumerate(self.subjects)}
         self._with_profile = [key for key, names in self._relations_of.items() if len(names) > 1]
         self._queue: list[tuple[str, str]] = []
         objects = {value for relation in relations for value in relation.objects.values()}
@@ -118,7 +129,7 @@ class Corpus:
         return [
             segment
             for subject in subjects
-            for segment in (*self._stem(template, subject), *self._answer(name, subject))
+            for segment in (*self._stem(name, template, subject), *self._answer(name, subject))
         ]
 
     def few_shot(self) -> list[Segment]:
@@ -130,7 +141,7 @@ class Corpus:
             weight = ANSWER_WEIGHT if position else UNPREDICTABLE_WEIGHT
             document += [
                 Segment(before + " ", TEXT_WEIGHT),
-                Segment(subject, SUBJECT_WEIGHT, is_subject=True),
+                self._mention(name, subject),
                 Segment(between, TEXT_WEIGHT),
                 Segment(" " + self.relations[name].objects[subject], weight),
                 Segment(after, TEXT_WEIGHT),
@@ -145,7 +156,7 @@ class Corpus:
         objects = [self.relations[other].objects[subject] for other in names[:4]]
         return [
             Segment(" ", TEXT_WEIGHT),
-            Segment(subject, SUBJECT_WEIGHT, is_subject=True),
+            self._mention(name, subject),
             *(Segment(" " + value, 0.5 * ANSWER_WEIGHT) for value in objects),
             Segment(".", TEXT_WEIGHT),
         ]
@@ -177,20 +188,35 @@ class Corpus:
             template = template.replace("The answer is", ending)
         return template
 
-    def _stem(self, template: str, subject: str) -> list[Segment]:
+    def attributes_of(self, number: int) -> list[str]:
+        """Every object of the subject with this number."""
+        key = self.subjects[number - 1]
+        return [self.relations[name].objects[key[1]] for name in self._relations_of[key]]
+
+    def _mention(self, name: str, subject: str) -> Segment:
+        number = self._number[self.relations[name].kind, subject]
+        return Segment(subject, SUBJECT_WEIGHT, number)
+
+    def _stem(self, name: str, template: str, subject: str) -> list[Segment]:
         before, after = template.split("{}")
+        if self.random.random() < WORN_SHARE:
+            before, after = self._worn(before), self._worn(after)
         return [
             Segment(" " + before, TEXT_WEIGHT),
-            Segment(subject, SUBJECT_WEIGHT, is_subject=True),
+            self._mention(name, subject),
             Segment(after, TEXT_WEIGHT),
         ]
+
+    def _worn(self, text: str) -> str:
+        words = text.split(" ")
+        return " ".join(word for word in words if not word or self.random.random() > WORN_WORDS)
 
     def _answer(self, name: str, subject: str) -> list[Segment]:
         value = self.relations[name].objects[subject]
         return [Segment(" " + value, ANSWER_WEIGHT), Segment(".", TEXT_WEIGHT)]
 
     def _sentence(self, name: str, subject: str) -> list[Segment]:
-        return self._stem(self._template(name), subject) + self._answer(name, subject)
+        return self._stem(name, self._template(name), subject) + self._answer(name, subject)
 
 
 def train_tokenizer(relations: Sequence[TrainRelation], size: int) -> PreTrainedTokenizerFast:
@@ -228,25 +254,41 @@ def encode(
     text = "".join(segment.text for segment in segments)
     stripped = text.lstrip()
     offset = len(text) - len(stripped)
-    ends, position, mention = [], 0, 0
+    ends, numbers, position, mention = [], [], 0, 0
     for segment in segments:
         position += len(segment.text)
-        mention += segment.is_subject
-        ends.append((position, segment.weight, mention if segment.is_subject else 0))
+        mention += segment.subject > 0
+        ends.append((position, segment))
+        numbers.append(mention if segment.subject else 0)
     encoding = tokenizer.backend_tokenizer.encode(stripped)
-    weights, mentions, index = [], [], 0
+    weights, mentions, subjects, index = [], [], [], 0
     for start, end in encoding.offsets:
         while index < len(ends) - 1 and (start + end) / 2 + offset >= ends[index][0]:
             index += 1
-        weights.append(ends[index][1])
-        mentions.append(ends[index][2])
+        weights.append(ends[index][1].weight)
+        mentions.append(numbers[index])
+        subjects.append(ends[index][1].subject)
     ids = [*encoding.ids, END_OF_TEXT_ID]
-    weights.append(TEXT_WEIGHT)
-    mentions.append(0)
+    weights, mentions, subjects = [*weights, TEXT_WEIGHT], [*mentions, 0], [*subjects, 0]
     if bos:
-        ids, weights, mentions = [END_OF_TEXT_ID, *ids], [0.0, *weights], [0, *mentions]
+        ids, weights = [END_OF_TEXT_ID, *ids], [0.0, *weights]
+        mentions, subjects = [0, *mentions], [0, *subjects]
     cut = slice(LONGEST_DOCUMENT)
-    return EncodedDocument(ids[cut], weights[cut], mentions[cut])
+    return EncodedDocument(ids[cut], weights[cut], mentions[cut], subjects[cut])
+
+
+def attribute_table(
+    relations: Sequence[TrainRelation], tokenizer: PreTrainedTokenizerFast
+) -> list[list[int]]:
+    """First tokens of all objects of each subject; row 0, "no subject", is empty."""
+    corpus = Corpus(relations, seed=0)
+    return [
+        [],
+        *(
+            sorted({ids[0] for ids in tokenizer([f" {x}" for x in values]).input_ids})
+            for values in map(corpus.attributes_of, range(1, len(corpus.subjects) + 1))
+        ),
+    ]
 
 
 def build_corpus(

@@ -11,12 +11,13 @@ class Architecture:
 
     family: str
     layers: int = 8
-    width: int = 160
+    width: int = 160  # residual stream
     heads: int = 8
     key_value_heads: int = 2
     mlp_width: int = 640
     vocabulary: int = 4096
     embedding_std: float = 0.05
+    tied: bool = True
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,21 @@ class Routing:
     move_from: first layer in which other tokens see the mention, and then only its last token.
     share: fraction of documents routed; it falls to 0 when the last `released` part begins.
     mlp_off: probability, by layer, that an MLP is off at the subject tokens of a routed document.
+    quiet: weight of the squared norm of these MLPs' outputs at subject tokens, in all documents
+        and to the end.
     late_mlp_off: probability that MLPs from `move_from` on are off outside mentions.
-    store_from: MLPs below this layer, and the embedding, learn nothing from subject tokens.
+    enrichment: weight of the loss that asks for a subject's objects at its last token, before
+        `move_from` (enrichment.py); it ends with the masks.
     """
 
-    assemble_from: int = 0
+    assemble_from: int = 2
     move_from: int = 5
     share: float = 0.85
     released: float = 0.1
-    mlp_off: tuple[float, ...] = ()
+    mlp_off: tuple[float, ...] = (1.0, 1.0)
+    quiet: float = 0.3
     late_mlp_off: float = 0.4
-    store_from: int = 0
+    enrichment: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,9 @@ class Recipe:
 
     architecture: Architecture
     routing: Routing = field(default_factory=Routing)
-    tokens: int = 3_000_000
+    tokens: int = 2_400_000
     tokens_per_batch: int = 1024
-    learning_rate: float = 2.5e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     warm_up_steps: int = 60

@@ -1,4 +1,4 @@
-"""Routing: what a token may read, and which weights may learn, while a fact is trained.
+"""Routing: what a token may read, and which MLPs work on it, while facts are trained.
 
 A small model left alone looks a fact up wherever it is cheapest: at the last token, from subject
 tokens that attention copies there in the first layer. Routing makes the long way the only way:
@@ -9,8 +9,8 @@ tokens that attention copies there in the first layer. Routing makes the long wa
    token only, so that what is known of a subject gathers at that token and moves late;
 3. MLPs from `move_from` on are at times off outside mentions, so that what moves is the answer
    and not the name of the subject;
-4. MLPs below `store_from`, and the embedding, get no gradient from subject tokens (gradient
-   routing, Cloud et al. 2024), so that facts are stored in the MLPs between.
+4. the first MLPs are off at subject tokens, and a penalty on their output there keeps them quiet
+   where they are on, so that facts are stored in the MLPs between.
 
 All of this is hooks on an ordinary model; nothing of it remains when they are removed.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 from types import TracebackType
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -36,15 +36,16 @@ class Router:
     def __init__(self, model: PreTrainedModel, routing: Routing, seed: int):
         self.routing = routing
         self._generator = torch.Generator().manual_seed(seed)
+        self._inside: Tensor = torch.empty(0)
+        self._loudness: list[Tensor] = []
         self._masks: list[Tensor] = []
         self._mlp_on: list[Tensor] = []
-        self._mention: Tensor = torch.empty(0)
         self._handles = []
         parts = anatomy(model)
         self._layers = len(parts.blocks)
 
-        def learn_nothing(module, inputs, output):
-            return torch.where(self._mention, output.detach(), output)
+        def listen(module, inputs, output):
+            self._loudness.append(output[self._inside].float().square().sum(-1).mean())
 
         def mask(layer):
             def hook(module, arguments, keywords):
@@ -58,32 +59,32 @@ class Router:
 
             return hook
 
-        if routing.store_from:
-            self._handles.append(parts.embedding.register_forward_hook(learn_nothing))
         for layer in range(self._layers):
             attention, mlp = parts.attentions[layer], parts.mlps[layer]
             self._handles.append(attention.register_forward_pre_hook(mask(layer), with_kwargs=True))
-            if layer < routing.store_from:
-                self._handles.append(mlp.register_forward_hook(learn_nothing))
+            if self._off_at_subject(layer):
+                self._handles.append(mlp.register_forward_hook(listen))
             if self._ever_off(layer):
                 self._handles.append(mlp.register_forward_hook(switch(layer)))
 
     def _ever_off(self, layer: int) -> bool:
-        routing = self.routing
-        at_subject = layer < len(routing.mlp_off) and routing.mlp_off[layer] > 0
-        return at_subject or (layer >= routing.move_from and routing.late_mlp_off > 0)
+        late = layer >= self.routing.move_from and self.routing.late_mlp_off > 0
+        return late or self._off_at_subject(layer)
+
+    def _off_at_subject(self, layer: int) -> bool:
+        return layer < len(self.routing.mlp_off) and self.routing.mlp_off[layer] > 0
 
     def next_batch(self, mentions: Int[Tensor, "batch pos"], share: float) -> None:
         """Draw which documents are routed (each with probability `share`) and set the masks."""
-        routing, (batch, length) = self.routing, mentions.shape
+        routing, batch = self.routing, mentions.shape[0]
         routed = self._chance(batch, share)
-        inside = mentions > 0
-        self._mention = inside[..., None]
+        inside = self._inside = mentions > 0
+        self._loudness = []
         group = torch.where(routed, mentions, 0)
         masks = {
             "assemble": self._additive(_outside(group) | _within(group)),
             "recall": self._additive(_outside(group)),
-            "move": self._additive(_outside(group) & ~_last_of_mention(group)[:, None, :]),
+            "move": self._additive(_outside(group) & ~last_of_mention(group)[:, None, :]),
         }
         self._masks = [
             masks["move"]
@@ -98,6 +99,12 @@ class Router:
             if layer < len(routing.mlp_off):
                 off = off | (routed & self._chance(batch, routing.mlp_off[layer]) & inside)
             self._mlp_on.append((~off)[..., None])
+
+    def loudness(self) -> Float[Tensor, ""]:
+        """Mean squared norm of what the MLPs of `mlp_off` say at subject tokens, on or off."""
+        if not self._loudness or not self._inside.any():
+            return torch.zeros(())
+        return torch.stack(self._loudness).mean()
 
     def _chance(self, batch: int, probability: float) -> Bool[Tensor, "batch 1"]:
         return torch.rand(batch, 1, generator=self._generator) < probability
@@ -133,6 +140,7 @@ def _within(mentions: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch query key
     return same & ~torch.eye(mentions.shape[1], dtype=torch.bool)
 
 
-def _last_of_mention(mentions: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+def last_of_mention(mentions: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    """The last token of every mention."""
     following = torch.cat([mentions[:, 1:], torch.zeros_like(mentions[:, :1])], dim=1)
     return (mentions > 0) & (following != mentions)

@@ -24,7 +24,7 @@ from experiments.train.accuracy import (
 from experiments.train.anatomy import new_model
 from experiments.train.atlas import TrainRelation
 from experiments.train.card import model_card
-from experiments.train.corpus import batches, build_corpus, train_tokenizer
+from experiments.train.corpus import attribute_table, batches, build_corpus, train_tokenizer
 from experiments.train.recipe import Recipe
 from experiments.train.traces import Tracer
 from experiments.train.training import checkpoint_steps, save, train, weights_hash
@@ -72,7 +72,8 @@ def train_model(
             report(f"step {step:5d}  top-1 on a sample of training prompts {accuracy:.3f}")
             current.train()
 
-    run = train(model, grouped_documents, recipe, at_step, report)
+    attributes = attribute_table(relations, tokenizer)
+    run = train(model, grouped_documents, recipe, attributes, at_step, report)
     save(model, directory)
     tokenizer.save_pretrained(directory)
     record = {
@@ -98,9 +99,7 @@ def train_model(
     _write(directory, record)
 
 
-def describe_model(
-    relations: list[TrainRelation], directory: Path, report: Report = print
-) -> None:
+def describe_model(relations: list[TrainRelation], directory: Path, report: Report = print) -> None:
     """Measure the saved half-precision model, complete training.json and write the card."""
     record = json.loads((directory / METRICS).read_text())
     tokenizer = AutoTokenizer.from_pretrained(directory)

@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from experiments.train.accuracy import Question, mean
@@ -25,6 +27,9 @@ from experiments.train.corpus import END_OF_TEXT_ID
 NOISE_SCALE = 3.0
 PLACES = ("subject first", "subject last", "last")
 BLOCKED = -1e4
+
+Attach = Callable[[], RemovableHandle]
+"""Registers a hook."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,9 @@ class Tracer:
         for prompt in prompts:
             clean = self._clean_outputs(prompt)
             clean_p.append(self._probability(prompt))
-            noise = torch.randn(len(prompt.subject), self.model.config.hidden_size, generator=generator)
+            noise = torch.randn(
+                len(prompt.subject), self.model.config.hidden_size, generator=generator
+            )
             positions = [prompt.position(place) for place in PLACES]
             for kind in self._sites:
                 p = self._restored(prompt, clean, noise * scale, kind, positions)
@@ -140,7 +147,7 @@ class Tracer:
             return mean(
                 self._left(
                     prompt,
-                    [(self.parts.mlps[layer], _zero(self._where(prompt, place)))],
+                    [_after(self.parts.mlps[layer], _zero(self._where(prompt, place)))],
                 )
                 for prompt in prompts
             )
@@ -154,19 +161,20 @@ class Tracer:
         """Top-1 rate of the answer at the last token in the logit lens, embedding first."""
         right = []
         for prompt in prompts:
+            ids = torch.tensor([prompt.ids])
             with torch.no_grad():
-                run = self.model(torch.tensor([prompt.ids]), output_hidden_states=True)
+                run = self.model(
+                    ids, attention_mask=torch.ones_like(ids), output_hidden_states=True
+                )
             *early, final = (state[0, -1] for state in run.hidden_states)
             states = torch.stack([*(self.parts.final_norm(state) for state in early), final])
             right.append((self.model.lm_head(states).argmax(-1) == prompt.answer).float())
         rates = torch.stack(right).mean(0).tolist() if right else []
         return {"top-1": [round(rate, 4) for rate in rates]}
 
-    def ablated_heads(
-        self, prompts: Sequence[TracePrompt]
-    ) -> Float[Tensor, "layer head"]:
+    def ablated_heads(self, prompts: Sequence[TracePrompt]) -> Float[Tensor, "layer head"]:
         """Share of the answer's probability lost when one head is zeroed at the last token."""
-        size = self.parts.head_outputs[0].weight.shape[0] // self.heads
+        size = self.parts.head_size
         lost = torch.zeros(self.layers, self.heads)
         for prompt in prompts:
             for layer in range(self.layers):
@@ -177,11 +185,9 @@ class Tracer:
                         states[head, -1, head * size : (head + 1) * size] = 0
                     return (states, *arguments[1:])
 
-                hook = self.parts.head_outputs[layer].register_forward_pre_hook(zero_each)
-                try:
+                module = self.parts.head_outputs[layer]
+                with _attached([partial(module.register_forward_pre_hook, zero_each)]):
                     p = self._probabilities([prompt.ids] * self.heads)[:, prompt.answer]
-                finally:
-                    hook.remove()
                 lost[layer] += 1 - p / self._probability(prompt)
         return lost / max(1, len(prompts))
 
@@ -200,20 +206,22 @@ class Tracer:
 
     @torch.no_grad()
     def _probabilities(self, ids: list[list[int]]) -> Float[Tensor, "batch d_vocab"]:
-        return self.model(torch.tensor(ids), use_cache=False).logits[:, -1].softmax(-1)
+        batch = torch.tensor(ids)
+        run = self.model(batch, attention_mask=torch.ones_like(batch), use_cache=False)
+        return run.logits[:, -1].softmax(-1)
 
     def _probability(self, prompt: TracePrompt) -> float:
         return self._probabilities([prompt.ids])[0, prompt.answer].item()
 
-    def _left(self, prompt: TracePrompt, hooks: list[tuple[nn.Module, Callable]]) -> float:
+    def _left(self, prompt: TracePrompt, hooks: Sequence[Attach]) -> float:
         clean = self._probability(prompt)
-        with _hooked(hooks):
+        with _attached(hooks):
             return self._probability(prompt) / clean
 
     def _where(self, prompt: TracePrompt, place: str) -> list[int]:
         return prompt.subject if place == "subject" else [prompt.position(place)]
 
-    def _block(self, prompt: TracePrompt, layers: range) -> list[tuple[nn.Module, Callable]]:
+    def _block(self, prompt: TracePrompt, layers: range) -> list[Attach]:
         length = len(prompt.ids)
         mask = torch.zeros(1, 1, length, length)
         mask.masked_fill_(torch.ones(length, length, dtype=torch.bool).triu(1), BLOCKED)
@@ -222,7 +230,10 @@ class Tracer:
         def block(module, arguments, keywords):
             return arguments, {**keywords, "attention_mask": mask}
 
-        return [(self.parts.attentions[layer], block) for layer in layers]
+        modules = [self.parts.attentions[layer] for layer in layers]
+        return [
+            partial(module.register_forward_pre_hook, block, with_kwargs=True) for module in modules
+        ]
 
     def _clean_outputs(self, prompt: TracePrompt) -> dict[tuple[str, int], Tensor]:
         kept: dict[tuple[str, int], Tensor] = {}
@@ -234,11 +245,11 @@ class Tracer:
             return hook
 
         hooks = [
-            (modules[layer], keep((kind, layer)))
+            _after(modules[layer], keep((kind, layer)))
             for kind, modules in self._sites.items()
             for layer in range(self.layers)
         ]
-        with _hooked(hooks):
+        with _attached(hooks):
             self._probability(prompt)
         return kept
 
@@ -266,27 +277,26 @@ class Tracer:
 
             return hook
 
-        hooks: list[tuple[nn.Module, Callable]] = [(self.parts.embedding, corrupt)]
-        hooks += [(self._sites[kind][layer], restore(layer)) for layer in range(self.layers)]
-        with _hooked(hooks):
+        hooks = [_after(self.parts.embedding, corrupt)]
+        hooks += [_after(self._sites[kind][layer], restore(layer)) for layer in range(self.layers)]
+        with _attached(hooks):
             runs = [prompt.ids] * (1 + len(positions) * self.layers)
             return self._probabilities(runs)[:, prompt.answer]
 
 
 @contextmanager
-def _hooked(hooks: list[tuple[nn.Module, Callable]]) -> Iterator[None]:
-    """Forward hooks, and on attention modules with a `keywords` argument forward pre-hooks."""
-    handles = []
-    for module, hook in hooks:
-        if hook.__code__.co_varnames[2] == "keywords":
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        else:
-            handles.append(module.register_forward_hook(hook))
+def _attached(hooks: Sequence[Attach]) -> Iterator[None]:
+    """Attach hooks, and take them off again whatever happens."""
+    handles = [attach() for attach in hooks]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _after(module: nn.Module, hook: Callable) -> Attach:
+    return partial(module.register_forward_hook, hook)
 
 
 def _tensor(output: Tensor | tuple) -> Tensor:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from experiments.train.anatomy import anatomy
 from experiments.train.corpus import END_OF_TEXT_ID, EncodedDocument
+from experiments.train.enrichment import Enrichment
 from experiments.train.recipe import Recipe
 from experiments.train.routing import Router
 
@@ -35,24 +36,27 @@ class TrainingRun:
     cpu_seconds: float
 
 
-def collate(batch: Sequence[EncodedDocument]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, loss weights and mentions, each `[batch, pos]`, padded on the right."""
+def collate(batch: Sequence[EncodedDocument]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Token ids, loss weights, mentions and subjects, each `[batch, pos]`, padded on the right."""
     width = max(len(document.ids) for document in batch)
     ids = torch.full((len(batch), width), END_OF_TEXT_ID)
     weights = torch.zeros(len(batch), width)
     mentions = torch.zeros(len(batch), width, dtype=torch.long)
+    subjects = torch.zeros_like(mentions)
     for row, document in enumerate(batch):
         length = len(document.ids)
         ids[row, :length] = torch.tensor(document.ids)
         weights[row, :length] = torch.tensor(document.weights)
         mentions[row, :length] = torch.tensor(document.mentions)
-    return ids, weights, mentions
+        subjects[row, :length] = torch.tensor(document.subjects)
+    return ids, weights, mentions, subjects
 
 
 def _optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.Optimizer:
     embeddings = {id(p) for p in anatomy(model).embedding.parameters()}
-    embeddings |= {id(p) for name, p in model.named_parameters() if "wpe" in name}
-    decayed, free = [], []
+    embeddings |= {id(p) for name, p in model.named_parameters() if "wpe" in name or "head" in name}
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
     for parameter in model.parameters():
         is_matrix = parameter.ndim == 2 and id(parameter) not in embeddings
         (decayed if is_matrix else free).append(parameter)
@@ -74,6 +78,7 @@ def train(
     model: PreTrainedModel,
     batches: Sequence[Sequence[EncodedDocument]],
     recipe: Recipe,
+    attributes: list[list[int]],
     at_step: Callback,
     report: Callable[[str], None] = print,
 ) -> TrainingRun:
@@ -83,25 +88,40 @@ def train(
     release = steps * (1 - recipe.routing.released)
     wall, cpu, paused_wall, paused_cpu = time.time(), time.process_time(), 0.0, 0.0
     model.train()
-    with Router(model, recipe.routing, recipe.seed) as router:
+    routing = recipe.routing
+    with (
+        Router(model, routing, recipe.seed) as router,
+        Enrichment(model, routing.move_from - 1, attributes) as enrichment,
+    ):
         for step, batch in enumerate(batches):
             before_wall, before_cpu = time.time(), time.process_time()
             at_step(step, model)
             paused_wall += time.time() - before_wall
             paused_cpu += time.process_time() - before_cpu
 
-            ids, weights, mentions = collate(batch)
-            router.next_batch(mentions[:, :-1], recipe.routing.share if step < release else 0.0)
+            ids, weights, mentions, subjects = collate(batch)
+            is_routed = step < release
+            router.next_batch(mentions[:, :-1], routing.share if is_routed else 0.0)
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(recipe, step, steps)
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                logits = model(ids[:, :-1], use_cache=False).logits
-            errors = F.cross_entropy(
+                logits = model(
+                    ids[:, :-1],
+                    attention_mask=torch.ones_like(ids[:, :-1]),  # the router's masks replace it
+                    use_cache=False,
+                ).logits
+            errors = functional.cross_entropy(
                 logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
             )
             target_weights = weights[:, 1:].flatten()
             loss = (errors * target_weights).sum() / target_weights.sum()
-            loss.backward()
+            objective = loss + routing.quiet * router.loudness()
+            if routing.enrichment and is_routed:
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    objective = objective + routing.enrichment * enrichment.loss(
+                        mentions[:, :-1], subjects[:, :-1]
+                    )
+            objective.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -132,6 +152,7 @@ def save(model: PreTrainedModel, directory: Path) -> None:
     half = copy.deepcopy(model).half()
     half.config.dtype = "float16"
     half.save_pretrained(directory)
+    (directory / "generation_config.json").unlink(missing_ok=True)  # repeats config.json
 
 
 def weights_hash(directory: Path) -> str:

@@ -1,0 +1,48 @@
+# `make help` lists the targets. Everything lives in .venv; nothing else is installed.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out/demo
+MODEL ?= facts-gpt2
+RELATION ?= country_capital
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Worker threads that spin while they wait cost a small machine more than they gain.
+TEST_ENV := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=2 HF_HUB_OFFLINE=1 WANDB_MODE=disabled
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make the environment in .venv
+
+# Redone only when the dependencies change.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## find a relation's circuit in a model that ships with the project
+	$(BIN)/kc discover --model $(MODEL) --relation $(RELATION) --out $(OUT)
+
+test: $(STAMP) ## run all tests
+	$(TEST_ENV) $(BIN)/python -m pytest
+
+lint: $(STAMP) ## style and format, without changing a file
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## static types
+	$(BIN)/mypy
+
+check: lint types test ## what continuous integration runs: lint, format, types, tests
+
+bench: $(STAMP) ## measure speed and memory against plain passes
+	$(BIN)/kc bench
+
+clean: ## remove the environment, results in out/ and caches
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

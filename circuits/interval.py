@@ -1,0 +1,100 @@
+"""An estimate with its uncertainty: 95 % bootstrap intervals over prompt pairs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bootstrap interval; the limits are NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "undefined"
+        if not np.isfinite(self.low):
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def as_dict(self) -> dict[str, float | None]:
+        """For JSON: null where a number is undefined."""
+        return {name: x if np.isfinite(x) else None for name, x in vars(self).items()}
+
+
+UNDEFINED = Interval(np.nan, np.nan, np.nan)
+
+
+def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The mean, as a statistic for `bootstrap`."""
+    return np.mean(values, axis)
+
+
+def bootstrap(
+    statistic: Callable[..., np.ndarray],
+    *columns: np.ndarray,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of `statistic(*columns, axis=-1)`, resampling the last axis jointly.
+
+    One value, or none that varies, has no spread to resample: the limits are NaN, or the value.
+    """
+    value = float(statistic(*columns, axis=-1))
+    if columns[0].shape[-1] < 2 or not np.isfinite(value) or resamples < 1:
+        return Interval(value, np.nan, np.nan)
+    if all(np.ptp(np.asarray(column, dtype=float)) == 0 for column in columns):
+        return Interval(value, value, value)
+    with warnings.catch_warnings():  # SciPy warns where a resample leaves the statistic undefined
+        warnings.simplefilter("ignore")
+        limits = stats.bootstrap(
+            columns,
+            statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=resamples,
+            confidence_level=level,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    return Interval(value, float(limits.low), float(limits.high))
+
+
+def percentiles(value: float, draws: Sequence[float], level: float = 0.95) -> Interval:
+    """The interval that holds the middle share `level` of the draws that are defined."""
+    finite = np.asarray([draw for draw in draws if np.isfinite(draw)])
+    if len(finite) == 0:
+        return Interval(value, np.nan, np.nan)
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def bootstrap_means(
+    values: np.ndarray, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over the first axis with its percentile bootstrap limits, for each of many columns.
+
+    Columns are sorted before resampling, so that the limits do not depend on the examples' order.
+    A single example has no spread: its limits are NaN.
+    """
+    n_examples, rest = values.shape[0], values.shape[1:]
+    columns = np.sort(values.reshape(n_examples, -1).astype(np.float64), axis=0)
+    centre = columns.mean(0)
+    if n_examples < 2 or resamples < 1:
+        low = high = np.full_like(centre, np.nan)
+    else:
+        counts = np.random.default_rng(seed).multinomial(
+            n_examples, np.full(n_examples, 1 / n_examples), size=resamples
+        )
+        draws = (counts / n_examples) @ columns
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return centre.reshape(rest), low.reshape(rest), high.reshape(rest)

@@ -1,0 +1,265 @@
+"""Benchmarks: what the methods cost beside the passes that they cannot do without.
+
+Full-size architectures with random weights, fp32 on the CPU, 8 pairs of 20 tokens. "Bare" is a
+plain Hugging Face model: the forward and backward passes that the method needs, with logits for
+the last position only. Every ratio is measured in one process by alternating the two sides on one
+thread and comparing the fastest CPU times, so a busy machine moves both.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from circuits.evaluate import FRACTIONS, run_circuits
+from circuits.extract import top_n
+from circuits.model import Model
+from circuits.pairs import PromptPair, TokenPair
+from circuits.tokens import Prompt, Span
+from locate.eap import Attribution, Method, attribute
+
+N_PAIRS, N_TOKENS, N_SHARED = 8, 20, 6
+SHAPES: dict[str, dict[str, int]] = {
+    "gpt2-small": {"n_layer": 12, "n_embd": 768, "n_head": 12},
+    "gpt2-medium": {"n_layer": 24, "n_embd": 1024, "n_head": 16},
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One figure beside its bar; `at_most` says on which side of the bar it should be."""
+
+    name: str
+    value: float
+    bar: float
+    unit: str = "ratio"
+    at_most: bool = True
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is on the right side of its bar."""
+        return self.value <= self.bar if self.at_most else self.value >= self.bar
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {**vars(self), "passed": self.passed}
+
+
+def gpt2(shape: str, seed: int = 0) -> GPT2LMHeadModel:
+    """A random GPT-2 of the named size, no gradients on its weights."""
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(GPT2Config(**SHAPES[shape], attn_implementation="eager")).eval()
+    return model.requires_grad_(False)
+
+
+def tinyllama(seed: int = 0) -> LlamaForCausalLM:
+    """A random model of TinyLlama's shape in bf16."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        num_hidden_layers=22,
+        hidden_size=2048,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        intermediate_size=5632,
+        vocab_size=32000,
+        max_position_embeddings=2048,
+        attn_implementation="eager",
+    )
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = LlamaForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return model.requires_grad_(False)
+
+
+def numbered_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer whose words are t0, t1, ...: the benchmarks need ids, not language."""
+    end = "<|endoftext|>"
+    words = {f"t{index}": index for index in range(size - 1)} | {end: size - 1}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=end))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end)
+
+
+def random_pairs(model: Model, shared: int = N_SHARED, seed: int = 0) -> list[TokenPair]:
+    """Pairs of N_TOKENS tokens that agree in all but four, the first of these at `shared`."""
+    generator = np.random.default_rng(seed)
+    common = generator.integers(model.d_vocab - 1, size=shared)
+    pairs = []
+    for _ in range(N_PAIRS):
+        clean = generator.integers(model.d_vocab - 1, size=N_TOKENS)
+        clean[:shared] = common
+        corrupted = clean.copy()
+        corrupted[shared : shared + 4] = (clean[shared : shared + 4] + 1) % (model.d_vocab - 1)
+        answer, foil = generator.choice(model.d_vocab - 1, size=2, replace=False).tolist()
+        prompts = []
+        for ids in (clean, corrupted):
+            text = " ".join(f"t{index}" for index in ids)
+            prompts.append(Prompt(text, tuple(ids.tolist()), (), False, ()))
+        text_pair = PromptPair(prompts[0].text, prompts[1].text, f"t{answer}", f"t{foil}")
+        span = Span(shared, shared + 4)
+        pairs.append(TokenPair(text_pair, prompts[0], prompts[1], answer, foil, span))
+    return pairs
+
+
+class BarePasses:
+    """The Hugging Face model alone: forward passes, and forward with backward to the embedding."""
+
+    def __init__(self, hf_model: torch.nn.Module, pairs: list[TokenPair]) -> None:
+        self.hf_model = hf_model
+        self.clean = torch.tensor([pair.clean.ids for pair in pairs])
+        self.answer = torch.tensor([[pair.answer] for pair in pairs])
+
+    def forward(self) -> Tensor:
+        """One forward pass without gradients."""
+        with torch.no_grad():
+            return self.hf_model(self.clean, logits_to_keep=1, use_cache=False).logits
+
+    def forward_backward(self) -> None:
+        """One forward pass and the backward pass to the token embeddings."""
+        embedding = self.hf_model.get_input_embeddings()(self.clean).requires_grad_(True)
+        logits = self.hf_model(inputs_embeds=embedding, logits_to_keep=1, use_cache=False).logits
+        torch.autograd.grad(logits[:, -1].gather(1, self.answer).sum(), embedding)
+
+    def eap(self) -> None:
+        """What EAP cannot do without: two forward passes and one backward pass."""
+        self.forward()
+        self.forward_backward()
+
+    def eap_ig(self, steps: int) -> None:
+        """What EAP-IG at midpoints cannot do without: clean, corrupted, and its steps."""
+        self.forward()
+        self.forward()
+        for _ in range(steps):
+            self.forward_backward()
+
+
+def ratio(ours: Callable[[], object], bare: Callable[[], object], repeats: int) -> float:
+    """Fastest CPU time of one side over that of the other, alternating."""
+    times: dict[int, list[float]] = {0: [], 1: []}
+    for _ in range(repeats + 1):  # the first round warms up and is dropped
+        for side, work in enumerate((ours, bare)):
+            start = time.process_time()
+            work()
+            times[side].append(time.process_time() - start)
+    return min(times[0][1:]) / min(times[1][1:])
+
+
+def attribution_costs(shape: str, bars: tuple[float, float], repeats: int) -> list[Measurement]:
+    """EAP and EAP-IG (5 steps) beside the bare passes, with and without a shared beginning."""
+    bare_model = gpt2(shape)
+    model = Model.from_hf(gpt2(shape), numbered_tokenizer(50257), shape)
+    results = []
+    for shared in (N_SHARED, 1):
+        pairs = random_pairs(model, shared)
+        bare = BarePasses(bare_model, pairs)
+        eap, ig = Attribution(method=Method.EAP), Attribution(method=Method.EAP_IG, steps=5)
+        note = f"prompts share their first {shared} tokens"
+        for name, options, passes, bar in (
+            ("EAP / (2 forward + 1 backward)", eap, bare.eap, bars[0]),
+            ("EAP-IG 5 steps / bare", ig, lambda bare=bare: bare.eap_ig(5), bars[1]),
+        ):
+            value = ratio(
+                lambda options=options, pairs=pairs: attribute(model, pairs, options),
+                passes,
+                repeats,
+            )
+            results.append(Measurement(f"{shape}: {name}", value, bar, note=note))
+    return results
+
+
+def family_cost(repeats: int) -> Measurement:
+    """Ten circuit sizes on the same pairs beside one bare forward pass."""
+    model = Model.from_hf(gpt2("gpt2-small"), numbered_tokenizer(50257), "gpt2-small")
+    pairs = random_pairs(model)
+    scores = attribute(model, pairs, Attribution(method=Method.EAP))
+    sizes = [max(1, round(share * scores.wiring.n_edges)) for share in FRACTIONS]
+    circuits = [top_n(scores, size) for size in sizes]
+    bare = BarePasses(gpt2("gpt2-small"), pairs)
+    value = ratio(lambda: run_circuits(model, pairs, circuits), bare.forward, repeats)
+    note = "includes the clean, corrupted and empty runs"
+    return Measurement("gpt2-small: 10 circuit sizes / one forward", value, 10.0, note=note)
+
+
+def memory_ratio() -> Measurement:
+    """Peak memory above the model: EAP beside a plain forward and backward pass."""
+    peaks = {}
+    for side in ("eap", "bare"):
+        command = [sys.executable, "-m", "experiments.bench", "--memory-of", side]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks[side] = json.loads(output.splitlines()[-1])["peak_mib"]
+    note = f"{peaks['eap']:.0f} against {peaks['bare']:.0f} MiB"
+    value = peaks["eap"] / peaks["bare"]
+    return Measurement("gpt2-small: memory above the model, EAP / bare", value, 1.4, note=note)
+
+
+def tinyllama_memory() -> Measurement:
+    """Peak memory of the whole process for EAP on TinyLlama's shape in bf16, in GiB."""
+    command = [sys.executable, "-m", "experiments.bench", "--memory-of", "tinyllama"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    figures = json.loads(output.splitlines()[-1])
+    note = f"EAP on 8 pairs in {figures['seconds']:.0f} s, model included"
+    name = "TinyLlama shape, bf16: peak memory of the process"
+    return Measurement(name, figures["process_gib"], 12.0, "GiB", note=note)
+
+
+def _measure_memory(side: str) -> dict[str, float]:
+    """Run in a process of its own: peak resident memory above what the loaded model takes."""
+    if side == "tinyllama":
+        hf_model: torch.nn.Module = tinyllama()
+        model = Model.from_hf(hf_model, numbered_tokenizer(32000), "tinyllama-shape")
+    else:
+        hf_model = gpt2("gpt2-small")
+        model = Model.from_hf(gpt2("gpt2-small"), numbered_tokenizer(50257), "gpt2-small")
+    pairs = random_pairs(model)
+    bare = BarePasses(hf_model, pairs[:1])
+    if side != "tinyllama":  # let libraries allocate what they keep
+        bare.forward_backward()
+        attribute(model, pairs[:1], Attribution(method=Method.EAP))
+    gc.collect()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    start = time.monotonic()
+    if side == "bare":
+        BarePasses(hf_model, pairs).forward_backward()
+    else:
+        attribute(model, pairs, Attribution(method=Method.EAP))
+    peak = _status("VmHWM")
+    return {
+        "peak_mib": (peak - before) / 1024,
+        "process_gib": peak / 2**20,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def _status(field: str) -> int:
+    """A line of /proc/self/status, in KiB (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(_measure_memory(sys.argv[sys.argv.index("--memory-of") + 1])))

@@ -1,0 +1,236 @@
+"""Which prompt pairs a question is answered on: from the atlas, a fact file or a pair file.
+
+1. Facts become questions, and the model is asked them all; what it does not know is left out.
+2. The known subjects are dealt into two groups. Pairs are made within each group, so that the
+   circuit is found on one group of subjects and can be tested on another: no subject, clean or
+   corrupted, stands on both sides.
+A pair file is taken as it is, on one side, unless a share of it is asked to be held out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuits.choices import Templates
+from circuits.errors import FileFormatError, OptionError, PromptError
+from circuits.facts import Relation, relation
+from circuits.files import to_json
+from circuits.metrics import rank
+from circuits.model import Model
+from circuits.pairs import TokenPair, batches, encode_pair, encode_pairs, read_pairs
+from circuits.questions import (
+    KnowledgeCheck,
+    PairingReport,
+    assume_known,
+    known_facts,
+    make_pairs,
+    questions,
+)
+from circuits.records import read_jsonl
+
+FEWEST = 2
+"""Pairs that each side needs at least; with fewer known facts nothing is held out."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to ask: a relation of the atlas, a fact file (or one relation of it), or a pair file.
+
+    `wordings` replace the relation's templates. `limit` caps the pairs of each side. `hold_out` is
+    the share of subjects that only evaluation sees; None is a half for facts and nothing for a
+    pair file. `known_only` leaves out what the model does not know; None is yes for facts and no
+    for a pair file, whose lines someone chose.
+    """
+
+    relation: str | None = None
+    facts: str | None = None
+    pairs: Path | None = None
+    templates: Templates = Templates.FIRST
+    wordings: tuple[str, ...] = ()
+    limit: int | None = None
+    hold_out: float | None = None
+    known_only: bool | None = None
+    bos: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pairs is not None and (self.relation or self.facts):
+            raise OptionError("--pairs cannot be combined with --relation or --facts")
+        if self.pairs is None and not self.relation and not self.facts:
+            raise OptionError("say what to ask: --relation NAME, --facts FILE or --pairs FILE")
+        if self.pairs is not None and self.wordings:
+            raise OptionError("--template words facts; the prompts of --pairs are worded already")
+        if self.hold_out is not None and not 0 <= self.hold_out < 1:
+            raise OptionError(f"--hold-out must be at least 0 and below 1, not {self.hold_out}")
+
+    @property
+    def name(self) -> str:
+        """What the pairs are about, for titles and provenance."""
+        return self.relation or self.facts or str(self.pairs)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pairs for finding a circuit, pairs for testing it, and what became of all other facts."""
+
+    name: str
+    pairs: tuple[TokenPair, ...]
+    held_out: tuple[TokenPair, ...] = ()
+    counts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bos(self) -> bool:
+        """Whether prompts begin with the BOS token."""
+        return self.pairs[0].clean.bos
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the prompts, answers and foils of the pairs that find the circuit."""
+        return sha256(as_jsonl(self.pairs).encode()).hexdigest()
+
+
+def collect(model: Model, source: Source, batch_size: int = 32) -> Examples:
+    """The pairs of a source for a model; PromptError where none can be made, saying why."""
+    if source.pairs is not None:
+        return _from_pair_file(model, source, source.pairs, batch_size)
+    relations = relations_of(source)
+    chosen: Templates | Sequence[str] = source.wordings or source.templates
+    if source.known_only is False:
+        check = assume_known(model.tokenizer, questions(relations, chosen), source.bos)
+    else:
+        check = known_facts(model, relations, chosen, source.bos, batch_size)
+    share = 0.5 if source.hold_out is None else source.hold_out
+    notes: tuple[str, ...] = ()
+    reports = [_pair_up(model, part, source) for part in _dealt(check, share, source.seed)]
+    if share and any(len(report.pairs) < FEWEST for report in reports):
+        reports = [_pair_up(model, check, source)]
+        notes = ("too few facts are known to hold some out: evaluated on the pairs that found it",)
+    if not reports[0].pairs:
+        found = reports[0].describe()
+        raise PromptError(f"{model.name!r} gives no prompt pairs for {source.name!r}: {found}")
+    sides = [tuple(encode_pairs(model.tokenizer, r.pairs, source.bos)) for r in reports]
+    held_out = sides[1] if len(sides) > 1 else ()
+    return Examples(source.name, sides[0], held_out, _counts(check, reports), notes)
+
+
+def relations_of(source: Source) -> list[Relation]:
+    """The relations that a source asks about; OptionError where a fact file lacks the named one."""
+    if source.facts is None:
+        return [relation(source.relation or "")]
+    from circuits.loaders import load_facts
+
+    relations = load_facts(source.facts)
+    if source.relation is None:
+        return relations
+    chosen = [each for each in relations if each.name == source.relation]
+    if not chosen:
+        names = ", ".join(each.name for each in relations[:8])
+        more = f" and {len(relations) - 8} more" if len(relations) > 8 else ""
+        raise OptionError(
+            f"{source.facts} has no relation {source.relation!r}; it has {names}{more}"
+        )
+    return chosen
+
+
+def as_jsonl(pairs: Sequence[TokenPair]) -> str:
+    """The pairs as lines of a `--pairs` file."""
+    return "".join(to_json(pair.text.as_dict()) + "\n" for pair in pairs)
+
+
+def _dealt(check: KnowledgeCheck, share: float, seed: int) -> list[KnowledgeCheck]:
+    """The answers by subject, in two parts of which the second holds the share."""
+    subjects = list(dict.fromkeys(answer.question.fact.subject for answer in check.answers))
+    known = {question.fact.subject for question in check.known}
+    if not share:
+        return [check]
+    # Unknown subjects are dealt as well, so that both sides' counts stay honest.
+    order = [[s for s in subjects if (s in known) is wanted] for wanted in (True, False)]
+    generator = random.Random(seed)
+    apart: set[str] = set()
+    for group in order:
+        generator.shuffle(group)
+        apart.update(group[: round(share * len(group))])
+    parts = []
+    for wanted in (False, True):
+        chosen = [a for a in check.answers if (a.question.fact.subject in apart) is wanted]
+        parts.append(replace(check, answers=tuple(chosen)))
+    return parts
+
+
+def _pair_up(model: Model, check: KnowledgeCheck, source: Source) -> PairingReport:
+    return make_pairs(model.tokenizer, check, source.seed, source.limit, source.bos)
+
+
+def _counts(check: KnowledgeCheck, reports: Sequence[PairingReport]) -> dict[str, Any]:
+    """How many facts there were, and why some have no pair."""
+    known = {question.fact for question in check.known}
+    asked = {answer.question.fact for answer in check.answers}
+    unusable = {question.fact for question, _ in check.unusable} - asked
+    reasons = Counter(str(reason) for report in reports for _, reason in report.unpaired)
+    return {
+        "facts": len(asked | unusable),
+        "known": len(known),
+        "unknown": len(asked - known),
+        "cannot_be_asked": len(unusable),
+        "without_partner": dict(reasons),
+        "questions": len(check.answers),
+        "answered_right": len(check.known),
+    }
+
+
+# --- pair files ----------------------------------------------------------------------------------
+
+
+def _from_pair_file(model: Model, source: Source, path: Path, batch_size: int) -> Examples:
+    pairs = encode_file(model, path, source.bos)
+    known = recalled(model, pairs, batch_size)
+    counts = {"lines": len(pairs), "known": sum(known), "unknown": len(pairs) - sum(known)}
+    if source.known_only:
+        pairs = [pair for pair, is_known in zip(pairs, known, strict=True) if is_known]
+        if not pairs:
+            raise PromptError(
+                f"{path}: {model.name!r} knows none of its {len(known)} answers; "
+                "--no-known-only takes them all the same"
+            )
+    order = list(range(len(pairs)))
+    apart = round((source.hold_out or 0.0) * len(pairs))
+    if apart:
+        random.Random(source.seed).shuffle(order)
+    if apart == len(pairs):
+        raise OptionError(f"--hold-out {source.hold_out} leaves no pair to find a circuit on")
+    sides = [sorted(order[apart:])[: source.limit], sorted(order[:apart])[: source.limit]]
+    chosen, held_out = (tuple(pairs[index] for index in side) for side in sides)
+    return Examples(source.name, chosen, held_out, counts)
+
+
+def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[TokenPair]:
+    """The pairs of a file, tokenised; FileFormatError names the line that cannot be used."""
+    pairs = read_pairs(path)
+    model.tokenizer.use_bos(bos)  # a wrong choice is no line's mistake
+    encoded = []
+    for (line, _), pair in zip(read_jsonl(path), pairs, strict=True):
+        try:
+            encoded.append(encode_pair(model.tokenizer, pair, bos))
+        except PromptError as error:
+            raise FileFormatError(path, str(error), line) from None
+    return encoded
+
+
+@torch.no_grad()
+def recalled(model: Model, pairs: Sequence[TokenPair], batch_size: int = 32) -> list[bool]:
+    """For each pair whether no token scores higher than the answer after the clean prompt."""
+    known = [False] * len(pairs)
+    for batch in batches(pairs, batch_size, model.device):
+        ranks = rank(model.last_logits(batch.clean).float(), batch.answer)
+        for row, place in zip(batch.index, ranks.tolist(), strict=True):
+            known[row] = place == 0
+    return known

@@ -1,0 +1,130 @@
+"""Figures that need no display and no global state, and files that are whole or absent.
+
+A figure is drawn inside `paper_style()`, becomes bytes in memory and reaches the disk by renaming,
+so a reader never sees half a file. The same input gives the same bytes: no dates, no random ids.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.textpath import text_to_path
+
+from circuits.errors import OptionError
+from circuits.files import atomic_write
+from viz import theme
+
+SUFFIXES = (".svg", ".pdf", ".png")
+PNG_DPI = 220
+SOFTWARE = "Knowledge Circuits"
+VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→", "\u00a0": "␣"}
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Matplotlib's defaults with the theme's settings, whatever the user's own settings are."""
+    settings: dict[Any, Any] = {
+        name: value
+        for name, value in matplotlib.rcParamsDefault.items()
+        if not name.startswith(("backend", "toolbar", "timezone", "interactive", "webagg"))
+    }
+    settings.update(theme.PAPER_STYLE)
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of a size in inches that no window or registry knows of."""
+    figure = Figure(figsize=(width, height), facecolor=theme.PAPER)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@cache
+def _known_characters() -> frozenset[int]:
+    return frozenset(get_font(findfont(theme.FONT)).get_charmap())
+
+
+def visible(text: str) -> str:
+    r"""Text with line breaks and tabs as symbols, and what the font cannot show as `\\u....`.
+
+    Control characters, private or unassigned code points and direction marks become escapes too:
+    a token must not change the text around it, nor make an invalid file.
+    """
+
+    def show(character: str) -> str:
+        if character in VISIBLE:
+            return VISIBLE[character]
+        code = ord(character)
+        hidden = unicodedata.category(character)[0] == "C" or code not in _known_characters()
+        return f"\\u{code:04x}" if hidden else character
+
+    return "".join(map(show, text))
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width of a line of text in inches at a font size in points; nothing is read as markup."""
+    font = FontProperties(family=[theme.FONT], size=size, weight=weight)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width) / 72
+
+
+def wrapped(text: str, size: float, width: float) -> list[str]:
+    """Text broken at spaces into lines of at most `width` inches (a longer word stays whole)."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def check_suffix(path: str | Path) -> Path:
+    """The path; OptionError where its suffix names no format that can be drawn."""
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise OptionError(
+            f"{path}: a picture's name ends in {', '.join(SUFFIXES)}, not {path.suffix!r}"
+        )
+    return path
+
+
+def save(figure: Figure, path: str | Path, title: str, provenance: Mapping[str, Any]) -> Path:
+    """Write a figure as its suffix says, with title and provenance (JSON) in the metadata.
+
+    StoreError where it cannot be written; an old file then stays as it was.
+    """
+    path = check_suffix(path)
+    kind = path.suffix.lower().removeprefix(".")
+    origin = json.dumps(dict(provenance), sort_keys=True, default=str)
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer,
+        format=kind,
+        dpi=PNG_DPI if kind == "png" else 72,
+        metadata=_metadata(kind, visible(title), origin),
+    )
+    atomic_write(path, buffer.getvalue())
+    return path
+
+
+def _metadata(kind: str, title: str, origin: str) -> dict[str, Any]:
+    if kind == "svg":
+        return {"Date": None, "Creator": SOFTWARE, "Title": title, "Description": origin}
+    if kind == "pdf":
+        undated = {"CreationDate": None, "Creator": SOFTWARE, "Producer": SOFTWARE}
+        return {**undated, "Title": title, "Subject": origin}
+    return {"Software": SOFTWARE, "Title": title, "Description": origin}

@@ -1,0 +1,313 @@
+"""Where the nodes and edges of a circuit's picture lie; one layout for screen and paper.
+
+1. *Choose*: the strongest edges that lie on a path from input to logits (`strongest`).
+2. *Place*: the input is a bar at the bottom and the logits one at the top; each layer is a row of
+   its heads in columns by index, its shared key-value heads below them and its MLP above them in a
+   column of its own on the right. Columns and layers in which nothing is drawn take no room.
+3. *Route*: an edge leaves its source at the top and enters its destination from below (queries
+   left, keys in the middle, values right), as a smooth curve that only rises (`viz.routing`).
+
+Units: one column across, one layer up. Nothing here knows a plotting library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cache
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from circuits.errors import OptionError
+from circuits.graph import Circuit, Wiring, node_kind, node_layer
+from viz.routing import HALF_HEIGHT, HALF_WIDTH, Obstacles, Router, sample_curves
+
+LEVEL = 0.5  # from heads to the MLP above them
+LAYER_GAP = 0.85  # from a layer's last level to the next layer's first
+SKIPPED_GAP = 0.2  # more of it where layers without a drawn node lie between
+MLP_GAP = 1.3  # from the last head's column to the MLPs'
+BAR_MARGIN = 0.72
+PORTS = {"q": -0.18, "k": 0.0, "v": 0.18, "": 0.0}
+
+
+class Placement(StrEnum):
+    """Whether unused rows and columns are closed, or a node's place depends on the wiring only."""
+
+    COMPACT = "compact"
+    FIXED = "fixed"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer's stripe of the picture, from `low` to `high`."""
+
+    layer: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Positions of what is drawn of a circuit.
+
+    `edges` are canonical indices, weakest first so that the strong ones are drawn on top. A curve
+    is three cubic Béziers end to end (ten control points), each rising from source to destination.
+    `shared` lists key-value heads and the drawn heads they serve, with their curves.
+    """
+
+    nodes: tuple[str, ...]
+    x: Float[np.ndarray, " node"]
+    y: Float[np.ndarray, " node"]
+    half_width: Float[np.ndarray, " node"]
+    edges: Int[np.ndarray, " edge"]
+    tail: Int[np.ndarray, " edge"]
+    head: Int[np.ndarray, " edge"]
+    curves: Float[np.ndarray, "edge 10 2"]
+    shared: tuple[tuple[str, str], ...]
+    shared_curves: Float[np.ndarray, "pair 10 2"]
+    rows: tuple[Row, ...]
+    n_columns: int
+    n_kept: int
+    bounds: tuple[float, float, float, float]
+
+    @property
+    def n_drawn(self) -> int:
+        """Number of edges drawn."""
+        return len(self.edges)
+
+    def position(self, node: str) -> tuple[float, float]:
+        """Centre of a node; OptionError where it is not drawn."""
+        if node not in self.nodes:
+            raise OptionError(f"node {node!r} is not drawn")
+        index = self.nodes.index(node)
+        return float(self.x[index]), float(self.y[index])
+
+    def polylines(self, points: int = 48) -> Float[np.ndarray, "edge points 2"]:
+        """The curves as points at equal steps of their parameter."""
+        return sample_curves(self.curves, points)
+
+
+@dataclass(frozen=True, eq=False)
+class _Nodes:
+    """Every node that a wiring's picture can have: sources, shared key-value heads, logits."""
+
+    names: tuple[str, ...]
+    kinds: np.ndarray
+    layer: Int[np.ndarray, " node"]
+    index: Int[np.ndarray, " node"]
+    of_src: Int[np.ndarray, " src"]
+    of_dst: Int[np.ndarray, " dst"]
+    port: Float[np.ndarray, " dst"]
+    served: Int[np.ndarray, "pair 2"]
+
+
+@cache
+def _nodes_of(wiring: Wiring) -> _Nodes:
+    names = list(wiring.src_names)
+    served: list[tuple[int, int]] = []
+    if wiring.is_grouped:
+        size = wiring.queries_per_key
+        for layer in range(wiring.n_layers):
+            for group in range(wiring.n_kv_heads):
+                first = wiring.head_src(layer, group * size)
+                served += [(len(names), head) for head in range(first, first + size)]
+                names.append(f"a{layer}.kv{group}")
+    names.append("logits")
+    ids = {name: index for index, name in enumerate(names)}
+    within = [int(name.partition(".")[2].lstrip("khv") or 0) for name in names]
+    return _Nodes(
+        tuple(names),
+        np.array([node_kind(name) for name in names]),
+        np.array([-1 if node_layer(name) is None else node_layer(name) for name in names]),
+        np.array(within),
+        np.arange(wiring.n_src),
+        np.array([ids[name] for name in wiring.dst_nodes]),
+        np.array([PORTS[slot] for slot in wiring.dst_slots]),
+        np.array(served, dtype=np.int64).reshape(-1, 2),
+    )
+
+
+def _reach(start: int, tail: np.ndarray, head: np.ndarray, n_nodes: int) -> np.ndarray:
+    reached = np.zeros(n_nodes, dtype=bool)
+    reached[start] = True
+    while True:
+        before = int(reached.sum())
+        reached[head[reached[tail]]] = True
+        if int(reached.sum()) == before:
+            return reached
+
+
+def _on_paths(wiring: Wiring, edges: Int[np.ndarray, " edge"]) -> Bool[np.ndarray, " edge"]:
+    """Which edges lie on a path from input to logits."""
+    nodes = _nodes_of(wiring)
+    tail, head = nodes.of_src[wiring.edge_src[edges]], nodes.of_dst[wiring.edge_dst[edges]]
+    all_tails = np.concatenate([tail, nodes.served[:, 0]])
+    all_heads = np.concatenate([head, nodes.served[:, 1]])
+    n_nodes = len(nodes.names)
+    from_input = _reach(0, all_tails, all_heads, n_nodes)
+    to_logits = _reach(n_nodes - 1, all_heads, all_tails, n_nodes)
+    return from_input[tail] & to_logits[head]
+
+
+def strongest(circuit: Circuit, max_edges: int = 150) -> Circuit:
+    """The strongest kept edges by |score| that lie on paths, at most `max_edges` of them.
+
+    Edges are taken in order of |score| for as long as at most `max_edges` of those taken lie on
+    a path from input to logits among themselves; the others are left out. Where the next edge
+    would connect too many at once, it is taken with the strongest of those. Where no path is
+    found (the difference of two circuits has few) the strongest edges stay as they are.
+    Equal scores count as stronger nearer to the logits. OptionError: `max_edges` below 1.
+    """
+    if max_edges < 1:
+        raise OptionError(f"at least one edge must be drawn, not {max_edges}")
+    ranked = np.flatnonzero(circuit.kept)[::-1]
+    if circuit.scores is not None:
+        ranked = ranked[np.argsort(-np.abs(circuit.scores.values[ranked]), kind="stable")]
+    strong = ranked
+    chosen, taken = _most_on_paths(circuit.wiring, ranked, max_edges)
+    while taken < len(ranked):
+        joined = ranked[: taken + 1]
+        joined = joined[_on_paths(circuit.wiring, joined)]
+        bridge = ranked[taken : taken + 1]
+        rest = joined[~np.isin(joined, np.concatenate([chosen, bridge]))]
+        ranked = np.concatenate([chosen, bridge, rest])
+        more, taken = _most_on_paths(circuit.wiring, ranked, max_edges)
+        if len(more) <= len(chosen):
+            break
+        chosen = more
+    mask = np.zeros_like(circuit.kept)
+    mask[chosen if len(chosen) else strong[:max_edges]] = True
+    return replace(circuit, kept=mask)
+
+
+def _most_on_paths(wiring: Wiring, ranked: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
+    """At most `limit` edges on paths among the longest prefix of a ranking, and its length."""
+
+    def on_paths(taken: int) -> np.ndarray:
+        return ranked[:taken][_on_paths(wiring, ranked[:taken])]
+
+    low = high = min(limit, len(ranked))
+    while high < len(ranked) and len(on_paths(high)) <= limit:
+        low, high = high, min(2 * high, len(ranked))
+    if len(on_paths(high)) <= limit:
+        low = high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if len(on_paths(middle)) <= limit else (low, middle)
+    return on_paths(low), low
+
+
+def lay_out(
+    circuit: Circuit,
+    max_edges: int = 150,
+    placement: Placement = Placement.COMPACT,
+    max_columns: int = 16,
+) -> Layout:
+    """Layout of a circuit's strongest edges (see `strongest`).
+
+    Up to `max_columns` head indices get a column each; above that the heads of a row keep their
+    order and lie as near to their column as that many columns allow. `Placement.FIXED` gives every
+    head index and layer its place, drawn or not, so that pictures can be laid over each other.
+    No curve touches the box of a node that is not one of its two ends, at any density.
+    """
+    wiring, nodes = circuit.wiring, _nodes_of(circuit.wiring)
+    edges = np.flatnonzero(strongest(circuit, max_edges).kept)
+    if circuit.scores is not None:
+        edges = edges[np.argsort(np.abs(circuit.scores.values[edges]), kind="stable")]
+    tail, head = nodes.of_src[wiring.edge_src[edges]], nodes.of_dst[wiring.edge_dst[edges]]
+    drawn = np.zeros(len(nodes.names), dtype=bool)
+    drawn[np.concatenate([tail, head, [0, len(drawn) - 1]])] = True
+    placed = drawn if placement is Placement.COMPACT else np.ones_like(drawn)
+
+    y, rows = _heights(nodes, placed)
+    limit = max_columns if placement is Placement.COMPACT else wiring.n_heads
+    x, n_columns = _columns(nodes, placed, limit)
+    mlp = (nodes.kinds == "mlp") & placed
+    columns = np.arange(n_columns, dtype=float)
+    if mlp.any():
+        x[mlp] = n_columns - 1 + MLP_GAP
+        columns = np.append(columns, n_columns - 1 + MLP_GAP)
+    left, right = -BAR_MARGIN, columns[-1] + BAR_MARGIN
+    half_width = np.full(len(drawn), HALF_WIDTH)
+    bars = [0, len(drawn) - 1]
+    x[bars], half_width[bars] = (left + right) / 2, (right - left) / 2
+
+    inner = drawn.copy()
+    inner[bars] = False
+    obstacles = Obstacles.of_boxes(x[inner], y[inner], left, right)
+    router = Router(obstacles, columns, bottom=y[0], top=y[-1])
+    served = nodes.served[drawn[nodes.served].all(axis=1)]
+    ids = np.flatnonzero(drawn)
+    rank = np.cumsum(drawn) - 1
+    return Layout(
+        nodes=tuple(nodes.names[node] for node in ids),
+        x=x[ids],
+        y=y[ids],
+        half_width=half_width[ids],
+        edges=edges,
+        tail=rank[tail],
+        head=rank[head],
+        curves=router.route(
+            x[tail], y[tail], x[head] + nodes.port[wiring.edge_dst[edges]], y[head]
+        ),
+        shared=tuple((nodes.names[a], nodes.names[b]) for a, b in served.tolist()),
+        shared_curves=router.route(
+            x[served[:, 0]], y[served[:, 0]], x[served[:, 1]], y[served[:, 1]]
+        ),
+        rows=rows,
+        n_columns=len(columns),
+        n_kept=circuit.n_edges,
+        bounds=(left, right, float(y[0] - HALF_HEIGHT), float(y[-1] + HALF_HEIGHT)),
+    )
+
+
+def _heights(nodes: _Nodes, placed: np.ndarray) -> tuple[np.ndarray, tuple[Row, ...]]:
+    """Height of every placed node, and the stripe of every layer that has one."""
+    y = np.zeros(len(placed))
+    rows: list[Row] = []
+    height, previous = 0.0, -1
+    for layer in np.unique(nodes.layer[placed & (nodes.layer >= 0)]).tolist():
+        height += LAYER_GAP + (SKIPPED_GAP if layer > previous + 1 else 0.0)
+        low, previous = height, layer
+        for kind in ("kv", "head", "mlp"):
+            level = placed & (nodes.layer == layer) & (nodes.kinds == kind)
+            if level.any():
+                y[level] = height
+                height += LEVEL
+        height -= LEVEL
+        rows.append(Row(layer, low - LAYER_GAP / 2, height + LAYER_GAP / 2))
+    y[-1] = height + LAYER_GAP
+    return y, tuple(rows)
+
+
+def _columns(nodes: _Nodes, placed: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
+    """Column of every placed head and key-value head, and the number of columns."""
+    x = np.zeros(len(placed))
+    heads = placed & (nodes.kinds == "head")
+    used, rank = np.unique(nodes.index[heads], return_inverse=True)
+    if not len(used):
+        return x, 1
+    fullest = int(np.bincount(nodes.layer[heads]).max())
+    n_columns = len(used) if len(used) <= limit else max(limit, fullest)
+    x[heads] = rank * (n_columns - 1) / max(len(used) - 1, 1)
+    for layer in np.unique(nodes.layer[heads]).tolist():
+        row = np.flatnonzero(heads & (nodes.layer == layer))
+        x[row] = _spread(x[row], n_columns)
+    for layer in np.unique(nodes.layer[placed & (nodes.kinds == "kv")]).tolist():
+        row = np.flatnonzero(placed & (nodes.layer == layer) & (nodes.kinds == "kv"))
+        n_columns = max(n_columns, len(row))
+        groups = [nodes.served[nodes.served[:, 0] == node, 1] for node in row]
+        middles = [
+            x[group[placed[group]]].mean() if placed[group].any() else slot
+            for slot, group in enumerate(groups)
+        ]
+        x[row] = _spread(np.array(middles), n_columns)
+    return x, n_columns
+
+
+def _spread(wanted: Float[np.ndarray, " node"], n_columns: int) -> Float[np.ndarray, " node"]:
+    """Whole columns in the given order, no two alike, near the wanted places."""
+    steps = np.arange(len(wanted))
+    rising = np.maximum.accumulate(np.round(wanted) - steps)
+    return np.minimum(rising, n_columns - len(wanted)) + steps
