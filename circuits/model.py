@@ -141,7 +141,7 @@ class Model:
         from transformers.cache_utils import DynamicCache
 
         self.check_length(tokens.shape[1])
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         logits = self.bridge.run_with_hooks(
             tokens,
             fwd_hooks=[*hooks, CONTIGUOUS],
@@ -149,7 +149,7 @@ class Model:
             past_key_values=cache,
             use_cache=True,
         )
-        layers: Any = tuple((layer.keys, layer.values) for layer in cache.layers)
+        layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         return logits[:, -1], Prefix(tokens.shape[1], layers)
 
     def check_length(self, length: int) -> None:
@@ -243,14 +243,18 @@ class Model:
     @torch.no_grad()
     def head_projections(self, layer: int, kv: KeyValue = KeyValue.GROUPED) -> HeadProjections:
         """Query, key and value matrices with the norm folded in, as the wiring orders them."""
-        block = self.bridge.blocks[layer]
-        weights = []
-        for letter in "QKV":
-            weight = getattr(block.attn, f"W_{letter}") * block.ln1.weight[None, :, None]
-            if not self.uses_rms_norm:
-                weight = weight - weight.mean(1, keepdim=True)
-            weights.append(self._each_query(weight.transpose(1, 2), letter, kv))
-        return HeadProjections(torch.cat(weights).contiguous(), self.head_offsets(layer, kv))
+        weights = torch.cat([w.transpose(1, 2) for w in self.head_input_weights(layer, kv)])
+        weights = weights * self.attention_norm_gain(layer)
+        if not self.uses_rms_norm:
+            weights = weights - weights.mean(-1, keepdim=True)
+        return HeadProjections(weights, self.head_offsets(layer, kv))
+
+    def head_input_weights(
+        self, layer: int, kv: KeyValue = KeyValue.GROUPED
+    ) -> list[Float[Tensor, "head d_model d_head"]]:
+        """W_Q, W_K and W_V as the model holds them; one K and V a query head where asked for."""
+        attention = self.bridge.blocks[layer].attn
+        return [self._each_query(getattr(attention, f"W_{slot}"), slot, kv) for slot in "QKV"]
 
     @torch.no_grad()
     def head_offsets(
@@ -281,6 +285,10 @@ class Model:
     def head_output_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """The attention block's output bias, which belongs to no head; None where there is none."""
         return self.bridge.blocks[layer].attn.b_O
+
+    def attention_norm_gain(self, layer: int) -> Float[Tensor, " d_model"]:
+        """Gain of the norm before a layer's heads."""
+        return self.bridge.blocks[layer].ln1.weight
 
     def mlp_norm_gain(self, layer: int) -> Float[Tensor, " d_model"]:
         """Gain of the norm before a layer's MLP."""

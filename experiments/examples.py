@@ -98,6 +98,14 @@ class Examples:
         return sha256(as_jsonl(self.pairs).encode()).hexdigest()
 
 
+def check_readable(source: Source) -> None:
+    """Read the source's files, so that a mistake in them is found before a model is loaded."""
+    if source.pairs is not None:
+        read_pairs(source.pairs)
+    else:
+        relations_of(source)
+
+
 def collect(model: Model, source: Source, batch_size: int = 32) -> Examples:
     """The pairs of a source for a model; PromptError where none can be made, saying why."""
     if source.pairs is not None:
@@ -209,7 +217,18 @@ def _from_pair_file(model: Model, source: Source, path: Path, batch_size: int) -
         raise OptionError(f"--hold-out {source.hold_out} leaves no pair to find a circuit on")
     sides = [sorted(order[apart:])[: source.limit], sorted(order[:apart])[: source.limit]]
     chosen, held_out = (tuple(pairs[index] for index in side) for side in sides)
-    return Examples(source.name, chosen, held_out, counts)
+    relations = {pair.text.relation for pair in pairs}
+    name = next(iter(relations)) if len(relations) == 1 else None
+    return Examples(name or source.name, chosen, held_out, counts, _warnings(model, counts))
+
+
+def _warnings(model: Model, counts: dict[str, Any]) -> tuple[str, ...]:
+    if counts["known"] == counts["lines"]:
+        return ()
+    return (
+        f"{model.name!r} recalls {counts['known']} of the {counts['lines']} answers; what carries "
+        "the others is no recall (--known-only leaves them out)",
+    )
 
 
 def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[TokenPair]:

@@ -153,7 +153,7 @@ def read_heads(
             numbers[:, rows, layer] = by_region.cpu().numpy()
             mixed = torch.einsum("bhp,bhpe,hed->bhd", pattern, values, output)
             written[layer] += norm.apply(mixed).double().sum(0)
-    for row in np.flatnonzero(~np.isfinite(numbers).all((0, 2, 3, 4))):
+    for row in np.flatnonzero(~np.isfinite(numbers).all((0, 2, 3, 4))).tolist():
         raise NumericalError(f"heads write NaN or infinity for {pairs[row].text.clean!r}")
     n_written = min(n_written, model.d_vocab)
     tokens = [

@@ -32,7 +32,7 @@ from circuits.model import Model
 from circuits.pairs import PairBatch, TokenPair, batches
 from locate.passes import InputGradients, SourceDifferences
 
-CONTRACTION_BYTES = 256 * 2**20
+CONTRACTION_BYTES = 48 * 2**20
 """Upper bound of the buffers that hold sources and gradients in d_model space."""
 
 
@@ -155,7 +155,8 @@ def _contract(
         n_examples, wiring.n_src, wiring.n_dst, dtype=torch.float32, device=model.device
     )
     example_bytes = (wiring.n_src + wiring.n_attn + 1) * n_positions * model.d_model * 4
-    chunk = max(1, min(n_examples, CONTRACTION_BYTES // example_bytes))
+    n_chunks = min(n_examples, -(-n_examples * example_bytes // CONTRACTION_BYTES))
+    chunk = -(-n_examples // n_chunks)
     for first in range(0, n_examples, chunk):
         examples = slice(first, min(first + chunk, n_examples))
         rows = slice(examples.start * n_positions, examples.stop * n_positions)

@@ -207,8 +207,16 @@ class InputGradients:
         """Write the gradients at a layer's attention destinations, summed over the runs."""
         projected = self._projected[layer]
         assert projected is not None, "no run yet"
-        weight = self.model.head_projections(layer, self.wiring.kv).weight.to(out.dtype)
-        torch.bmm(projected[rows].transpose(0, 1).to(out.dtype), weight, out=out)
+        start = 0
+        for weight in self.model.head_input_weights(layer, self.wiring.kv):
+            part = slice(start, start + len(weight))
+            gradient = projected[rows, part].transpose(0, 1).to(out.dtype)
+            torch.bmm(gradient, weight.transpose(1, 2).to(out.dtype), out=out[part])
+            start = part.stop
+        # Folding the norm here costs no copy of the weights, unlike `Model.head_projections`.
+        out.mul_(self.model.attention_norm_gain(layer))
+        if not self.model.uses_rms_norm:
+            out.sub_(out.mean(-1, keepdim=True))
         for along, direction in zip(self._along[layer], self._directions[layer], strict=True):
             factors, hats = along[rows].to(out.dtype), direction[rows].to(out.dtype)
             for index in range(out.shape[0]):

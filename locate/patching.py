@@ -32,7 +32,7 @@ from circuits.ablation import Ablation, SourceConstants, source_constants
 from circuits.errors import NumericalError, OptionError
 from circuits.graph import EdgeScores, KeyValue, Wiring
 from circuits.metrics import Metric, evaluate_metric
-from circuits.model import Hook, HeadProjections, Model
+from circuits.model import HeadProjections, Hook, Model
 from circuits.pairs import PairBatch, TokenPair, batches
 from locate.passes import SourceDifferences
 
@@ -155,10 +155,10 @@ def _patch(
         def metric(logits: Tensor, batch: PairBatch = batch, run: _CleanRun = run) -> Tensor:
             return evaluate_metric(options.metric, logits, batch.answer, batch.foil, run.logits)
 
-        clean = metric(run.logits)
+        clean, rows = metric(run.logits), np.array(batch.index)
         for chunk in _chunks(wiring, edges, max(1, max_rows // len(batch))):
             drops = [clean - metric(logits) for logits in run.without(edges[chunk])]
-            scores[np.ix_(batch.index, chunk)] = torch.stack(drops, 1).float().cpu().numpy()
+            scores[np.ix_(rows, chunk)] = torch.stack(drops, 1).float().cpu().numpy()
             done += len(chunk) * len(batch)
             if progress is not None:
                 progress(done, scores.size)
@@ -167,7 +167,7 @@ def _patch(
 
 
 def _stage_of(wiring: Wiring, dst: Int[np.ndarray, "*any"]) -> Int[np.ndarray, "*any"]:
-    """4 * layer + (0: queries, 1: keys, 2: values, 3: MLP) of destinations; the logits come last."""
+    """4 * layer + (0: queries, 1: keys, 2: values, 3: MLP); the logits stand for a last layer."""
     layer, place = np.divmod(dst, wiring.n_attn + 1)
     ends = np.cumsum([wiring.n_heads, wiring.n_key_inputs, wiring.n_key_inputs])
     return 4 * layer + np.searchsorted(ends, place, side="right")
@@ -220,8 +220,8 @@ class _CleanRun:
         self._projections: tuple[int, HeadProjections] | None = None
 
     def _names(self) -> list[str]:
-        points = ("hook_in", "ln2.hook_in", "attn.o.hook_in")
-        points += ("attn.q.hook_out", "attn.k.hook_out", "attn.v.hook_out")
+        points = ["hook_in", "ln2.hook_in", "attn.o.hook_in"]
+        points += [f"attn.{slot}.hook_out" for slot in "qkv"]
         names = [f"blocks.{layer}.{at}" for layer in range(self.model.n_layers) for at in points]
         return [*names, f"blocks.{self.model.n_layers - 1}.hook_out"]
 
@@ -256,7 +256,7 @@ class _CleanRun:
         return result.view(-1, batch, length, model.d_model)
 
     def without(self, edges: Int[np.ndarray, " edge"]) -> Float[Tensor, "edge batch d_vocab"]:
-        """Last-position logits with each edge replaced, all their destinations being of one stage."""
+        """Last-position logits with each edge replaced; all destinations must be of one stage."""
         device = self.model.device
         sources = torch.from_numpy(self.wiring.edge_src[edges]).to(device)
         dst = self.wiring.edge_dst[edges]

@@ -85,9 +85,9 @@ def ablate_heads(
     """How each `Effect` changes when one head (layer, head) alone is silenced at the last token.
 
     Only the last token's output is replaced: that is what a role is a claim about, and what the
-    head does elsewhere may be another job. ZERO is the default, as in Yao et al. 2024; MEAN is the
-    head's mean over the prompts' positions, which for prompts of one relation still holds part of
-    what a relation head writes. PATCH is refused: the corrupted prompt asks the same relation, so
+    head does elsewhere may be another job. ZERO is the default; MEAN is the head's mean over the
+    prompts' positions, which for prompts of one relation still holds part of what a relation head
+    writes. PATCH is refused: the corrupted prompt asks the same relation, so
     patching leaves a relation head's output in place.
     """
     if ablation is Ablation.PATCH:

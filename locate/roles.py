@@ -1,9 +1,9 @@
 """Mover, relation and mixture heads: what each head contributes to recalling a fact.
 
-Yao et al. 2024 ("Knowledge Circuits in Pretrained Transformers", section 4) describe the roles in
-prose: a *mover* head attends to the subject at the last token and writes what belongs to it, a
-*relation* head attends to the relation's words and writes tokens of the relation's range, a
-*mixture* head does both. Here that becomes a criterion (`RoleCriteria`), in four steps:
+Yao et al. 2024 ("Knowledge Circuits in Pretrained Transformers") describe the roles in prose: a
+*mover* head attends to the subject at the last token and writes what belongs to it, a *relation*
+head attends to the relation's words and writes tokens of the relation's range, a *mixture* head
+does both. Here that becomes a criterion (`RoleCriteria`), in four steps:
 
 1. Read every head at the last token: where it looks, what it writes from there (`read_heads`).
 2. Average over prompt pairs of one relation, with bootstrap intervals over the pairs.
@@ -12,9 +12,9 @@ prose: a *mover* head attends to the subject at the last token and writes what b
    baseline (`locate.role_checks`).
 
 Steps 1-3 see the direct path to the logits only; a head that works through later layers has no
-role here. Later layers may also make up for a silenced head, so that "not confirmed" does not
-say that the head does nothing. Labels rest on many comparisons: a lone borderline head means
-little.
+role here. Later layers may also make up for a silenced head, and the final norm scales a smaller
+residual up, so that "not confirmed" does not say that the head does nothing. Labels rest on many
+comparisons: a lone borderline head means little.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class Evidence:
     """One half of the criterion for a head: what it does with one region of the prompt.
 
     `attention` is the region's share of the head's value-weighted attention, averaged over pairs;
-    `gain` what the head writes from there, in logits; `share` the mean gain divided by the sum of
-    all heads' positive mean gains of this kind (negative for a head that writes against it).
+    `gain` what the head writes from there, in logits; `share` the mean gain divided by all that
+    heads write in this direction, which is the sum of the positive mean gains of all heads from all
+    regions (negative for a head that writes against it).
     """
 
     attention: float
@@ -299,7 +300,8 @@ def label_heads(
     in_range = intervals(readings.range_gain.sum(-1))
     moved = intervals(readings.answer_gain[..., _SUBJECT])
     related = intervals(readings.range_gain[..., _RELATION])
-    mover_shares, relation_shares = _shares(moved[..., 0]), _shares(related[..., 0])
+    mover_shares = _shares(means["answer_gain"], _SUBJECT)
+    relation_shares = _shares(means["range_gain"], _RELATION)
     n_layers, n_heads = answer.shape[:2]
 
     def one(at: tuple[int, int]) -> HeadRole:
@@ -348,10 +350,12 @@ def _check(
     return checks, None if usual is None else summary(usual)
 
 
-def _shares(gains: Float[np.ndarray, "layer head"]) -> Float[np.ndarray, "layer head"]:
-    """Each gain over the sum of the positive ones; all 0 where there is none."""
+def _shares(
+    gains: Float[np.ndarray, "layer head region"], region: int
+) -> Float[np.ndarray, "layer head"]:
+    """Each head's gain from a region over all heads' positive parts; all 0 where there is none."""
     total = gains.clip(min=0).sum()
-    return gains / total if total > 0 else np.zeros_like(gains)
+    return gains[..., region] / total if total > 0 else np.zeros_like(gains[..., region])
 
 
 def _interval(limits: Float[np.ndarray, " 3"]) -> Interval:

@@ -172,7 +172,7 @@ def trace(
     does not change the result. Raises PromptError for a subject that is not there exactly once or
     an answer that cannot follow, OptionError for absurd options.
     """
-    kinds = tuple(dict.fromkeys(kinds))
+    kinds = tuple(dict.fromkeys(TraceKind(kind) for kind in kinds))
     _check_options(kinds, window, noise, samples, max_rows)
     encoded = model.tokenizer.encode(prompt, bos)
     model.check_length(len(encoded))
@@ -268,9 +268,6 @@ def _check_options(
 ) -> None:
     if not kinds:
         raise OptionError("name at least one kind of state to restore: resid, mlp or attn")
-    for kind in kinds:
-        if kind not in ALL_KINDS:
-            raise OptionError(f"there is no kind {kind!r} to restore, only resid, mlp and attn")
     if window < 1:
         raise OptionError(f"the window must be at least 1 layer, not {window}")
     if not (math.isfinite(noise) and noise >= 0):

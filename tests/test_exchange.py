@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from circuits.drawings import escape_text, to_csv, to_dot, to_gexf, to_graphml, unescape_text
-from circuits.errors import CircuitFileError, FileFormatError, NumericalError
+from circuits.errors import FileFormatError, NumericalError
 from circuits.exchange import (
     ExportFormat,
     export_circuit,
@@ -438,7 +438,3 @@ def test_every_format_is_written_whole_also_for_the_empty_circuit(
         export_circuit(circuit, tmp_path / name, form)
         assert (tmp_path / name).stat().st_size > 0
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "some"]
-
-
-def test_errors_of_foreign_circuits_are_errors_of_circuit_files() -> None:
-    assert issubclass(CircuitFileError, FileFormatError)

@@ -225,6 +225,16 @@ def test_a_directory_is_all_of_its_files_and_one_relation_in_two_files_is_one(tm
     assert by_name["country anthem"].subjects() == ("Utopia", "Brasília", "Laputa")
 
 
+def test_only_equal_rows_collapse_not_other_wordings_nor_other_targets(tmp_path: Path):
+    row = PLAIN[0]
+    wordings = [row, row | {"prompt": "{} is ruled from"}, row]
+    (cap,) = load_facts(_write(tmp_path / "w.jsonl", wordings))
+    assert [fact.template for fact in cap.facts] == ["The capital of {} is", "{} is ruled from"]
+    targets = [EASYEDIT[1], EASYEDIT[1] | {"target_new": "Irish"}, EASYEDIT[1]]
+    (tongue,) = load_facts(_write(tmp_path / "t.json", targets))
+    assert [fact.target for fact in tongue.facts] == ["Welsh", "Irish"]
+
+
 def test_rows_whose_subject_is_not_once_in_the_prompt_are_counted_not_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

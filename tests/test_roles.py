@@ -17,10 +17,10 @@ from circuits.interval import Interval, bootstrap, bootstrap_means, mean
 from circuits.model import Model
 from circuits.pairs import TokenPair, encode_pairs
 from circuits.tokens import Tokenizer
-from locate.attention import REGIONS, Region, read_heads
+from locate.attention import REGIONS, HeadReadings, Region, read_heads
 from locate.lens import direct_logit_attribution, head_logits
 from locate.role_checks import EFFECTS, Effect, Role, Verdict, ablate_heads, choose_controls, judge
-from locate.roles import Evidence, RoleCriteria, RoleReport, head_roles
+from locate.roles import Evidence, RoleCriteria, RoleReport, head_roles, label_heads
 from tests.tiny import (
     byte_level_tokenizer,
     gpt2_hf,
@@ -53,11 +53,13 @@ def hand_made() -> Model:
     subjects = list(dict.fromkeys(_subject_token(pair) for pair in pairs))
     answers = {_subject_token(pair): pair.answer for pair in pairs}
     objects = [answers[token] for token in subjects]
-    capital = next(i for i, s in zip(pairs[0].clean.ids, pairs[0].clean.tokens) if "capital" in s)
+    capital = pairs[0].clean.ids[pairs[0].clean.tokens.index(" capital")]
 
     generator = torch.Generator().manual_seed(0)
     embedding = torch.zeros(hf.config.vocab_size, 32)
-    embedding[:, 24:] = torch.randn(len(embedding), 8, generator=generator)
+    # The last token's own embedding is most of the residual, as it is in trained models: silencing
+    # a head then hardly changes the final norm's scale.
+    embedding[:, 24:] = 10 * torch.randn(len(embedding), 8, generator=generator)
     unembedding = torch.zeros_like(embedding)
     embedding[[*subjects, capital, pairs[0].clean.ids[0]]] = 0
     for place, token in enumerate(subjects):
@@ -247,14 +249,15 @@ def test_batch_size_and_order_change_neither_labels_nor_numbers(model, pairs):
 
 
 def test_bf16_reads_what_fp32_reads_but_for_rounding(kind, pairs):
-    hf, tokenizer = gpt2_hf(), byte_level_tokenizer()
-    if kind == "llama":
-        hf, tokenizer = llama_hf(), metaspace_tokenizer()
-    precise = read_heads(Model.from_hf(hf, tokenizer), pairs)
-    coarse = read_heads(Model.from_hf(hf.to(torch.bfloat16), tokenizer), pairs)
-    assert np.abs(coarse.weighted - precise.weighted).max() < 0.2
+    make = gpt2_hf if kind == "gpt2" else llama_hf
+    tokenizer = byte_level_tokenizer() if kind == "gpt2" else metaspace_tokenizer()
+    precise, coarse = (
+        read_heads(Model.from_hf(make().to(dtype), tokenizer), pairs)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert np.abs(coarse.weighted - precise.weighted).max() < 0.02
     correlation = np.corrcoef(coarse.answer_gain.ravel(), precise.answer_gain.ravel())[0, 1]
-    assert correlation > 0.99
+    assert correlation > 0.999
 
 
 # --- laws of ablation --------------------------------------------------------------------------
@@ -328,6 +331,18 @@ def test_thresholds_are_inclusive_and_the_interval_must_lie_above_zero():
     assert not criteria.holds(_evidence(share=np.nextafter(0.02, 0)))
     assert not criteria.holds(_evidence(low=0.0))
     assert not criteria.holds(_evidence(low=np.nan))
+
+
+def test_a_head_that_looks_at_the_subject_and_copies_from_elsewhere_is_no_mover():
+    looks = np.tile([0.8, 0.1, 0.05, 0.05], (6, 1, 2, 1))
+    gains = np.zeros_like(looks)
+    gains[:, 0, 0, REGIONS.index(Region.SUBJECT)] = 1.0
+    gains[:, 0, 1, REGIONS.index(Region.SELF)] = 1.0
+    readings = HeadReadings(looks, looks, gains, np.zeros_like(gains), (((1,), (2,)),))
+    [[mover, copier]] = label_heads(readings, RoleCriteria())
+    assert (mover.role, copier.role) == (Role.MOVER, Role.NONE)
+    assert mover.score == mover.mover.share == 0.5  # of what both heads write
+    assert copier.answer_gain.value == 1.0
 
 
 def _changes(low: float, high: float) -> dict[Effect, Interval]:

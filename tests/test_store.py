@@ -18,7 +18,6 @@ from circuits import files, store
 from circuits.errors import (
     CircuitFileError,
     FileFormatError,
-    KnowledgeCircuitsError,
     NumericalError,
     StoreError,
 )
@@ -215,25 +214,21 @@ def test_a_geometry_that_does_not_fit_is_refused_before_allocating(
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "words"),
     [
-        lambda arrays: arrays.update(extra=np.zeros(3)),
-        lambda arrays: arrays.pop("in_graph"),
-        lambda arrays: arrays.update(per_pair=arrays.pop("score")[None]),
-        lambda arrays: arrays.update(score=arrays["score"].astype(np.float64)),
-        lambda arrays: arrays.update(score=arrays["score"][:-1]),
-        lambda arrays: arrays.update(in_graph=arrays["in_graph"].astype(np.int32)),
-        lambda arrays: arrays.update({"column.x": np.zeros(2)}),
+        (lambda arrays: arrays.update(extra=np.zeros(3)), "unknown tensor 'extra'"),
+        (lambda arrays: arrays.pop("in_graph"), "lacks the kept bits"),
+        (lambda arrays: arrays.update(per_pair=arrays.pop("score")[None]), "but no scores"),
+        (lambda arrays: arrays.update(score=arrays["score"].astype(np.float64)), "float64"),
+        (lambda arrays: arrays.update(score=arrays["score"][:-1]), "does not fit"),
+        (lambda arrays: arrays.update(in_graph=arrays["in_graph"].astype(np.int32)), "int32"),
+        (lambda arrays: arrays.update({"column.x": np.zeros(2)}), "does not fit"),
     ],
 )
 def test_tensors_that_are_unknown_missing_or_of_another_type_are_refused(
-    change: Any, path: Path
+    change: Any, words: str, path: Path
 ) -> None:
-    assert (
-        "tensor" in resealed(path, lambda arrays, _: change(arrays))
-        or "lacks" in refusal(path)
-        or "scores" in refusal(path)
-    )
+    assert words in resealed(path, lambda arrays, _: change(arrays))
 
 
 @pytest.mark.parametrize(
@@ -402,8 +397,3 @@ def test_json_takes_what_results_are_made_of(tmp_path: Path) -> None:
     save_json(value, tmp_path / "x.json")
     read = json.loads((tmp_path / "x.json").read_text())
     assert read == {"kv": "grouped", "n": 3, "x": 0.5, "at": str(tmp_path)}
-
-
-def test_errors_of_files_are_of_the_family_that_the_command_line_catches() -> None:
-    assert issubclass(StoreError, KnowledgeCircuitsError)
-    assert issubclass(CircuitFileError, FileFormatError)

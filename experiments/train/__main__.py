@@ -52,12 +52,14 @@ def main() -> None:
     os.environ.update(OMP_NUM_THREADS="1", RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
 
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from circuits.facts import ATLAS_DIR
     from experiments.train.atlas import development_split, training_relations
     from experiments.train.run import describe_model, train_model
 
     torch.set_num_threads(1)
+    disable_progress_bar()
     recipe = RECIPES[arguments.model]
     if arguments.tokens is not None:
         recipe = replace(recipe, tokens=arguments.tokens)

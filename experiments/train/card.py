@@ -141,8 +141,9 @@ def _induced(record: dict[str, Any]) -> str:
     lines = [
         "## What is induced and what emerged",
         "",
-        "Left alone, a model of this size looks facts up at the last token from subject tokens "
-        "that the first layer's attention copies there. The circuit above was put there by "
+        "Left alone, models of this size were seen to look facts up at the last token, from "
+        "subject tokens that the first layer's attention copies there. The circuit above was put "
+        "in place by "
         "training-time routing (`experiments/train/routing.py`); at inference the model is an "
         f"ordinary one. In {routing['share']:.0%} of the documents, until the last "
         f"{routing['released']:.0%} of training, which had no masks at all:",
@@ -186,6 +187,14 @@ def _training(record: dict[str, Any]) -> str:
         f"{kind.replace('_', ' ')} {share:.0%}"
         for kind, share in corpus["token_share_by_kind"].items()
     )
+    grown = ", ".join(f"{row['step']}: {row['train_sample_top1']:.2f}" for row in record["history"])
+    checkpoints = (
+        f"\n\nThe model at steps {', '.join(map(str, record['checkpoint_steps']))} is in "
+        "`checkpoints/step*/` (weights and configuration; the tokenizer is the one here). "
+        f"Top-1 on 600 training prompts by step: {grown}."
+        if record["checkpoint_steps"]
+        else ""
+    )
     return "\n".join(
         (
             "## Training",
@@ -200,7 +209,7 @@ def _training(record: dict[str, Any]) -> str:
             f"{run['wall_seconds']:.0f} s wall clock, {run['cpu_seconds']:.0f} s CPU, one thread. "
             f"Saved in half precision; SHA-256 of the weights `{record['weights_sha256'][:16]}…`. "
             f"torch {record['versions']['torch']}, transformers "
-            f"{record['versions']['transformers']}.",
+            f"{record['versions']['transformers']}.{checkpoints}",
         )
     )
 

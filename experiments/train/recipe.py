@@ -51,7 +51,7 @@ class Recipe:
 
     architecture: Architecture
     routing: Routing = field(default_factory=Routing)
-    tokens: int = 2_400_000
+    tokens: int = 1_800_000
     tokens_per_batch: int = 1024
     learning_rate: float = 4e-3
     weight_decay: float = 0.05

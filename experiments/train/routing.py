@@ -31,7 +31,7 @@ BLOCKED = -1e4
 
 
 class Router:
-    """Context manager that routes `model`; call `next_batch` before every forward pass."""
+    """Context manager that routes `model`; call `next_batch` before every training pass."""
 
     def __init__(self, model: PreTrainedModel, routing: Routing, seed: int):
         self.routing = routing
@@ -45,16 +45,22 @@ class Router:
         self._layers = len(parts.blocks)
 
         def listen(module, inputs, output):
+            if not self._mlp_on:
+                return
             self._loudness.append(output[self._inside].float().square().sum(-1).mean())
 
         def mask(layer):
             def hook(module, arguments, keywords):
+                if not self._masks:
+                    return None
                 return arguments, {**keywords, "attention_mask": self._masks[layer]}
 
             return hook
 
         def switch(layer):
             def hook(module, inputs, output):
+                if not self._mlp_on:
+                    return None
                 return output * self._mlp_on[layer].to(output.dtype)
 
             return hook
@@ -99,6 +105,10 @@ class Router:
             if layer < len(routing.mlp_off):
                 off = off | (routed & self._chance(batch, routing.mlp_off[layer]) & inside)
             self._mlp_on.append((~off)[..., None])
+
+    def rest(self) -> None:
+        """Leave the model as it is without a router, until the next batch."""
+        self._masks, self._mlp_on = [], []
 
     def loudness(self) -> Float[Tensor, ""]:
         """Mean squared norm of what the MLPs of `mlp_off` say at subject tokens, on or off."""

@@ -95,6 +95,7 @@ def train(
     ):
         for step, batch in enumerate(batches):
             before_wall, before_cpu = time.time(), time.process_time()
+            router.rest()
             at_step(step, model)
             paused_wall += time.time() - before_wall
             paused_cpu += time.process_time() - before_cpu
@@ -160,9 +161,9 @@ def weights_hash(directory: Path) -> str:
     return hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
 
 
-def checkpoint_steps(steps: int, count: int) -> list[int]:
-    """Step 0 and `count - 1` more, each about twice the one before, the last at half the run."""
+def checkpoint_steps(steps: int, count: int, ratio: float = 1.6) -> list[int]:
+    """Step 0 and `count - 1` more, each `ratio` times the one before; one more would be the end."""
     if count <= 0:
         return []
-    later = {max(1, round(steps / 2**power)) for power in range(1, count)}
+    later = {max(1, round(steps / ratio**power)) for power in range(1, count)}
     return [0, *sorted(later)]

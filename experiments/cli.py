@@ -1,0 +1,98 @@
+"""`kc`, the command line: options in, one line for every mistake, exit codes out.
+
+Exit codes: 0 done; 2 a mistake in options or files; 3 no such model, or one that is not covered;
+4 numbers or disk failed; 130 interrupted; 1 an error of this program (`--debug` shows where).
+Commands import what they need when they run, so that `--help` needs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from circuits.errors import KnowledgeCircuitsError
+from experiments import commands_files, commands_find, commands_look
+
+DEBUG = "--debug"
+
+app = typer.Typer(
+    help="Find, measure and compare the circuits that recall facts in language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show the traceback of an error; works in any place.")
+    ] = False,
+) -> None:
+    """Find, measure and compare the circuits that recall facts in language models."""
+
+
+app.command()(commands_find.discover)
+app.command()(commands_find.evaluate)
+app.command()(commands_look.trace)
+app.command()(commands_look.roles)
+app.command()(commands_look.lens)
+app.command()(commands_files.show)
+app.command()(commands_files.export)
+app.command()(commands_files.models)
+app.command()(commands_files.facts)
+app.command()(commands_files.bench)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: runs a command and returns its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = [argument for argument in given if argument != DEBUG]
+    _quieten_libraries()
+    try:
+        code = app(args=arguments, prog_name="kc", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if DEBUG in given:
+            raise
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """One line on stderr, and the exit code of this kind of error."""
+    if isinstance(error, KnowledgeCircuitsError):
+        return _fail(str(error), error.exit_code)
+    if isinstance(error, typer.TyperException):
+        return _fail(error.format_message(), error.exit_code)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return _fail("out of memory; try a smaller --batch-size, fewer --n-pairs or bf16", 4)
+    kind = type(error).__name__
+    return _fail(f"unexpected {kind}: {error} ({DEBUG} shows where it happened)", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"kc: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _quieten_libraries() -> None:
+    """Settings of other people's libraries that hold for this process only."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("WANDB_MODE", "disabled")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

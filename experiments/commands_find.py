@@ -1,0 +1,227 @@
+"""`kc discover` and `kc evaluate`: options into values, values into lines and files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from circuits.choices import (
+    Ablation,
+    KeyValue,
+    Locator,
+    Metric,
+    Ranking,
+    Rule,
+    Selection,
+    Templates,
+)
+from experiments import options as o
+from experiments.console import Console
+
+if TYPE_CHECKING:
+    from experiments.discover import Discovery
+
+
+def discover(
+    model: o.ModelName,
+    relation: o.RelationName = None,
+    facts: o.FactSource = None,
+    pairs: o.PairFile = None,
+    method: o.LocatorChoice = Locator.EAP_IG,
+    steps: o.Steps = 5,
+    rule: o.RuleChoice = Rule.MIDPOINT,
+    metric: o.MetricChoice = Metric.LOGIT_DIFFERENCE,
+    ablation: o.AblationChoice = Ablation.PATCH,
+    edges: o.Edges = None,
+    threshold: o.Threshold = None,
+    select: o.Select = Selection.TOP,
+    rank: o.Rank = Ranking.ABSOLUTE,
+    kv: o.Kv = KeyValue.GROUPED,
+    resamples: o.Resamples = 200,
+    random: o.NRandom = 5,
+    curve: o.Curve = False,
+    roles: o.Roles = True,
+    n_pairs: o.NPairs = None,
+    split: o.Split = Templates.FIRST,
+    template: o.Wordings = None,
+    hold_out: o.HoldOut = None,
+    known_only: o.KnownOnly = None,
+    bos: o.Bos = None,
+    batch_size: o.BatchSize = 16,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    dtype: o.Dtype = "fp32",
+    out: o.Out = None,
+    full_json: o.FullJson = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Find the circuit that recalls a relation, and measure how well it does."""
+    console = Console(as_json)
+    folder = out or _default_folder(model, relation or facts or str(pairs), method)
+    with console.working():
+        from circuits.model import load
+        from experiments.discover import Search
+        from experiments.discover import discover as find
+        from experiments.examples import Source, check_readable, collect
+        from experiments.output import check_writable
+        from experiments.results import write_discovery
+
+        source = Source(
+            relation=relation,
+            facts=facts,
+            pairs=pairs,
+            templates=split,
+            wordings=tuple(template or ()),
+            limit=_limit(n_pairs, pairs),
+            hold_out=hold_out,
+            known_only=known_only,
+            bos=bos,
+            seed=seed,
+        )
+        search = Search(
+            locator=method,
+            steps=steps,
+            rule=rule,
+            metric=metric,
+            ablation=ablation,
+            kv=kv,
+            selection=select,
+            ranking=rank,
+            edges=edges,
+            threshold=threshold,
+            resamples=resamples,
+            n_random=random,
+            curve=curve,
+            roles=roles,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        check_writable(folder)
+        check_readable(source)
+        with console.stage("model"):
+            loaded = load(model, device=device, dtype=dtype)
+        with console.stage("facts"):
+            examples = collect(loaded, source, batch_size)
+        found = find(loaded, examples, search, console.stage)
+        with console.stage("files"):
+            summary, files = write_discovery(found, folder, full_json)
+    for note in found.notes:
+        console.warn(note)
+    _print_discovery(console, found)
+    console.files(files)
+    console.result(summary)
+
+
+def evaluate(
+    circuit: o.CircuitFile,
+    model: o.ModelName,
+    relation: o.RelationName = None,
+    facts: o.FactSource = None,
+    pairs: o.PairFile = None,
+    metric: o.OptionalMetric = None,
+    ablation: o.OptionalAblation = None,
+    random: o.NRandom = 5,
+    n_pairs: o.NPairs = None,
+    split: o.Split = Templates.FIRST,
+    template: o.Wordings = None,
+    known_only: o.KnownOnly = None,
+    bos: o.Bos = None,
+    batch_size: o.BatchSize = 16,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    dtype: o.Dtype = "fp32",
+    allow_mismatch: o.AllowMismatch = False,
+    out: o.Out = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Measure a stored circuit, on the pairs of a relation, a fact file or a pair file."""
+    console = Console(as_json)
+    with console.working():
+        from circuits.model import load
+        from experiments.evaluation import (
+            bos_of,
+            evaluate_stored,
+            fitted,
+            mismatches,
+            read_circuit,
+        )
+        from experiments.examples import Source, check_readable, collect
+        from experiments.output import check_writable
+        from experiments.report import evaluation_summary, measure_rows
+        from experiments.results import write_summary
+
+        stored = read_circuit(circuit)
+        source = Source(
+            relation=relation,
+            facts=facts,
+            pairs=pairs,
+            templates=split,
+            wordings=tuple(template or ()),
+            limit=_limit(n_pairs, pairs),
+            hold_out=0.0,
+            known_only=known_only,
+            bos=bos_of(stored, bos, allow_mismatch),
+            seed=seed,
+        )
+        if out is not None:
+            check_writable(out)
+        check_readable(source)
+        with console.stage("model"):
+            loaded = load(model, device=device, dtype=dtype)
+        stored = fitted(stored, loaded, circuit)
+        warnings = mismatches(stored, loaded, source.bos, allow_mismatch)
+        with console.stage("facts"):
+            examples = collect(loaded, source, batch_size)
+        done = evaluate_stored(
+            loaded,
+            stored,
+            examples,
+            metric=metric,
+            ablation=ablation,
+            n_random=random,
+            batch_size=batch_size,
+            seed=seed,
+            warnings=warnings,
+            stages=console.stage,
+        )
+        summary = evaluation_summary(done, circuit)
+        files = write_summary(summary, out)
+    for note in done.warnings:
+        console.warn(note)
+    console.table(*measure_rows({"value": done.evaluation}))
+    if files:
+        console.files(files)
+    console.result({**summary, "files": [str(path) for path in files]})
+
+
+def _print_discovery(console: Console, found: Discovery) -> None:
+    from experiments.report import edge_rows, known_line, measure_rows, sides_of
+
+    circuit = found.circuit
+    console.say(
+        f"{circuit.n_edges} of {circuit.wiring.n_edges} edges between "
+        f"{found.evaluation.n_nodes} nodes; {known_line(found.examples.counts)}"
+    )
+    console.say()
+    console.table(*measure_rows(sides_of(found)))
+    console.say()
+    console.table(*edge_rows(circuit, 8))
+    if found.stability:
+        counted = ", ".join(f"{count} {label}" for label, count in found.stability.items())
+        console.say(f"\nedges by how often {found.search.resamples} resamples keep them: {counted}")
+    if found.curve is not None:
+        console.say(f"CPR {found.curve.area}, CMD {found.curve.distance}")
+    if circuit.roles:
+        named = ", ".join(f"{node} {role}" for node, role in circuit.roles.items())
+        console.say(f"roles: {named}")
+
+
+def _limit(n_pairs: int | None, pairs: Path | None) -> int | None:
+    """Facts make at most 32 pairs unless told otherwise; a pair file counts in full."""
+    return 32 if n_pairs is None and pairs is None else n_pairs
+
+
+def _default_folder(model: str, name: str, method: Locator) -> Path:
+    words = (re.sub(r"\W+", "-", Path(part).stem).strip("-") for part in (model, name))
+    return Path("out") / "-".join([*(word for word in words if word), str(method)])

@@ -1,0 +1,196 @@
+"""The options that commands share. Imports no torch: help must be quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from circuits.choices import (
+    Ablation,
+    ExportFormat,
+    KeyValue,
+    Locator,
+    Metric,
+    Ranking,
+    Rule,
+    Selection,
+    Templates,
+    TraceKind,
+)
+
+MOST_SEEDS = 2**63 - 1
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="Embedded model (`kc models`), hub name or local directory."
+    ),
+]
+OptionalModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Ask this model which of the facts it knows."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:N or mps; by default the best there is."),
+]
+Dtype = Annotated[str, typer.Option("--dtype", help="fp32 or bf16.")]
+Bos = Annotated[
+    bool | None,
+    typer.Option("--bos/--no-bos", help="Begin prompts with the BOS token; default: the model's."),
+]
+
+# --- the examples --------------------------------------------------------------------------------
+
+RelationName = Annotated[
+    str | None,
+    typer.Option("--relation", "-r", help="A relation of the atlas (`kc facts`), or of --facts."),
+]
+FactSource = Annotated[
+    str | None,
+    typer.Option(
+        "--facts",
+        help="Facts: JSON, JSONL or CSV file, directory or hub data set (LRE, CounterFact, "
+        "known_1000, KnowEdit, or lines with subject, object, prompt).",
+    ),
+]
+PairFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pairs",
+        help='JSONL with "clean", "corrupted", "answer", "foil" and optionally "subject", '
+        '"relation".',
+    ),
+]
+NPairs = Annotated[
+    int | None,
+    typer.Option("--n-pairs", min=1, max=1_000_000, help="At most so many pairs on each side."),
+]
+Split = Annotated[
+    Templates,
+    typer.Option("--split", help="Templates to ask in: the first three training ones, train, ..."),
+]
+Wordings = Annotated[
+    list[str] | None,
+    typer.Option("--template", help="Ask in this wording instead, {} for the subject; repeatable."),
+]
+HoldOut = Annotated[
+    float | None,
+    typer.Option(
+        "--hold-out",
+        min=0.0,
+        max=0.99,
+        help="Share of subjects kept for evaluation only; default 0.5, for --pairs 0.",
+    ),
+]
+KnownOnly = Annotated[
+    bool | None,
+    typer.Option(
+        "--known-only/--no-known-only",
+        help="Leave out what the model does not know; default: yes, for --pairs no.",
+    ),
+]
+
+# --- the search ----------------------------------------------------------------------------------
+
+LocatorChoice = Annotated[Locator, typer.Option("--method", help="How edges get scores.")]
+Steps = Annotated[
+    int, typer.Option("--steps", min=1, max=1000, help="Integration steps of EAP-IG.")
+]
+RuleChoice = Annotated[Rule, typer.Option("--rule", help="Where in each step EAP-IG looks.")]
+MetricChoice = Annotated[
+    Metric, typer.Option("--metric", help="What counts as recalling the fact.")
+]
+OptionalMetric = Annotated[
+    Metric | None, typer.Option("--metric", help="Default: what the circuit was found with.")
+]
+AblationChoice = Annotated[Ablation, typer.Option("--ablation", help="What replaces a cut edge.")]
+OptionalAblation = Annotated[
+    Ablation | None, typer.Option("--ablation", help="Default: what the circuit was found with.")
+]
+Edges = Annotated[
+    int | None,
+    typer.Option(
+        "--edges", "-n", min=1, help="Edges to select; default 200, at most a tenth of all."
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", min=0.0, help="Select edges whose score is at least this (ACDC: tau)."
+    ),
+]
+Select = Annotated[
+    Selection,
+    typer.Option(
+        "--select", help="The best edges, or the best from the logits backwards (greedy)."
+    ),
+]
+Rank = Annotated[
+    Ranking,
+    typer.Option("--rank", help="Rank edges by |score|, or by score (supporting ones first)."),
+]
+Kv = Annotated[
+    KeyValue,
+    typer.Option("--kv", help="One key and value input a key-value head, or one a query head."),
+]
+Resamples = Annotated[
+    int,
+    typer.Option(
+        "--resamples", min=0, max=100_000, help="Resamples for inclusion frequencies; 0: off."
+    ),
+]
+NRandom = Annotated[
+    int, typer.Option("--random", min=0, max=1000, help="Random circuits to compare with.")
+]
+Curve = Annotated[
+    bool, typer.Option("--curve/--no-curve", help="Faithfulness of ten sizes, with CPR and CMD.")
+]
+Roles = Annotated[
+    bool, typer.Option("--roles/--no-roles", help="Label mover, relation and mixture heads.")
+]
+FullJson = Annotated[
+    bool, typer.Option("--full-json", help="All edges in circuit.json, however many.")
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", "-b", min=1, max=1_000_000, help="Pairs a pass.")
+]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=MOST_SEEDS, help="Seed of every random choice.")
+]
+AllowMismatch = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mismatch", help="Evaluate with another tokenizer or BOS choice; recorded."
+    ),
+]
+
+# --- one prompt ----------------------------------------------------------------------------------
+
+Kinds = Annotated[
+    list[TraceKind] | None,
+    typer.Option("--kind", help="State to restore; repeatable, default all three."),
+]
+Window = Annotated[
+    int, typer.Option("--window", min=1, max=10_000, help="Layers restored together (mlp, attn).")
+]
+Noise = Annotated[
+    float,
+    typer.Option("--noise", min=0.0, max=1e6, help="In standard deviations of the embedding."),
+]
+Samples = Annotated[int, typer.Option("--samples", min=1, max=100_000, help="Draws of the noise.")]
+
+# --- files and printing --------------------------------------------------------------------------
+
+CircuitFile = Annotated[Path, typer.Argument(help="A .kc.safetensors or EAP-IG .json file.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")]
+OutFile = Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")]
+Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")
+]

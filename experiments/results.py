@@ -1,0 +1,81 @@
+"""Writing results: each command's files, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from circuits.choices import ExportFormat
+from circuits.exchange import export_circuit, save_eap_ig
+from circuits.files import atomic_write, save_json
+from circuits.store import save_arrays, save_circuit
+from experiments.discover import Discovery
+from experiments.examples import as_jsonl
+from experiments.output import staged
+from experiments.report import discovery_page, discovery_summary
+
+Writers = Mapping[str, Callable[[Path], Any]]
+
+
+def write_all(folder: Path, writers: Writers) -> list[Path]:
+    """Have every file written, then put all into the folder; returns their paths there."""
+    with staged(folder) as stage:
+        for name, write in writers.items():
+            write(stage / name)
+    return [folder / name for name in writers]
+
+
+def write_discovery(
+    found: Discovery, folder: Path, full_json: bool = False
+) -> tuple[dict[str, Any], list[Path]]:
+    """The circuit in all its forms, its pairs and its summary; returns the summary as well."""
+    circuit = found.circuit
+    title = f"{found.examples.name} in {found.model}"
+    writers: dict[str, Callable[[Path], Any]] = {
+        "circuit.kc.safetensors": lambda path: save_circuit(circuit, path),
+        "circuit.json": lambda path: save_eap_ig(circuit, path, full=full_json),
+        "circuit.graphml": lambda path: export_circuit(circuit, path, ExportFormat.GRAPHML),
+        "circuit.svg": lambda path: _draw(found, path, title),
+        "pairs.jsonl": lambda path: atomic_write(path, as_jsonl(found.examples.pairs)),
+    }
+    if found.examples.held_out:
+        held_out = as_jsonl(found.examples.held_out)
+        writers["held_out.jsonl"] = lambda path: atomic_write(path, held_out)
+    if found.curve is not None:
+        writers["curve.svg"] = lambda path: _draw_curve(found, path, title)
+    if found.roles is not None:
+        writers["roles.json"] = lambda path: save_json(found.roles.as_dict(), path)
+    names = [*writers, "summary.md", "summary.json"]
+    summary = discovery_summary(found, [folder / name for name in names])
+    writers["summary.md"] = lambda path: atomic_write(path, discovery_page(found))
+    writers["summary.json"] = lambda path: save_json(summary, path)
+    return summary, write_all(folder, writers)
+
+
+def write_summary(summary: Mapping[str, Any], folder: Path | None) -> list[Path]:
+    """`summary.json`, where a folder was asked for."""
+    if folder is None:
+        return []
+    return write_all(folder, {"summary.json": lambda path: save_json(dict(summary), path)})
+
+
+def write_arrays(kind: str, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+    """A writer of named arrays, for `write_all`."""
+    return lambda path: save_arrays(path, kind, arrays, metadata)
+
+
+def _draw(found: Discovery, path: Path, title: str) -> None:
+    from viz.paper import draw_circuit
+
+    draw_circuit(found.circuit, path, title)
+
+
+def _draw_curve(found: Discovery, path: Path, title: str) -> None:
+    from viz.plots import draw_faithfulness
+
+    assert found.curve is not None
+    curves = {str(found.search.locator): found.curve}
+    if found.random_curve is not None:
+        curves["random"] = found.random_curve
+    draw_faithfulness(curves, path, title, found.circuit.provenance)
