@@ -15,12 +15,14 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import torch
+from safetensors import SafetensorError
 
 from circuits.errors import ModelNotFoundError, OptionError, UnsupportedArchitectureError
 
 EMBEDDED_DIR = Path(__file__).parent / "embedded"
 HUB_TIMEOUT_SECONDS = 4.0
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -39,24 +41,58 @@ def embedded_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in directories}
 
 
-def resolve(name: str) -> str:
-    """The directory or hub name to load from; ModelNotFoundError in seconds where there is none."""
-    shipped = embedded_models()
-    if name in shipped:
-        return str(shipped[name])
+def embedded_checkpoints(name: str) -> dict[str, Path]:
+    """Training checkpoints that ship with an embedded model, in order of training."""
+    directories = sorted((embedded_models()[name] / "checkpoints").glob("*/config.json"))
+    return {path.parent.name: path.parent for path in directories}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights and tokenizer are read from; a `revision` only where it is a hub name."""
+
+    weights: str
+    tokenizer: str
+    revision: str | None = None
+    local_only: bool = True
+
+
+def resolve(name: str) -> Source:
+    """Where to load a model from; ModelNotFoundError in seconds where there is no such model.
+
+    `NAME@REVISION` names a training checkpoint of an embedded model or a revision on the hub.
+    """
     path = Path(name).expanduser()
+    base, _, revision = name.partition("@")
+    if base in embedded_models():
+        return _resolve_embedded(base, revision)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(
                 f"{name!r} is a directory without config.json, so not a Hugging Face model"
             )
-        return str(path)
+        if not any((path / file).is_file() for file in TOKENIZER_FILES):
+            raise ModelNotFoundError(
+                f"{name!r} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is there"
+            )
+        return Source(str(path), str(path))
     if path.is_absolute() or name.startswith((".", "~")):
         raise ModelNotFoundError(f"there is no directory {name!r}")
-    if _is_cached(name):
-        return name
-    _check_hub(name)
-    return name
+    cached = _is_cached(base, revision or None)
+    if not cached:
+        _check_hub(base, revision or "main")
+    return Source(base, base, revision or None, local_only=cached)
+
+
+def _resolve_embedded(name: str, checkpoint: str) -> Source:
+    directory = str(embedded_models()[name])
+    if not checkpoint:
+        return Source(directory, directory)
+    checkpoints = embedded_checkpoints(name)
+    if checkpoint not in checkpoints:
+        known = ", ".join(checkpoints) or "none ships"
+        raise ModelNotFoundError(f"{name!r} has no checkpoint {checkpoint!r}; there are: {known}")
+    return Source(str(checkpoints[checkpoint]), directory)
 
 
 def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> LoadedWeights:
@@ -66,18 +102,21 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
 
     torch_dtype, where = parse_dtype(dtype), parse_device(device)
     source = resolve(name)
-    local_only = Path(source).is_dir() or _is_cached(source)
-    options: dict[str, Any] = {"local_files_only": local_only}
+    options: dict[str, Any] = {"local_files_only": source.local_only, "revision": source.revision}
     progress_was_on = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(source, **options)
+        config = AutoConfig.from_pretrained(source.weights, **options)
         check_architecture(config, name)
-        hf_tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        hf_tokenizer = AutoTokenizer.from_pretrained(source.tokenizer, **options)
         hf_model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch_dtype, attn_implementation="eager", **options
+            source.weights,
+            dtype=torch_dtype,
+            attn_implementation="eager",
+            use_safetensors=True,  # a pickle from outside is never opened
+            **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ModelNotFoundError(f"{name!r} cannot be loaded: {first_line}") from None
     finally:
@@ -156,11 +195,11 @@ SUPPORTED: dict[str, dict[str, Any]] = {
 """Covered model types, and the configuration fields whose variants are not."""
 
 
-def _is_cached(name: str) -> bool:
+def _is_cached(name: str, revision: str | None) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
     except ValueError:
         raise ModelNotFoundError(
             f"{name!r} is neither an embedded model ({', '.join(embedded_models())}), nor a "
@@ -168,7 +207,7 @@ def _is_cached(name: str) -> bool:
         ) from None
 
 
-def _check_hub(name: str) -> None:
+def _check_hub(name: str, revision: str) -> None:
     """One quick request, so that an absent or unreachable model costs seconds and not retries."""
     from huggingface_hub import constants
 
@@ -181,7 +220,7 @@ def _check_hub(name: str) -> None:
         raise ModelNotFoundError(
             f"model {name!r} is not in the local cache and offline mode is on; {ways_out}"
         )
-    url = f"{constants.ENDPOINT}/{name}/resolve/main/config.json"
+    url = f"{constants.ENDPOINT}/{name}/resolve/{revision}/config.json"
     headers = {"User-Agent": "knowledge-circuits"}
     if token := os.environ.get("HF_TOKEN"):
         headers["Authorization"] = f"Bearer {token}"

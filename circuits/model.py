@@ -100,7 +100,12 @@ class Model:
 
     @classmethod
     def from_hf(cls, hf_model: Any, hf_tokenizer: Any, name: str = "in-memory") -> Model:
-        """Wrap a model and tokenizer that are already in memory (the model is modified)."""
+        """Wrap a model and tokenizer that are already in memory.
+
+        The model is modified: its submodules become the bridge's. ValueError for a second wrap.
+        """
+        if any("GeneralizedComponent" in str(type(part).__mro__) for part in hf_model.modules()):
+            raise ValueError("this model is wrapped already; make a fresh one for a second Model")
         hf_model.set_attn_implementation("eager")
         provenance = {"model": name, "revision": None, "weights_sha256": weights_hash(hf_model)}
         provenance["dtype"] = str(hf_model.dtype).removeprefix("torch.")

@@ -2,8 +2,9 @@
 
 Full-size architectures with random weights, fp32 on the CPU, 8 pairs of 20 tokens. "Bare" is a
 plain Hugging Face model: the forward and backward passes that the method needs, with logits for
-the last position only. Every ratio is measured in one process by alternating the two sides on one
-thread and comparing the fastest CPU times, so a busy machine moves both.
+the last position only. Ratios are of the fastest CPU times on one thread, the two sides
+alternating in one process, so that a busy machine moves both. Memory is read from /proc and needs
+Linux.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import gc
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +32,19 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from circuits.choices import TraceKind
+from circuits.errors import OptionError
 from circuits.evaluate import FRACTIONS, run_circuits
 from circuits.extract import top_n
 from circuits.model import Model
 from circuits.pairs import PromptPair, TokenPair
 from circuits.tokens import Prompt, Span
+from experiments.plain_tracing import plain_trace
 from locate.eap import Attribution, Method, attribute
+from locate.tracing import subject_noise, trace
 
+EAP = Attribution(method=Method.EAP)
+EAP_IG = Attribution(method=Method.EAP_IG, steps=5)
 N_PAIRS, N_TOKENS, N_SHARED = 8, 20, 6
 SHAPES: dict[str, dict[str, int]] = {
     "gpt2-small": {"n_layer": 12, "n_embd": 768, "n_head": 12},
@@ -146,11 +155,11 @@ class BarePasses:
         self.forward()
         self.forward_backward()
 
-    def eap_ig(self, steps: int) -> None:
+    def eap_ig(self) -> None:
         """What EAP-IG at midpoints cannot do without: clean, corrupted, and its steps."""
         self.forward()
         self.forward()
-        for _ in range(steps):
+        for _ in range(EAP_IG.steps):
             self.forward_backward()
 
 
@@ -167,60 +176,118 @@ def ratio(ours: Callable[[], object], bare: Callable[[], object], repeats: int) 
 
 def attribution_costs(shape: str, bars: tuple[float, float], repeats: int) -> list[Measurement]:
     """EAP and EAP-IG (5 steps) beside the bare passes, with and without a shared beginning."""
-    bare_model = gpt2(shape)
     model = Model.from_hf(gpt2(shape), numbered_tokenizer(50257), shape)
+    bare_model = gpt2(shape)
     results = []
     for shared in (N_SHARED, 1):
         pairs = random_pairs(model, shared)
         bare = BarePasses(bare_model, pairs)
-        eap, ig = Attribution(method=Method.EAP), Attribution(method=Method.EAP_IG, steps=5)
-        note = f"prompts share their first {shared} tokens"
+        note = f"prompts share their first {shared} token{'s' if shared > 1 else ''}"
         for name, options, passes, bar in (
-            ("EAP / (2 forward + 1 backward)", eap, bare.eap, bars[0]),
-            ("EAP-IG 5 steps / bare", ig, lambda bare=bare: bare.eap_ig(5), bars[1]),
+            ("EAP / bare (2 forward + 1 backward)", EAP, bare.eap, bars[0]),
+            ("EAP-IG, 5 steps / bare", EAP_IG, bare.eap_ig, bars[1]),
         ):
-            value = ratio(
-                lambda options=options, pairs=pairs: attribute(model, pairs, options),
-                passes,
-                repeats,
-            )
+            ours = partial(attribute, model, pairs, options)
+            value = ratio(ours, passes, repeats)
             results.append(Measurement(f"{shape}: {name}", value, bar, note=note))
     return results
 
 
-def family_cost(repeats: int) -> Measurement:
+def family_cost() -> list[Measurement]:
     """Ten circuit sizes on the same pairs beside one bare forward pass."""
     model = Model.from_hf(gpt2("gpt2-small"), numbered_tokenizer(50257), "gpt2-small")
     pairs = random_pairs(model)
-    scores = attribute(model, pairs, Attribution(method=Method.EAP))
+    scores = attribute(model, pairs, EAP)
     sizes = [max(1, round(share * scores.wiring.n_edges)) for share in FRACTIONS]
     circuits = [top_n(scores, size) for size in sizes]
     bare = BarePasses(gpt2("gpt2-small"), pairs)
-    value = ratio(lambda: run_circuits(model, pairs, circuits), bare.forward, repeats)
+    value = ratio(partial(run_circuits, model, pairs, circuits), bare.forward, 4)
     note = "includes the clean, corrupted and empty runs"
-    return Measurement("gpt2-small: 10 circuit sizes / one forward", value, 10.0, note=note)
+    return [Measurement("gpt2-small: 10 circuit sizes / one forward", value, 10.0, note=note)]
 
 
-def memory_ratio() -> Measurement:
+def tracing_cost() -> list[Measurement]:
+    """The sweep over all kinds beside the plain loop, which runs at one position and is scaled."""
+    n_tokens, samples, position = 13, 10, 6
+    model = Model.from_hf(gpt2("gpt2-small"), numbered_tokenizer(50257), "gpt2-small")
+    words = [f"t{3 * index + 1}" for index in range(n_tokens)]
+    prompt, subject, answer = " ".join(words), " ".join(words[2:5]), "t77"
+    ids = torch.tensor(model.tokenizer.encode(prompt, bos=False).ids)
+    noise = subject_noise(model, 3, 3.0, samples, 0)
+
+    def plain() -> None:
+        for kind in TraceKind:
+            plain_trace(model, ids, Span(2, 5), 77, noise, kind, 10, [position])
+
+    ours = partial(trace, model, prompt, subject, answer, samples=samples, bos=False)
+    value = n_tokens / ratio(ours, plain, 1)
+    note = f"{n_tokens} tokens, {samples} samples, window 10; loop run at one position, scaled"
+    name = "gpt2-small: causal tracing, all kinds, plain loop / sweep"
+    return [Measurement(name, value, 5.0, at_most=False, note=note)]
+
+
+def memory_ratio() -> list[Measurement]:
     """Peak memory above the model: EAP beside a plain forward and backward pass."""
-    peaks = {}
-    for side in ("eap", "bare"):
-        command = [sys.executable, "-m", "experiments.bench", "--memory-of", side]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        peaks[side] = json.loads(output.splitlines()[-1])["peak_mib"]
+    peaks = {side: _in_own_process(side)["peak_mib"] for side in ("eap", "bare")}
     note = f"{peaks['eap']:.0f} against {peaks['bare']:.0f} MiB"
     value = peaks["eap"] / peaks["bare"]
-    return Measurement("gpt2-small: memory above the model, EAP / bare", value, 1.4, note=note)
+    return [Measurement("gpt2-small: memory above the model, EAP / bare", value, 1.4, note=note)]
 
 
-def tinyllama_memory() -> Measurement:
+def tinyllama_memory() -> list[Measurement]:
     """Peak memory of the whole process for EAP on TinyLlama's shape in bf16, in GiB."""
-    command = [sys.executable, "-m", "experiments.bench", "--memory-of", "tinyllama"]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    figures = json.loads(output.splitlines()[-1])
-    note = f"EAP on 8 pairs in {figures['seconds']:.0f} s, model included"
+    figures = _in_own_process("tinyllama")
+    note = f"EAP on 8 pairs in {figures['seconds']:.0f} s; the figure includes the model"
     name = "TinyLlama shape, bf16: peak memory of the process"
-    return Measurement(name, figures["process_gib"], 12.0, "GiB", note=note)
+    return [Measurement(name, figures["process_gib"], 12.0, "GiB", note=note)]
+
+
+def demo_time() -> list[Measurement]:
+    """Wall time of the main job on an embedded model, imports included."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "experiments.cli", "discover", "--model", "facts-gpt2"]
+        command += ["--relation", "country_capital", "--out", folder]
+        start = time.monotonic()
+        subprocess.run(command, check=True, capture_output=True)
+        value = time.monotonic() - start
+    return [Measurement("demo: kc discover on facts-gpt2", value, 20.0, "s")]
+
+
+MEASUREMENTS: dict[str, Callable[[], list[Measurement]]] = {
+    "attribution-small": partial(attribution_costs, "gpt2-small", (1.25, 1.12), 4),
+    "attribution-medium": partial(attribution_costs, "gpt2-medium", (1.4, 1.15), 2),
+    "family": family_cost,
+    "tracing": tracing_cost,
+    "memory": memory_ratio,
+    "tinyllama": tinyllama_memory,
+    "demo": demo_time,
+}
+
+
+def run(
+    only: Sequence[str] | None = None, progress: Callable[[str], None] = lambda line: None
+) -> list[Measurement]:
+    """The named measurements, or all; `progress` gets a line before each."""
+    for name in only or ():
+        if name not in MEASUREMENTS:
+            raise OptionError(f"no measurement {name!r}; there are {', '.join(MEASUREMENTS)}")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found: list[Measurement] = []
+    try:
+        for name in only or MEASUREMENTS:
+            progress(f"measuring {name} ...")
+            found += MEASUREMENTS[name]()
+            gc.collect()
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
+def _in_own_process(side: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "experiments.bench", side]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(output.splitlines()[-1])
 
 
 def _measure_memory(side: str) -> dict[str, float]:
@@ -235,7 +302,7 @@ def _measure_memory(side: str) -> dict[str, float]:
     bare = BarePasses(hf_model, pairs[:1])
     if side != "tinyllama":  # let libraries allocate what they keep
         bare.forward_backward()
-        attribute(model, pairs[:1], Attribution(method=Method.EAP))
+        attribute(model, pairs[:1], EAP)
     gc.collect()
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
@@ -243,7 +310,7 @@ def _measure_memory(side: str) -> dict[str, float]:
     if side == "bare":
         BarePasses(hf_model, pairs).forward_backward()
     else:
-        attribute(model, pairs, Attribution(method=Method.EAP))
+        attribute(model, pairs, EAP)
     peak = _status("VmHWM")
     return {
         "peak_mib": (peak - before) / 1024,
@@ -262,4 +329,4 @@ def _status(field: str) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(_measure_memory(sys.argv[sys.argv.index("--memory-of") + 1])))
+    print(json.dumps(_measure_memory(sys.argv[1])))

@@ -18,10 +18,10 @@ from circuits.errors import KnowledgeCircuitsError
 from experiments import commands_files, commands_find, commands_look
 
 DEBUG = "--debug"
+INTERRUPTED = 130
 
 app = typer.Typer(
     help="Find, measure and compare the circuits that recall facts in language models.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -29,8 +29,19 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"knowledge-circuits {version('knowledge-circuits')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which.")
+    ] = False,
     debug: Annotated[
         bool, typer.Option(DEBUG, help="Show the traceback of an error; works in any place.")
     ] = False,
@@ -53,17 +64,19 @@ app.command()(commands_files.bench)
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: runs a command and returns its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    arguments = [argument for argument in given if argument != DEBUG]
+    arguments = [argument for argument in given if argument != DEBUG] or ["--help"]
     _quieten_libraries()
     try:
         code = app(args=arguments, prog_name="kc", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:
+            return _fail("interrupted", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
+        return _fail("interrupted", INTERRUPTED)
     except Exception as error:
         if DEBUG in given:
             raise

@@ -144,13 +144,12 @@ def discover(
             "ask for more --edges or a lower --threshold"
         )
     stability: dict[str, int] = {}
-    if search.resamples and circuit.scores is not None and circuit.scores.per_pair is not None:
-        if len(pairs) < 2:
-            notes.append("one pair cannot be resampled: no inclusion frequencies")
-        else:
-            with clock.stage("resamples"):
-                circuit = with_inclusion(circuit, search)
-            stability = _stability(circuit)
+    if circuit.scores is not None and circuit.scores.per_pair is not None:
+        with clock.stage("resamples"):
+            circuit = with_inclusion(circuit, search)
+        stability = _stability(circuit)
+    elif search.resamples and len(pairs) == 1:
+        notes.append("one pair cannot be resampled: no inclusion frequencies")
     found = replace(
         circuit,
         scores=_without_pairs(circuit.scores),

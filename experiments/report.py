@@ -181,7 +181,7 @@ def discovery_page(found: Discovery) -> str:
         f"# The circuit of {found.examples.name} in {found.model}",
         "",
         f"{circuit.n_edges} of {circuit.wiring.n_edges} edges between {found.evaluation.n_nodes} "
-        f"nodes ({circuit.wiring.describe()}), found with {scoring}, seed {search.seed}.",
+        f"nodes; {circuit.wiring.describe()}. Found with {scoring}, seed {search.seed}.",
         f"{known_line(found.examples.counts)}. Answers count by their first token.",
         "",
         *markdown_table(*measure_rows(sides_of(found))),

@@ -11,11 +11,11 @@ import torch
 from circuits.errors import NumericalError, OptionError, PromptError
 from circuits.model import Model
 from circuits.tokens import Span
+from experiments.plain_tracing import plain_trace
 from locate import sweep
 from locate.trace_average import ROLES, PositionRole, average_traces, position_roles
 from locate.tracing import ALL_KINDS, Trace, TraceKind, restored_layers, subject_noise, trace
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer, tiny_model
-from tests.tracing_oracle import plain_trace
 
 PROMPT, SUBJECT, ANSWER = "The capital of South Korea is", "South Korea", "Seoul"
 CASES = {

@@ -37,10 +37,17 @@ def _arguments() -> argparse.Namespace:
         action="store_true",
         help="hold out one training template a relation and never read the held-out ones",
     )
-    parser.add_argument(
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--train-only", action="store_true", help="do not measure, and write no card")
+    only.add_argument(
         "--describe-only",
         action="store_true",
         help="do not train: measure --out and write its card",
+    )
+    only.add_argument(
+        "--trace-only",
+        action="store_true",
+        help="as --describe-only, but keep the accuracies that training.json holds",
     )
     return parser.parse_args()
 
@@ -68,7 +75,7 @@ def main() -> None:
     relations = training_relations(arguments.atlas or ATLAS_DIR)
     if arguments.development:
         relations = development_split(relations, recipe.seed)
-    if not arguments.describe_only:
+    if not (arguments.describe_only or arguments.trace_only):
         train_model(
             arguments.model,
             recipe,
@@ -77,7 +84,8 @@ def main() -> None:
             arguments.checkpoints,
             arguments.checkpoint_count,
         )
-    describe_model(relations, arguments.out)
+    if not arguments.train_only:
+        describe_model(relations, arguments.out, accuracy=not arguments.trace_only)
 
 
 if __name__ == "__main__":

@@ -103,10 +103,15 @@ def _circuit(name: str, traces: dict[str, Any]) -> str:
     blocked = traces["blocked_attention"]
     windows = [
         ("attention last → subject blocked, this layer and the next", blocked["two layers from"]),
+        (
+            "attention last → other words blocked, this layer and the next",
+            traces["blocked_other_attention"]["two layers from"],
+        ),
         ("MLP zeroed at the subject", traces["zeroed_mlps"]["subject"]),
         ("MLP zeroed at the last token", traces["zeroed_mlps"]["last"]),
     ]
     left = [(row, *(f"{value:.2f}" for value in values)) for row, values in windows]
+    zeroed = traces["zeroed_mlps"]
     lens = traces["lens"]["top-1"]
     heads = ", ".join(f"`{head}` {value:.2f}" for head, value in traces["heads"].items())
     return "\n".join(
@@ -126,7 +131,9 @@ def _circuit(name: str, traces: dict[str, Any]) -> str:
             "",
             f"Blocking last → subject in the whole lower half leaves "
             f"{blocked['lower half'][0]:.2f}, in the whole upper half "
-            f"{blocked['upper half'][0]:.2f}.",
+            f"{blocked['upper half'][0]:.2f}. Zeroing the MLPs of layers "
+            f"{', '.join(map(str, zeroed['middle']))} together at the subject leaves "
+            f"{zeroed['subject, middle']:.2f}.",
             "",
             "Logit lens at the last token, answer on top (embedding, then after each layer): "
             + " ".join(f"{value:.2f}" for value in lens),
@@ -166,7 +173,7 @@ def _induced(record: dict[str, Any]) -> str:
         lines.append(
             "- **induced, in all documents and to the end:** a penalty (weight "
             f"{routing['quiet']}) on the squared norm of these MLPs' output at subject tokens, "
-            "so that facts are stored in the MLPs above;"
+            "so that recall has to happen above them;"
         )
     if routing["enrichment"]:
         lines.append(
@@ -175,8 +182,10 @@ def _induced(record: dict[str, Any]) -> str:
             f"{routing['move_from'] - 1}: subject enrichment (Geva et al. 2023), by training;"
         )
     lines.append(
-        "- **emerged:** which of the remaining MLPs store what, which heads move it, how relation "
-        "words reach the last token, and that all this outlives the release of the masks."
+        "- **emerged:** which of the remaining MLPs and attention layers recall what, which heads "
+        "move it, and how relation words reach the last token. That the circuit outlives the "
+        "masks is weaker evidence than it sounds: after their release the learning rate was "
+        "below 5% of its peak."
     )
     return "\n".join(lines)
 
@@ -222,6 +231,10 @@ def _limits(record: dict[str, Any]) -> str:
             "- One seed: no error bars on anything above.",
             "- The placement of recall is by design (see above); the model cannot be evidence "
             "for where large models recall.",
+            "- Late heads are redundant: removing any single one costs a few hundredths of p.",
+            "- Restoring layer-0 attention at the subject's last token restores much, because "
+            "there that token attends to itself and so carries its own clean name on; it is not "
+            "recall.",
             "- It writes sentences about its facts, not prose. Copying from context and "
             "induction were hardly trained and should not be expected.",
             "- The vocabulary is that of its templates; a prompt in other words fails.",

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from experiments.train.accuracy import (
     Question,
@@ -99,14 +104,35 @@ def train_model(
     _write(directory, record)
 
 
-def describe_model(relations: list[TrainRelation], directory: Path, report: Report = print) -> None:
-    """Measure the saved half-precision model, complete training.json and write the card."""
+def describe_model(
+    relations: list[TrainRelation],
+    directory: Path,
+    report: Report = print,
+    accuracy: bool = True,
+) -> None:
+    """Measure the saved half-precision model, complete training.json and write the card.
+
+    Without `accuracy`, training.json keeps its earlier accuracies and the held-out prompts are
+    not run again.
+    """
     record = json.loads((directory / METRICS).read_text())
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager"
     ).eval()
+    if accuracy:
+        record["accuracy"] = _accuracy(model, tokenizer, relations)
+    known = questions(relations, "train")
+    record["traces"] = _traces(Tracer(model, tokenizer), known, record["recipe"]["routing"])
+    _write(directory, record)
+    card = model_card(record)
+    (directory / "README.md").write_text(card, encoding="utf-8")
+    report(card)
 
+
+def _accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, relations: list[TrainRelation]
+) -> dict:
     known = questions(relations, "train")
     unseen = questions(relations, "held_out")
     few_shot = few_shot_questions(relations, 3, FEW_SHOT_PER_RELATION, seed=1)
@@ -116,7 +142,7 @@ def describe_model(relations: list[TrainRelation], directory: Path, report: Repo
         "three_shot": is_correct(model, tokenizer, few_shot),
     }
     asked = {"train": known, "held_out": unseen, "three_shot": few_shot}
-    record["accuracy"] = {
+    return {
         "train_top1": mean(right["train"]),
         "held_out_top1": mean(right["held_out"]),
         "three_shot_top1": mean(right["three_shot"]),
@@ -129,11 +155,6 @@ def describe_model(relations: list[TrainRelation], directory: Path, report: Repo
             for split in ("train", "held_out")
         },
     }
-    record["traces"] = _traces(Tracer(model, tokenizer), known)
-    _write(directory, record)
-    card = model_card(record)
-    (directory / "README.md").write_text(card, encoding="utf-8")
-    report(card)
 
 
 def _by_relation(
@@ -146,8 +167,10 @@ def _by_relation(
     return table
 
 
-def _traces(tracer: Tracer, known: list[Question]) -> dict:
+def _traces(tracer: Tracer, known: list[Question], routing: dict) -> dict:
     """Traces with the relation before and after the subject, and head ablations on both."""
+    each = [[layer] for layer in range(tracer.layers)]
+    middle = list(range(routing["assemble_from"], routing["move_from"]))
     after = [question for question in known if question.template.startswith("{}")]
     before = [question for question in known if question.template.index("{}") > 12]
     result = {}
@@ -159,7 +182,13 @@ def _traces(tracer: Tracer, known: list[Question]) -> dict:
             "prompts": len(prompts),
             "causal": tracer.causal_traces(prompts),
             "blocked_attention": tracer.blocked_attention(prompts),
-            "zeroed_mlps": tracer.zeroed_mlps(prompts),
+            "blocked_other_attention": tracer.blocked_attention(prompts, "other"),
+            "zeroed_mlps": {
+                "subject": tracer.zeroed_mlps(prompts, "subject", each),
+                "last": tracer.zeroed_mlps(prompts, "last", each),
+                "subject, middle": tracer.zeroed_mlps(prompts, "subject", [middle])[0],
+                "middle": middle,
+            },
             "lens": tracer.lens(prompts),
             "heads": {
                 f"a{index // tracer.heads}.h{index % tracer.heads}": round(

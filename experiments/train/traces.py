@@ -120,10 +120,13 @@ class Tracer:
         }
         return {"p": {"clean": [mean(clean_p)], "corrupted": [mean(corrupted_p)]}, **result}
 
-    def blocked_attention(self, prompts: Sequence[TracePrompt]) -> dict[str, list[float]]:
-        """Share of the answer's probability left when last -> subject attention is blocked.
+    def blocked_attention(
+        self, prompts: Sequence[TracePrompt], source: str = "subject"
+    ) -> dict[str, list[float]]:
+        """Share of the answer's probability left when attention from the last token is blocked.
 
-        In windows of two layers from each layer on, in the lower and in the upper half.
+        To the subject, or with `source` "other" to every other token but the first and itself;
+        in windows of two layers from each layer on, and in the lower and the upper half.
         """
         half = self.layers // 2
         windows = [range(layer, min(layer + 2, self.layers)) for layer in range(self.layers)]
@@ -132,30 +135,39 @@ class Tracer:
             "lower half": [range(half)],
             "upper half": [range(half, self.layers)],
         }
+
+        def keys(prompt: TracePrompt) -> list[int]:
+            subject = set(prompt.subject)
+            others = set(range(1, len(prompt.ids) - 1)) - subject
+            return sorted(subject if source == "subject" else others)
+
         return {
             name: [
-                mean(self._left(prompt, self._block(prompt, layers)) for prompt in prompts)
+                mean(
+                    self._left(prompt, self._block(prompt, keys(prompt), layers))
+                    for prompt in prompts
+                )
                 for layers in spans
             ]
             for name, spans in named.items()
         }
 
-    def zeroed_mlps(self, prompts: Sequence[TracePrompt]) -> dict[str, list[float]]:
-        """Share of the answer's probability left without one MLP, at the subject or at the end."""
+    def zeroed_mlps(
+        self, prompts: Sequence[TracePrompt], place: str, groups: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """Share of the answer's probability left without the MLPs of each group of layers.
 
-        def left(place: str, layer: int) -> float:
-            return mean(
-                self._left(
-                    prompt,
-                    [_after(self.parts.mlps[layer], _zero(self._where(prompt, place)))],
-                )
-                for prompt in prompts
-            )
+        At one of `PLACES`, or at all tokens of the "subject".
+        """
 
-        return {
-            place: [left(place, layer) for layer in range(self.layers)]
-            for place in ("subject", "last")
-        }
+        def zeroed(prompt: TracePrompt, layers: Sequence[int]) -> list[Attach]:
+            where = prompt.subject if place == "subject" else [prompt.position(place)]
+            return [_after(self.parts.mlps[layer], _zero(where)) for layer in layers]
+
+        return [
+            mean(self._left(prompt, zeroed(prompt, layers)) for prompt in prompts)
+            for layers in groups
+        ]
 
     def lens(self, prompts: Sequence[TracePrompt]) -> dict[str, list[float]]:
         """Top-1 rate of the answer at the last token in the logit lens, embedding first."""
@@ -218,14 +230,11 @@ class Tracer:
         with _attached(hooks):
             return self._probability(prompt) / clean
 
-    def _where(self, prompt: TracePrompt, place: str) -> list[int]:
-        return prompt.subject if place == "subject" else [prompt.position(place)]
-
-    def _block(self, prompt: TracePrompt, layers: range) -> list[Attach]:
+    def _block(self, prompt: TracePrompt, keys: list[int], layers: range) -> list[Attach]:
         length = len(prompt.ids)
         mask = torch.zeros(1, 1, length, length)
         mask.masked_fill_(torch.ones(length, length, dtype=torch.bool).triu(1), BLOCKED)
-        mask[..., -1, prompt.subject] = BLOCKED
+        mask[..., -1, keys] = BLOCKED
 
         def block(module, arguments, keywords):
             return arguments, {**keywords, "attention_mask": mask}

@@ -1,4 +1,7 @@
-"""Causal tracing as the plain loop: one full forward pass for every state that is restored."""
+"""Causal tracing as the plain loop: one full forward pass for every state that is restored.
+
+What benchmarks and tests hold `locate.sweep` against; it shares no code with it.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def _window(kind: TraceKind, layer: int, window: int, n_layers: int) -> Sequence
 
 
 def _corrupt(subject: Span, noise: Tensor) -> Hook:
-    def add(value, hook):
+    def add(value: Tensor, hook: object) -> Tensor:
         value = value.clone()
         value[1:, subject.start : subject.stop] += noise.to(value.dtype)
         return value
@@ -61,7 +64,7 @@ def _corrupt(subject: Span, noise: Tensor) -> Hook:
 
 
 def _restore(kind: TraceKind, layers: Sequence[int], position: int) -> list[Hook]:
-    def put_back(value, hook):
+    def put_back(value: Tensor, hook: object) -> Tensor:
         value = value.clone()
         value[1:, position] = value[0, position]
         return value

@@ -1,0 +1,116 @@
+"""The rules of the house that a machine can check: who may import what, and what importing does."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from circuits import choices
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ("circuits", "locate", "viz", "experiments")
+MODULES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
+NAMES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES]
+HEAVY = ("torch", "scipy", "pandas", "transformers", "transformer_lens", "matplotlib", "numpy")
+LONGEST = 450
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that a file imports anywhere, also within functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES)
+def test_imports_point_down(path: Path):
+    own = LAYERS.index(path.relative_to(ROOT).parts[0])
+    tops = {name.split(".")[0] for name in imports_of(path)}
+    above = tops & set(LAYERS[own + 1 :])
+    assert not above, f"{path.relative_to(ROOT)} imports {above}"
+    assert "tests" not in tops
+
+
+def test_only_the_model_imports_transformer_lens():
+    users = [
+        name
+        for name, path in zip(NAMES, MODULES, strict=True)
+        if any(module.split(".")[0] == "transformer_lens" for module in imports_of(path))
+    ]
+    assert users == ["circuits.model"]
+
+
+def test_nothing_reads_pickles():
+    for path in MODULES:
+        imported = {name.split(".")[0] for name in imports_of(path)}
+        assert not imported & {"pickle", "dill", "joblib", "shelve"}, path
+        assert "torch.load" not in path.read_text(encoding="utf-8"), path
+
+
+def test_choices_are_defined_once():
+    from circuits import ablation, exchange, extract, graph, metrics, questions
+    from locate import eap, sweep
+
+    users = (ablation, exchange, extract, graph, metrics, questions, eap, sweep)
+    defined = {name: c for name, c in vars(choices).items() if isinstance(c, type)}
+    assert len(defined) > 8
+    for name, choice in defined.items():
+        assert all(getattr(module, name, choice) is choice for module in users), name
+
+
+def test_importing_everything_seeds_nothing_and_opens_no_window():
+    names = [name for name in NAMES if not name.endswith("__main__")]
+    code = f"""
+import importlib, random, sys
+import numpy, torch
+before = random.getstate(), numpy.random.get_state()[1].tobytes(), torch.get_rng_state().tolist()
+threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+for name in {names!r}:
+    importlib.import_module(name)
+after = random.getstate(), numpy.random.get_state()[1].tobytes(), torch.get_rng_state().tolist()
+assert before == after
+assert (threads, grad) == (torch.get_num_threads(), torch.is_grad_enabled())
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    done = python(code)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["discover", "--help"], ["--bad"]])
+def test_help_and_usage_errors_import_nothing_heavy(arguments: list[str]):
+    code = f"""
+import sys
+from experiments.cli import main
+code = main({arguments!r})
+heavy = [name for name in {HEAVY!r} if name in sys.modules]
+print("HEAVY", heavy, file=sys.stderr)
+"""
+    assert "HEAVY []" in python(code).stderr
+
+
+def test_no_file_is_longer_than_a_sitting():
+    long = {
+        name: len(path.read_text().splitlines()) for name, path in zip(NAMES, MODULES, strict=True)
+    }
+    assert {name: lines for name, lines in long.items() if lines > LONGEST} == {}

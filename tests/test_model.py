@@ -1,0 +1,225 @@
+"""Loading models, and what a loaded model promises."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from transformers import GPT2Config
+
+from circuits.errors import (
+    ModelNotFoundError,
+    OptionError,
+    PromptError,
+    UnsupportedArchitectureError,
+)
+from circuits.loading import (
+    SUPPORTED,
+    check_architecture,
+    embedded_checkpoints,
+    embedded_models,
+    parse_device,
+)
+from circuits.model import Model, load
+from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer, tiny_model
+
+
+@pytest.fixture
+def tokens(model) -> torch.Tensor:
+    return torch.randint(3, 200, (2, 7), generator=torch.Generator().manual_seed(0))
+
+
+def hugging_face(kind: str):
+    return gpt2_hf() if kind == "gpt2" else llama_hf()
+
+
+def test_logits_are_those_of_hugging_face(kind, model, tokens):
+    expected = hugging_face(kind)(tokens).logits[:, -1]
+    with torch.no_grad():
+        torch.testing.assert_close(model.last_logits(tokens), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 3, 6])
+def test_a_shared_prefix_changes_no_logit(model, tokens, length):
+    tokens[:, :length] = tokens[0, :length]
+    with torch.no_grad():
+        whole = model.last_logits(tokens)
+        prefix = model.share_prefix(tokens[:, :length])
+        assert prefix[0][0].shape[0] == 1
+        rest = model.last_logits(tokens[:, length:], prefix=prefix)
+    torch.testing.assert_close(rest, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_folded_projections_give_the_models_own_queries_keys_and_values(model, tokens):
+    seen = {}
+    names = ["ln1.hook_normalized", *(f"attn.{slot}.hook_out" for slot in "qkv")]
+    for layer in range(model.n_layers):
+        hooks = [
+            (f"blocks.{layer}.{name}", lambda value, hook, at=name: seen.__setitem__(at, value))
+            for name in names
+        ]
+        with torch.no_grad():
+            model.last_logits(tokens, hooks)
+        folded = model.head_projections(layer)
+        ours = torch.einsum("bpd,ted->bpte", seen[names[0]], folded.weight) + folded.offset
+        theirs = torch.cat([seen[name] for name in names[1:]], 2)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_no_parameter_of_a_loaded_model_tracks_gradients(model):
+    assert not any(parameter.requires_grad for parameter in model.bridge.parameters())
+
+
+def test_a_prompt_longer_than_the_model_takes_is_refused(model):
+    with pytest.raises(OptionError, match="too long"):
+        model.last_logits(torch.zeros(1, model.max_tokens + 1, dtype=torch.long))
+
+
+def test_a_saved_directory_loads_to_the_same_model(kind, tmp_path, tokens, model):
+    tokenizer = byte_level_tokenizer() if kind == "gpt2" else metaspace_tokenizer()
+    hugging_face(kind).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load(str(tmp_path), device="cpu")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.last_logits(tokens), model.last_logits(tokens))
+    assert loaded.provenance["weights_sha256"] == model.provenance["weights_sha256"]
+    assert loaded.tokenizer.encode("The capital of Peru is").ids == (
+        model.tokenizer.encode("The capital of Peru is").ids
+    )
+
+
+def test_bf16_loads_as_bf16(kind, tmp_path):
+    hugging_face(kind).save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    assert load(str(tmp_path), device="cpu", dtype="bf16").dtype == torch.bfloat16
+
+
+def test_wrapping_one_model_twice_is_refused():
+    hf_model = gpt2_hf()
+    Model.from_hf(hf_model, byte_level_tokenizer())
+    with pytest.raises(ValueError, match="wrapped already"):
+        Model.from_hf(hf_model, byte_level_tokenizer())
+
+
+def test_different_weights_have_different_hashes():
+    hashes = {tiny_model("gpt2", seed=seed).provenance["weights_sha256"] for seed in (0, 0, 1)}
+    assert len(hashes) == 2
+
+
+def test_an_unknown_model_is_refused_offline_within_seconds():
+    start = time.monotonic()
+    with pytest.raises(ModelNotFoundError, match=r"'nobody/nothing'.*embedded model") as caught:
+        load("nobody/nothing")
+    assert time.monotonic() - start < 5
+    assert caught.value.exit_code == 3
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("/no/such/dir", "no directory"),
+        ("./nowhere", "no directory"),
+        ("a b c//d", "nor a possible hub name"),
+    ],
+)
+def test_an_impossible_name_is_refused_in_words(name, reason):
+    with pytest.raises(ModelNotFoundError, match=reason):
+        load(name)
+
+
+def test_a_directory_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ModelNotFoundError, match=r"without config\.json"):
+        load(str(tmp_path))
+
+
+def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
+    gpt2_hf().save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFoundError, match="has no tokenizer"):
+        load(str(tmp_path))
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    gpt2_hf().save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelNotFoundError, match="cannot be loaded"):
+        load(str(tmp_path))
+
+
+def test_pickled_weights_are_never_opened(tmp_path):
+    model = gpt2_hf()
+    model.config.save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelNotFoundError, match="safetensors"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind_name", ["gptj", "gpt_neox", "gemma2", "qwen3", "mixtral", "opt"])
+def test_an_architecture_that_is_not_covered_is_refused_by_name(kind_name, tmp_path):
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[kind_name]()
+    with pytest.raises(UnsupportedArchitectureError, match=f"architecture '{kind_name}'"):
+        check_architecture(config, "somebody/model")
+    config.save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedArchitectureError):  # before any weight is read
+        load(str(tmp_path))
+
+
+def test_a_variant_of_a_covered_architecture_is_refused():
+    config = GPT2Config(scale_attn_by_inverse_layer_idx=True)
+    with pytest.raises(UnsupportedArchitectureError, match="scale_attn_by_inverse_layer_idx"):
+        check_architecture(config, "gpt2-variant")
+
+
+def test_every_refused_variant_is_a_field_of_its_configuration():
+    from transformers import CONFIG_MAPPING
+
+    for kind_name, fields in SUPPORTED.items():
+        config = CONFIG_MAPPING[kind_name]()
+        assert all(getattr(config, field) == plain for field, plain in fields.items())
+
+
+@pytest.mark.parametrize("device", ["cuda", "warp"])
+def test_an_absent_device_is_refused(device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(OptionError, match="device"):
+        parse_device(device)
+
+
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(OptionError, match="dtype"):
+        load("facts-gpt2", dtype="fp8")
+
+
+def test_bos_is_refused_where_the_tokenizer_has_none():
+    model = tiny_model("gpt2")
+    model.tokenizer.hf = type(model.tokenizer.hf)(
+        tokenizer_object=model.tokenizer.hf.backend_tokenizer
+    )
+    with pytest.raises(PromptError, match="--no-bos"):
+        model.tokenizer.encode("The capital", bos=True)
+
+
+@pytest.mark.parametrize("name", embedded_models())
+def test_an_embedded_model_recalls_a_capital(name):
+    model = load(name, device="cpu")
+    prompt = model.tokenizer.encode("The capital of France is")
+    with torch.no_grad():
+        best = int(model.last_logits(torch.tensor([prompt.ids])).argmax())
+    assert model.tokenizer.token_string(best) == " Paris"
+
+
+def test_checkpoints_of_an_embedded_model_load_by_name():
+    names = list(embedded_checkpoints("facts-gpt2"))
+    assert len(names) >= 8
+    first = load(f"facts-gpt2@{names[0]}", device="cpu")
+    assert first.tokenizer.encode("The capital of France is").ids[0] == 0
+    with pytest.raises(ModelNotFoundError, match=f"no checkpoint 'step99'.*{names[0]}"):
+        load("facts-gpt2@step99")
