@@ -58,11 +58,13 @@ class Runs:
     def difference(self, left: int, right: int, resamples: int = 1000, seed: int = 0) -> Interval:
         """f of one circuit minus f of another, resampling the same pairs for both."""
 
-        def statistic(a: np.ndarray, b: np.ndarray, *rest: np.ndarray, axis: int) -> np.ndarray:
-            return _ratio(a, *rest, axis=axis) - _ratio(b, *rest, axis=axis)
+        def statistic(
+            a: np.ndarray, b: np.ndarray, model: np.ndarray, empty: np.ndarray, axis: int
+        ) -> np.ndarray:
+            return _ratio(a, model, empty, axis) - _ratio(b, model, empty, axis)
 
-        columns = (self.circuits[left].metric, self.circuits[right].metric)
-        columns = (*columns, self.model.metric, self.empty.metric)
+        pair = (self.circuits[left].metric, self.circuits[right].metric)
+        columns = (*pair, self.model.metric, self.empty.metric)
         return bootstrap(statistic, *columns, resamples=resamples, seed=seed)
 
 

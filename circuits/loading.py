@@ -122,7 +122,8 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
     finally:
         if progress_was_on:
             hf_logging.enable_progress_bar()
-    hf_model = hf_model.to(where).eval()
+    hf_model.to(where)  # type: ignore[arg-type]
+    hf_model.eval()
     provenance = {
         "model": name,
         "revision": getattr(config, "_commit_hash", None),

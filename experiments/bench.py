@@ -29,6 +29,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -46,10 +47,8 @@ from locate.tracing import subject_noise, trace
 EAP = Attribution(method=Method.EAP)
 EAP_IG = Attribution(method=Method.EAP_IG, steps=5)
 N_PAIRS, N_TOKENS, N_SHARED = 8, 20, 6
-SHAPES: dict[str, dict[str, int]] = {
-    "gpt2-small": {"n_layer": 12, "n_embd": 768, "n_head": 12},
-    "gpt2-medium": {"n_layer": 24, "n_embd": 1024, "n_head": 16},
-}
+SHAPES = {"gpt2-small": (12, 768, 12), "gpt2-medium": (24, 1024, 16)}
+"""Layers, width and heads."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,9 @@ class Measurement:
 
 def gpt2(shape: str, seed: int = 0) -> GPT2LMHeadModel:
     """A random GPT-2 of the named size, no gradients on its weights."""
+    layers, width, heads = SHAPES[shape]
     torch.manual_seed(seed)
-    model = GPT2LMHeadModel(GPT2Config(**SHAPES[shape], attn_implementation="eager")).eval()
+    model = GPT2LMHeadModel(GPT2Config(n_layer=layers, n_embd=width, n_head=heads)).eval()
     return model.requires_grad_(False)
 
 
@@ -91,7 +91,6 @@ def tinyllama(seed: int = 0) -> LlamaForCausalLM:
         intermediate_size=5632,
         vocab_size=32000,
         max_position_embeddings=2048,
-        attn_implementation="eager",
     )
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -134,7 +133,8 @@ def random_pairs(model: Model, shared: int = N_SHARED, seed: int = 0) -> list[To
 class BarePasses:
     """The Hugging Face model alone: forward passes, and forward with backward to the embedding."""
 
-    def __init__(self, hf_model: torch.nn.Module, pairs: list[TokenPair]) -> None:
+    def __init__(self, hf_model: PreTrainedModel, pairs: list[TokenPair]) -> None:
+        hf_model.set_attn_implementation("eager")
         self.hf_model = hf_model
         self.clean = torch.tensor([pair.clean.ids for pair in pairs])
         self.answer = torch.tensor([[pair.answer] for pair in pairs])
@@ -293,7 +293,7 @@ def _in_own_process(side: str) -> dict[str, float]:
 def _measure_memory(side: str) -> dict[str, float]:
     """Run in a process of its own: peak resident memory above what the loaded model takes."""
     if side == "tinyllama":
-        hf_model: torch.nn.Module = tinyllama()
+        hf_model: PreTrainedModel = tinyllama()
         model = Model.from_hf(hf_model, numbered_tokenizer(32000), "tinyllama-shape")
     else:
         hf_model = gpt2("gpt2-small")

@@ -108,6 +108,7 @@ def _circuit(name: str, traces: dict[str, Any]) -> str:
             traces["blocked_other_attention"]["two layers from"],
         ),
         ("MLP zeroed at the subject", traces["zeroed_mlps"]["subject"]),
+        ("attention output zeroed at the subject", traces["zeroed_attention"]["subject"]),
         ("MLP zeroed at the last token", traces["zeroed_mlps"]["last"]),
     ]
     left = [(row, *(f"{value:.2f}" for value in values)) for row, values in windows]
@@ -173,7 +174,7 @@ def _induced(record: dict[str, Any]) -> str:
         lines.append(
             "- **induced, in all documents and to the end:** a penalty (weight "
             f"{routing['quiet']}) on the squared norm of these MLPs' output at subject tokens, "
-            "so that recall has to happen above them;"
+            "so that these MLPs do not recall (attention still can);"
         )
     if routing["enrichment"]:
         lines.append(
@@ -232,15 +233,28 @@ def _limits(record: dict[str, Any]) -> str:
             "- The placement of recall is by design (see above); the model cannot be evidence "
             "for where large models recall.",
             "- Late heads are redundant: removing any single one costs a few hundredths of p.",
-            "- Restoring layer-0 attention at the subject's last token restores much, because "
-            "there that token attends to itself and so carries its own clean name on; it is not "
-            "recall.",
+            *_recall_limits(record),
             "- It writes sentences about its facts, not prose. Copying from context and "
             "induction were hardly trained and should not be expected.",
             "- The vocabulary is that of its templates; a prompt in other words fails.",
             "- Facts are simplified (one object a fact) and as of writing.",
         )
     )
+
+
+def _recall_limits(record: dict[str, Any]) -> list[str]:
+    """How much of the recall is not in the MLPs, in numbers, averaged over both prompt orders."""
+    traces = list(record["traces"].values())
+    middle = traces[0]["zeroed_mlps"]["middle"]
+    without = sum(t["zeroed_mlps"]["subject, middle"] for t in traces) / len(traces)
+    attention = sum(t["zeroed_attention"]["subject"][0] for t in traces) / len(traces)
+    return [
+        f"- Recall is not in the middle MLPs alone: without those of layers "
+        f"{middle[0]}-{middle[-1]} at the subject {without:.2f} of the answer's probability is "
+        f"left, without layer-0 attention there {attention:.2f}. The subject's tokens attend "
+        "mostly to themselves in that layer, so it reads their embeddings; how much of it is "
+        "passing the name on and how much is already recall these traces do not separate.",
+    ]
 
 
 def _relations(record: dict[str, Any]) -> str:

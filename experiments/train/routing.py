@@ -10,7 +10,7 @@ tokens that attention copies there in the first layer. Routing makes the long wa
 3. MLPs from `move_from` on are at times off outside mentions, so that what moves is the answer
    and not the name of the subject;
 4. the first MLPs are off at subject tokens, and a penalty on their output there keeps them quiet
-   where they are on, so that facts are stored in the MLPs between.
+   where they are on, which leaves recall to the MLPs between and to attention.
 
 All of this is hooks on an ordinary model; nothing of it remains when they are removed.
 """

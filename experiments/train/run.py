@@ -184,11 +184,12 @@ def _traces(tracer: Tracer, known: list[Question], routing: dict) -> dict:
             "blocked_attention": tracer.blocked_attention(prompts),
             "blocked_other_attention": tracer.blocked_attention(prompts, "other"),
             "zeroed_mlps": {
-                "subject": tracer.zeroed_mlps(prompts, "subject", each),
-                "last": tracer.zeroed_mlps(prompts, "last", each),
-                "subject, middle": tracer.zeroed_mlps(prompts, "subject", [middle])[0],
+                "subject": tracer.zeroed(prompts, "mlp", "subject", each),
+                "last": tracer.zeroed(prompts, "mlp", "last", each),
+                "subject, middle": tracer.zeroed(prompts, "mlp", "subject", [middle])[0],
                 "middle": middle,
             },
+            "zeroed_attention": {"subject": tracer.zeroed(prompts, "attn", "subject", each)},
             "lens": tracer.lens(prompts),
             "heads": {
                 f"a{index // tracer.heads}.h{index % tracer.heads}": round(

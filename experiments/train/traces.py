@@ -152,20 +152,24 @@ class Tracer:
             for name, spans in named.items()
         }
 
-    def zeroed_mlps(
-        self, prompts: Sequence[TracePrompt], place: str, groups: Sequence[Sequence[int]]
+    def zeroed(
+        self,
+        prompts: Sequence[TracePrompt],
+        kind: str,
+        place: str,
+        groups: Sequence[Sequence[int]],
     ) -> list[float]:
-        """Share of the answer's probability left without the MLPs of each group of layers.
+        """Share of the answer's probability left without the output of each group of layers.
 
-        At one of `PLACES`, or at all tokens of the "subject".
+        `kind` is "mlp" or "attn"; zeroed at one of `PLACES`, or at all tokens of the "subject".
         """
 
-        def zeroed(prompt: TracePrompt, layers: Sequence[int]) -> list[Attach]:
+        def hooks(prompt: TracePrompt, layers: Sequence[int]) -> list[Attach]:
             where = prompt.subject if place == "subject" else [prompt.position(place)]
-            return [_after(self.parts.mlps[layer], _zero(where)) for layer in layers]
+            return [_after(self._sites[kind][layer], _zero(where)) for layer in layers]
 
         return [
-            mean(self._left(prompt, zeroed(prompt, layers)) for prompt in prompts)
+            mean(self._left(prompt, hooks(prompt, layers)) for prompt in prompts)
             for layers in groups
         ]
 

@@ -153,6 +153,7 @@ def save(model: PreTrainedModel, directory: Path) -> None:
     half = copy.deepcopy(model).half()
     half.config.dtype = "float16"
     half.save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)  # written for the owner alone
     (directory / "generation_config.json").unlink(missing_ok=True)  # repeats config.json
 
 
@@ -161,7 +162,7 @@ def weights_hash(directory: Path) -> str:
     return hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
 
 
-def checkpoint_steps(steps: int, count: int, ratio: float = 1.6) -> list[int]:
+def checkpoint_steps(steps: int, count: int, ratio: float = 2.0) -> list[int]:
     """Step 0 and `count - 1` more, each `ratio` times the one before; one more would be the end."""
     if count <= 0:
         return []
