@@ -162,7 +162,7 @@ def weights_hash(directory: Path) -> str:
     return hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
 
 
-def checkpoint_steps(steps: int, count: int, ratio: float = 2.0) -> list[int]:
+def checkpoint_steps(steps: int, count: int, ratio: float = 1.6) -> list[int]:
     """Step 0 and `count - 1` more, each `ratio` times the one before; one more would be the end."""
     if count <= 0:
         return []
