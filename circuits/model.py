@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +76,9 @@ class Model:
             "tokenizer_sha256": self.tokenizer.fingerprint,
             "versions": library_versions(),
         }
+        # The bridge keeps these very tensors, under other names.
+        self._parameters: dict[str, torch.nn.Parameter] = dict(hf_model.named_parameters())
+        self.config = hf_model.config
         self.bridge = TransformerBridge.boot_transformers(
             hf_model.config.model_type,  # only a label here: weights and tokenizer are given
             hf_model=hf_model,
@@ -244,6 +249,59 @@ class Model:
         return logits.reshape(*residual.shape[:-1], logits.shape[-1])
 
     # --- weights -----------------------------------------------------------------------------
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of all weights, as Hugging Face has them."""
+        return tuple(self._parameters)
+
+    def parameter(self, name: str) -> Tensor:
+        """A weight by its Hugging Face name and in its layout; OptionError for an unknown name."""
+        if name not in self._parameters:
+            raise OptionError(f"{self.name!r} has no parameter {name!r}")
+        return self._parameters[name].detach()
+
+    @torch.no_grad()
+    def set_parameter(self, name: str, value: Tensor) -> None:
+        """Overwrite a weight in place; `circuits.edits.edit` is what takes a change back."""
+        target = self.parameter(name)
+        if value.shape != target.shape:
+            raise OptionError(
+                f"{name!r} is of shape {tuple(target.shape)}, the value of {tuple(value.shape)}"
+            )
+        target.copy_(value)
+        fused = re.fullmatch(r"transformer\.h\.(\d+)\.attn\.c_attn\.(weight|bias)", name)
+        if fused:  # the bridge runs on split copies of GPT-2's joint matrix
+            attention = self.bridge.blocks[int(fused[1])].attn
+            for slot, part in zip("qkv", target.chunk(3, -1), strict=True):
+                copy_of = getattr(getattr(attention, slot).original_component, fused[2])
+                copy_of.copy_(part.T if part.ndim == 2 else part)
+
+    def mlp_output_name(self, layer: int) -> str:
+        """Name of the matrix from which a layer's MLP writes (ROME's W)."""
+        if not 0 <= layer < self.n_layers:
+            raise OptionError(f"{self.name!r} has layers 0 to {self.n_layers - 1}, not {layer}")
+        if self.config.model_type == "gpt2":
+            return f"transformer.h.{layer}.mlp.c_proj.weight"
+        return f"model.layers.{layer}.mlp.down_proj.weight"
+
+    def is_transposed(self, name: str) -> bool:
+        """True where a matrix is held as input by output (GPT-2's Conv1D)."""
+        return self.config.model_type == "gpt2" and re.search(r"\.c_\w+\.weight$", name) is not None
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights as they are now, configuration and tokenizer for `transformers`."""
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            plain = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype)
+        plain.to_empty(device="cpu")
+        plain.load_state_dict(
+            {n: p.detach().cpu() for n, p in self._parameters.items()}, strict=False
+        )
+        plain.tie_weights()
+        plain.save_pretrained(folder)
+        self.tokenizer.hf.save_pretrained(folder)
 
     @torch.no_grad()
     def head_projections(self, layer: int, kv: KeyValue = KeyValue.GROUPED) -> HeadProjections:

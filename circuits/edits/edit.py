@@ -1,0 +1,219 @@
+"""An edit is a value: what was asked for, and the change of weights that answers it.
+
+A `WeightDelta` holds one change a parameter, under Hugging Face's names and in its layout. It is
+applied within a `with` block and taken back bit for bit; deltas add, subtract, scale and save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.errors import FileFormatError, NumericalError, OptionError
+from circuits.facts import SLOT, Probe, fill
+from circuits.model import Model
+from circuits.store import load_arrays, save_arrays
+
+KIND = "weight-delta"
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """Make the model continue `prompt` (one `{}`, for the subject) with `target`.
+
+    Texts have no leading space. `ground_truth` is what it should have said before, `probes` the
+    further prompts that the edit is judged by.
+    """
+
+    prompt: str
+    subject: str
+    target: str
+    ground_truth: str | None = None
+    relation: str | None = None
+    probes: tuple[Probe, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.prompt.count(SLOT) != 1:
+            raise OptionError(
+                f"the prompt of an edit holds {SLOT} once, in the subject's place: {self.prompt!r}"
+            )
+        for name in ("subject", "target"):
+            if not getattr(self, name).strip():
+                raise OptionError(f"the {name} of the edit of {self.prompt!r} is empty")
+
+    @property
+    def text(self) -> str:
+        """The prompt with its subject."""
+        return fill(self.prompt, self.subject)
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The change `left @ right` of a matrix."""
+
+    left: Float[Tensor, "row rank"]
+    right: Float[Tensor, "rank col"]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the matrix that changes."""
+        return torch.Size((self.left.shape[0], self.right.shape[1]))
+
+    @property
+    def rank(self) -> int:
+        """Number of terms; the true rank may be lower."""
+        return self.left.shape[1]
+
+    def dense(self) -> Float[Tensor, "row col"]:
+        """The change as a matrix."""
+        return self.left @ self.right
+
+
+Change = LowRank | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class WeightDelta:
+    """Changes of weights by parameter name, with their origin."""
+
+    changes: Mapping[str, Change]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "changes", dict(self.changes))
+        object.__setattr__(self, "provenance", dict(self.provenance))
+
+    def dense(self, name: str) -> Tensor:
+        """One parameter's change as it is added to the weight."""
+        change = self.changes[name]
+        return change.dense() if isinstance(change, LowRank) else change
+
+    def norm(self) -> float:
+        """Frobenius norm over all parameters."""
+        squares = [float(self.dense(name).double().square().sum()) for name in self.changes]
+        return float(np.sqrt(sum(squares)))
+
+    @property
+    def is_finite(self) -> bool:
+        """False where any number of the change is NaN or infinite."""
+        parts = [part for change in self.changes.values() for part in _parts(change).values()]
+        return all(bool(torch.isfinite(part).all()) for part in parts)
+
+    def fingerprint(self) -> str:
+        """sha256 of the changes."""
+        digest = sha256()
+        for name, array in sorted(self._arrays().items()):
+            digest.update(name.encode() + array.tobytes())
+        return digest.hexdigest()
+
+    @contextmanager
+    def applied(self, model: Model) -> Iterator[Model]:
+        """The model with the change; its weights are back bit for bit when the block ends.
+
+        Also after an exception. Deltas may be nested. NumericalError for a change that is not
+        finite, OptionError for one of another model's shape; then nothing was touched.
+        """
+        if not self.is_finite:
+            raise NumericalError("the edit holds numbers that are not finite; it is not applied")
+        for name in self.changes:
+            if model.parameter(name).shape != self._shape(name):
+                raise OptionError(
+                    f"the edit does not fit {model.name!r}: {name!r} differs in shape"
+                )
+        before = {name: model.parameter(name).clone() for name in self.changes}
+        provenance = model.provenance
+        try:
+            for name, weight in before.items():
+                change = self.dense(name).to(weight.device)
+                wide = torch.promote_types(weight.dtype, change.dtype)
+                model.set_parameter(name, (weight.to(wide) + change.to(wide)).to(weight.dtype))
+            edits = [*provenance.get("edits", []), self.fingerprint()]
+            model.provenance = {**provenance, "edits": edits}
+            yield model
+        finally:
+            for name, weight in before.items():
+                model.set_parameter(name, weight)
+            model.provenance = provenance
+
+    def __add__(self, other: WeightDelta) -> WeightDelta:
+        """Both changes together; the provenance names both."""
+        changes = dict(self.changes)
+        for name, change in other.changes.items():
+            changes[name] = _add(changes[name], change) if name in changes else change
+        return WeightDelta(changes, {"sum": [self.provenance, other.provenance]})
+
+    def __mul__(self, factor: float) -> WeightDelta:
+        """The change scaled by a number."""
+        changes: dict[str, Change] = {
+            name: LowRank(change.left * factor, change.right)
+            if isinstance(change, LowRank)
+            else change * factor
+            for name, change in self.changes.items()
+        }
+        return WeightDelta(changes, {"scaled": self.provenance, "factor": factor})
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> WeightDelta:
+        return self * -1.0
+
+    def __sub__(self, other: WeightDelta) -> WeightDelta:
+        return self + (-other)
+
+    def __repr__(self) -> str:
+        method = self.provenance.get("method", "?")
+        return f"WeightDelta({method}, {len(self.changes)} parameters, norm {self.norm():.3g})"
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file with provenance and a hash."""
+        save_arrays(path, KIND, self._arrays(), {"provenance": self.provenance})
+
+    @classmethod
+    def load(cls, path: str | Path) -> WeightDelta:
+        """Read what `save` wrote; FileFormatError for anything else."""
+        arrays, metadata = load_arrays(path, KIND)
+        changes: dict[str, Change] = {}
+        for key in arrays:
+            name, _, part = key.rpartition("|")
+            if part == "dense":
+                changes[name] = torch.from_numpy(arrays[key].copy())
+            elif part == "left" and f"{name}|right" in arrays:
+                pair = (arrays[key], arrays[f"{name}|right"])
+                changes[name] = LowRank(*(torch.from_numpy(array.copy()) for array in pair))
+            elif part != "right":
+                raise FileFormatError(path, f"holds an unknown part {key!r}")
+        return cls(changes, metadata.get("provenance", {}))
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {
+            f"{name}|{part}": tensor.detach().float().cpu().numpy()
+            for name, change in self.changes.items()
+            for part, tensor in _parts(change).items()
+        }
+
+    def _shape(self, name: str) -> torch.Size:
+        return self.changes[name].shape
+
+
+def _parts(change: Change) -> dict[str, Tensor]:
+    if isinstance(change, LowRank):
+        return {"left": change.left, "right": change.right}
+    return {"dense": change}
+
+
+def _add(left: Change, right: Change) -> Change:
+    if isinstance(left, LowRank) and isinstance(right, LowRank):
+        return LowRank(
+            torch.cat([left.left, right.left], 1), torch.cat([left.right, right.right], 0)
+        )
+    dense = [part.dense() if isinstance(part, LowRank) else part for part in (left, right)]
+    return dense[0] + dense[1]
