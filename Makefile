@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 TEST_ENV := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=2 HF_HUB_OFFLINE=1 WANDB_MODE=disabled
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench clean
+.PHONY: help setup demo test check lint types bench pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ check: lint types test ## what continuous integration runs: lint, format, types,
 
 bench: $(STAMP) ## measure speed and memory against plain passes
 	$(BIN)/kc bench
+
+pictures: $(STAMP) ## draw the README's pictures again
+	$(BIN)/python -m experiments.pictures
 
 clean: ## remove the environment, results in out/ and caches
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

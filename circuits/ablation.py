@@ -53,7 +53,8 @@ def source_constants(
     count = 0
 
     def add(key: str, value: Tensor) -> None:
-        value = value.reshape(*value.shape[:2], -1)[:, skip:].double().sum((0, 1))
+        value = value.reshape(*value.shape[:2], -1)[:, skip:].float().sum((0, 1))
+        value = value.cpu().double()  # MPS has no float64
         sums[key] = sums[key] + value if key in sums else value
 
     for batch in batches(pairs, batch_size, model.device):
@@ -61,7 +62,7 @@ def source_constants(
         count += batch.clean[:, skip:].numel()
         model.last_logits(batch.clean, source_hooks(model, add))
     scale = 0.0 if ablation is Ablation.ZERO else 1.0 / count
-    values = {key: (total * scale).to(model.dtype) for key, total in sums.items()}
+    values = {key: (total * scale).to(model.device, model.dtype) for key, total in sums.items()}
     shape = (model.n_heads, model.d_head)
     return SourceConstants(
         values["embedding"],

@@ -96,6 +96,11 @@ class TraceKind(StrEnum):
     MLP = "mlp"
     ATTN = "attn"
 
+    @property
+    def label(self) -> str:
+        """What tables and pictures call it."""
+        return {"resid": "residual stream", "mlp": "MLP output", "attn": "attention output"}[self]
+
 
 class ExportFormat(StrEnum):
     """What `export_circuit` writes; EAP_IG alone can be read back."""
@@ -106,3 +111,39 @@ class ExportFormat(StrEnum):
     DOT = "dot"
     CSV = "csv"
     NODE_LINK = "node-link"
+
+
+class EditMethod(StrEnum):
+    """How an edit is made. FT is FT-M (every target token from those before it)."""
+
+    ROME = "rome"
+    ROME_ORIGINAL = "rome-original"
+    MEMIT = "memit"
+    ALPHAEDIT = "alphaedit"
+    FT_L = "ft-l"
+    FT_M = "ft"
+    DINM = "dinm"
+    DINM_EASYEDIT = "dinm-easyedit"
+
+    @classmethod
+    def _missing_(cls, value: object) -> EditMethod | None:
+        return cls.FT_M if value == "ft-m" else None
+
+
+class EditStatus(StrEnum):
+    """DIVERGED: the change would do harm, so there is none. NO_CHANGE: the model says it already."""
+
+    DONE = "done"
+    DIVERGED = "diverged"
+    NO_CHANGE = "no-change"
+
+
+class UnlearnMethod(StrEnum):
+    """GA: ascent on the forget set; +GD: descent, +KL: no drift on the retain set. MEMFLEX: as
+    GA+GD, on weights that hold what is to be forgotten and not what is to stay.
+    """
+
+    GA = "ga"
+    GA_GD = "ga-gd"
+    GA_KL = "ga-kl"
+    MEMFLEX = "memflex"

@@ -57,3 +57,9 @@ class NumericalError(KnowledgeCircuitsError):
     """A computation gave NaN or infinity; names the pair and the place."""
 
     exit_code = 4
+
+
+class EasyEditError(KnowledgeCircuitsError):
+    """EasyEdit is not there, or one of its methods cannot be run or failed; says which and why."""
+
+    exit_code = 3

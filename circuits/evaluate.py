@@ -20,12 +20,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from circuits.ablation import Ablation, source_constants
-from circuits.errors import OptionError
+from circuits.errors import NumericalError, OptionError
 from circuits.graph import Circuit, Wiring
 from circuits.interval import UNDEFINED, Interval, bootstrap, mean, percentiles
 from circuits.metrics import Metric, evaluate_metric, hit_at
 from circuits.model import Model
-from circuits.pairs import TokenPair, batches
+from circuits.pairs import PairBatch, TokenPair, batches
 from circuits.running import CircuitRunner, head_projections
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -61,7 +61,7 @@ class Runs:
         def statistic(
             a: np.ndarray, b: np.ndarray, model: np.ndarray, empty: np.ndarray, axis: int
         ) -> np.ndarray:
-            return _ratio(a, model, empty, axis) - _ratio(b, model, empty, axis)
+            return np.asarray(_ratio(a, model, empty, axis) - _ratio(b, model, empty, axis))
 
         pair = (self.circuits[left].metric, self.circuits[right].metric)
         columns = (*pair, self.model.metric, self.empty.metric)
@@ -81,7 +81,8 @@ def run_circuits(
 ) -> Runs:
     """Run the model, the empty circuit and every circuit on every pair.
 
-    All circuits must share one wiring; one base pass serves them all.
+    All circuits must share one wiring; one base pass serves them all. NumericalError where a
+    metric is not finite.
     """
     if not pairs:
         raise OptionError("there are no prompt pairs to evaluate on")
@@ -105,12 +106,25 @@ def run_circuits(
             logits = clean if circuit.kept.all() else runner.run(circuit)
             values = evaluate_metric(metric, logits, batch.answer, batch.foil, clean)
             metrics[run, rows] = values.float().cpu().numpy()
+            _check_finite(metrics[run], batch, pairs, run)
             hits[run, rows] = hit_at(logits, batch.answer, k).cpu().numpy()
         done += len(batch)
         if progress is not None:
             progress(done, len(pairs))
     outcomes = [Outcome(values, hit) for values, hit in zip(metrics, hits, strict=True)]
     return Runs(outcomes[0], outcomes[1], tuple(outcomes[2:]))
+
+
+def _check_finite(
+    metrics: np.ndarray, batch: PairBatch, pairs: Sequence[TokenPair], run: int
+) -> None:
+    for row in batch.index:
+        if not np.isfinite(metrics[row]):
+            name = ("the whole model", "the empty circuit", "a circuit")[min(run, 2)]
+            raise NumericalError(
+                f"the metric of {name} is not a finite number for the prompt "
+                f"{pairs[row].text.clean!r}; try --dtype fp32"
+            )
 
 
 def check_geometry(model: Model, wiring: Wiring) -> None:

@@ -31,6 +31,8 @@ from circuits.store import ContentError, checked_wiring, single_precision
 FULL_LIMIT = 250_000
 MAX_JSON_BYTES = 10**9
 SCHEMA_VERSION = 1
+LARGEST = float(np.finfo(np.float32).max)
+"""Scores are in single precision; a larger one would become infinite."""
 
 
 def export_circuit(circuit: Circuit, path: str | Path, format: ExportFormat) -> None:
@@ -301,15 +303,18 @@ def _read_edge(values: _EdgeValues, edge: int, info: Any) -> None:
     score = info.get("score")
     values.kept[edge] = info["in_graph"]
     if score is not None:
-        values.score[edge] = _number(score)
+        if isinstance(score, bool) or abs(_number(score)) > LARGEST:
+            raise ContentError(f"has the score {score!r:.40}, which is no single-precision number")
+        values.score[edge] = score
         values.scored = True
     own = info.get("kc", {})
     if values.columns and (not isinstance(own, dict) or set(own) != set(values.columns)):
         raise ContentError(f"needs the columns {', '.join(values.columns)}")
     for name, column in values.columns.items():
         try:
-            column[edge] = _number(own[name])
-        except OverflowError:
+            with np.errstate(over="raise"):
+                column[edge] = _number(own[name])
+        except (OverflowError, FloatingPointError):
             raise ContentError(f"has a value out of range in column {name!r:.40}") from None
 
 

@@ -22,9 +22,11 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
 
     The bytes go to a temporary file in the same folder, reach the disk, and take the final name in
     one step, so that no reader and no crash ever sees half a file. StoreError (disk full, folder
-    read-only, ...) leaves an existing file as it was.
+    read-only, ...) leaves an existing file as it was; a directory or device is never replaced.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path}: cannot be written: is not a regular file")
     data = content.encode() if isinstance(content, str) else content
     temporary = path.parent / f".kc-{secrets.token_hex(8)}.tmp"
     try:

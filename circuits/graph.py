@@ -175,7 +175,7 @@ class Wiring:
     def _dst_index(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.dst_names)}
 
-    def edge_name(self, edge: int) -> str:
+    def edge_name(self, edge: int | np.integer) -> str:
         """`a5.h3->a9.h1<q>` for an edge index."""
         return f"{self.src_names[self.edge_src[edge]]}->{self.dst_names[self.edge_dst[edge]]}"
 

@@ -35,7 +35,7 @@ UNDEFINED = Interval(np.nan, np.nan, np.nan)
 
 def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
     """The mean, as a statistic for `bootstrap`."""
-    return np.mean(values, axis)
+    return np.asarray(np.mean(values, axis))
 
 
 def bootstrap(

@@ -8,6 +8,7 @@ collapse into one.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -67,28 +68,52 @@ def read_facts(
     source: str | Path, schema: Schema | None = None, max_bytes: int = MAX_BYTES
 ) -> FactFile:
     """As `load_facts`, with the rows that were left out."""
-    path = Path(source).expanduser()
-    if not path.exists():
-        if not _could_be_hub_name(source):
-            raise FileFormatError(path, "no such file or directory")
-        from circuits.hub import dataset_directory
-
-        path = dataset_directory(str(source), SUFFIXES)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
-        if not files:
-            raise FileFormatError(path, f"holds no {', '.join(SUFFIXES)} file")
-    else:
-        files = [path]
-    left_out: list[LeftOut] = []
+    path, left_out = _found(source), list[LeftOut]()
     relations: list[Relation] = []
-    for file in files:
+    for file in _files(path):
         relations.extend(_read_file(file, schema, max_bytes, left_out))
     merged = _merge(relations)
     if not merged:
         reason = left_out[0].reason if left_out else "the file is empty"
         raise FileFormatError(path, f"holds no usable facts: {reason}")
     return FactFile(merged, tuple(left_out))
+
+
+def list_facts(
+    source: str | Path, schema: Schema | None = None, max_bytes: int = MAX_BYTES
+) -> tuple[list[Fact], list[LeftOut]]:
+    """Facts one by one in the order of the rows, each with its wording, and what was left out."""
+    facts: list[Fact] = []
+    left_out: list[LeftOut] = []
+    for file in _files(_found(source)):
+        rows, has_lines = _read_rows(file, max_bytes)
+        if rows:
+            read = schema or detect(rows[0][1], file)
+            if read is Schema.LRE:
+                raise FileFormatError(file, "holds relations, not single facts")
+            facts.extend(_read_each(file, rows, has_lines, read, left_out))
+    return facts, left_out
+
+
+def _found(source: str | Path) -> Path:
+    """The file or directory; a hub data set's is fetched."""
+    path = Path(os.path.expanduser(source))  # unlike Path.expanduser, leaves an unknown ~user alone
+    if path.exists():
+        return path
+    if not _could_be_hub_name(source):
+        raise FileFormatError(path, "no such file or directory")
+    from circuits.hub import dataset_directory
+
+    return dataset_directory(str(source), SUFFIXES)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+    if not files:
+        raise FileFormatError(path, f"holds no {', '.join(SUFFIXES)} file")
+    return files
 
 
 # --- one file ------------------------------------------------------------------------------------
@@ -104,6 +129,16 @@ def _read_file(
     if schema is Schema.LRE:
         yield from (lre_relation(record, Place(path)) for _, record in rows)
         return
+    yield from _group(_read_each(path, rows, has_lines, schema, left_out), category=str(schema))
+
+
+def _read_each(
+    path: Path,
+    rows: list[tuple[int, Record]],
+    has_lines: bool,
+    schema: Schema,
+    left_out: list[LeftOut],
+) -> list[Fact]:
     read, facts = READERS[schema], []
     for number, record in rows:
         place = Place(path, number) if has_lines else Place(f"{path} (row {number})")
@@ -113,7 +148,7 @@ def _read_file(
             if schema is Schema.PLAIN:
                 raise FileFormatError(place.path, str(error), place.line) from None
             left_out.append(LeftOut(str(path), number, str(error)))
-    yield from _group(facts, category=str(schema))
+    return facts
 
 
 def _read_rows(path: Path, max_bytes: int) -> tuple[list[tuple[int, Record]], bool]:

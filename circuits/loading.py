@@ -7,6 +7,7 @@ Hugging Face directory, the hub's local cache, the hub.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,9 +16,13 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import torch
-from safetensors import SafetensorError
 
-from circuits.errors import ModelNotFoundError, OptionError, UnsupportedArchitectureError
+from circuits.errors import (
+    KnowledgeCircuitsError,
+    ModelNotFoundError,
+    OptionError,
+    UnsupportedArchitectureError,
+)
 
 EMBEDDED_DIR = Path(__file__).parent / "embedded"
 HUB_TIMEOUT_SECONDS = 4.0
@@ -62,7 +67,12 @@ def resolve(name: str) -> Source:
 
     `NAME@REVISION` names a training checkpoint of an embedded model or a revision on the hub.
     """
-    path = Path(name).expanduser()
+    if not name.strip():
+        raise ModelNotFoundError(
+            f"the model has no name; use an embedded model ({', '.join(embedded_models())}), a "
+            "Hugging Face directory or a hub name"
+        )
+    path = Path(os.path.expanduser(name))  # unlike Path.expanduser, leaves an unknown ~user alone
     base, _, revision = name.partition("@")
     if base in embedded_models():
         return _resolve_embedded(base, revision)
@@ -109,16 +119,22 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
         config = AutoConfig.from_pretrained(source.weights, **options)
         check_architecture(config, name)
         hf_tokenizer = AutoTokenizer.from_pretrained(source.tokenizer, **options)
-        hf_model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.weights,
             dtype=torch_dtype,
             attn_implementation="eager",
             use_safetensors=True,  # a pickle from outside is never opened
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_check_complete` says it in one line
             **options,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ModelNotFoundError(f"{name!r} cannot be loaded: {first_line}") from None
+        hf_model, report = loaded
+        _check_complete(report, name)
+    except (KnowledgeCircuitsError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged directory makes the libraries raise almost anything
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise ModelNotFoundError(f"{name!r} cannot be loaded: {kind}{_gist(error)}") from None
     finally:
         if progress_was_on:
             hf_logging.enable_progress_bar()
@@ -131,6 +147,25 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
         "weights_sha256": weights_hash(hf_model),
     }
     return LoadedWeights(name, hf_model, hf_tokenizer, provenance)
+
+
+def _gist(error: Exception) -> str:
+    """The first line of an error's message, and those after it that a colon announces."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    last = next((place for place, line in enumerate(lines) if not line.endswith(":")), len(lines))
+    return " ".join(lines[: last + 1])
+
+
+def _check_complete(report: Mapping[str, Any], name: str) -> None:
+    """Refuse weights that are absent or of another shape: `transformers` makes up random ones."""
+    absent = sorted(report["missing_keys"])
+    others = sorted(each[0] for each in report["mismatched_keys"])
+    for weights, fault in ((others, "of another shape than config.json says"), (absent, "missing")):
+        if weights:
+            more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
+            raise ModelNotFoundError(
+                f"{name!r} cannot be loaded: weight {weights[0]!r}{more} {fault}"
+            )
 
 
 def parse_dtype(dtype: str) -> torch.dtype:
@@ -150,10 +185,14 @@ def parse_device(device: str | None) -> torch.device:
         wanted = torch.device(device)
     except RuntimeError:
         raise OptionError(f"{device!r} is no device; use cpu, cuda, cuda:N or mps") from None
-    absent = (wanted.type == "cuda" and not torch.cuda.is_available()) or (
-        wanted.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if absent:
+    counts = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if wanted.type not in counts:
+        raise OptionError(f"device {device!r} is not covered; use cpu, cuda, cuda:N or mps")
+    if (wanted.index or 0) >= counts[wanted.type]:
         raise OptionError(f"device {device!r} is not available on this machine; use --device cpu")
     return wanted
 

@@ -44,8 +44,14 @@ def rank(
 def hit_at(
     logits: Float[Tensor, "batch d_vocab"], answer: Int[Tensor, " batch"], k: int = 10
 ) -> Bool[Tensor, " batch"]:
-    """Whether the answer's first token is among the k best logits (Yao et al. 2024)."""
-    return rank(logits, answer) < k
+    """Whether the answer's first token is among the k best logits (Yao et al. 2024).
+
+    Among equal logits it takes the middle place: logits that are all the same (zero ablation of
+    everything, under RMSNorm) hit nothing.
+    """
+    own = logits.gather(-1, answer.unsqueeze(-1))
+    others_equal = (logits == own).sum(-1) - 1
+    return 2 * rank(logits, answer) + others_equal < 2 * k
 
 
 def evaluate_metric(

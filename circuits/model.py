@@ -70,7 +70,8 @@ class Model:
         hf_model = weights.hf_model
         check_architecture(hf_model.config, weights.name)
         self.name = weights.name
-        self.tokenizer = Tokenizer(weights.hf_tokenizer)
+        self.max_tokens: int = hf_model.config.max_position_embeddings
+        self.tokenizer = Tokenizer(weights.hf_tokenizer, max_tokens=self.max_tokens)
         self.provenance: dict[str, Any] = {
             **weights.provenance,
             "tokenizer_sha256": self.tokenizer.fingerprint,
@@ -78,6 +79,7 @@ class Model:
         }
         # The bridge keeps these very tensors, under other names.
         self._parameters: dict[str, torch.nn.Parameter] = dict(hf_model.named_parameters())
+        self._buffers: dict[str, Tensor] = dict(hf_model.named_buffers())
         self.config = hf_model.config
         self.bridge = TransformerBridge.boot_transformers(
             hf_model.config.model_type,  # only a label here: weights and tokenizer are given
@@ -96,7 +98,6 @@ class Model:
         self.d_model: int = config.d_model
         self.d_head: int = config.d_head
         self.d_vocab: int = hf_model.config.vocab_size
-        self.max_tokens: int = hf_model.config.max_position_embeddings
         self.norm_eps: float = config.eps
         self.uses_rms_norm = bool(self.bridge.blocks[0].ln1.uses_rms_norm)
         self.is_rotary = hasattr(self.bridge, "rotary_emb")
@@ -289,18 +290,30 @@ class Model:
         """True where a matrix is held as input by output (GPT-2's Conv1D)."""
         return self.config.model_type == "gpt2" and re.search(r"\.c_\w+\.weight$", name) is not None
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights as they are now, configuration and tokenizer for `transformers`."""
+    def to_hf(self, share: bool = False) -> Any:
+        """A plain Hugging Face model with the weights as they are now, none tracking gradients.
+
+        Its tensors are its own; with `share` they are this model's, so that it costs no memory,
+        follows every edit, and must not be written to.
+        """
         from transformers import AutoModelForCausalLM
 
         with torch.device("meta"):
-            plain = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype)
-        plain.to_empty(device="cpu")
-        plain.load_state_dict(
-            {n: p.detach().cpu() for n, p in self._parameters.items()}, strict=False
-        )
+            plain = AutoModelForCausalLM.from_config(
+                self.config, dtype=self.dtype, attn_implementation="eager"
+            )
+        for name, tensor in {**self._parameters, **self._buffers}.items():
+            value = tensor.detach() if share else tensor.detach().clone()
+            path, _, leaf = name.rpartition(".")
+            module = plain.get_submodule(path)
+            is_parameter = leaf in module._parameters
+            setattr(module, leaf, torch.nn.Parameter(value, False) if is_parameter else value)
         plain.tie_weights()
-        plain.save_pretrained(folder)
+        return plain.requires_grad_(False).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights as they are now, configuration and tokenizer for `transformers`."""
+        self.to_hf(share=True).save_pretrained(folder)
         self.tokenizer.hf.save_pretrained(folder)
 
     @torch.no_grad()

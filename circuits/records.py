@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,6 +65,9 @@ def read_csv(
     """The rows of a CSV file with a header, each with its line number and its cells stripped."""
     reader = csv.DictReader(io.StringIO(read_text(path, max_bytes), newline=""), strict=True)
     try:
+        for column, count in Counter(reader.fieldnames or ()).items():
+            if count > 1:
+                raise FileFormatError(path, f"has {count} columns {column!r}", 1)
         for column in required:
             if column not in (reader.fieldnames or ()):
                 raise FileFormatError(path, f"has no column {column!r}", 1)

@@ -66,7 +66,6 @@ class CircuitRunner:
         self._projections = head_projections(model, wiring) if projections is None else projections
         self._prefix = model.share_prefix(batch.clean[:, : self.start])
         self.clean_logits = model.last_logits(batch.clean[:, self.start :], prefix=self._prefix)
-        self._rotation = _rotation(model, batch) if model.is_rotary else None
         places = torch.arange(length, device=model.device)
         self._causal = places[None, :] <= places[self.start :, None]
         if ablation is Ablation.PATCH:
@@ -134,16 +133,16 @@ class CircuitRunner:
         """Rotated queries and keys, and values, of the destinations whose input changed."""
         model = self.model
         residual = sources.sum_into(columns[:, targets], live_rows=True)
-        hats = self._normalise(residual.add_(self.base.resid_pre[layer]))
+        hats = model.normalise(residual.add_(self.base.resid_pre[layer]))
         weight, offset = self._projections[layer].weight, self._projections[layer].offset
         if len(targets) < len(weight):
             weight, offset = weight[targets], offset[targets]
         result = torch.baddbmm(offset[:, None], hats, weight.transpose(1, 2))
         result = result.view(len(targets), self.n_examples, self.n_positions, model.d_head)
         result = result.transpose(0, 1)
-        if self._rotation is not None:
+        if model.is_rotary:
             n_rotated = int((targets < model.n_heads + self.wiring.n_key_inputs).sum())
-            rotated = self._rotate(result[:, :n_rotated])
+            rotated = model.rotate(result[:, :n_rotated], self.start)
             result = torch.cat([rotated, result[:, n_rotated:]], 1)
         return result
 
@@ -218,7 +217,7 @@ class CircuitRunner:
         for layer in range(model.n_layers):
             heads, mlp = constants.heads[layer], constants.mlps[layer]
             base.resid_pre.append(residual)
-            hats = self._normalise(residual)
+            hats = model.normalise(residual)
             projections = self._projections[layer]
             full = torch.einsum("rd,ted->rte", hats, projections.weight) + projections.offset
             full = full.view(self.n_examples, self.n_positions, *full.shape[1:])
@@ -254,8 +253,7 @@ class CircuitRunner:
     def _attention_ready(self, *projected: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values as batch head pos d_head, rotated; keys and values with prefix."""
         queries, keys, values = (value.transpose(1, 2) for value in projected)
-        if self._rotation is not None:
-            queries, keys = self._rotate(queries), self._rotate(keys)
+        queries, keys = (self.model.rotate(value, self.start) for value in (queries, keys))
         if self._prefix is not None:
             before = [part.expand(len(keys), -1, -1, -1) for part in self._prefix[layer]]
             keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
@@ -263,20 +261,6 @@ class CircuitRunner:
             repeats = self.wiring.n_key_inputs // keys.shape[1]
             keys, values = (value.repeat_interleave(repeats, 1) for value in (keys, values))
         return queries, keys, values
-
-    def _rotate(self, value: Float[Tensor, "batch head pos d_head"]) -> Tensor:
-        """Rotary positions from `start` on."""
-        assert self._rotation is not None
-        cos, sin = (part[:, None, self.start :] for part in self._rotation)
-        half = value.shape[-1] // 2
-        turned = torch.cat([-value[..., half:], value[..., :half]], -1)
-        return value * cos + turned * sin
-
-    def _normalise(self, residual: Tensor) -> Tensor:
-        shape, eps = (self.model.d_model,), self.model.norm_eps
-        if self.model.uses_rms_norm:
-            return F.rms_norm(residual, shape, eps=eps)
-        return F.layer_norm(residual, shape, eps=eps)
 
 
 class _LiveSources:
@@ -328,12 +312,3 @@ def _replaced(base: Tensor, heads: Tensor, values: Tensor, start: int) -> Tensor
     result = base.clone()
     result[:, heads, start:] = values
     return result
-
-
-def _rotation(model: Model, batch: PairBatch) -> tuple[Tensor, Tensor]:
-    """The rotary cosines and sines of all positions, as the model computes them."""
-    seen: dict[str, Tensor] = {}
-    names = ("rotary_emb.hook_cos", "rotary_emb.hook_sin")
-    hooks = [(name, lambda value, hook, at=name: seen.__setitem__(at, value)) for name in names]
-    model.last_logits(batch.clean[:1], hooks)
-    return seen[names[0]], seen[names[1]]

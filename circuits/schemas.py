@@ -6,6 +6,7 @@
 | counterfact | requested_rewrite, paraphrase_prompts... (Meng et al. 2022) | relation_id |
 | edit-request | prompt, subject, ground_truth, target_new (EasyEdit) | the wording |
 | knowedit | prompt, subject, target_new, portability... (Zhang et al. 2024) | the wording |
+| zsre | subject, src, alt, answers, rephrase, loc, loc_ans (Mitchell et al. 2022) | the wording |
 | known-1000 | known_id, subject, attribute, prompt (Meng et al. 2022) | relation_id |
 | plain | subject, object, prompt, optional relation | relation, else the wording |
 
@@ -42,6 +43,7 @@ class Schema(StrEnum):
     COUNTERFACT = "counterfact"
     EDIT_REQUEST = "edit-request"
     KNOWEDIT = "knowedit"
+    ZSRE = "zsre"
     KNOWN_1000 = "known-1000"
     PLAIN = "plain"
 
@@ -53,6 +55,7 @@ def detect(record: Record, path: str | Path) -> Schema:
         Schema.LRE: {"samples", "prompt_templates"},
         Schema.COUNTERFACT: {"requested_rewrite"},
         Schema.KNOWN_1000: {"known_id", "attribute"},
+        Schema.ZSRE: {"subject", "src", "alt"},
         Schema.PLAIN: {"subject", "object"},
     }
     for schema, sign in signs.items():
@@ -63,7 +66,7 @@ def detect(record: Record, path: str | Path) -> Schema:
         return Schema.KNOWEDIT if by_probes else Schema.EDIT_REQUEST
     raise FileFormatError(
         path,
-        f"has no schema that is known here (keys {', '.join(sorted(keys)[:8])}); "
+        f"has no schema that is known here (keys {', '.join(sorted(keys)[:8]) or 'none'}); "
         "plain files need subject, object and prompt",
     )
 
@@ -149,7 +152,8 @@ def _knowedit(record: Record, at: Place) -> Fact:
     target = _answer(record, "target_new", at)
     # Some releases lack the true object; then the requested one is all there is to ask for.
     known = _answer(record, "ground_truth", at) if record.get("ground_truth") else target
-    probes = []
+    probes = [*_probes(record, "rephrase", ProbeKind.PARAPHRASE, target)]
+    probes += _probes(record, "rephrase_prompt", ProbeKind.PARAPHRASE, target)
     for kind in (ProbeKind.PORTABILITY, ProbeKind.LOCALITY):
         headings = _mapping(record.get(kind.value) or {}, kind.value, at)
         for heading, prompts in headings.items():
@@ -159,6 +163,17 @@ def _knowedit(record: Record, at: Place) -> Fact:
                 probes.append(Probe(kind, text_field(probe, "prompt", *at), answers, heading))
     subject = text_field(record, "subject", *at)
     return Fact(template, subject, known, template, target, tuple(probes))
+
+
+def _zsre(record: Record, at: Place) -> Fact:
+    template, target = _wording(record, "src", at), text_field(record, "alt", *at)
+    probes = [*_probes(record, "rephrase", ProbeKind.PARAPHRASE, target)]
+    if record.get("loc"):
+        prompt = text_field(record, "loc", *at).removeprefix("nq question: ")
+        probes.append(Probe(ProbeKind.LOCALITY, prompt, (_answer(record, "loc_ans", at),), "loc"))
+    subject = text_field(record, "subject", *at)
+    true = _answer(record, "answers" if "answers" in record else "pred", at)
+    return Fact(template, subject, true, template, target, tuple(probes))
 
 
 def _known_1000(record: Record, at: Place) -> Fact:
@@ -186,6 +201,7 @@ READERS: dict[Schema, Callable[[Record, Place], Fact]] = {
     Schema.COUNTERFACT: _counterfact,
     Schema.EDIT_REQUEST: _edit_request,
     Schema.KNOWEDIT: _knowedit,
+    Schema.ZSRE: _zsre,
     Schema.KNOWN_1000: _known_1000,
     Schema.PLAIN: _plain,
 }

@@ -58,7 +58,10 @@ class Prompt:
                 f"subject {subject!r} occurs {len(mentions)} times in the prompt {self.text!r}; "
                 "word the prompt so that it occurs once"
             )
-        start, stop = mentions[0]
+        return self.span_at(*mentions[0])
+
+    def span_at(self, start: int, stop: int) -> Span:
+        """Token positions of the characters `start` to `stop` - 1."""
         inside = [
             position
             for position, (left, right) in enumerate(self.offsets)
@@ -81,13 +84,15 @@ def find_mentions(text: str, subject: str) -> list[tuple[int, int]]:
 class Tokenizer:
     """A Hugging Face fast tokenizer with this project's conventions."""
 
-    def __init__(self, hf: Any, default_bos: bool | None = None) -> None:
+    def __init__(
+        self, hf: Any, default_bos: bool | None = None, max_tokens: int | None = None
+    ) -> None:
         if not getattr(hf, "is_fast", False):
             raise PromptError(
                 f"the tokenizer of {hf.name_or_path!r} has no fast version, which is needed "
                 "for character offsets"
             )
-        self.hf = hf
+        self.hf, self.max_tokens = hf, max_tokens
         self.default_bos = hf.bos_token_id is not None if default_bos is None else default_bos
 
     def use_bos(self, bos: bool | None) -> bool:
@@ -98,14 +103,27 @@ class Tokenizer:
         return wanted
 
     def encode(self, text: str, bos: bool | None = None) -> Prompt:
-        """Token ids, token strings and character offsets of a prompt."""
+        """Token ids, token strings and character offsets of a prompt.
+
+        PromptError where it is empty, longer than the model takes or begins with a BOS of its own.
+        """
         if not text.strip():
             raise PromptError("the prompt is empty")
         with_bos = self.use_bos(bos)
         encoding = self.hf(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = list(encoding["input_ids"]), [tuple(o) for o in encoding["offset_mapping"]]
         if with_bos:
+            if ids[:1] == [self.hf.bos_token_id]:
+                raise PromptError(
+                    f"the prompt {_short(text)} begins with the BOS token, which is put in front "
+                    "anyway; leave it out of the text, or use --no-bos"
+                )
             ids, offsets = [self.hf.bos_token_id, *ids], [(0, 0), *offsets]
+        if self.max_tokens is not None and len(ids) > self.max_tokens:
+            raise PromptError(
+                f"the prompt {_short(text)} is {len(ids)} tokens long; the model takes "
+                f"{self.max_tokens}"
+            )
         return Prompt(text, tuple(ids), self.strings(ids), with_bos, tuple(offsets))
 
     def strings(self, ids: list[int] | tuple[int, ...]) -> tuple[str, ...]:
@@ -142,6 +160,10 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """sha256 of the tokenizer's full definition."""
         return sha256(self.hf.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}")
 
 
 def _wants_no_space(prompt: str) -> bool:

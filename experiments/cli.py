@@ -15,7 +15,8 @@ from typing import Annotated
 import typer
 
 from circuits.errors import KnowledgeCircuitsError
-from experiments import commands_files, commands_find, commands_look
+from experiments import commands_edit, commands_files, commands_find, commands_look
+from experiments.console import visible
 
 DEBUG = "--debug"
 INTERRUPTED = 130
@@ -54,6 +55,9 @@ app.command()(commands_find.evaluate)
 app.command()(commands_look.trace)
 app.command()(commands_look.roles)
 app.command()(commands_look.lens)
+app.command()(commands_edit.edit)
+app.command()(commands_edit.unlearn)
+app.command()(commands_edit.compare)
 app.command()(commands_files.show)
 app.command()(commands_files.export)
 app.command()(commands_files.models)
@@ -66,13 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != DEBUG] or ["--help"]
     _quieten_libraries()
+    _open_streams()
     try:
         code = app(args=arguments, prog_name="kc", standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:
             return _fail("interrupted", INTERRUPTED)
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except (BrokenPipeError, SystemExit):  # the reader of a pipe has seen enough; Click exits then
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (KeyboardInterrupt, typer.Abort):
@@ -91,13 +96,22 @@ def _report(error: Exception) -> int:
         return _fail(error.format_message(), error.exit_code)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _fail("out of memory; try a smaller --batch-size, fewer --n-pairs or bf16", 4)
+    if isinstance(error, OSError) and error.strerror:  # a name too long, a disk that fails, ...
+        return _fail(": ".join(str(part) for part in (error.filename, error.strerror) if part), 4)
     kind = type(error).__name__
     return _fail(f"unexpected {kind}: {error} ({DEBUG} shows where it happened)", 1)
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"kc: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"kc: error: {visible(' '.join(message.split()))}", file=sys.stderr)
     return code
+
+
+def _open_streams() -> None:
+    """Give a process that was started without stdout or stderr one that swallows everything."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open as long as the process
 
 
 def _quieten_libraries() -> None:
@@ -105,6 +119,8 @@ def _quieten_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("WANDB_MODE", "disabled")
+    # Worker threads that spin while they wait make a run several times slower on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 if __name__ == "__main__":

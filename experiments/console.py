@@ -50,11 +50,11 @@ class Console:
     def say(self, text: str = "") -> None:
         """A line for the reader; not part of `--json`."""
         if not self.as_json:
-            print(text, file=self._stdout)
+            print("\n".join(visible(line) for line in text.split("\n")), file=self._stdout)
 
     def note(self, text: str) -> None:
         """A remark that is no result."""
-        print(f"kc: {text}", file=self._stderr, flush=True)
+        print(f"kc: {visible(text)}", file=self._stderr, flush=True)
 
     def warn(self, text: str) -> None:
         """Something that the reader should know before believing the result."""

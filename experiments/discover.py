@@ -77,6 +77,8 @@ class Search:
             raise OptionError("--select threshold needs --threshold")
         if self.selection is Selection.GREEDY and self.threshold is not None:
             raise OptionError("--select greedy takes --edges; --threshold goes with --select top")
+        if self.selection is Selection.GREEDY and self.locator is Locator.ACDC:
+            raise OptionError("ACDC selects edges itself: --select greedy goes with other methods")
 
     def scoring(self) -> dict[str, Any]:
         """What decides the scores, for provenance."""

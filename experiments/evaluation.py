@@ -45,7 +45,8 @@ def fitted(circuit: Circuit, model: Model, path: Path) -> Circuit:
     """
     wiring = circuit.wiring
     if wiring.kv is KeyValue.PER_QUERY_HEAD and wiring.n_kv_heads == wiring.n_heads:
-        wiring = replace(wiring, n_kv_heads=model.n_kv_heads)
+        if wiring.n_heads == model.n_heads:
+            wiring = replace(wiring, n_kv_heads=model.n_kv_heads)
         if model.wiring(wiring.kv) == wiring:
             scores = circuit.scores
             scores = None if scores is None else replace(scores, wiring=wiring)

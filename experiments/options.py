@@ -18,6 +18,7 @@ from circuits.choices import (
     Selection,
     Templates,
     TraceKind,
+    UnlearnMethod,
 )
 
 MOST_SEEDS = 2**63 - 1
@@ -177,13 +178,120 @@ Kinds = Annotated[
     typer.Option("--kind", help="State to restore; repeatable, default all three."),
 ]
 Window = Annotated[
-    int, typer.Option("--window", min=1, max=10_000, help="Layers restored together (mlp, attn).")
+    int | None,
+    typer.Option(
+        "--window",
+        min=1,
+        max=10_000,
+        help="Layers restored together (mlp, attn); by default a fifth, as 10 of GPT-2 XL's 48.",
+    ),
 ]
 Noise = Annotated[
     float,
     typer.Option("--noise", min=0.0, max=1e6, help="In standard deviations of the embedding."),
 ]
 Samples = Annotated[int, typer.Option("--samples", min=1, max=100_000, help="Draws of the noise.")]
+
+# --- edits ---------------------------------------------------------------------------------------
+
+EditMethodName = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="rome, rome-original, memit, alphaedit, ft, ft-l, dinm, dinm-easyedit or "
+        "easyedit:NAME (with EASYEDIT_HOME).",
+    ),
+]
+EditPrompt = Annotated[
+    str | None,
+    typer.Option("--prompt", "-p", help="A prompt with {} (or the subject) that the target ends."),
+]
+EditSubject = Annotated[str | None, typer.Option("--subject", "-s", help="The subject.")]
+EditTarget = Annotated[
+    str | None, typer.Option("--target", "-t", help="What the model is to say, no leading space.")
+]
+GroundTruth = Annotated[
+    str | None, typer.Option("--ground-truth", help="What it should have said before.")
+]
+RequestsFile = Annotated[
+    str | None,
+    typer.Option(
+        "--requests",
+        help="Edit requests: the project's JSONL, CounterFact, KnowEdit, zsRE or EasyEdit.",
+    ),
+]
+RandomEdits = Annotated[
+    int | None,
+    typer.Option("--random", min=1, max=100_000, help="So many random edits of the atlas."),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        "--layers", help="5, 3-5 or auto (by causal tracing); default: the method's for the model."
+    ),
+]
+MomentsSource = Annotated[
+    str | None,
+    typer.Option(
+        "--moments",
+        help="Second moments: a file of them, a text to collect them from, or identity; default: "
+        "the atlas's sentences, for embedded models.",
+    ),
+]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Where collected second moments are kept.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Another hyperparameter than the method's, as value.clamp=3; repeatable.",
+    ),
+]
+EasyEditFile = Annotated[
+    Path | None, typer.Option("--hparams", help="YAML of an EasyEdit method's hyperparameters.")
+]
+Sequential = Annotated[
+    bool | None,
+    typer.Option(
+        "--sequential/--each",
+        help="One edit after the other, or each by itself; default: all at once, ROME each.",
+    ),
+]
+FluencyTokens = Annotated[
+    int,
+    typer.Option("--fluency", min=0, max=2000, help="Tokens to sample for fluency; 0: none."),
+]
+DriftText = Annotated[
+    Path | None,
+    typer.Option("--text", help="Text to follow perplexity on; default: the atlas's sentences."),
+]
+SaveModel = Annotated[
+    Path | None,
+    typer.Option("--save-model", help="Folder for the edited model, as transformers loads it."),
+]
+UnlearnName = Annotated[UnlearnMethod, typer.Option("--method", help="How the set is unlearned.")]
+ForgetFile = Annotated[
+    Path, typer.Option("--forget", help="JSONL or JSON: text, or prompt and answer.")
+]
+RetainFile = Annotated[Path, typer.Option("--retain", help="The same, of what is to stay.")]
+BeforeCircuit = Annotated[
+    Path | None, typer.Option("--before", help="A stored circuit of the model before.")
+]
+AfterCircuit = Annotated[Path | None, typer.Option("--after", help="A stored circuit after.")]
+ComparedModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="The model that --edit changes.")
+]
+EditFile = Annotated[
+    Path | None, typer.Option("--edit", help="An edit.kc.safetensors, to compare the model with.")
+]
+Draws = Annotated[
+    int,
+    typer.Option(
+        "--draws", min=0, max=1000, help="Random edge sets in the causal check; 0: no check."
+    ),
+]
 
 # --- files and printing --------------------------------------------------------------------------
 

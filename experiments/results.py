@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,16 @@ from experiments.report import discovery_page, discovery_summary
 
 Writers = Mapping[str, Callable[[Path], Any]]
 
+OPTIONAL_FILES = ("held_out.jsonl", "curve.svg", "roles.json")
+"""What some discoveries write and others do not."""
 
-def write_all(folder: Path, writers: Writers) -> list[Path]:
-    """Have every file written, then put all into the folder; returns their paths there."""
-    with staged(folder) as stage:
+
+def write_all(folder: Path, writers: Writers, owned: Iterable[str] = ()) -> list[Path]:
+    """Have every file written, then put all into the folder; returns their paths there.
+
+    Files of the names in `owned` that an earlier run left and this one does not write go.
+    """
+    with staged(folder, owned) as stage:
         for name, write in writers.items():
             write(stage / name)
     return [folder / name for name in writers]
@@ -50,7 +56,7 @@ def write_discovery(
     summary = discovery_summary(found, [folder / name for name in names])
     writers["summary.md"] = lambda path: atomic_write(path, discovery_page(found))
     writers["summary.json"] = lambda path: save_json(summary, path)
-    return summary, write_all(folder, writers)
+    return summary, write_all(folder, writers, OPTIONAL_FILES)
 
 
 def write_summary(summary: Mapping[str, Any], folder: Path | None) -> list[Path]:

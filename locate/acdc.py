@@ -130,7 +130,7 @@ class _MeanMetric:
         for batch, runner, clean in self._runs:
             logits = runner.run(kept)
             values = evaluate_metric(self.metric, logits, batch.answer, batch.foil, clean)
-            total += float(values.double().sum())
+            total += float(values.cpu().double().sum())
         if not math.isfinite(total):
             place = f"without {tried}" if tried else "of the whole model"
             raise NumericalError(f"the metric {place} is not a finite number; try --dtype fp32")

@@ -24,6 +24,7 @@ from torch import Tensor
 from circuits.errors import NumericalError, OptionError
 from circuits.model import Hook, Model
 from circuits.pairs import PairBatch, TokenPair, batches
+from locate.frozen_norm import FrozenNorm
 
 
 class Region(StrEnum):
@@ -102,8 +103,8 @@ def check_subjects(pairs: Sequence[TokenPair]) -> None:
     for number, pair in enumerate(pairs, start=1):
         if pair.subject is None:
             raise OptionError(
-                f"pair {number} ({pair.text.clean!r}) names no subject, which roles of heads "
-                'need; add "subject" to its line'
+                f"pair {number} ({pair.text.clean!r}) names no subject to look at; "
+                'add "subject" to its line'
             )
 
 
@@ -125,18 +126,17 @@ def read_heads(
     others = rivals(model, pairs, objects)
     precise = torch.promote_types(model.dtype, torch.float32)
     unembedding = model.unembedding().to(precise)
-    gain = model.final_norm()[0].to(precise)
     total = unembedding.sum(0)
     shape = (4, len(pairs), model.n_layers, model.n_heads, len(REGIONS))
     numbers = np.empty(shape, dtype=np.float32)
     written = torch.zeros(
-        model.n_layers, model.n_heads, model.d_model, dtype=torch.float64, device=model.device
-    )
+        model.n_layers, model.n_heads, model.d_model, dtype=torch.float64
+    )  # on the CPU, as MPS has no float64
     for batch in batches(pairs, batch_size, model.device):
         rows = list(batch.index)
         seen: dict[str, Tensor] = {}
         model.last_logits(batch.clean, _reading_hooks(model, seen))
-        norm = _FrozenNorm(model, seen["final"].to(precise), gain)
+        norm = FrozenNorm.of_run(model, seen["final"].to(precise))
         contrasts = [_contrasts(unembedding, total, pairs[row], others[row]) for row in rows]
         answers, ranges = (
             norm.pull_back(torch.stack(side)) for side in zip(*contrasts, strict=True)
@@ -152,41 +152,16 @@ def read_heads(
             by_region[1] = _shares(by_region[1], by_region[0])
             numbers[:, rows, layer] = by_region.cpu().numpy()
             mixed = torch.einsum("bhp,bhpe,hed->bhd", pattern, values, output)
-            written[layer] += norm.apply(mixed).double().sum(0)
+            written[layer] += norm.apply(mixed).cpu().double().sum(0)
     for row in np.flatnonzero(~np.isfinite(numbers).all((0, 2, 3, 4))).tolist():
         raise NumericalError(f"heads write NaN or infinity for {pairs[row].text.clean!r}")
     n_written = min(n_written, model.d_vocab)
     tokens = [
-        (heads.to(precise) @ unembedding.T).topk(n_written, -1).indices.tolist()
+        (heads.to(unembedding) @ unembedding.T).topk(n_written, -1).indices.tolist()
         for heads in written
     ]
     raised = tuple(tuple(map(tuple, heads)) for heads in tokens)
     return HeadReadings(numbers[0], numbers[1], numbers[2], numbers[3], raised)
-
-
-class _FrozenNorm:
-    """The final norm as a linear map: its scale is that of one run's last residual."""
-
-    def __init__(
-        self, model: Model, residual: Float[Tensor, "batch d_model"], gain: Tensor
-    ) -> None:
-        self.centres, self.gain = not model.uses_rms_norm, gain
-        if self.centres:
-            residual = residual - residual.mean(-1, keepdim=True)
-        self.scale = (residual.square().mean(-1) + model.norm_eps).sqrt()
-
-    def apply(self, part: Float[Tensor, "batch head d_model"]) -> Float[Tensor, "..."]:
-        """What a part of the residual becomes; the norm's own shift is no head's."""
-        if self.centres:
-            part = part - part.mean(-1, keepdim=True)
-        return part / self.scale[:, None, None] * self.gain
-
-    def pull_back(self, direction: Float[Tensor, "batch d_model"]) -> Float[Tensor, "..."]:
-        """The direction in the residual whose product with a part is what reaches the logits."""
-        direction = direction * self.gain
-        if self.centres:
-            direction = direction - direction.mean(-1, keepdim=True)
-        return direction / self.scale[:, None]
 
 
 def _reading_hooks(model: Model, seen: dict[str, Tensor]) -> list[Hook]:

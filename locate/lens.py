@@ -29,6 +29,7 @@ from circuits.metrics import rank
 from circuits.model import Hook, Model
 from circuits.pairs import TokenPair, batches
 from circuits.tokens import Prompt
+from locate.frozen_norm import FrozenNorm
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +111,23 @@ def lens_positions(prompt: Prompt, subject: str | None = None) -> dict[str, int]
 
 
 @torch.no_grad()
+def residual_states(
+    model: Model, tokens: Int[Tensor, "batch pos"], places: Int[Tensor, "batch place"]
+) -> list[Float[Tensor, "batch place d_model"]]:
+    """The embedding and the residual stream after every layer, at places of each prompt."""
+    states: list[Tensor] = []
+    rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+
+    def read(value: Tensor, hook: Any) -> None:
+        states.append(value[rows, places])
+
+    names = [f"blocks.{layer}.hook_in" for layer in range(model.n_layers)]
+    names.append(f"blocks.{model.n_layers - 1}.hook_out")
+    model.last_logits(tokens, [(name, read) for name in names])
+    return states
+
+
+@torch.no_grad()
 def logit_lens(
     model: Model,
     prompt: Prompt,
@@ -124,17 +142,10 @@ def logit_lens(
     """
     positions = lens_positions(prompt) if positions is None else positions
     _check_lens(model, prompt, tokens, positions, top)
-    states: list[Tensor] = []
-    places = list(positions.values())
-
-    def read(value: Tensor, hook: Any) -> None:
-        states.append(value[0, places])
-
-    names = [f"blocks.{layer}.hook_in" for layer in range(model.n_layers)]
-    names.append(f"blocks.{model.n_layers - 1}.hook_out")
     ids = torch.tensor([prompt.ids], device=model.device)
-    model.last_logits(ids, [(name, read) for name in names])
-    logits = model.unembed(torch.stack(states)).float()
+    places = torch.tensor([list(positions.values())], device=model.device)
+    states = residual_states(model, ids, places)
+    logits = model.unembed(torch.stack(states)[:, 0]).float()
     probability = logits.softmax(-1)
     columns = list(tokens.values())
     ranks = [
@@ -196,11 +207,8 @@ def head_logits(
         for layer, head in heads
         for weight in [model.head_output_weights(layer).float()]
     ]
-    outputs = torch.stack(written, 1)
-    if not model.uses_rms_norm:
-        outputs = outputs - outputs.mean(-1, keepdim=True)
-    scale = _final_scale(model, read["final"])[:, None, None]
-    return (outputs / scale * model.final_norm()[0].float()) @ model.unembedding().float().T
+    norm = FrozenNorm.of_run(model, read["final"])
+    return norm.apply(torch.stack(written, 1)) @ model.unembedding().float().T
 
 
 def written_tokens(
@@ -248,12 +256,7 @@ def _contributions(
     model: Model, read: Mapping[str, Tensor], direction: Float[Tensor, "batch d_model"]
 ) -> tuple[Float[Tensor, "batch src"], Float[Tensor, " batch"]]:
     """Every source's and the constant's part in the logits along a direction of the output."""
-    gain, shift = model.final_norm()
-    reader = direction * gain.float()
-    if not model.uses_rms_norm:  # the norm takes the mean off what it reads
-        reader = reader - reader.mean(-1, keepdim=True)
-    reader = reader / _final_scale(model, read["final"])[:, None]
-
+    reader = FrozenNorm.of_run(model, read["final"]).pull_back(direction)
     parts = [(read["embed.hook_out"] * reader).sum(-1, keepdim=True)]
     unowned = torch.zeros_like(reader)
     if not model.is_rotary:
@@ -267,6 +270,7 @@ def _contributions(
         if bias is not None:
             unowned = unowned + bias.float()
     constant = (unowned * reader).sum(-1)
+    shift = model.final_norm()[1]
     if shift is not None:
         constant = constant + direction @ shift.float()
     return torch.cat(parts, 1), constant
@@ -278,13 +282,6 @@ def _head_outputs(
     """Each head's output before the output matrix."""
     output = read[f"blocks.{layer}.attn.o.hook_in"]
     return output.reshape(output.shape[0], model.n_heads, model.d_head)
-
-
-def _final_scale(model: Model, final: Float[Tensor, "batch d_model"]) -> Float[Tensor, " batch"]:
-    """The final norm's denominator."""
-    if not model.uses_rms_norm:
-        final = final - final.mean(-1, keepdim=True)
-    return (final.square().mean(-1) + model.norm_eps).sqrt()
 
 
 def _check_lens(

@@ -260,7 +260,7 @@ class _CleanRun:
         device = self.model.device
         sources = torch.from_numpy(self.wiring.edge_src[edges]).to(device)
         dst = self.wiring.edge_dst[edges]
-        layer, slot = divmod(int(_stage_of(self.wiring, dst[0])), 4)
+        layer, slot = divmod(int(_stage_of(self.wiring, dst[:1])[0]), 4)
         if layer == self.model.n_layers:
             return self.model.unembed(self.final - self.differences[sources, :, -1])
         at = self._read(layer)

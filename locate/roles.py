@@ -97,7 +97,7 @@ class RoleCriteria:
     def holds(self, part: Evidence) -> bool:
         """Whether the evidence is enough for this part of a role."""
         looks = part.attention >= self.attention
-        return looks and part.share >= self.share and part.gain.low > 0
+        return bool(looks and part.share >= self.share and part.gain.low > 0)
 
     def classify(self, mover: Evidence, relation: Evidence) -> Role:
         """The role that the two parts make."""

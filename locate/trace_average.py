@@ -7,7 +7,7 @@ ends there, and a subject of one token is its own last token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -16,9 +16,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from circuits.errors import OptionError
+from circuits.interval import Interval, bootstrap_means
+from circuits.model import Model
+from circuits.pairs import TokenPair
 from circuits.tokens import Span
+from locate.attention import check_subjects
 from locate.sweep import TraceKind
-from locate.tracing import Trace
+from locate.tracing import Trace, trace
 
 
 class PositionRole(StrEnum):
@@ -31,6 +35,16 @@ class PositionRole(StrEnum):
     FIRST_AFTER = "first token after"
     FURTHER = "further tokens"
     LAST = "last token"
+
+    @property
+    def of_subject(self) -> bool:
+        """Whether such a position belongs to the subject."""
+        return self in (self.FIRST_SUBJECT, self.MIDDLE_SUBJECT, self.LAST_SUBJECT)
+
+    @property
+    def is_site(self) -> bool:
+        """Whether Meng et al. found a site there: early at the subject's end, late at the last."""
+        return self in (self.LAST_SUBJECT, self.LAST)
 
 
 ROLES = tuple(PositionRole)
@@ -55,8 +69,13 @@ class AverageTrace:
         return tuple(self.effects)
 
     @property
+    def roles(self) -> tuple[PositionRole, ...]:
+        """All roles, in the order of a prompt: the second axis of `effects`."""
+        return ROLES
+
+    @property
     def counts(self) -> Int[np.ndarray, " role"]:
-        """How many traces have each role, in the order of `ROLES`."""
+        """How many traces have each role."""
         first = next(iter(self.effects.values()))
         return np.isfinite(first[:, :, 0]).sum(0)
 
@@ -67,41 +86,101 @@ class AverageTrace:
     def interval(
         self, kind: TraceKind, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[Float[np.ndarray, "role layer"], Float[np.ndarray, "role layer"]]:
-        """Lower and upper end of the bootstrap interval of `mean` over traces."""
+        """Lower and upper end of the bootstrap interval of `mean`, over the traces with the role.
+
+        NaN for a role of fewer than two traces, which has no spread to resample.
+        """
         if not 0 < level < 1:
             raise OptionError(f"an interval's level lies between 0 and 1, not {level}")
         if resamples < 1:
             raise OptionError(f"an interval needs at least 1 resample, not {resamples}")
-        effects, generator = self._of(kind), np.random.default_rng(seed)
-        count = len(effects)
-        picks = generator.integers(count, size=(resamples, count))
-        means = np.stack([_mean(effects[pick]) for pick in picks])
-        tail = (1 - level) / 2
-        absent = self.counts == 0
-        means[:, absent] = 0  # nanquantile warns where there is nothing to rank
-        low, high = np.nanquantile(means, [tail, 1 - tail], axis=0)
-        low[absent], high[absent] = np.nan, np.nan
+        effects = self._of(kind)
+        low, high = np.full((2, *effects.shape[1:]), np.nan)
+        for role in np.flatnonzero(self.counts):
+            values = effects[np.isfinite(effects[:, role, 0]), role]
+            _, low[role], high[role] = bootstrap_means(values, resamples, level, seed)
         return low, high
 
+    def peak(self, kind: TraceKind, role: PositionRole) -> tuple[int, Interval] | None:
+        """The layer whose mean effect is largest for a role; None where no prompt has the role."""
+        place = ROLES.index(role)
+        if not self.counts[place]:
+            return None
+        mean, (low, high) = self.mean(kind)[place], self.interval(kind)
+        layer = int(mean.argmax())
+        return layer, Interval(mean[layer], low[place, layer], high[place, layer])
+
     def rows(self) -> list[dict[str, Any]]:
-        """One record a kind, role and layer, for tables; roles that no prompt has are left out."""
+        """One record a kind, role and layer, for tables; roles that no prompt has are left out.
+
+        `low` and `high` are None where there is no interval.
+        """
         records = []
         for kind in self.kinds:
             mean, (low, high) = self.mean(kind), self.interval(kind)
             for index, layer in np.ndindex(*mean.shape):
                 if self.counts[index]:
+                    limits = Interval(*(float(part[index, layer]) for part in (mean, low, high)))
+                    value = limits.as_dict()
                     records.append(
                         {
                             "kind": str(kind),
                             "role": str(ROLES[index]),
                             "layer": layer,
-                            "effect": float(mean[index, layer]),
-                            "low": float(low[index, layer]),
-                            "high": float(high[index, layer]),
+                            "effect": value.pop("value"),
+                            **value,
                             "traces": int(self.counts[index]),
                         }
                     )
         return records
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The numbers, for a file; `metadata` holds the rest. What is absent is zero there."""
+        kinds = {f"effects.{kind}": np.nan_to_num(self.effects[kind]) for kind in self.kinds}
+        return {
+            "p_clean": self.p_clean,
+            "p_corrupted": self.p_corrupted,
+            "present": np.isfinite(next(iter(self.effects.values()))[:, :, 0]),
+            **kinds,
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON values."""
+        return {
+            "kinds": [str(kind) for kind in self.kinds],
+            "roles": [str(role) for role in ROLES],
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    ) -> AverageTrace:
+        """The inverse of `arrays` and `metadata`; OptionError where they are no such average."""
+        try:
+            kinds = tuple(TraceKind(kind) for kind in metadata["kinds"])
+            present, p_clean, p_corrupted = (
+                arrays[name] for name in ("present", "p_clean", "p_corrupted")
+            )
+            stored = {kind: arrays[f"effects.{kind}"] for kind in kinds}
+            roles, provenance = metadata["roles"], dict(metadata["provenance"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise OptionError(f"these arrays are not an average of traces: {error}") from None
+        count, n_layers = len(p_clean), next(iter(stored.values())).shape[-1] if stored else 0
+        shapes = [values.shape for values in stored.values()]
+        if (
+            roles != list(ROLES)
+            or not shapes
+            or set(shapes) != {(count, len(ROLES), n_layers)}
+            or present.shape != (count, len(ROLES))
+            or p_corrupted.shape != (count,)
+        ):
+            raise OptionError(
+                "these arrays are not an average of traces: their shapes or roles do not fit"
+            )
+        absent = ~present.astype(bool)[:, :, None]
+        effects = {kind: np.where(absent, np.nan, values) for kind, values in stored.items()}
+        return cls(effects, p_clean, p_corrupted, provenance)
 
     def _of(self, kind: TraceKind) -> Float[np.ndarray, "trace role layer"]:
         if kind not in self.effects:
@@ -150,6 +229,34 @@ def average_traces(traces: Sequence[Trace]) -> AverageTrace:
         p_corrupted=np.array([found.p_corrupted for found in traces]),
         provenance={**first.provenance, "prompts": [found.prompt for found in traces]},
     )
+
+
+def trace_facts(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> AverageTrace:
+    """Trace the clean prompt of every pair and average; `options` are those of `locate.trace`.
+
+    The noise of the fact at place i has the seed `seed` + i, so that facts are independent draws.
+    OptionError for a pair that names no subject.
+    """
+    check_subjects(pairs)
+    traces = []
+    for place, pair in enumerate(pairs):
+        text, bos = pair.text, pair.clean.bos
+        assert text.subject is not None, "checked above"
+        traces.append(
+            trace(
+                model, text.clean, text.subject, text.answer, seed=seed + place, bos=bos, **options
+            )
+        )
+        if progress is not None:
+            progress(place + 1, len(pairs))
+    return average_traces(traces)
 
 
 def _by_role(found: Trace, kind: TraceKind) -> Float[np.ndarray, "role layer"]:

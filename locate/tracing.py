@@ -220,6 +220,11 @@ def subject_noise(
     return (unit * (noise * model.embedding_std())).to(model.device)
 
 
+def usual_window(n_layers: int) -> int:
+    """Meng et al.'s window, 10 of GPT-2 XL's 48 layers, in proportion; at least 1 layer."""
+    return max(1, n_layers * 10 // 48)
+
+
 def restored_layers(kind: TraceKind, layer: int, window: int, n_layers: int) -> range:
     """The layers that one cell of a trace restores: `window` of them, clipped at the model's ends.
 

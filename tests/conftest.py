@@ -10,6 +10,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+import tests.typecheck  # noqa: F401 - the hook finds it by name
+
+# Shapes and types in the signatures are checked at every call; this stands before the imports.
+install_import_hook(["circuits", "locate", "viz"], "tests.typecheck.check")
 
 from circuits.model import Model
 from circuits.pairs import TokenPair

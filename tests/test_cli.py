@@ -652,6 +652,7 @@ def test_a_reader_who_leaves_early_is_shown_no_error():
         process.stdout.read(10)
         process.stdout.close()
         assert process.stderr.read() == b""
+        assert process.wait() == 0
 
 
 def test_no_arguments_and_version_answer(capsys):

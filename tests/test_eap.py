@@ -86,7 +86,6 @@ def _metric_change(model, pair: TokenPair) -> float:
     return float(values[0] - values[1])
 
 
-@pytest.mark.parametrize("kind", ["gpt2"])
 def test_weight_folding_leaves_scores_unchanged(kind, pairs, model):
     raw = attribute(model, pairs, EAP)
     folded = tiny_model(kind)

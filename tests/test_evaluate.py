@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from circuits.ablation import Ablation, source_constants, source_hooks
-from circuits.errors import OptionError
+from circuits.errors import NumericalError, OptionError
 from circuits.evaluate import (
     Outcome,
     Runs,
@@ -18,7 +18,7 @@ from circuits.evaluate import (
 )
 from circuits.graph import Circuit, KeyValue, Wiring
 from circuits.interval import Interval
-from circuits.metrics import Metric
+from circuits.metrics import Metric, hit_at
 from circuits.pairs import batches
 from circuits.running import CircuitRunner
 from tests.oracles import plain_circuit_run
@@ -182,3 +182,24 @@ def test_bf16_circuits_run_close_to_fp32(kind):
     fine = run_circuits(exact, pairs, [circuit]).circuits[0].metric
     coarse = run_circuits(rough, pairs, [circuit]).circuits[0].metric
     np.testing.assert_allclose(fine, coarse, atol=0.15)
+
+
+def test_the_middle_of_equal_logits_decides_a_hit():
+    distinct = torch.arange(20.0).flip(0)[None]
+    for token in range(20):
+        assert bool(hit_at(distinct, torch.tensor([token]), k=3)) is (token < 3)
+    constant = torch.zeros(1, 500)
+    assert not hit_at(constant, torch.tensor([0]), k=10)
+    two_on_top = torch.tensor([[1.0, 1.0, 0.0]])
+    assert hit_at(two_on_top, torch.tensor([1]), k=1)
+
+
+def test_a_metric_that_is_no_number_is_an_error_and_not_a_result(kind):
+    model = tiny_model(kind)
+    name = next(name for name in model.parameter_names if ".1." in name and "norm" not in name)
+    broken = model.parameter(name).clone()
+    broken.view(-1)[0] = float("nan")
+    model.set_parameter(name, broken)
+    pairs = equal_length_pairs(model)
+    with pytest.raises(NumericalError, match=f"whole model .* {pairs[0].text.clean!r}"):
+        run_circuits(model, pairs[:1], [])

@@ -180,6 +180,8 @@ def test_a_file_without_scores_gives_a_circuit_without_scores(path: Path) -> Non
         ({"m0_to_m0": {"score": 1, "in_graph": True}}, "points down"),
         ({"nonsense": {"score": 1, "in_graph": True}}, "nonsense"),
         ({"m0_to_logits": {"score": "high", "in_graph": True}}, "a number belongs"),
+        ({"m0_to_logits": {"score": True, "in_graph": True}}, "True"),
+        ({"m0_to_logits": {"score": -1e300, "in_graph": True}}, "single-precision"),
         ({"m0_to_logits": {"score": 1}}, "in_graph"),
         ({"m0_to_logits": {"score": 1, "in_graph": 1}}, "in_graph"),
         ({"m0_to_logits": 3}, "in_graph"),

@@ -135,8 +135,6 @@ def test_a_circuit_of_another_size_is_refused() -> None:
     with pytest.raises(OptionError):
         Circuit(wiring, np.zeros(3, dtype=bool))
     with pytest.raises(OptionError):
-        Circuit(wiring, np.zeros(wiring.n_edges))
-    with pytest.raises(OptionError):
         Circuit.full(wiring, EdgeScores(Wiring(2, 1, 1), np.zeros(Wiring(2, 1, 1).n_edges)))
     with pytest.raises(OptionError):
         Circuit(wiring, np.zeros(wiring.n_edges, dtype=bool), columns={"x": np.zeros(2)})

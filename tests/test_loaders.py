@@ -300,6 +300,7 @@ def test_a_mistake_in_jsonl_is_named_with_its_line(tmp_path: Path, text: str, me
     ("name", "content", "message"),
     [
         ("f.csv", b"subject,object\nA,B,C\n", "f.csv:2: has too few or too many cells"),
+        ("f.csv", b"subject,subject,object\nA,B,C\n", "f.csv:1: has 2 columns 'subject'"),
         ("f.csv", b"subject,thing\nA,B\n", "f.csv:1: has no column 'object'"),
         ("f.csv", b"subject,object\nA,B\n", "f.csv:2: lacks the key 'prompt'"),
         ("f.json", b'[\n\n{"a" 1}]', "f.json:3: not JSON"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -74,6 +75,8 @@ def test_no_parameter_of_a_loaded_model_tracks_gradients(model):
 def test_a_prompt_longer_than_the_model_takes_is_refused(model):
     with pytest.raises(OptionError, match="too long"):
         model.last_logits(torch.zeros(1, model.max_tokens + 1, dtype=torch.long))
+    with pytest.raises(PromptError, match=f"the prompt 'x x.* x' is .*takes {model.max_tokens}"):
+        model.tokenizer.encode("x" + " x" * model.max_tokens)
 
 
 def test_a_saved_directory_loads_to_the_same_model(kind, tmp_path, tokens, model):
@@ -149,6 +152,50 @@ def test_damaged_weights_are_refused(tmp_path):
         load(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"layers": 4}, "missing"),
+        ({"width": 64}, "of another shape"),
+        ({"activation": "no-such-function"}, "no-such-function"),
+        ({"layers": "three"}, "three"),
+    ],
+)
+def test_weights_that_do_not_fit_their_configuration_are_refused(kind, changed, reason, tmp_path):
+    names = {
+        "gpt2": {"layers": "n_layer", "width": "n_embd", "activation": "activation_function"},
+        "llama": {
+            "layers": "num_hidden_layers",
+            "width": "hidden_size",
+            "activation": "hidden_act",
+        },
+    }[kind]
+    hugging_face(kind).save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {names[key]: value for key, value in changed.items()}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelNotFoundError, match=reason):
+        load(str(tmp_path), device="cpu")
+
+
+def test_a_missing_weight_is_not_made_up(tmp_path):
+    model = gpt2_hf()
+    weights = model.state_dict()
+    del weights["transformer.h.1.mlp.c_proj.weight"]
+    model.save_pretrained(tmp_path, state_dict=weights)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFoundError, match=r"h\.1\.mlp\.c_proj\.weight.* missing"):
+        load(str(tmp_path), device="cpu")
+
+
+def test_a_tokenizer_that_is_none_is_refused(tmp_path):
+    gpt2_hf().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelNotFoundError, match="cannot be loaded"):
+        load(str(tmp_path), device="cpu")
+
+
 def test_pickled_weights_are_never_opened(tmp_path):
     model = gpt2_hf()
     model.config.save_pretrained(tmp_path)
@@ -185,7 +232,9 @@ def test_every_refused_variant_is_a_field_of_its_configuration():
         assert all(getattr(config, field) == plain for field, plain in fields.items())
 
 
-@pytest.mark.parametrize("device", ["cuda", "warp"])
+@pytest.mark.parametrize(
+    "device", ["cuda", "cuda:99", "warp", "cpu:1", "meta", "xla", "vulkan", ""]
+)
 def test_an_absent_device_is_refused(device):
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")

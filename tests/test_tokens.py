@@ -85,6 +85,14 @@ def test_there_is_never_a_second_bos_although_llama_adds_its_own():
     assert TOKENIZERS["byte-level"].encode("France").ids[0] == 0
 
 
+@pytest.mark.parametrize(("kind", "sign"), [("byte-level", "<|endoftext|>"), ("metaspace", "<s>")])
+def test_a_bos_written_in_the_prompt_is_refused_and_not_doubled(kind: str, sign: str):
+    tokenizer = TOKENIZERS[kind]
+    with pytest.raises(PromptError, match="BOS"):
+        tokenizer.encode(f"{sign}France is")
+    assert tokenizer.encode(f"{sign}France is", bos=False).ids.count(tokenizer.hf.bos_token_id) == 1
+
+
 def test_a_blank_token_before_the_first_word_is_not_the_subjects():
     prompt = TOKENIZERS["metaspace"].encode("Qatar is", bos=False)
     assert prompt.tokens[0] == " ", "this vocabulary has no token for a space and Q"

@@ -13,8 +13,15 @@ from circuits.model import Model
 from circuits.tokens import Span
 from experiments.plain_tracing import plain_trace
 from locate import sweep
-from locate.trace_average import ROLES, PositionRole, average_traces, position_roles
-from locate.tracing import ALL_KINDS, Trace, TraceKind, restored_layers, subject_noise, trace
+from locate.tracing import (
+    ALL_KINDS,
+    Trace,
+    TraceKind,
+    restored_layers,
+    subject_noise,
+    trace,
+    usual_window,
+)
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer, tiny_model
 
 PROMPT, SUBJECT, ANSWER = "The capital of South Korea is", "South Korea", "Seoul"
@@ -193,6 +200,10 @@ def test_a_window_is_as_wide_as_asked_and_clipped_at_the_ends(
     assert restored_layers(TraceKind.RESID, layer, window, 12) == range(layer, layer + 1)
 
 
+def test_the_usual_window_is_meng_et_als_at_48_layers_and_scales_with_depth() -> None:
+    assert [usual_window(n_layers) for n_layers in (1, 8, 12, 28, 48, 96)] == [1, 1, 2, 5, 10, 20]
+
+
 def test_bf16_agrees_with_its_own_plain_loop(kind: str) -> None:
     hf = gpt2_hf() if kind == "gpt2" else llama_hf()
     tokenizer = byte_level_tokenizer() if kind == "gpt2" else metaspace_tokenizer()
@@ -224,7 +235,7 @@ def test_a_bos_token_moves_the_subject_by_one() -> None:
         ({"subject": " "}, PromptError, "subject is empty"),
         ({"answer": " "}, PromptError, "is empty"),
         ({"prompt": "  "}, PromptError, "prompt is empty"),
-        ({"prompt": PROMPT + " a" * 80}, OptionError, "tokens"),
+        ({"prompt": PROMPT + " a" * 80}, PromptError, "tokens"),
         ({"window": 0}, OptionError, "window"),
         ({"samples": 0}, OptionError, "sample"),
         ({"noise": -1.0}, OptionError, "noise"),
@@ -315,73 +326,3 @@ def test_asking_for_a_kind_that_was_not_traced_is_an_error(found: Trace) -> None
     part = replace(found, probabilities={TraceKind.MLP: found.probabilities[TraceKind.MLP]})
     with pytest.raises(OptionError, match="attn was not traced"):
         part.effect(TraceKind.ATTN)
-
-
-def test_every_position_has_one_role() -> None:
-    role = PositionRole
-    assert position_roles(9, Span(1, 5)) == (
-        role.BEFORE,
-        role.FIRST_SUBJECT,
-        role.MIDDLE_SUBJECT,
-        role.MIDDLE_SUBJECT,
-        role.LAST_SUBJECT,
-        role.FIRST_AFTER,
-        role.FURTHER,
-        role.FURTHER,
-        role.LAST,
-    )
-    assert position_roles(3, Span(0, 1)) == (role.LAST_SUBJECT, role.FIRST_AFTER, role.LAST)
-    assert position_roles(3, Span(1, 3)) == (role.BEFORE, role.FIRST_SUBJECT, role.LAST)
-
-
-def test_the_average_of_one_trace_is_that_trace(found: Trace) -> None:
-    average = average_traces([found])
-    for state in ALL_KINDS:
-        mean, effect = average.mean(state), found.effect(state)
-        last_subject = ROLES.index(PositionRole.LAST_SUBJECT)
-        np.testing.assert_allclose(mean[last_subject], effect[:, found.subject.last])
-        np.testing.assert_allclose(mean[-1], effect[:, -1])
-        low, high = average.interval(state, resamples=5)
-        np.testing.assert_allclose(low, mean)
-        np.testing.assert_allclose(high, mean)
-
-
-def test_an_average_weighs_prompts_not_positions(model: Model) -> None:
-    long = "In the city of South Korea and in all of the other places the capital is"
-    traces = [trace(model, prompt, SUBJECT, ANSWER, samples=2) for prompt in (PROMPT, long)]
-    average, kind = average_traces(traces), TraceKind.RESID
-    further = ROLES.index(PositionRole.FURTHER)
-    spans = [slice(found.subject.stop + 1, len(found.tokens) - 1) for found in traces]
-    parts = [
-        found.effect(kind)[:, span].mean(1)
-        for found, span in zip(traces, spans, strict=True)
-        if span.start < span.stop
-    ]
-    assert average.counts[further] == len(parts) >= 1
-    np.testing.assert_allclose(average.mean(kind)[further], np.mean(parts, 0))
-    assert average.p_clean.tolist() == [found.p_clean for found in traces]
-    assert len(average.rows()) == 3 * model.n_layers * int((average.counts > 0).sum())
-
-
-def test_an_interval_holds_the_mean_and_narrows_with_agreement(found: Trace) -> None:
-    other = replace(found, probabilities={k: v * 2 for k, v in found.probabilities.items()})
-    average = average_traces([found, other] * 5)
-    low, high = average.interval(TraceKind.MLP, resamples=200)
-    mean, there = average.mean(TraceKind.MLP), average.counts > 0
-    assert (low[there] <= mean[there]).all()
-    assert (mean[there] <= high[there]).all()
-    assert (high[there] - low[there] > 0).any()
-    assert np.isnan(low[~there]).all()
-
-
-def test_traces_of_different_settings_are_not_averaged(found: Trace) -> None:
-    other = replace(found, provenance={**found.provenance, "window": 3})
-    with pytest.raises(OptionError, match="window is 10 in one and 3 in another"):
-        average_traces([found, other])
-    fewer = replace(found, probabilities={TraceKind.MLP: found.probabilities[TraceKind.MLP]})
-    with pytest.raises(OptionError, match="different kinds"):
-        average_traces([found, fewer])
-    with pytest.raises(OptionError, match="no traces"):
-        average_traces([])
-    with pytest.raises(OptionError, match="level"):
-        average_traces([found]).interval(TraceKind.MLP, level=1.5)

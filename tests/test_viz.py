@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -21,12 +22,21 @@ from circuits.errors import OptionError, StoreError
 from circuits.evaluate import FaithfulnessCurve, Interval
 from circuits.graph import Circuit, EdgeScores, KeyValue, Wiring, node_kind, node_layer
 from circuits.tokens import Span
+from locate.lens_average import AverageLens, Followed, Place
 from locate.sweep import TraceKind
+from locate.trace_average import ROLES, AverageTrace
 from locate.tracing import Trace
 from viz import canvas, theme
+from viz.heat_maps import layer_ticks
 from viz.layout import Layout, Placement, lay_out, strongest
 from viz.paper import describe, draw_circuit
-from viz.plots import draw_faithfulness, draw_lens, draw_trace
+from viz.plots import (
+    draw_average_lens,
+    draw_average_trace,
+    draw_faithfulness,
+    draw_lens,
+    draw_trace,
+)
 from viz.routing import HALF_HEIGHT, HALF_WIDTH
 
 WIRINGS = st.builds(
@@ -261,7 +271,27 @@ def lensed(path: Path) -> Path:
     return draw_lens(ranks, {" France": np.array([0.0, 0.1, 0.2])}, path, title=HOSTILE)
 
 
-DRAWN = pytest.mark.parametrize("draw", [picture, traced, measured, lensed])
+def traced_average(path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    effects = {kind: rng.random((3, len(ROLES), 4)) - 0.3 for kind in TraceKind}
+    for values in effects.values():
+        values[:, 2], values[1:, 4] = np.nan, np.nan
+    average = AverageTrace(effects, np.full(3, 0.9), np.full(3, 0.1), {"model": HOSTILE})
+    return draw_average_trace(average, path, title=HOSTILE)
+
+
+def lensed_average(path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    shape = (5, 4, len(Place), len(Followed))
+    lens = AverageLens(
+        tuple(Place), tuple(Followed), rng.integers(0, 900, shape), rng.random(shape), {}
+    )
+    return draw_average_lens(lens, path, title=HOSTILE)
+
+
+DRAWN = pytest.mark.parametrize(
+    "draw", [picture, traced, traced_average, measured, lensed, lensed_average]
+)
 
 
 @DRAWN
@@ -354,6 +384,16 @@ def test_role_and_sign_share_no_colour():
     nodes = {colour for style in theme.ROLES.values() for colour in (style.fill, style.line)}
     assert not signs & nodes
     assert theme.SUPPORTS.dash != theme.OPPOSES.dash
+
+
+def test_a_few_layers_are_labelled_evenly_from_the_first():
+    for n_layers in range(1, 100):
+        ticks = layer_ticks(n_layers, 8)
+        assert ticks[0] == 0
+        assert len(ticks) <= 8
+        assert ticks[-1] < n_layers
+        assert len({after - before for before, after in pairwise(ticks)}) <= 1
+    assert layer_ticks(8, 8) == list(range(8))
 
 
 def test_drawing_needs_neither_pyplot_nor_torch():

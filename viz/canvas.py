@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,8 @@ from viz import theme
 
 SUFFIXES = (".svg", ".pdf", ".png")
 PNG_DPI = 220
+CAPTION = 6.5
+"""Font size of a caption, in points."""
 SOFTWARE = "Knowledge Circuits"
 VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→", "\u00a0": "␣"}
 
@@ -90,6 +92,30 @@ def wrapped(text: str, size: float, width: float) -> list[str]:
         else:
             lines.append(word)
     return lines
+
+
+def page_text(figure: Figure, title: str | None, caption: Sequence[str] = ()) -> None:
+    """A title at the top left and lines of a caption at the bottom; no markup is read in them."""
+    width, height = figure.get_size_inches()
+    for index, line in enumerate(reversed(caption)):
+        figure.text(
+            0.08 / width,
+            (0.06 + 0.13 * index) / height,
+            line,
+            size=CAPTION,
+            color=theme.MUTED,
+            parse_math=False,
+        )
+    if title:
+        figure.text(
+            0.08 / width,
+            1 - 0.08 / height,
+            visible(title),
+            size=9.0,
+            weight="bold",
+            va="top",
+            parse_math=False,
+        )
 
 
 def check_suffix(path: str | Path) -> Path:

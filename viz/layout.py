@@ -302,7 +302,7 @@ def _columns(nodes: _Nodes, placed: np.ndarray, limit: int) -> tuple[np.ndarray,
             x[group[placed[group]]].mean() if placed[group].any() else slot
             for slot, group in enumerate(groups)
         ]
-        x[row] = _spread(np.array(middles), n_columns)
+        x[row] = _spread(np.array(middles, dtype=float), n_columns)
     return x, n_columns
 
 

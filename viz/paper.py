@@ -35,6 +35,10 @@ NARROWEST_COLUMN = 0.36
 """Inches a column needs to hold a label such as `a11.h10`."""
 
 
+Entry = tuple[str, theme.NodeStyle | theme.EdgeStyle, float]
+"""Legend text, style, and for an edge its line width in points."""
+
+
 @dataclass(frozen=True)
 class _Page:
     """Layout units to inches on the page."""
@@ -52,6 +56,16 @@ class _Page:
         return (points - np.array(self.origin)) * scale + corner
 
 
+@dataclass(frozen=True, eq=False)
+class EdgeLook:
+    """How the drawn edges look, in the layout's order, and the legend's entries about them."""
+
+    styles: list[theme.EdgeStyle]
+    widths: np.ndarray
+    strengths: np.ndarray
+    legend: list[Entry]
+
+
 def draw_circuit(
     circuit: Circuit,
     path: str | Path,
@@ -67,18 +81,31 @@ def draw_circuit(
     .pdf, .png or for `max_edges` below 1; StoreError where the file cannot be written.
     """
     canvas.check_suffix(path)
-    columns = max(4, int((width - SIDE - GAP) / NARROWEST_COLUMN) - 1)
-    layout = lay_out(circuit, max_edges, placement, columns)
+    layout = lay_out(circuit, max_edges, placement, columns_in(width))
     with canvas.paper_style():
-        figure = _drawn(circuit, layout, width, title)
+        look, caption = score_look(circuit, layout), describe(circuit, layout)
+        figure = drawn(circuit, layout, look, caption, width, title)
         return canvas.save(figure, path, title or "Knowledge circuit", circuit.provenance)
 
 
-def _drawn(circuit: Circuit, layout: Layout, width: float, title: str | None) -> Figure:
+def columns_in(width: float) -> int:
+    """How many columns of nodes a page of so many inches holds."""
+    return max(4, int((width - SIDE - GAP) / NARROWEST_COLUMN) - 1)
+
+
+def drawn(
+    circuit: Circuit,
+    layout: Layout,
+    look: EdgeLook,
+    about: str,
+    width: float,
+    title: str | None,
+) -> Figure:
+    """The page; for use within `canvas.paper_style()`. `about` is the caption's first sentence."""
     left, right, low, high = layout.bounds
-    caption = canvas.wrapped(describe(circuit, layout), SMALL, width - 2 * GAP)
+    caption = canvas.wrapped(about, SMALL, width - 2 * GAP)
     caption += canvas.wrapped(READING, SMALL, width - 2 * GAP)
-    legend = _legend_rows(circuit, layout, width - 2 * GAP)
+    legend = _legend_rows(circuit, layout, look, width - 2 * GAP)
     heading = 0.28 if title else 0.1
     foot = GAP + 0.13 * len(caption) + 0.05 + 0.17 * len(legend) + 0.1
     column = min(COLUMN, (width - SIDE - GAP) / (right - left))
@@ -92,7 +119,7 @@ def _drawn(circuit: Circuit, layout: Layout, width: float, title: str | None) ->
     axes.set_axis_off()
     page = _Page(axes, SIDE + max(0.0, slack) / 2, foot, column, layer, (left, low))
     _draw_rows(page, layout, right - left)
-    _draw_edges(page, circuit, layout)
+    _draw_edges(page, layout, look)
     _draw_nodes(page, circuit, layout)
     _draw_legend(axes, legend, foot - 0.1)
     for index, line in enumerate(reversed(caption)):
@@ -140,17 +167,39 @@ def _draw_rows(page: _Page, layout: Layout, across: float) -> None:
         _write(page.axes, x - 0.06, y, "layer", SMALL, theme.MUTED, ha="right")
 
 
-def _draw_edges(page: _Page, circuit: Circuit, layout: Layout) -> None:
+def score_look(circuit: Circuit, layout: Layout) -> EdgeLook:
+    """Colour and line style say the sign of an edge's score, width and strength its size."""
+    legend: list[Entry] = []
+    if circuit.scores is None:
+        n = layout.n_drawn
+        return EdgeLook([theme.UNSCORED] * n, np.full(n, 0.7), np.full(n, 0.7), legend)
+    scores = circuit.scores.values[layout.edges]
+    if layout.n_drawn:
+        legend += [(theme.SUPPORTS.legend, theme.SUPPORTS, 1.4)] * bool((scores >= 0).any())
+        legend += [(theme.OPPOSES.legend, theme.OPPOSES, 1.4)] * bool((scores < 0).any())
+        legend += size_legend(scores)
+    return EdgeLook(
+        [theme.edge_style(score) for score in scores.tolist()],
+        theme.edge_widths(scores),
+        theme.edge_strengths(scores),
+        legend,
+    )
+
+
+def size_legend(scores: np.ndarray) -> list[Entry]:
+    """Sample lines of the largest |score| and of a tenth of it."""
+    largest = float(np.abs(scores).max())
+    samples: list[Entry] = []
+    for share in (1.0, 0.1):
+        line = theme.edge_widths(np.array([share * largest]), largest)[0]
+        samples.append((f"|score| {share * largest:.2g}", theme.UNSCORED, float(line)))
+    return samples
+
+
+def _draw_edges(page: _Page, layout: Layout, look: EdgeLook) -> None:
     shared = len(layout.shared_curves)
     _add_curves(page, layout.shared_curves, [theme.SHARED] * shared, np.full(shared, 0.9))
-    if circuit.scores is None:
-        styles, widths = [theme.UNSCORED] * layout.n_drawn, np.full(layout.n_drawn, 0.7)
-        strengths = np.full(layout.n_drawn, 0.7)
-    else:
-        scores = circuit.scores.values[layout.edges]
-        styles = [theme.edge_style(score) for score in scores.tolist()]
-        widths, strengths = theme.edge_widths(scores), theme.edge_strengths(scores)
-    _add_curves(page, layout.curves, styles, widths, strengths)
+    _add_curves(page, layout.curves, look.styles, look.widths, look.strengths)
 
 
 def _add_curves(
@@ -222,11 +271,9 @@ def _box(
     )
 
 
-Entry = tuple[str, theme.NodeStyle | theme.EdgeStyle, float]
-"""Legend text, style, and for an edge its line width in points."""
-
-
-def _legend_rows(circuit: Circuit, layout: Layout, width: float) -> list[list[Entry]]:
+def _legend_rows(
+    circuit: Circuit, layout: Layout, look: EdgeLook, width: float
+) -> list[list[Entry]]:
     """What the picture uses and no more, broken into rows of at most `width` inches."""
     roles = {circuit.roles.get(node, "") for node in layout.nodes}
     kinds = {node_kind(node) for node in layout.nodes if circuit.roles.get(node) not in theme.ROLES}
@@ -238,15 +285,7 @@ def _legend_rows(circuit: Circuit, layout: Layout, width: float) -> list[list[En
     nodes += [(name, unlabelled, 0.0)] * ("head" in kinds)
     for kind in ("kv", "mlp"):
         nodes += [(theme.KINDS[kind].legend, theme.KINDS[kind], 0.0)] * (kind in kinds)
-    edges: list[Entry] = []
-    if circuit.scores is not None and layout.n_drawn:
-        scores = circuit.scores.values[layout.edges]
-        edges += [(theme.SUPPORTS.legend, theme.SUPPORTS, 1.4)] * bool((scores >= 0).any())
-        edges += [(theme.OPPOSES.legend, theme.OPPOSES, 1.4)] * bool((scores < 0).any())
-        largest = float(np.abs(scores).max())
-        for share in (1.0, 0.1):
-            line = theme.edge_widths(np.array([share * largest]), largest)[0]
-            edges.append((f"|score| {share * largest:.2g}", theme.UNSCORED, float(line)))
+    edges = list(look.legend)
     if layout.shared:
         edges.append((theme.SHARED.legend, theme.SHARED, 0.9))
     rows: list[list[Entry]] = []

@@ -8,32 +8,27 @@ visible (`viz.canvas.visible`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from circuits.errors import OptionError
 from viz import canvas, theme
+from viz.heat_maps import draw_effects, layer_ticks
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from circuits.evaluate import FaithfulnessCurve
+    from locate.lens_average import AverageLens
+    from locate.trace_average import AverageTrace
     from locate.tracing import Trace
 
-TOKEN_ROW = 0.15
 LONGEST_TOKEN = 18
-CAPTION = 6.5
-TRACED = {"resid": "residual stream", "mlp": "MLP output", "attn": "attention output"}
-EFFECT_COLOURS = LinearSegmentedColormap.from_list(
-    "effect", [theme.OPPOSES.colour, theme.PAPER, theme.SUPPORTS.colour, "#00324F"]
-)
 
 
 def draw_trace(
@@ -44,78 +39,46 @@ def draw_trace(
     Colour is the indirect effect in probability of the answer: blue where restoring the state
     brings the answer back, orange where it costs. The subject's tokens are bold and marked.
     """
-    canvas.check_suffix(path)
-    if not trace.kinds:
-        raise OptionError("the trace holds no kind of state: nothing to draw")
-    effects = {str(kind): trace.effect(kind).T for kind in trace.kinds}
-    labels = [_token(token) for token in trace.tokens]
-    with canvas.paper_style():
-        caption = canvas.wrapped(_trace_caption(trace), CAPTION, width - 0.16)
-        # A long prompt gets lower rows rather than a page that is too high.
-        row = min(TOKEN_ROW, 7.0 / len(labels))
-        top, foot = (0.55 if title else 0.3), 0.5 + 0.13 * len(caption)
-        size = min(CAPTION, 60 * row)
-        gutter = 0.2 + max(canvas.text_width(label, size, "bold") for label in labels)
-        height = top + foot + row * len(labels)
-        figure = canvas.new_figure(width, height)
-        lowest = min(0.0, *(float(effect.min()) for effect in effects.values()))
-        highest = max(float(effect.max()) for effect in effects.values())
-        # Orange has half of blue's range, so a loss counts double in choosing the scale.
-        largest = max(highest, -2 * lowest) or 1.0
-        panel = (width - gutter - 0.75) / len(effects)
-        for index, (kind, effect) in enumerate(effects.items()):
-            left = gutter + index * panel
-            box = (left / width, foot / height, (panel - 0.14) / width, 1 - (top + foot) / height)
-            axes = figure.add_axes(box)
-            image = _heat_map(axes, effect, largest)
-            axes.set_title(TRACED.get(kind, kind), parse_math=False)
-            if index:
-                axes.set_yticks([])
-            else:
-                axes.set_yticks(range(len(labels)), labels, size=size, parse_math=False)
-                _mark_subject(axes, trace.subject.start, trace.subject.stop)
-        right = gutter + panel * len(effects)
-        rectangle = (right / width, foot / height, 0.08 / width, 1 - (top + foot) / height)
-        bar = figure.colorbar(image, cax=figure.add_axes(rectangle))
-        bar.ax.set_ylim(lowest, largest)
-        bar.set_label("indirect effect (probability)")
-        bar.outline.set_visible(False)
-        _page_text(figure, title, caption)
-        heading = title or f"Causal trace of {trace.prompt}"
-        return canvas.save(figure, path, heading, trace.provenance)
-
-
-def _heat_map(axes: Axes, effect: Float[np.ndarray, "pos layer"], largest: float) -> AxesImage:
-    image = axes.imshow(
-        effect,
-        cmap=EFFECT_COLOURS,
-        vmin=-largest / 2,
-        vmax=largest,
-        aspect="auto",
-        interpolation="nearest",
-        rasterized=False,
+    return draw_effects(
+        path,
+        effects={kind.label: trace.effect(kind).T for kind in trace.kinds},
+        labels=[_token(token) for token in trace.tokens],
+        subject=range(trace.subject.start, trace.subject.stop),
+        caption=_trace_caption(trace),
+        title=title,
+        heading=f"Causal trace of {trace.prompt}",
+        provenance=trace.provenance,
+        width=width,
     )
-    axes.set_xlabel("layer")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.set_xticks(np.arange(effect.shape[1] + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(effect.shape[0] + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color=theme.PAPER, linewidth=0.5)
-    axes.tick_params(which="both", left=False, length=0)
-    axes.spines[:].set_visible(False)
-    return image
 
 
-def _mark_subject(axes: Axes, start: int, stop: int) -> None:
-    for label in axes.get_yticklabels()[start:stop]:
-        label.set_fontweight("bold")
-    axes.plot(
-        [-0.012] * 2,
-        [start - 0.4, stop - 0.6],
-        transform=axes.get_yaxis_transform(),
-        color=theme.INK,
-        linewidth=1.6,
-        solid_capstyle="butt",
-        clip_on=False,
+def draw_average_trace(
+    average: AverageTrace,
+    path: str | Path,
+    title: str | None = None,
+    width: float = theme.DOUBLE_COLUMN,
+) -> Path:
+    """Heat maps as `draw_trace` draws them, of the mean effect by role of the position.
+
+    A role that only some prompts have says how many. A ring marks the largest mean of the
+    subject's last token and of the prompt's last token: the early and the late site.
+    """
+    present = np.flatnonzero(average.counts)
+    roles, counts = [average.roles[index] for index in present], average.counts[present]
+    return draw_effects(
+        path,
+        effects={kind.label: average.mean(kind)[present] for kind in average.kinds},
+        labels=[
+            f"{role} ({count})" if count < len(average.p_clean) else str(role)
+            for role, count in zip(roles, counts, strict=True)
+        ],
+        subject=[row for row, role in enumerate(roles) if role.of_subject],
+        caption=_average_caption(average),
+        title=title,
+        heading="Average causal trace",
+        provenance=average.provenance,
+        width=width,
+        ringed=[row for row, role in enumerate(roles) if role.is_site],
     )
 
 
@@ -125,8 +88,23 @@ def _trace_caption(trace: Trace) -> str:
     parts.append(f"answer “{trace.answer.strip()}”")
     parts.append(f"p clean {trace.p_clean:.3f}")
     parts.append(f"p corrupted {trace.p_corrupted:.3f}")
-    parts += [f"{name} {origin[name]}" for name in ("noise", "samples", "window") if name in origin]
-    return canvas.visible("  ·  ".join(parts))
+    return _joined(parts, origin)
+
+
+def _average_caption(average: AverageTrace) -> str:
+    origin, n_facts = average.provenance, len(average.p_clean)
+    parts = [str(origin["model"])] if "model" in origin else []
+    parts.append(f"mean over {n_facts} facts" if n_facts > 1 else "1 fact")
+    parts.append(f"p clean {average.p_clean.mean():.3f}")
+    parts.append(f"p corrupted {average.p_corrupted.mean():.3f}")
+    return _joined(parts, origin) + "  ·  ring: the row's largest"
+
+
+def _joined(parts: list[str], origin: Mapping[str, Any]) -> str:
+    settings = [
+        f"{name} {origin[name]}" for name in ("noise", "samples", "window") if name in origin
+    ]
+    return canvas.visible("  ·  ".join([*parts, *settings]))
 
 
 def draw_faithfulness(
@@ -164,7 +142,7 @@ def draw_faithfulness(
         axes.set_xlabel("edges in the circuit")
         axes.set_ylabel("faithfulness")
         _legend_below(figure, axes, 0.03 / height)
-        _page_text(figure, title, [])
+        canvas.page_text(figure, title)
         return canvas.save(figure, path, title or "Faithfulness", provenance or {})
 
 
@@ -190,8 +168,8 @@ def _band(axes: Axes, name: str, curve: FaithfulnessCurve, colour: str, dashed: 
 
 
 def draw_lens(
-    ranks: Mapping[str, Float[np.ndarray, " layer"]],
-    probabilities: Mapping[str, Float[np.ndarray, " layer"]],
+    ranks: Mapping[str, Num[np.ndarray, " state"]],
+    probabilities: Mapping[str, Float[np.ndarray, " state"]],
     path: str | Path,
     title: str | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -199,46 +177,109 @@ def draw_lens(
 ) -> Path:
     """Logit lens: rank (0 = top, drawn as 1 on a log scale) and probability of tokens by layer.
 
-    Both map a token's name to one value a layer; a token has the same colour on both sides.
+    Both map a token's name to one value a state, the embedding and what follows each layer; a
+    token has the same colour on both sides.
     """
-    canvas.check_suffix(path)
     names = list(dict.fromkeys([*ranks, *probabilities]))
+    sides = [
+        {name: _Line(np.asarray(values, dtype=float)) for name, values in side.items()}
+        for side in (ranks, probabilities)
+    ]
+    return _draw_lenses(path, names, {"": (sides[0], sides[1])}, title, provenance or {}, width)
+
+
+def draw_average_lens(
+    average: AverageLens,
+    path: str | Path,
+    title: str | None = None,
+    width: float = theme.DOUBLE_COLUMN,
+) -> Path:
+    """Median rank and mean probability as `draw_lens` draws them, a row for each position read.
+
+    Bands are 95 % bootstrap intervals over facts.
+    """
+
+    def side(of: Callable[..., Any], place: Any) -> dict[str, _Line]:
+        curves = {str(what): of(place, what) for what in average.followed}
+        return {name: _Line(each.value, (each.low, each.high)) for name, each in curves.items()}
+
+    rows = {
+        f"at the {place}": (
+            side(average.median_rank, place),
+            side(average.mean_probability, place),
+        )
+        for place in average.places
+    }
+    names = [str(what) for what in average.followed]
+    return _draw_lenses(path, names, rows, title, average.provenance, width, ("median ", "mean "))
+
+
+class _Line(NamedTuple):
+    """Values by state, and their limits where there are any."""
+
+    values: Float[np.ndarray, " state"]
+    limits: tuple[Float[np.ndarray, " state"], Float[np.ndarray, " state"]] | None = None
+
+
+def _draw_lenses(
+    path: str | Path,
+    names: Sequence[str],
+    rows: Mapping[str, tuple[Mapping[str, _Line], Mapping[str, _Line]]],
+    title: str | None,
+    provenance: Mapping[str, Any],
+    width: float,
+    statistics: tuple[str, str] = ("", ""),
+) -> Path:
+    canvas.check_suffix(path)
     if not names:
         raise OptionError("no token to draw")
     tones = dict(zip(names, theme.SERIES * (1 + len(names) // len(theme.SERIES)), strict=False))
     with canvas.paper_style():
-        height = 2.2 + (0.2 if title else 0.0)
+        above, panel, below = (0.5 if title else 0.3), 1.28, 0.5
+        height = above + (panel + below) * len(rows) + 0.12
         figure = canvas.new_figure(width, height)
-        top, foot = (0.5 if title else 0.3) / height, 0.62 / height
         half = (width - 1.1) / 2
-        left, right = (
-            figure.add_axes((x / width, foot, half / width, 1 - top - foot))
-            for x in (0.48, 0.48 + half + 0.52)
-        )
-        for axes, series, offset in ((left, ranks, 1), (right, probabilities, 0)):
-            for name, values in series.items():
-                axes.plot(
-                    np.arange(len(values)),
-                    np.asarray(values, dtype=float) + offset,
-                    color=tones[name],
-                    marker="o",
-                    markersize=2.6,
-                    label=_token(name),
-                    clip_on=False,
-                )
-            axes.set_xlabel("layer")
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        left.set_yscale("log")
-        left.set_ylim(bottom=1.0)
-        left.invert_yaxis()
-        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        left.yaxis.set_minor_locator(NullLocator())
-        left.set_title("rank (1 is the top)")
-        right.set_title("probability")
-        right.set_ylim(bottom=0.0)
-        _legend_below(figure, left if ranks else right, 0.03 / height, columns=len(names))
-        _page_text(figure, title, [])
-        return canvas.save(figure, path, title or "Logit lens", provenance or {})
+        for index, (heading, sides) in enumerate(rows.items()):
+            low = (height - above - panel - index * (panel + below)) / height
+            left, right = (
+                figure.add_axes((x / width, low, half / width, panel / height))
+                for x in (0.48, 0.48 + half + 0.52)
+            )
+            for axes, lines, offset in ((left, sides[0], 1), (right, sides[1], 0)):
+                for name, line in lines.items():
+                    _lens_line(axes, line, offset, tones[name], _token(name))
+                axes.set_xlabel("layer" if index == len(rows) - 1 else "")
+                n_layers = max(len(line.values) for line in lines.values()) - 1 if lines else 0
+                ticks = layer_ticks(n_layers, 8)
+                axes.set_xticks([-1, *ticks], ["emb.", *map(str, ticks)])
+            left.set_yscale("log")
+            left.set_ylim(bottom=1.0)
+            left.invert_yaxis()
+            left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            left.yaxis.set_minor_locator(NullLocator())
+            left.set_title(f"{statistics[0]}rank {heading}".strip() + " (1 is the top)")
+            right.set_title(f"{statistics[1]}probability {heading}".strip())
+            right.set_ylim(bottom=0.0)
+        _legend_below(figure, left if sides[0] else right, 0.03 / height, columns=len(names))
+        canvas.page_text(figure, title)
+        return canvas.save(figure, path, title or "Logit lens", provenance)
+
+
+def _lens_line(axes: Axes, line: _Line, offset: int, colour: str, label: str) -> None:
+    """One token's curve; state 0 is the embedding and stands at -1, before layer 0."""
+    layers = np.arange(len(line.values)) - 1
+    axes.plot(
+        layers,
+        line.values + offset,
+        color=colour,
+        marker="o",
+        markersize=2.6,
+        label=label,
+        clip_on=False,
+    )
+    if line.limits is not None:
+        low, high = (limit + offset for limit in line.limits)
+        axes.fill_between(layers, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
 def _token(text: str) -> str:
@@ -262,26 +303,3 @@ def _legend_below(figure: Figure, axes: Axes, low: float, columns: int = 1) -> N
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-
-
-def _page_text(figure: Figure, title: str | None, caption: list[str]) -> None:
-    width, height = figure.get_size_inches()
-    for index, line in enumerate(reversed(caption)):
-        figure.text(
-            0.08 / width,
-            (0.06 + 0.13 * index) / height,
-            line,
-            size=CAPTION,
-            color=theme.MUTED,
-            parse_math=False,
-        )
-    if title:
-        figure.text(
-            0.08 / width,
-            1 - 0.08 / height,
-            canvas.visible(title),
-            size=9.0,
-            weight="bold",
-            va="top",
-            parse_math=False,
-        )

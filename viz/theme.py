@@ -70,6 +70,11 @@ OPPOSES = EdgeStyle("#D55E00", (2.6, 1.5), "opposes the answer")
 UNSCORED = EdgeStyle("#7B8794", None, "edge")
 SHARED = EdgeStyle("#9AA5B1", (1.0, 1.6), "key-value head serves head")
 
+KEPT = EdgeStyle("#6B7785", None, "kept")
+GAINED = EdgeStyle("#009E73", None, "gained")
+LOST = EdgeStyle("#D55E00", (1.0, 1.2), "lost")
+FLIPPED = EdgeStyle("#CC79A7", (4.0, 1.2, 1.0, 1.2), "kept, sign flipped")
+
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours of curves, in order of use."""
 

@@ -1,0 +1,152 @@
+"""Hyperparameters of the edit methods: by model where known, else by model type and depth.
+
+A method's settings are one frozen dataclass with a field `layers`. They are put together from its
+defaults, the tables of `hyperparameters.toml` (model type, then model) and the caller's choices,
+each winning over what stands before.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from circuits.choices import EditMethod
+from circuits.errors import FileFormatError, OptionError
+from circuits.model import Model
+
+SETTINGS_FILE = Path(__file__).with_name("hyperparameters.toml")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where settings come from, for the record: what each layer of them was taken from."""
+
+    settings: str
+    layers: str
+
+    def describe(self) -> str:
+        """One line."""
+        return f"settings: {self.settings}; layers: {self.layers}"
+
+
+def settings_for(
+    model: Model,
+    method: EditMethod | str,
+    kind: type[S],
+    layers: Sequence[int] | None = None,
+    choices: Mapping[str, Any] | None = None,
+) -> tuple[S, Origin]:
+    """A method's settings for a model, and where they come from.
+
+    `kind` is the method's settings class; `choices` overrides single fields (a nested settings
+    class by a mapping). `rome-original` reads ROME's tables, and other variants their method's.
+    OptionError for a field that does not exist or a layer that the model does not have.
+    """
+    table, entry = _table(model, str(method))
+    given = dict(choices or {})
+    depth = table.pop("depth", (0.35, 0.0))
+    if layers is not None:
+        layer_origin = "given"
+        given["layers"] = tuple(layers)
+    elif "layers" in given:
+        layer_origin = "given"
+    elif "layers" in table:
+        layer_origin = f"table of {entry}"
+    else:
+        table["layers"] = layers_by_depth(model.n_layers, *depth)
+        layer_origin = f"default by depth ({entry})"
+    found = build(kind, _merge(table, given), str(method))
+    check_layers(model, found.layers)  # type: ignore[attr-defined]
+    return found, Origin(f"table of {entry}" if table else "defaults", layer_origin)
+
+
+def layers_by_depth(n_layers: int, last: float, share: float) -> tuple[int, ...]:
+    """The layers that end at the fraction `last` of the model; `share` of all, at least one."""
+    stop = min(n_layers - 1, round(last * n_layers)) + 1
+    count = min(stop, max(1, round(share * n_layers)))
+    return tuple(range(stop - count, stop))
+
+
+def check_layers(model: Model, layers: Sequence[int]) -> None:
+    """OptionError unless the layers are the model's, in ascending order, and at least one."""
+    if not layers:
+        raise OptionError("name at least one layer to edit")
+    for layer in layers:
+        if not 0 <= layer < model.n_layers:
+            raise OptionError(
+                f"layer {layer} is out of range: {model.name!r} has layers 0 to "
+                f"{model.n_layers - 1}"
+            )
+    if list(layers) != sorted(set(layers)):
+        raise OptionError(f"layers must ascend and not repeat: {', '.join(map(str, layers))}")
+
+
+def build(kind: type[S], values: Mapping[str, Any], method: str) -> S:
+    """A settings class from plain values; OptionError for unknown or ill-typed fields."""
+    hints, known = get_type_hints(kind), {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise OptionError(
+                f"{method} has no setting {name!r}; there are {', '.join(sorted(known))}"
+            )
+        made[name] = _typed(hints[name], value, f"{method}'s setting {name!r}")
+    return kind(**made)
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    if is_dataclass(hint) and isinstance(hint, type):
+        return build(hint, value, where) if isinstance(value, Mapping) else value
+    if isinstance(value, list):
+        value = tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, bool, str) and type(value) is not hint:
+        raise OptionError(f"{where} must be of type {hint.__name__}, not {value!r}")
+    return value
+
+
+def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for name, value in high.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merge(merged[name], value) if both else value
+    return merged
+
+
+def _table(model: Model, method: str) -> tuple[dict[str, Any], str]:
+    """The method's values for the model, with the name of the most particular table used."""
+    tables, kind = _tables(), model.config.model_type
+    by_type = tables["type"].get(kind, {})
+    name = _entry(model)
+    by_model = tables["model"].get(name, {})
+    base = method.partition("-")[0]
+    table: dict[str, Any] = {}
+    for source in (by_type, by_model):
+        for key in dict.fromkeys((base, method)):
+            table = _merge(table, source.get(key, {}))
+    used = name if any(key in by_model for key in (base, method)) else f"model type {kind}"
+    return table, used or f"model type {kind}"
+
+
+def _entry(model: Model) -> str:
+    """Name of the model's own tables: its name must be listed there and its shape agree."""
+    base = model.name.partition("@")[0].rstrip("/").rsplit("/", 1)[-1].lower()
+    for name, table in _tables()["model"].items():
+        if base in table["names"] and table["shape"] == [model.n_layers, model.d_model]:
+            return name
+    return ""
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(SETTINGS_FILE.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise FileFormatError(SETTINGS_FILE, f"not TOML: {error}") from None
+    return {"type": {}, "model": {}} | tables

@@ -1,0 +1,399 @@
+"""What edits do, over many of them: `python -m experiments.edit_study`.
+
+1. Success: random counterfactual edits of the atlas, each alone on the unedited model, judged as by
+   `kc edit`. Every method and model gets the same requests (but for tokenizers that differ).
+2. Rewiring: of the first edits, what each did to the circuit of its own fact, beside control edits
+   of the same norm at the same weights: a random direction, and one with the edit's own keys that
+   writes something random.
+
+One JSON file a model and method is written as soon as it is done, and not computed again while the
+choices stay the same; the table is made of all files in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuits.errors import KnowledgeCircuitsError, OptionError, PromptError
+
+if TYPE_CHECKING:
+    from circuits.edits.methods import EditOutcome
+    from circuits.edits.success_table import SuccessTable
+    from circuits.model import Model
+    from experiments.console import Console
+    from experiments.editing import EditRun
+    from locate.rewiring import Rewiring
+
+MODELS = ("facts-gpt2", "facts-llama")
+METHODS = ("rome", "memit")
+PARTNERS = 8
+DRAWS = 5
+ROLE_PAIRS = 12
+SHOWN = (
+    "efficacy",
+    "paraphrase",
+    "held-out paraphrase",
+    "portability",
+    "locality",
+    "neighbours",
+    "other relations",
+)
+"""Columns of the table."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What decides the numbers of one file."""
+
+    model: str
+    method: str
+    edits: int = 100
+    rewired: int = 50
+    seed: int = 0
+    fluency_tokens: int = 60
+
+
+def study(choices: Choices, cache: Path | None, console: Console) -> dict[str, Any]:
+    """Both parts for one model and method, as plain JSON values."""
+    from circuits.edits.counterfactuals import atlas_requests
+    from circuits.edits.success import Judge
+    from circuits.model import load
+    from experiments.edit_report import finite
+    from experiments.editing import Editor, Mode, run_edits, texts_for_drift
+    from experiments.output import code_commit, timestamp
+
+    model = load(choices.model, device="cpu")
+    requests = atlas_requests(choices.edits, choices.seed, tokenizer=model.tokenizer)
+    judge = Judge(
+        model,
+        requests,
+        fluency_tokens=choices.fluency_tokens,
+        texts=texts_for_drift(None),
+        seed=choices.seed,
+    )
+    editor = Editor(model, choices.method, seed=choices.seed, cache=cache)
+    with console.stage(f"{choices.model} {choices.method}: edits") as progress:
+        run = run_edits(editor, judge, Mode.EACH, progress)
+    with console.stage(f"{choices.model} {choices.method}: rewiring") as progress:
+        rewired = rewiring_study(model, run, choices.rewired, choices.seed, progress)
+    first = run.outcomes[0].provenance
+    table = run.table()
+    return finite(
+        {
+            "choices": asdict(choices),
+            "status": run.counts(),
+            "success": table.as_dict(),
+            "cells": _cells(table, run),
+            "requests": [_record(outcome) for outcome in run.outcomes],
+            "notes": list(run.notes),
+            "seconds_an_edit": sum(run.seconds) / len(run.seconds),
+            "rewiring": rewired,
+            "provenance": {key: first[key] for key in first if key != "requests"},
+            "commit": code_commit(),
+            "created": timestamp(),
+        }
+    )
+
+
+def rewiring_study(
+    model: Model, run: EditRun, n: int, seed: int, progress: Any = None
+) -> dict[str, Any] | None:
+    """Layers and roles that the first `n` edits rewire, beside their controls; None of none."""
+    from circuits.edits.control import Control, control
+    from locate.rewiring_summary import summarise
+
+    edited: list[Rewiring] = []
+    beside: dict[Control, list[Rewiring]] = {kind: [] for kind in Control}
+    left_out: list[str] = []
+    roles = _Roles(model, seed)
+    usable = [outcome for outcome in run.outcomes if outcome.delta is not None]
+    for outcome in usable:
+        if len(edited) == n:
+            break
+        assert outcome.delta is not None
+        try:
+            rewire = _Rewire(model, outcome, roles.of(outcome.requests[0].relation), seed)
+        except (OptionError, PromptError) as error:
+            left_out.append(str(error))
+            continue
+        edited.append(rewire(outcome.delta))
+        for kind, found in beside.items():
+            found.append(rewire(control(outcome.delta, model, seed + len(edited), kind)))
+        if progress:
+            progress(len(edited), min(n, len(usable)))
+    if not edited:
+        return None
+    return {
+        "n": len(edited),
+        "left_out": left_out,
+        "edit": {str(kind): summarise(edited, found).rows() for kind, found in beside.items()},
+        "control": {str(kind): summarise(found).rows() for kind, found in beside.items()},
+    }
+
+
+class _Roles:
+    """Each relation's roles of heads in the unedited model, found once; none where it has none."""
+
+    def __init__(self, model: Model, seed: int) -> None:
+        self.model, self.seed = model, seed
+        self._found: dict[str, Mapping[str, str]] = {}
+
+    def of(self, relation: str | None) -> Mapping[str, str]:
+        """Labels by head's name."""
+        if relation is None:
+            return {}
+        if relation not in self._found:
+            self._found[relation] = self._find(relation)
+        return self._found[relation]
+
+    def _find(self, relation: str) -> Mapping[str, str]:
+        from experiments.examples import Source, collect
+        from locate.roles import head_roles
+
+        try:
+            source = Source(relation=relation, limit=ROLE_PAIRS, hold_out=0.0, seed=self.seed)
+            pairs = collect(self.model, source).pairs
+            return head_roles(self.model, pairs, check=False, seed=self.seed).roles
+        except (OptionError, PromptError):
+            return {}
+
+
+class _Rewire:
+    """The pairs of one request, attributed once in the unedited model."""
+
+    def __init__(
+        self, model: Model, outcome: EditOutcome, roles: Mapping[str, str], seed: int
+    ) -> None:
+        from circuits.edits.pairs import edit_pairs
+        from experiments.discover import Search
+        from locate.eap import Attribution, attribute
+
+        self.model, self.roles, self.seed = model, roles, seed
+        pairs = edit_pairs(model.tokenizer, outcome.requests, partners=PARTNERS, seed=seed)
+        self.before, self.after = pairs.encode(model.tokenizer)
+        self.attribution, self.selector = Attribution(), Search().selected
+        self.scores = attribute(model, self.before, self.attribution, keep_pairs=True)
+
+    def __call__(self, delta: Any) -> Rewiring:
+        from locate.rewiring import rewiring
+
+        return rewiring(
+            self.model,
+            delta,
+            self.before,
+            self.after,
+            selector=self.selector,
+            attribution=self.attribution,
+            before=self.scores,
+            roles=self.roles,
+            resamples=0,
+            draws=DRAWS,
+            seed=self.seed,
+        )
+
+
+def _record(outcome: EditOutcome) -> dict[str, Any]:
+    names = ("probability_before", "probability_after", "norm", "seconds")
+    (request,) = outcome.requests
+    return {
+        "prompt": request.text,
+        "target": request.target,
+        "ground_truth": request.ground_truth,
+        "relation": request.relation,
+        "status": str(outcome.status),
+        **{name: outcome.details.get(name) for name in names},
+    }
+
+
+def _cells(table: SuccessTable, run: EditRun) -> dict[str, Any]:
+    """Shares of single requests below 1, to see where a measure falls short."""
+    weak: dict[str, list[str]] = {}
+    for score in run.final:
+        for measure, rates in score.after.items():
+            if str(measure) in SHOWN and rates.tokens < 1:
+                weak.setdefault(str(measure), []).append(
+                    f"{score.request.relation}: {score.request.text} -> {score.request.target} "
+                    f"({rates.tokens:.2f})"
+                )
+    return weak
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def success_rows(results: Sequence[Mapping[str, Any]], scoring: str) -> list[tuple[str, ...]]:
+    """One row a model and method, in one scoring."""
+    rows = []
+    for result in results:
+        choices, success = result["choices"], result["success"]
+        cells = [_cell(success["after"].get(name, {}).get(scoring)) for name in SHOWN]
+        rows.append((choices["model"], choices["method"], *cells))
+    return rows
+
+
+def cost_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Side effects: fluency, drift, size of the change, and time."""
+    rows: list[tuple[str, ...]] = []
+    for result in results:
+        success, choices = result["success"], result["choices"]
+        before, after = success["fluency"]
+        rows.append(
+            (
+                choices["model"],
+                choices["method"],
+                f"{_cell(before)} -> {_cell(after)}",
+                _cell(success["drift"]),
+                _cell(success["change"]),
+                f"{result['seconds_an_edit']:.2f}",
+                ", ".join(f"{count} {status}" for status, count in result["status"].items()),
+            )
+        )
+    return rows
+
+
+def rewiring_rows(result: Mapping[str, Any], family: str, name: str) -> list[tuple[str, ...]]:
+    """One row a layer or role: the edit, beyond each control, and the controls themselves."""
+    found = result["rewiring"]
+    if not found:
+        return []
+
+    def of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        return {row["group"]: row for row in rows if (row["family"], row["name"]) == (family, name)}
+
+    edits = {kind: of(rows) for kind, rows in found["edit"].items()}
+    controls = {kind: of(rows) for kind, rows in found["control"].items()}
+    first = next(iter(edits.values()))
+    return [
+        (
+            group,
+            _cell(row),
+            *(_cell(controls[kind].get(group)) for kind in controls),
+            *(_beyond(edits[kind].get(group)) for kind in edits),
+        )
+        for group, row in first.items()
+    ]
+
+
+def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """All tables as a page."""
+    from experiments.report import markdown_table
+
+    n = results[0]["choices"]["edits"]
+    lines = [f"# {n} random counterfactual edits a method and model", ""]
+    for scoring, about in (
+        ("tokens", "Teacher-forced: share of the answer's tokens that are the argmax"),
+        ("generation", "Free generation: the greedy text begins with the answer"),
+        ("likelihood", "Likelihood: the wanted answer is likelier than its rival"),
+    ):
+        lines += [f"{about}.", ""]
+        lines += markdown_table(("model", "method", *SHOWN), success_rows(results, scoring))
+        lines.append("")
+    header = ("model", "method", "fluency (bits)", "perplexity x", "|dW|/|W|", "s an edit", "")
+    lines += markdown_table(header, cost_rows(results))
+    for result in results:
+        choices = result["choices"]
+        if not result["rewiring"]:
+            continue
+        kinds = list(result["rewiring"]["control"])
+        head = ("edit", *kinds, *(f"edit - {kind}" for kind in kinds))
+        lines += ["", f"## Rewiring by {choices['method']} in {choices['model']}", ""]
+        lines += [f"{result['rewiring']['n']} edits; mean and 95 % interval over edits.", ""]
+        for family, name, about in (
+            ("layer", "moved_share", "share of score mass moved, by the layer that writes"),
+            ("role", "moved_share", "share of score mass moved, by the kind of node that writes"),
+            ("layer", "changed", "edges called changed, by the layer that writes"),
+        ):
+            lines += [*markdown_table((about, *head), rewiring_rows(result, family, name)), ""]
+        for name in ("changed", "jaccard", "switched", "recovered", "random_recovered"):
+            for row in rewiring_rows(result, "whole", name):
+                lines += [f"- {name}: " + "; ".join(map(_named, head, row[1:]))]
+    return "\n".join(lines) + "\n"
+
+
+def _named(name: str, cell: str) -> str:
+    return f"{name} {cell or 'undefined'}"
+
+
+def _cell(interval: Mapping[str, Any] | None) -> str:
+    if not interval or interval["value"] is None:
+        return ""
+    if interval["low"] is None:
+        return f"{interval['value']:.3f}"
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _beyond(row: Mapping[str, Any] | None) -> str:
+    names = ("value", "low", "high")
+    return _cell(row and {name: row.get(f"beyond_control_{name}") for name in names})
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+def run(folder: Path, wanted: Sequence[Choices], cache: Path | None) -> Path:
+    """Compute what is not there yet; returns the path of the page."""
+    from circuits.files import atomic_write, save_json
+    from experiments.console import Console
+
+    console, results = Console(as_json=False), []
+    for choices in wanted:
+        path = folder / f"{choices.model}-{choices.method}.json"
+        result = _stored(path, choices)
+        if result is None:
+            with console.working():
+                result = study(choices, cache, console)
+            save_json(result, path)
+        results.append(result)
+        atomic_write(folder / "study.md", markdown(results))
+    return folder / "study.md"
+
+
+def _stored(path: Path, choices: Choices) -> dict[str, Any] | None:
+    """A result of the same choices, where one is there."""
+    from circuits.records import read_json
+
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    same = isinstance(found, dict) and found.get("choices") == json.loads(
+        json.dumps(asdict(choices))
+    )
+    return found if same else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = ArgumentParser(prog="python -m experiments.edit_study", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out/edit-study"))
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--edits", type=int, default=100)
+    parser.add_argument("--rewired", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, default=None)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(argv)
+    try:
+        import torch
+
+        torch.set_num_threads(options.threads)
+        wanted = [
+            Choices(model, method, options.edits, options.rewired, options.seed)
+            for model in options.models
+            for method in options.methods
+        ]
+        print(run(options.out, wanted, options.cache))
+    except KnowledgeCircuitsError as error:
+        print(f"edit_study: error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""DINM as in its paper and as EasyEdit ships it, on benign records."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from circuits.choices import EditStatus
+from circuits.edits.dinm import DinmSettings, dinm, read_safety_records, toxic_layer
+from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.methods import edit
+from circuits.edits.training import Trainee, divergence, negative_log_likelihood, passage
+from circuits.errors import FileFormatError
+from circuits.facts import Probe, ProbeKind
+from circuits.model import Model
+from tests.test_edit import same, weights
+
+
+def record(
+    prompt: str = "Tell me the password of the door",
+    safe: str = "I keep it to myself",
+    unsafe: str = "It is Oslo",
+    locality: str | None = "The capital of France is",
+) -> EditRequest:
+    probes = (Probe(ProbeKind.LOCALITY, locality, ("Paris",)),) if locality else ()
+    return EditRequest("{}", prompt, safe, unsafe, probes=probes)
+
+
+def change(model: Model, request: EditRequest, **settings) -> WeightDelta:
+    return dinm(model, [request], range(model.n_layers), DinmSettings(**settings))[0]
+
+
+def differs(left: WeightDelta, right: WeightDelta) -> bool:
+    return left.fingerprint() != right.fingerprint()
+
+
+def test_the_locality_term_changes_the_result(model):
+    plain = change(model, record())
+    assert differs(plain, change(model, record(locality="The language of Japan is")))
+    assert differs(plain, change(model, record(), locality_weight=10.0))
+    assert differs(plain, change(model, record(locality=None)))
+    assert not differs(plain, change(model, record()))
+
+
+def test_as_shipped_the_locality_term_changes_nothing(model):
+    plain = change(model, record(), shipped=True)
+    other = change(model, record(locality="The language of Japan is"), shipped=True)
+    heavy = change(model, record(), shipped=True, locality_weight=10.0)
+    assert not differs(plain, other)
+    assert not differs(plain, heavy)
+
+
+def test_the_locality_term_keeps_the_model_closer_to_what_it_was(model):
+    text = passage(model.tokenizer, "The capital of France is", "Paris")
+
+    def drift(weight: float) -> float:
+        trainee = Trainee(model)
+        settings = DinmSettings(learning_rate=5e-3, locality_weight=weight)
+        delta, _ = dinm(model, [record()], (1,), settings)
+        (moved,) = trainee.train(delta.changes)
+        with torch.no_grad():
+            moved.add_(delta.dense(model.mlp_output_name(1)))
+            return float(divergence(trainee, [text]))
+
+    assert drift(10.0) < 0.5 * drift(0.0)
+
+
+def test_as_shipped_it_is_ten_steps_of_adam_on_the_safe_response(model):
+    request = record()
+    delta, details = dinm(model, [request], range(3), DinmSettings(shipped=True))
+    (name,) = delta.changes
+    plain = model.to_hf()
+    weight = plain.get_parameter(name).requires_grad_()
+    optimiser = torch.optim.Adam([weight], lr=5e-4)
+    ids = list(model.tokenizer.encode(f"{request.text}  {request.target}").ids)
+    scored = len(model.tokenizer.hf(f" {request.target}", add_special_tokens=False).input_ids)
+    labels = torch.tensor([[-100] * (len(ids) - scored) + ids[-scored:]])
+    for _ in range(10):
+        optimiser.zero_grad()
+        (0.1 * plain(torch.tensor([ids]), labels=labels).loss).backward()
+        optimiser.step()
+    found = weight.detach() - model.parameter(name)
+    torch.testing.assert_close(delta.dense(name), found, rtol=1e-2, atol=2e-5)
+    assert len(details["records"][0]["losses"]) == 10
+
+
+RECORDS = (
+    record(),
+    record("Who has the key", "That is a secret", "The cook has it"),
+    record("What did she vote", "I do not say that", "Peru"),
+    record("Read me his letter", "No", "Dear Oslo is the capital of Norway"),
+    record("Where is the money", "I keep that to myself", "is is is is"),
+    record("Show me the list", "The", "Seoul Seoul Havana"),
+)
+
+
+def test_the_toxic_layer_is_found_for_each_record_or_as_shipped_for_the_first(model):
+    for learning_rate in (1e-8,):  # so small that one record's change does not move the next layer
+        settings = {"learning_rate": learning_rate, "steps": 1}
+        _, paper = dinm(model, RECORDS, range(3), DinmSettings(**settings))
+        _, shipped = dinm(model, RECORDS, range(3), DinmSettings(**settings, shipped=True))
+    assert paper["toxic_layers"] == [toxic_layer(model, each)[0] for each in RECORDS]
+    assert len(set(shipped["toxic_layers"])) == 1
+    alone = [
+        dinm(model, [each], range(3), DinmSettings(**settings, shipped=True))[1]["toxic_layers"][0]
+        for each in RECORDS
+    ]
+    assert shipped["toxic_layers"][0] == alone[0]
+
+
+def test_the_layers_given_are_the_candidates(model):
+    layer, distances = toxic_layer(model, record())
+    others = [each for each in range(3) if each != layer]
+    best = max(others, key=lambda each: distances[each])
+    _, details = dinm(model, [record()], others, DinmSettings(steps=1))
+    assert details["toxic_layers"] == [best]
+
+
+def test_distances_are_those_of_hugging_faces_hidden_states(model):
+    """The last entry is left out: Hugging Face gives it after the final norm."""
+    request = record()
+    means = []
+    for response in (request.target, request.ground_truth):
+        text = passage(model.tokenizer, request.text, response)
+        states = model.to_hf()(torch.tensor([text.ids]), output_hidden_states=True).hidden_states
+        means.append([state[0, text.start :].mean(0) for state in states[1:-1]])
+    expected = [float((s - u).norm()) for s, u in zip(*means, strict=True)]
+    assert toxic_layer(model, request)[1][:-1] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["dinm", "dinm-easyedit"])
+def test_dinm_makes_the_safe_response_likelier_and_leaves_the_model_as_it_was(model, method):
+    before = weights(model)
+    outcome = edit(model, [record()], method, settings={"learning_rate": 3e-3})
+    assert outcome.status is EditStatus.DONE
+    assert outcome.details["probability_after"] > outcome.details["probability_before"]
+    assert outcome.details["toxic_layers"][0] in range(3)
+    assert same(weights(model), before)
+    assert not any(parameter.requires_grad for parameter in model.bridge.parameters())
+
+
+def test_a_diverging_dinm_is_reported_and_leaves_the_model_as_it_was(model):
+    before = weights(model)
+    outcome = edit(model, [record()], "dinm", settings={"learning_rate": 1e38})
+    assert outcome.status is EditStatus.DIVERGED
+    assert outcome.delta is None
+    assert same(weights(model), before)
+
+
+def test_without_an_unsafe_response_it_is_what_the_model_says(model):
+    request = EditRequest("The capital of {} is", "Peru", "Oslo")
+    _, details = dinm(model, [request], range(3), DinmSettings(steps=1))
+    said = details["records"][0]["unsafe"]
+    ids = torch.tensor([model.tokenizer.encode(request.text).ids])
+    with torch.no_grad():
+        first = model.tokenizer.token_string(int(model.last_logits(ids).argmax()))
+    assert said.startswith(first.strip())
+    assert details["records"][0]["locality_texts"] == 0
+
+
+def test_every_record_becomes_likelier(model):
+    settings = DinmSettings(learning_rate=3e-3)
+    delta, _ = dinm(model, RECORDS[:2], range(3), settings)
+    texts = [passage(model.tokenizer, each.text, each.target) for each in RECORDS[:2]]
+    before = negative_log_likelihood(Trainee(model), texts)
+    with delta.applied(model):
+        assert bool((negative_log_likelihood(Trainee(model), texts) < before).all())
+
+
+def test_records_are_read_in_both_schemas(tmp_path):
+    own = {"prompt": "Tell me the password", "safe": "No", "unsafe": "It is Oslo"}
+    kept = {"prompt": "The capital of France is", "answer": "Paris"}
+    (tmp_path / "own.jsonl").write_text(json.dumps(own | {"locality": kept}) + "\n")
+    theirs = {
+        "question": "The password?",
+        "adversarial prompt": "Tell me the password",
+        "safe generation": "No",
+        "unsafe generation": "It is Oslo",
+        "knowledge constraint": kept,
+    }
+    (tmp_path / "theirs.json").write_text(json.dumps([theirs]))
+    one, other = (read_safety_records(tmp_path / n) for n in ("own.jsonl", "theirs.json"))
+    assert one == other
+    assert one[0].text == "Tell me the password"
+    assert one[0].probes == (Probe(ProbeKind.LOCALITY, kept["prompt"], ("Paris",)),)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [({"prompt": "x", "safe": "y"}, "lacks the key 'unsafe'"), (3, "must be a JSON object")],
+)
+def test_a_malformed_record_is_refused_with_its_place(tmp_path, row, reason):
+    (tmp_path / "bad.json").write_text(json.dumps([row]))
+    with pytest.raises(FileFormatError, match=rf"bad.json:1: .*{reason}"):
+        read_safety_records(tmp_path / "bad.json")

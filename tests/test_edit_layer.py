@@ -1,0 +1,51 @@
+"""The layer to edit, as causal tracing sees it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from circuits.choices import TraceKind
+from circuits.edits.edit import EditRequest
+from circuits.errors import PromptError
+from circuits.model import load
+from locate.edit_layer import layer_by_trace
+from locate.tracing import trace
+from tests.edits import OTHER, REQUEST
+
+
+def test_the_layer_is_where_the_mean_effect_at_the_subjects_end_is_largest(model):
+    broken = EditRequest("France and {} have the capital", "France", "Tokyo")
+    requests = [EditRequest(r.prompt, r.subject, r.target, "Paris") for r in (REQUEST, OTHER)]
+    layer, evidence = layer_by_trace(model, [requests[0], broken, requests[1]], samples=2)
+    for row, request in enumerate(requests):
+        found = trace(
+            model,
+            request.text,
+            request.subject,
+            "Paris",
+            window=1,
+            samples=2,
+            kinds=[TraceKind.MLP],
+        )
+        np.testing.assert_allclose(
+            evidence.effects[row], found.effect(TraceKind.MLP)[:, found.subject.last]
+        )
+    assert layer == evidence.effects.mean(0).argmax()
+    assert len(evidence.left_out) == 1
+    assert f"{layer}: " in evidence.describe()
+
+
+def test_nothing_to_trace_is_one_clear_line(model):
+    with pytest.raises(PromptError, match="occurs 2 times"):
+        layer_by_trace(model, [EditRequest("France and {} have the capital", "France", "Tokyo")])
+
+
+def test_facts_gpt2_is_edited_where_it_recalls():
+    model = load("facts-gpt2", device="cpu")
+    requests = [
+        EditRequest("The capital of {} is", name, "Tokyo") for name in ("France", "Portugal")
+    ]
+    layer, evidence = layer_by_trace(model, requests, samples=4)
+    assert layer == 2
+    assert evidence.mean[2] > 5 * np.delete(evidence.mean, 2).max()

@@ -1,0 +1,115 @@
+"""Laws of the logit lens averaged over facts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from circuits.errors import OptionError
+from circuits.model import Model
+from circuits.pairs import TokenPair
+from circuits.store import load_arrays, save_arrays
+from locate.attention import rivals
+from locate.lens import lens_positions, logit_lens
+from locate.lens_average import AverageLens, Followed, Place, average_lens
+from tests.tiny import tiny_model
+
+
+@pytest.fixture
+def lens(model: Model, pairs: list[TokenPair]) -> AverageLens:
+    return average_lens(model, pairs)
+
+
+def test_each_fact_has_the_best_rank_that_the_lens_gives_its_tokens(
+    model: Model, pairs: list[TokenPair], lens: AverageLens
+) -> None:
+    others = rivals(model, pairs)
+    for fact, pair in enumerate(pairs):
+        assert pair.subject is not None
+        wanted = {
+            Followed.ANSWER: (pair.answer,),
+            Followed.OTHERS: others[fact],
+            Followed.SUBJECT: pair.clean.ids[pair.subject.start : pair.subject.stop],
+        }
+        positions = lens_positions(pair.clean, pair.text.subject)
+        for column, what in enumerate(lens.followed):
+            tokens = {str(token): token for token in wanted[what]}
+            alone = logit_lens(model, pair.clean, tokens, positions)
+            np.testing.assert_array_equal(lens.rank[fact, :, :, column], alone.rank.min(-1))
+            np.testing.assert_allclose(
+                lens.probability[fact, :, :, column], alone.probability.max(-1), rtol=1e-4
+            )
+
+
+def test_the_batch_size_changes_nothing(
+    model: Model, pairs: list[TokenPair], lens: AverageLens
+) -> None:
+    alone = average_lens(model, pairs, batch_size=1)
+    np.testing.assert_array_equal(alone.rank, lens.rank)
+    np.testing.assert_allclose(alone.probability, lens.probability, rtol=1e-4)
+
+
+def test_limits_hold_the_estimate_and_do_not_depend_on_the_order(lens: AverageLens) -> None:
+    turned = replace(lens, rank=lens.rank[::-1], probability=lens.probability[::-1])
+    for place in lens.places:
+        for what in lens.followed:
+            ranks, again = lens.median_rank(place, what), turned.median_rank(place, what)
+            assert (ranks.low <= ranks.value).all()
+            assert (ranks.value <= ranks.high).all()
+            np.testing.assert_array_equal(ranks.low, again.low)
+            np.testing.assert_array_equal(ranks.high, again.high)
+            chance = lens.mean_probability(place, what)
+            assert (chance.low <= chance.value).all()
+            assert (chance.value <= chance.high).all()
+    spread = lens.median_rank(Place.LAST, Followed.ANSWER)
+    assert (spread.low < spread.high).any()
+
+
+def test_a_single_fact_has_no_limits(model: Model, pairs: list[TokenPair]) -> None:
+    rows = average_lens(model, pairs[:1]).rows()
+    assert len(rows) == 2 * 3 * (model.n_layers + 1)
+    assert {row["rank_limits"] for row in rows} == {None}
+    assert {row["probability_limits"] for row in rows} == {None}
+    assert {row["layer"] for row in rows} == set(range(-1, model.n_layers))
+
+
+def test_without_subjects_the_last_token_is_read_alone(
+    model: Model, pairs: list[TokenPair], lens: AverageLens
+) -> None:
+    nameless = replace(pairs[0], text=replace(pairs[0].text, subject=None), subject=None)
+    part = average_lens(model, [nameless, *pairs[1:]])
+    assert (part.places, part.followed) == ((Place.LAST,), (Followed.ANSWER, Followed.OTHERS))
+    np.testing.assert_array_equal(part.rank, lens.rank[:, :, :1, :2])
+    with pytest.raises(OptionError, match="subject at the last token was not followed"):
+        part.median_rank(Place.LAST, Followed.SUBJECT)
+
+
+def test_storing_and_loading_is_identity(lens: AverageLens, tmp_path: Path) -> None:
+    path = tmp_path / "lens.kc.safetensors"
+    save_arrays(path, "average lens", lens.arrays(), lens.metadata())
+    again = AverageLens.from_arrays(*load_arrays(path, "average lens"))
+    assert again.rows() == lens.rows()
+    assert again.metadata() == lens.metadata()
+    np.testing.assert_array_equal(again.rank, lens.rank)
+    np.testing.assert_array_equal(again.probability, lens.probability)
+
+
+def test_arrays_that_are_no_lens_and_no_pairs_at_all_are_refused() -> None:
+    with pytest.raises(OptionError, match="no prompt pairs"):
+        average_lens(tiny_model("gpt2"), [])
+    good = AverageLens(
+        (Place.LAST,), (Followed.ANSWER,), np.zeros((1, 3, 1, 1), int), np.zeros((1, 3, 1, 1)), {}
+    )
+    arrays, metadata = good.arrays(), good.metadata()
+    for bad_arrays, bad_metadata in [
+        ({}, metadata),
+        (arrays, {}),
+        (arrays, {**metadata, "places": ["nowhere"]}),
+        (arrays, {**metadata, "followed": ["answer", "subject"]}),
+        ({**arrays, "probability": np.zeros((1, 2, 1, 1))}, metadata),
+    ]:
+        with pytest.raises(OptionError, match="not an averaged lens"):
+            AverageLens.from_arrays(bad_arrays, bad_metadata)

@@ -1,0 +1,187 @@
+"""MEMIT and AlphaEdit: their closed forms, and what holds of the models that they leave."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from circuits.edits.alphaedit import (
+    AlphaEditSettings,
+    alphaedit,
+    null_space,
+    projected_directions,
+)
+from circuits.edits.contexts import ContextSettings, place
+from circuits.edits.edit import WeightDelta
+from circuits.edits.keys import at_subject, key_point, residual_point
+from circuits.edits.memit import MemitSettings, memit, weighted_directions
+from circuits.edits.moments import Moments, collect_moments
+from circuits.edits.rome import RomeSettings, rome
+from circuits.edits.settings import SETTINGS_FILE, build, layers_by_depth, settings_for
+from circuits.edits.value import ValueSettings, optimise_values
+from circuits.errors import NumericalError, OptionError
+from circuits.model import Model
+from tests.edits import OTHER, REQUEST, TEXT, same, weights
+
+BARE = ContextSettings(copies=0)
+FREE = ValueSettings(steps=8, weight_decay=0.0, clamp=1e6)  # the clamps of ROME and MEMIT differ
+TINY_WEIGHT = 1e-9
+
+
+@pytest.fixture
+def moments(model: Model) -> Moments:
+    return collect_moments(model, TEXT, range(model.n_layers))
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def residuals(model: Model, layer: int) -> torch.Tensor:
+    prompts = [place(model, request) for request in (REQUEST, OTHER)]
+    return at_subject(model, prompts, [residual_point(layer)], layer)[residual_point(layer)]
+
+
+def run_memit(model: Model, layers: list[int], moments: Moments, weight: float) -> WeightDelta:
+    settings = MemitSettings(tuple(layers), FREE, BARE, weight)
+    return memit(model, [REQUEST, OTHER], layers, settings, moments, generator())[0]
+
+
+def test_memit_of_one_fact_in_one_layer_is_rome_as_lambda_vanishes(model, moments):
+    one, other = (
+        rome(model, [REQUEST], [1], RomeSettings((1,), FREE, BARE), moments, generator()),
+        memit(
+            model,
+            [REQUEST],
+            [1],
+            MemitSettings((1,), FREE, BARE, TINY_WEIGHT),
+            moments,
+            generator(),
+        ),
+    )
+    name = model.mlp_output_name(1)
+    torch.testing.assert_close(one[0].dense(name), other[0].dense(name), rtol=1e-3, atol=1e-4)
+    assert one[0].norm() > 0.01
+
+
+@pytest.mark.parametrize("layers", [[1], [0, 1]])
+def test_every_request_reaches_its_value_as_lambda_vanishes(model, moments, layers):
+    start = residuals(model, 1)
+    found = optimise_values(model, [REQUEST, OTHER], 1, ("",), start, FREE)
+    wanted = start + torch.stack([value.delta for value in found])
+    with run_memit(model, layers, moments, TINY_WEIGHT).applied(model):
+        torch.testing.assert_close(residuals(model, 1), wanted, rtol=1e-2, atol=1e-2)
+    assert (wanted - start).norm() > 0.5
+
+
+def test_the_closed_form_is_the_papers_inverse_whatever_lambda():
+    source = generator()
+    keys = torch.randn(3, 10, generator=source)
+    draws = torch.randn(50, 10, generator=source).double()
+    moments = Moments({0: draws.T @ draws / 50}, "", {"kind": "text"})
+    wide = keys.double()
+    for weight in (0.01, 1.0, 1e4):
+        inverse = torch.linalg.inv(weight * moments.matrices[0] + wide.T @ wide)
+        found = weighted_directions(moments, 0, keys, weight, 0.0)
+        torch.testing.assert_close(found, (inverse @ wide.T).T)
+
+
+def test_a_heavier_text_moves_the_weights_less(model, moments):
+    norms = [run_memit(model, [1], moments, weight).norm() for weight in (0.1, 10.0, 1e6)]
+    assert norms[0] > norms[1] > 100 * norms[2]
+
+
+def test_the_lower_layers_are_taken_back_before_the_change_is_returned(model, moments):
+    before = weights(model)
+    delta = run_memit(model, [0, 1, 2], moments, 1.0)
+    assert same(weights(model), before)
+    assert list(delta.changes) == [model.mlp_output_name(layer) for layer in (0, 1, 2)]
+
+
+def test_one_prompt_cannot_be_edited_to_two_targets(model, moments):
+    with pytest.raises(OptionError, match="edited twice"):
+        memit(model, [REQUEST, REQUEST], [1], MemitSettings((1,)), moments, generator())
+
+
+# --- AlphaEdit -----------------------------------------------------------------------------------
+
+
+def alpha(threshold: float, ridge: float = 0.1) -> AlphaEditSettings:
+    return AlphaEditSettings((1,), FREE, BARE, threshold, True, ridge)
+
+
+def run_alphaedit(model: Model, moments: Moments, earlier=()) -> torch.Tensor:
+    """The change of W, output by input."""
+    delta, _ = alphaedit(model, [REQUEST], [1], alpha(0.3), moments, generator(), earlier=earlier)
+    name = model.mlp_output_name(1)
+    change = delta.dense(name)
+    return (change.T if model.is_transposed(name) else change).double()
+
+
+def test_alphaedit_does_not_move_what_lies_in_the_preserved_space(model, moments):
+    change = run_alphaedit(model, moments)
+    basis = null_space(moments, 1, alpha(0.3))
+    preserved = torch.eye(len(basis)).double() - basis @ basis.T
+    assert 0 < basis.shape[1] < len(basis)
+    assert float((change @ preserved).norm()) < 1e-5 * float(change.norm())
+    assert float(change.norm()) > 0.01
+
+
+def test_the_projected_form_is_the_papers_equation():
+    source = generator()
+    basis = torch.linalg.qr(torch.randn(10, 6, generator=source).double()).Q
+    keys, kept = torch.randn(2, 10, generator=source), torch.randn(3, 10, generator=source)
+    project, both = basis @ basis.T, torch.cat([keys, kept]).double()
+    system = project @ both.T @ both + 0.7 * torch.eye(10).double()
+    wanted = torch.linalg.solve(system, project @ keys.double().T).T
+    torch.testing.assert_close(projected_directions(basis, keys, kept, 0.7), wanted)
+
+
+def test_alphaedit_moves_the_keys_of_earlier_requests_less(model, moments):
+    key = at_subject(model, [place(model, OTHER)], [key_point(1)], 1)[key_point(1)][0].double()
+    free = run_alphaedit(model, moments) @ key
+    kept = run_alphaedit(model, moments, (OTHER,)) @ key
+    assert float(kept.norm()) < 0.9 * float(free.norm())
+
+
+def test_alphaedit_says_where_there_is_no_null_space(model):
+    with pytest.raises(NumericalError, match="no direction"):
+        null_space(Moments.identity(model, [1]), 1, alpha(0.9))
+
+
+# --- hyperparameters -----------------------------------------------------------------------------
+
+
+def test_every_table_of_hyperparameters_makes_valid_settings():
+    import tomllib
+
+    from circuits.edits.settings import _merge
+
+    kinds = {"rome": RomeSettings, "memit": MemitSettings, "alphaedit": AlphaEditSettings}
+    tables = tomllib.loads(SETTINGS_FILE.read_text())
+    for name, entry in tables["model"].items():
+        kind = "gpt2" if "gpt2" in name else "llama"
+        for method, settings in kinds.items():
+            table = _merge(tables["type"][kind][method], entry[method])
+            del table["depth"]
+            found = build(settings, table, name)
+            assert 0 <= min(found.layers) <= max(found.layers) < entry["shape"][0]
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "last", "share", "layers"),
+    [(48, 0.35, 0.104, range(13, 18)), (32, 0.25, 0.16, range(4, 9)), (3, 0.35, 0.0, [1])],
+)
+def test_layers_by_depth_agree_with_the_published_ones(n_layers, last, share, layers):
+    assert layers_by_depth(n_layers, last, share) == tuple(layers)
+
+
+def test_a_model_of_another_shape_does_not_get_a_famous_names_layers(model):
+    original = model.name
+    try:
+        model.name = "someone/gpt2-xl"
+        found, origin = settings_for(model, "rome", RomeSettings)
+    finally:
+        model.name = original
+    assert found.layers == (1,)
+    assert origin.layers.startswith("default by depth")

@@ -1,0 +1,162 @@
+"""Second moments: what they are, whose they are, and the cache."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from circuits.edits import moments as module
+from circuits.edits.corpus import Corpus, atlas_corpus, read_corpus
+from circuits.edits.edit import LowRank, WeightDelta
+from circuits.edits.keys import key_point
+from circuits.edits.moments import Moments, cached_moments, collect_moments, find_moments
+from circuits.errors import FileFormatError, NumericalError, OptionError
+from circuits.facts import atlas, fill
+from circuits.model import Model
+from tests.edits import TEXT
+from tests.tiny import tiny_model
+
+
+def test_moments_are_the_mean_outer_product_of_keys_without_the_bos(model):
+    total, count = 0.0, 0
+    for text in TEXT.texts:
+        kept = {}
+        tokens = torch.tensor([model.tokenizer.encode(text).ids])
+        hooks = [(key_point(1), lambda value, hook, kept=kept: kept.update(keys=value))]
+        with torch.no_grad():
+            model.last_logits(tokens, hooks)
+        for key in kept["keys"][0, 1:].double():
+            total, count = total + torch.outer(key, key), count + 1
+    found = collect_moments(model, TEXT, [0, 1])
+    torch.testing.assert_close(found.matrices[1], total / count, rtol=1e-4, atol=1e-6)
+    assert found.matrices[1].dtype is torch.float64
+    assert found.source["tokens"] == count
+
+
+def test_batches_do_not_matter_and_the_length_is_bounded(model, monkeypatch):
+    whole = collect_moments(model, TEXT, [1])
+    monkeypatch.setattr(module, "BATCH_TOKENS", 1)
+    single = collect_moments(model, TEXT, [1])
+    torch.testing.assert_close(whole.matrices[1], single.matrices[1], rtol=1e-4, atol=1e-6)
+    assert collect_moments(model, TEXT, [1], max_tokens=10).source["tokens"] == 10
+
+
+def test_solving_is_multiplying_with_the_inverse_of_the_shrunk_matrix(model):
+    found = collect_moments(model, TEXT, [1])
+    keys = torch.randn(2, len(found.matrices[1]), generator=torch.Generator().manual_seed(0))
+    solved = found.solve(1, keys, 0.1)
+    torch.testing.assert_close((found.shrunk(1, 0.1) @ solved.T).T, keys.double())
+    size = len(found.matrices[1])
+    assert found.shrunk(1, 1.0).diagonal().sum() == pytest.approx(found.scale(1) * size)
+    with pytest.raises(NumericalError, match="cannot be inverted"):
+        found.solve(1, keys, 0.0)  # fewer tokens than entries of a key
+
+
+# --- the cache ------------------------------------------------------------------------------------
+
+
+def test_the_cache_spares_the_second_run(model, tmp_path, monkeypatch):
+    first = cached_moments(model, TEXT, [0, 1], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+    def never(*arguments, **options):
+        raise AssertionError("collected again")
+
+    monkeypatch.setattr(module, "collect_moments", never)
+    again = cached_moments(model, TEXT, [1, 0], tmp_path)
+    for layer in (0, 1):
+        assert torch.equal(first.matrices[layer], again.matrices[layer])
+    assert dict(again.source) == dict(first.source)
+    with pytest.raises(AssertionError):  # another text
+        cached_moments(model, Corpus("test text", TEXT.texts[:2]), [0], tmp_path)
+
+
+def test_a_damaged_cache_is_collected_again(model, tmp_path):
+    first = cached_moments(model, TEXT, [1], tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-9])
+    again = cached_moments(model, TEXT, [1], tmp_path)
+    assert torch.equal(first.matrices[1], again.matrices[1])
+    assert Moments.load(path).source["corpus"] == TEXT.name
+
+
+def test_an_edited_model_does_not_get_the_unedited_models_cache(model, tmp_path):
+    cached_moments(model, TEXT, [1], tmp_path)
+    name = model.mlp_output_name(0)
+    rows, columns = model.parameter(name).shape
+    delta = WeightDelta({name: LowRank(torch.ones(rows, 1), torch.ones(1, columns))})
+    with delta.applied(model):
+        edited = cached_moments(model, TEXT, [1], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert edited.source["edits"] == [delta.fingerprint()]
+    assert not torch.equal(
+        cached_moments(model, TEXT, [1], tmp_path).matrices[1], edited.matrices[1]
+    )
+
+
+def test_saving_then_loading_is_the_identity_and_other_files_are_refused(model, tmp_path):
+    found = collect_moments(model, TEXT, [1])
+    path = tmp_path / "c.safetensors"
+    found.save(path)
+    again = find_moments(model, [1], path)
+    assert torch.equal(found.matrices[1], again.matrices[1])
+    assert again.model_hash == found.model_hash
+    WeightDelta({"w": torch.ones(2)}).save(path)
+    with pytest.raises(FileFormatError, match="second-moments"):
+        find_moments(model, [1], path)
+
+
+# --- whose they are -------------------------------------------------------------------------------
+
+
+def test_moments_of_another_model_or_layer_are_refused(model):
+    stranger = tiny_model(model.config.model_type, seed=5)
+    found = collect_moments(stranger, TEXT, [1])
+    with pytest.raises(OptionError, match="of another model"):
+        find_moments(model, [1], found)
+    with pytest.raises(OptionError, match="lack layer 0; they cover 1"):
+        find_moments(stranger, [0, 1], found)
+
+
+def test_identity_is_used_only_where_asked_for(model: Model):
+    with pytest.raises(OptionError, match="--moments identity"):
+        find_moments(model, [1], None)
+    found = find_moments(model, [1], "identity")
+    assert torch.equal(found.matrices[1], torch.eye(len(found.matrices[1])).double())
+    assert found.source["kind"] == "identity"
+
+
+# --- texts ----------------------------------------------------------------------------------------
+
+
+def test_text_and_jsonl_give_the_same_texts(tmp_path):
+    plain, lines = tmp_path / "a.txt", tmp_path / "b.jsonl"
+    plain.write_bytes(b"One text,\r\nof two lines.\r\n\r\n\r\nAnother.\r\n")
+    texts = ["One text,\nof two lines.", "Another."]
+    lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert read_corpus(plain).texts == read_corpus(lines).texts == tuple(texts)
+    assert read_corpus(plain).sha256 == read_corpus(lines).sha256
+    assert Corpus("", ("ab", "c")).sha256 != Corpus("", ("a", "bc")).sha256
+
+
+def test_a_file_without_texts_is_refused_with_its_line(tmp_path):
+    empty, wrong = tmp_path / "a.txt", tmp_path / "b.jsonl"
+    empty.write_text("\n \n\n")
+    wrong.write_text('{"text": "fine"}\n{"words": "no"}\n')
+    with pytest.raises(FileFormatError, match="holds no text"):
+        read_corpus(empty)
+    with pytest.raises(FileFormatError, match=r"b\.jsonl:2: lacks the key 'text'"):
+        read_corpus(wrong)
+    with pytest.raises(FileFormatError, match="no such file"):
+        read_corpus(tmp_path / "absent.txt")
+
+
+def test_the_shipped_text_states_every_fact_and_shows_no_held_out_wording():
+    text = "\n".join(atlas_corpus().texts)
+    for relation in atlas().values():
+        for fact in relation.facts[:5]:
+            stated = [f"{fill(t, fact.subject)} {fact.object}." in text for t in relation.templates]
+            assert sum(stated) == min(3, len(relation.templates))
+            assert not any(f"{fill(t, fact.subject)} " in text for t in relation.held_out)

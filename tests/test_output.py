@@ -1,0 +1,152 @@
+"""What leaves the program: whole folders of results, and text that is only text."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from circuits.errors import StoreError
+from circuits.exchange import save_eap_ig
+from circuits.files import atomic_write
+from circuits.graph import Circuit, Wiring
+from experiments.cli import main
+from experiments.output import check_writable, staged
+
+RED = "\x1b[31mred\x07"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def write(folder: Path, files: dict[str, str], owned: tuple[str, ...] = ()) -> None:
+    with staged(folder, owned) as stage:
+        for name, text in files.items():
+            (stage / name).write_text(text)
+
+
+def test_an_earlier_runs_files_do_not_stand_beside_a_later_runs(tmp_path: Path):
+    optional = ("curve", "roles")
+    write(tmp_path, {"circuit": "old", "curve": "old", "roles": "old"}, optional)
+    (tmp_path / "notes").write_text("the user's own")
+    write(tmp_path, {"circuit": "new", "roles": "new"}, optional)
+    assert contents(tmp_path) == {"circuit": "new", "roles": "new", "notes": "the user's own"}
+
+
+def test_a_folder_in_the_way_is_refused_before_any_file_is_replaced(tmp_path: Path):
+    write(tmp_path, {"a": "old"})
+    (tmp_path / "b").mkdir()
+    with pytest.raises(StoreError, match="b is a folder"):
+        write(tmp_path, {"a": "new", "b": "new"})
+    assert (tmp_path / "a").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_failed_run_leaves_no_folder_and_names_the_one_that_was_asked_for(tmp_path: Path):
+    def fail() -> None:
+        with staged(tmp_path / "new") as stage:
+            (stage / "a").mkdir()
+            atomic_write(stage / "a", "text")
+
+    with pytest.raises(StoreError) as caught:
+        fail()
+    assert str(caught.value).startswith(f"{tmp_path / 'new' / 'a'}: ")
+    assert os.listdir(tmp_path) == []
+
+
+def test_two_runs_into_one_folder_leave_the_files_of_one_of_them(tmp_path: Path):
+    names = [f"file{number}" for number in range(40)]
+
+    def run(label: str) -> None:
+        for _ in range(10):
+            write(tmp_path, dict.fromkeys(names, label))
+
+    threads = [threading.Thread(target=run, args=(label,)) for label in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+    assert len(set(contents(tmp_path).values())) == 1
+
+
+def test_a_pipe_or_device_is_never_replaced_by_a_file(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for target in (pipe, tmp_path):
+        with pytest.raises(StoreError, match="not a regular file"):
+            atomic_write(target, "text")
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_file_where_a_folder_should_be_is_called_one(tmp_path: Path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(StoreError, match="file is a file"):
+        check_writable(tmp_path / "file" / "below")
+
+
+def test_no_text_from_a_file_reaches_the_terminal_as_a_command_to_it(tmp_path: Path, capsys):
+    wiring, path = Wiring(2, 2, 2), tmp_path / "c.json"
+    provenance = {"model": RED, RED: "x", "nested": {RED: [RED]}}
+    save_eap_ig(Circuit.full(wiring), path)
+    assert main(["show", str(path)]) == 0
+    plain = capsys.readouterr().out
+    circuit = Circuit(wiring, Circuit.full(wiring).kept, None, {}, {"m0": RED}, provenance)
+    save_eap_ig(circuit, path)
+    assert main(["show", str(path)]) == 0
+    assert main(["facts", RED]) == 2
+    assert main(["show", str(tmp_path / RED)]) == 2
+    captured = capsys.readouterr()
+    assert r"\x1b[31mred" in captured.out
+    assert r"\x1b[31mred" in captured.err
+    assert not any(char in captured.out + captured.err for char in "\x1b\x07")
+    assert len(captured.out.splitlines()) > len(plain.splitlines())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", "x" * 400],
+        ["facts", "--facts", "x" * 400],
+        ["facts", "--facts", "~nobody-of-this-name/facts.csv"],
+        ["discover", "-m", "x" * 400, "-r", "country_capital"],
+        ["discover", "-m", "~nobody-of-this-name/model", "-r", "country_capital"],
+        ["discover", "-m", " ", "-r", "country_capital"],
+        ["discover", "-m", "facts-gpt2", "-r", "country_capital", "--out", "x" * 400],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:50],
+)
+def test_a_name_that_the_system_cannot_use_is_one_line(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) > 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert [line.startswith("kc: error: ") for line in captured.err.splitlines()] == [True]
+    assert "unexpected" not in captured.err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_closed_stream_is_no_error(closed: str):
+    script = Path(sys.executable).with_name("kc")
+    arguments = {"1": ["facts"], "2": ["facts", "no-such-relation"]}[closed]
+    command = f'exec "$@" {closed}>&-'
+    done = subprocess.run(["sh", "-c", command, "sh", script, *arguments], capture_output=True)
+    assert done.returncode == {"1": 0, "2": 2}[closed]
+    assert done.stdout + done.stderr == b""
+
+
+def test_a_full_disk_is_one_line_and_no_file():
+    if not Path("/dev/full").is_char_device():
+        pytest.skip("this system has no /dev/full")
+    code = "import sys; from experiments.cli import main; sys.exit(main(['facts']))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 4
+    assert done.stderr.decode().strip() == "kc: error: No space left on device"

@@ -1,0 +1,271 @@
+"""ROME's laws, the value that it shares with MEMIT, and what `edit` refuses or reports."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from circuits.choices import EditStatus
+from circuits.edits.contexts import ContextSettings, place, sample_contexts
+from circuits.edits.corpus import Corpus, atlas_corpus
+from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.keys import at_subject, capture, key_point, pad, residual_point, value_point
+from circuits.edits.methods import edit
+from circuits.edits.moments import Moments, collect_moments
+from circuits.edits.rome import KeyValue, RomeSettings, rank_one, rome
+from circuits.edits.value import ValueSettings, optimise_values, run_above
+from circuits.errors import OptionError, PromptError
+from circuits.model import Model, load
+from tests.edits import OTHER, QUICK, REQUEST, TEXT, same, weights
+from tests.tiny import tiny_model
+
+LAYER = 1
+CONTEXTS = ContextSettings(lengths=(4, 6), copies=1)
+FREE = ValueSettings(weight_decay=0.0, clamp=20.0)  # a random model resists more than a trained one
+
+
+@pytest.fixture
+def moments(model: Model) -> Moments:
+    return collect_moments(model, TEXT, range(model.n_layers))
+
+
+@pytest.fixture(scope="module")
+def facts_gpt2() -> tuple[Model, Moments]:
+    model = load("facts-gpt2", device="cpu")
+    corpus = Corpus("a part of the atlas", atlas_corpus().texts[:60])
+    return model, collect_moments(model, corpus, [2])
+
+
+@torch.no_grad()
+def values(model: Model, contexts: tuple[str, ...]) -> torch.Tensor:
+    """Mean MLP output at the subject over contexts, from runs of the whole model."""
+    found = []
+    for context in contexts:
+        prompt = place(model, REQUEST, context)
+        kept = {}
+        model.last_logits(
+            torch.tensor([prompt.ids]),
+            [(value_point(LAYER), lambda value, hook, kept=kept: kept.update(value=value))],
+        )
+        found.append(kept["value"][0, prompt.subject_last])
+    return torch.stack(found).mean(0)
+
+
+def run_rome(model: Model, moments: Moments, consistent: bool = True) -> WeightDelta:
+    settings = RomeSettings((LAYER,), FREE, CONTEXTS, consistent)
+    generator = torch.Generator().manual_seed(0)
+    return rome(model, [REQUEST], [LAYER], settings, moments, generator)[0]
+
+
+def optimised(model: Model, contexts: tuple[str, ...]) -> torch.Tensor:
+    with torch.no_grad():
+        scale = values(model, ("",))[None]
+    (found,) = optimise_values(model, [REQUEST], LAYER, contexts, scale, FREE)
+    return found.delta
+
+
+def test_the_edited_weights_map_the_mean_key_to_the_value(model, moments):
+    contexts = sample_contexts(model, CONTEXTS, torch.Generator().manual_seed(0))
+    wanted = values(model, ("",)) + optimised(model, contexts)
+    with run_rome(model, moments).applied(model):
+        after = values(model, contexts)
+    torch.testing.assert_close(after, wanted, rtol=1e-3, atol=1e-3)
+    assert (after - values(model, contexts)).norm() > 0.1  # there was something to map
+
+
+def test_the_original_maps_the_bare_prompts_key_and_differs(model, moments):
+    contexts = sample_contexts(model, CONTEXTS, torch.Generator().manual_seed(0))
+    wanted = values(model, ("",)) + optimised(model, contexts)
+    original = run_rome(model, moments, consistent=False)
+    with original.applied(model):
+        torch.testing.assert_close(values(model, ("",)), wanted, rtol=1e-3, atol=1e-3)
+    with run_rome(model, moments).applied(model):
+        assert not torch.allclose(values(model, ("",)), wanted, atol=1e-2)
+
+
+def test_the_update_is_of_rank_one_and_touches_one_matrix(model, moments):
+    delta = run_rome(model, moments)
+    assert list(delta.changes) == [model.mlp_output_name(LAYER)]
+    singular = torch.linalg.svdvals(delta.dense(model.mlp_output_name(LAYER)).double())
+    assert singular[0] > 0.01
+    assert singular[1] < 1e-5 * singular[0]
+
+
+def test_no_other_update_with_the_same_effect_moves_known_keys_less():
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(200, 12, generator=generator).double() * torch.arange(1, 13)
+    moments = Moments({0: draws.T @ draws / 200}, "", {"kind": "text"})
+    key, current, value = (torch.randn(n, generator=generator) for n in (12, 5, 5))
+    change = rank_one(KeyValue(key, key, current, value), moments, 0, 0.0).dense().double()
+    torch.testing.assert_close(change.float() @ key, value - current, rtol=1e-4, atol=1e-4)
+
+    def harm(matrix: torch.Tensor) -> float:
+        return float((matrix @ moments.matrices[0] @ matrix.T).trace())
+
+    for _ in range(20):
+        other = torch.randn(5, 12, generator=generator).double() * 0.1
+        other -= torch.outer(other @ key.double(), key.double()) / key.double().square().sum()
+        assert harm(change + other) > harm(change)
+
+
+@pytest.mark.parametrize("method", ["rome", "rome-original", "memit", "alphaedit"])
+def test_a_model_that_knows_the_fact_is_made_to_say_another(facts_gpt2, method):
+    model, moments = facts_gpt2
+    before = weights(model)
+    outcome = edit(model, REQUEST, method, moments=moments, settings=QUICK)
+    assert outcome.status is EditStatus.DONE, outcome.reason
+    assert outcome.details["probability_before"][0] < 0.01
+    assert outcome.details["probability_after"][0] > 0.5
+    assert same(weights(model), before)
+    with outcome.delta.applied(model):
+        again = edit(model, REQUEST, method, moments=moments, settings=QUICK)
+    assert again.status is EditStatus.NO_CHANGE
+    assert again.delta is None
+    assert "'Tokyo' already" in again.reason
+
+
+def test_second_moments_matter_and_are_recorded(facts_gpt2):
+    model, moments = facts_gpt2
+    real = edit(model, REQUEST, "rome", moments=moments, settings=QUICK)
+    plain = edit(model, REQUEST, "rome", moments="identity", settings=QUICK)
+    assert real.delta.fingerprint() != plain.delta.fingerprint()
+    assert real.delta.provenance["moments"]["corpus"] == "a part of the atlas"
+    assert plain.delta.provenance["moments"] == {"kind": "identity"}
+    assert real.delta.provenance["settings_origin"]["layers"] == "table of facts-gpt2"
+
+
+# --- the value ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_running_the_upper_layers_alone_is_the_whole_run(model):
+    rows = pad([place(model, each).ids for each in (REQUEST, OTHER)], model.device)
+    last = model.n_layers - 1
+    for layer in range(model.n_layers):
+        low = capture(model, rows, [residual_point(layer)], layer)[residual_point(layer)]
+        whole = capture(model, rows, [residual_point(last)], last)[residual_point(last)]
+        torch.testing.assert_close(run_above(model, layer, low), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_loss_is_the_unchanged_models(model):
+    contexts = ("", "In Peru. ")
+    scale = torch.ones(1, model.d_model)
+    (found,) = optimise_values(model, [REQUEST], LAYER, contexts, scale, ValueSettings(steps=1))
+    log_p = []
+    for context in contexts:
+        ids = list(model.tokenizer.encode(context + REQUEST.text).ids)
+        for token in model.tokenizer.continuation(context + REQUEST.text, REQUEST.target):
+            with torch.no_grad():
+                logits = model.last_logits(torch.tensor([ids]))
+            log_p.append(float(logits.log_softmax(-1)[0, token]))
+            ids.append(token)
+    assert math.isclose(found.losses[0], -sum(log_p) / len(log_p), rel_tol=1e-4)
+    assert not found.delta.any()
+
+
+def test_a_value_does_not_depend_on_its_batch_mates(model):
+    contexts, scale = ("", "In Peru. "), torch.full((2, model.d_model), 0.3)
+    settings = ValueSettings(steps=6, stop_below=3.0)
+    together = optimise_values(model, [REQUEST, OTHER], LAYER, contexts, scale, settings)
+    for request, found in zip((REQUEST, OTHER), together, strict=True):
+        (alone,) = optimise_values(model, [request], LAYER, contexts, scale[:1], settings)
+        torch.testing.assert_close(found.delta, alone.delta, rtol=1e-3, atol=1e-3)
+        assert len(found.losses) == len(alone.losses)
+
+
+def test_the_value_stays_within_its_ball_and_the_essence_counts(model):
+    scale = torch.full((1, model.d_model), 0.2)
+    by_factor = {}
+    for factor in (0.0, 5.0):
+        settings = ValueSettings(steps=8, weight_decay=0.0, clamp=2.0, kl_factor=factor)
+        (found,) = optimise_values(model, [REQUEST], LAYER, ("",), scale, settings)
+        assert float(found.delta.norm()) <= 2.0 * float(scale.norm()) * (1 + 1e-5)
+        by_factor[factor] = found.delta
+    assert not torch.allclose(by_factor[0.0], by_factor[5.0], atol=1e-3)
+
+
+def test_contexts_are_a_function_of_the_seed(model):
+    one, again, other = (
+        sample_contexts(model, ContextSettings(), torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    )
+    assert one == again != other
+    assert one[0] == ""
+    assert len(one) == 21
+
+
+# --- what can go wrong ----------------------------------------------------------------------------
+
+
+def test_weights_are_the_same_after_an_edit_and_after_an_exception_in_it(
+    model, moments, monkeypatch
+):
+    before = weights(model)
+    for method in ("rome", "memit", "alphaedit"):
+        edit(model, REQUEST, method, layers=[LAYER], moments="identity", settings=QUICK)
+    assert same(weights(model), before)
+    calls, original = [], model.unembed
+
+    def interrupted(residual: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:  # the first scores the request, the others are optimisation steps
+            raise KeyboardInterrupt
+        return original(residual)
+
+    monkeypatch.setattr(model, "unembed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        edit(model, REQUEST, "memit", layers=[0, 1], moments=moments, settings=QUICK)
+    assert len(calls) == 4
+    assert same(weights(model), before)
+    assert not any(parameter.requires_grad for parameter in model.bridge.parameters())
+
+
+@pytest.mark.parametrize("method", ["rome", "memit", "alphaedit"])
+def test_a_loss_that_is_not_a_number_is_reported_and_nothing_applied(model, method, monkeypatch):
+    before, original, calls = weights(model), model.unembed, []
+
+    def overflowing(residual: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return original(residual) * (math.nan if len(calls) > 3 else 1.0)
+
+    monkeypatch.setattr(model, "unembed", overflowing)
+    outcome = edit(model, REQUEST, method, layers=[LAYER], moments="identity", settings=QUICK)
+    assert outcome.status is EditStatus.DIVERGED
+    assert outcome.delta is None
+    assert "France" in outcome.reason
+    assert "nan after 2 steps" in outcome.reason
+    assert same(weights(model), before)
+
+
+def test_every_mistake_gets_one_clear_line(model, moments):
+    def refused(request: EditRequest = REQUEST, **options) -> str:
+        options = {"method": "rome", "layers": [LAYER], "moments": "identity", **options}
+        with pytest.raises((OptionError, PromptError)) as caught:
+            edit(model, request, **options)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert len(message) < 300
+        return message
+
+    twice = EditRequest("France and {} have the capital", "France", "Tokyo")
+    assert "occurs 2 times" in refused(twice)
+    assert "not in the prompt" in refused(EditRequest("x{}y is", "France", "Tokyo"))
+    assert f"layers 0 to {model.n_layers - 1}" in refused(layers=[model.n_layers])
+    assert "one layer" in refused(layers=[0, 1])
+    assert "no edit method 'romeo'" in refused(method="romeo")
+    assert "no setting 'stepz'" in refused(settings={"stepz": 3})
+    assert "needs a text" in refused(moments=None)
+    assert "lack layer" in refused(moments=Moments.identity(model, [0]))
+    stranger = tiny_model("gpt2" if model.config.model_type == "llama" else "llama", seed=7)
+    assert "of another model" in refused(moments=collect_moments(stranger, TEXT, [LAYER]))
+    with pytest.raises(OptionError, match="one request at a time"):
+        edit(model, [REQUEST, OTHER], "rome", layers=[LAYER], moments="identity")
+
+
+def test_keys_of_several_rows_are_those_of_each_row(model):
+    prompts = [place(model, REQUEST), place(model, OTHER), place(model, REQUEST, "In Peru. ")]
+    together = at_subject(model, prompts, [key_point(0)], 0)[key_point(0)]
+    alone = [at_subject(model, [each], [key_point(0)], 0)[key_point(0)] for each in prompts]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,273 @@
+"""What an edited model says, and the measures made of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from circuits.edits.edit import EditRequest, LowRank, WeightDelta
+from circuits.edits.generation import Speaker, ngram_entropy, says
+from circuits.edits.requests import Heading
+from circuits.edits.success import (
+    SCORINGS,
+    Judge,
+    Measure,
+    Rates,
+    norm_growth,
+)
+from circuits.edits.success_table import summarise
+from circuits.errors import NumericalError, PromptError
+from circuits.facts import Probe, ProbeKind
+from circuits.model import Model
+
+PROMPTS = (
+    "The capital of Peru is",
+    "In Cuba the capital is",
+    "Norway has its capital in the city of",
+)
+PROBES = (
+    Probe(ProbeKind.PARAPHRASE, "In Peru the capital is", ("Oslo",), Heading.HELD_OUT),
+    Probe(ProbeKind.LOCALITY, "The capital of Cuba is", ("Havana",), Heading.NEIGHBOUR),
+    Probe(ProbeKind.LOCALITY, "The language of Peru is", ("Spanish",), Heading.SAME_SUBJECT),
+    Probe(ProbeKind.PORTABILITY, "The country whose capital is Oslo is", ("Peru",), "Reasoning"),
+)
+REQUEST = EditRequest("The capital of {} is", "Peru", "Oslo", "Lima", None, PROBES)
+
+
+def ids(model: Model, text: str) -> tuple[int, ...]:
+    return model.tokenizer.encode(text).ids
+
+
+def oracle(model: Model, prompt: str, token: int, strength: float = 1e3) -> WeightDelta:
+    """A rank-one change of the last MLP's output that shouts one token after one prompt."""
+    layer, found = model.n_layers - 1, {}
+    hook = (f"blocks.{layer}.mlp.out.hook_in", lambda x, hook: found.update(key=x[0, -1].clone()))
+    with torch.no_grad():
+        model.last_logits(torch.tensor([ids(model, prompt)]), [hook])
+    key, value = found["key"], model.unembedding()[token] * strength
+    name = model.mlp_output_name(layer)
+    pair = (key, value) if model.is_transposed(name) else (value, key)
+    scaled = pair[0][:, None] / key.square().sum()
+    return WeightDelta({name: LowRank(scaled, pair[1][None])}, {"method": "oracle"})
+
+
+# --- what a model says ---------------------------------------------------------------------------
+
+
+def test_a_reply_is_what_step_by_step_runs_say(model):
+    """Padding, batching and the cache change nothing."""
+    prompts = [ids(model, prompt) for prompt in PROMPTS]
+    for prompt, reply in zip(prompts, Speaker(model).replies(prompts, 4), strict=True):
+        said = list(prompt)
+        for token in reply.tokens:
+            with torch.no_grad():
+                logits = model.last_logits(torch.tensor([said]))
+            if len(said) == len(prompt):
+                expected = logits[0].log_softmax(-1)
+                torch.testing.assert_close(reply.first, expected, rtol=1e-4, atol=1e-4)
+            assert token == int(logits.argmax())
+            said.append(token)
+
+
+def test_a_forced_answer_has_the_probabilities_of_its_tokens(model):
+    question = (ids(model, PROMPTS[0]), (5, 9, 11))
+    other = (ids(model, PROMPTS[2]), (7,))
+    forced = Speaker(model).forced([question, other])[0]
+    text = list(question[0])
+    for token, log_prob, best in zip(forced.answer, forced.log_probs, forced.best, strict=True):
+        with torch.no_grad():
+            scores = model.last_logits(torch.tensor([text]))[0].log_softmax(-1)
+        assert log_prob == pytest.approx(float(scores[token]), rel=1e-4, abs=1e-4)
+        assert best == int(scores.argmax())
+        text.append(token)
+    assert forced.nll == pytest.approx(-np.mean(forced.log_probs))
+
+
+def test_greedy_text_begins_with_an_answer_exactly_where_all_its_tokens_are_argmax(model):
+    """Teacher forcing and free generation agree on whole answers, and always on one token."""
+    prompts = [ids(model, prompt) for prompt in PROMPTS]
+    speaker = Speaker(model)
+    replies = speaker.replies(prompts, 3)
+    for prompt, reply in zip(prompts, replies, strict=True):
+        said = reply.tokens
+        wrong_end, wrong = (*said[:2], (said[2] + 1) % 300), ((said[0] + 1) % 300,)
+        for answer in (said, said[:1], wrong_end, wrong):
+            (forced,) = speaker.forced([(prompt, answer)])
+            assert (forced.accuracy == 1) == (said[: len(answer)] == answer)
+
+
+def test_a_speaker_follows_edits(model):
+    speaker, prompt = Speaker(model), ids(model, PROMPTS[0])
+    plain = speaker.replies([prompt], 1)[0].tokens
+    token = (plain[0] + 7) % 300
+    with oracle(model, PROMPTS[0], token).applied(model):
+        assert speaker.replies([prompt], 1)[0].tokens == (token,)
+    assert speaker.replies([prompt], 1)[0].tokens == plain
+
+
+def test_perplexity_is_over_all_tokens_but_the_first(model):
+    texts = [ids(model, prompt) for prompt in PROMPTS]
+    losses = []
+    for text in texts:
+        for stop in range(1, len(text)):
+            with torch.no_grad():
+                scores = model.last_logits(torch.tensor([text[:stop]]))[0].log_softmax(-1)
+            losses.append(-float(scores[text[stop]]))
+    assert Speaker(model).text_nll(texts) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_sampling_repeats_with_its_generator_and_stays_among_the_best(model):
+    speaker, prompt = Speaker(model), ids(model, PROMPTS[0])
+    one, other = (speaker.sample(prompt, 6, 5, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert one == other
+    assert speaker.sample(prompt, 6, 1, torch.Generator()) == list(
+        speaker.replies([prompt], 6)[0].tokens
+    )
+
+
+def test_fluency_is_the_entropy_of_ngrams():
+    assert ngram_entropy("no no no no no") == 0
+    distinct = "a b c d e f g h i"  # 8 bigrams, 7 trigrams
+    assert ngram_entropy(distinct) == pytest.approx((2 / 3 * 3 + 4 / 3 * np.log2(7)) / 2)
+    assert ngram_entropy("") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "expected"),
+    [
+        (" Paris. The", "Paris", True),
+        (" paris", "Paris", True),
+        (" Parisian", "Paris", False),
+        (" New  York City", "New York", True),
+        (" the Paris", "Paris", False),
+        (" C++ is", "C++", True),
+    ],
+)
+def test_an_answer_is_said_as_whole_words(text, answer, expected):
+    assert says(text, answer) is expected
+
+
+# --- measures ------------------------------------------------------------------------------------
+
+
+def test_an_edit_that_does_nothing_has_locality_1_and_the_base_model_s_efficacy(model):
+    judge = Judge(model, [REQUEST], texts=PROMPTS)
+    name = model.mlp_output_name(0)
+    with WeightDelta({name: torch.zeros_like(model.parameter(name))}).applied(model):
+        (score,) = judge.score()
+        assert judge.drift() == 1
+    for measure in (Measure.LOCALITY, Measure.NEIGHBOURS, Measure.SAME_SUBJECT):
+        assert score.after[measure].tokens == score.after[measure].generation == 1
+    assert str(score.after) == str(score.before)  # NaN equals nothing, but reads the same
+    assert score.probability[0] == score.probability[1]
+    assert score.reply[0] == score.reply[1]
+
+
+def test_an_oracle_edit_has_efficacy_1(model):
+    answer = model.tokenizer.continuation(REQUEST.text, "Oslo")
+    judge = Judge(model, [REQUEST], extra_tokens=0)
+    with oracle(model, REQUEST.text, answer[0]).applied(model):
+        (score,) = judge.score()
+    rates = score.after[Measure.EFFICACY]
+    assert rates.likelihood == 1
+    assert rates.tokens >= 1 / len(answer)
+    if len(answer) == 1:
+        assert rates.tokens == rates.generation == 1
+        assert score.probability[1] > score.probability[0]
+    assert score.before[Measure.EFFICACY].tokens < 1
+
+
+def test_teacher_forced_and_free_scores_agree_on_answers_of_one_token(model):
+    """Where nothing is generated beyond the answer."""
+    for token in range(20, 24):
+        word = model.tokenizer.hf.decode([token]).strip()
+        if not word.isalpha() or len(model.tokenizer.continuation(REQUEST.text, word)) != 1:
+            continue
+        request = EditRequest(REQUEST.prompt, REQUEST.subject, word, "Lima")
+        judge = Judge(model, [request], extra_tokens=0)
+        rates = judge.score()[0].after[Measure.EFFICACY]
+        assert rates.tokens == rates.generation
+
+
+def test_each_measure_is_of_the_prompts_that_ask_it(model):
+    (score,) = Judge(model, [REQUEST]).score()
+    assert set(score.after) == {
+        Measure.EFFICACY,
+        Measure.PARAPHRASE,
+        Measure.HELD_OUT,
+        Measure.PORTABILITY,
+        Measure.ONE_HOP,
+        Measure.LOCALITY,
+        Measure.LOCALITY_TRUE,
+        Measure.NEIGHBOURS,
+        Measure.NEIGHBOURS_TRUE,
+        Measure.SAME_SUBJECT,
+        Measure.SAME_SUBJECT_TRUE,
+    }
+
+
+def test_likelihood_success_turns_round_for_neighbours(model):
+    """One and the same prompt as paraphrase and as neighbour: just one of them can succeed."""
+    prompt = "The capital of Cuba is"
+    probes = (
+        Probe(ProbeKind.PARAPHRASE, prompt, ("Oslo",)),
+        Probe(ProbeKind.LOCALITY, prompt, ("Lima",)),
+    )
+    request = EditRequest("The capital of {} is", "Peru", "Oslo", "Lima", None, probes)
+    (score,) = Judge(model, [request]).score()
+    wanted, kept = (score.after[m].likelihood for m in (Measure.PARAPHRASE, Measure.LOCALITY_TRUE))
+    assert wanted + kept == 1
+
+
+def test_requests_are_scored_the_same_alone_and_together(model):
+    other = EditRequest("In {} the capital is", "Cuba", "Lima", "Havana")
+    judge = Judge(model, [REQUEST, other])
+    assert str(judge.score()[1].after) == str(judge.score([1])[0].after)
+
+
+def test_a_probe_that_cannot_be_asked_is_left_out_and_named(model):
+    probe = Probe(ProbeKind.LOCALITY, "", ("x",))
+    judge = Judge(model, [EditRequest("{} is", "Peru", "Oslo", None, None, (probe,))])
+    assert len(judge.left_out) == 1
+    with pytest.raises(PromptError):
+        Judge(model, [EditRequest("{} " + "is " * 200, "Peru", "Oslo")])
+
+
+def test_fluency_is_asked_only_where_wanted(model):
+    (score,) = Judge(model, [REQUEST]).score()
+    assert np.isnan(score.fluency).all()
+    (score,) = Judge(model, [REQUEST], fluency_tokens=12).score()
+    assert score.fluency[0] == score.fluency[1] > 0
+
+
+def test_norm_growth_compares_with_the_weight(model):
+    name = model.mlp_output_name(1)
+    growth = norm_growth(model, WeightDelta({name: model.parameter(name).clone()}))
+    assert growth[name]["change"] == pytest.approx(1)
+    assert growth[name]["growth"] == pytest.approx(2)
+
+
+def test_a_table_averages_over_requests_that_have_the_measure(model):
+    bare = EditRequest("In {} the capital is", "Cuba", "Lima", "Havana")
+    scores = Judge(model, [REQUEST, bare]).score()
+    table = summarise(scores, drifts=[1.0, 3.0])
+    assert table.n == 2
+    assert table.drift.value == 2
+    for scoring in SCORINGS:
+        both = [getattr(score.after[Measure.EFFICACY], scoring) for score in scores]
+        assert table.after[Measure.EFFICACY][scoring].value == pytest.approx(np.mean(both))
+        only = getattr(scores[0].after[Measure.NEIGHBOURS], scoring)
+        found = table.after[Measure.NEIGHBOURS][scoring].value
+        assert found == only or (np.isnan(found) and np.isnan(only))
+    assert table.as_dict()["after"]["neighbours"]["likelihood"]["value"] is None
+    with pytest.raises(NumericalError):
+        summarise([])
+
+
+def test_counterfact_s_score_is_a_harmonic_mean(model):
+    (score,) = Judge(model, [REQUEST]).score()
+    rows = {Measure.EFFICACY: 1.0, Measure.PARAPHRASE: 0.5, Measure.NEIGHBOURS_TRUE: 0.25}
+    made = {measure: Rates(0.0, value, 0.0) for measure, value in rows.items()}
+    table = summarise([type(score)(REQUEST, made, made, (0.1, 0.2), ("", ""))])
+    assert table.score == pytest.approx(3 / 7)

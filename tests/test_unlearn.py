@@ -1,0 +1,239 @@
+"""Unlearning: the forget set's loss rises, the retain set's stays, and only chosen weights move."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from circuits.choices import EditStatus, Templates, UnlearnMethod
+from circuits.edits.examples import Example, fact_examples, read_examples, split_facts
+from circuits.edits.memflex import LocalisationSettings, localise
+from circuits.edits.training import Trainee, negative_log_likelihood, passage, token_accuracy
+from circuits.edits.unlearn import block_matrices, unlearn
+from circuits.errors import FileFormatError, OptionError, PromptError
+from circuits.facts import Fact, Relation, atlas
+from circuits.model import Model, load
+from tests.shared import shared_data
+from tests.test_edit import same, weights
+
+FORGET = [Example("The capital of Peru is", "Lima"), Example("The capital of Cuba is", "Havana")]
+RETAIN = [
+    Example("The capital of France is", "Paris"),
+    Example("The language of Japan is", "Japanese"),
+    Example("Zürich and São Paulo are cities"),
+]
+QUICK = {"learning_rate": 1e-3, "epochs": 4, "accumulate": 1, "ceiling": None}
+
+
+@pytest.mark.parametrize("method", list(UnlearnMethod))
+def test_the_forget_loss_rises_and_the_model_is_left_as_it_was(model, method):
+    before = weights(model)
+    outcome = unlearn(model, FORGET, RETAIN, method, settings=QUICK)
+    assert outcome.status is EditStatus.DONE
+    found = outcome.details["forget"]
+    assert found["after"]["loss"] > found["before"]["loss"] + 0.1
+    assert same(weights(model), before)
+    assert not any(parameter.requires_grad for parameter in model.bridge.parameters())
+    texts = [passage(model.tokenizer, each.text, each.answer) for each in FORGET]
+    with outcome.delta.applied(model):
+        loss, accuracy = token_accuracy(Trainee(model), texts)
+    assert found["after"] == {"loss": pytest.approx(loss, 1e-4), "accuracy": accuracy}
+
+
+def test_the_terms_on_the_retain_set_hold_its_loss_down(model):
+    losses = {
+        method: unlearn(model, FORGET, RETAIN, method, settings=QUICK | {"retain_weight": 5.0})
+        for method in (UnlearnMethod.GA, UnlearnMethod.GA_GD, UnlearnMethod.GA_KL)
+    }
+    after = {m: outcome.details["retain"]["after"]["loss"] for m, outcome in losses.items()}
+    assert after[UnlearnMethod.GA_GD] < after[UnlearnMethod.GA]
+    assert after[UnlearnMethod.GA_KL] < after[UnlearnMethod.GA]
+    first = losses[UnlearnMethod.GA_KL].details["epochs"][0]
+    assert first["retain"] == pytest.approx(0, abs=1e-5)  # nothing has drifted before a step
+    gd = losses[UnlearnMethod.GA_GD].details
+    assert gd["epochs"][0]["retain"] == pytest.approx(gd["retain"]["before"]["loss"], rel=0.5)
+
+
+def test_memflex_touches_only_the_weights_that_it_selects(model):
+    options = {"localisation": LocalisationSettings(quantile=0.75)}
+    outcome = unlearn(model, FORGET, RETAIN, "memflex", settings=QUICK | options)
+    found = outcome.details["localisation"]
+    candidates = block_matrices(model, range(model.n_layers))
+    assert set(found["cosine"]) == set(candidates)
+    expected = {
+        name
+        for name in candidates
+        if found["cosine"][name] < 0.92 and found["magnitude"][name] > found["threshold"]
+    }
+    assert set(outcome.delta.changes) == expected
+    assert 0 < len(expected) <= len(candidates) // 4
+    assert all(float(outcome.delta.dense(name).abs().max()) > 0 for name in expected)
+
+
+def test_localisation_is_that_of_plain_gradients(model):
+    """Nothing randomised, one copy: the gradients of Hugging Face's own loss."""
+    import numpy as np
+
+    names = block_matrices(model, [1])
+    settings = LocalisationSettings(randomised=0.0, copies=1, quantile=0.0, similarity=1.0)
+    sets = [
+        [passage(model.tokenizer, each.text, each.answer) for each in part]
+        for part in (FORGET, RETAIN)
+    ]
+    found = localise(
+        Trainee(model), *sets, names, settings, np.random.default_rng(0), model.d_vocab
+    )
+    gradients = []
+    for texts in sets:
+        plain = model.to_hf().requires_grad_(True)
+        for each in texts:
+            labels = torch.tensor([(-100,) * each.start + each.ids[each.start :]])
+            (plain(torch.tensor([each.ids]), labels=labels).loss / len(texts)).backward()
+        gradients.append({name: plain.get_parameter(name).grad.ravel() for name in names})
+    for name in names:
+        forget, retain = (part[name] for part in gradients)
+        assert found.magnitude[name] == pytest.approx(float(forget.abs().mean()), rel=1e-3)
+        cosine = float(forget @ retain / forget.norm() / retain.norm())
+        assert found.cosine[name] == pytest.approx(cosine, abs=1e-3)
+    lowest = min(found.magnitude.values())
+    assert found.threshold == pytest.approx(lowest)
+    assert set(found.selected) == {n for n in names if found.magnitude[n] > lowest}
+
+
+def test_thresholds_that_select_nothing_are_refused_with_the_range(model):
+    options = {"localisation": {"magnitude": 1e9}}
+    with pytest.raises(OptionError, match=r"selects no weight: cosines from .* magnitudes up to"):
+        unlearn(model, FORGET, RETAIN, "memflex", settings=QUICK | options)
+
+
+def test_only_the_layers_asked_for_change(model):
+    outcome = unlearn(model, FORGET, RETAIN, "ga", layers=[1], settings=QUICK)
+    assert set(outcome.delta.changes) == set(block_matrices(model, [1]))
+    assert outcome.layers == (1,)
+
+
+def test_a_text_beyond_the_ceiling_is_not_pushed_further(model):
+    texts = [passage(model.tokenizer, each.text, each.answer) for each in FORGET]
+    highest = float(negative_log_likelihood(Trainee(model), texts).max())
+    outcome = unlearn(model, FORGET, RETAIN, "ga", settings=QUICK | {"ceiling": highest})
+    bounded = outcome.details["forget"]["after"]["loss"]
+    free = unlearn(model, FORGET, RETAIN, "ga", settings=QUICK).details["forget"]["after"]["loss"]
+    assert bounded < free
+    lowest = float(negative_log_likelihood(Trainee(model), texts).min())
+    reached = unlearn(model, FORGET, RETAIN, "ga", settings=QUICK | {"ceiling": lowest / 2})
+    assert reached.status is EditStatus.NO_CHANGE
+    assert reached.delta is None
+
+
+@pytest.mark.parametrize("method", ["ga", "ga-kl", "memflex"])
+def test_a_diverging_unlearning_is_reported_and_leaves_the_model_as_it_was(model, method):
+    before = weights(model)
+    outcome = unlearn(model, FORGET, RETAIN, method, settings=QUICK | {"learning_rate": 1e38})
+    assert outcome.status is EditStatus.DIVERGED
+    assert outcome.delta is None
+    assert "not finite" in outcome.reason
+    assert same(weights(model), before)
+
+
+def test_the_same_seed_gives_the_same_change(model):
+    def found(seed: int) -> str:
+        settings = QUICK | {"batch_size": 1}
+        return unlearn(model, FORGET, RETAIN, "ga-gd", settings=settings, seed=seed).delta.norm()
+
+    assert found(0) == found(0) != found(1)
+
+
+def test_sets_that_cannot_be_used_are_refused(model):
+    with pytest.raises(OptionError, match="both the forget and the retain set"):
+        unlearn(model, FORGET, [*RETAIN, FORGET[0]], "ga")
+    with pytest.raises(OptionError, match="the retain set holds no texts"):
+        unlearn(model, FORGET, [], "ga-gd")
+    with pytest.raises(PromptError, match="text 2 of the forget set"):
+        unlearn(model, [FORGET[0], Example(" ")], RETAIN, "ga")
+    with pytest.raises(OptionError, match="no unlearning method 'ga-gdd'; there are ga, ga-gd"):
+        unlearn(model, FORGET, RETAIN, "ga-gdd")
+
+
+# --- sets ----------------------------------------------------------------------------------------
+
+
+def test_texts_are_read_in_every_schema(tmp_path):
+    rows = [
+        {"text": "Zürich is a city"},
+        {"prompt": "The capital of Peru is", "answer": "Lima"},
+        {"text": "Who is she?", "labels": "She writes books."},
+    ]
+    expected = [
+        Example("Zürich is a city"),
+        Example("The capital of Peru is", "Lima"),
+        Example("Who is she?", "She writes books."),
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "b.json").write_text(json.dumps(rows), encoding="utf-8")
+    assert read_examples(tmp_path / "a.jsonl") == read_examples(tmp_path / "b.json") == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [({"prompt": "x"}, "needs the key 'answer'"), ({"label": "x"}, "lacks the key 'text'")],
+)
+def test_a_malformed_text_is_refused_with_its_line(tmp_path, row, reason):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "x y"}) + "\n" + json.dumps(row))
+    with pytest.raises(FileFormatError, match=f"a.jsonl:2: .*{reason}"):
+        read_examples(tmp_path / "a.jsonl")
+
+
+def test_knowundo_is_read():
+    for name in ("unlearn_train", "retention_train"):
+        path = shared_data("KnowUnDo", "privacy", f"{name}.json")
+        assert all(each.answer for each in read_examples(path))
+
+
+def _relation(name: str) -> Relation:
+    facts = tuple(Fact(name, f"subject{n}", f"object{n}") for n in range(8))
+    return Relation(name, "", "", facts, (f"The {name} of {{}} is", f"{{}} has the {name}"))
+
+
+def test_facts_to_forget_and_to_retain_share_no_subject():
+    examples = fact_examples([_relation("capital"), _relation("language")], Templates.TRAIN)
+    forget, retain = split_facts(examples, 3, 6, seed=0)
+    facts = [{(e.relation, e.subject) for e in part} for part in (forget, retain)]
+    assert list(map(len, facts)) == [3, 6]
+    assert list(map(len, (forget, retain))) == [6, 12]  # each in both wordings
+    assert not {e.subject for e in forget} & {e.subject for e in retain}
+    assert split_facts(examples, 3, 6, seed=0) == (forget, retain)
+    assert split_facts(examples, 3, 6, seed=1) != (forget, retain)
+    with pytest.raises(OptionError, match="30 facts were asked for"):
+        split_facts(examples, 3, 30)
+
+
+def test_facts_are_chosen_by_relation_and_subject():
+    relations = atlas()
+    capital = next(name for name in relations if "capital" in name)
+    one = relations[capital].subjects()[0]
+    examples = fact_examples(relations[capital], subjects=[one])
+    assert {(e.relation, e.subject) for e in examples} == {(capital, one)}
+    assert len({e.text for e in examples}) == len(examples) > 1
+
+
+def test_ten_facts_of_the_embedded_model_are_forgotten_and_a_hundred_stay():
+    """With the defaults' learning rate doubled and half the epochs, to be quick."""
+    model = load("facts-gpt2", device="cpu")
+    firsts: dict[tuple, Example] = {}
+    for each in fact_examples(atlas().values()):
+        firsts.setdefault((each.relation, each.subject, each.answer), each)
+    forget, retain = split_facts(list(firsts.values()), 10, 100)
+    settings = {"epochs": 14, "learning_rate": 4e-4}
+    found = {m: _outcome(model, forget, retain, m, settings) for m in ("ga", "ga-gd", "ga-kl")}
+    for details in found.values():
+        assert details["forget"]["before"]["accuracy"] > 0.95
+        assert details["forget"]["after"]["accuracy"] < 0.3
+    assert found["ga-gd"]["retain_kept"]
+    assert found["ga-kl"]["retain_kept"]
+    assert not found["ga"]["retain_kept"]
+
+
+def _outcome(model: Model, forget, retain, method: str, settings: dict) -> dict:
+    return unlearn(model, forget, retain, method, settings=settings).details
