@@ -25,11 +25,11 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     read-only, ...) leaves an existing file as it was; a directory or device is never replaced.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise StoreError(f"{path}: cannot be written: is not a regular file")
     data = content.encode() if isinstance(content, str) else content
     temporary = path.parent / f".kc-{secrets.token_hex(8)}.tmp"
     try:
+        if path.exists() and not path.is_file():
+            raise StoreError(f"{path}: cannot be written: is not a regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:

@@ -8,9 +8,17 @@ import pytest
 import torch
 
 from circuits.choices import EditStatus, Templates, UnlearnMethod
+from circuits.edits.edit import WeightDelta
 from circuits.edits.examples import Example, fact_examples, read_examples, split_facts
 from circuits.edits.memflex import LocalisationSettings, localise
-from circuits.edits.training import Trainee, negative_log_likelihood, passage, token_accuracy
+from circuits.edits.training import (
+    Passage,
+    Trainee,
+    divergence,
+    negative_log_likelihood,
+    passage,
+    token_accuracy,
+)
 from circuits.edits.unlearn import block_matrices, unlearn
 from circuits.errors import FileFormatError, OptionError, PromptError
 from circuits.facts import Fact, Relation, atlas
@@ -42,18 +50,33 @@ def test_the_forget_loss_rises_and_the_model_is_left_as_it_was(model, method):
     assert found["after"] == {"loss": pytest.approx(loss, 1e-4), "accuracy": accuracy}
 
 
-def test_the_terms_on_the_retain_set_hold_its_loss_down(model):
-    losses = {
-        method: unlearn(model, FORGET, RETAIN, method, settings=QUICK | {"retain_weight": 5.0})
-        for method in (UnlearnMethod.GA, UnlearnMethod.GA_GD, UnlearnMethod.GA_KL)
+def test_the_terms_on_the_retain_set_hold_it_where_it_was(model):
+    retain = [passage(model.tokenizer, each.text, each.answer) for each in RETAIN]
+    settings = QUICK | {"retain_weight": 10.0, "epochs": 8}
+    drift, loss = {}, {}
+    for method in (UnlearnMethod.GA, UnlearnMethod.GA_GD, UnlearnMethod.GA_KL):
+        outcome = unlearn(model, FORGET, RETAIN, method, settings=settings)
+        loss[method] = outcome.details["retain"]
+        drift[method] = _drift(model, outcome.delta, retain)
+    assert loss[UnlearnMethod.GA_GD]["after"]["loss"] < loss[UnlearnMethod.GA]["after"]["loss"]
+    assert drift[UnlearnMethod.GA_KL] < 0.5 * drift[UnlearnMethod.GA]
+    # Nothing has drifted before the first step, and descent begins at the loss as it was.
+    first = {
+        method: unlearn(model, FORGET, RETAIN, method, settings=QUICK | {"epochs": 1}).details
+        for method in drift
     }
-    after = {m: outcome.details["retain"]["after"]["loss"] for m, outcome in losses.items()}
-    assert after[UnlearnMethod.GA_GD] < after[UnlearnMethod.GA]
-    assert after[UnlearnMethod.GA_KL] < after[UnlearnMethod.GA]
-    first = losses[UnlearnMethod.GA_KL].details["epochs"][0]
-    assert first["retain"] == pytest.approx(0, abs=1e-5)  # nothing has drifted before a step
-    gd = losses[UnlearnMethod.GA_GD].details
-    assert gd["epochs"][0]["retain"] == pytest.approx(gd["retain"]["before"]["loss"], rel=0.5)
+    assert "retain" not in first[UnlearnMethod.GA]["epochs"][0]
+    assert first[UnlearnMethod.GA_KL]["epochs"][0]["retain"] == pytest.approx(0, abs=1e-5)
+
+
+def _drift(model: Model, delta: WeightDelta, texts: list[Passage]) -> float:
+    """KL divergence of the changed model from the model, on the texts."""
+    trainee = Trainee(model)
+    changes = trainee.train(delta.changes)
+    with torch.no_grad():
+        for name, change in zip(delta.changes, changes, strict=True):
+            change.copy_(delta.dense(name))
+        return float(divergence(trainee, texts).mean())
 
 
 def test_memflex_touches_only_the_weights_that_it_selects(model):
@@ -130,7 +153,7 @@ def test_a_text_beyond_the_ceiling_is_not_pushed_further(model):
 @pytest.mark.parametrize("method", ["ga", "ga-kl", "memflex"])
 def test_a_diverging_unlearning_is_reported_and_leaves_the_model_as_it_was(model, method):
     before = weights(model)
-    outcome = unlearn(model, FORGET, RETAIN, method, settings=QUICK | {"learning_rate": 1e38})
+    outcome = unlearn(model, FORGET, RETAIN, method, settings=QUICK | {"learning_rate": 1e36})
     assert outcome.status is EditStatus.DIVERGED
     assert outcome.delta is None
     assert "not finite" in outcome.reason
@@ -219,21 +242,17 @@ def test_facts_are_chosen_by_relation_and_subject():
 
 
 def test_ten_facts_of_the_embedded_model_are_forgotten_and_a_hundred_stay():
-    """With the defaults' learning rate doubled and half the epochs, to be quick."""
+    """Fewer epochs than the default's, to be quick; token accuracy may fall by the margin, 0.05."""
     model = load("facts-gpt2", device="cpu")
-    firsts: dict[tuple, Example] = {}
+    firsts: dict[tuple[str | None, ...], Example] = {}
     for each in fact_examples(atlas().values()):
         firsts.setdefault((each.relation, each.subject, each.answer), each)
     forget, retain = split_facts(list(firsts.values()), 10, 100)
-    settings = {"epochs": 14, "learning_rate": 4e-4}
-    found = {m: _outcome(model, forget, retain, m, settings) for m in ("ga", "ga-gd", "ga-kl")}
-    for details in found.values():
+    kept = {}
+    for method in ("ga", "ga-gd", "ga-kl"):
+        settings = {"epochs": 12, "learning_rate": 5e-4}
+        details = unlearn(model, forget, retain, method, settings=settings).details
         assert details["forget"]["before"]["accuracy"] > 0.95
         assert details["forget"]["after"]["accuracy"] < 0.3
-    assert found["ga-gd"]["retain_kept"]
-    assert found["ga-kl"]["retain_kept"]
-    assert not found["ga"]["retain_kept"]
-
-
-def _outcome(model: Model, forget, retain, method: str, settings: dict) -> dict:
-    return unlearn(model, forget, retain, method, settings=settings).details
+        kept[method] = details["retain_kept"]
+    assert kept == {"ga": False, "ga-gd": True, "ga-kl": True}
