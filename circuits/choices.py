@@ -131,7 +131,7 @@ class EditMethod(StrEnum):
 
 
 class EditStatus(StrEnum):
-    """DIVERGED: the change would do harm, so there is none. NO_CHANGE: the model says it already."""
+    """DIVERGED: the change would do harm, so there is none. NO_CHANGE: it is said already."""
 
     DONE = "done"
     DIVERGED = "diverged"
@@ -147,3 +147,49 @@ class UnlearnMethod(StrEnum):
     GA_GD = "ga-gd"
     GA_KL = "ga-kl"
     MEMFLEX = "memflex"
+
+
+class FalseDiscovery(StrEnum):
+    """BH assumes independent or positively dependent edges, BY nothing (and finds less)."""
+
+    BH = "bh"
+    BY = "by"
+
+
+class Contrast(StrEnum):
+    """What the metric sets against each other.
+
+    OLD_NEW: the old object against the new one, in both models. One and the same functional of the
+    logits is taken apart before and after, so that a change of score is a change of the model; an
+    edge that carries the edit supports the old object before and opposes it after: its sign flips.
+
+    ANSWER: each model's own object, old before and new after, against the corrupted subject's. It
+    asks which circuit recalls whatever is recalled: a head that says the new object in the old
+    one's place counts as unchanged. Where the edited model still prefers the old object, that is
+    its own (`locate.rewiring` looks).
+    """
+
+    OLD_NEW = "old-new"
+    ANSWER = "answer"
+
+
+class Control(StrEnum):
+    """RANDOM: any direction. SAME_KEYS: triggered by the same inputs, writing something random.
+
+    A random direction hardly meets the inputs that occur; SAME_KEYS acts where the edit acts and
+    as strongly, and differs from it in nothing but what it writes.
+    """
+
+    RANDOM = "random"
+    SAME_KEYS = "same-keys"
+
+
+class Draw(StrEnum):
+    """UNIFORM: any other edges. CARRYING: others that leave a node which the edit makes write anew.
+
+    Most edges carry what they carried before, and putting that back does nothing; CARRYING is the
+    harder comparison, with edges that do have something to put back.
+    """
+
+    UNIFORM = "uniform"
+    CARRYING = "carrying"

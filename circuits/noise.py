@@ -37,6 +37,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
+from circuits.choices import FalseDiscovery
 from circuits.errors import OptionError
 from circuits.graph import EdgeScores
 from circuits.pairs import PromptPair
@@ -55,13 +56,6 @@ class Decision(StrEnum):
 
 
 DECISIONS = tuple(Decision)
-
-
-class FalseDiscovery(StrEnum):
-    """BH assumes independent or positively dependent edges, BY nothing (and finds less)."""
-
-    BH = "bh"
-    BY = "by"
 
 
 @dataclass(frozen=True)

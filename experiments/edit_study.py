@@ -6,16 +6,15 @@
    of the same norm at the same weights: a random direction, and one with the edit's own keys that
    writes something random.
 
-One JSON file a model and method is written as soon as it is done, and not computed again while the
-choices stay the same; the table is made of all files in the folder.
+One JSON file a model and method is written as soon as a part is done, and not computed again while
+the choices stay the same.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ from circuits.errors import KnowledgeCircuitsError, OptionError, PromptError
 
 if TYPE_CHECKING:
     from circuits.edits.methods import EditOutcome
-    from circuits.edits.success_table import SuccessTable
     from circuits.model import Model
     from experiments.console import Console
     from experiments.editing import EditRun
@@ -59,8 +57,8 @@ class Choices:
     fluency_tokens: int = 60
 
 
-def study(choices: Choices, cache: Path | None, console: Console) -> dict[str, Any]:
-    """Both parts for one model and method, as plain JSON values."""
+def study(choices: Choices, cache: Path | None, console: Console) -> Iterator[dict[str, Any]]:
+    """One model and method as plain JSON values: without the second part, then with both."""
     from circuits.edits.counterfactuals import atlas_requests
     from circuits.edits.success import Judge
     from circuits.model import load
@@ -80,25 +78,28 @@ def study(choices: Choices, cache: Path | None, console: Console) -> dict[str, A
     editor = Editor(model, choices.method, seed=choices.seed, cache=cache)
     with console.stage(f"{choices.model} {choices.method}: edits") as progress:
         run = run_edits(editor, judge, Mode.EACH, progress)
-    with console.stage(f"{choices.model} {choices.method}: rewiring") as progress:
-        rewired = rewiring_study(model, run, choices.rewired, choices.seed, progress)
     first = run.outcomes[0].provenance
     table = run.table()
-    return finite(
+    result = finite(
         {
             "choices": asdict(choices),
             "status": run.counts(),
             "success": table.as_dict(),
-            "cells": _cells(table, run),
+            "weak": _weak(run),
             "requests": [_record(outcome) for outcome in run.outcomes],
             "notes": list(run.notes),
             "seconds_an_edit": sum(run.seconds) / len(run.seconds),
-            "rewiring": rewired,
+            "rewiring": None,
             "provenance": {key: first[key] for key in first if key != "requests"},
             "commit": code_commit(),
             "created": timestamp(),
         }
     )
+    yield result
+    if choices.rewired:
+        with console.stage(f"{choices.model} {choices.method}: rewiring") as progress:
+            found = rewiring_study(model, run, choices.rewired, choices.seed, progress)
+        yield {**result, "rewiring": finite(found)}
 
 
 def rewiring_study(
@@ -211,15 +212,15 @@ def _record(outcome: EditOutcome) -> dict[str, Any]:
     }
 
 
-def _cells(table: SuccessTable, run: EditRun) -> dict[str, Any]:
-    """Shares of single requests below 1, to see where a measure falls short."""
+def _weak(run: EditRun) -> dict[str, list[str]]:
+    """The requests of which a measure is below 1, to see where and why it falls short."""
     weak: dict[str, list[str]] = {}
     for score in run.final:
         for measure, rates in score.after.items():
             if str(measure) in SHOWN and rates.tokens < 1:
                 weak.setdefault(str(measure), []).append(
                     f"{score.request.relation}: {score.request.text} -> {score.request.target} "
-                    f"({rates.tokens:.2f})"
+                    f"({rates.tokens:.2f}), says {score.reply[1].strip()!r}"
                 )
     return weak
 
@@ -343,12 +344,13 @@ def run(folder: Path, wanted: Sequence[Choices], cache: Path | None) -> Path:
 
     console, results = Console(as_json=False), []
     for choices in wanted:
-        path = folder / f"{choices.model}-{choices.method}.json"
+        path = folder / f"{Path(choices.model).name}-{choices.method}.json"
         result = _stored(path, choices)
         if result is None:
             with console.working():
-                result = study(choices, cache, console)
-            save_json(result, path)
+                for result in study(choices, cache, console):
+                    save_json(result, path)
+        assert result is not None, "a study gives a result or raises"
         results.append(result)
         atomic_write(folder / "study.md", markdown(results))
     return folder / "study.md"
@@ -361,10 +363,8 @@ def _stored(path: Path, choices: Choices) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     found = read_json(path)
-    same = isinstance(found, dict) and found.get("choices") == json.loads(
-        json.dumps(asdict(choices))
-    )
-    return found if same else None
+    same = isinstance(found, dict) and found.get("choices") == asdict(choices)
+    return found if same and (found["rewiring"] or not choices.rewired) else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

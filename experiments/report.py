@@ -169,8 +169,8 @@ def known_line(counts: Mapping[str, Any]) -> str:
     text = f"{counts['known']} of {counts['facts']} facts known to the model"
     left_out = dict(counts["without_partner"])
     if counts["cannot_be_asked"]:
-        left_out["that cannot be asked"] = counts["cannot_be_asked"]
-    return text + "".join(f"; {count} {reason}" for reason, count in left_out.items())
+        left_out["cannot be asked"] = counts["cannot_be_asked"]
+    return text + "".join(f"; {count} left out: {reason}" for reason, count in left_out.items())
 
 
 def discovery_page(found: Discovery) -> str:

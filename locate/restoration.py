@@ -9,33 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from circuits.choices import Draw
 from circuits.edits.edit import WeightDelta
 from circuits.errors import OptionError
+from circuits.graph import Wiring
 from circuits.metrics import logit_difference, rank
 from circuits.model import Model
 from circuits.pairs import TokenPair, batches
 from circuits.restoring import run_restored, source_outputs
 
-UNDEFINED_BELOW = 1e-6
-"""A share recovered is undefined where the edit moved the metric by no more than this."""
-
-
-class Draw(StrEnum):
-    """UNIFORM: any other edges. CARRYING: others that leave a node which the edit makes write anew.
-
-    Most edges carry what they carried before, and putting that back does nothing; CARRYING is the
-    harder comparison, with edges that do have something to put back.
-    """
-
-    UNIFORM = "uniform"
-    CARRYING = "carrying"
+UNDEFINED_BELOW = 0.1
+"""Shares of an edit's effect are undefined where that is no more than so many logits: a share of
+next to nothing is noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +95,7 @@ def restore_edges(
     asked: Sequence[TokenPair],
     edges: Bool[np.ndarray, " edge"],
     *,
+    wiring: Wiring | None = None,
     draws: int = 20,
     draw: Draw = Draw.CARRYING,
     seed: int = 0,
@@ -111,10 +103,11 @@ def restore_edges(
 ) -> Restoration:
     """Restore the edges, and `draws` random sets of as many, on the pairs' clean prompts.
 
-    A pair's answer is the old object, its foil the new one. `model` is the unedited model; it is
-    edited for the while. Random sets avoid the edges themselves as far as there are others.
+    Edges are those of `wiring`, by default the model's own. A pair's answer is the old object, its
+    foil the new one. `model` is the unedited model; it is edited for the while. Random sets avoid
+    the edges themselves as far as there are others.
     """
-    wiring = model.wiring()
+    wiring = wiring or model.wiring()
     if edges.shape != (wiring.n_edges,):
         raise OptionError(f"the edges to restore must be {wiring.n_edges} booleans, one an edge")
     if draws < 0:

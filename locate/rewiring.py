@@ -190,7 +190,15 @@ def rewiring(
     if draws:
         edges = changed_edges(comparison, restore_at_most)
         restoration = restore_edges(
-            model, delta, asked, edges, draws=draws, draw=draw, seed=seed, batch_size=batch_size
+            model,
+            delta,
+            asked,
+            edges,
+            wiring=before.wiring,
+            draws=draws,
+            draw=draw,
+            seed=seed,
+            batch_size=batch_size,
         )
     return Rewiring(
         comparison=comparison,

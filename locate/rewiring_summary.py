@@ -27,7 +27,7 @@ class Quantity(NamedTuple):
     nodes, `moved_ratio` that mass over the group's own mass before, `changed` the number of leaving
     edges called changed, and `written_share` the group's part in what moved the logits from the old
     towards the new object directly (negative where it moved them back; the rest, to 1, belongs to
-    no node). For the whole circuit see `whole_numbers`.
+    no node; undefined where next to nothing moved). For the whole circuit see `whole_numbers`.
     """
 
     family: str

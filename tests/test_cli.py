@@ -444,6 +444,8 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "words for edges": (["--edges", "many"], "--edges"),
     "both": (["--edges", "5", "--threshold", "0.1"], "--threshold"),
     "greedy threshold": (["--threshold", "0.1", "--select", "greedy"], "--threshold"),
+    "greedy acdc": (["--method", "acdc", "--select", "greedy"], "ACDC"),
+    "meta device": (["--device", "meta"], "meta"),
     "nan threshold": (["--threshold", "nan"], "threshold"),
     "infinite threshold": (["--threshold", "inf"], "threshold"),
     "high threshold": (["--threshold", "1e30"], "--threshold"),
@@ -548,6 +550,18 @@ def test_a_circuit_of_another_geometry_is_refused(found, models, pair_file: Path
         message = refusal(capsys, "evaluate", path, "-m", models[other], "--pairs", str(pair_file))
         assert path in message
         assert "layers" in message
+
+
+def test_a_foreign_circuit_of_other_heads_is_refused_by_name(
+    models, pair_file: Path, tmp_path: Path, capsys
+):
+    path = tmp_path / "foreign.json"
+    config = {"n_layers": 3, "n_heads": 3}  # three heads cannot share the model's two keys
+    path.write_text(json.dumps({"cfg": config, "nodes": {}, "edges": {}}))
+    message = refusal(
+        capsys, "evaluate", str(path), "-m", models["llama"], "--pairs", str(pair_file)
+    )
+    assert f"{path}: the circuit is for 3 layers, 3 heads" in message
 
 
 def test_scores_that_are_not_finite_fail_and_write_nothing(

@@ -143,7 +143,7 @@ def test_dinm_makes_the_safe_response_likelier_and_leaves_the_model_as_it_was(mo
 
 def test_a_diverging_dinm_is_reported_and_leaves_the_model_as_it_was(model):
     before = weights(model)
-    outcome = edit(model, [record()], "dinm", settings={"learning_rate": 1e36})
+    outcome = edit(model, [record()], "dinm", settings={"learning_rate": 3e37})
     assert outcome.status is EditStatus.DIVERGED
     assert outcome.delta is None
     assert same(weights(model), before)

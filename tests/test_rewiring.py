@@ -18,7 +18,7 @@ from circuits.errors import FileFormatError, OptionError, PromptError
 from circuits.extract import prune, top_n
 from circuits.facts import Fact, relation
 from circuits.files import to_json
-from circuits.graph import Circuit, EdgeScores
+from circuits.graph import Circuit, EdgeScores, KeyValue
 from circuits.model import Model, load
 from circuits.noise import Decision, Sample, corrupted_subject
 from circuits.pairs import TokenPair
@@ -275,6 +275,14 @@ def test_a_model_that_keeps_its_answer_is_asked_for_that_answer(model, pairs):
 def _logits(model: Model, pair: TokenPair) -> np.ndarray:
     with torch.no_grad():
         return model.last_logits(torch.tensor([pair.clean.ids]))[0].numpy()
+
+
+def test_keys_and_values_may_be_counted_for_every_query_head(model, pairs):
+    kv = KeyValue.PER_QUERY_HEAD
+    options = {**FAST, "attribution": Attribution(steps=2, kv=kv)}
+    found = rewiring(model, small_edit(model), pairs, selector=selector, **options)
+    assert found.comparison.before.wiring == model.wiring(kv)
+    assert found.restoration.random.shape == (2, len(distinct_prompts(pairs)))
 
 
 def test_sides_that_ask_other_prompts_are_refused(model, pairs):

@@ -144,8 +144,8 @@ def _tokens(model: Model, target: str) -> int:
 def test_a_diverging_edit_is_reported_and_leaves_the_model_as_it_was(model):
     before = weights(model)
     with pytest.raises(DivergenceError, match="not finite"):
-        fine_tune(model, REQUESTS, (1,), FineTuneSettings(learning_rate=1e36, steps=5))
-    outcome = edit(model, REQUESTS, "ft", layers=[1], settings={"learning_rate": 1e36})
+        fine_tune(model, REQUESTS, (1,), FineTuneSettings(learning_rate=3e37, steps=5))
+    outcome = edit(model, REQUESTS, "ft", layers=[1], settings={"learning_rate": 3e37})
     assert outcome.status is EditStatus.DIVERGED
     assert outcome.delta is None
     assert same(weights(model), before)

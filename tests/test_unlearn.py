@@ -32,7 +32,15 @@ RETAIN = [
     Example("The language of Japan is", "Japanese"),
     Example("Zürich and São Paulo are cities"),
 ]
-QUICK = {"learning_rate": 1e-3, "epochs": 4, "accumulate": 1, "ceiling": None}
+QUICK = {
+    "learning_rate": 1e-3,
+    "epochs": 4,
+    "batch_size": 4,
+    "accumulate": 1,
+    "ceiling": None,
+    "forget_weight": 1.0,
+    "retain_weight": 0.5,
+}
 
 
 @pytest.mark.parametrize("method", list(UnlearnMethod))
@@ -52,7 +60,7 @@ def test_the_forget_loss_rises_and_the_model_is_left_as_it_was(model, method):
 
 def test_the_terms_on_the_retain_set_hold_it_where_it_was(model):
     retain = [passage(model.tokenizer, each.text, each.answer) for each in RETAIN]
-    settings = QUICK | {"retain_weight": 10.0, "epochs": 8}
+    settings = QUICK | {"retain_weight": 2.0, "epochs": 8}
     drift, loss = {}, {}
     for method in (UnlearnMethod.GA, UnlearnMethod.GA_GD, UnlearnMethod.GA_KL):
         outcome = unlearn(model, FORGET, RETAIN, method, settings=settings)
@@ -153,7 +161,7 @@ def test_a_text_beyond_the_ceiling_is_not_pushed_further(model):
 @pytest.mark.parametrize("method", ["ga", "ga-kl", "memflex"])
 def test_a_diverging_unlearning_is_reported_and_leaves_the_model_as_it_was(model, method):
     before = weights(model)
-    outcome = unlearn(model, FORGET, RETAIN, method, settings=QUICK | {"learning_rate": 1e36})
+    outcome = unlearn(model, FORGET, RETAIN, method, settings=QUICK | {"learning_rate": 3e37})
     assert outcome.status is EditStatus.DIVERGED
     assert outcome.delta is None
     assert "not finite" in outcome.reason
@@ -250,7 +258,7 @@ def test_ten_facts_of_the_embedded_model_are_forgotten_and_a_hundred_stay():
     forget, retain = split_facts(list(firsts.values()), 10, 100)
     kept = {}
     for method in ("ga", "ga-gd", "ga-kl"):
-        settings = {"epochs": 12, "learning_rate": 5e-4}
+        settings = {"epochs": 12, "learning_rate": 5e-4, "retain_batch_size": 20}
         details = unlearn(model, forget, retain, method, settings=settings).details
         assert details["forget"]["before"]["accuracy"] > 0.95
         assert details["forget"]["after"]["accuracy"] < 0.3

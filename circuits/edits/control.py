@@ -5,25 +5,13 @@ What an edit rewires is only telling against what *any* change of its size there
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.choices import Control
 from circuits.edits.edit import Change, LowRank, WeightDelta
 from circuits.model import Model
-
-
-class Control(StrEnum):
-    """RANDOM: any direction. SAME_KEYS: triggered by the same inputs, writing something random.
-
-    A random direction hardly meets the inputs that occur; SAME_KEYS acts where the edit acts and
-    as strongly, and differs from it in nothing but what it writes.
-    """
-
-    RANDOM = "random"
-    SAME_KEYS = "same-keys"
 
 
 def control(

@@ -9,31 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+from circuits.choices import Contrast
 from circuits.edits.edit import EditRequest
 from circuits.errors import OptionError, PromptError
 from circuits.facts import Fact, fill, relation
 from circuits.noise import corrupted_subject
 from circuits.pairs import PromptPair, TokenPair, encode_pair, encode_pairs
 from circuits.tokens import Tokenizer
-
-
-class Contrast(StrEnum):
-    """What the metric sets against each other.
-
-    OLD_NEW: the old object against the new one, in both models. One and the same functional of the
-    logits is taken apart before and after, so that a change of score is a change of the model; an
-    edge that carries the edit supports the old object before and opposes it after: its sign flips.
-
-    ANSWER: each model's own object, old before and new after, against the corrupted subject's. It
-    asks which circuit recalls whatever is recalled: a head that says the new object in the old
-    one's place counts as unchanged. Where the edited model still prefers the old object, that is
-    its own (`locate.rewiring` looks).
-    """
-
-    OLD_NEW = "old-new"
-    ANSWER = "answer"
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class RomeSettings:
 
 @dataclass(frozen=True, eq=False)
 class KeyValue:
-    """What ROME writes: `value` for `key`, along C^-1 `direction`; `current` is `key`'s value now."""
+    """What ROME writes: `value` for `key`, which is at `current` now, along C^-1 `direction`."""
 
     key: Float[Tensor, " d_mlp"]
     direction: Float[Tensor, " d_mlp"]
