@@ -32,6 +32,13 @@ from locate.rewiring_summary import summarise, whole_numbers
 FAST = {"attribution": Attribution(steps=2), "resamples": 4, "draws": 2, "n_heads": 2}
 
 
+@pytest.fixture(autouse=True)
+def _small_effects_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit of a tiny random model moves the metric by less than a tenth of a logit."""
+    for module in ("restoration", "rewiring_summary"):
+        monkeypatch.setattr(f"locate.{module}.UNDEFINED_BELOW", 1e-6)
+
+
 def selector(scores: EdgeScores) -> Circuit:
     return prune(top_n(scores, 40))
 
