@@ -35,7 +35,7 @@ def moments(model: Model) -> Moments:
 def facts_gpt2() -> tuple[Model, Moments]:
     model = load("facts-gpt2", device="cpu")
     corpus = Corpus("a part of the atlas", atlas_corpus().texts[:60])
-    return model, collect_moments(model, corpus, [2])
+    return model, collect_moments(model, corpus, [2, 3, 4, 5])
 
 
 @torch.no_grad()
