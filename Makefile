@@ -49,6 +49,7 @@ pictures: $(STAMP) ## draw the README's pictures again
 
 edit-table: $(STAMP) ## edit 100 facts a method and model, and see what was rewired
 	$(TEST_ENV) $(BIN)/python -m experiments.edit_study
+	$(TEST_ENV) $(BIN)/python -m experiments.unlearn_study
 
 clean: ## remove the environment, results in out/ and caches
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from circuits.choices import KeyValue, Locator, Metric, Ranking, Selection, Templates, UnlearnMethod
 from circuits.errors import OptionError
 from experiments import options as o
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 N_PAIRS = 32
 PARTNERS = 8
 """Corrupted subjects for each edited fact."""
+ABOUT_A_MODEL = (
+    *("relation", "method", "steps", "metric", "edges", "select", "rank", "kv", "resamples"),
+    *("draws", "roles", "n_pairs", "split", "bos", "device", "dtype"),
+)
+"""Options that say how circuits are found."""
 
 
 def edit(
@@ -119,6 +126,7 @@ def unlearn(
     model: o.ModelName,
     forget: o.ForgetFile,
     retain: o.RetainFile,
+    held_out: o.HeldOutFile = None,
     method: o.UnlearnName = UnlearnMethod.GA_GD,
     layers: o.Layers = None,
     set_: o.Settings = None,
@@ -146,6 +154,7 @@ def unlearn(
             raise OptionError("--layers auto traces single facts: for unlearning name the layers")
         chosen, settings = parse_layers(layers), parse_settings(set_ or ())
         sets = read_examples(forget), read_examples(retain)
+        kept = read_examples(held_out) if held_out is not None else ()
         for folder in (out, save_model):
             if folder is not None:
                 check_writable(folder)
@@ -158,6 +167,7 @@ def unlearn(
                 method,
                 layers=chosen,
                 settings=settings,
+                held_out=kept,
                 seed=seed,
                 progress=progress,
             )
@@ -171,6 +181,7 @@ def unlearn(
 
 
 def compare(
+    context: typer.Context,
     before: o.BeforeCircuit = None,
     after: o.AfterCircuit = None,
     model: o.ComparedModel = None,
@@ -204,6 +215,10 @@ def compare(
     files, edited = (before, after), (model, edit)
     if any(files) == any(edited) or not (all(files) or all(edited)):
         raise OptionError("give --before and --after circuits, or --model and --edit")
+    if all(files):
+        o.refuse_unused(context, "on two stored circuits", *ABOUT_A_MODEL)
+    elif method is not Locator.EAP_IG:
+        o.refuse_unused(context, f"with --method {method}", "steps")
     with console.working():
         from experiments import comparing
         from experiments.discover import Search

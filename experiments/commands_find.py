@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 from circuits.choices import (
     Ablation,
@@ -22,8 +25,12 @@ from experiments.console import Console
 if TYPE_CHECKING:
     from experiments.discover import Discovery
 
+N_SHOWN = 8
+"""Edges listed on the screen."""
+
 
 def discover(
+    context: typer.Context,
     model: o.ModelName,
     relation: o.RelationName = None,
     facts: o.FactSource = None,
@@ -58,6 +65,10 @@ def discover(
 ) -> None:
     """Find the circuit that recalls a relation, and measure how well it does."""
     console = Console(as_json)
+    if method is not Locator.EAP_IG:
+        o.refuse_unused(context, f"with --method {method}", "steps", "rule")
+    if method is Locator.ACDC:
+        o.refuse_unused(context, f"with --method {method}", "resamples")
     folder = out or _default_folder(model, relation or facts or str(pairs), method)
     with console.working():
         from circuits.model import load
@@ -122,6 +133,7 @@ def evaluate(
     metric: o.OptionalMetric = None,
     ablation: o.OptionalAblation = None,
     random: o.NRandom = 5,
+    minimality: o.Minimality = False,
     n_pairs: o.NPairs = None,
     split: o.Split = Templates.FIRST,
     template: o.Wordings = None,
@@ -180,6 +192,7 @@ def evaluate(
             metric=metric,
             ablation=ablation,
             n_random=random,
+            minimality=minimality,
             batch_size=batch_size,
             seed=seed,
             warnings=warnings,
@@ -190,6 +203,8 @@ def evaluate(
     for note in done.warnings:
         console.warn(note)
     console.table(*measure_rows({"value": done.evaluation}))
+    if summary["minimality"] is not None:
+        _print_minimality(console, summary["minimality"])
     if files:
         console.files(files)
     console.result({**summary, "files": [str(path) for path in files]})
@@ -206,7 +221,7 @@ def _print_discovery(console: Console, found: Discovery) -> None:
     console.say()
     console.table(*measure_rows(sides_of(found)))
     console.say()
-    console.table(*edge_rows(circuit, 8))
+    console.table(*edge_rows(circuit, N_SHOWN))
     if found.stability:
         counted = ", ".join(f"{count} {label}" for label, count in found.stability.items())
         console.say(f"\nedges by how often {found.search.resamples} resamples keep them: {counted}")
@@ -215,6 +230,19 @@ def _print_discovery(console: Console, found: Discovery) -> None:
     if circuit.roles:
         named = ", ".join(f"{node} {role}" for node, role in circuit.roles.items())
         console.say(f"roles: {named}")
+
+
+def _print_minimality(console: Console, found: Mapping[str, Any]) -> None:
+    edges = found["edges"]
+    console.say(
+        f"\nwithout one edge: {found['idle']} of {len(edges)} edges are missed by less than "
+        f"{found['below']:g} of faithfulness"
+    )
+    rows = [
+        (row["edge"], "undefined" if row["drop"] is None else f"{row['drop']:.3f}")
+        for row in edges[:N_SHOWN]
+    ]
+    console.table(("edge", "drop"), rows)
 
 
 def _limit(n_pairs: int | None, pairs: Path | None) -> int | None:

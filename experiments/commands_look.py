@@ -33,9 +33,12 @@ Circuit = Annotated[
 
 USUAL_FACTS = 32
 """Facts looked at where --n-pairs is not given."""
+ABOUT_FACTS = ("n_pairs", "split")
+"""Options that choose among facts."""
 
 
 def trace(
+    context: typer.Context,
     model: o.ModelName,
     prompt: Prompt = None,
     subject: Subject = None,
@@ -62,6 +65,8 @@ def trace(
     """
     console = Console(as_json)
     _check_question(prompt, {"--answer": answer, "--subject": subject}, relation, facts, pairs)
+    if prompt is not None:
+        o.refuse_unused(context, "on a single PROMPT", *ABOUT_FACTS)
     with console.working():
         from circuits.choices import TraceKind
         from experiments import look_trace
@@ -97,6 +102,7 @@ def trace(
 
 
 def lens(
+    context: typer.Context,
     model: o.ModelName,
     prompt: Prompt = None,
     answer: Answer = None,
@@ -122,6 +128,8 @@ def lens(
     console = Console(as_json)
     words = {"--answer": answer, "--subject": subject, "--foil": foil}
     _check_question(prompt, words, relation, facts, pairs, needed=("--answer",))
+    if prompt is not None:
+        o.refuse_unused(context, "on a single PROMPT", *ABOUT_FACTS)
     with console.working():
         from experiments import look_lens
         from locate.lens import direct_logit_attribution

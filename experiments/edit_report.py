@@ -127,14 +127,14 @@ def unlearn_look(outcome: EditOutcome, model: str, seed: int, growth: Mapping[st
     details = outcome.details
     rows = [
         (
-            name,
+            name.replace("_", "-"),
             *(
                 f"{details[name][when][what]:.3f}" if when in details[name] else ""
                 for what in ("loss", "accuracy")
                 for when in ("before", "after")
             ),
         )
-        for name in ("forget", "retain")
+        for name in ("forget", "retain", "held_out")
         if name in details
     ]
     header = ("", "loss before", "after", "token accuracy before", "after")
@@ -145,6 +145,8 @@ def unlearn_look(outcome: EditOutcome, model: str, seed: int, growth: Mapping[st
     if kept is not None:
         word = "within" if kept else "NOT within"
         lines.append(f"the retain set's accuracy is {word} {margin} of what it was")
+    if details.get("retain", {}).get("after") and "held_out" not in details:
+        lines.append("the retain set is trained on; --held-out scores texts that are not")
     summary = {
         "model": model,
         "method": outcome.method,

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from circuits.choices import Ablation, KeyValue, Metric
 from circuits.errors import CircuitFileError, OptionError
-from circuits.evaluate import Evaluation, check_geometry, evaluate
+from circuits.evaluate import Evaluation, check_geometry, evaluate, single_edge_drops
 from circuits.exchange import load_eap_ig
 from circuits.graph import Circuit
 from circuits.model import Model
@@ -21,7 +24,11 @@ from experiments.progress import Stages, silent
 
 @dataclass(frozen=True, eq=False)
 class StoredEvaluation:
-    """A circuit's evaluation; `warnings` says where model and circuit do not quite match."""
+    """A circuit's evaluation; `warnings` says where model and circuit do not quite match.
+
+    `drops` is what faithfulness loses without each single kept edge, in canonical order, where it
+    was asked for.
+    """
 
     model: str
     circuit: Circuit
@@ -30,6 +37,7 @@ class StoredEvaluation:
     ablation: Ablation
     evaluation: Evaluation
     warnings: tuple[str, ...] = ()
+    drops: Float[np.ndarray, " kept_edge"] | None = None
 
 
 def read_circuit(path: Path) -> Circuit:
@@ -114,6 +122,7 @@ def evaluate_stored(
     metric: Metric | None = None,
     ablation: Ablation | None = None,
     n_random: int = 5,
+    minimality: bool = False,
     batch_size: int = 16,
     seed: int = 0,
     warnings: Sequence[str] = (),
@@ -140,8 +149,19 @@ def evaluate_stored(
             seed=seed,
             progress=progress,
         )
+    drops = None
+    if minimality and circuit.n_edges:
+        with stages("minimality"):
+            drops = single_edge_drops(
+                model,
+                examples.pairs,
+                circuit,
+                metric=used_metric,
+                ablation=used_ablation,
+                batch_size=batch_size,
+            )
     return StoredEvaluation(
-        model.name, circuit, examples, used_metric, used_ablation, evaluation, tuple(notes)
+        model.name, circuit, examples, used_metric, used_ablation, evaluation, tuple(notes), drops
     )
 
 

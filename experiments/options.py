@@ -20,8 +20,25 @@ from circuits.choices import (
     TraceKind,
     UnlearnMethod,
 )
+from circuits.errors import OptionError
 
 MOST_SEEDS = 2**63 - 1
+
+
+def refuse_unused(context: typer.Context, why: str, *names: str) -> None:
+    """OptionError where one of these parameters was given: it would have no effect, for `why`."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            flag = next(p.opts[0] for p in context.command.params if p.name == name)
+            raise OptionError(f"{flag} has no effect {why}")
+
+
+def _folder(text: str) -> Path:
+    """A path; an empty one would be the working folder, and is more likely an unset variable."""
+    if not text.strip():
+        raise typer.BadParameter("the path is empty")
+    return Path(text)
 
 
 # --- the model -----------------------------------------------------------------------------------
@@ -149,6 +166,10 @@ Resamples = Annotated[
 NRandom = Annotated[
     int, typer.Option("--random", min=0, max=1000, help="Random circuits to compare with.")
 ]
+Minimality = Annotated[
+    bool,
+    typer.Option("--minimality", help="What is lost without each single edge; one run an edge."),
+]
 Curve = Annotated[
     bool, typer.Option("--curve/--no-curve", help="Faithfulness of ten sizes, with CPR and CMD.")
 ]
@@ -269,13 +290,22 @@ DriftText = Annotated[
 ]
 SaveModel = Annotated[
     Path | None,
-    typer.Option("--save-model", help="Folder for the edited model, as transformers loads it."),
+    typer.Option(
+        "--save-model",
+        metavar="PATH",
+        parser=_folder,
+        help="Folder for the edited model, as transformers loads it.",
+    ),
 ]
 UnlearnName = Annotated[UnlearnMethod, typer.Option("--method", help="How the set is unlearned.")]
 ForgetFile = Annotated[
     Path, typer.Option("--forget", help="JSONL or JSON: text, or prompt and answer.")
 ]
 RetainFile = Annotated[Path, typer.Option("--retain", help="The same, of what is to stay.")]
+HeldOutFile = Annotated[
+    Path | None,
+    typer.Option("--held-out", help="The same, of what should stay too but is only scored."),
+]
 BeforeCircuit = Annotated[
     Path | None, typer.Option("--before", help="A stored circuit of the model before.")
 ]
@@ -296,8 +326,13 @@ Draws = Annotated[
 # --- files and printing --------------------------------------------------------------------------
 
 CircuitFile = Annotated[Path, typer.Argument(help="A .kc.safetensors or EAP-IG .json file.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")]
-OutFile = Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="PATH", parser=_folder, help="Folder for the results."),
+]
+OutFile = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="PATH", parser=_folder, help="File to write.")
+]
 Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")

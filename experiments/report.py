@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from circuits.evaluate import Evaluation, FaithfulnessCurve
 from circuits.graph import Circuit
@@ -16,6 +17,8 @@ from experiments.evaluation import StoredEvaluation
 
 Row = Sequence[str]
 N_STRONGEST = 10
+SMALL_DROP = 0.001
+"""An edge without which faithfulness loses less than this is called idle."""
 
 
 def number(value: float) -> float | None:
@@ -87,9 +90,27 @@ def evaluation_summary(done: StoredEvaluation, path: Path) -> dict[str, Any]:
         "edges": done.circuit.n_edges,
         "edges_in_model": done.circuit.wiring.n_edges,
         "nodes": done.evaluation.n_nodes,
+        "minimality": None if done.drops is None else minimality(done.circuit, done.drops),
         "facts": done.examples.counts,
         "bos": done.examples.bos,
         "warnings": [*done.warnings, *done.examples.notes],
+    }
+
+
+def minimality(circuit: Circuit, drops: Float[np.ndarray, " kept_edge"]) -> dict[str, Any]:
+    """What faithfulness loses without each single kept edge, largest loss first.
+
+    `idle` counts edges without which it loses less than `SMALL_DROP`, or gains.
+    """
+    kept = list(circuit.edges())
+    order = np.argsort(-drops, kind="stable")
+    return {
+        "idle": int((drops < SMALL_DROP).sum()),
+        "below": SMALL_DROP,
+        "edges": [
+            {"edge": circuit.wiring.edge_name(kept[i]), "drop": number(float(drops[i]))}
+            for i in order
+        ],
     }
 
 

@@ -147,11 +147,12 @@ def test_every_method_finds_a_circuit_and_writes_it(
     method: Locator, kind: str, models, pair_file: Path, tmp_path: Path, capsys
 ):
     out = tmp_path / "out"
-    options = ["--threshold", "0.01"] if method is Locator.ACDC else ["--edges", "30"]
+    edges = ["--edges", "30", "--resamples", "10"]
+    options = ["--threshold", "0.01"] if method is Locator.ACDC else edges
     result = run_json(
         capsys,
         *("discover", "--model", models[kind], "--pairs", str(pair_file)),
-        *("--method", method, "--resamples", "10", "--out", str(out), *options),
+        *("--method", method, "--out", str(out), *options),
     )
     assert result.keys() >= KEYS
     assert result["method"] == method
@@ -274,6 +275,26 @@ def test_evaluating_what_discover_wrote_gives_its_numbers(
         assert result[name] == pytest.approx(told[name], abs=1e-6)
     assert result["hit_at_10"] == told["hit_at_10"]
     assert not any("weights" in warning for warning in result["warnings"])
+
+
+def test_the_drop_of_an_edge_is_what_a_circuit_without_it_lacks(
+    found, models, pair_file: Path, tmp_path: Path, capsys
+):
+    path = found["gpt2"] / "circuit.kc.safetensors"
+    options = ["-m", models["gpt2"], "--pairs", str(pair_file), "--random", "0"]
+    told = run_json(capsys, "evaluate", str(path), *options, "--minimality")
+    drops = {row["edge"]: row["drop"] for row in told["minimality"]["edges"]}
+    circuit = load_circuit(path)
+    assert set(drops) == set(circuit.edge_names())
+    assert list(drops.values()) == sorted(drops.values(), reverse=True)
+    worst = next(iter(drops))
+    kept = circuit.kept.copy()
+    kept[circuit.wiring.edge_index(worst)] = False
+    save_circuit(
+        Circuit(circuit.wiring, kept, provenance=circuit.provenance), tmp_path / "c.kc.safetensors"
+    )
+    rest = run_json(capsys, "evaluate", str(tmp_path / "c.kc.safetensors"), *options)
+    assert drops[worst] == pytest.approx(told["faithfulness"] - rest["faithfulness"], abs=1e-4)
 
 
 def test_a_circuit_of_other_tools_fits_a_model_with_shared_keys(
@@ -461,6 +482,10 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "resamples": (["--resamples", "-1"], "--resamples"),
     "relation as well": (["--relation", "country_capital"], "--relation"),
     "eap with kl": (["--method", "eap", "--metric", "kl"], "KL"),
+    "steps without use": (["--method", "eap", "--steps", "3"], "--steps has no effect"),
+    "rule without use": (["--method", "exact", "--rule", "left"], "--rule has no effect"),
+    "resamples without use": (["--method", "acdc", "--resamples", "9"], "--resamples has no"),
+    "empty folder": (["--out", ""], "the path is empty"),
     "no such option": (["--frobnicate"], "--frobnicate"),
 }
 

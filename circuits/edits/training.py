@@ -159,11 +159,11 @@ def divergence(trainee: Trainee, passages: Sequence[Passage]) -> Float[Tensor, "
 
 
 @torch.no_grad()
-def token_accuracy(
+def token_scores(
     trainee: Trainee, passages: Sequence[Passage], batch_size: int = 32
-) -> tuple[float, float]:
-    """Mean negative log-likelihood (nats a token), and the mean share of scored tokens that are
-    the model's first choice given those before them; each passage counts alike.
+) -> tuple[Float[Tensor, " passage"], Float[Tensor, " passage"]]:
+    """Each passage's negative log-likelihood (nats a token), and the share of its scored tokens
+    that are the model's first choice given those before them.
     """
     losses, shares = [], []
     for part in chunks(passages, batch_size):
@@ -172,7 +172,15 @@ def token_accuracy(
         scores = logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
         losses.append(-_mean(scores, predicts))
         shares.append(_mean((logits.argmax(-1) == tokens[:, 1:]).float(), predicts))
-    return float(torch.cat(losses).mean()), float(torch.cat(shares).mean())
+    return torch.cat(losses), torch.cat(shares)
+
+
+def token_accuracy(
+    trainee: Trainee, passages: Sequence[Passage], batch_size: int = 32
+) -> tuple[float, float]:
+    """Means of `token_scores` over the passages, which count alike."""
+    losses, shares = token_scores(trainee, passages, batch_size)
+    return float(losses.mean()), float(shares.mean())
 
 
 def _mean(
