@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from circuits.edits.pairs import edit_pairs
 from circuits.edits.requests import slotted
 from circuits.errors import OptionError
 from circuits.files import atomic_write
+from circuits.graph import Circuit
 from circuits.model import Model
 from circuits.pairs import TokenPair
 from circuits.store import save_circuit
@@ -149,13 +150,13 @@ def compare_edit(
 
 def edit_look(found: Rewiring, question: Question, notes: Sequence[str], seed: int) -> Look:
     """A rewiring: tables, circuits before and after, picture."""
+    found = _asked(found, question.name)
     comparison = found.comparison
     tables = [*_mass_tables(comparison), _edge_table(comparison), _head_table(found)]
     tables.append(_layer_table(found))
     lines = [*_lines(comparison), *_restored(found)]
-    provenance = {**found.provenance, "relation": question.name}
     summary = {
-        "model": provenance.get("model"),
+        "model": found.provenance.get("model"),
         "question": question.name,
         "pairs": len(question.before),
         **finite(found.as_dict()),
@@ -238,6 +239,21 @@ def _files(comparison: Comparison, title: str) -> dict[str, Callable[[Path], Any
     }
 
 
+def _asked(found: Rewiring, about: str) -> Rewiring:
+    """The rewiring and its circuits, saying what they were asked about."""
+
+    def told(circuit: Circuit) -> Circuit:
+        return replace(circuit, provenance={**circuit.provenance, "relation": about})
+
+    comparison = found.comparison
+    sides = {"before": told(comparison.before), "after": told(comparison.after)}
+    return replace(
+        found,
+        comparison=replace(comparison, **sides),
+        provenance={**found.provenance, "relation": about},
+    )
+
+
 def _lines(comparison: Comparison) -> list[str]:
     sets = [f"{int(getattr(comparison, name).sum())} {name}" for name in ("kept", "lost", "gained")]
     if comparison.flipped is not None:
@@ -269,6 +285,8 @@ def _restored(found: Rewiring) -> list[str]:
     restored = found.restoration
     if restored is None:
         return []
+    if not restored.n_edges:
+        return ["no edge is called changed, so there is nothing to put back"]
     numbers = restored.as_dict()
 
     def share(name: str) -> str:

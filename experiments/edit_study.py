@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.errors import KnowledgeCircuitsError, OptionError, PromptError
+from experiments.edit_tables import SHOWN, markdown
 
 if TYPE_CHECKING:
     from circuits.edits.methods import EditOutcome
@@ -29,20 +30,10 @@ if TYPE_CHECKING:
     from locate.rewiring import Rewiring
 
 MODELS = ("facts-gpt2", "facts-llama")
-METHODS = ("rome", "memit")
+METHODS = ("rome", "memit", "alphaedit", "ft", "ft-l")
 PARTNERS = 8
 DRAWS = 5
 ROLE_PAIRS = 12
-SHOWN = (
-    "efficacy",
-    "paraphrase",
-    "held-out paraphrase",
-    "portability",
-    "locality",
-    "neighbours",
-    "other relations",
-)
-"""Columns of the table."""
 
 
 @dataclass(frozen=True)
@@ -223,115 +214,6 @@ def _weak(run: EditRun) -> dict[str, list[str]]:
                     f"({rates.tokens:.2f}), says {score.reply[1].strip()!r}"
                 )
     return weak
-
-
-# --- the table -----------------------------------------------------------------------------------
-
-
-def success_rows(results: Sequence[Mapping[str, Any]], scoring: str) -> list[tuple[str, ...]]:
-    """One row a model and method, in one scoring."""
-    rows = []
-    for result in results:
-        choices, success = result["choices"], result["success"]
-        cells = [_cell(success["after"].get(name, {}).get(scoring)) for name in SHOWN]
-        rows.append((choices["model"], choices["method"], *cells))
-    return rows
-
-
-def cost_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Side effects: fluency, drift, size of the change, and time."""
-    rows: list[tuple[str, ...]] = []
-    for result in results:
-        success, choices = result["success"], result["choices"]
-        before, after = success["fluency"]
-        rows.append(
-            (
-                choices["model"],
-                choices["method"],
-                f"{_cell(before)} -> {_cell(after)}",
-                _cell(success["drift"]),
-                _cell(success["change"]),
-                f"{result['seconds_an_edit']:.2f}",
-                ", ".join(f"{count} {status}" for status, count in result["status"].items()),
-            )
-        )
-    return rows
-
-
-def rewiring_rows(result: Mapping[str, Any], family: str, name: str) -> list[tuple[str, ...]]:
-    """One row a layer or role: the edit, beyond each control, and the controls themselves."""
-    found = result["rewiring"]
-    if not found:
-        return []
-
-    def of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-        return {row["group"]: row for row in rows if (row["family"], row["name"]) == (family, name)}
-
-    edits = {kind: of(rows) for kind, rows in found["edit"].items()}
-    controls = {kind: of(rows) for kind, rows in found["control"].items()}
-    first = next(iter(edits.values()))
-    return [
-        (
-            group,
-            _cell(row),
-            *(_cell(controls[kind].get(group)) for kind in controls),
-            *(_beyond(edits[kind].get(group)) for kind in edits),
-        )
-        for group, row in first.items()
-    ]
-
-
-def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """All tables as a page."""
-    from experiments.report import markdown_table
-
-    n = results[0]["choices"]["edits"]
-    lines = [f"# {n} random counterfactual edits a method and model", ""]
-    for scoring, about in (
-        ("tokens", "Teacher-forced: share of the answer's tokens that are the argmax"),
-        ("generation", "Free generation: the greedy text begins with the answer"),
-        ("likelihood", "Likelihood: the wanted answer is likelier than its rival"),
-    ):
-        lines += [f"{about}.", ""]
-        lines += markdown_table(("model", "method", *SHOWN), success_rows(results, scoring))
-        lines.append("")
-    header = ("model", "method", "fluency (bits)", "perplexity x", "|dW|/|W|", "s an edit", "")
-    lines += markdown_table(header, cost_rows(results))
-    for result in results:
-        choices = result["choices"]
-        if not result["rewiring"]:
-            continue
-        kinds = list(result["rewiring"]["control"])
-        head = ("edit", *kinds, *(f"edit - {kind}" for kind in kinds))
-        lines += ["", f"## Rewiring by {choices['method']} in {choices['model']}", ""]
-        lines += [f"{result['rewiring']['n']} edits; mean and 95 % interval over edits.", ""]
-        for family, name, about in (
-            ("layer", "moved_share", "share of score mass moved, by the layer that writes"),
-            ("role", "moved_share", "share of score mass moved, by the kind of node that writes"),
-            ("layer", "changed", "edges called changed, by the layer that writes"),
-        ):
-            lines += [*markdown_table((about, *head), rewiring_rows(result, family, name)), ""]
-        for name in ("changed", "jaccard", "switched", "recovered", "random_recovered"):
-            for row in rewiring_rows(result, "whole", name):
-                lines += [f"- {name}: " + "; ".join(map(_named, head, row[1:]))]
-    return "\n".join(lines) + "\n"
-
-
-def _named(name: str, cell: str) -> str:
-    return f"{name} {cell or 'undefined'}"
-
-
-def _cell(interval: Mapping[str, Any] | None) -> str:
-    if not interval or interval["value"] is None:
-        return ""
-    if interval["low"] is None:
-        return f"{interval['value']:.3f}"
-    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
-
-
-def _beyond(row: Mapping[str, Any] | None) -> str:
-    names = ("value", "low", "high")
-    return _cell(row and {name: row.get(f"beyond_control_{name}") for name in names})
 
 
 # --- running -------------------------------------------------------------------------------------

@@ -25,12 +25,14 @@ RELATION = "country_capital"
 N_PAIRS = 32
 N_DRAWN = 60
 """Edges in the picture of the circuit: few enough to follow each of them."""
+N_CHANGED = 80
+PARTNERS = 8
 PROMPT, SUBJECT, ANSWER = "The capital city of South Korea is called", "South Korea", "Seoul"
 UNSTABLE = ("created", "commit")
 
 
 def draw_gallery(folder: Path) -> list[Path]:
-    """Write `circuit.svg`, `curve.svg` and `trace.svg` into the folder; returns their paths."""
+    """Write the pictures into the folder; returns their paths."""
     from circuits.model import load
 
     model = load(MODEL, device="cpu")
@@ -40,6 +42,7 @@ def draw_gallery(folder: Path) -> list[Path]:
         _draw_circuit(found, folder / "circuit.svg"),
         _draw_curve(found, folder / "curve.svg"),
         _draw_trace(model, folder / "trace.svg"),
+        _draw_difference(model, folder / "difference.svg"),
     ]
 
 
@@ -73,6 +76,27 @@ def _draw_trace(model: Model, path: Path) -> Path:
     from viz.plots import draw_trace
 
     return draw_trace(trace(model, PROMPT, SUBJECT, ANSWER, window=1), path, PROMPT)
+
+
+def _draw_difference(model: Model, path: Path) -> Path:
+    """What `kc edit --method rome` and `kc compare` show of one edit."""
+    from circuits.edits.edit import EditRequest
+    from circuits.edits.methods import edit
+    from experiments.comparing import about_the_edit, compare_edit
+    from experiments.discover import Search
+    from viz.diff import draw_difference
+
+    request = EditRequest("The capital of {} is", "France", "Rome", "Paris", RELATION)
+    delta = edit(model, request, "rome").delta
+    assert delta is not None
+    question = about_the_edit(model, delta, PARTNERS, 0)
+    found, _ = compare_edit(model, delta, question, Search(roles=True), draws=0)
+    before, after = (
+        replace(circuit, provenance=_stable(circuit.provenance))
+        for circuit in (found.comparison.before, found.comparison.after)
+    )
+    shown = replace(found.comparison, before=before, after=after)
+    return draw_difference(shown, path, "France's capital, edited to Rome", N_CHANGED)
 
 
 def _stable(provenance: Mapping[str, Any]) -> dict[str, Any]:

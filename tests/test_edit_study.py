@@ -12,7 +12,8 @@ import pytest
 from circuits.compare import compare
 from circuits.graph import Circuit, EdgeScores, Wiring
 from experiments import edit_study
-from experiments.edit_study import Choices, markdown, rewiring_rows, run
+from experiments.edit_study import Choices, run
+from experiments.edit_tables import markdown, rewiring_rows
 from tests.tiny import byte_level_tokenizer, gpt2_hf
 from viz import theme
 from viz.diff import draw_difference, edge_styles
