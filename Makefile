@@ -22,6 +22,7 @@ setup: $(STAMP) ## make the environment in .venv
 
 # Redone only when the dependencies change.
 $(STAMP): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (some minutes, about 2 GB)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)

@@ -236,7 +236,8 @@ def _print_relations(console: Console, records: list[dict[str, Any]]) -> None:
             cells += [str(record["known"]), _percent(record["accuracy"])]
         rows.append(cells)
     console.table(header, rows)
-    console.say(f"\n{sum(r['facts'] for r in records)} facts in {len(records)} relations")
+    n_facts, n = sum(r["facts"] for r in records), len(records)
+    console.say(f"\n{n_facts} facts in {n} relation{'s' * (n != 1)}")
 
 
 def _print_facts(
