@@ -80,6 +80,15 @@ class Ranking(StrEnum):
     SIGNED = "signed"
 
 
+class Corruption(StrEnum):
+    """What a corrupted prompt asks: SUBJECT the same of another subject, RELATION something else
+    of the same subject.
+    """
+
+    SUBJECT = "subject"
+    RELATION = "relation"
+
+
 class Templates(StrEnum):
     """Which of a relation's templates to ask in; ALL are the TRAIN and the HELD_OUT ones."""
 
@@ -100,6 +109,43 @@ class TraceKind(StrEnum):
     def label(self) -> str:
         """What tables and pictures call it."""
         return {"resid": "residual stream", "mlp": "MLP output", "attn": "attention output"}[self]
+
+
+class FigureKind(StrEnum):
+    """What `kc figures` draws from stored results."""
+
+    CIRCUIT = "circuit"
+    LAYERS = "layers"
+    DIFFERENCE = "difference"
+    OBJECTS = "objects"
+    TRACE = "trace"
+    LENS = "lens"
+    FAITHFULNESS = "faithfulness"
+    ATTENTION = "attention"
+    TOKENS = "tokens"
+
+    @property
+    def label(self) -> str:
+        """What the figure shows, in a line."""
+        return {
+            "circuit": "the circuit, nodes by layer and head, edges by score",
+            "layers": "nodes, edges and score mass by layer and role",
+            "difference": "a circuit before and after: kept, gained, lost, flipped, cannot tell",
+            "objects": "rank and probability of an edit's old and new object by layer",
+            "trace": "causal trace: indirect effect by layer and token or role of a token",
+            "lens": "logit lens: rank and probability by layer",
+            "faithfulness": "faithfulness against the number of edges, with CPR and CMD",
+            "attention": "where heads look from the last token of a prompt",
+            "tokens": "the tokens that heads write at the last token of a prompt",
+        }[self]
+
+
+class FigureFormat(StrEnum):
+    """Vector formats for papers, PNG for slides and pages."""
+
+    PDF = "pdf"
+    SVG = "svg"
+    PNG = "png"
 
 
 class ExportFormat(StrEnum):

@@ -93,8 +93,10 @@ class Unpaired(StrEnum):
     """Why a known fact has no corrupted prompt."""
 
     NO_OTHER_SUBJECT = "no other known subject in its template"
+    NO_OTHER_RELATION = "no other relation of its subject is known"
     ALSO_TRUE = "the others' objects are true of it too, or its own of them"
     LENGTH = "no other subject with as many tokens"
+    PLACES = "no other relation's wording has as many tokens before and after the subject"
     FIRST_TOKEN = "the others' objects begin with the same token"
 
 
@@ -314,7 +316,7 @@ class _Pool:
             outcome = self._pair_in(fact, template, seed)
             if isinstance(outcome, PromptPair):
                 return outcome
-            reason = _nearer(reason, outcome)
+            reason = nearer(reason, outcome)
         return reason
 
     def _pair_in(self, fact: Fact, template: str, seed: int) -> PromptPair | Unpaired:
@@ -331,7 +333,7 @@ class _Pool:
                 return PromptPair(
                     clean, corrupted, fact.object, other.object, fact.subject, fact.relation
                 )
-            reason = _nearer(reason, failure)
+            reason = nearer(reason, failure)
         return reason
 
     def _failure(
@@ -359,7 +361,7 @@ class _Pool:
         return self.encoded[key]
 
 
-def _nearer(one: Unpaired, other: Unpaired) -> Unpaired:
+def nearer(one: Unpaired, other: Unpaired) -> Unpaired:
     """The reason that stands later in the order of the tests: the nearer miss."""
     return max(one, other, key=list(Unpaired).index)
 

@@ -11,6 +11,7 @@ import typer
 
 from circuits.choices import (
     Ablation,
+    Corruption,
     KeyValue,
     Locator,
     Metric,
@@ -51,6 +52,7 @@ def discover(
     roles: o.Roles = True,
     n_pairs: o.NPairs = None,
     split: o.Split = Templates.FIRST,
+    corrupt: o.Corrupt = Corruption.SUBJECT,
     template: o.Wordings = None,
     hold_out: o.HoldOut = None,
     known_only: o.KnownOnly = None,
@@ -89,6 +91,7 @@ def discover(
             known_only=known_only,
             bos=bos,
             seed=seed,
+            corrupt=corrupt,
         )
         search = Search(
             locator=method,
@@ -136,6 +139,7 @@ def evaluate(
     minimality: o.Minimality = False,
     n_pairs: o.NPairs = None,
     split: o.Split = Templates.FIRST,
+    corrupt: o.Corrupt = Corruption.SUBJECT,
     template: o.Wordings = None,
     known_only: o.KnownOnly = None,
     bos: o.Bos = None,
@@ -175,6 +179,7 @@ def evaluate(
             known_only=known_only,
             bos=bos_of(stored, bos, allow_mismatch),
             seed=seed,
+            corrupt=corrupt,
         )
         if out is not None:
             check_writable(out)

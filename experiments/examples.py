@@ -1,6 +1,7 @@
 """Which prompt pairs a question is answered on: from the atlas, a fact file or a pair file.
 
 1. Facts become questions, and the model is asked them all; what it does not know is left out.
+   Corrupted prompts ask the same of another subject, or something else of the same subject.
 2. The known subjects are dealt into two groups. Pairs are made within each group, so that the
    circuit is found on one group of subjects and can be tested on another: no subject, clean or
    corrupted, stands on both sides.
@@ -13,16 +14,18 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from circuits.choices import Templates
+from circuits.choices import Corruption, Templates
 from circuits.errors import FileFormatError, OptionError, PromptError
-from circuits.facts import Relation, relation
+from circuits.facts import Relation, atlas, relation
 from circuits.files import to_json
+from circuits.loaders import load_facts
 from circuits.metrics import rank
 from circuits.model import Model
 from circuits.pairs import TokenPair, batches, encode_pair, encode_pairs, read_pairs
@@ -35,6 +38,7 @@ from circuits.questions import (
     questions,
 )
 from circuits.records import read_jsonl
+from circuits.relation_pairs import make_relation_pairs, relations_with_subjects_of
 
 FEWEST = 2
 """Pairs that each side needs at least; with fewer known facts nothing is held out."""
@@ -47,7 +51,7 @@ class Source:
     `wordings` replace the relation's templates. `limit` caps the pairs of each side. `hold_out` is
     the share of subjects that only evaluation sees; None is a half for facts and nothing for a
     pair file. `known_only` leaves out what the model does not know; None is yes for facts and no
-    for a pair file, whose lines someone chose.
+    for a pair file, whose lines someone chose. `corrupt` says what corrupted prompts ask.
     """
 
     relation: str | None = None
@@ -60,6 +64,7 @@ class Source:
     known_only: bool | None = None
     bos: bool | None = None
     seed: int = 0
+    corrupt: Corruption = Corruption.SUBJECT
 
     def __post_init__(self) -> None:
         if self.pairs is not None and (self.relation or self.facts):
@@ -68,6 +73,8 @@ class Source:
             raise OptionError("say what to ask: --relation NAME, --facts FILE or --pairs FILE")
         if self.pairs is not None and self.wordings:
             raise OptionError("--template words facts; the prompts of --pairs are worded already")
+        if self.pairs is not None and self.corrupt is not Corruption.SUBJECT:
+            raise OptionError("--corrupt words facts; the prompts of --pairs are worded already")
         if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise OptionError(f"--hold-out must be at least 0 and below 1, not {self.hold_out}")
 
@@ -79,13 +86,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Examples:
-    """Pairs for finding a circuit, pairs for testing it, and what became of all other facts."""
+    """Pairs for finding a circuit, pairs for testing it, and what became of all other facts.
+
+    `corrupt` says what the corrupted prompts ask; None of a pair file, which does not say.
+    """
 
     name: str
     pairs: tuple[TokenPair, ...]
     held_out: tuple[TokenPair, ...] = ()
     counts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    corrupt: Corruption | None = None
 
     @property
     def bos(self) -> bool:
@@ -106,36 +117,43 @@ def check_readable(source: Source) -> None:
         relations_of(source)
 
 
-def collect(model: Model, source: Source, batch_size: int = 32) -> Examples:
-    """The pairs of a source for a model; PromptError where none can be made, saying why."""
+def collect(
+    model: Model, source: Source, batch_size: int = 32, known: KnowledgeCheck | None = None
+) -> Examples:
+    """The pairs of a source for a model; PromptError where none can be made, saying why.
+
+    `known` are the model's answers, where the source's questions have been asked before.
+    """
     if source.pairs is not None:
         return _from_pair_file(model, source, source.pairs, batch_size)
     relations = relations_of(source)
     chosen: Templates | Sequence[str] = source.wordings or source.templates
-    if source.known_only is False:
-        check = assume_known(model.tokenizer, questions(relations, chosen), source.bos)
-    else:
-        check = known_facts(model, relations, chosen, source.bos, batch_size)
+    ask = partial(_check, model, source, batch_size)
+    check = ask(relations, chosen) if known is None else known
+    others = None
+    if source.corrupt is Corruption.RELATION:
+        asked_too = _other_relations(source, relations)
+        others = ask(asked_too, Templates.TRAIN) if asked_too else KnowledgeCheck(())
     share = 0.5 if source.hold_out is None else source.hold_out
     notes: tuple[str, ...] = ()
-    reports = [_pair_up(model, part, source) for part in _dealt(check, share, source.seed)]
+    parts = _dealt(check, share, source.seed)
+    reports = [_pair_up(model, part, others, source) for part in parts]
     if share and any(len(report.pairs) < FEWEST for report in reports):
-        reports = [_pair_up(model, check, source)]
+        reports = [_pair_up(model, check, others, source)]
         notes = ("too few facts are known to hold some out: evaluated on the pairs that found it",)
     if not reports[0].pairs:
         found = reports[0].describe()
         raise PromptError(f"{model.name!r} gives no prompt pairs for {source.name!r}: {found}")
     sides = [tuple(encode_pairs(model.tokenizer, r.pairs, source.bos)) for r in reports]
     held_out = sides[1] if len(sides) > 1 else ()
-    return Examples(source.name, sides[0], held_out, _counts(check, reports), notes)
+    counts = _counts(check, reports)
+    return Examples(source.name, sides[0], held_out, counts, notes, source.corrupt)
 
 
 def relations_of(source: Source) -> list[Relation]:
     """The relations that a source asks about; OptionError where a fact file lacks the named one."""
     if source.facts is None:
         return [relation(source.relation or "")]
-    from circuits.loaders import load_facts
-
     relations = load_facts(source.facts)
     if source.relation is None:
         return relations
@@ -174,8 +192,33 @@ def _dealt(check: KnowledgeCheck, share: float, seed: int) -> list[KnowledgeChec
     return parts
 
 
-def _pair_up(model: Model, check: KnowledgeCheck, source: Source) -> PairingReport:
-    return make_pairs(model.tokenizer, check, source.seed, source.limit, source.bos)
+def _check(
+    model: Model,
+    source: Source,
+    batch_size: int,
+    relations: Sequence[Relation],
+    templates: Templates | Sequence[str],
+) -> KnowledgeCheck:
+    """What the model knows, or all of it where it is not to be asked."""
+    if source.known_only is False:
+        return assume_known(model.tokenizer, questions(relations, templates), source.bos)
+    return known_facts(model, relations, templates, source.bos, batch_size)
+
+
+def _other_relations(source: Source, relations: Sequence[Relation]) -> list[Relation]:
+    """What else can be asked of the same subjects: in the atlas, or in the same fact file."""
+    if source.facts is None:
+        return relations_with_subjects_of(relations, atlas().values())
+    return relations_with_subjects_of(relations, load_facts(source.facts))
+
+
+def _pair_up(
+    model: Model, check: KnowledgeCheck, others: KnowledgeCheck | None, source: Source
+) -> PairingReport:
+    options = (source.seed, source.limit, source.bos)
+    if others is None:
+        return make_pairs(model.tokenizer, check, *options)
+    return make_relation_pairs(model.tokenizer, check, others, *options)
 
 
 def _counts(check: KnowledgeCheck, reports: Sequence[PairingReport]) -> dict[str, Any]:

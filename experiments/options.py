@@ -9,6 +9,7 @@ import typer
 
 from circuits.choices import (
     Ablation,
+    Corruption,
     ExportFormat,
     KeyValue,
     Locator,
@@ -92,6 +93,10 @@ NPairs = Annotated[
 Split = Annotated[
     Templates,
     typer.Option("--split", help="Templates to ask in: the first three training ones, train, ..."),
+]
+Corrupt = Annotated[
+    Corruption,
+    typer.Option("--corrupt", help="Corrupted prompts: another subject, or another relation."),
 ]
 Wordings = Annotated[
     list[str] | None,
