@@ -13,7 +13,7 @@ TEST_ENV := OMP_NUM_THREADS=2 HF_HUB_OFFLINE=1 WANDB_MODE=disabled
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench pictures edit-table clean
+.PHONY: help setup demo test check lint types bench pictures screens notebooks edit-table serve browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,9 +48,29 @@ bench: $(STAMP) ## measure speed and memory against plain passes
 pictures: $(STAMP) ## draw the README's pictures again
 	$(BIN)/python -m experiments.pictures
 
+screens: $(STAMP) ## take the README's pictures of the app again (needs Chromium)
+	$(BIN)/python -m experiments.pictures --screens
+
+notebooks: $(STAMP) ## write the notebooks as .ipynb into out/notebooks
+	mkdir -p out/notebooks
+	for source in notebooks/*.py; do \
+	  $(BIN)/jupytext --quiet --to ipynb $$source \
+	    --output out/notebooks/$$(basename $$source .py).ipynb || exit 1; \
+	done
+
 edit-table: $(STAMP) ## edit 100 facts a method and model, and see what was rewired
 	$(TEST_ENV) $(BIN)/python -m experiments.edit_study
 	$(TEST_ENV) $(BIN)/python -m experiments.unlearn_study
+
+serve: $(STAMP) ## browse the results in out/ in the browser
+	$(BIN)/kc serve
+
+# Tests in a browser are skipped where there is none; nothing else needs it.
+browser: ## install Chromium and its driver for the browser tests, where apt-get can (as root)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && echo "already there" || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get install -y --no-install-recommends chromium chromium-driver; \
+	else echo "install chromium and chromedriver with your system's package manager"; fi
 
 clean: ## remove the environment, results in out/ and caches
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -16,20 +16,28 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
+from circuits.display import Shown, Summary, named, plotted
 from circuits.errors import OptionError
 from circuits.graph import Circuit, EdgeScores, node_kind, node_layer
 from circuits.noise import Decision, EdgeChanges, NoiseSettings, Sample, edge_changes
 from circuits.overlap import jaccard, node_jaccard, node_mask, node_names
 from circuits.rediscovery import Rediscovery, rediscover
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 DECIDES_SCORES = ("method", "steps", "rule", "metric", "ablation", "kv")
 """What must be equal on both sides, or scores differ for another reason than the model."""
+
+
+SHOWN = 8
+"""Edges in a summary."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Mass:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Shown):
     """Two circuits of one wiring and what differs; everything is derived from the fields.
 
     Edge masks are in canonical order. Properties about scores are None where a side has none.
@@ -178,6 +186,32 @@ class Comparison:
         left, right = self.before.scores.provenance, self.after.scores.provenance
         keys = [key for key in DECIDES_SCORES if key in left and key in right]
         return {key: (left[key], right[key]) for key in keys if left[key] != right[key]}
+
+    def summary(self) -> Summary:
+        """Counts and agreement, and the edges that changed most."""
+        names = ("kept", "lost", "gained", "flipped")
+        masks = {name: getattr(self, name) for name in names}
+        facts = named(self.before.provenance, "model", "relation")
+        facts["edges"] = ", ".join(f"{int(m.sum())} {n}" for n, m in masks.items() if m is not None)
+        facts["Jaccard"] = f"{self.jaccard:.3f} (nodes {self.node_jaccard:.3f})"
+        if self.rediscovery is not None:
+            facts["Jaccard of rediscoveries"] = str(self.rediscovery.floor)
+        if self.changes is not None:
+            counts = self.changes.counts().items()
+            facts["against the noise"] = ", ".join(f"{n} edges {name}" for name, n in counts)
+        columns = ("edge", "status", "before", "after", "decision")
+        rows = [tuple(_shown(row.get(column)) for column in columns) for row in self.rows()[:SHOWN]]
+        return Summary(
+            f"Circuits of {self.before.n_edges:,} edges before and {self.after.n_edges:,} after",
+            facts,
+            "largest changes",
+            columns,
+            rows,
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Before and after in one picture; options are those of `viz.screen.difference_figure`."""
+        return plotted("difference_figure", self, **options)
 
     def rows(self) -> list[dict[str, Any]]:
         """One record an edge of either circuit or called changed, the largest change first."""
@@ -330,6 +364,12 @@ def _correlation(left: np.ndarray, right: np.ndarray) -> RankCorrelation:
         warnings.simplefilter("ignore")
         found = stats.spearmanr(left, right).statistic, stats.kendalltau(left, right).statistic
     return RankCorrelation(*(float(each) for each in found))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _plain(correlation: RankCorrelation | None) -> dict[str, float | None] | None:

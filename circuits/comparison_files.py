@@ -100,9 +100,9 @@ def comparison_from_arrays(
     if "rediscovery" in metadata:
         about = metadata["rediscovery"]
         rediscovery = Rediscovery(
-            jaccard=_interval(about["jaccard"]),
-            node_jaccard=_interval(about["node_jaccard"]),
-            floor=_interval(about["floor"]),
+            jaccard=Interval.from_dict(about["jaccard"]),
+            node_jaccard=Interval.from_dict(about["node_jaccard"]),
+            floor=Interval.from_dict(about["floor"]),
             before=own[f"{_REDISCOVERY}before"],
             after=own[f"{_REDISCOVERY}after"],
             resamples=about["resamples"],
@@ -126,11 +126,6 @@ def _wiring(metadata: Mapping[str, Any]) -> Wiring:
     if not isinstance(geometry, dict) or set(geometry) != set(names):
         raise ContentError("lacks a model geometry")
     return checked_wiring(*(geometry[name] for name in names))
-
-
-def _interval(record: Mapping[str, float | None]) -> Interval:
-    numbers = (record[name] for name in ("value", "low", "high"))
-    return Interval(*(np.nan if number is None else number for number in numbers))
 
 
 def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from circuits.ablation import Ablation, source_constants
+from circuits.display import Shown, Summary, plotted
 from circuits.errors import NumericalError, OptionError
 from circuits.graph import Circuit, Wiring
 from circuits.interval import UNDEFINED, Interval, bootstrap, mean, percentiles
@@ -27,6 +29,9 @@ from circuits.metrics import Metric, evaluate_metric, hit_at
 from circuits.model import Model
 from circuits.pairs import PairBatch, TokenPair, batches
 from circuits.running import CircuitRunner, head_projections
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Kept fractions of edges at which CPR and CMD are taken."""
@@ -137,7 +142,7 @@ def check_geometry(model: Model, wiring: Wiring) -> None:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown):
     """One circuit's measures; metric values and rates are means over `n_pairs` pairs."""
 
     n_pairs: int
@@ -150,6 +155,26 @@ class Evaluation:
     completeness: Interval
     hit_at_10: dict[str, Interval]
     random_faithfulness: Interval
+
+    def summary(self) -> Summary:
+        """All measures; a rate or ratio that does not exist is left out."""
+        measures = {
+            "metric, whole model": self.clean,
+            "metric, nothing kept": self.corrupted,
+            "metric, circuit": self.circuit,
+            "faithfulness": self.faithfulness,
+            "faithfulness, random circuits": self.random_faithfulness,
+            "faithfulness, all edges outside": self.completeness,
+            **{f"Hit@10, {name}": rate for name, rate in self.hit_at_10.items()},
+        }
+        rows = [(name, str(x)) for name, x in measures.items() if np.isfinite(x.value)]
+        return Summary(
+            f"Evaluation of {self.n_edges:,} edges between {self.n_nodes:,} nodes",
+            {"pairs": f"{self.n_pairs:,}"},
+            "means, and 95 % intervals over pairs",
+            ("measure", "value"),
+            rows,
+        )
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -217,7 +242,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class FaithfulnessCurve:
+class FaithfulnessCurve(Shown):
     """Faithfulness of nested circuits against the kept fraction of edges."""
 
     fractions: tuple[float, ...]
@@ -227,6 +252,26 @@ class FaithfulnessCurve:
     """Integral of f over the fractions: CPR where circuits rank by signed score."""
     distance: Interval
     """Integral of |1 - f|: CMD where circuits rank by |score|."""
+
+    def summary(self) -> Summary:
+        """The areas, and faithfulness by size."""
+        rows = [
+            (f"{size:,}", f"{100 * share:.3g} %", str(value))
+            for size, share, value in zip(
+                self.sizes, self.fractions, self.faithfulness, strict=True
+            )
+        ]
+        return Summary(
+            f"Faithfulness of {len(rows)} circuit sizes",
+            {"area (CPR)": str(self.area), "distance (CMD)": str(self.distance)},
+            "",
+            ("edges", "of all", "faithfulness"),
+            rows,
+        )
+
+    def plot(self, name: str = "circuit", **others: FaithfulnessCurve) -> go.Figure:
+        """Faithfulness against size, beside other curves by name (`random` is the baseline)."""
+        return plotted("curve_figure", {name: self, **others})
 
 
 def faithfulness_curve(

@@ -1,243 +1,34 @@
-"""Geometry of a circuit as index arithmetic, and the two values that live on it.
+"""The two values that live on a wiring: scores of its edges, and circuits, subsets of them.
 
-A transformer's residual stream is a graph whose *sources* write to it and whose *destinations*
-read from it. Sources, in the order in which they write: `input` (the token embedding), then for
-each layer its heads `aL.hH` and its MLP `mL`. Destinations: each head's query, key and value
-input, each MLP's input, and `logits`. A destination reads every source before it, so the sources
-of a destination are always a prefix of the source order; that makes all bookkeeping arithmetic.
-
-With grouped-query attention (GQA) several query heads share one key-value head. `KeyValue.GROUPED`
-has one key and one value destination a key-value head (`a5.kv1<k>`), the model's true wiring;
-`KeyValue.PER_QUERY_HEAD` has one a query head (`a5.h3<k>`), the convention of EAP-IG's files.
+`circuits.wiring` says which edges a model has and what they are called.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from circuits.choices import KeyValue
+from circuits.display import Shown, Summary, explored, named, plotted
 from circuits.errors import OptionError
+from circuits.wiring import SLOTS, Wiring, node_kind, node_layer, node_order
 
-SLOTS = ("q", "k", "v")
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
+__all__ = ["SLOTS", "Circuit", "EdgeScores", "KeyValue", "Wiring", "node_kind", "node_layer"]
 
-@dataclass(frozen=True)
-class Wiring:
-    """All edges that a model of this geometry has; canonical edge order is by destination."""
-
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    kv: KeyValue = KeyValue.GROUPED
-
-    def __post_init__(self) -> None:
-        if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1:
-            raise OptionError("a wiring needs at least one layer, one head and one key-value head")
-        if self.n_heads % self.n_kv_heads:
-            raise OptionError(
-                f"{self.n_heads} heads cannot share {self.n_kv_heads} key-value heads evenly"
-            )
-
-    @property
-    def is_grouped(self) -> bool:
-        """True where a key or value destination serves more than one query head."""
-        return self.kv is KeyValue.GROUPED and self.n_kv_heads != self.n_heads
-
-    @property
-    def n_key_inputs(self) -> int:
-        """Key destinations a layer (as many as value destinations)."""
-        return self.n_kv_heads if self.kv is KeyValue.GROUPED else self.n_heads
-
-    @property
-    def queries_per_key(self) -> int:
-        """Query heads served by one key destination."""
-        return self.n_heads // self.n_key_inputs
-
-    @property
-    def n_attn(self) -> int:
-        """Attention destinations a layer: queries, then keys, then values."""
-        return self.n_heads + 2 * self.n_key_inputs
-
-    @property
-    def n_src(self) -> int:
-        """Number of sources."""
-        return 1 + self.n_layers * (self.n_heads + 1)
-
-    @property
-    def n_dst(self) -> int:
-        """Number of destinations."""
-        return self.n_layers * (self.n_attn + 1) + 1
-
-    @property
-    def n_edges(self) -> int:
-        """Number of edges."""
-        return int(self.n_sources_of_dst.sum())
-
-    def head_src(self, layer: int, head: int = 0) -> int:
-        """Source index of a head."""
-        return 1 + layer * (self.n_heads + 1) + head
-
-    def mlp_src(self, layer: int) -> int:
-        """Source index of an MLP."""
-        return 1 + layer * (self.n_heads + 1) + self.n_heads
-
-    def attn_dst(self, layer: int) -> int:
-        """Index of the first attention destination of a layer."""
-        return layer * (self.n_attn + 1)
-
-    def mlp_dst(self, layer: int) -> int:
-        """Destination index of an MLP."""
-        return layer * (self.n_attn + 1) + self.n_attn
-
-    @property
-    def logits_dst(self) -> int:
-        """Destination index of the logits."""
-        return self.n_dst - 1
-
-    @cached_property
-    def n_sources_of_dst(self) -> Int[np.ndarray, " dst"]:
-        """How many sources, counted from `input`, each destination reads."""
-        counts = np.empty(self.n_dst, dtype=np.int64)
-        for layer in range(self.n_layers):
-            start = self.attn_dst(layer)
-            counts[start : start + self.n_attn] = self.head_src(layer)
-            counts[start + self.n_attn] = self.mlp_src(layer)
-        counts[-1] = self.n_src
-        return counts
-
-    @cached_property
-    def mask(self) -> Bool[np.ndarray, "src dst"]:
-        """True where an edge exists."""
-        return np.arange(self.n_src)[:, None] < self.n_sources_of_dst[None, :]
-
-    @cached_property
-    def edge_dst(self) -> Int[np.ndarray, " edge"]:
-        """Destination of each edge, in canonical order."""
-        return np.repeat(np.arange(self.n_dst), self.n_sources_of_dst)
-
-    @cached_property
-    def edge_src(self) -> Int[np.ndarray, " edge"]:
-        """Source of each edge, in canonical order."""
-        starts = np.repeat(self._first_edge, self.n_sources_of_dst)
-        return np.arange(self.n_edges) - starts
-
-    @cached_property
-    def _first_edge(self) -> Int[np.ndarray, " dst"]:
-        return np.concatenate([[0], np.cumsum(self.n_sources_of_dst)[:-1]])
-
-    @cached_property
-    def src_names(self) -> tuple[str, ...]:
-        """Names of the sources: `input`, `a0.h0`, ..., `m0`, ..."""
-        names = ["input"]
-        for layer in range(self.n_layers):
-            names += [f"a{layer}.h{head}" for head in range(self.n_heads)]
-            names.append(f"m{layer}")
-        return tuple(names)
-
-    @cached_property
-    def dst_nodes(self) -> tuple[str, ...]:
-        """The node that each destination belongs to (`a5.kv1` for a shared key or value)."""
-        unit = "kv" if self.is_grouped else "h"
-        names: list[str] = []
-        for layer in range(self.n_layers):
-            names += [f"a{layer}.h{head}" for head in range(self.n_heads)]
-            names += [f"a{layer}.{unit}{index}" for index in range(self.n_key_inputs)] * 2
-            names.append(f"m{layer}")
-        return (*names, "logits")
-
-    @cached_property
-    def dst_slots(self) -> tuple[str, ...]:
-        """`q`, `k` or `v` for an attention destination, else the empty string."""
-        layer = ["q"] * self.n_heads + ["k"] * self.n_key_inputs + ["v"] * self.n_key_inputs + [""]
-        return (*(layer * self.n_layers), "")
-
-    @cached_property
-    def dst_names(self) -> tuple[str, ...]:
-        """Names of the destinations: `a0.h0<q>`, `m0`, `logits`, ..."""
-        return tuple(
-            f"{node}<{slot}>" if slot else node
-            for node, slot in zip(self.dst_nodes, self.dst_slots, strict=True)
-        )
-
-    @cached_property
-    def _src_index(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.src_names)}
-
-    @cached_property
-    def _dst_index(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.dst_names)}
-
-    def edge_name(self, edge: int | np.integer) -> str:
-        """`a5.h3->a9.h1<q>` for an edge index."""
-        return f"{self.src_names[self.edge_src[edge]]}->{self.dst_names[self.edge_dst[edge]]}"
-
-    def edge_index(self, name: str) -> int:
-        """Edge index of a name; OptionError where there is no such edge."""
-        source, arrow, destination = name.partition("->")
-        src, dst = self._src_index.get(source), self._dst_index.get(destination)
-        if not arrow or src is None or dst is None:
-            raise OptionError(f"no edge {name!r} in a model of {self.describe()}")
-        if src >= self.n_sources_of_dst[dst]:
-            raise OptionError(
-                f"edge {name!r} points down: {source} writes after {destination} reads"
-            )
-        return int(self._first_edge[dst] + src)
-
-    def heads_of(self, node: str) -> list[str]:
-        """Query heads that a node feeds: the group of a `kv` node, or the head itself."""
-        match = re.fullmatch(r"a(\d+)\.kv(\d+)", node)
-        if match is None:
-            return [node]
-        layer, group = int(match[1]), int(match[2])
-        size = self.n_heads // self.n_kv_heads
-        return [f"a{layer}.h{head}" for head in range(group * size, (group + 1) * size)]
-
-    def to_matrix(self, edges: np.ndarray, fill: Any = 0) -> np.ndarray:
-        """Edge values as `[src, dst]`, `fill` where there is no edge."""
-        matrix = np.full((self.n_src, self.n_dst), fill, dtype=edges.dtype)
-        matrix[self.edge_src, self.edge_dst] = edges
-        return matrix
-
-    def from_matrix(self, matrix: np.ndarray) -> np.ndarray:
-        """`[..., src, dst]` to `[..., edge]` in canonical order."""
-        return matrix[..., self.edge_src, self.edge_dst]
-
-    def with_kv(self, kv: KeyValue) -> Wiring:
-        """The same model with another convention for keys and values."""
-        return replace(self, kv=kv)
-
-    def describe(self) -> str:
-        """Geometry in words, for messages."""
-        heads = f"{self.n_layers} layers, {self.n_heads} heads"
-        shared = f", {self.n_kv_heads} key-value heads" if self.n_kv_heads != self.n_heads else ""
-        return f"{heads}{shared} ({self.kv} keys and values)"
-
-
-def node_layer(node: str) -> int | None:
-    """Layer of a node's name; None for `input` and `logits`."""
-    match = re.match(r"[am](\d+)", node)
-    return int(match[1]) if match else None
-
-
-def node_kind(node: str) -> str:
-    """`input`, `head`, `kv`, `mlp` or `logits`."""
-    if node in ("input", "logits"):
-        return node
-    if node.startswith("m"):
-        return "mlp"
-    return "kv" if ".kv" in node else "head"
+SHOWN = 8
+"""Edges in a summary."""
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeScores:
+class EdgeScores(Shown):
     """One score an edge: an estimate of m(clean) - m(edge corrupted); positive supports the fact.
 
     `per_pair`, where kept, holds one row an example, whose mean is `values`: resampling examples
@@ -264,6 +55,33 @@ class EdgeScores:
     def __getitem__(self, edge: str) -> float:
         return float(self.values[self.wiring.edge_index(edge)])
 
+    def strongest(self, n: int) -> Circuit:
+        """The n edges of largest |score|, as they are: not pruned to what is connected."""
+        kept = np.zeros(len(self.values), dtype=bool)
+        kept[np.argsort(-np.abs(self.values), kind="stable")[:n]] = True
+        return Circuit(self.wiring, kept, self, provenance=self.provenance)
+
+    def summary(self) -> Summary:
+        """Method, spread of the scores, and the strongest edges."""
+        supporting = int((self.values > 0).sum())
+        facts = {
+            **named(self.provenance, "model", "method", "metric", "ablation"),
+            "score mass": f"{np.abs(self.values).sum():.4g}",
+            "supporting / opposing": f"{supporting:,} / {int((self.values < 0).sum()):,}",
+        }
+        strong = self.strongest(SHOWN)
+        return Summary(
+            f"Scores of {self.wiring.n_edges:,} edges",
+            facts,
+            "strongest edges",
+            ("edge", "score"),
+            strong.rows(SHOWN),
+        )
+
+    def plot(self, max_edges: int = 150, **options: Any) -> go.Figure:
+        """The strongest edges that lie on paths from input to logits, as `Circuit.plot` draws."""
+        return Circuit.full(self.wiring, self).plot(max_edges=max_edges, **options)
+
     def grouped(self) -> EdgeScores:
         """Key and value scores summed over the query heads that share a key-value head."""
         old, new = self.wiring, self.wiring.with_kv(KeyValue.GROUPED)
@@ -288,7 +106,7 @@ class EdgeScores:
 
 
 @dataclass(frozen=True, eq=False)
-class Circuit:
+class Circuit(Shown):
     """A subset of a wiring's edges, with what is known about them.
 
     `columns` are further values an edge (`inclusion`, `low`, `high`, ...) in canonical order;
@@ -338,6 +156,46 @@ class Circuit:
         """Names of the kept edges, in canonical order."""
         return [self.wiring.edge_name(edge) for edge in self.edges()]
 
+    def ranked(self) -> list[int]:
+        """Kept edges by |score|, strongest first; in canonical order where there are no scores."""
+        kept = np.flatnonzero(self.kept)
+        if self.scores is not None:
+            kept = kept[np.argsort(-np.abs(self.scores.values[kept]), kind="stable")]
+        return kept.tolist()
+
+    def rows(self, n: int | None = None) -> list[tuple[str, ...]]:
+        """Name and score, where there is one, of the n strongest edges, as text."""
+        edges = self.ranked()[:n]
+        if self.scores is None:
+            return [(self.wiring.edge_name(edge),) for edge in edges]
+        return [(self.wiring.edge_name(e), f"{self.scores.values[e]:.4g}") for e in edges]
+
+    def summary(self) -> Summary:
+        """Size, origin, faithfulness where it is known, roles, and the strongest edges."""
+        origin, labels = self.provenance, list(self.roles.values())
+        facts = named(origin, "model", "relation", "method", "metric")
+        if isinstance(origin.get("faithfulness"), int | float):
+            facts["faithfulness"] = f"{origin['faithfulness']:.3f}"
+        facts["nodes"] = f"{len(self.nodes()):,}"
+        if labels:
+            counted = {label: labels.count(label) for label in sorted(set(labels))}
+            facts["roles"] = ", ".join(f"{count} {label}" for label, count in counted.items())
+        return Summary(
+            f"Circuit of {self.n_edges:,} of {self.wiring.n_edges:,} edges",
+            facts,
+            "strongest edges" if self.scores is not None else "first edges",
+            ("edge",) if self.scores is None else ("edge", "score"),
+            self.rows(SHOWN),
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Nodes by layer and head; options are those of `viz.screen.circuit_figure`."""
+        return plotted("circuit_figure", self, **options)
+
+    def explore(self, **options: Any) -> None:
+        """Open the app on this circuit within a notebook; options as of `viz.app.explore`."""
+        explored(self, **options)
+
     def matrix(self) -> Bool[np.ndarray, "src dst"]:
         """Kept edges as a matrix."""
         return self.wiring.to_matrix(self.kept, fill=False)
@@ -347,7 +205,7 @@ class Circuit:
         kept = np.flatnonzero(self.kept)
         touched = {self.wiring.src_names[src] for src in np.unique(self.wiring.edge_src[kept])}
         touched |= {self.wiring.dst_nodes[dst] for dst in np.unique(self.wiring.edge_dst[kept])}
-        return sorted(touched, key=_node_order)
+        return sorted(touched, key=node_order)
 
     def _combined(self, other: Circuit, operation: Callable[..., np.ndarray]) -> Circuit:
         if other.wiring != self.wiring:
@@ -421,15 +279,6 @@ class Circuit:
                     if head in graph:
                         graph.add_edge(name, head, key="group", slot="group")
         return graph
-
-
-def _node_order(node: str) -> tuple[int, int, int]:
-    kind = node_kind(node)
-    if kind in ("input", "logits"):
-        return (-1 if kind == "input" else 1 << 30, 0, 0)
-    layer = node_layer(node) or 0
-    index = int(re.sub(r"\D", "", node.partition(".")[2]) or 0)
-    return (layer, {"head": 0, "kv": 1, "mlp": 2}[kind], index)
 
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,12 @@ class Interval:
     def as_dict(self) -> dict[str, float | None]:
         """For JSON: null where a number is undefined."""
         return {name: x if np.isfinite(x) else None for name, x in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, float | None]) -> Interval:
+        """The inverse of `as_dict`; KeyError where a part is missing."""
+        parts = (record[name] for name in ("value", "low", "high"))
+        return cls(*(np.nan if part is None else float(part) for part in parts))
 
 
 UNDEFINED = Interval(np.nan, np.nan, np.nan)

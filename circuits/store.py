@@ -16,7 +16,8 @@ import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -96,6 +97,39 @@ def load_arrays(
         return _load(Path(path), kind, check)
     except ContentError as reason:
         raise FileFormatError(path, str(reason)) from None
+
+
+def kind_of(path: str | Path) -> str:
+    """What a file holds (`circuit`, `trace`, ...) by its header alone; FileFormatError if nothing.
+
+    Its arrays are not read: that they are intact is for `load_arrays` to say.
+    """
+    try:
+        with _opened(Path(path)) as file:
+            _, header = _read_header(file, os.fstat(file.fileno()).st_size)
+            return _record(header, None)["kind"]
+    except ContentError as reason:
+        raise FileFormatError(path, str(reason)) from None
+
+
+def describe_file(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """Kind and metadata of a file by its header alone, for lists of many files.
+
+    FileFormatError where the header or the file's length is wrong; the arrays are neither read nor
+    checked against their hash.
+    """
+    try:
+        with _regular(Path(path)) as file:
+            size = os.fstat(file.fileno()).st_size
+            head, header = _read_header(file, size)
+            _layouts(header, size - len(head))
+            record = _record(header, None)
+    except ContentError as reason:
+        raise FileFormatError(path, str(reason)) from None
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise FileFormatError(path, f"cannot be read: {reason}") from None
+    return record["kind"], record["content"]
 
 
 def save_circuit(circuit: Circuit, path: str | Path, include_pairs: bool = False) -> None:
@@ -224,10 +258,7 @@ def _load(
     path: Path, kind: str, check: Callable[[Mapping[str, Layout], Mapping[str, Any]], None] | None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
-        # Looked at before it is opened: opening a named pipe would wait for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ContentError("is not a regular file")
-        with path.open("rb") as file:
+        with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             head, header = _read_header(file, size)
             layouts = _layouts(header, size - len(head))
@@ -237,10 +268,6 @@ def _load(
             data = head + file.read(size - len(head))
         arrays = safetensors_numpy.load(data)
         intact = _payload_hash(record, arrays) == record["payload_sha256"]
-    except FileNotFoundError:
-        raise ContentError("no such file") from None
-    except OSError as error:
-        raise ContentError(f"cannot be read: {error.strerror or error}") from None
     except SafetensorError as error:
         raise ContentError(f"is damaged: {error}") from None
     except RecursionError:
@@ -251,6 +278,28 @@ def _load(
         if not np.isfinite(array).all():
             raise ContentError(f"tensor {name!r:.60} holds NaN or infinity")
     return arrays, record["content"]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading; ContentError for anything else."""
+    try:
+        # Looked at before it is opened: opening a named pipe would wait for ever.
+        if "\0" in str(path) or not stat.S_ISREG(path.stat().st_mode):
+            raise ContentError("is not a regular file")
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise ContentError("no such file") from None
+    except OSError as error:
+        raise ContentError(f"cannot be read: {error.strerror or error}") from None
+
+
+def _regular(path: Path) -> BinaryIO:
+    # Looked at before it is opened: opening a named pipe would wait for ever.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ContentError("is not a regular file")
+    return path.open("rb")
 
 
 def _read_header(file: BinaryIO, size: int) -> tuple[bytes, dict[str, Any]]:
@@ -298,7 +347,8 @@ def _layouts(header: Mapping[str, Any], n_data_bytes: int) -> dict[str, Layout]:
     return layouts
 
 
-def _record(header: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def _record(header: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
+    """What describes the content; of any kind where `kind` is None."""
     outer = header.get("__metadata__")
     text = outer.get("kc") if isinstance(outer, dict) else None
     if not isinstance(text, str):
@@ -314,7 +364,9 @@ def _record(header: Mapping[str, Any], kind: str) -> dict[str, Any]:
         )
     if set(record) != {"schema", "kind", "content", "payload_sha256"}:
         raise ContentError("has malformed metadata")
-    if record["kind"] != kind or not isinstance(record["content"], dict):
+    if not (isinstance(record["kind"], str) and isinstance(record["content"], dict)):
+        raise ContentError("has malformed metadata")
+    if kind is not None and record["kind"] != kind:
         raise ContentError(f"holds a {record['kind']!r:.40}, not a {kind!r}")
     return record
 

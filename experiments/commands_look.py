@@ -196,8 +196,8 @@ def roles(
                 batch_size=batch_size,
                 seed=seed,
             )
-        look = look_roles.roles(report, examples)
-        paths = look.write(out)
+        look = look_roles.roles(report, examples, look_roles.on_prompts(loaded, report, examples))
+        paths = look.write(out, look_roles.FILES)
     look.show(console, paths)
 
 

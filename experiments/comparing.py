@@ -246,10 +246,10 @@ def _asked(found: Rewiring, about: str) -> Rewiring:
         return replace(circuit, provenance={**circuit.provenance, "relation": about})
 
     comparison = found.comparison
-    sides = {"before": told(comparison.before), "after": told(comparison.after)}
+    before, after = told(comparison.before), told(comparison.after)
     return replace(
         found,
-        comparison=replace(comparison, **sides),
+        comparison=replace(comparison, before=before, after=after),
         provenance={**found.provenance, "relation": about},
     )
 

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuits.choices import Ablation, KeyValue, Locator, Method, Metric, Ranking, Rule, Selection
+from circuits.choices import Locator, Method, Ranking
 from circuits.errors import OptionError
 from circuits.evaluate import (
     FRACTIONS,
@@ -28,84 +28,20 @@ from circuits.evaluate import (
     faithfulness_curve,
     run_circuits,
 )
-from circuits.extract import prune, random_circuit, select, top_n
-from circuits.graph import Circuit, EdgeScores, Wiring
+from circuits.extract import prune, random_circuit, top_n
+from circuits.graph import Circuit, EdgeScores
 from circuits.model import Model
 from circuits.pairs import TokenPair
 from circuits.resample import classify, inclusion_frequency
 from experiments.examples import Examples
 from experiments.output import code_commit, timestamp
 from experiments.progress import Progress, Stages, silent
+from experiments.search import DEFAULT_TAU, Search
 
-DEFAULT_EDGES = 200
-DEFAULT_SHARE = 0.1
-"""Unless told otherwise a circuit has 200 edges, in small models a tenth of all."""
-DEFAULT_TAU = 0.05
-"""ACDC's threshold where none is given, in units of the metric."""
+if TYPE_CHECKING:
+    from locate.prompt_heads import PromptHeads
 
-
-@dataclass(frozen=True)
-class Search:
-    """Everything that decides the circuit and its evaluation, apart from model and pairs.
-
-    `edges` counts before pruning. With ACDC `threshold` is its tau and `edges` an upper bound: the
-    edges whose removal costs most are kept. `resamples` needs at least two pairs and does nothing
-    for ACDC, which has no scores a pair.
-    """
-
-    locator: Locator = Locator.EAP_IG
-    steps: int = 5
-    rule: Rule = Rule.MIDPOINT
-    metric: Metric = Metric.LOGIT_DIFFERENCE
-    ablation: Ablation = Ablation.PATCH
-    kv: KeyValue = KeyValue.GROUPED
-    selection: Selection = Selection.TOP
-    ranking: Ranking = Ranking.ABSOLUTE
-    edges: int | None = None
-    threshold: float | None = None
-    resamples: int = 200
-    n_random: int = 5
-    curve: bool = False
-    roles: bool = False
-    batch_size: int = 16
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.edges is not None and self.threshold is not None:
-            raise OptionError("--edges and --threshold exclude each other: give one of them")
-        if self.selection is Selection.THRESHOLD and self.threshold is None:
-            raise OptionError("--select threshold needs --threshold")
-        if self.selection is Selection.GREEDY and self.threshold is not None:
-            raise OptionError("--select greedy takes --edges; --threshold goes with --select top")
-        if self.selection is Selection.GREEDY and self.locator is Locator.ACDC:
-            raise OptionError("ACDC selects edges itself: --select greedy goes with other methods")
-
-    def scoring(self) -> dict[str, Any]:
-        """What decides the scores, for provenance."""
-        names = ["metric", "ablation", "kv"]
-        names += ["steps", "rule"] if self.locator is Locator.EAP_IG else []
-        return {
-            "method": str(self.locator),
-            **{name: _plain(getattr(self, name)) for name in names},
-        }
-
-    def n_edges(self, wiring: Wiring) -> int:
-        """Edges to select; OptionError where the model has fewer."""
-        if self.edges is None:
-            return min(DEFAULT_EDGES, max(1, int(DEFAULT_SHARE * wiring.n_edges)))
-        if self.edges > wiring.n_edges:
-            raise OptionError(
-                f"--edges {self.edges} is more than the {wiring.n_edges} edges of a model of "
-                f"{wiring.describe()}"
-            )
-        return self.edges
-
-    def selected(self, scores: EdgeScores) -> Circuit:
-        """The selection and pruning that this search asks for."""
-        if self.threshold is not None:
-            return select(scores, Selection.THRESHOLD, t=self.threshold, by=self.ranking)
-        n = self.n_edges(scores.wiring)
-        return select(scores, self.selection, n, by=self.ranking)
+__all__ = ["Discovery", "Search", "discover", "edge_scores", "with_inclusion"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +49,8 @@ class Discovery:
     """A circuit with all that was found out about it.
 
     `evaluation` is on the pairs that found the circuit, `held_out` on pairs of other subjects,
-    where there are any. `stability` counts the kept edges by how often resamples keep them.
+    where there are any. `stability` counts the kept edges by how often resamples keep them. `heads`
+    are the circuit's heads on a few prompts (`locate.prompt_heads`).
     """
 
     model: str
@@ -126,6 +63,7 @@ class Discovery:
     curve: FaithfulnessCurve | None = None
     random_curve: FaithfulnessCurve | None = None
     roles: Any = None
+    heads: tuple[Any, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -168,9 +106,11 @@ def discover(
         with clock.stage("curve") as progress:
             curve, random_curve = _curves(model, pairs, circuit.scores, search, progress)
     roles = None
+    heads: tuple[PromptHeads, ...] = ()
     if search.roles:
         with clock.stage("roles"):
             roles, found = _with_roles(model, pairs, found, search, notes)
+            heads = _on_examples(model, pairs, found)
     headline = held_out or evaluation
     if np.isfinite(headline.faithfulness.value):
         extra = {"faithfulness": headline.faithfulness.value}
@@ -186,6 +126,7 @@ def discover(
         curve=curve,
         random_curve=random_curve,
         roles=roles,
+        heads=heads,
         seconds=clock.seconds,
         notes=tuple(notes),
     )
@@ -246,6 +187,7 @@ def origin(model: Model, examples: Examples, search: Search) -> dict[str, Any]:
         "pairs": len(examples.pairs),
         "held_out_pairs": len(examples.held_out),
         "pairs_sha256": examples.fingerprint,
+        "corrupted": examples.corrupt and str(examples.corrupt),
         "bos": examples.bos,
         "answer": "first token of the continuation",
         "facts": examples.counts,
@@ -359,6 +301,15 @@ def _with_roles(
     return report, replace(circuit, roles={**circuit.roles, **report.roles})
 
 
+def _on_examples(
+    model: Model, pairs: Sequence[TokenPair], circuit: Circuit
+) -> tuple[PromptHeads, ...]:
+    """The circuit's heads on the first few prompts."""
+    from locate.prompt_heads import heads_of, read_prompts
+
+    return tuple(read_prompts(model, pairs, heads_of(circuit), circuit.roles))
+
+
 def _stability(circuit: Circuit) -> dict[str, int]:
     labels = Counter(
         str(classify(float(share))) for share in circuit.columns["inclusion"][circuit.kept]
@@ -368,10 +319,6 @@ def _stability(circuit: Circuit) -> dict[str, int]:
 
 def _without_pairs(scores: EdgeScores | None) -> EdgeScores | None:
     return None if scores is None else replace(scores, per_pair=None)
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, int) else str(value)
 
 
 class _Clock:

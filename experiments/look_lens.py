@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,27 @@ def prompt_lens(
     words = {label: word for label, word in followed.items() if word is not None}
     labels = {label: model.tokenizer.first_token(prompt, word) for label, word in words.items()}
     found = logit_lens(model, encoded, labels, lens_positions(encoded, words.get("subject")))
-    provenance = {**model.provenance, "method": "logit lens", "bos": encoded.bos}
     metadata: dict[str, Any] = {
         "model": model.name,
         "prompt": prompt,
         "tokens": list(encoded.tokens),
         "followed": words,
-        "provenance": provenance,
+        "provenance": dict(found.provenance),
     }
-    arrays = {"rank": found.rank, "probability": found.probability, "best": found.best}
+
+    def draw(path: Path) -> None:
+        from viz.lenses import draw_prompt_lens
+
+        draw_prompt_lens(found, path, prompt)
+
     return Look(
         {**metadata, "layers": found.rows()},
         tables=(_prompt_table(found),),
         files={
-            "lens.kc.safetensors": lambda path: save_arrays(path, "lens", arrays, metadata),
-            "lens.svg": lambda path: _draw_prompt(found, path, prompt, provenance),
+            "lens.kc.safetensors": lambda path: save_arrays(
+                path, "lens", found.arrays(), {**metadata, **found.metadata()}
+            ),
+            "lens.svg": draw,
         },
     )
 
@@ -56,6 +63,7 @@ def prompt_lens(
 def relation_lens(lens: AverageLens, attribution: LogitAttribution, examples: Examples) -> Look:
     """The averaged lens and the largest contributions to the logit difference."""
     model, name = lens.provenance["model"], examples.name
+    lens = replace(lens, provenance={**lens.provenance, "relation": name})
     difference = float(attribution.logit_difference.mean())
     shared = {"model": model, "relation": name, "pairs": lens.n_facts}
     attributed: dict[str, Any] = {
@@ -76,7 +84,7 @@ def relation_lens(lens: AverageLens, attribution: LogitAttribution, examples: Ex
     )
 
     def draw(path: Path) -> None:
-        from viz.plots import draw_average_lens
+        from viz.lenses import draw_average_lens
 
         draw_average_lens(lens, path, f"{name} in {model}")
 
@@ -142,12 +150,3 @@ def _estimate(curve: Curve, state: int, digits: int) -> str:
     value, low, high = (float(part[state]) for part in (curve.value, curve.low, curve.high))
     text = f"{value:.{digits}f}"
     return text if np.isnan(low) else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _draw_prompt(found: LensResult, path: Path, title: str, provenance: dict[str, Any]) -> None:
-    from viz.plots import draw_lens
-
-    def series(values: np.ndarray) -> dict[str, np.ndarray]:
-        return {label: values[:, 0, column] for column, label in enumerate(found.labels)}
-
-    draw_lens(series(found.rank), series(found.probability), path, title, provenance)

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from circuits.store import save_arrays
+from circuits.model import Model
 from experiments.examples import Examples
 from experiments.look import Look, Table, describe
+from locate.prompt_heads import PromptHeads, read_prompts, save_prompt_heads
+from locate.role_files import save_roles
 from locate.roles import HeadRole, RoleReport
 
-FILES = ("roles.kc.safetensors",)
+FILES = ("roles.kc.safetensors", "heads.kc.safetensors")
 UNLABELLED = 5
 """Heads that are shown where none has a role."""
 
 
-def roles(report: RoleReport, examples: Examples) -> Look:
-    """The labelled heads with their evidence; the strongest ones where no head has a role."""
+def on_prompts(model: Model, report: RoleReport, examples: Examples) -> list[PromptHeads]:
+    """The labelled heads, or the strongest where none has a role, on the first few prompts."""
+    heads = [head.name for head in report.labelled or report.heads[:UNLABELLED]]
+    return read_prompts(model, examples.pairs, heads, report.roles)
+
+
+def roles(report: RoleReport, examples: Examples, shown: Sequence[PromptHeads] = ()) -> Look:
+    """The labelled heads with their evidence; the strongest ones where no head has a role.
+
+    `shown` are the heads on a few prompts.
+    """
+    report = replace(report, provenance={**report.provenance, "relation": examples.name})
     summary: dict[str, Any] = {
         "model": report.provenance["model"],
         "relation": examples.name,
@@ -30,15 +45,16 @@ def roles(report: RoleReport, examples: Examples) -> Look:
         [_row(head) for head in heads],
     )
     nothing = () if report.labelled else ("no head meets the criterion of a role",)
+    files: dict[str, Callable[[Path], Any]] = {
+        "roles.kc.safetensors": lambda path: save_roles(report, path, summary)
+    }
+    if shown:
+        files["heads.kc.safetensors"] = lambda path: save_prompt_heads(shown, path)
     return Look(
         summary,
         tables=(table,),
         lines=(describe(examples), *nothing),
-        files={
-            "roles.kc.safetensors": lambda path: save_arrays(
-                path, "roles", report.arrays(), summary
-            )
-        },
+        files=files,
     )
 
 

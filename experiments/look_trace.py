@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def prompt_trace(found: Trace) -> Look:
 def average_trace(found: AverageTrace, examples: Examples) -> Look:
     """The average over facts: a table a kind of state, its peaks, the arrays, the heat maps."""
     model = found.provenance["model"]
+    found = replace(found, provenance={**found.provenance, "relation": examples.name})
     clean, corrupted = (bootstrap(mean, each) for each in (found.p_clean, found.p_corrupted))
     peaks = _peaks(found)
     summary: dict[str, Any] = {

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from circuits.choices import ExportFormat
+from circuits.curve_files import BASELINE, save_curves
+from circuits.evaluate import FaithfulnessCurve
 from circuits.exchange import export_circuit, save_eap_ig
 from circuits.files import atomic_write, save_json
 from circuits.store import save_arrays, save_circuit
@@ -14,10 +16,17 @@ from experiments.discover import Discovery
 from experiments.examples import as_jsonl
 from experiments.output import staged
 from experiments.report import discovery_page, discovery_summary
+from locate.prompt_heads import save_prompt_heads
 
 Writers = Mapping[str, Callable[[Path], Any]]
 
-OPTIONAL_FILES = ("held_out.jsonl", "curve.svg", "roles.json")
+OPTIONAL_FILES = (
+    "held_out.jsonl",
+    "curve.svg",
+    "curve.kc.safetensors",
+    "roles.json",
+    "heads.kc.safetensors",
+)
 """What some discoveries write and others do not."""
 
 
@@ -49,9 +58,14 @@ def write_discovery(
         held_out = as_jsonl(found.examples.held_out)
         writers["held_out.jsonl"] = lambda path: atomic_write(path, held_out)
     if found.curve is not None:
+        origin = circuit.provenance
+        curves = _curves(found)
+        writers["curve.kc.safetensors"] = lambda path: save_curves(curves, path, origin)
         writers["curve.svg"] = lambda path: _draw_curve(found, path, title)
     if found.roles is not None:
         writers["roles.json"] = lambda path: save_json(found.roles.as_dict(), path)
+    if found.heads:
+        writers["heads.kc.safetensors"] = lambda path: save_prompt_heads(found.heads, path)
     names = [*writers, "summary.md", "summary.json"]
     summary = discovery_summary(found, [folder / name for name in names])
     writers["summary.md"] = lambda path: atomic_write(path, discovery_page(found))
@@ -77,11 +91,13 @@ def _draw(found: Discovery, path: Path, title: str) -> None:
     draw_circuit(found.circuit, path, title)
 
 
+def _curves(found: Discovery) -> dict[str, FaithfulnessCurve]:
+    """The curve by the name of its method, and that of random circuits."""
+    curves = {str(found.search.locator): found.curve, BASELINE: found.random_curve}
+    return {name: curve for name, curve in curves.items() if curve is not None}
+
+
 def _draw_curve(found: Discovery, path: Path, title: str) -> None:
     from viz.plots import draw_faithfulness
 
-    assert found.curve is not None
-    curves = {str(found.search.locator): found.curve}
-    if found.random_curve is not None:
-        curves["random"] = found.random_curve
-    draw_faithfulness(curves, path, title, found.circuit.provenance)
+    draw_faithfulness(_curves(found), path, title, found.circuit.provenance)

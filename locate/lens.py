@@ -15,14 +15,15 @@ weights it leaves out the final norm's gain, so its parts do not sum to the logi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.display import Shown, Summary, named, plotted, token_name
 from circuits.errors import OptionError
 from circuits.graph import Wiring
 from circuits.metrics import rank
@@ -31,9 +32,12 @@ from circuits.pairs import TokenPair, batches
 from circuits.tokens import Prompt
 from locate.frozen_norm import FrozenNorm
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 
 @dataclass(frozen=True, eq=False)
-class LensResult:
+class LensResult(Shown):
     """The logit lens on one prompt.
 
     State 0 is the embedding, state l + 1 the residual stream after layer l; the last state is the
@@ -48,6 +52,7 @@ class LensResult:
     probability: Float[np.ndarray, "state position label"]
     best: Int[np.ndarray, "state position top"]
     best_tokens: Mapping[int, str]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a state, position and label, for tables; layer -1 is the embedding."""
@@ -64,6 +69,79 @@ class LensResult:
             for place, where in enumerate(self.positions)
             for column, label in enumerate(self.labels)
         ]
+
+    def summary(self) -> Summary:
+        """Rank of what is followed and the most likely token, layer by layer, at one position."""
+        place = next(iter(self.positions))
+        rows = [
+            (
+                "embedding" if not state else str(state - 1),
+                *(str(rank) for rank in self.rank[state, 0].tolist()),
+                token_name(self.best_tokens[int(self.best[state, 0, 0])]),
+            )
+            for state in range(self.rank.shape[0])
+        ]
+        return Summary(
+            "Logit lens",
+            {"prompt": self.prompt.text, **named(self.provenance, "model")},
+            f"rank at {place!r} (0 is the top)",
+            ("layer", *self.labels, "most likely"),
+            rows,
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Rank and probability by layer; options are those of `viz.screen.lens_figure`."""
+        return plotted("lens_figure", self, **options)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The numbers, for a file; `metadata` holds the rest."""
+        return {"rank": self.rank, "probability": self.probability, "best": self.best}
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON values."""
+        return {
+            "prompt": self.prompt.text,
+            "ids": list(self.prompt.ids),
+            "tokens": list(self.prompt.tokens),
+            "offsets": [list(pair) for pair in self.prompt.offsets],
+            "bos": self.prompt.bos,
+            "positions": dict(self.positions),
+            "labels": dict(self.labels),
+            "best_tokens": [[index, text] for index, text in self.best_tokens.items()],
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    ) -> LensResult:
+        """The inverse of `arrays` and `metadata`; OptionError where they are no logit lens."""
+        try:
+            found = cls(
+                prompt=Prompt(
+                    text=str(metadata["prompt"]),
+                    ids=tuple(metadata["ids"]),
+                    tokens=tuple(metadata["tokens"]),
+                    bos=bool(metadata["bos"]),
+                    offsets=tuple((start, stop) for start, stop in metadata["offsets"]),
+                ),
+                positions=dict(metadata["positions"]),
+                labels=dict(metadata["labels"]),
+                rank=arrays["rank"],
+                probability=arrays["probability"],
+                best=arrays["best"],
+                best_tokens={int(index): str(text) for index, text in metadata["best_tokens"]},
+                provenance=dict(metadata["provenance"]),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise OptionError(f"these arrays are not a logit lens: {error}") from None
+        shape, axes = found.rank.shape, (len(found.positions), len(found.labels))
+        fits = len(shape) == 3 and shape[1:] == axes and found.probability.shape == shape
+        if not fits or found.best.ndim != 3 or found.best.shape[:2] != shape[:2]:
+            raise OptionError("these arrays are not a logit lens: their shapes do not fit")
+        if not set(np.unique(found.best).tolist()) <= set(found.best_tokens):
+            raise OptionError("these arrays are not a logit lens: tokens without a name")
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +238,7 @@ def logit_lens(
         probability=probability[..., columns].cpu().numpy(),
         best=best,
         best_tokens={int(i): model.tokenizer.token_string(int(i)) for i in np.unique(best)},
+        provenance={**model.provenance, "method": "logit lens", "bos": prompt.bos},
     )
 
 

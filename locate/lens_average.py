@@ -10,19 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.display import Shown, Summary, named, plotted
 from circuits.errors import OptionError
 from circuits.interval import bootstrap_means
 from circuits.model import Model
 from circuits.pairs import TokenPair, batches
 from locate.attention import rivals
 from locate.lens import residual_states
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 NOT_A_LENS = "these arrays are not an averaged lens"
 
@@ -52,7 +56,7 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class AverageLens:
+class AverageLens(Shown):
     """Rank (0 is best) and probability of what is followed, in every fact's clean prompt.
 
     State 0 is the embedding, state l + 1 the residual stream after layer l; the last state at the
@@ -110,6 +114,26 @@ class AverageLens:
                         }
                     )
         return records
+
+    def summary(self) -> Summary:
+        """Median rank of what is followed, layer by layer, at the first position read."""
+        place = self.places[0]
+        ranks = [self.median_rank(place, what).value for what in self.followed]
+        rows = [
+            ("embedding" if not state else str(state - 1), *(f"{rank[state]:g}" for rank in ranks))
+            for state in range(self.rank.shape[1])
+        ]
+        return Summary(
+            f"Logit lens over {self.n_facts:,} facts",
+            {**named(self.provenance, "model"), "read at": ", ".join(self.places)},
+            f"median rank at the {place} (0 is the top)",
+            ("layer", *map(str, self.followed)),
+            rows,
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Rank and probability by layer; options are those of `viz.screen.lens_figure`."""
+        return plotted("lens_figure", self, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers, for a file; `metadata` holds the rest."""

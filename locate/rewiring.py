@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
 from circuits.compare import Comparison, compare_scores
+from circuits.display import Shown, Summary, plotted, token_name
 from circuits.edits.edit import WeightDelta
 from circuits.errors import OptionError
 from circuits.graph import Circuit, EdgeScores
@@ -34,6 +35,9 @@ from locate.eap import Attribution, attribute
 from locate.head_changes import HeadChange, head_changes, view_heads
 from locate.lens import direct_logit_attribution, lens_positions, logit_lens
 from locate.restoration import Draw, Restoration, restore_edges
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 LABELS = ("old", "new")
 SIDES = ("before", "after")
@@ -75,7 +79,7 @@ class FollowedObjects:
 
 
 @dataclass(frozen=True, eq=False)
-class Rewiring:
+class Rewiring(Shown):
     """Everything about one edit's effect on the circuit behind the pairs.
 
     `written` holds what each source of the wiring adds to the logit of the old object over that of
@@ -102,6 +106,41 @@ class Rewiring:
     def swing(self) -> float:
         """By how many logits the model's answer moved from the old towards the new object."""
         return self.logit_differences[0] - self.logit_differences[1]
+
+    def summary(self) -> Summary:
+        """The comparison's counts, the causal check, and the heads that changed most."""
+        facts = dict(self.comparison.summary().facts)
+        old, new = self.logit_differences
+        facts["old minus new object"] = f"{old:.2f} logits before, {new:.2f} after"
+        if self.restoration is not None:
+            share = self.restoration.recovered
+            undone = f"{share:.0%}" if np.isfinite(share) else "an undefined part"
+            facts["old values back"] = (
+                f"on the {self.restoration.n_edges} edges called changed, undo {undone} of the edit"
+            )
+        rows = [
+            (
+                head.name,
+                head.role,
+                f"{head.swing:+.2f}",
+                *(" ".join(map(token_name, words)) for words in head.written),
+            )
+            for head in self.heads
+        ]
+        return Summary(
+            "What an edit did to a circuit",
+            facts,
+            "logits that a head's words moved from the old to the new object",
+            ("head", "role", "swing", "writes before", "writes after"),
+            rows,
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Rank and probability of both objects by layer, as `viz.screen.followed_figure` draws.
+
+        `comparison.plot()` draws the circuit.
+        """
+        return plotted("followed_figure", self.followed, **options)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON values."""

@@ -22,12 +22,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from circuits.ablation import Ablation
+from circuits.display import Shown, Summary, named, plotted, token_name
 from circuits.errors import OptionError
 from circuits.evaluate import check_geometry
 from circuits.graph import Circuit, node_kind
@@ -44,71 +45,16 @@ from locate.role_checks import (
     choose_controls,
     judge,
 )
+from locate.role_criteria import Evidence, RoleCriteria
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 _SUBJECT, _RELATION = REGIONS.index(Region.SUBJECT), REGIONS.index(Region.RELATION)
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """One half of the criterion for a head: what it does with one region of the prompt.
-
-    `attention` is the region's share of the head's value-weighted attention, averaged over pairs;
-    `gain` what the head writes from there, in logits; `share` the mean gain divided by all that
-    heads write in this direction, which is the sum of the positive mean gains of all heads from all
-    regions (negative for a head that writes against it).
-    """
-
-    attention: float
-    gain: Interval
-    share: float
-
-
-@dataclass(frozen=True)
-class RoleCriteria:
-    """The criterion: a head has a part where it looks, writes, and does so for every subject.
-
-    Mover part: at least `attention` of its value-weighted attention is on the subject, what it
-    writes from the subject raises the answer over the relation's other objects by at least `share`
-    of what all heads together do, and the interval of that gain is above 0. Relation part: the
-    same with the relation's words, and with the other objects against all tokens that are no
-    objects. One part makes a mover or a relation head, both a mixture head. Both thresholds are
-    inclusive and relative, so that they mean the same in models of any size and logit scale.
-
-    Attention is weighted by the norm of what each position contributes (Kobayashi et al. 2020):
-    heads park attention that they have no use for on the first token, whose values are tiny, and
-    in plain attention such a sink would hide what the head does with the rest. And the gain counts
-    only what is written *from the region*, so that attention and output belong together: a head
-    that looks at the subject and copies the answer from elsewhere is no mover.
-    """
-
-    attention: float = 0.3
-    share: float = 0.02
-    level: float = 0.95
-    resamples: int = 1000
-
-    def __post_init__(self) -> None:
-        for name in ("attention", "share", "level"):
-            value = getattr(self, name)
-            if not 0 < value < 1:
-                raise OptionError(f"the {name} of a role must lie between 0 and 1, not {value}")
-        if self.resamples < 1:
-            raise OptionError(f"intervals need at least 1 resample, not {self.resamples}")
-
-    def holds(self, part: Evidence) -> bool:
-        """Whether the evidence is enough for this part of a role."""
-        looks = part.attention >= self.attention
-        return bool(looks and part.share >= self.share and part.gain.low > 0)
-
-    def classify(self, mover: Evidence, relation: Evidence) -> Role:
-        """The role that the two parts make."""
-        match self.holds(mover), self.holds(relation):
-            case True, True:
-                return Role.MIXTURE
-            case True, False:
-                return Role.MOVER
-            case False, True:
-                return Role.RELATION
-        return Role.NONE
+SHOWN = 8
+"""Heads in a summary."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +120,7 @@ class HeadRole:
 
 
 @dataclass(frozen=True, eq=False)
-class RoleReport:
+class RoleReport(Shown):
     """Roles of a model's (or circuit's) heads for one relation, most important first.
 
     `baseline` is the mean effect of silencing one of `controls`, unlabelled heads drawn at random
@@ -207,6 +153,38 @@ class RoleReport:
     def rows(self) -> list[dict[str, Any]]:
         """One record a head, for a table."""
         return [head.as_row() for head in self.heads]
+
+    def summary(self) -> Summary:
+        """The labelled heads with their evidence; the strongest ones where no head has a role."""
+        counts = [str(head.role) for head in self.labelled]
+        facts = {
+            **named(self.provenance, "model", "relation", "pairs"),
+            "roles": ", ".join(f"{counts.count(role)} {role}" for role in dict.fromkeys(counts)),
+        }
+        rows = [
+            (
+                head.name,
+                str(head.role),
+                f"{head.score:.0%}",
+                f"{head.mover.attention:.2f}",
+                f"{head.relation.attention:.2f}",
+                " ".join(map(token_name, head.written)),
+                "" if head.check is None else str(head.check.verdict),
+            )
+            for head in (self.labelled or self.heads)[:SHOWN]
+        ]
+        header = ("head", "role", "share", "on subject", "on relation", "writes", "ablation")
+        return Summary(
+            f"Roles of {len(self.heads):,} heads",
+            {name: value for name, value in facts.items() if value},
+            "share of all heads' work in the role; attention weighted by value",
+            header,
+            rows,
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Heads by their parts as mover and relation head, as `viz.screen.roles_figure` draws."""
+        return plotted("roles_figure", self, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers of each pair, for a file; `as_dict` holds the rest."""

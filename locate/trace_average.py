@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from circuits.display import Shown, Summary, named, plotted
 from circuits.errors import OptionError
 from circuits.interval import Interval, bootstrap_means
 from circuits.model import Model
@@ -23,6 +24,9 @@ from circuits.tokens import Span
 from locate.attention import check_subjects
 from locate.sweep import TraceKind
 from locate.tracing import Trace, trace
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 class PositionRole(StrEnum):
@@ -52,7 +56,7 @@ _SHARED_OPTIONS = ("model", "weights_sha256", "window", "noise", "embedding_std"
 
 
 @dataclass(frozen=True, eq=False)
-class AverageTrace:
+class AverageTrace(Shown):
     """Indirect effects of several traces; `effects[kind]` is NaN where a prompt lacks a role.
 
     A role that several positions of a prompt share has their mean.
@@ -133,6 +137,32 @@ class AverageTrace:
                         }
                     )
         return records
+
+    def summary(self) -> Summary:
+        """The probabilities, and each kind's peak at the early and the late site."""
+        facts = {
+            **named(self.provenance, "model", "noise", "samples", "window"),
+            "p clean": f"{self.p_clean.mean():.3f}",
+            "p corrupted": f"{self.p_corrupted.mean():.3f}",
+        }
+        rows = []
+        for kind in self.kinds:
+            for role in filter(lambda role: role.is_site, self.roles):
+                peak = self.peak(kind, role)
+                if peak is not None:
+                    rows.append((kind.label, str(role), str(peak[0]), str(peak[1])))
+        n_traces = len(self.p_clean)
+        return Summary(
+            f"Average causal trace of {n_traces:,} prompt{'s' * (n_traces != 1)}",
+            facts,
+            "the layer where the mean effect is largest",
+            ("state", "position", "layer", "effect"),
+            rows,
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Heat maps by kind of state; options are those of `viz.screen.trace_figure`."""
+        return plotted("trace_figure", self, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers, for a file; `metadata` holds the rest. What is absent is zero there."""

@@ -13,24 +13,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.display import Shown, Summary, named, plotted, token_name
 from circuits.errors import NumericalError, OptionError
 from circuits.model import Model
 from circuits.tokens import Prompt, Span
 from locate.sweep import Site, TraceKind, corrupted_run, restore_at
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 ALL_KINDS = tuple(TraceKind)
 MAX_ROWS = 256
+SHOWN = 8
+"""Effects in a summary."""
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
+class Trace(Shown):
     """Answer probabilities of one prompt with each state restored.
 
     `probabilities[kind]` is indexed by layer, position and noise sample; the layer of a window is
@@ -99,6 +105,33 @@ class Trace:
                 )
         return records
 
+    def summary(self) -> Summary:
+        """The probabilities, and the largest indirect effects."""
+        facts = {
+            "prompt": self.prompt,
+            "subject": "".join(self.tokens[self.subject.start : self.subject.stop]).strip(),
+            "answer": self.answer,
+            **named(self.provenance, "model", "noise", "samples", "window"),
+            "p clean": f"{self.p_clean:.3f}",
+            "p corrupted": f"{self.p_corrupted:.3f}",
+        }
+        largest = sorted(self.rows(), key=lambda row: -row["effect"])[:SHOWN]
+        rows = [
+            (
+                TraceKind(row["kind"]).label,
+                str(row["layer"]),
+                token_name(row["token"]),
+                f"{row['effect']:+.3f}",
+            )
+            for row in largest
+        ]
+        header = ("state", "layer", "token", "effect")
+        return Summary("Causal trace", facts, "largest indirect effects", header, rows)
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Heat maps by kind of state; options are those of `viz.screen.trace_figure`."""
+        return plotted("trace_figure", self, **options)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers, for a file; `metadata` holds the rest."""
         kinds = {f"probability.{kind}": values for kind, values in self.probabilities.items()}
@@ -125,6 +158,7 @@ class Trace:
                 for name, values in arrays.items()
                 if name != "p_corrupted"
             }
+            kinds = {kind: kinds[kind] for kind in ALL_KINDS if kind in kinds}
             found = cls(
                 prompt=str(metadata["prompt"]),
                 tokens=tuple(metadata["tokens"]),

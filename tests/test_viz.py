@@ -18,25 +18,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuits.compare import compare
 from circuits.errors import OptionError, StoreError
 from circuits.evaluate import FaithfulnessCurve, Interval
+from circuits.extract import prune
 from circuits.graph import Circuit, EdgeScores, KeyValue, Wiring, node_kind, node_layer
 from circuits.tokens import Span
 from locate.lens_average import AverageLens, Followed, Place
 from locate.sweep import TraceKind
 from locate.trace_average import ROLES, AverageTrace
 from locate.tracing import Trace
+from tests import results
 from viz import canvas, theme
+from viz.diff import draw_difference, shown_circuit
+from viz.heads import draw_attention, draw_written
 from viz.heat_maps import layer_ticks
+from viz.layers import draw_layers
 from viz.layout import Layout, Placement, lay_out, strongest
+from viz.lenses import draw_average_lens, draw_lens, draw_objects, draw_prompt_lens
 from viz.paper import describe, draw_circuit
-from viz.plots import (
-    draw_average_lens,
-    draw_average_trace,
-    draw_faithfulness,
-    draw_lens,
-    draw_trace,
-)
+from viz.plots import draw_average_trace, draw_faithfulness, draw_trace
 from viz.routing import HALF_HEIGHT, HALF_WIDTH
 
 WIRINGS = st.builds(
@@ -289,8 +290,46 @@ def lensed_average(path: Path) -> Path:
     return draw_average_lens(lens, path, title=HOSTILE)
 
 
+def layered(path: Path) -> Path:
+    return draw_layers(results.circuit(), path, title=HOSTILE)
+
+
+def attended(path: Path) -> Path:
+    return draw_attention(results.prompt_heads(), path, title=HOSTILE)
+
+
+def written(path: Path) -> Path:
+    return draw_written(results.prompt_heads(), path, title=HOSTILE)
+
+
+def followed(path: Path) -> Path:
+    return draw_objects(results.rewiring(), path, title=HOSTILE)
+
+
+def differing(path: Path) -> Path:
+    return draw_difference(results.comparison(), path, title=HOSTILE, max_edges=12)
+
+
+def lensed_prompt(path: Path) -> Path:
+    return draw_prompt_lens(results.lens(), path, title=HOSTILE)
+
+
 DRAWN = pytest.mark.parametrize(
-    "draw", [picture, traced, traced_average, measured, lensed, lensed_average]
+    "draw",
+    [
+        picture,
+        differing,
+        layered,
+        traced,
+        traced_average,
+        measured,
+        lensed,
+        lensed_prompt,
+        lensed_average,
+        followed,
+        attended,
+        written,
+    ],
 )
 
 
@@ -384,6 +423,34 @@ def test_role_and_sign_share_no_colour():
     nodes = {colour for style in theme.ROLES.values() for colour in (style.fill, style.line)}
     assert not signs & nodes
     assert theme.SUPPORTS.dash != theme.OPPOSES.dash
+
+
+@settings(max_examples=30, deadline=None)
+@given(WIRINGS, st.integers(0, 99), st.integers(0, 99), st.integers(1, 60))
+def test_what_changed_is_drawn_before_what_stayed(wiring, one, other, limit):
+    sides = [prune(circuit_of(wiring, 0.5, seed)) for seed in (one, other)]
+    comparison = compare(*sides)
+    shown = shown_circuit(comparison, limit)
+    assert shown <= (comparison.before | comparison.after)
+    assert shown.n_edges <= limit
+    # Every edge has its path, so that laying it out leaves none away.
+    assert lay_out(shown, limit).n_drawn == shown.n_edges
+    changed = comparison.gained | comparison.lost | comparison.flipped
+    longest_path = 2 * wiring.n_layers + 1
+    if changed.sum() * longest_path <= limit:
+        assert not (changed & ~shown.kept).any()
+
+
+def test_a_change_too_weak_for_the_picture_is_drawn_all_the_same():
+    wiring = Wiring(3, 2, 2)
+    strong = Circuit.full(wiring, EdgeScores(wiring, np.full(wiring.n_edges, 5.0)))
+    weak = wiring.edge_index("a0.h0->a1.h1<q>")
+    values = strong.scores.values.copy()
+    values[weak] = 1e-6
+    before = Circuit(wiring, strong.kept, EdgeScores(wiring, values))
+    after = before - Circuit(wiring, np.arange(wiring.n_edges) == weak)
+    assert not strongest(before, 20).kept[weak]
+    assert shown_circuit(compare(before, after), 20).kept[weak]
 
 
 def test_a_few_layers_are_labelled_evenly_from_the_first():

@@ -19,6 +19,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 
 from circuits.errors import OptionError
@@ -29,6 +30,13 @@ SUFFIXES = (".svg", ".pdf", ".png")
 PNG_DPI = 220
 CAPTION = 6.5
 """Font size of a caption, in points."""
+HANDLE = 0.2
+"""Length of a line in a legend, in inches."""
+LONGEST_TOKEN = 18
+LONGEST_PROMPT = 90
+DASH = (0, (3, 1.5))
+Entry = tuple[str, str, bool]
+"""A line in a legend: its name, colour, and whether it is dashed."""
 SOFTWARE = "Knowledge Circuits"
 VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→", "\u00a0": "␣"}
 
@@ -92,6 +100,53 @@ def wrapped(text: str, size: float, width: float) -> list[str]:
         else:
             lines.append(word)
     return lines
+
+
+def token(text: str) -> str:
+    """A token as a label: visible, without the space in front, cut where it is very long."""
+    shown = visible(text.strip(" ") or text.replace(" ", "␣") or "∅")
+    return shown if len(shown) <= LONGEST_TOKEN else shown[: LONGEST_TOKEN - 1] + "…"
+
+
+def cut(text: str, longest: int = LONGEST_PROMPT) -> str:
+    """A text for a caption: its end, which says what is asked, where all of it is too long."""
+    return text if len(text) <= longest else "…" + text[1 - longest :]
+
+
+def legend_columns(names: Sequence[str], width: float) -> int:
+    """How many entries of a legend stand side by side on a page of so many inches."""
+    widest = max((text_width(name, CAPTION) for name in names), default=0.0) + HANDLE + 0.22
+    return max(1, min(len(names), int((width - 0.16) / widest)))
+
+
+def legend_below(figure: Figure, entries: Sequence[Entry], low: float, columns: int) -> None:
+    """A legend of lines in rows of `columns`, centred, its lower edge at `low` of the height."""
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=colour,
+            linestyle=DASH if dashed else "solid",
+            marker="o",
+            markersize=2.6,
+            label=name,
+        )
+        for name, colour, dashed in entries
+    ]
+    # Matplotlib fills columns first; readers read rows.
+    ordered = [handle for start in range(columns) for handle in handles[start::columns]]
+    legend = figure.legend(
+        handles=ordered,
+        loc="lower center",
+        bbox_to_anchor=(0.5, low),
+        ncols=columns,
+        borderpad=0,
+        borderaxespad=0,
+        handlelength=72 * HANDLE / CAPTION,
+        labelspacing=0.35,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def page_text(figure: Figure, title: str | None, caption: Sequence[str] = ()) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.image import AxesImage
 
 from circuits.errors import OptionError
 from viz import canvas, theme
 
 TOKEN_ROW = 0.15
+LABEL_ROOM = 0.13
+"""Inches that a layer's number needs."""
 LEAST_RINGED = 0.05
 EFFECT_COLOURS = LinearSegmentedColormap.from_list(
     "effect", [theme.OPPOSES.colour, theme.PAPER, theme.SUPPORTS.colour, "#00324F"]
@@ -61,9 +63,9 @@ def draw_effects(
             left = gutter + index * panel
             box = (left / width, foot / height, (panel - 0.14) / width, 1 - (top + foot) / height)
             axes = figure.add_axes(box)
-            image = _heat_map(axes, effect, largest)
+            image = _heat_map(axes, effect, largest, max(2, int((panel - 0.14) / LABEL_ROOM)))
             _ring_peaks(axes, effect, ringed, largest)
-            axes.set_title(kind, parse_math=False)
+            axes.set_title(_fitting(kind, panel - 0.14), parse_math=False)
             if index:
                 axes.set_yticks([])
             else:
@@ -75,6 +77,8 @@ def draw_effects(
         bar.ax.set_ylim(lowest, largest)
         bar.set_label("indirect effect (probability)")
         bar.outline.set_visible(False)
+        assert bar.solids is not None  # drawn above
+        bar.solids.set(rasterized=False, edgecolor="face", linewidth=0.3)
         canvas.page_text(figure, title, lines)
         return canvas.save(figure, path, title or heading, provenance)
 
@@ -84,22 +88,42 @@ def layer_ticks(n_layers: int, most: int) -> list[int]:
     return list(range(0, n_layers, max(1, -(-n_layers // most))))
 
 
-def _heat_map(axes: Axes, effect: Float[np.ndarray, "pos layer"], largest: float) -> AxesImage:
-    image = axes.imshow(
+def layer_labels(n_layers: int, most: int, first: str, room: float) -> tuple[list[int], list[str]]:
+    """Ticks of layers, with one named `first` at -1, and their labels.
+
+    `room` is the inches that one layer has: where it is too little for both, layer 0 goes unnamed.
+    """
+    ticks = layer_ticks(n_layers, most)
+    needed = canvas.text_width(f"{first} 0", 6.5) / 2 + 0.04
+    if ticks[0] == 0 and room < needed:
+        ticks = ticks[1:]
+    return [-1, *ticks], [first, *map(str, ticks)]
+
+
+def _fitting(kind: str, width: float) -> str:
+    """A panel's name, or its first word where there is no room for all of it."""
+    return kind if canvas.text_width(kind, 7.5) <= width else kind.partition(" ")[0]
+
+
+def _heat_map(
+    axes: Axes, effect: Float[np.ndarray, "pos layer"], largest: float, most_ticks: int
+) -> QuadMesh:
+    # Cells as polygons: a bitmap would blur in print.
+    rows, columns = (np.arange(size + 1) - 0.5 for size in effect.shape)
+    image = axes.pcolormesh(
+        columns,
+        rows,
         effect,
         cmap=EFFECT_COLOURS,
         vmin=-largest / 2,
         vmax=largest,
-        aspect="auto",
-        interpolation="nearest",
-        rasterized=False,
+        edgecolors=theme.PAPER,
+        linewidth=0.5,
     )
+    axes.invert_yaxis()
     axes.set_xlabel("layer")
-    axes.set_xticks(layer_ticks(effect.shape[1], 8))
-    axes.set_xticks(np.arange(effect.shape[1] + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(effect.shape[0] + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color=theme.PAPER, linewidth=0.5)
-    axes.tick_params(which="both", left=False, length=0)
+    axes.set_xticks(layer_ticks(effect.shape[1], min(8, most_ticks)))
+    axes.tick_params(left=False, length=0)
     axes.spines[:].set(visible=True, color=theme.RULE, linewidth=0.5)
     return image
 

@@ -132,13 +132,7 @@ def drawn(
 
 def describe(circuit: Circuit, layout: Layout) -> str:
     """The caption: model, relation, method, edges drawn, faithfulness where it is known."""
-    origin = circuit.provenance
-    named = [str(origin[key]) for key in ("method", "metric") if key in origin]
-    if "steps" in origin:
-        named.append(f"({origin['steps']} steps)")
-    parts = [str(origin[key]) for key in ("model", "relation") if key in origin]
-    if named:
-        parts.append(" ".join(named))
+    origin, parts = circuit.provenance, describe_origin(circuit)
     if layout.n_drawn == layout.n_kept:
         parts.append(f"{layout.n_kept:,} edges")
     else:
@@ -146,6 +140,16 @@ def describe(circuit: Circuit, layout: Layout) -> str:
     if isinstance(origin.get("faithfulness"), int | float):
         parts.append(f"faithfulness {origin['faithfulness']:.2f}")
     return canvas.visible("  ·  ".join(parts))
+
+
+def describe_origin(circuit: Circuit) -> list[str]:
+    """Model, relation and method, as far as they are known."""
+    origin = circuit.provenance
+    parts = [str(origin[key]) for key in ("model", "relation") if key in origin]
+    named = [str(origin[key]) for key in ("method", "metric") if key in origin]
+    if "steps" in origin:
+        named.append(f"({origin['steps']} steps)")
+    return [*parts, " ".join(named)] if named else parts
 
 
 def _draw_rows(page: _Page, layout: Layout, across: float) -> None:

@@ -74,6 +74,7 @@ KEPT = EdgeStyle("#6B7785", None, "kept")
 GAINED = EdgeStyle("#009E73", None, "gained")
 LOST = EdgeStyle("#D55E00", (1.0, 1.2), "lost")
 FLIPPED = EdgeStyle("#CC79A7", (4.0, 1.2, 1.0, 1.2), "kept, sign flipped")
+CANNOT_TELL = EdgeStyle("#E69F00", (0.8, 1.8), "gained, lost or flipped: cannot tell from noise")
 
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours of curves, in order of use."""

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.display import Shown, Summary, named
 from circuits.errors import FileFormatError, NumericalError, OptionError
 from circuits.facts import SLOT, Probe, fill
 from circuits.model import Model
@@ -82,7 +83,7 @@ Change = LowRank | Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class WeightDelta:
+class WeightDelta(Shown):
     """Changes of weights by parameter name, with their origin."""
 
     changes: Mapping[str, Change]
@@ -107,6 +108,21 @@ class WeightDelta:
         """False where any number of the change is NaN or infinite."""
         parts = [part for change in self.changes.values() for part in _parts(change).values()]
         return all(bool(torch.isfinite(part).all()) for part in parts)
+
+    def summary(self) -> Summary:
+        """Method, norm, and each parameter that changes."""
+        rows = []
+        for name, change in self.changes.items():
+            rank = str(change.rank) if isinstance(change, LowRank) else "full"
+            shape = " × ".join(map(str, change.shape))
+            rows.append((name, shape, rank, f"{float(self.dense(name).double().norm()):.4g}"))
+        return Summary(
+            f"Change of {len(rows)} parameter{'s' * (len(rows) != 1)}",
+            {**named(self.provenance, "model", "method"), "norm": f"{self.norm():.4g}"},
+            "",
+            ("parameter", "shape", "rank", "norm"),
+            rows,
+        )
 
     def fingerprint(self) -> str:
         """sha256 of the changes."""

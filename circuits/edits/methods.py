@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.choices import EditMethod, EditStatus
+from circuits.display import Shown, Summary
 from circuits.edits.contexts import PlacedPrompt, place
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.keys import MAX_ROWS, pad
@@ -34,8 +35,12 @@ from circuits.model import Model
 __all__ = ["EditMethod", "EditOutcome", "EditStatus", "edit", "target_scores"]
 
 
+SHOWN = 8
+"""Requests in a summary."""
+
+
 @dataclass(frozen=True, eq=False)
-class EditOutcome:
+class EditOutcome(Shown):
     """What came of an edit. `delta` is None unless `status` is DONE; `reason` says why in a line.
 
     `details` holds what the method recorded, beside the target's probability before and after
@@ -50,6 +55,26 @@ class EditOutcome:
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> Summary:
+        """What came of it, and each request with its target's probability before and after."""
+        facts = {"status": str(self.status), "layers": ", ".join(map(str, self.layers))}
+        if self.reason:
+            facts["reason"] = self.reason
+        if self.delta is not None:
+            facts["norm"] = f"{self.delta.norm():.4g}"
+        sides = [self.details.get(f"probability_{side}", ()) for side in ("before", "after")]
+        rows = []
+        for row, request in enumerate(self.requests[:SHOWN]):
+            found = (f"{side[row]:.3f}" if row < len(side) else "" for side in sides)
+            rows.append((request.text, request.target, *found))
+        return Summary(
+            f"Edit by {self.method}: {len(self.requests)} request{'s' * (len(self.requests) != 1)}",
+            facts,
+            "probability of the target",
+            ("prompt", "target", "before", "after"),
+            rows,
+        )
 
 
 class _Entry(NamedTuple):

@@ -1,0 +1,126 @@
+"""How results show themselves: a small summary in a notebook, a picture where there is one.
+
+A class that mixes in `Shown` says what its summary is; a notebook shows it as HTML, a terminal as
+text. Everything in it is escaped: names and tokens come from models and files. Pictures are drawn
+by `viz.screen`, which stands above this room and is therefore imported only when one is asked for.
+"""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→"}
+_CELL = "text-align:left;padding:1px 12px 1px 0;vertical-align:top"
+_HEAD = f"{_CELL};font-weight:600"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is worth knowing of a result at a glance.
+
+    `facts` are named values, `rows` a small table under `header`; `note` says what the rows are.
+    """
+
+    title: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+    def as_text(self) -> str:
+        """Lines for a terminal."""
+        lines = [visible(self.title)]
+        lines += [f"  {visible(name)}: {visible(value)}" for name, value in self.facts.items()]
+        if self.rows:
+            table = [[visible(cell) for cell in row] for row in (self.header, *self.rows)]
+            widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+            lines += [f"  {visible(self.note)}:"] if self.note else []
+            for row in table:
+                padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+                lines.append(f"    {'  '.join(padded)}".rstrip())
+        return "\n".join(lines)
+
+    def as_html(self) -> str:
+        """A fragment without script, style sheet or link; colours are the page's own."""
+        parts = [f'<div style="line-height:1.45"><strong>{_safe(self.title)}</strong>']
+        if self.facts:
+            cells = "".join(
+                f'<tr><td style="{_CELL};opacity:0.7">{_safe(name)}</td>'
+                f'<td style="{_CELL}">{_safe(value)}</td></tr>'
+                for name, value in self.facts.items()
+            )
+            parts.append(f'<table style="margin:4px 0">{cells}</table>')
+        if self.rows:
+            parts += [f'<div style="opacity:0.7">{_safe(self.note)}</div>'] if self.note else []
+            parts.append('<table style="margin:2px 0 6px 0"><thead><tr>')
+            parts += [f'<th style="{_HEAD}">{_safe(name)}</th>' for name in self.header]
+            parts.append("</tr></thead><tbody>")
+            for row in self.rows:
+                cells = "".join(f'<td style="{_CELL}">{_safe(cell)}</td>' for cell in row)
+                parts.append(f"<tr>{cells}</tr>")
+            parts.append("</tbody></table>")
+        return "".join([*parts, "</div>"])
+
+
+class Shown:
+    """A result that shows itself by its `summary`."""
+
+    def summary(self) -> Summary:
+        """What is worth knowing at a glance."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """What Jupyter asks for; it drops the forms that it was told to leave out."""
+        summary = self.summary()
+        return {"text/plain": summary.as_text(), "text/html": summary.as_html()}
+
+
+def plotted(drawing: str, *values: Any, **options: Any) -> go.Figure:
+    """The figure that a function of `viz.screen` draws of these values."""
+    from viz import screen  # upwards: a result can show its picture, and needs it for nothing else
+
+    return getattr(screen, drawing)(*values, **options)
+
+
+def explored(circuit: Any, **options: Any) -> None:
+    """Show a circuit in the app, within a notebook."""
+    from viz.app import explore  # upwards, as `plotted`
+
+    explore(circuit, **options)
+
+
+def visible(text: str) -> str:
+    r"""Text in one line: breaks and tabs as symbols; what would not show as `\\u....`.
+
+    Control characters, direction marks and unassigned code points could move the text around them.
+    """
+
+    def show(character: str) -> str:
+        if character in VISIBLE:
+            return VISIBLE[character]
+        kind = unicodedata.category(character)
+        hidden = kind[0] == "C" or kind in ("Zl", "Zp")
+        return f"\\u{ord(character):04x}" if hidden else character
+
+    return "".join(map(show, text))
+
+
+def token_name(text: str) -> str:
+    """A token as a name: without the space in front, unless it is nothing else."""
+    return visible(text.strip(" ") or text.replace(" ", "␣") or "∅")
+
+
+def named(origin: Mapping[str, Any], *keys: str) -> dict[str, str]:
+    """Entries of a provenance, where it has them."""
+    return {key: str(origin[key]) for key in keys if origin.get(key) is not None}
+
+
+def _safe(text: str) -> str:
+    return html.escape(visible(text))

@@ -1,0 +1,140 @@
+"""One small result of every kind, with hostile text wherever a model or file may put its own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from circuits.choices import EditStatus, TraceKind
+from circuits.compare import Comparison, compare
+from circuits.edits.edit import EditRequest, LowRank, WeightDelta
+from circuits.edits.methods import EditOutcome
+from circuits.evaluate import Evaluation, FaithfulnessCurve
+from circuits.graph import Circuit, EdgeScores, Wiring
+from circuits.interval import UNDEFINED, Interval
+from circuits.tokens import Prompt, Span
+from locate.attention import REGIONS, HeadReadings
+from locate.lens import LensResult
+from locate.lens_average import AverageLens, Followed, Place
+from locate.prompt_heads import PromptHeads
+from locate.rewiring import FollowedObjects, Rewiring
+from locate.role_criteria import RoleCriteria
+from locate.roles import RoleReport, label_heads
+from locate.trace_average import ROLES, AverageTrace
+from locate.tracing import Trace
+
+HOSTILE = "<script>alert('&')</script>\x00\n\u202e$x$"
+WIRING = Wiring(2, 2, 2)
+ORIGIN = {"model": HOSTILE, "relation": HOSTILE, "method": HOSTILE}
+
+
+def scores(seed: int = 0) -> EdgeScores:
+    values = np.random.default_rng(seed).normal(size=WIRING.n_edges)
+    return EdgeScores(WIRING, values, provenance=ORIGIN)
+
+
+def circuit(seed: int = 0) -> Circuit:
+    kept = np.random.default_rng(seed).random(WIRING.n_edges) < 0.7
+    roles = {"a1.h0": "mover", "a0.h1": HOSTILE}
+    return Circuit(WIRING, kept, scores(seed), roles=roles, provenance=ORIGIN)
+
+
+def comparison() -> Comparison:
+    return compare(circuit(0), circuit(1))
+
+
+def evaluation() -> Evaluation:
+    some = Interval(0.5, 0.4, 0.6)
+    return Evaluation(8, 20, 5, some, some, some, some, UNDEFINED, {"model": some}, UNDEFINED)
+
+
+def curve() -> FaithfulnessCurve:
+    points = tuple(Interval(value, value, value) for value in (0.1, 0.6, 1.0))
+    return FaithfulnessCurve((0.1, 0.5, 1.0), (10, 50, 100), points, points[1], points[0])
+
+
+def trace() -> Trace:
+    effects = {kind: np.random.default_rng(0).random((3, 4, 2)) for kind in TraceKind}
+    tokens = ("The", f" {HOSTILE}", " is", " x")
+    corrupted = np.array([0.1, 0.2])
+    return Trace(HOSTILE, tokens, Span(1, 2), HOSTILE, 7, 0.9, corrupted, effects, ORIGIN)
+
+
+def average_trace() -> AverageTrace:
+    effects = {kind: np.random.default_rng(0).random((3, len(ROLES), 4)) for kind in TraceKind}
+    return AverageTrace(effects, np.full(3, 0.9), np.full(3, 0.1), ORIGIN)
+
+
+def lens() -> LensResult:
+    rng = np.random.default_rng(0)
+    return LensResult(
+        prompt=Prompt(HOSTILE, (5, 6), ("a", "b"), False, ((0, 1), (1, 2))),
+        positions={HOSTILE: 1},
+        labels={HOSTILE: 3, "answer": 4},
+        rank=rng.integers(0, 9, (3, 1, 2)),
+        probability=rng.random((3, 1, 2)),
+        best=np.full((3, 1, 5), 9),
+        best_tokens={9: HOSTILE},
+        provenance=ORIGIN,
+    )
+
+
+def average_lens() -> AverageLens:
+    rng = np.random.default_rng(0)
+    shape = (5, 4, len(Place), len(Followed))
+    ranks = rng.integers(0, 900, shape)
+    return AverageLens(tuple(Place), tuple(Followed), ranks, rng.random(shape), ORIGIN)
+
+
+def roles() -> RoleReport:
+    rng = np.random.default_rng(0)
+    shape = (6, 2, 2, len(REGIONS))
+    numbers = [rng.random(shape).astype(np.float32) for _ in range(4)]
+    written = tuple(tuple((1, 2) for _ in range(2)) for _ in range(2))
+    readings = HeadReadings(*numbers, written=written)
+    criteria = RoleCriteria(attention=0.2)
+    heads = label_heads(readings, criteria, token_string=lambda token: HOSTILE)
+    return RoleReport(tuple(h for layer in heads for h in layer), criteria, readings, None, (), {})
+
+
+def prompt_heads() -> PromptHeads:
+    shares = np.full((2, 3), 1 / 3, dtype=np.float32)
+    words = ((HOSTILE, 2.0), (" b", 1.0))
+    return PromptHeads(
+        prompt=HOSTILE,
+        tokens=(HOSTILE, " is", " x"),
+        subject=Span(0, 1),
+        answer=HOSTILE,
+        answer_token=HOSTILE,
+        heads=("a0.h0", "a1.h1"),
+        attention=shares,
+        weighted=shares,
+        raised=(words, words),
+        lowered=(((" c", -1.0),), ()),
+        roles={"a1.h1": HOSTILE},
+        provenance=ORIGIN,
+    )
+
+
+def rewiring() -> Rewiring:
+    rng = np.random.default_rng(0)
+    shape = (2, 1, 4, 2, 2)
+    followed = FollowedObjects(
+        (HOSTILE,), ("last", "subject last"), rng.integers(0, 90, shape), rng.random(shape)
+    )
+    written = rng.random((2, WIRING.n_src))
+    return Rewiring(comparison(), followed, written, (3.0, -2.0), (), None, ORIGIN)
+
+
+def delta() -> WeightDelta:
+    import torch
+
+    change = LowRank(torch.ones(3, 1), torch.ones(1, 4))
+    return WeightDelta({"<i>.weight": change, "bias": torch.ones(4)}, ORIGIN)
+
+
+def outcome() -> EditOutcome:
+    request = EditRequest("{} is", HOSTILE, HOSTILE)
+    details = {"probability_before": [0.1], "probability_after": [0.9]}
+    return EditOutcome(
+        delta(), EditStatus.DONE, HOSTILE, (1,), (request,), HOSTILE, details, ORIGIN
+    )

@@ -1,0 +1,279 @@
+"""The notebooks run, show what their prose says, and are prose and calls, not programs."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
+NAMES = [path.stem for path in SOURCES]
+LEAST_PROSE = 0.6
+PLOTLY = "application/vnd.plotly.v1+json"
+
+# What the prose claims of the numbers, as expressions over the notebook's own variables.
+CLAIMS: dict[str, dict[str, str]] = {
+    "01_trace": {
+        "the model says Seoul": "lens.rank[-1, 0, 0] == 0",
+        "from layer 6 on, and not before": (
+            "[lens.best_tokens[int(i)].strip() == 'Seoul' for i in lens.best[:, 0, 0]]"
+            " == [False] * 7 + [True] * 2"
+        ),
+        "the fact stands at the subject's end in layers 0 to 5": (
+            "found.effect('resid')[:6, found.subject.last].min() > 0.7 * found.total_effect"
+        ),
+        "and at the last token from layer 6 on": (
+            "found.effect('resid')[6:, -1].min() > 0.7 * found.total_effect"
+            " and abs(found.effect('resid')[:5, -1]).max() < 0.05"
+        ),
+        "nothing of it lies in between": (
+            "abs(found.effect('resid')[:, found.subject.stop:-1]).max() < 0.05"
+        ),
+        "attention of layer 0 and the MLP of layer 2 work at the subject": (
+            "found.effect('attn')[:, found.subject.last].argmax() == 0"
+            " and found.effect('mlp')[:, found.subject.last].argmax() == 2"
+        ),
+        "attention of layer 6 fetches the answer": "found.effect('attn')[:, -1].argmax() == 6",
+        "the table has ten draws": "found.provenance['samples'] == 10",
+        "twelve facts are traced": "len(average.p_clean) == 12",
+        "the average's sites are the same": (
+            "[average.peak(kind, role)[0] for kind, role in"
+            " (('attn', 'last subject token'), ('mlp', 'last subject token'),"
+            " ('attn', 'last token'))] == [0, 2, 6]"
+        ),
+        "their intervals lie far above zero": (
+            "min(average.peak(kind, role)[1].low for kind, role in"
+            " (('attn', 'last subject token'), ('mlp', 'last subject token'),"
+            " ('attn', 'last token'))) > 0.4"
+        ),
+        "MLPs at the last token do next to nothing": (
+            "average.peak('mlp', 'last token')[1].value < 0.06"
+        ),
+        "little noise forgets nothing": (
+            "weak.p_clean.mean() - weak.p_corrupted.mean() < 0.1"
+            " and max(abs(row['effect']) for row in weak.rows()) < 0.1"
+        ),
+        "the rival leads up to layer 5, and the answer from layer 6 on": (
+            "[bool(a < b) for a, b in zip(*(rivals.median_rank('last token', what).value"
+            " for what in ('answer', 'other objects')))] == [False] * 7 + [True] * 2"
+        ),
+    },
+    "02_circuit": {
+        "there are 6,637 edges": "circuit.wiring.n_edges == 6637",
+        "the tested countries found nothing": (
+            "not {p.text.subject for p in finding} & {p.text.subject for p in testing}"
+        ),
+        "the country enters at layer 0 and goes to m2": (
+            "[circuit.rows(4)[i][0].split('->')[0][:2] for i in range(4)]"
+            " == ['in', 'in', 'a0', 'a0'] and"
+            " {circuit.rows(4)[i][0].split('->')[1] for i in (2, 3)} == {'m2'}"
+        ),
+        "heads of layer 6 write to the logits": (
+            "{'a6.h1->logits', 'a6.h2->logits'} <= {name for name, _ in circuit.rows(8)}"
+        ),
+        "most nodes lie in layers 0, 6 and 7": (
+            "(counts := __import__('viz.layers').layers.count_layers(circuit))"
+            ".nodes[:, [1, 7, 8]].sum() > 0.5 * counts.nodes.sum()"
+        ),
+        "most edges of any layer start in layer 0": "counts.edges.sum(0).argmax() == 1",
+        "m2 writes about as much as layer 6": (
+            "0.8 < counts.mass[:, 3].sum() / counts.mass[:, 7].sum() < 1.25"
+            " and counts.nodes[:, 3].sum() == 1"
+        ),
+        "three per cent of the edges do 96 % of the work": (
+            "0.025 < circuit.n_edges / 6637 < 0.035"
+            " and abs(tested.faithfulness.value - 0.96) < 0.02"
+        ),
+        "the rest and a random circuit do none": (
+            "max(abs(tested.completeness.value), abs(tested.random_faithfulness.value)) < 0.02"
+            " and (6637 - circuit.n_edges) / circuit.n_edges > 30"
+        ),
+        "every answer is among the ten best": (
+            "tested.hit_at_10['circuit'].value == tested.hit_at_10['model'].value == 1"
+        ),
+        "ten edges are few, fifty do four fifths, beyond 500 little comes": (
+            "curve.faithfulness[0].value < 0.15"
+            " and abs(curve.faithfulness[2].value - 0.8) < 0.04"
+            " and abs(curve.faithfulness[5].value - 1) < 0.02"
+        ),
+        "two thirds of the edges are sure": "abs((kept >= 0.95).mean() - 2 / 3) < 0.06",
+        "languages are recalled as well": (
+            "abs(elsewhere['languages'].value - tested.faithfulness.value) < 0.03"
+        ),
+        "and most of the animals": "elsewhere['animals'].value > 0.5",
+    },
+    "03_edit_and_compare": {
+        "one matrix of the traced layer changes, by rank 1": (
+            "[(name, change.rank) for name, change in outcome.delta.changes.items()]"
+            " == [('transformer.h.2.mlp.c_proj.weight', 1)]"
+        ),
+        "the edited model says Rome from layer 6 on": (
+            "edited.rank[-2:, 0, 1].tolist() == [0, 0]"
+            " and logit_lens(model, prompt, objects).rank[-2:, 0, 0].tolist() == [0, 0]"
+        ),
+        "Italy and Germany keep their capitals, the French speak Italian": (
+            "list(answers.values()) =="
+            " [['French', 'Italian'], ['Rome', 'Rome'], ['Berlin', 'Berlin']]"
+        ),
+        "more than half of either circuit's edges are not in the other": (
+            "found.comparison.jaccard < 0.5"
+        ),
+        "fewer than two discoveries share": (
+            "found.comparison.jaccard < found.comparison.rediscovery.floor.low"
+        ),
+        "the answer moved by some twenty logits": "18 < found.swing < 22",
+        "old values undo the edit": "found.restoration.recovered > 0.95",
+        "the movers' words change": (
+            "(heads := {head.name: head for head in found.heads})"
+            " and all(' Rome' in heads[name].written[1] for name in ('a6.h1', 'a6.h2'))"
+            " and all(' Paris' in heads[name].written[0] for name in ('a6.h1', 'a6.h2'))"
+            " and ' French' in heads['a6.h1'].written[0]"
+            " and ' Italian' in heads['a6.h1'].written[1]"
+        ),
+        "flips reach from the input to the logits": (
+            "(flipped := {found.comparison.before.wiring.edge_name(int(edge)) for edge in"
+            " found.comparison.flipped.nonzero()[0]}) and"
+            " any(name.startswith('input') for name in flipped) and"
+            " any(name.endswith('logits') for name in flipped)"
+        ),
+        "the models part in layer 2": (
+            "(ranks := found.followed.rank[:, 0, :, 1]) is not None"
+            " and (ranks[0, :3] == ranks[1, :3]).all()"
+            " and ranks[1, 3, 1] == 0 and ranks[0, 3, 0] == 0 and ranks[1, 3, 0] > 5"
+        ),
+        "no edge of other capitals changes": (
+            "beside.comparison.changes.counts()['changed'] == 0"
+            " and beside.comparison.jaccard > beside.comparison.rediscovery.floor.value"
+        ),
+    },
+    "04_roles": {
+        "the strongest movers are of layer 6 and look at the country alone": (
+            "all(head.layer == 6 and head.mover.attention > 0.95 for head in"
+            " [head for head in roles.labelled if head.role == 'mover'][:4])"
+        ),
+        "no head is a mixture": "'mixture' not in roles.roles.values()",
+        "movers lie above m2": (
+            "min(head.layer for head in roles.labelled if head.role == 'mover') > 2"
+        ),
+        "most relation heads lie in layer 0": (
+            "(layers := [head.layer for head in roles.labelled if head.role == 'relation'])"
+            ".count(0) > len(layers) / 2"
+        ),
+        "the movers look at the subject": (
+            "all(on_prompt.weighted[on_prompt.place(name)].argmax() == pair.subject.last"
+            " for name in movers)"
+        ),
+        "and raise the answer": (
+            "all(on_prompt.answer_token in dict(on_prompt.raised[on_prompt.place(name)])"
+            " for name in movers)"
+        ),
+        "by a logit or two": (
+            "all(0.5 < dict(on_prompt.raised[on_prompt.place(name)])[on_prompt.answer_token] < 3.5"
+            " for name in movers)"
+        ),
+        "relation heads' bars are shorter": (
+            "max(on_prompt.raised[on_prompt.place(name)][0][1] for name in relation_heads)"
+            " < min(on_prompt.raised[on_prompt.place(name)][0][1] for name in movers)"
+        ),
+        "most labels are confirmed": (
+            "(verdicts := [str(head.check.verdict) for head in roles.labelled])"
+            ".count('confirmed') > len(verdicts) / 2"
+        ),
+        "the strong movers all of them": (
+            "all(roles[name].check.verdict == 'confirmed' for name in movers)"
+        ),
+        "none is contradicted": "'contrary' not in verdicts",
+        "roles are at both ends": (
+            "{'relation'} == {role for name, role in labelled.roles.items() if name[1] == '0'}"
+            " and {'mover'} <= {role for name, role in labelled.roles.items() if name[1] in '67'}"
+        ),
+    },
+}
+
+
+@cache
+def executed(path: Path) -> Any:
+    """The notebook after a run, its claims checked in further cells by the same kernel."""
+    notebook = jupytext.read(path)
+    n_cells = len(notebook.cells)
+    for claim, expression in CLAIMS[path.stem].items():
+        code = f"assert ({expression}), {claim!r}"
+        notebook.cells.append(nbformat.v4.new_code_cell(code))
+    client = NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    )
+    client.execute()
+    notebook.cells = notebook.cells[:n_cells]
+    return notebook
+
+
+def code_of(path: Path) -> list[str]:
+    return [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"]
+
+
+def prose_of(path: Path) -> list[str]:
+    return [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "markdown"]
+
+
+def test_every_notebook_makes_claims_that_are_checked():
+    assert set(CLAIMS) == set(NAMES)
+    assert all(len(claims) >= 8 for claims in CLAIMS.values())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+def test_a_notebook_runs_and_what_it_claims_is_so(path: Path):
+    outputs = [cell.outputs for cell in executed(path).cells if cell.cell_type == "code"]
+    printed = [each.text for cell in outputs for each in cell if each.output_type == "stream"]
+    # No warning and no progress: what is worth seeing is a value. (A library misses ipywidgets.)
+    assert [text for text in printed if "IProgress" not in text] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+def test_results_and_figures_show_themselves(path: Path):
+    shown = [
+        each.data
+        for cell in executed(path).cells
+        if cell.cell_type == "code"
+        for each in cell.outputs
+        if each.output_type in ("execute_result", "display_data")
+    ]
+    assert sum(PLOTLY in data for data in shown) >= 2
+    assert sum("<table" in data.get("text/html", "") for data in shown) >= 2
+    assert not any("object at 0x" in data.get("text/plain", "") for data in shown)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+def test_a_notebook_is_mostly_prose_and_defines_nothing(path: Path):
+    code = "\n".join(code_of(path))
+    defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    assert not [node for node in ast.walk(ast.parse(code)) if isinstance(node, defined)]
+    imports = re.compile(r"^(from|import)\s.*$", re.MULTILINE)
+    words = len("\n".join(prose_of(path)).split())
+    assert words / (words + len(imports.sub("", code).split())) >= LEAST_PROSE
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+def test_a_source_holds_no_output_and_jupytext_writes_it_back_unchanged(path: Path):
+    text = path.read_text(encoding="utf-8")
+    notebook = jupytext.reads(text, fmt="py:percent")
+    assert all(not cell.get("outputs") for cell in notebook.cells)
+    again = jupytext.writes(notebook, fmt="py:percent")
+    versions = re.compile(r"^#       (format|jupytext)_version: .*\n", re.MULTILINE)
+    assert versions.sub("", again).rstrip() == text.rstrip()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+def test_a_notebook_begins_with_its_question_and_ends_with_the_command_line(path: Path):
+    prose = prose_of(path)
+    assert re.match(r"# \d\. .+\?\n", prose[0])
+    commands = re.findall(r"^kc (\w+)", prose[-1], re.MULTILINE)
+    assert "figures" in commands
+    assert len(commands) >= 2
