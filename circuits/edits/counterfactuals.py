@@ -87,6 +87,11 @@ _NAMES_ONLY = re.compile(r"^\{\}|\{\}'|(country|company|city|city of|city like) 
 PERSONS = ("people", "musicians", "athletes")
 
 
+def takes_phrases(template: str) -> bool:
+    """Whether a phrase with an article fits in the subject's place, and not only a name."""
+    return not _NAMES_ONLY.search(template)
+
+
 def atlas_requests(
     n: int,
     seed: int,
@@ -280,7 +285,7 @@ def _one_hop(
     ]
     for name in _some(nexts, n, generator):
         other = relation(name)
-        fit = [each for each in other.templates if not _NAMES_ONLY.search(each)] or other.templates
+        fit = [each for each in other.templates if takes_phrases(each)] or other.templates
         prompt = fill(generator.choice(fit), fill(phrase, request.subject))
         answers = other.objects_of(request.target)
         yield Probe(ProbeKind.PORTABILITY, prompt, answers, Heading.ONE_HOP)
