@@ -1,0 +1,243 @@
+"""Circuits over training, and what a model can do with its facts, on a few facts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuits.errors import OptionError
+from circuits.facts import atlas, relation
+from circuits.graph import Circuit, EdgeScores, Wiring
+from experiments.analyses import evolution, mechanisms
+from experiments.analyses.claims import Verdict
+from experiments.analyses.context import Context
+from experiments.analyses.evolution import FINAL, FOUND, RUN, checkpoints, score_entropy
+from experiments.analyses.evolution_numbers import overlaps, recall_times, share_of_both
+from experiments.analyses.mechanisms import Reply, constant_guess, is_right
+from experiments.analyses.mechanisms_probes import Probe, bases, probe_set
+from experiments.analyses.plain import plain
+from experiments.analyses.wordings import CHAINS, COMPARED, REVERSED
+
+RELATION = "country_capital"
+SHORT = evolution.Config(
+    relations=(RELATION,), revisions=("step00275",), pairs=3, steps=1, random_circuits=4
+)
+FEW = mechanisms.Config(facts=8, pairs=4, steps=1, random_circuits=4)
+CHAIN = "city_country+country_currency"
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return Context("facts-gpt2", tmp_path_factory.mktemp("run"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def grown(context: Context) -> dict[str, Any]:
+    keys = evolution.steps(context, SHORT)
+    return {key: plain(evolution.compute(context, SHORT, key)) for key in keys}
+
+
+@pytest.fixture(scope="module")
+def probed(context: Context) -> dict[str, Any]:
+    keys = [f"{probe}: {RELATION}" for probe in ("cloze", "exact", "paraphrase", "negation")]
+    keys += [f"two hops: {CHAIN}", f"unseen combination: {CHAIN}", "comparison: animal_class"]
+    return {key: plain(mechanisms.compute(context, FEW, key)) for key in keys}
+
+
+# --- evolution -----------------------------------------------------------------------------------
+
+
+def test_the_last_circuit_overlaps_wholly_with_itself(grown: Mapping[str, Any]) -> None:
+    found = {part["checkpoint"]: part["relations"] for k, part in grown.items() if FOUND in k}
+    for what in ("edges", "nodes"):
+        assert overlaps(found, FINAL, what).tolist() == [1.0]
+        assert overlaps(found, "step00275", what)[0] < 1.0
+        assert found[FINAL][RELATION]["chance"][what] < overlaps(found, FINAL, what, True)[0]
+
+
+@given(st.sets(st.integers(0, 20)), st.sets(st.integers(0, 20)))
+def test_overlap_is_symmetric_and_whole_only_for_equal_sets(one: set[int], other: set[int]) -> None:
+    found = share_of_both(list(one), list(other))
+    assert found == share_of_both(list(other), list(one))
+    assert 0.0 <= found <= 1.0
+    assert (found == 1.0) == (one == other)
+
+
+def test_entropy_is_log2_of_the_edges_where_all_scores_are_equal() -> None:
+    wiring = Wiring(2, 2, 2)
+    kept = np.zeros(wiring.n_edges, dtype=bool)
+    kept[:8] = True
+    equal = EdgeScores(wiring, np.where(np.arange(wiring.n_edges) % 2, -2.0, 2.0))
+    assert score_entropy(Circuit(wiring, kept, equal)) == pytest.approx(3.0)
+    single = np.zeros(wiring.n_edges)
+    single[0] = 5.0
+    assert score_entropy(Circuit(wiring, kept, EdgeScores(wiring, single))) == pytest.approx(0.0)
+    assert np.isnan(score_entropy(Circuit(wiring, kept)))
+
+
+def test_a_transplant_into_its_own_checkpoint_is_that_circuits_run(
+    context: Context, grown: Mapping[str, Any]
+) -> None:
+    from circuits.evaluate import run_circuits
+    from experiments.discover import Search
+
+    examples = context.examples(RELATION, SHORT.pairs)
+    circuit = context.circuit(
+        RELATION, SHORT.pairs, Search(steps=1, resamples=0), examples=examples
+    )
+    runs = run_circuits(context.model, examples.held_out, [circuit])
+    stored = grown[f"{RUN} {FINAL}"]["relations"][RELATION]["circuits"][FINAL]["metric"]
+    np.testing.assert_allclose(stored, runs.circuits[0].metric, rtol=1e-4)
+
+
+def test_circuits_of_other_checkpoints_are_not_found_twice(context: Context) -> None:
+    folder = context.folder / "circuits"
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    evolution.compute(context, SHORT, f"{RUN} step00275")
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_fact_counts_from_when_it_stays_recalled() -> None:
+    ranks = {"one": [0, 3, 0], "two": [3, 3, 0], "last": [0, 3, 0]}
+    found = {label: {"r": {"ranks": each}} for label, each in ranks.items()}
+    found[FINAL] = found.pop("last")
+    assert recall_times(found)["r"] == [2, 3, 0]
+
+
+def test_checkpoints_are_in_order_of_training_and_end_in_the_model(context: Context) -> None:
+    names = checkpoints(context, evolution.Config())
+    assert names[0] == "facts-gpt2@step00000"
+    assert names == [*sorted(names[:-1]), "facts-gpt2"]
+    llama = Context("facts-llama", context.folder)
+    with pytest.raises(OptionError, match="name revisions"):
+        checkpoints(llama, evolution.Config())
+
+
+def test_the_report_of_training_follows_its_numbers(grown: Mapping[str, Any]) -> None:
+    """One relation leaves every comparison open; others that agree decide it."""
+    report = evolution.report(SHORT, grown)
+    assert {claim.verdict for claim in report.claims} <= {Verdict.MEASURED, Verdict.NO_EVIDENCE}
+    twice = copy.deepcopy(dict(grown))
+    for part in twice.values():
+        for i in range(4):
+            part["relations"][f"again{i}"] = part["relations"][RELATION]
+    decided = evolution.report(SHORT, twice)
+    entropy = next(claim for claim in decided.answer if "scores gather" in claim.sentence)
+    labels = [twice[f"{FOUND} {label}"]["relations"] for label in ("step00275", FINAL)]
+    falls = labels[0][RELATION]["entropy"] > labels[1][RELATION]["entropy"]
+    assert entropy.verdict is (Verdict.SUPPORTED if falls else Verdict.OPPOSITE)
+
+
+# --- mechanisms ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probe", list(Probe))
+def test_every_probe_asks_about_facts_of_the_atlas(probe: Probe) -> None:
+    known = atlas()
+    names = bases(probe, known, ["country_capital", "noun_plural"])
+    assert names
+    for name in names:
+        asked = probe_set(probe, name, known)
+        assert asked.base in known
+        assert asked.pairs or asked.relation.facts
+        values = {fact.object for fact in asked.relation.facts}
+        if probe is not Probe.COMPARISON:
+            assert values <= set(asked.candidates)
+            assert asked.template.count("{}") == 1
+
+
+def test_reversed_questions_lead_back() -> None:
+    capitals = relation("country_capital")
+    owner = {fact.object: fact.subject for fact in capitals.facts}
+    asked = probe_set(Probe.REVERSAL, "country_capital", atlas())
+    for fact in asked.relation.facts:
+        assert owner[fact.subject] == fact.object
+    many = probe_set(Probe.REVERSAL, "animal_young", atlas()).relation.facts
+    assert "calf" not in {fact.subject for fact in many}  # of a cow and of others
+
+
+def test_two_hops_go_through_a_fact_of_each_relation() -> None:
+    known = atlas()
+    cities = {fact.subject: fact.object for fact in known["city_country"].facts}
+    money = {fact.subject: fact.object for fact in known["country_currency"].facts}
+    for probe in (Probe.TWO_HOP, Probe.UNSEEN):
+        facts = probe_set(probe, CHAIN, known).relation.facts
+        assert len(facts) > 50
+        assert all(money[cities[fact.subject]] == fact.object for fact in facts)
+
+
+def test_a_comparison_swaps_its_answer_with_the_object() -> None:
+    known = atlas()
+    for name in COMPARED:
+        objects = {(fact.subject, fact.object) for fact in known[name].facts}
+        asked = probe_set(Probe.COMPARISON, name, known)
+        first = 0
+        for pair in asked.pairs:
+            assert {pair.answer, pair.foil} == set(asked.alternatives[pair.clean])
+            assert pair.clean != pair.corrupted
+            assert any(value in pair.clean for subject, value in objects if subject == pair.answer)
+            first += pair.clean.index(pair.answer) < pair.clean.index(pair.foil)
+        assert 0.2 < first / len(asked.pairs) < 0.8, "the right one stands first too often"
+
+
+def test_wordings_name_relations_of_the_atlas() -> None:
+    known = set(atlas())
+    assert known >= set(REVERSED) | set(COMPARED)
+    assert known >= {name for chain in CHAINS for name in (chain.first, chain.second)}
+    assert len({chain.name for chain in CHAINS}) == len(CHAINS)
+
+
+def test_passing_a_negation_is_not_to_say_the_object() -> None:
+    said, other = (Reply(None, "Paris", "", True, chosen) for chosen in (True, False))  # type: ignore[arg-type]
+    assert not is_right(Probe.NEGATION, said)
+    assert is_right(Probe.NEGATION, other)
+    assert is_right(Probe.CLOZE, said)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=20))
+def test_no_constant_answer_beats_the_stated_guess(answers: list[str]) -> None:
+    asked = probe_set(Probe.CLOZE, "animal_class", atlas())
+    replies = [Reply(None, answer, "", True, True) for answer in answers]  # type: ignore[arg-type]
+    stated = constant_guess(asked, replies)
+    assert stated == max(np.mean([answer == always for answer in answers]) for always in "abc")
+
+
+def test_the_model_recalls_what_it_was_trained_on(probed: Mapping[str, Any]) -> None:
+    cloze, exact = (probed[f"{probe}: {RELATION}"] for probe in ("cloze", "exact"))
+    assert np.mean(cloze["right"]) == 1.0
+    assert np.mean(exact["right"]) > 0.8
+    assert "circuit" not in exact
+
+
+def test_the_probes_circuits_lie_between_chance_and_a_second_discovery(
+    probed: Mapping[str, Any],
+) -> None:
+    part = probed[f"paraphrase: {RELATION}"]["circuit"]
+    assert part["chance"]["edges"] < 0.1 < part["overlap"]["edges"] < 1.0
+    assert part["again"]["edges"] < 1.0
+
+
+def test_the_report_of_probes_follows_its_numbers(
+    tmp_path: Path, probed: Mapping[str, Any]
+) -> None:
+    report = mechanisms.report(FEW, probed)
+    assert "cloze 100 %" in report.lead
+    wrong = copy.deepcopy(dict(probed))
+    for name in ("second", "third", "fourth", "fifth"):
+        wrong[name] = copy.deepcopy(wrong[f"paraphrase: {RELATION}"])
+    for part in wrong.values():
+        if part["probe"] == "paraphrase":
+            part["right"] = [False] * len(part["right"])
+    failed = mechanisms.report(FEW, wrong)
+    assert "paraphrase 0 %" in failed.lead
+    claim = next(each for each in failed.claims if "paraphrases the model" in each.sentence)
+    assert claim.verdict is Verdict.OPPOSITE
+    for figure in report.figures:
+        figure.draw(tmp_path / f"{figure.name}.svg", {})

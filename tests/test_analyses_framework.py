@@ -1,0 +1,530 @@
+"""Runs of analyses: options, units that are computed once, sentences that follow their numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuits.errors import FileFormatError, OptionError, PromptError
+from circuits.interval import Interval, bootstrap, mean
+from circuits.model import Model
+from experiments.analyses import config as options
+from experiments.analyses.base import Analysis, Figure, Part, Report, Section, SkipError
+from experiments.analyses.claims import (
+    FEWEST,
+    Claim,
+    Verdict,
+    average,
+    claim,
+    difference,
+    false_discovery,
+    judge,
+    measured,
+    paired_p,
+    share,
+    widened,
+)
+from experiments.analyses.context import Context, safe
+from experiments.analyses.page import inline_svg
+from experiments.analyses.plain import interval, plain
+from experiments.analyses.registry import MODULES, analysis
+from experiments.analyses.running import redraw, run_all, run_analysis, write_index
+from experiments.analyses.tables import Table
+from experiments.cli import main
+from viz.charts import Bars
+
+OWN = ("circuits", "flow", "evolution", "mechanisms")
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True)
+class Config:
+    keys: tuple[str, ...] = options.option(("a", "b"), "units", selects=True)
+    scale: float = options.option(1.0, "what values are multiplied by")
+    count: int | None = options.option(None, "how many")
+    colour: Colour = options.option(Colour.RED, "which")
+    flag: bool = options.option(False, "whether")
+
+
+class Counting:
+    """A toy analysis that counts how often a unit is computed."""
+
+    def __init__(self) -> None:
+        self.computed: list[str] = []
+        self.broken = False
+        self.analysis = Analysis(
+            "toy", "Toy <b>", "Does it count?", Config, self.steps, self.compute, self.report
+        )
+
+    def steps(self, context: Context, config: Config) -> list[str]:
+        return list(config.keys)
+
+    def compute(self, context: Context, config: Config, key: str) -> dict[str, Any]:
+        if key == "broken" and self.broken:
+            raise KeyboardInterrupt
+        if key == "odd":
+            raise SkipError("it is odd")
+        self.computed.append(key)
+        return {"value": np.float32(config.scale), "nothing": float("nan"), "key": key}
+
+    def report(self, config: Config, parts: Mapping[str, Part]) -> Report:
+        rows = [[key, part["value"], Interval(1.0, 0.5, 1.5)] for key, part in parts.items()]
+        table = Table("main", ("unit", "value", "estimate"), rows, title="All <units>")
+        chart = Bars(["one"], {"x": [Interval(1.0, 0.5, 1.5)]})
+        found = difference("a is above b", [2.0, 3.0, 4.0, 2.0, 2.5], [1.0, 1.0, 1.5, 1.0, 1.0])
+        section = Section(
+            "Part", "", (table,), (found,), (Figure("bars", "Some bars.", chart.draw),)
+        )
+        return Report(f"{len(parts)} units.", (section,), (found,), ("As said.",))
+
+
+@pytest.fixture
+def toy() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def context(tmp_path: Path, model: Model) -> Context:
+    found = Context(model.name, tmp_path / "out")
+    found._held.model = model
+    return found
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "value"),
+    [
+        ("scale=2", "scale", 2.0),
+        ("count=3", "count", 3),
+        ("count=null", "count", None),
+        ("keys=a, c", "keys", ("a", "c")),
+        ("keys=[a, c]", "keys", ("a", "c")),
+        ("colour=blue", "colour", Colour.BLUE),
+        ("flag=true", "flag", True),
+    ],
+)
+def test_a_setting_becomes_the_type_of_its_option(setting: str, name: str, value: Any) -> None:
+    assert getattr(options.with_settings(Config(), [setting]), name) == value
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("scal=2", "did you mean scale"),
+        ("zzz=2", "there are keys, scale"),
+        ("count=many", "whole number"),
+        ("count=true", "whole number"),
+        ("colour=green", "red, blue"),
+        ("flag=1", "true or false"),
+        ("scale", "NAME=VALUE"),
+    ],
+)
+def test_an_unknown_option_or_value_is_refused_in_one_line(setting: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message) as raised:
+        options.with_settings(Config(), [setting])
+    assert "\n" not in str(raised.value)
+
+
+def test_options_survive_their_yaml(tmp_path: Path) -> None:
+    changed = Config(("x",), 2.5, 7, Colour.BLUE, True)
+    path = tmp_path / "toy.yaml"
+    path.write_text(options.as_yaml(changed))
+    assert options.read_config(Config, path) == changed
+
+
+@pytest.mark.parametrize("text", ["scal: 2", "- 1", "{", "scale: many"])
+def test_a_wrong_config_file_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(text)
+    with pytest.raises(FileFormatError, match=r"toy\.yaml"):
+        options.read_config(Config, path)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_packaged_config_files_hold_the_defaults(name: str) -> None:
+    path = options.CONFIG_DIR / f"{name}.yaml"
+    kind = analysis(name).config
+    assert path.read_text() == options.as_yaml(kind())
+    assert options.read_config(kind, path) == kind()
+    assert set(yaml.safe_load(path.read_text())) == {each.name for each in fields(kind)}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_option_says_what_it_means(name: str) -> None:
+    assert all(options.meanings(analysis(name).config()).values())
+
+
+# --- sentences -----------------------------------------------------------------------------------
+
+numbers = st.floats(-1e3, 1e3, allow_nan=False).filter(lambda x: x == 0 or abs(x) > 1e-6)
+
+
+@given(numbers, numbers, numbers)
+def test_the_sentence_follows_the_interval(value: float, one: float, other: float) -> None:
+    low, high = min(one, other, value), max(one, other, value)
+    found = claim("cats beat dogs", Interval(value, low, high), 5, opposite="dogs beat cats")
+    starts = {
+        Verdict.SUPPORTED: "Cats beat dogs: ",
+        Verdict.OPPOSITE: "Dogs beat cats: ",
+        Verdict.NO_EVIDENCE: "No evidence that cats beat dogs: ",
+    }
+    assert found.sentence.startswith(starts[found.verdict])
+    assert (found.verdict is Verdict.SUPPORTED) == (low > 0)
+    assert (found.verdict is Verdict.OPPOSITE) == (high < 0)
+    assert found.sentence.endswith("n = 5 facts.")
+
+
+@given(st.integers(1, 12), st.floats(0.5, 2.0))
+def test_a_handful_of_values_decides_nothing(n: int, value: float) -> None:
+    found = difference("a is above b", [value] * n, [0.0] * n)
+    assert found.verdict is (Verdict.SUPPORTED if n >= FEWEST else Verdict.NO_EVIDENCE)
+    assert ("too few to decide" in found.sentence) == (n < FEWEST)
+
+
+def test_intervals_of_few_values_miss_the_truth_about_as_often_as_they_say() -> None:
+    generator = np.random.default_rng(0)
+
+    def missed(found: list[Interval]) -> float:
+        return float(np.mean([not each.low <= 0 <= each.high for each in found]))
+
+    for n in (5, 10):
+        samples = generator.normal(size=(300, n))
+        plain_bootstrap = missed([bootstrap(mean, sample) for sample in samples])
+        assert missed([average(sample) for sample in samples]) < min(0.1, plain_bootstrap)
+    assert widened(5) > widened(20) > widened(1000) > 0.95
+    assert widened(1000) == pytest.approx(0.95, abs=0.001)
+
+
+@given(st.lists(numbers, min_size=2, max_size=8), st.integers(0, 3))
+@settings(max_examples=30)
+def test_swapping_the_sides_swaps_the_verdict(values: list[float], seed: int) -> None:
+    zeros = [0.0] * len(values)
+    forth = difference("a is above b", values, zeros, seed=seed)
+    back = difference("a is above b", zeros, values, seed=seed)
+    swapped = {
+        Verdict.SUPPORTED: Verdict.OPPOSITE,
+        Verdict.OPPOSITE: Verdict.SUPPORTED,
+        Verdict.NO_EVIDENCE: Verdict.NO_EVIDENCE,
+    }
+    assert back.verdict is swapped[forth.verdict]
+    assert back.estimate.value == pytest.approx(-forth.estimate.value)
+
+
+@given(st.lists(numbers, min_size=2, max_size=8))
+@settings(max_examples=30)
+def test_every_number_in_a_sentence_is_one_of_its_estimate(values: list[float]) -> None:
+    found = difference("a is above b", values, [0.0] * len(values))
+    text = found.sentence.replace("−", "-").replace(",", "").replace("95 % interval", "")
+    text = text.replace("(too few values for an interval)", "")
+    said = [float(x) for x in re.findall(r"-?\d+(?:\.\d+)?", text)]
+    limits = [found.estimate.value, found.estimate.low, found.estimate.high, len(values)]
+    for number, limit in zip(said, limits, strict=True):
+        assert number == pytest.approx(limit, abs=0.51, rel=0.01)
+
+
+def test_equal_sides_are_no_evidence() -> None:
+    assert difference("a is above b", [1.0, 2.0], [1.0, 2.0]).verdict is Verdict.NO_EVIDENCE
+
+
+def test_one_value_is_no_evidence_and_no_value_cannot_be_said() -> None:
+    assert difference("a is above b", [2.0], [1.0]).verdict is Verdict.NO_EVIDENCE
+    found = difference("a is above b", [], [])
+    assert found.verdict is Verdict.UNDEFINED
+    assert "cannot be said" in found.sentence
+
+
+def test_a_measured_number_claims_nothing() -> None:
+    found = measured("the mean is", Interval(0.5, 0.4, 0.6), 7, over="relations")
+    assert found.verdict is Verdict.MEASURED
+    assert found.sentence == "The mean is 0.50, 95 % interval 0.40 to 0.60, n = 7 relations."
+
+
+def test_clusters_count_and_widen_the_interval() -> None:
+    values = np.array([1.0, 1.1, 0.9] * 3 + [-1.0, -1.1, -0.9] * 3)
+    groups = ["one"] * 9 + ["other"] * 9
+    single, grouped = average(values), average(values, groups)
+    assert grouped.high - grouped.low > 2 * (single.high - single.low)
+    found = difference("a is above b", values, np.zeros(18), clusters=groups, over="groups")
+    assert found.n == 2
+
+
+def test_unpaired_values_may_differ_in_number() -> None:
+    found = difference("a is above b", [5.0, 6.0, 7.0] * 2, [1.0, 2.0] * 4, paired=False)
+    assert found.verdict is Verdict.SUPPORTED
+    assert "n = 6 and 8 facts" in found.sentence
+
+
+def test_a_proportion_of_all_or_none_keeps_a_width() -> None:
+    every, none = share([True] * 10), share([False] * 10)
+    assert (every.value, every.high) == (1.0, pytest.approx(1.0))
+    assert 0.5 < every.low < 0.9
+    assert none.high == pytest.approx(1 - every.low)
+
+
+def test_chance_alone_gives_small_p_values_rarely() -> None:
+    generator = np.random.default_rng(0)
+    p_values = [paired_p(generator.normal(size=12), draws=199, seed=i) for i in range(200)]
+    assert 0.01 < np.mean(np.array(p_values) < 0.05) < 0.1
+    assert (false_discovery(p_values) >= np.array(p_values)).all()
+    assert paired_p([0.0, 0.0]) == 1.0
+    assert judge(Interval(1.0, np.nan, np.nan)) is Verdict.NO_EVIDENCE
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def test_a_table_keeps_its_values_on_disk_unrounded(tmp_path: Path) -> None:
+    rows = [["a", 1 / 3, Interval(0.5, 0.25, np.nan), None], ["b", 2.0, Interval(1.0, 0.0, 2.0), 3]]
+    table = Table("t", ("name", "x", "y", "z"), rows, percent=frozenset({"y"}))
+    table.save_parquet(tmp_path / "t.parquet")
+    stored = pq.read_table(tmp_path / "t.parquet").to_pydict()
+    assert stored["x"] == [1 / 3, 2.0]
+    assert stored["y"] == [0.5, 1.0]
+    assert stored["y_low"] == [0.25, 0.0]
+    assert stored["y_high"] == [None, 2.0]
+    assert table.texts()[1] == ["b", "2.000", "100.0 [0.0, 200.0]", "3"]
+    assert table.texts()[0][2:] == ["50.0", "–"]
+
+
+def test_markdown_cells_cannot_break_the_table() -> None:
+    text = Table("t", ("a|b",), [["x|y\nz"]]).markdown()
+    assert text.splitlines()[2] == "| x\\|y z |"
+
+
+def test_a_row_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 columns"):
+        Table("t", ("a", "b"), [["x"]])
+
+
+def test_intervals_survive_json() -> None:
+    stored = json.loads(json.dumps(plain({"x": Interval(1.0, np.nan, 2.0), "y": np.arange(2)})))
+    assert stored == {"x": {"value": 1.0, "low": None, "high": 2.0}, "y": [0, 1]}
+    found = interval(stored["x"])
+    assert (found.value, found.high) == (1.0, 2.0)
+    assert np.isnan(found.low)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", ".x", "x" * 200, "model@step 1", "ü"])
+def test_any_key_makes_a_file_name_of_its_own(name: str) -> None:
+    assert re.fullmatch(r"[\w-][\w.-]*", safe(name), flags=re.ASCII)
+    assert safe(name) != safe(name + "!")
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def test_a_second_run_computes_nothing_and_reports_the_same(
+    toy: Counting, context: Context
+) -> None:
+    first = run_analysis(toy.analysis, Config(), context)
+    second = run_analysis(toy.analysis, Config(), context)
+    assert toy.computed == ["a", "b"]
+    assert second.parts.reused == 2
+    assert second.report.lead == first.report.lead
+    pages = [replace(each, draw=None) for run in (first, second) for each in run.report.figures]
+    assert pages[0] == pages[1]
+
+
+def test_a_run_that_stopped_goes_on_where_it_was(toy: Counting, context: Context) -> None:
+    config = Config(keys=("a", "broken", "b"))
+    toy.broken = True
+    with pytest.raises(KeyboardInterrupt):
+        run_analysis(toy.analysis, config, context)
+    toy.broken = False
+    run_analysis(toy.analysis, config, context)
+    assert toy.computed == ["a", "broken", "b"]
+
+
+def test_what_decides_a_value_decides_whether_it_is_computed_again(
+    toy: Counting, context: Context
+) -> None:
+    run_analysis(toy.analysis, Config(keys=("a",)), context)
+    run_analysis(toy.analysis, Config(keys=("a", "b")), context)  # chooses units only
+    assert toy.computed == ["a", "b"]
+    run_analysis(toy.analysis, Config(keys=("a",), scale=2.0), context)
+    assert toy.computed == ["a", "b", "a"]
+    run_analysis(toy.analysis, Config(keys=("a",), scale=2.0), replace(context, seed=1))
+    assert toy.computed == ["a", "b", "a", "a"]
+    newer = replace(toy.analysis, version=2)
+    run_analysis(newer, Config(keys=("a",), scale=2.0), replace(context, seed=1))
+    assert toy.computed == ["a", "b", "a", "a", "a"]
+
+
+def test_a_damaged_part_is_computed_again(toy: Counting, context: Context) -> None:
+    run_analysis(toy.analysis, Config(), context)
+    (context.folder / "parts" / "a.json").write_text("{")
+    run_analysis(toy.analysis, Config(), context)
+    assert toy.computed == ["a", "b", "a"]
+
+
+def test_units_left_out_are_named_with_their_reason(toy: Counting, context: Context) -> None:
+    notes: list[str] = []
+    run = run_analysis(toy.analysis, Config(keys=("a", "odd")), context, note=notes.append)
+    assert run.parts.skipped == {"odd": "it is odd"}
+    assert notes == ["toy odd left out: it is odd"]
+    assert "odd (it is odd)" in (context.folder / "report.html").read_text()
+    with pytest.raises(PromptError, match="it is odd"):
+        run_analysis(toy.analysis, Config(keys=("odd",)), context)
+
+
+def test_a_report_is_made_again_without_the_model(toy: Counting, context: Context) -> None:
+    first = run_analysis(toy.analysis, Config(scale=3.0), context)
+    (context.folder / "report.html").unlink()
+    again = redraw(toy.analysis, context.folder)
+    assert again.summary["claims"] == first.summary["claims"]
+    assert (context.folder / "report.html").exists()
+    assert toy.computed == ["a", "b"]
+    with pytest.raises(FileFormatError, match="run it first"):
+        redraw(toy.analysis, context.folder / "nowhere")
+
+
+def test_two_analyses_do_not_share_a_folder(toy: Counting, context: Context) -> None:
+    run_analysis(toy.analysis, Config(), context)
+    with pytest.raises(OptionError, match="holds a run of toy"):
+        run_analysis(replace(toy.analysis, name="other"), Config(), context)
+
+
+def test_all_analyses_share_a_run_and_one_that_cannot_be_made_is_left_out(
+    toy: Counting, context: Context
+) -> None:
+    def impossible(context: Context, config: Config) -> list[str]:
+        raise OptionError("there are no checkpoints")
+
+    other = replace(toy.analysis, name="other", title="Another")
+    third = replace(toy.analysis, name="third", steps=impossible)
+    runs, left_out = run_all([toy.analysis, other, third], context)
+    assert [run.analysis.name for run in runs] == ["toy", "other"]
+    assert left_out == {"third": "there are no checkpoints"}
+    _, path = write_index(runs, left_out, context.folder)
+    page = path.read_text()
+    links = [address for address in Ids(page).addresses if not address.startswith("#")]
+    assert links == ["toy/report.html", "other/report.html"]
+    assert all((context.folder / link).exists() for link in links)
+    assert "third was left out: there are no checkpoints" in page
+    again, _ = run_all([toy.analysis], context, again=True)
+    assert toy.computed == ["a", "b"] * 2
+    assert again[0].summary["claims"] == runs[0].summary["claims"]
+    with pytest.raises(PromptError, match="no checkpoints"):
+        run_all([third], context)
+
+
+def test_files_of_an_earlier_report_do_not_stay(toy: Counting, context: Context) -> None:
+    run_analysis(toy.analysis, Config(), context)
+    old = [context.folder / "tables" / "old.parquet", context.folder / "figures" / "old.svg"]
+    for path in old:
+        path.write_text("")
+    run_analysis(toy.analysis, Config(), context)
+    assert not any(path.exists() for path in old)
+
+
+def test_the_summary_says_where_the_numbers_come_from(toy: Counting, context: Context) -> None:
+    run_analysis(toy.analysis, Config(), context)
+    provenance = json.loads((context.folder / "summary.json").read_text())["provenance"]
+    for name in ("weights_sha256", "seed", "config", "versions", "commit", "created", "units"):
+        assert name in provenance
+
+
+class Ids(HTMLParser):
+    """Ids, addresses and open tags of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href", "srcset", "data"):
+                self.addresses.append(value or "")
+
+
+def test_a_page_needs_no_other_file(toy: Counting, context: Context) -> None:
+    run_analysis(toy.analysis, Config(), context)
+    text = (context.folder / "report.html").read_text()
+    page = Ids(text)
+    assert text.count("<svg") == 1
+    assert all(address.startswith("#") for address in page.addresses)
+    assert len(page.ids) == len(set(page.ids))
+    assert {address[1:] for address in page.addresses} <= set(page.ids)
+    assert "url(http" not in text
+    assert "@import" not in text
+
+
+def test_text_on_a_page_is_no_markup(toy: Counting, context: Context) -> None:
+    run_analysis(toy.analysis, Config(), context)
+    text = (context.folder / "report.html").read_text()
+    assert "Toy &lt;b&gt;" in text
+    assert "<units>" not in text
+    assert "All <units>" in (context.folder / "report.md").read_text()
+
+
+def test_two_pictures_on_a_page_keep_their_ids_apart() -> None:
+    inside = '<defs><g id="a"/></defs><use xlink:href="#a"/>'
+    svg = f'<?xml version="1.0"?>\n<svg width="100pt">{inside}</svg>'
+    one, other = (inline_svg(svg, name, 'say "hi"') for name in ("one", "other"))
+    assert 'id="one-a"' in one
+    assert 'href="#one-a"' in one
+    assert 'id="other-a"' in other
+    assert "<?xml" not in one
+    assert "&#34;hi&#34;" in one
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "name an analysis"),
+        (["run", "circuit"], "did you mean circuits"),
+        (["run", "flow", "--set", "pair=3"], "did you mean pairs"),
+        (["run", "all", "--set", "pairs=3"], "go with one analysis"),
+        (["run", "flow", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "flow", "--redraw", "--out", "nowhere"], "run it first"),
+        (["run", "flow", "--set", "relations=capital"], "country_capital"),
+    ],
+)
+def test_a_mistake_costs_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = arguments if "--out" in arguments else [*arguments, "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_the_list_explains_every_analysis(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--list"]) == 0
+    text = capsys.readouterr().out
+    for name in MODULES:
+        assert f"\n{name}: " in f"\n{text}"
+        assert analysis(name).question in text
+
+
+def test_claims_are_values() -> None:
+    one = Claim("x", Interval(1.0, 0.0, 2.0), Verdict.MEASURED, 3)
+    assert one == Claim("x", Interval(1.0, 0.0, 2.0), Verdict.MEASURED, 3)
+    assert one.as_dict()["verdict"] == "measured"

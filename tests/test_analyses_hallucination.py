@@ -1,0 +1,225 @@
+"""Wrong answers to known facts: cases are what they say, and the report follows the numbers."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from circuits.facts import Fact, fill, relation
+from circuits.graph import Wiring, node_kind
+from circuits.model import Model
+from experiments.analyses import plain
+from experiments.analyses.by_layer import parting
+from experiments.analyses.claims import Verdict
+from experiments.analyses.context import Context
+from experiments.analyses.demonstrations import Style, can_demonstrate, with_demonstrations
+from experiments.analyses.hallucination import ANALYSIS, Config, compute
+from experiments.analyses.misrecall import Cases, Kind, attributes, find_cases, kind_of
+from experiments.analyses.misrecall_repair import OTHER_LAST, OTHER_WRONG, matched
+
+RELATION = "noun_plural"
+QUICK = Config(relations=(RELATION,), facts=4, edge_facts=6, draws=4, components=(1, 3), steps=1)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return Context("facts-gpt2", tmp_path_factory.mktemp("run"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def parts(context: Context) -> dict[str, Any]:
+    return {RELATION: plain.plain(compute(context, QUICK, RELATION))}
+
+
+@pytest.fixture(scope="module")
+def cases(context: Context) -> Cases:
+    asked = relation(RELATION)
+    return find_cases(context.model, asked, (*asked.templates[:2], *asked.held_out), 5)
+
+
+@torch.no_grad()
+def best(model: Model, text: str) -> int:
+    """The likeliest next token, by the plain Hugging Face model."""
+    ids = [model.tokenizer.hf.bos_token_id, *model.tokenizer.hf(text)["input_ids"]]
+    return int(model.to_hf(share=True)(torch.tensor([ids])).logits[0, -1].argmax())
+
+
+# --- cases ---------------------------------------------------------------------------------------
+
+
+def test_a_case_is_wrong_in_its_one_prompt_and_right_in_the_others(
+    context: Context, cases: Cases
+) -> None:
+    model = context.model
+    assert len(cases.cases) == 5
+    for case in cases.cases:
+        assert case.again is not None
+        assert best(model, case.wrong.text) == case.said != case.answer
+        assert best(model, case.right.text) == best(model, case.again.text) == case.answer
+        assert len({case.wrong.text, case.right.text, case.again.text}) == 3
+
+
+def test_counts_of_questions_add_up(cases: Cases) -> None:
+    assert cases.questions == cases.facts * 4
+    assert cases.wrong >= cases.recoverable + cases.never
+
+
+def test_the_same_seed_gives_the_same_cases(context: Context, cases: Cases) -> None:
+    asked = relation(RELATION)
+    again = find_cases(context.model, asked, (*asked.templates[:2], *asked.held_out), 5)
+    assert [case.wrong.text for case in again.cases] == [case.wrong.text for case in cases.cases]
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("Canberra", Kind.OTHER_RELATION),
+        ("Toronto", Kind.OTHER_SUBJECT),
+        ("Australia", Kind.SUBJECT),
+        ("because", Kind.NO_OBJECT),
+    ],
+)
+def test_a_wrong_answer_is_named_for_what_it_is(context: Context, said: str, kind: Kind) -> None:
+    largest, tokenizer = relation("country_largest_city"), context.model.tokenizer
+    fact = next(fact for fact in largest.facts if fact.subject == "Australia")
+    prompt = tokenizer.encode(fill("The largest city of {} is", "Australia"))
+    true_of = attributes(largest, [relation("country_capital"), relation("city_country")])
+    token = tokenizer.first_token(prompt.text, said)
+    assert kind_of(tokenizer, fact, prompt, token, largest, true_of) is kind
+
+
+def test_demonstrations_stand_before_a_question_that_mentions_its_subject_once() -> None:
+    shown = [Fact("capital", "France", "Paris"), Fact("capital", "Peru", "Lima")]
+    template = "The capital of {} is"
+    text = with_demonstrations(template, "Japan", shown)
+    assert text == "The capital of France is Paris. The capital of Peru is Lima. " + fill(
+        template, "Japan"
+    )
+    assert with_demonstrations(template, "Japan", []) == fill(template, "Japan")
+    assert with_demonstrations(template, "Japan", shown, Style.LIST) == (
+        "France: Paris. Peru: Lima. Japan:"
+    )
+
+
+def test_an_example_that_names_the_subject_or_gives_the_answer_away_is_refused() -> None:
+    assert can_demonstrate(Fact("capital", "France", "Paris"), "Japan", "Tokyo")
+    assert not can_demonstrate(Fact("capital", "Japan", "Tokyo"), "Japan", "Kyoto")
+    assert not can_demonstrate(Fact("city", "Kyoto", "Japan"), "Tokyo", "Japan")
+    assert not can_demonstrate(Fact("capital", "Korea", "Seoul"), "South Korea", "Pyongyang")
+
+
+# --- repairs -------------------------------------------------------------------------------------
+
+
+def test_matched_components_are_others_of_the_same_kinds() -> None:
+    wiring, generator = Wiring(4, 4, 4), np.random.default_rng(0)
+    blamed = [wiring.mlp_src(0), wiring.head_src(2, 1), wiring.head_src(2, 3)]
+    chosen = matched(wiring, blamed, generator)
+    assert len(set(chosen)) == 3
+    assert not set(chosen) & set(blamed)
+    names = wiring.src_names
+    assert [node_kind(names[a]) for a in chosen] == [node_kind(names[b]) for b in blamed]
+    assert {names[src][:2] for src in chosen[1:]} == {"a2"}
+
+
+def test_the_donors_own_last_state_repairs_every_case(parts: dict[str, Any]) -> None:
+    followed = parts[RELATION]["followed"]
+    assert all(row[-1] == 1.0 for row in followed["states"]["same fact"])
+
+
+def test_shares_of_repairs_lie_between_none_and_all(parts: dict[str, Any]) -> None:
+    found = parts[RELATION]["followed"]["components"]["same fact"]
+    for kind in ("blamed", "random", "matched"):
+        values = np.array(found[kind])
+        assert values.shape == (2, 4)
+        assert ((values >= 0) & (values <= 1)).all()
+    assert set(np.unique(found["blamed"])) <= {0.0, 1.0}
+
+
+def test_logits_favour_what_is_said_where_the_answer_is_wrong_and_the_truth_where_it_is_right(
+    context: Context, parts: dict[str, Any]
+) -> None:
+    written = parts[RELATION]["followed"]["written"]
+    for side, sign in (("wrong", -1), ("right", 1)):
+        assert all(sign * each > 0 for each in written[f"{side}_difference"])
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def many(parts: dict[str, Any], n: int = 6) -> dict[str, Any]:
+    """The same relation under several names, so that there is something to resample."""
+    return {f"relation {place}": copy.deepcopy(parts[RELATION]) for place in range(n)}
+
+
+def verdicts(parts: dict[str, Any]) -> dict[str, Verdict]:
+    report = ANALYSIS.report(QUICK, parts)
+    return {claim.sentence: claim.verdict for claim in report.claims}
+
+
+def claimed(parts: dict[str, Any], words: str) -> Verdict:
+    found = [verdict for text, verdict in verdicts(parts).items() if words in text.lower()]
+    assert len(found) == 1, words
+    return found[0]
+
+
+def test_the_verdict_on_repairs_turns_with_the_numbers(parts: dict[str, Any]) -> None:
+    turned, equal = many(parts), many(parts)
+    for each in turned.values():
+        states = each["followed"]["states"]
+        states[OTHER_LAST] = [[1.0] * 8] * 4
+        states[OTHER_WRONG] = [[0.0] * 8] * 4
+    assert claimed(turned, "right wording than where it was") is Verdict.SUPPORTED
+    for each in turned.values():
+        states = each["followed"]["states"]
+        states[OTHER_LAST], states[OTHER_WRONG] = states[OTHER_WRONG], states[OTHER_LAST]
+    assert claimed(turned, "right wording than in the wrong one") is Verdict.OPPOSITE
+    for each in equal.values():
+        states = each["followed"]["states"]
+        states[OTHER_WRONG] = states[OTHER_LAST]
+    assert claimed(equal, "right wording than where it was") is Verdict.NO_EVIDENCE
+
+
+def test_the_report_writes_its_figures(parts: dict[str, Any], tmp_path: Path) -> None:
+    report = ANALYSIS.report(QUICK, parts)
+    assert {figure.name for figure in report.figures} >= {"curves", "writers", "states"}
+    for figure in report.figures:
+        path = tmp_path / f"{figure.name}.svg"
+        figure.draw(path)
+        assert path.stat().st_size > 2000
+
+
+def test_a_report_without_cases_says_so() -> None:
+    counts = {"facts": 3, "recoverable": 0, "never": 0, "questions": 9, "wrong": 0, "wordings": 3}
+    report = ANALYSIS.report(QUICK, {"easy": {"counts": counts, "followed": None}})
+    assert "0 are answered wrong" in report.lead
+    assert "No relation has enough" in report.lead
+
+
+# --- where curves part ---------------------------------------------------------------------------
+
+
+def test_equal_curves_part_nowhere() -> None:
+    values = np.random.default_rng(0).random((20, 5))
+    assert parting(values, values, [str(row) for row in range(20)]).first is None
+
+
+def test_curves_part_where_the_difference_begins_and_stays() -> None:
+    generator = np.random.default_rng(0)
+    left, right = generator.normal(size=(2, 24, 6)) * 0.1
+    left[:, 1] += 1.0  # a difference that does not last is no parting
+    left[:, 4:] += 1.0
+    found = parting(left, right, [str(row) for row in range(24)])
+    assert found.first == 4
+    assert found.where == "after layer 3"
+    assert parting(right, left, [str(row) for row in range(24)]).first is None
+
+
+def test_one_cluster_says_nothing() -> None:
+    left = np.ones((10, 3))
+    assert parting(left, np.zeros((10, 3)), ["all"] * 10).first is None

@@ -1,0 +1,150 @@
+"""Examples in the prompt: prompts are what they say, and the report follows the numbers."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from circuits.choices import Ablation
+from circuits.errors import OptionError
+from circuits.facts import relation
+from experiments.analyses import plain
+from experiments.analyses.claims import Verdict
+from experiments.analyses.context import Context
+from experiments.analyses.demonstrations import Style
+from experiments.analyses.icl import ANALYSIS, Config, compute, steps
+from experiments.analyses.icl_prompts import Shot, ask, shots_of
+
+RELATION = "animal_young"
+QUICK = Config(
+    relations=(RELATION,), counts=(0, 1), compare=1, facts=10, draws=3, steps=1, edges=120
+)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return Context("facts-gpt2", tmp_path_factory.mktemp("run"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def parts(context: Context) -> dict[str, Any]:
+    return {RELATION: plain.plain(compute(context, QUICK, RELATION))}
+
+
+@pytest.fixture(scope="module")
+def shots(context: Context) -> list[dict[int, Shot]]:
+    asked = relation(RELATION)
+    wording = asked.held_out[0]
+    return shots_of(context.model, asked, wording, Style.SENTENCE, (0, 1, 3), 6, seed=0)
+
+
+def test_fewer_examples_are_the_last_ones_of_more(shots: list[dict[int, Shot]]) -> None:
+    assert len(shots) == 6
+    for each in shots:
+        texts = [each[count].asked.text for count in (0, 1, 3)]
+        assert texts[2].endswith(texts[1])
+        assert texts[1].endswith(texts[0])
+        assert texts[2].count(". ") == 3
+
+
+def test_clean_and_corrupted_prompt_have_the_same_examples(shots: list[dict[int, Shot]]) -> None:
+    for each in shots:
+        pair, start = each[3].pair, each[3].asked.start
+        assert pair.text.clean[:start] == pair.text.corrupted[:start]
+        assert pair.text.clean != pair.text.corrupted
+        assert len(pair.clean) == len(pair.corrupted)
+
+
+def test_spans_of_examples_hold_their_words(shots: list[dict[int, Shot]]) -> None:
+    for each in shots:
+        shot = each[3]
+        spans = shot.asked.spans(shot.prompt)
+        words = "".join(shot.prompt.tokens[at] for at in spans["their objects"]).split()
+        texts = [shot.asked.text[start:stop] for start, stop in shot.asked.objects]
+        assert "".join(words) == "".join(texts).replace(" ", "")
+        assert not set(spans["examples"]) & set(spans["question"])
+        covered = {*spans["examples"], *spans["question"]}
+        assert covered == set(range(1, len(shot.prompt)))
+
+
+def test_asking_agrees_with_the_stored_shares(context: Context, parts: dict[str, Any]) -> None:
+    found = parts[RELATION]["list"]
+    facts = shots_of(context.model, relation(RELATION), "", Style.LIST, (0, 1), 10, seed=0)
+    replies = ask(context.model, [each[1] for each in facts])
+    np.testing.assert_allclose(replies.probability[0], found["probability"]["1"], rtol=1e-4)
+
+
+def test_new_heads_are_in_the_circuit_with_examples_only(parts: dict[str, Any]) -> None:
+    for found in parts[RELATION].values():
+        heads = found["heads"]
+        assert not set(heads["new"]) & set(heads["kept"])
+        assert len(heads["grown"]) == len(heads["new"])
+        assert 0 <= heads["jaccard"] <= 1
+
+
+def test_parts_of_attention_are_shares(parts: dict[str, Any]) -> None:
+    attention = parts[RELATION]["list"]["heads"]["attention"]
+    for group in ("circuit", "others"):
+        inside = attention["examples"][group] + attention["question"][group]
+        assert 0.5 < inside <= 1.0 + 1e-6  # the rest is on the BOS token
+        assert attention["their objects"][group] < attention["examples"][group]
+
+
+def test_patching_is_refused_as_it_cannot_cut_the_examples(context: Context) -> None:
+    with pytest.raises(OptionError, match="same examples"):
+        steps(context, Config(ablation=Ablation.PATCH))
+
+
+def test_relations_are_drawn_where_none_is_named(context: Context) -> None:
+    drawn = steps(context, Config(most=5))
+    assert len(set(drawn)) == 5
+    assert list(drawn) == list(steps(context, Config(most=5)))
+    assert len(steps(context, Config(most=0))) == len(context.names())
+    assert list(steps(context, Config(relations=("book_author",)))) == ["book_author"]
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def many(parts: dict[str, Any], new: float, control: float) -> dict[str, Any]:
+    """The relation six times, with such probabilities without new and without random heads."""
+    made = {f"relation {place}": copy.deepcopy(parts[RELATION]) for place in range(6)}
+    for each in made.values():
+        shares = each["list"]["heads"]["with_examples"]["probability"]
+        shares["new"], shares["random"] = [[x] * len(shares["new"]) for x in (new, control)]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("new", "control", "verdict"),
+    [
+        (0.2, 0.9, Verdict.SUPPORTED),
+        (0.9, 0.2, Verdict.OPPOSITE),
+        (0.5, 0.5, Verdict.NO_EVIDENCE),
+    ],
+)
+def test_the_verdict_on_new_heads_turns_with_the_numbers(
+    parts: dict[str, Any], new: float, control: float, verdict: Verdict
+) -> None:
+    report = ANALYSIS.report(QUICK, many(parts, new, control))
+    first = next(claim for claim in report.answer if "as a list" in claim.sentence)
+    assert first.verdict is verdict
+    assert ("more than random" in report.lead) is (verdict is Verdict.SUPPORTED)
+
+
+def test_few_relations_make_tables_but_no_sentences(parts: dict[str, Any]) -> None:
+    report = ANALYSIS.report(QUICK, parts)
+    assert not report.answer
+    assert any(table.name == "table2_list" for table in report.tables)
+
+
+def test_the_report_draws_its_figures(parts: dict[str, Any], tmp_path: Path) -> None:
+    figures = ANALYSIS.report(QUICK, parts).figures
+    assert {figure.name for figure in figures} >= {"examples", "heads_list"}
+    for figure in figures:
+        figure.draw(tmp_path / f"{figure.name}.svg")
+        assert (tmp_path / f"{figure.name}.svg").stat().st_size > 2000

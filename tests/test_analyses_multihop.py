@@ -1,0 +1,197 @@
+"""Two hops: questions are what they say, overlaps obey laws, the report follows the numbers."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from circuits.errors import PromptError
+from circuits.facts import Fact, atlas, relation
+from circuits.graph import Circuit, EdgeScores, Wiring
+from circuits.overlap import overlap
+from experiments.analyses import plain
+from experiments.analyses.claims import Verdict
+from experiments.analyses.context import Context
+from experiments.analyses.hop_prompts import (
+    Chain,
+    Form,
+    TwoHops,
+    chains_of,
+    pairs_of,
+    reversed_facts,
+    two_hops,
+    wording,
+)
+from experiments.analyses.multihop import ANALYSIS, Config, compute, steps, strongest
+from experiments.analyses.multihop_report import REVERSAL
+
+CHAIN = "landmark_country > country_language"
+QUICK = Config(
+    chains=(CHAIN,),
+    reversals=1,
+    forms=(Form.WRITTEN,),
+    pairs=6,
+    steps=1,
+    draws=4,
+    unrelated=2,
+    edges=150,
+)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return Context("facts-gpt2", tmp_path_factory.mktemp("run"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def parts(context: Context) -> dict[str, Any]:
+    return {CHAIN: plain.plain(compute(context, QUICK, CHAIN))}
+
+
+def chain() -> Chain:
+    return next(each for each in chains_of(atlas()) if each.name == CHAIN)
+
+
+# --- questions -----------------------------------------------------------------------------------
+
+
+def test_every_chain_meets_in_a_bridge() -> None:
+    found = list(chains_of(atlas()))
+    assert len(found) > 20
+    for each in found:
+        assert two_hops(each, lambda *_: True), each.name
+
+
+def test_the_bridge_is_the_first_object_and_the_second_subject() -> None:
+    first, second = relation("landmark_country"), relation("country_language")
+    for hops in two_hops(chain(), lambda *_: True):
+        assert hops.bridge in first.objects_of(hops.subject)
+        assert hops.answer in second.objects_of(hops.bridge)
+
+
+def test_only_facts_that_are_known_are_chained() -> None:
+    known = two_hops(
+        chain(), lambda asked, subject: subject in ("Louvre", "Eiffel Tower", "France")
+    )
+    assert known
+    assert {hops.bridge for hops in known} == {"France"}
+
+
+def test_the_bridge_is_named_in_every_form_but_the_nested_one() -> None:
+    hops = two_hops(chain(), lambda *_: True)[0]
+    nested, follow, written = (wording(chain(), form, hops) for form in Form)
+    assert nested
+    assert follow
+    assert written
+    assert hops.bridge not in nested
+    assert hops.subject in nested
+    assert follow.count(hops.bridge) == 1
+    assert written.count(hops.bridge) == 2
+    assert follow.split(". ")[0] == written.split(". ")[0]
+
+
+def test_pairs_ask_the_same_of_another_subject_and_another_bridge(context: Context) -> None:
+    facts = two_hops(chain(), lambda *_: True)[:20]
+    made = pairs_of(context.model, facts, lambda hops: wording(chain(), Form.WRITTEN, hops), 0)
+    assert len(made) > 5
+    bridges = {hops.subject: hops.bridge for hops in facts}
+    for pair in made:
+        assert len(pair.clean) == len(pair.corrupted)
+        assert pair.answer != pair.foil
+        assert bridges[pair.text.subject or ""] not in pair.text.corrupted
+
+
+def test_backwards_only_objects_of_one_subject_are_asked() -> None:
+    facts = (Fact("r", "a", "x"), Fact("r", "b", "y"), Fact("r", "c", "y"))
+    small = replace(relation("country_capital"), facts=facts)
+    assert reversed_facts(small) == [TwoHops("x", "x", "a")]
+
+
+def test_units_are_chains_then_relations_backwards(context: Context) -> None:
+    keys = steps(context, Config(most=3, reversals=2))
+    assert [key.startswith(REVERSAL) for key in keys] == [False] * 3 + [True] * 2
+    with pytest.raises(PromptError, match="no chain"):
+        steps(context, Config(chains=("country_capital > verb_past",)))
+
+
+# --- overlap -------------------------------------------------------------------------------------
+
+
+def scored(seed: int) -> Circuit:
+    wiring = Wiring(3, 2, 2)
+    values = np.random.default_rng(seed).normal(size=wiring.n_edges).astype(np.float32)
+    kept = np.abs(values) > 1.2
+    return Circuit(wiring, kept, EdgeScores(wiring, values))
+
+
+def test_a_circuit_lies_wholly_in_itself() -> None:
+    own = scored(0)
+    found = overlap(own, [own, scored(1)])
+    assert found.edges == found.nodes == found.hop_edges[0] == 1.0
+
+
+def test_the_strongest_edges_of_one_circuit_are_its_own() -> None:
+    own = scored(0)
+    assert strongest([own], own.n_edges) == Circuit(own.wiring, own.kept)
+    size = min(own.n_edges, scored(1).n_edges)
+    both = strongest([own, scored(1)], size)
+    assert both.n_edges == size
+    assert overlap(both, [own, scored(1)]).edges == 1.0
+
+
+def test_shares_of_the_parts_are_shares(parts: dict[str, Any]) -> None:
+    found = parts[CHAIN]["forms"]["written"]
+    for beside in ("hops", "again", "random", "unrelated"):
+        for what in ("nodes", "edges"):
+            assert 0 <= found[beside][what] <= 1
+    assert found["hops"]["edges"] >= max(found["hops"]["each_edges"])
+    assert found["random"]["edges"] < found["hops"]["edges"]
+    assert found["chance"] <= 1
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def many(parts: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    made = {f"chain {at}": copy.deepcopy(parts[CHAIN]) for at in range(5)}
+    for part in made.values():
+        for name, value in changes.items():
+            part["forms"]["written"][name].update(value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("unrelated", "verdict"),
+    [(0.1, Verdict.SUPPORTED), (0.9, Verdict.OPPOSITE), (0.5, Verdict.NO_EVIDENCE)],
+)
+def test_the_verdict_on_overlap_turns_with_the_control(
+    parts: dict[str, Any], unrelated: float, verdict: Verdict
+) -> None:
+    changed = many(parts, hops={"edges": 0.5}, unrelated={"edges": unrelated})
+    report = ANALYSIS.report(QUICK, changed)
+    found = [claim for claim in report.answer if "unrelated" in claim.sentence]
+    assert [claim.verdict for claim in found] == [verdict]
+    assert ("points of the overlap" in report.lead) is (verdict is Verdict.SUPPORTED)
+
+
+def test_faithfulness_to_questions_that_are_not_answered_is_left_out(
+    parts: dict[str, Any],
+) -> None:
+    changed = many(parts, function={"whole": -1.0, "empty": -4.0, "hops": 5.0})
+    table = next(t for t in ANALYSIS.report(QUICK, changed).tables if t.name == "function")
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert np.isnan(row["circuits of the hops"].value)
+    assert row["whole model"].value == -1.0
+
+
+def test_the_report_draws_its_figures(parts: dict[str, Any], tmp_path: Path) -> None:
+    figures = ANALYSIS.report(QUICK, many(parts)).figures
+    assert {figure.name for figure in figures} == {"answers", "overlap"}
+    for figure in figures:
+        figure.draw(tmp_path / f"{figure.name}.svg")
+        assert (tmp_path / f"{figure.name}.svg").stat().st_size > 2000
