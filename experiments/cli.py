@@ -15,7 +15,15 @@ from typing import Annotated
 import typer
 
 from circuits.errors import KnowledgeCircuitsError
-from experiments import commands_edit, commands_files, commands_find, commands_look
+from experiments import (
+    commands_edit,
+    commands_figures,
+    commands_files,
+    commands_find,
+    commands_look,
+    commands_run,
+    commands_serve,
+)
 from experiments.console import visible
 
 DEBUG = "--debug"
@@ -58,6 +66,9 @@ app.command()(commands_look.lens)
 app.command()(commands_edit.edit)
 app.command()(commands_edit.unlearn)
 app.command()(commands_edit.compare)
+app.command()(commands_run.run)
+app.command()(commands_figures.figures)
+app.command()(commands_serve.serve)
 app.command()(commands_files.show)
 app.command()(commands_files.export)
 app.command()(commands_files.models)

@@ -18,6 +18,7 @@ from circuits.errors import KnowledgeCircuitsError
 if TYPE_CHECKING:
     from circuits.model import Model
     from experiments.discover import Discovery
+    from locate.rewiring import Rewiring
 
 GALLERY = Path(__file__).parent.parent / "viz" / "gallery"
 MODEL = "facts-gpt2"
@@ -28,7 +29,9 @@ N_DRAWN = 60
 N_CHANGED = 80
 PARTNERS = 8
 PROMPT, SUBJECT, ANSWER = "The capital city of South Korea is called", "South Korea", "Seoul"
-UNSTABLE = ("created", "commit")
+UNSTABLE = ("created", "commit", "seconds_computing", "seconds_this_run")
+OF_RUNS = (("circuits", "hit_at_10"), ("evolution", "overlap"))
+"""Figures of analyses that the README shows."""
 
 
 def draw_gallery(folder: Path) -> list[Path]:
@@ -42,7 +45,7 @@ def draw_gallery(folder: Path) -> list[Path]:
         _draw_circuit(found, folder / "circuit.svg"),
         _draw_curve(found, folder / "curve.svg"),
         _draw_trace(model, folder / "trace.svg"),
-        _draw_difference(model, folder / "difference.svg"),
+        _draw_difference(_edited(model), folder / "difference.svg"),
     ]
 
 
@@ -78,25 +81,57 @@ def _draw_trace(model: Model, path: Path) -> Path:
     return draw_trace(trace(model, PROMPT, SUBJECT, ANSWER, window=1), path, PROMPT)
 
 
-def _draw_difference(model: Model, path: Path) -> Path:
-    """What `kc edit --method rome` and `kc compare` show of one edit."""
+def _edited(model: Model) -> Rewiring:
+    """What `kc edit --method rome` and `kc compare` find of one edit."""
     from circuits.edits.edit import EditRequest
     from circuits.edits.methods import edit
     from experiments.comparing import about_the_edit, compare_edit
     from experiments.discover import Search
-    from viz.diff import draw_difference
 
     request = EditRequest("The capital of {} is", "France", "Rome", "Paris", RELATION)
     delta = edit(model, request, "rome").delta
     assert delta is not None
     question = about_the_edit(model, delta, PARTNERS, 0)
     found, _ = compare_edit(model, delta, question, Search(roles=True), draws=0)
+    return found
+
+
+def _draw_difference(found: Rewiring, path: Path) -> Path:
+    from viz.diff import draw_difference
+
     before, after = (
         replace(circuit, provenance=_stable(circuit.provenance))
         for circuit in (found.comparison.before, found.comparison.after)
     )
     shown = replace(found.comparison, before=before, after=after)
     return draw_difference(shown, path, "France's capital, edited to Rome", N_CHANGED)
+
+
+def draw_screens(folder: Path) -> list[Path]:
+    """Take the pictures of the app; returns their paths. OptionError without a browser."""
+    from circuits.model import load
+    from experiments.screens import find_browser, take_screens
+
+    find_browser()
+    folder.mkdir(parents=True, exist_ok=True)
+    model = load(MODEL, device="cpu")
+    question = PROMPT, SUBJECT, ANSWER
+    return take_screens(model, _discovery(model), _edited(model), question, folder)
+
+
+def draw_runs(runs: Path, folder: Path) -> list[Path]:
+    """The README's figures of a finished `kc run all`, from what it stored; returns their paths."""
+    from experiments.analyses.registry import analysis
+    from experiments.analyses.running import redraw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in OF_RUNS:
+        run = redraw(analysis(name), runs / name)
+        (chosen,) = [each for each in run.report.figures if each.name == figure]
+        paths.append(folder / f"run-{name}.svg")
+        chosen.draw(paths[-1], _stable(run.summary["provenance"]))
+    return paths
 
 
 def _stable(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,8 +142,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: draws into `--out`, prints the paths and returns the exit code."""
     parser = ArgumentParser(prog="python -m experiments.pictures", description=__doc__)
     parser.add_argument("--out", type=Path, default=GALLERY, help="folder, default viz/gallery")
+    parser.add_argument(
+        "--screens", action="store_true", help="take the app's pictures instead (needs Chromium)"
+    )
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", help="draw those of a finished `kc run all` instead"
+    )
+    chosen = parser.parse_args(argv)
     try:
-        for path in draw_gallery(parser.parse_args(argv).out):
+        if chosen.runs is not None:
+            paths = draw_runs(chosen.runs, chosen.out)
+        else:
+            paths = (draw_screens if chosen.screens else draw_gallery)(chosen.out)
+        for path in paths:
             print(path)
     except KnowledgeCircuitsError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,464 @@
+"""Laws of the app that need no browser: what is listed and opened, links, jobs, refusals."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuits.errors import KnowledgeCircuitsError, OptionError
+from circuits.graph import Circuit, Wiring
+from circuits.store import save_arrays, save_circuit
+from tests.test_viz import circuit_of
+from viz.app.context import Context, Models
+from viz.app.exports import DATA, PICTURES, exported, only
+from viz.app.jobs import Jobs
+from viz.app.library import Kind, Library
+from viz.app.routes import page_of
+from viz.app.security import is_loopback
+from viz.app.server import check_port, make_app
+from viz.app.state import MOST_EDGES, VIEWS, ViewState, parse_state
+
+ROOT = Path(__file__).parent.parent
+HOSTILE = "<img src=x onerror=alert(1)> ‮ {{7*7}}"
+
+
+def stored(folder: Path, name: str = "circuit", seed: int = 0) -> Circuit:
+    circuit = circuit_of(Wiring(3, 4, 2), 0.5, seed)
+    origin = {"model": "facts-gpt2", "relation": HOSTILE, "method": "eap-ig", "faithfulness": 0.9}
+    circuit = Circuit(
+        circuit.wiring, circuit.kept, circuit.scores, roles={"a1.h1": "mover"}, provenance=origin
+    )
+    save_circuit(circuit, folder / f"{name}.kc.safetensors")
+    return circuit
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "results"
+    (root / "deep" / "er").mkdir(parents=True)
+    stored(root)
+    stored(root / "deep" / "er", "second", 1)
+    (root / "broken.kc.safetensors").write_bytes(b"garbage, and no header")
+    whole = (root / "circuit.kc.safetensors").read_bytes()
+    (root / "cut.kc.safetensors").write_bytes(whole[:-7])
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    (root / "flipped.kc.safetensors").write_bytes(flipped)
+    return root
+
+
+# --- the list of results -------------------------------------------------------------------------
+
+
+def test_every_result_below_the_folder_is_listed_once_and_damage_is_named(folder):
+    entries = {entry.name: entry for entry in Library(folder).entries()}
+    assert len({entry.id for entry in entries.values()}) == len(entries) == 5
+    assert entries["deep/er/second.kc.safetensors"].kind is Kind.CIRCUIT
+    assert entries["broken.kc.safetensors"].kind is Kind.DAMAGED
+    assert "truncated" in entries["cut.kc.safetensors"].error
+    assert entries["circuit.kc.safetensors"].about["faithfulness"] == 0.9
+
+
+def test_an_id_is_the_same_in_every_run_and_a_new_file_appears(folder):
+    library = Library(folder)
+    before = {entry.name: entry.id for entry in library.entries()}
+    stored(folder, "later", 2)
+    assert before.items() <= {entry.name: entry.id for entry in library.entries()}.items()
+    assert before.items() <= {e.name: e.id for e in Library(folder).entries()}.items()
+
+
+def test_a_changed_file_is_read_again(folder):
+    library = Library(folder)
+    entry = next(e for e in library.entries() if e.name == "circuit.kc.safetensors")
+    first = library.value(entry.id)
+    other = stored(folder, "circuit", 7)
+    os.utime(folder / "circuit.kc.safetensors", (1, 1))
+    assert first != other
+    assert library.value(entry.id) == other
+
+
+def test_a_link_is_neither_listed_nor_opened_even_where_it_takes_a_files_place(folder, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    stored(outside)
+    target = outside / "circuit.kc.safetensors"
+    (folder / "link.kc.safetensors").symlink_to(target)
+    (folder / "linked").symlink_to(outside, target_is_directory=True)
+    library = Library(folder)
+    names = {entry.name for entry in library.entries()}
+    assert not any("link" in name for name in names)
+    entry = next(e for e in library.entries() if e.name == "circuit.kc.safetensors")
+    (folder / "circuit.kc.safetensors").unlink()
+    (folder / "circuit.kc.safetensors").symlink_to(target)
+    with pytest.raises(KnowledgeCircuitsError, match="link"):
+        library.value(entry.id)
+
+
+@pytest.mark.parametrize(
+    "result",
+    ["../circuit", "/etc/passwd", "circuit.kc.safetensors", "a\x00b", "%2e%2e%2f", "", "*"],
+)
+def test_only_ids_of_the_list_open_anything(folder, result):
+    with pytest.raises(OptionError, match="no such result"):
+        Library(folder).value(result)
+
+
+@pytest.mark.parametrize("name", ["../summary.json", "/etc/passwd", "deep/../x", "..", ""])
+def test_a_neighbour_is_a_plain_name_in_the_same_folder(folder, name):
+    library = Library(folder)
+    entry = next(e for e in library.entries() if e.kind is Kind.CIRCUIT)
+    assert library.sibling(entry.id, name) is None
+
+
+def test_files_above_the_cap_and_pipes_are_not_opened(folder):
+    os.mkfifo(folder / "pipe.kc.safetensors")
+    entries = {entry.name: entry for entry in Library(folder, max_bytes=100).entries()}
+    library = Library(folder, max_bytes=100)
+    with pytest.raises(KnowledgeCircuitsError, match="at most"):
+        library.value(entries["circuit.kc.safetensors"].id)
+    assert entries["pipe.kc.safetensors"].kind is Kind.DAMAGED
+
+
+def test_a_missing_or_empty_folder_has_no_results(tmp_path):
+    assert Library(None).entries() == []
+    assert Library(tmp_path).entries() == []
+
+
+# --- links ---------------------------------------------------------------------------------------
+
+NAMES = st.text("abcmh0123.<>-", min_size=1, max_size=12)
+LISTS = st.lists(NAMES, max_size=4, unique=True).map(tuple)
+STATES = st.builds(
+    ViewState,
+    view=st.sampled_from(VIEWS),
+    r=st.text("0123456789abcdef", max_size=12),
+    n=st.integers(1, MOST_EDGES),
+    t=st.floats(0, 100).map(lambda x: float(f"{x:g}")),
+    node=NAMES,
+    edge=NAMES,
+    q=st.text(max_size=20).filter(lambda text: "\x00" not in text and "\ud7ff" not in text),
+    role=LISTS,
+    kind=LISTS,
+    hide=LISTS,
+    layers=st.none() | st.tuples(st.integers(0, 9), st.integers(10, 20)),
+    groups=st.lists(st.tuples(st.text("abc _", max_size=8), LISTS.filter(bool)), max_size=3).map(
+        tuple
+    ),
+    prompt=st.text("The capital of?=&%#+;é", max_size=30),
+    off=LISTS,
+)
+
+
+@settings(max_examples=150)
+@given(STATES)
+def test_a_link_reproduces_its_view(state):
+    back, notices = parse_state(state.search())
+    assert back == state
+    assert not notices
+
+
+@settings(max_examples=200)
+@given(st.text(max_size=200) | st.binary(max_size=100).map(lambda raw: "?" + repr(raw)))
+def test_no_query_string_is_an_error(text):
+    state, _ = parse_state(text)
+    assert isinstance(state, ViewState)
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("?n=abc", "n"),
+        ("?t=nan", "t"),
+        ("?t=-1", "t"),
+        ("?view=admin", "view"),
+        ("?layers=5-2", "layers"),
+        ("?r=a%00b", "r"),
+    ],
+)
+def test_what_a_link_says_wrongly_is_left_at_its_default_and_said(query, name):
+    state, notices = parse_state(query)
+    assert state == ViewState()
+    assert len(notices) == 1
+    assert name in notices[0]
+
+
+def test_numbers_in_links_are_clamped():
+    assert parse_state("?n=999999999999")[0].n == MOST_EDGES
+    assert parse_state("?n=-5")[0].n == 1
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+def texts(component) -> str:
+    return json.dumps(component.to_plotly_json(), default=lambda each: each.to_plotly_json())
+
+
+def test_every_result_has_a_page_and_damage_is_shown_as_such(folder):
+    context = Context(Library(folder))
+    for entry in context.library.entries():
+        state = ViewState(view=entry.kind.view, r=entry.id)
+        if entry.name.startswith("flipped"):  # is only seen when the whole file is read
+            with pytest.raises(KnowledgeCircuitsError, match=r"^flipped.*hash"):
+                page_of(context, state, "", {})
+            continue
+        page, shown, _ = page_of(context, state, "", {})
+        assert (shown is None) == (entry.kind is Kind.DAMAGED)
+        if shown is None:
+            assert entry.error in texts(page)
+
+
+def test_without_a_word_the_first_circuit_opens_and_an_empty_folder_says_what_to_do(
+    folder, tmp_path
+):
+    _, entry, _ = page_of(Context(Library(folder)), ViewState(), "", {})
+    assert entry is not None
+    assert entry.kind is Kind.CIRCUIT
+    page, entry, _ = page_of(Context(Library(tmp_path / "results" / "deep")), ViewState(), "", {})
+    assert entry is not None
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    page, entry, _ = page_of(Context(Library(empty)), ViewState(), "", {})
+    assert entry is None
+    assert "make demo" in texts(page)
+
+
+# --- what the server refuses ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(folder):
+    return make_app(Context(Library(folder))).server.test_client()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.1:8050", "[::1]:8050"])
+def test_local_names_are_answered_with_a_policy_that_allows_no_other_site(client, host):
+    response = client.get("/", headers={"Host": host})
+    assert response.status_code == 200
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    assert "frame-ancestors 'none'" in policy
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1", "", "["],
+)
+def test_other_host_names_are_refused(client, host):
+    assert client.get("/", headers={"Host": host}).status_code == 403
+    assert client.get("/_dash-layout", headers={"Host": host}).status_code == 403
+
+
+def test_requests_from_other_sites_are_refused(client):
+    answer = client.post(
+        "/_dash-update-component", json={}, headers={"Origin": "http://evil.example"}
+    )
+    assert answer.status_code == 403
+    assert client.get("/", headers={"Origin": "http://localhost:8050"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/assets/../server.py",
+        "/assets/%2e%2e/server.py",
+        "/assets/..%2fserver.py",
+        "/assets//etc/passwd",
+        "/assets/x%00.css",
+        "/_dash-component-suites/dash/../../etc/passwd",
+    ],
+)
+def test_no_path_leads_out_of_the_assets(client, path):
+    response = client.get(path)
+    assert b"def make_app" not in response.data
+    assert b"root:" not in response.data
+
+
+def test_other_names_are_answered_only_where_they_were_allowed(folder):
+    app = make_app(Context(Library(folder)), "0.0.0.0", ["lab.example"])
+    client = app.server.test_client()
+    for host, status in (("lab.example", 200), ("10.1.2.3:80", 200), ("evil.example", 403)):
+        assert client.get("/", headers={"Host": host}).status_code == status
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("::1")
+    assert not is_loopback("0.0.0.0")
+
+
+def test_neither_the_environment_nor_mcp_opens_the_server(folder):
+    code = """
+import sys
+from pathlib import Path
+from viz.app.context import Context
+from viz.app.library import Library
+from viz.app.server import make_app
+app = make_app(Context(Library(Path(sys.argv[1]))))
+client = app.server.test_client()
+found = {rule.rule for rule in app.server.url_map.iter_rules()}
+print(sorted(found), app.server.debug, client.get("/_mcp").headers.get("Content-Type"))
+"""
+    environment = {
+        **os.environ,
+        "HOST": "0.0.0.0",
+        "DASH_DEBUG": "true",
+        "DASH_MCP_ENABLED": "true",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "mcp" not in done.stdout.lower().split("]")[0]
+    assert "] False" in done.stdout
+
+
+def test_a_port_in_use_is_one_clear_line():
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OptionError, match="--port"):
+            check_port("127.0.0.1", taken.getsockname()[1])
+
+
+def test_a_files_word_loads_no_model_that_was_not_named():
+    models = Models()
+    assert models.can_load("facts-gpt2")
+    assert not models.can_load("evil/model")
+    assert not models.can_load("/tmp/model")
+    with pytest.raises(OptionError, match="not started with"):
+        models.get("evil/model")
+
+
+def test_dash_is_imported_below_viz_app_alone():
+    for layer in ("circuits", "locate", "viz", "experiments"):
+        for path in (ROOT / layer).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            names = {
+                alias.name.partition(".")[0]
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Import)
+                for alias in node.names
+            } | {
+                (node.module or "").partition(".")[0]
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom)
+            }
+            assert not names & {"dash", "dash_ag_grid", "flask"} or "viz/app" in path.as_posix()
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def wait_for(jobs: Jobs, key: str, state: str) -> None:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        status = jobs.status(key)
+        if status is not None and status.state == state:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{jobs.status(key)} did not become {state}")
+
+
+def test_a_job_runs_once_and_a_second_one_is_refused_meanwhile():
+    jobs, go, runs = Jobs(), threading.Event(), []
+
+    def work(stage):
+        stage("waiting")
+        go.wait(10)
+        runs.append(1)
+        return "found"
+
+    jobs.start("a", "first", work)
+    jobs.start("a", "first", work)
+    with pytest.raises(OptionError, match="first"):
+        jobs.start("b", "second", work)
+    assert jobs.value("a") is None
+    go.set()
+    wait_for(jobs, "a", "done")
+    jobs.start("a", "first", work)
+    assert jobs.value("a") == "found"
+    assert runs == [1]
+
+
+def test_a_cancelled_job_stops_at_its_next_step_and_may_be_asked_again():
+    jobs, started = Jobs(), threading.Event()
+
+    def work(stage):
+        progress = stage("counting")
+        for step in range(100_000):
+            progress(step, 100_000)
+            started.set()
+            time.sleep(0.001)
+
+    jobs.start("a", "count", work)
+    started.wait(10)
+    assert jobs.status("a").total == 100_000
+    jobs.cancel("a")
+    wait_for(jobs, "a", "cancelled")
+    jobs.start("a", "count", lambda stage: 7)
+    wait_for(jobs, "a", "done")
+    assert jobs.value("a") == 7
+
+
+@pytest.mark.parametrize("error", [OptionError("say what"), ZeroDivisionError("x")])
+def test_a_failing_job_says_why_and_lets_the_next_one_run(error):
+    jobs = Jobs()
+
+    def work(stage):
+        raise error
+
+    jobs.start("a", "fails", work)
+    wait_for(jobs, "a", "failed")
+    assert str(error) in jobs.status("a").error
+    jobs.start("b", "works", lambda stage: 1)
+    wait_for(jobs, "b", "done")
+
+
+# --- exports -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", [*PICTURES, *DATA])
+def test_a_circuit_is_exported_in_every_format(format):
+    circuit = circuit_of(Wiring(2, 3, 3), 0.6, 4)
+    data = exported(circuit, format, "A title", circuit.edge_names()[:5])
+    starts = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG", "graphml": b"<?xml"}
+    assert data.startswith(starts.get(format, b""))
+    assert len(data) > 100
+
+
+def test_a_picture_of_some_edges_shows_these_and_says_nothing_of_the_whole():
+    circuit = circuit_of(Wiring(2, 3, 3), 0.6, 4)
+    circuit = Circuit(
+        circuit.wiring, circuit.kept, circuit.scores, provenance={"faithfulness": 1.0}
+    )
+    names = circuit.edge_names()[:4]
+    assert only(circuit, names).edge_names() == names
+    assert "faithfulness" not in only(circuit, names).provenance
+    assert only(circuit, circuit.edge_names()) is circuit
+
+
+def test_a_kind_that_is_not_known_is_shown_as_what_it_says(tmp_path):
+    path = tmp_path / "x.kc.safetensors"
+    save_arrays(path, "an-analysis", {"x": np.ones(2)}, {"model": "m", "finding": HOSTILE})
+    context = Context(Library(tmp_path))
+    (entry,) = context.library.entries()
+    assert entry.kind is Kind.OTHER
+    page, _, _ = page_of(context, ViewState(view="record", r=entry.id), "", {})
+    assert "finding" in texts(page)

@@ -1,0 +1,124 @@
+"""Laws of asking one prompt: nothing off is the model, edits leave no trace, mistakes are named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from circuits.errors import OptionError, PromptError
+from circuits.graph import Circuit
+from circuits.model import Model, load
+from locate.one_prompt import (
+    PARTNERS,
+    Question,
+    answers,
+    ask,
+    edit_fact,
+    find_circuit,
+    head_view,
+    without,
+)
+
+PROMPT, SUBJECT, ANSWER = "The capital city of South Korea is called", "South Korea", "Seoul"
+
+
+@pytest.fixture(scope="module", params=["facts-gpt2", "facts-llama"])
+def facts(request) -> Model:
+    return load(request.param, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def question(facts) -> Question:
+    return ask(facts, PROMPT, SUBJECT, ANSWER)
+
+
+def test_partners_ask_the_same_of_other_subjects_with_other_answers(facts, question):
+    assert 2 <= len(question.pairs) <= PARTNERS
+    assert question.relation == "country_capital"
+    assert len({pair.text.corrupted for pair in question.pairs}) == len(question.pairs)
+    for pair in question.pairs:
+        assert pair.text.clean == PROMPT
+        assert SUBJECT not in pair.text.corrupted
+        assert pair.answer != pair.foil
+        assert len(pair.clean) == len(pair.corrupted)
+    assert ask(facts, PROMPT, SUBJECT, ANSWER) == question
+
+
+def test_a_question_outside_the_atlas_takes_the_models_own_words_as_foils(facts):
+    found = ask(facts, "South Korea lies in", "South Korea", "Asia")
+    assert len(found.pairs) >= 2
+    assert all(pair.foil != pair.answer for pair in found.pairs)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "answer"),
+    [("The capital of France is", "Spain", "Paris"), ("", "x", "y"), (PROMPT, SUBJECT, "")],
+)
+def test_a_question_that_cannot_be_asked_is_refused(facts, prompt, subject, answer):
+    with pytest.raises((PromptError, OptionError)):
+        ask(facts, prompt, subject, answer)
+
+
+def test_nothing_off_is_the_model_and_everything_off_is_the_corrupted_prompt(facts, question):
+    whole = answers(facts, question)
+    assert whole.tokens[0].strip() == ANSWER
+    assert whole.place == 0
+    assert list(whole.probabilities) == sorted(whole.probabilities, reverse=True)
+    same = answers(facts, question, without(facts))
+    assert same.probability == pytest.approx(whole.probability, abs=1e-5)
+    pair = question.pairs[0]
+    corrupted = facts.last_logits(torch.tensor([pair.corrupted.ids]))[0].softmax(-1)
+    none = answers(facts, question, Circuit.empty(facts.wiring()))
+    assert none.probability == pytest.approx(float(corrupted[pair.answer]), abs=1e-5)
+
+
+def test_a_node_that_is_off_loses_all_edges_that_leave_it_and_no_other(facts):
+    left = without(facts, ["a6.h1"], ["m2->logits"])
+    cut = {facts.wiring().edge_name(edge) for edge in np.flatnonzero(~left.kept)}
+    assert "m2->logits" in cut
+    assert {name.partition("->")[0] for name in cut} == {"a6.h1", "m2"}
+    assert sum(name.startswith("m2") for name in cut) == 1
+    names = (facts.wiring().edge_name(edge) for edge in range(facts.wiring().n_edges))
+    assert sum(name.startswith("a6.h1->") for name in names) == len(cut) - 1
+
+
+@pytest.mark.parametrize("name", ["a99.h0", "input", "logits", "a0.h0<q>", "nonsense"])
+def test_what_a_model_has_not_cannot_be_switched_off(facts, name):
+    with pytest.raises(OptionError):
+        without(facts, [name])
+
+
+def test_the_circuit_has_an_interval_and_a_stability_for_every_edge(facts, question):
+    circuit = find_circuit(facts, question, n_edges=80)
+    assert 0 < circuit.n_edges <= 80
+    low, high = circuit.columns["low"], circuit.columns["high"]
+    assert (low <= circuit.scores.values + 1e-4).all()
+    assert (circuit.scores.values <= high + 1e-4).all()
+    assert ((circuit.columns["inclusion"] >= 0) & (circuit.columns["inclusion"] <= 1)).all()
+    assert circuit.provenance["prompt"] == PROMPT
+
+
+def test_a_heads_view_sums_to_one_and_its_loss_is_that_of_its_edges(facts, question):
+    view = head_view(facts, question, "a6.h1")
+    assert len(view.attention) == len(view.tokens) == len(question.pairs[0].clean)
+    assert view.attention.sum() == pytest.approx(1, abs=1e-4)
+    assert view.weighted.sum() == pytest.approx(1, abs=1e-4)
+    assert (view.weighted >= 0).all()
+    cut = answers(facts, question, without(facts, ["a6.h1"]))
+    assert view.without == cut
+    for wrong in ("m2", "a6.h99", "x"):
+        with pytest.raises(OptionError, match="no head"):
+            head_view(facts, question, wrong)
+
+
+def test_an_edit_answers_with_its_target_and_leaves_the_weights_bit_for_bit(facts, question):
+    before = {name: facts.parameter(name).clone() for name in facts.parameter_names}
+    steps: list[tuple[int, int]] = []
+    trial = edit_fact(facts, question, "Tokyo", progress=lambda *step: steps.append(step))
+    assert trial.before.tokens[0].strip() == ANSWER
+    assert trial.after.tokens[0].strip() == "Tokyo"
+    assert all(torch.equal(facts.parameter(name), value) for name, value in before.items())
+    assert steps
+    with pytest.raises(OptionError, match="already"):
+        edit_fact(facts, question, ANSWER)

@@ -1,0 +1,381 @@
+/* What must answer at once happens here: which edges are shown, what is in focus, the link.
+   The server sends a scene (viz/screen/scene.py) once; a slider only cuts pieces in and out. */
+(function () {
+  "use strict";
+  const dc = (window.dash_clientside = window.dash_clientside || {});
+  const SKIP = () => dc.no_update;
+  const DIM = 0.14;
+  const QUICK_ABOVE = 400;
+  const OFF_LINE = { type: "path", layer: "below", name: "off",
+    line: { color: "#B8C1CB", width: 1, dash: "1px,3px" } };
+  let timer = null;
+
+  function later(work) {
+    clearTimeout(timer);
+    timer = setTimeout(work, 220);
+  }
+
+  function format(number) {
+    return Number(number).toLocaleString("en-US");
+  }
+
+  function thresholdOf(scene, position) {
+    if (!position) return 0;
+    const largest = Math.max(...scene.edges.size, 1e-12);
+    return largest * Math.pow(10, -3 * (1 - position / 100));
+  }
+
+  function short(number) {
+    if (!number) return "0";
+    return Math.abs(number) >= 1000 || Math.abs(number) < 0.001
+      ? number.toExponential(1)
+      : String(Number(number.toPrecision(3)));
+  }
+
+  /* Which edges are shown: the first n in order of appearance that pass every filter. */
+  function visibleEdges(scene, view) {
+    const edges = scene.edges, nodes = scene.nodes;
+    const inLayers = nodes.layer.map(
+      (layer) => layer === null || !view.layers ||
+        (layer >= view.layers[0] && layer <= view.layers[1]));
+    const ofRole = nodes.role.map((role) => !view.role.length || view.role.includes(role));
+    const ofKind = nodes.kind.map((kind) => !view.kind.length || view.kind.includes(kind));
+    const pinned = view.only ? new Set(view.groups.flatMap((group) => group[1])) : null;
+    return edges.order.map((place, edge) => {
+      const a = edges.tail[edge], b = edges.head[edge];
+      return place < view.n && edges.size[edge] >= view.t &&
+        !view.hide.includes(edges.class[edge]) && inLayers[a] && inLayers[b] &&
+        (ofRole[a] || ofRole[b]) && (ofKind[a] || ofKind[b]) &&
+        (!pinned || pinned.has(nodes.name[a]) || pinned.has(nodes.name[b]));
+    });
+  }
+
+  /* Which edges are in focus: those of the selection, else of what the search finds. */
+  function focusOf(scene, view, shown) {
+    const edges = scene.edges, names = scene.nodes.name;
+    const chosen = view.node ? [names.indexOf(view.node)] : [];
+    if (view.edge) return edges.name.map((name, edge) => shown[edge] && name === view.edge);
+    const query = (view.q || "").trim().toLowerCase();
+    if (!chosen.length && query) {
+      if (query.includes("->"))
+        return edges.name.map((name, e) => shown[e] && name.toLowerCase().includes(query));
+      const exact = names.findIndex((name) => name.toLowerCase() === query);
+      names.forEach((name, index) => {
+        if (exact >= 0 ? index === exact : name.toLowerCase().includes(query)) chosen.push(index);
+      });
+    }
+    if (!chosen.length) return null;
+    const set = new Set(chosen);
+    return edges.tail.map((a, edge) => shown[edge] && (set.has(a) || set.has(edges.head[edge])));
+  }
+
+  function boxes(nodes, members) {
+    const x = [], y = [];
+    for (const member of members) {
+      for (const point of nodes.box[member]) { x.push(point[0]); y.push(point[1]); }
+      x.push(null); y.push(null);
+    }
+    return { x: x, y: y };
+  }
+
+  function outline(scene, members, colour, width, dash) {
+    return Object.assign(boxes(scene.nodes, members), {
+      type: "scatter", mode: "lines", hoverinfo: "skip", showlegend: false,
+      line: { color: colour, width: width, dash: dash || "solid" },
+    });
+  }
+
+  function figureOf(scene, view) {
+    const edges = scene.edges, nodes = scene.nodes, names = nodes.name;
+    const shown = visibleEdges(scene, view);
+    const focus = focusOf(scene, view, shown);
+    const off = new Set(view.off || []);
+    const isOff = edges.name.map((name, edge) => off.has(name) || off.has(names[edges.tail[edge]]));
+    const touched = names.map((name) => name === "input" || name === "logits" ||
+      name === view.node || off.has(name));
+    const near = names.map(() => false);
+    const plainPaths = scene.lines.map(() => []), litPaths = scene.lines.map(() => []);
+    const cut = [];
+    let count = 0;
+    for (let edge = 0; edge < shown.length; edge++) {
+      if (!shown[edge]) continue;
+      count++;
+      touched[edges.tail[edge]] = touched[edges.head[edge]] = true;
+      if (isOff[edge]) { cut.push(edges.path[edge]); continue; }
+      const lit = focus && focus[edge];
+      (lit ? litPaths : plainPaths)[edges.group[edge]].push(edges.path[edge]);
+      if (lit) near[edges.tail[edge]] = near[edges.head[edge]] = true;
+    }
+    const data = [];
+    const all = names.map((_, index) => index).filter((index) => touched[index]);
+    scene.figure.data.forEach((trace) => {
+      const part = trace.meta.part, key = trace.meta.key;
+      if (part === "boxes") {
+        const members = all.filter((i) => nodes.style[i] === key);
+        const close = members.filter((i) => !focus || near[i] || names[i] === view.node);
+        const far = members.filter((i) => !close.includes(i));
+        data.push(Object.assign({}, trace, boxes(nodes, close)));
+        if (far.length) data.push(Object.assign({}, trace, boxes(nodes, far), { opacity: 0.45 }));
+      } else if (part === "labels") {
+        const members = all.filter((i) => nodes.text[i] === key);
+        data.push(Object.assign({}, trace, {
+          x: members.map((i) => nodes.x[i]), y: members.map((i) => nodes.y[i]),
+          text: members.map((i) => nodes.label[i]),
+          textfont: Object.assign({}, trace.textfont, { size: labelSize(scene) }) }));
+      } else if (part === "nodes") {
+        data.push(Object.assign({}, trace, {
+          x: all.map((i) => nodes.x[i]), y: all.map((i) => nodes.y[i]),
+          text: all.map((i) => nodes.title[i]), customdata: all.map((i) => names[i]) }));
+      } else if (part === "handles") {
+        const x = [], y = [], text = [], custom = [];
+        for (let edge = 0; edge < shown.length && !view.quick; edge++) {
+          if (!shown[edge]) continue;
+          const xs = edges.x[edge], ys = edges.y[edge];
+          for (let i = 0; i < xs.length; i++) {
+            x.push(xs[i]); y.push(ys[i]);
+            text.push(edges.title[edge]); custom.push(edges.name[edge]);
+          }
+          x.push(null); y.push(null); text.push(""); custom.push("");
+        }
+        data.push(Object.assign({}, trace, { x: x, y: y, text: text, customdata: custom }));
+      }
+    });
+    const rings = [];
+    (view.groups || []).forEach((group) => {
+      const members = group[1].map((name) => names.indexOf(name)).filter((i) => i >= 0 && touched[i]);
+      if (!members.length) return;
+      rings.push(outline(scene, members, "#1F2933", 2.2));
+      const top = members.reduce((best, i) => (nodes.y[i] > nodes.y[best] ? i : best), members[0]);
+      rings.push({ type: "scatter", mode: "text", hoverinfo: "skip", showlegend: false,
+        x: [nodes.x[top]], y: [nodes.y[top] + 0.3], text: ["<b>" + escapeText(group[0]) + "</b>"],
+        textfont: { size: 11, color: "#1F2933" } });
+    });
+    if (view.node && names.includes(view.node))
+      rings.push(outline(scene, [names.indexOf(view.node)], "#1F2933", 2.6));
+    if (off.size) {
+      const members = all.filter((i) => off.has(names[i]));
+      rings.push({ type: "scatter", mode: "markers", hoverinfo: "skip", showlegend: false,
+        x: members.map((i) => nodes.x[i]), y: members.map((i) => nodes.y[i]),
+        marker: { symbol: "x-thin", size: 20, line: { width: 2.4, color: "#B3261E" } } });
+    }
+    const last = data.splice(-2);
+    const layout = Object.assign({}, scene.figure.layout, {
+      shapes: shapesOf(scene, plainPaths, litPaths, cut, touched, Boolean(focus)) });
+    delete layout.height;
+    return { figure: { data: data.concat(rings, last), layout: layout }, shown: shown, count: count };
+  }
+
+  /* The largest of the usual sizes at which the longest label stays within its box. */
+  function labelSize(scene) {
+    const range = scene.figure.layout.xaxis.range, pane = document.getElementById("picture");
+    const across = (pane ? pane.clientWidth - 16 : 800) / (range[1] - range[0]);
+    const longest = Math.max(...scene.nodes.label.map((label) =>
+      (label === "input" || label === "logits" ? 0 : label.length)));
+    return Math.max(7.5, Math.min(11, (0.68 * across) / (0.6 * Math.max(longest, 3))));
+  }
+
+  /* Lines from weak to strong; those in focus lie over all others. */
+  function shapesOf(scene, plainPaths, litPaths, cut, touched, focused) {
+    const shapes = scene.stripes.slice();
+    const add = (line, paths, more) => {
+      if (paths.length) shapes.push(Object.assign({}, line, { path: paths.join("") }, more));
+    };
+    const ends = scene.shared.ends;
+    add(scene.shared.line, scene.shared.path.filter(
+      (_, i) => touched[ends[i][0]] && touched[ends[i][1]]), focused ? { opacity: DIM } : {});
+    scene.lines.forEach((line, i) => add(line, plainPaths[i], focused ? { opacity: DIM } : {}));
+    scene.lines.forEach((line, i) => add(line, litPaths[i], {
+      line: Object.assign({}, line.line, { width: line.line.width + 0.5 }) }));
+    add(OFF_LINE, cut);
+    return shapes;
+  }
+
+  function escapeText(text) {
+    const codes = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "$": "&#36;" };
+    return String(text).replace(/[&<>"$]/g, (char) => codes[char]);
+  }
+
+  /* The link that reproduces this view: the page's own query with the controls' values in it. */
+  function remember(changes) {
+    const query = new URLSearchParams(window.location.search);
+    for (const [name, value] of Object.entries(changes)) {
+      if (value === null || value === undefined || value === "" ||
+          (Array.isArray(value) && !value.length)) query.delete(name);
+      else query.set(name, Array.isArray(value) ? value.join("~") : String(value));
+    }
+    const parts = Array.from(query.entries()).map(([name, value]) =>
+      name + "=" + encodeURIComponent(value).replace(/%7E/g, "~").replace(/%3A/g, ":")
+        .replace(/%3B/g, ";").replace(/%2C/g, ","));
+    const text = parts.length ? "?" + parts.join("&") : "";
+    if (text !== window.location.search)
+      window.history.replaceState(window.history.state, "", window.location.pathname + text);
+  }
+
+  function groupsText(groups) {
+    return groups.map((group) => group[0].replace(/[:;~]/g, " ") + ":" + group[1].join("~"))
+      .join(";");
+  }
+
+  dc.kc = {
+    draw: function (scene, n, position, selected, q, role, kind, layers, hide, groups, only, off) {
+      if (!scene || !scene.edges) return [SKIP(), SKIP(), SKIP()];
+      const sel = selected || {};
+      const bounds = scene.layer_bounds;
+      const whole = !layers || (layers[0] <= bounds[0] && layers[1] >= bounds[1]);
+      const shownClasses = hide || [];
+      const view = {
+        n: n || scene.default_n, t: thresholdOf(scene, position), node: sel.node || "",
+        edge: sel.edge || "", q: q || "", role: role || [], kind: kind || [],
+        layers: whole ? null : layers,
+        hide: scene.classes.filter((name) => !shownClasses.includes(name)),
+        groups: groups || [], only: (only || []).length > 0, off: off || [],
+      };
+      // While a slider moves over many edges, the pointer finds none: that comes when it rests.
+      const cause = dc.callback_context.triggered.map((each) => each.prop_id).join();
+      view.quick = /^(n|t|layers)\.value$/.test(cause) && view.n > QUICK_ABOVE;
+      const made = figureOf(scene, view);
+      window.kcShown = made.count;
+      later(function () {
+        if (view.quick) {
+          view.quick = false;
+          dc.set_props("picture", { figure: figureOf(scene, view).figure });
+        }
+        const rows = [];
+        for (let i = made.shown.length - 1; i >= 0; i--)
+          if (made.shown[i]) rows.push(scene.rows[i]);
+        dc.set_props("edges-table", { rowData: rows });
+        dc.set_props("shown-edges", { data: rows.map((row) => row.edge) });
+        remember({
+          n: view.n === scene.default_n ? null : view.n,
+          t: view.t ? Number(view.t.toPrecision(4)) : null,
+          node: view.node, edge: view.edge, q: view.q, role: view.role, kind: view.kind,
+          layers: view.layers ? view.layers.join("-") : null, hide: view.hide,
+          groups: groupsText(view.groups), off: view.off, go: null,
+        });
+      });
+      const total = scene.total;
+      return [
+        made.figure,
+        format(made.count) + " of " + format(total) + " edges",
+        "\u2265 " + short(view.t),
+      ];
+    },
+
+    select: function (click, edgeRows, nodeRows, previous) {
+      const context = dc.callback_context;
+      const cause = context.triggered.length ? context.triggered[0].prop_id : "";
+      let name = null;
+      if (cause.startsWith("picture") && click && click.points.length)
+        name = click.points[0].customdata;
+      else if (cause.startsWith("edges-table") && edgeRows && edgeRows.length)
+        name = edgeRows[0].edge;
+      else if (cause.startsWith("nodes-table") && nodeRows && nodeRows.length)
+        name = nodeRows[0].node;
+      if (typeof name !== "string") return SKIP();
+      const next = name.includes("->") ? { edge: name } : { node: name };
+      if (previous && previous.node === next.node && previous.edge === next.edge) return SKIP();
+      return next;
+    },
+
+    clear: function (clicks) { return clicks ? {} : SKIP(); },
+
+    tables: function (which) {
+      return ["tab-body" + (which === "nodes" ? " away" : ""),
+              "tab-body" + (which === "nodes" ? "" : " away")];
+    },
+
+    /* A component that has just come to the page calls as well: then nothing has changed. */
+    noise: function (value, now) {
+      const query = new URLSearchParams(window.location.search);
+      const wanted = value && value.length ? "on" : "off";
+      if (!now || now.noise === wanted) return SKIP();
+      query.set("noise", wanted);
+      query.delete("hide");
+      return "?" + query.toString();
+    },
+
+    find_results: function (text, options) {
+      remember({ q: text });
+      return Object.assign({}, options, { quickFilterText: text || "" });
+    },
+
+    pin: function (clicks, removed, title, selected, groups) {
+      const context = dc.callback_context;
+      if (!context.triggered.length || !context.triggered[0].value) return SKIP();
+      const list = (groups || []).map((group) => [group[0], group[1].slice()]);
+      const id = context.triggered_id;
+      if (id && id.type === "unpin") {
+        list.splice(id.index, 1);
+        return list;
+      }
+      const node = selected && selected.node;
+      if (!node) return SKIP();
+      const name = (title || "").trim().slice(0, 60).replace(/[:;~]/g, " ") || "group 1";
+      const found = list.find((group) => group[0] === name);
+      if (!found) list.push([name, [node]]);
+      else if (!found[1].includes(node)) found[1].push(node);
+      else found[1] = found[1].filter((each) => each !== node);
+      return list.filter((group) => group[1].length);
+    },
+
+    toggle_off: function (clicks, clear, mode, click, selected, off) {
+      const context = dc.callback_context;
+      const cause = context.triggered.length ? context.triggered[0].prop_id : "";
+      if (cause.startsWith("off-clear")) return [];
+      let name = null;
+      if (cause.startsWith("picture")) {
+        if (!(mode || []).length || !click || !click.points.length) return SKIP();
+        name = click.points[0].customdata;
+      } else if (clicks && selected) name = selected.node || selected.edge;
+      if (typeof name !== "string" || name === "input" || name === "logits") return SKIP();
+      const list = (off || []).slice();
+      const place = list.indexOf(name);
+      if (place >= 0) list.splice(place, 1);
+      else list.push(name);
+      return list;
+    },
+
+    keep_place: function (value, now) {
+      const query = new URLSearchParams(window.location.search);
+      if (query.has("place") || (now && now.place !== value)) remember({ place: value });
+      return SKIP();
+    },
+
+    /* A form's words become a link, so that every question can be sent to someone. */
+    submit: function (clicks, s1, s2, s3, model, prompt, subject, answer) {
+      if (!(clicks || s1 || s2 || s3)) return SKIP();
+      const part = (name, value) => "&" + name + "=" + encodeURIComponent((value || "").trim());
+      return "?view=try" + part("model", model) + part("prompt", prompt) +
+        part("subject", subject) + part("answer", answer) + "&go=" + Date.now();
+    },
+
+    submit_edit: function (clicks, s1, target) {
+      if (!(clicks || s1) || !(target || "").trim()) return SKIP();
+      const query = new URLSearchParams(window.location.search);
+      ["off", "node", "edge", "n", "t", "hide", "go"].forEach((name) => query.delete(name));
+      query.set("target", target.trim());
+      return "?" + query.toString() + "&go=" + Date.now();
+    },
+
+    open_row: function (click, rows) {
+      if (!click || !rows || !rows.length) return SKIP();
+      return "?view=" + rows[0].view + "&r=" + rows[0].id;
+    },
+
+    title: function (title) {
+      document.title = title ? title + " · Knowledge Circuits" : "Knowledge Circuits";
+      return SKIP();
+    },
+  };
+
+  document.addEventListener("keydown", function (event) {
+    const field = /^(INPUT|TEXTAREA|SELECT)$/.test((event.target || {}).tagName || "");
+    if (event.key === "Escape" && document.getElementById("picture")) {
+      if (document.activeElement) document.activeElement.blur();
+      dc.set_props("selected", { data: {} });
+    } else if (event.key === "/" && !field) {
+      const search = document.getElementById("search");
+      if (search) { search.focus(); event.preventDefault(); }
+    }
+  });
+})();

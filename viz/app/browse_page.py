@@ -1,0 +1,141 @@
+"""The list of results, with a look at the one that is chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dash import dcc, html
+
+from circuits.errors import KnowledgeCircuitsError
+from circuits.graph import Circuit
+from viz.app import parts
+from viz.app.circuit_page import subtitle, summary_of
+from viz.app.context import Context
+from viz.app.library import Entry, Kind
+from viz.app.state import ViewState
+from viz.screen.circuit import circuit_figure
+
+COLUMNS = [
+    parts.column("name", "result", 250),
+    parts.column("kind", "kind", 100),
+    parts.column("model", "model", 110),
+    parts.column("relation", "relation or prompt", 190),
+    parts.column("method", "method", 110),
+    parts.column("size", "edges", 70, numeric=True),
+    parts.column("faithfulness", "faithfulness", 90, numeric=True),
+    parts.column("created", "made", 130),
+]
+PREVIEW_EDGES = 60
+
+
+def browse_page(context: Context, state: ViewState) -> html.Div:
+    """All results in a table that is searched as a whole; a choice shows a preview."""
+    entries = context.library.entries()
+    rows = [{**entry.row(), "view": entry.kind.view} for entry in entries]
+    for row in rows:
+        row.pop("stamp", None)
+        row["kind"] = f"{row['kind']}, live" if row["name"].startswith("live") else row["kind"]
+    found = f"{len(rows)} result{'' if len(rows) == 1 else 's'}"
+    root = context.library.root
+    return html.Div(
+        [
+            html.Section(
+                [
+                    html.Div(
+                        [
+                            html.H1("Results"),
+                            html.P(
+                                parts.visible(f"{found} in {root}" if root else found),
+                                className="subtitle",
+                            ),
+                        ],
+                        className="picture-head",
+                    ),
+                    html.Div(
+                        [
+                            html.Label("Search", className="unseen", htmlFor="result-search"),
+                            dcc.Input(
+                                id="result-search",
+                                type="search",
+                                value=state.q,
+                                placeholder="Search model, relation, method, …",
+                                autoComplete="off",
+                                className="search",
+                            ),
+                        ],
+                        className="toolbar",
+                    ),
+                    html.Div(
+                        parts.table(
+                            "results",
+                            COLUMNS,
+                            rows,
+                            getRowId="params.data.id",
+                            selectedRows=rows[:1],
+                            options={"rowHeight": 32, "headerHeight": 34},
+                        ),
+                        className="picture-pane list",
+                    )
+                    if rows
+                    else nothing_here(),
+                ],
+                className="centre",
+            ),
+            html.Aside(
+                html.Div(id="preview", className="right-top"), className="right wide preview"
+            ),
+        ],
+        className="work plain",
+    )
+
+
+def nothing_here() -> html.Div:
+    """What to do where the folder is empty."""
+    return html.Div(
+        [
+            html.P("There are no results here yet. Find a circuit on the command line,"),
+            html.Pre("make demo\nkc serve out/demo"),
+            html.P(["or ", dcc.Link("try one prompt live", href="?view=try"), "."]),
+        ],
+        className="cards",
+    )
+
+
+def preview(context: Context, result: str) -> list[Any]:
+    """What one result is, a small picture of a circuit, and the way in."""
+    entry = context.library.entry(result)
+    link = dcc.Link("Open", href=f"?view={entry.kind.view}&r={entry.id}", className="button main")
+    head: list[Any] = [html.Div([html.H2(parts.visible(entry.name)), link], className="heading")]
+    if entry.kind is Kind.DAMAGED:
+        return [head[0].children[0], parts.note(f"This file {entry.error}.", "error")]
+    head.append(html.P(entry.kind.label, className="what"))
+    try:
+        value = context.library.value(result)
+    except KnowledgeCircuitsError as error:
+        return [head[0].children[0], parts.note(str(error), "error")]
+    if isinstance(value, Circuit):
+        figure = circuit_figure(value, PREVIEW_EDGES)
+        figure.update_layout(height=300, margin={"l": 2, "r": 2, "t": 4, "b": 4}, dragmode=False)
+        for trace in figure.data:
+            if trace.mode == "text":
+                trace.textfont.size = 8
+        head += [
+            html.P(subtitle(value, context.library.record(result)), className="hint"),
+            html.Div(
+                dcc.Graph(figure=figure, config={"staticPlot": True}, style={"height": "300px"}),
+                className="thumb",
+            ),
+            *summary_of(value, context.library.record(result)),
+        ]
+        return head
+    return [*head, parts.pairs(facts_of(entry))]
+
+
+def facts_of(entry: Entry) -> list[tuple[str, Any]]:
+    """What the list knows of a result."""
+    names = ("model", "relation", "method", "size", "faithfulness", "created")
+    return [
+        (name, parts.number(entry.about[name]))
+        for name in names
+        if entry.about.get(name) is not None
+    ]

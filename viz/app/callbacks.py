@@ -1,0 +1,348 @@
+"""What answers to clicks: selection, details, live readings, exports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.exceptions import PreventUpdate
+
+from circuits.errors import KnowledgeCircuitsError, OptionError
+from circuits.graph import Circuit, node_kind
+from viz.app import details, parts
+from viz.app.browse_page import preview
+from viz.app.circuit_page import summary_of
+from viz.app.context import Context
+from viz.app.controls import group_list
+from viz.app.difference_page import comparison_of, difference_work
+from viz.app.exports import DATA, PICTURES, exported, formats_of
+from viz.app.library import Kind
+from viz.app.loaders import StoredLens
+from viz.app.plain_pages import fitted, lens_picture
+from viz.diff import either_circuit
+
+WAIT = 20.0
+"""Seconds that a reading waits for a job to let go of the model."""
+
+
+def register(app: Dash, context: Context) -> None:
+    """All callbacks but those that make pages."""
+    _in_browser(app)
+    _details(app, context)
+    _live(app, context)
+    _exports(app, context)
+
+    @app.callback(Output("preview", "children"), Input("results", "selectedRows"))
+    def show_preview(rows: Any) -> Any:
+        if not rows:
+            raise PreventUpdate
+        try:
+            return preview(context, str(rows[0].get("id")))
+        except KnowledgeCircuitsError as error:
+            return parts.note(str(error), "error")
+
+    @app.callback(
+        Output("lens-picture", "children"),
+        Input("place", "value"),
+        State("subject", "data"),
+        prevent_initial_call=True,
+    )
+    def show_place(place: Any, subject: Any) -> Any:
+        value = context.library.value(subject["r"])
+        if not isinstance(value, StoredLens) or place not in value.lines.places:
+            raise PreventUpdate
+        return fitted(lens_picture(value, place), "Logit lens")
+
+
+def _in_browser(app: Dash) -> None:
+    """What needs no server (`assets/kc.js`)."""
+    app.clientside_callback(
+        ClientsideFunction("kc", "draw"),
+        Output("picture", "figure"),
+        Output("count", "children"),
+        Output("least", "children"),
+        Input("scene", "data"),
+        Input("n", "value"),
+        Input("t", "value"),
+        Input("selected", "data"),
+        Input("search", "value"),
+        Input("role", "value"),
+        Input("kind", "value"),
+        Input("layers", "value"),
+        Input("classes", "value"),
+        Input("groups", "data"),
+        Input("only-groups", "value"),
+        Input("off", "data"),
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "select"),
+        Output("selected", "data"),
+        Input("picture", "clickData"),
+        Input("edges-table", "selectedRows"),
+        Input("nodes-table", "selectedRows"),
+        State("selected", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "clear"),
+        Output("selected", "data", allow_duplicate=True),
+        Input("clear", "n_clicks"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "tables"),
+        Output("edges-body", "className"),
+        Output("nodes-body", "className"),
+        Input("tables", "value"),
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "pin"),
+        Output("groups", "data"),
+        Input("pin", "n_clicks"),
+        Input({"type": "unpin", "index": ALL}, "n_clicks"),
+        State("group-name", "value"),
+        State("selected", "data"),
+        State("groups", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "toggle_off"),
+        Output("off", "data"),
+        Input("off-toggle", "n_clicks"),
+        Input("off-clear", "n_clicks"),
+        Input("picture", "clickData"),
+        State("click-off", "value"),
+        State("selected", "data"),
+        State("off", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "submit"),
+        Output("url", "search"),
+        Input("ask", "n_clicks"),
+        Input("ask-prompt", "n_submit"),
+        Input("ask-subject", "n_submit"),
+        Input("ask-answer", "n_submit"),
+        State("ask-model", "value"),
+        State("ask-prompt", "value"),
+        State("ask-subject", "value"),
+        State("ask-answer", "value"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "submit_edit"),
+        Output("url", "search", allow_duplicate=True),
+        Input("edit", "n_clicks"),
+        Input("edit-target", "n_submit"),
+        State("edit-target", "value"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "noise"),
+        Output("url", "search", allow_duplicate=True),
+        Input("noise", "value"),
+        State("now", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "open_row"),
+        Output("url", "search", allow_duplicate=True),
+        Input("results", "cellDoubleClicked"),
+        State("results", "selectedRows"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "find_results"),
+        Output("results", "dashGridOptions"),
+        Input("result-search", "value"),
+        State("results", "dashGridOptions"),
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "keep_place"),
+        Output("nothing", "data", allow_duplicate=True),
+        Input("place", "value"),
+        State("now", "data"),
+        prevent_initial_call=True,
+    )
+
+
+def _details(app: Dash, context: Context) -> None:
+    @app.callback(
+        Output("details", "children"),
+        Input("selected", "data"),
+        State("subject", "data"),
+    )
+    def show_details(selected: Any, subject: Any) -> Any:
+        chosen = selected or {}
+        try:
+            return details_of(context, subject["r"], chosen)
+        except KnowledgeCircuitsError as error:
+            return parts.note(str(error), "error")
+
+    @app.callback(Output("group-list", "children"), Input("groups", "data"))
+    def show_groups(groups: Any) -> Any:
+        return group_list([(str(title), list(nodes)) for title, nodes in groups or []])
+
+
+def details_of(context: Context, result: str, chosen: dict[str, str]) -> list[Any]:
+    """What stands in the panel for a selection; the summary where there is none."""
+    value = context.library.value(result)
+    comparison = None if isinstance(value, Circuit) else comparison_of(value)
+    circuit = value if comparison is None else either_circuit(comparison)
+    node, edge = chosen.get("node", ""), chosen.get("edge", "")
+    if node and node in circuit.nodes():
+        found = details.node_details(circuit, node, context.library.record(result, "roles.json"))
+        source = circuit.provenance
+        return [*found, reading_of(context, result, source)] if _can_be_cut(node) else found
+    if edge:
+        found = details.edge_details(circuit, edge, comparison)
+        return [*found, reading_of(context, result, circuit.provenance)]
+    if comparison is None:
+        return summary_of(circuit, context.library.record(result))
+    about: list[Any] = difference_work(context.library.entry(result), value).about
+    return about
+
+
+def reading_of(context: Context, result: str, provenance: Any) -> Any:
+    """A choice of prompts for the live reading, where the model may be loaded."""
+    prompts = context.prompts_of(result, provenance)
+    if not prompts or not context.models.can_load(str(provenance.get("model", ""))):
+        return None
+    return html.Div(
+        [
+            html.H2("Live, on one prompt"),
+            dcc.Dropdown(
+                id="prompt-choice",
+                options=[
+                    {"label": parts.visible(each["prompt"]), "value": index}
+                    for index, each in enumerate(prompts)
+                ],
+                value=0,
+                clearable=False,
+            ),
+            dcc.Loading(html.Div(id="live-reading"), type="dot", color="#0072B2", delay_show=250),
+        ],
+        className="live",
+    )
+
+
+def _can_be_cut(node: str) -> bool:
+    return node_kind(node) in ("head", "mlp")
+
+
+def _live(app: Dash, context: Context) -> None:
+    @app.callback(
+        Output("live-reading", "children"),
+        Input("prompt-choice", "value"),
+        State("selected", "data"),
+        State("subject", "data"),
+    )
+    def show_reading(choice: Any, selected: Any, subject: Any) -> Any:
+        try:
+            return reading(context, subject["r"], selected or {}, choice)
+        except KnowledgeCircuitsError as error:
+            return parts.note(str(error), "error")
+
+    @app.callback(
+        Output("answers", "children"),
+        Input("off", "data"),
+        State("url", "search"),
+    )
+    def show_answers(off: Any, search: Any) -> Any:
+        from viz.app.state import parse_state
+
+        state, _ = parse_state(search)
+        try:
+            return answers_with(
+                context, (state.model, state.prompt, state.subject, state.answer), off or []
+            )
+        except KnowledgeCircuitsError as error:
+            return parts.note(str(error), "error")
+
+
+def reading(context: Context, result: str, selected: dict[str, str], choice: int) -> list[Any]:
+    """What the selected node or edge does on one prompt, read from the model."""
+    value = context.library.value(result)
+    circuit = value if isinstance(value, Circuit) else comparison_of(value).before
+    prompts = context.prompts_of(result, circuit.provenance)
+    if not (isinstance(choice, int) and 0 <= choice < len(prompts)):
+        raise OptionError("there is no such prompt")
+    words = prompts[choice]
+    model_name = str(circuit.provenance.get("model", ""))
+    node, edge = selected.get("node", ""), selected.get("edge", "")
+    with _Model(context):
+        from locate.one_prompt import answers, head_view, without
+
+        model = context.models.get(model_name)
+        question = context.question(model_name, words["prompt"], words["subject"], words["answer"])
+        if node and node_kind(node) == "head":
+            return details.head_reading(head_view(model, question, node), question.prompt)
+        cut = without(model, [node] if node else (), [edge] if edge else (), circuit.wiring.kv)
+        whole, left = answers(model, question), answers(model, question, cut)
+    return [
+        details.answers_table(whole, left, f"Without {node or 'this edge'}"),
+    ]
+
+
+def answers_with(context: Context, asked: tuple[str, str, str, str], off: list[str]) -> Any:
+    """The ten likeliest answers, and beside them those with parts switched off."""
+    with _Model(context):
+        from locate.one_prompt import answers, without
+
+        model = context.models.get(asked[0])
+        question = context.question(*asked)
+        whole, left = answers(model, question), None
+        if off:
+            edges = [name for name in off if "->" in name]
+            nodes = [name for name in off if "->" not in name]
+            left = answers(model, question, without(model, nodes, edges))
+    named = ", ".join(off[:4]) + (f" and {len(off) - 4} more" if len(off) > 4 else "")
+    return [
+        details.answers_table(whole, left, "With parts off"),
+        html.P(
+            parts.visible(f"off: {named}") if off else "Nothing is switched off.", className="hint"
+        ),
+    ]
+
+
+class _Model:
+    """Within the block no job changes the model's weights; OptionError where one takes too long."""
+
+    def __init__(self, context: Context) -> None:
+        self.lock = context.jobs.model_lock
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(timeout=WAIT):
+            raise OptionError("the model is busy with a job; try again when it is done")
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+
+def _exports(app: Dash, context: Context) -> None:
+    formats = (*PICTURES, *DATA)
+
+    @app.callback(
+        Output("download", "data"),
+        Output("message", "children", allow_duplicate=True),
+        *[Input(f"export-{each}", "n_clicks") for each in formats],
+        State("subject", "data"),
+        State("shown-edges", "data"),
+        State("title", "data"),
+        prevent_initial_call=True,
+    )
+    def save(*values: Any) -> tuple[Any, Any]:
+        subject, shown, title = values[-3:]
+        if not ctx.triggered or not ctx.triggered[0]["value"]:
+            return no_update, no_update
+        format = str(ctx.triggered_id).removeprefix("export-")
+        try:
+            entry = context.library.entry(subject["r"])
+            if format not in formats_of(entry.kind):
+                raise OptionError(f"a {entry.kind.label} is not exported as {format}")
+            data = exported(context.library.value(entry.id), format, str(title or ""), shown)
+        except KnowledgeCircuitsError as error:
+            return no_update, parts.note(str(error), "error")
+        stem = "".join(c if c.isalnum() else "-" for c in entry.name.partition(".kc.")[0])[-60:]
+        suffix = "node-link.json" if format == "json" and entry.kind is Kind.CIRCUIT else format
+        return dcc.send_bytes(data, f"{stem.strip('-') or 'view'}.{suffix}"), ""

@@ -1,0 +1,133 @@
+"""One circuit: its picture, what is known of every node and edge, and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from circuits.graph import Circuit
+from viz import theme
+from viz.app import parts
+from viz.app.context import Context
+from viz.app.details import known_facts
+from viz.app.library import Entry
+from viz.app.workspace import Work
+from viz.screen.circuit import MOST_EDGES, circuit_scene
+
+SCORED = [("supports", theme.SUPPORTS), ("opposes", theme.OPPOSES)]
+METRICS = {"logit-diff": "logit difference", "log-prob": "log-probability", "kl": "KL divergence"}
+
+
+def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
+    """What the workspace shows of a circuit."""
+    scene = circuit_scene(circuit, MOST_EDGES)
+    summary = context.library.record(entry.id)
+    origin = circuit.provenance
+    relation, model = origin.get("relation"), origin.get("model")
+    title = f"{relation} in {model}" if relation and model else entry.name
+    if isinstance(origin.get("prompt"), str):
+        title = f"{origin['prompt']} … {origin.get('answer', '')}"
+    present = set(scene.classes)
+    legend = [each for each in SCORED if each[0] in present] or [("edge", theme.UNSCORED)]
+    notes = []
+    if scene.n_edges < circuit.n_edges:
+        notes.append(
+            f"{circuit.n_edges - scene.n_edges:,} of {circuit.n_edges:,} edges are not drawn: "
+            f"on no path from input to logits, or beyond the strongest {MOST_EDGES:,}"
+        )
+    return Work(
+        result=entry.id,
+        view="circuit",
+        title=parts.visible(title),
+        subtitle=parts.visible(subtitle(circuit, summary)),
+        circuit=circuit,
+        scene=scene,
+        legend=legend,
+        edge_rows=edge_rows(circuit, scene.layout.edges),
+        edge_columns=edge_columns(circuit),
+        about=summary_of(circuit, summary),
+        notes=notes,
+    )
+
+
+def subtitle(circuit: Circuit, summary: Mapping[str, Any]) -> str:
+    """Method, metric, size and faithfulness in one line."""
+    origin = circuit.provenance
+    named = [str(origin["method"])] if "method" in origin else []
+    if "metric" in origin:
+        named.append(METRICS.get(str(origin["metric"]), str(origin["metric"])))
+    named.append(f"{circuit.n_edges:,} of {circuit.wiring.n_edges:,} edges")
+    faithful = faithfulness(circuit, summary)
+    if faithful:
+        named.append(f"faithfulness {faithful}")
+    return "  ·  ".join(named)
+
+
+def faithfulness(circuit: Circuit, summary: Mapping[str, Any]) -> str:
+    """With its interval where the summary beside the file has one; on held-out pairs if any."""
+    for part in (summary.get("held_out"), summary):
+        inner = part.get("intervals") if isinstance(part, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get("faithfulness"), dict):
+            return parts.interval(inner["faithfulness"])
+    value = circuit.provenance.get("faithfulness")
+    return parts.number(float(value)) if isinstance(value, int | float) else ""
+
+
+def edge_rows(circuit: Circuit, edges: np.ndarray) -> list[dict[str, Any]]:
+    """One record a drawn edge, in the scene's order."""
+    names = [circuit.wiring.edge_name(edge) for edge in edges]
+    columns: dict[str, np.ndarray] = {}
+    if circuit.scores is not None:
+        columns["score"] = circuit.scores.values[edges]
+    columns |= {name: column[edges] for name, column in circuit.columns.items()}
+    return [
+        {"edge": name, **{key: float(column[row]) for key, column in columns.items()}}
+        for row, name in enumerate(names)
+    ]
+
+
+def edge_columns(circuit: Circuit) -> list[dict[str, Any]]:
+    """Columns of the table of edges."""
+    found = [parts.column("edge", "edge", 140, minWidth=124)]
+    if circuit.scores is not None:
+        found.append(parts.column("score", "score", 74, numeric=True))
+    titles = {"inclusion": "resamples"}
+    found += [
+        parts.column(name, titles.get(name, name), 82, numeric=True)
+        for name in circuit.columns
+        if name not in ("low", "high")  # the details say them
+    ]
+    return found
+
+
+def summary_of(circuit: Circuit, summary: Mapping[str, Any]) -> list[Any]:
+    """The panel that stands where nothing is selected."""
+    held_out = summary.get("held_out")
+    best = held_out if isinstance(held_out, dict) else summary
+    inner = best.get("intervals") if isinstance(best, dict) else None
+    measures = inner if isinstance(inner, dict) else {}
+    rows: list[tuple[str, Any]] = [
+        ("edges", f"{circuit.n_edges:,} of {circuit.wiring.n_edges:,}"),
+        ("nodes", str(len(circuit.nodes()))),
+        ("faithfulness", faithfulness(circuit, summary)),
+        ("of all edges outside", parts.interval(measures.get("completeness"))),
+        ("of random circuits", parts.interval(measures.get("random_faithfulness"))),
+    ]
+    hits = measures.get("hit_at_10")
+    if isinstance(hits, dict):
+        rows.append(("Hit@10, circuit", parts.interval(hits.get("circuit"))))
+        rows.append(("Hit@10, whole model", parts.interval(hits.get("model"))))
+    stability = summary.get("stability")
+    if isinstance(stability, dict):
+        counts = [f"{stability.get(name, 0)} {name}" for name in ("core", "contingent", "noise")]
+        rows.append(("edges by stability", ", ".join(counts)))
+    if isinstance(held_out, dict):
+        rows.append(("measured on", f"{held_out.get('pairs')} pairs of other subjects"))
+    labelled: dict[str, list[str]] = {}
+    for node, role in circuit.roles.items():
+        labelled.setdefault(role, []).append(node)
+    for role, nodes in labelled.items():
+        rows.append((f"{role} heads", ", ".join(nodes[:10]) + (" …" if len(nodes) > 10 else "")))
+    return known_facts(rows, circuit.provenance)

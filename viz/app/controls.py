@@ -1,0 +1,232 @@
+"""What stands at the left of a picture: sliders, search, filters and groups of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from dash import dcc, html
+
+from circuits.graph import node_kind
+from viz import theme
+from viz.app import parts
+from viz.app.state import ViewState
+from viz.screen.scene import Scene
+
+DEFAULT_EDGES = 150
+NODE_KINDS = ("head", "kv", "mlp")
+
+
+def unseen_switches() -> html.Div:
+    """The switches of a live page, for pages that have none."""
+    return html.Div(
+        [
+            html.Button(id="off-toggle"),
+            html.Button(id="off-clear"),
+            dcc.Checklist(id="click-off", options=["y"], value=[]),
+        ],
+        hidden=True,
+    )
+
+
+def controls(
+    scene: Scene,
+    legend: Sequence[tuple[str, theme.EdgeStyle]],
+    state: ViewState,
+    before: Any = None,
+) -> html.Nav:
+    """Sliders, search, filters that are the legend as well, and groups; `before` stands first."""
+    n_edges = scene.n_edges
+    shown = [name for name, _ in legend if name not in state.hide]
+    layers = [row.layer for row in scene.layout.rows] or [0]
+    bounds = [min(layers), max(layers)]
+    chosen = list(state.layers) if state.layers else bounds
+    chosen = [max(bounds[0], min(bounds[1], each)) for each in chosen]
+    kinds = {node_kind(node) for node in scene.layout.nodes}
+    roles = [role for role in theme.ROLES if role in set(scene.roles.values())]
+    labels = {"head": "heads", "kv": "key-value heads", "mlp": "MLPs"}
+    children: list[Any] = [
+        before,
+        _control(
+            "Edges",
+            html.Span(id="count", className="value"),
+            dcc.Slider(
+                id="n",
+                min=1,
+                max=max(2, n_edges),
+                step=1,
+                value=min(state.n or DEFAULT_EDGES, n_edges),
+                updatemode="drag",
+                marks=None,
+                allow_direct_input=False,
+            ),
+        ),
+        _control(
+            "Score",
+            html.Span(id="least", className="value"),
+            dcc.Slider(
+                id="t",
+                min=0,
+                max=100,
+                step=1,
+                value=_position(state.t, scene),
+                updatemode="drag",
+                marks=None,
+                allow_direct_input=False,
+            ),
+        ),
+        html.Div(
+            [
+                html.Label("Find a node or edge", className="unseen", htmlFor="search"),
+                dcc.Input(
+                    id="search",
+                    type="search",
+                    value=state.q,
+                    placeholder="Find a node or edge   /",
+                    list="node-names",
+                    autoComplete="off",
+                    className="search",
+                ),
+                html.Datalist(
+                    [html.Option(value=node) for node in scene.layout.nodes], id="node-names"
+                ),
+            ],
+            className="control",
+        ),
+        _control(
+            "Lines",
+            None,
+            dcc.Checklist(
+                id="classes",
+                value=shown,
+                className="choices",
+                options=[
+                    parts.option(style.legend, name, parts.edge_sample(style))
+                    for name, style in legend
+                ],
+            ),
+        ),
+    ]
+    if scene.layout.shared:
+        children.append(
+            html.Div(
+                [parts.edge_sample(theme.SHARED), theme.SHARED.legend], className="choice fixed"
+            )
+        )
+    children += [
+        _control(
+            "Only roles",
+            None,
+            dcc.Checklist(
+                id="role",
+                value=[role for role in state.role if role in roles],
+                className="choices",
+                options=[
+                    parts.option(
+                        theme.ROLES[role].legend, role, parts.node_sample(theme.ROLES[role])
+                    )
+                    for role in roles
+                ],
+            ),
+            hidden=not roles,
+        ),
+        _control(
+            "Only kinds",
+            None,
+            dcc.Checklist(
+                id="kind",
+                value=[kind for kind in state.kind if kind in kinds],
+                className="choices",
+                options=[
+                    parts.option(
+                        labels[kind], kind, parts.node_sample(theme.KINDS[kind], kind != "head")
+                    )
+                    for kind in NODE_KINDS
+                    if kind in kinds
+                ],
+            ),
+        ),
+        _control(
+            "Layers",
+            None,
+            dcc.RangeSlider(
+                id="layers",
+                min=bounds[0],
+                max=max(bounds[1], bounds[0] + 1),
+                step=1,
+                value=chosen,
+                marks={layer: str(layer) for layer in bounds},
+                allow_direct_input=False,
+                updatemode="drag",
+            ),
+            hidden=bounds[0] == bounds[1],
+        ),
+        html.Div(
+            [
+                html.Label("Groups", className="label", htmlFor="group-name"),
+                html.Div(id="group-list"),
+                html.Div(
+                    [
+                        dcc.Input(
+                            id="group-name",
+                            placeholder="name",
+                            className="small-input",
+                            maxLength=60,
+                            autoComplete="off",
+                        ),
+                        html.Button(
+                            "Pin node",
+                            id="pin",
+                            className="button",
+                            title="Put the selected node into the group, or take it out",
+                        ),
+                    ],
+                    className="row",
+                ),
+                dcc.Checklist(
+                    id="only-groups",
+                    options=[{"label": "only pinned", "value": "y"}],
+                    value=[],
+                    className="choices",
+                ),
+            ],
+            className="control",
+        ),
+    ]
+    return html.Nav(children, className="left", **parts.aria(label="what is shown"))
+
+
+def group_list(groups: Sequence[tuple[str, Sequence[str]]]) -> list[Any]:
+    """The groups with their nodes, each with a button that takes it away."""
+    if not groups:
+        return [html.P("Select a node, name a group, pin.", className="hint")]
+    return [
+        html.Div(
+            [
+                html.Div([html.B(title), html.Span(", ".join(nodes), className="hint")]),
+                html.Button(
+                    "×",
+                    id={"type": "unpin", "index": index},
+                    className="icon",
+                    title=f"Remove the group {title}",
+                    **parts.aria(label=f"remove the group {title}"),
+                ),
+            ],
+            className="group",
+        )
+        for index, (title, nodes) in enumerate(groups)
+    ]
+
+
+def _control(label: str, value: Any, control: Any, hidden: bool = False) -> html.Div:
+    head = html.Div([html.Span(label, className="label"), value], className="control-head")
+    return html.Div([head, control], className="control", hidden=hidden)
+
+
+def _position(threshold: float, scene: Scene) -> int:
+    """Where the slider stands for a threshold: 100 is the largest score, 0 none."""
+    largest = float(scene.size.max(initial=0.0))
+    if threshold <= 0 or largest <= 0:
+        return 0
+    return int(np.clip(round(100 * (1 + np.log10(threshold / largest) / 3)), 1, 100))

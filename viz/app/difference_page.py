@@ -1,0 +1,219 @@
+"""Before and after: what became of every edge, and how the objects' ranks moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from dash import dcc, html
+
+from circuits.compare import Comparison
+from circuits.noise import Decision
+from viz import theme
+from viz.app import parts
+from viz.app.details import known_facts
+from viz.app.library import Entry
+from viz.app.workspace import Work
+from viz.diff import either_circuit
+from viz.screen.circuit import MOST_EDGES
+from viz.screen.curves import followed_figure
+from viz.screen.difference import STATUS, difference_scene
+
+COLUMNS = [
+    parts.column("edge", "edge", 130, minWidth=118),
+    parts.column("status", "status", 82),
+    parts.column("before", "before", 66, numeric=True),
+    parts.column("after", "after", 66, numeric=True),
+    parts.column("decision", "noise", 86),
+]
+
+
+def comparison_of(value: Any) -> Comparison:
+    """The comparison in a comparison or a rewiring."""
+    return value if isinstance(value, Comparison) else value.comparison
+
+
+def difference_work(entry: Entry, value: Any, title: str = "", noise: str = "") -> Work:
+    """What the workspace shows of a comparison or a rewiring.
+
+    With `noise` "off" edges are told apart by membership alone; by default that is so only where
+    the noise lets not a single change be told.
+    """
+    comparison = comparison_of(value)
+    judged = uses_noise(comparison, noise)
+    shown = comparison if judged else replace(comparison, changes=None)
+    scene = difference_scene(shown, MOST_EDGES)
+    union = either_circuit(comparison)
+    origin = {**comparison.before.provenance, **getattr(value, "provenance", {})}
+    present = set(scene.classes)
+    notes = []
+    if comparison.changes is not None and not judged and noise != "off":
+        notes.append(
+            "Too few pairs to tell any single change from noise: lines say which circuit an edge "
+            "is in, no more."
+        )
+    named = edit_named(origin) or entry.name
+    return Work(
+        result=entry.id,
+        view="difference",
+        title=parts.visible(title or named),
+        subtitle=parts.visible(_subtitle(comparison)),
+        circuit=union,
+        scene=scene,
+        legend=[(name, style) for style, name in STATUS.items() if name in present],
+        edge_rows=edge_rows(comparison, scene.layout.edges, scene.classes),
+        edge_columns=columns_of(comparison),
+        about=known_facts(_facts(comparison, value), origin),
+        notes=notes,
+    )
+
+
+def edit_named(origin: Mapping[str, Any]) -> str:
+    """What was edited, in words; else what was asked, where that is known."""
+    edit = origin.get("edit")
+    requests = edit.get("requests") if isinstance(edit, Mapping) else None
+    first = requests[0] if isinstance(requests, list | tuple) and requests else None
+    if isinstance(first, Mapping):
+        prompt = str(first.get("prompt", "")).replace("{}", str(first.get("subject", "")))
+        old, new = first.get("ground_truth"), first.get("target", first.get("target_new"))
+        more = f" and {len(requests or ()) - 1} more" if len(requests or ()) > 1 else ""
+        return f"{prompt} … {f'{old} → ' if old else ''}{new}{more}"
+    relation, model = origin.get("relation"), origin.get("model")
+    return f"{relation} in {model}, before and after" if relation and model else ""
+
+
+def uses_noise(comparison: Comparison, noise: str) -> bool:
+    """Whether the picture marks what cannot be told from noise."""
+    if comparison.changes is None or noise == "off":
+        return False
+    return noise == "on" or bool(comparison.changes.called(Decision.CHANGED).any())
+
+
+def edge_rows(
+    comparison: Comparison, edges: np.ndarray, classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One record a drawn edge, in the scene's order."""
+    rows = []
+    for edge, status in zip(edges.tolist(), classes, strict=True):
+        row: dict[str, Any] = {"edge": comparison.before.wiring.edge_name(edge), "status": status}
+        if comparison.scores is not None:
+            row["before"], row["after"] = (float(values[edge]) for values in comparison.scores)
+        if comparison.changes is not None:
+            row["decision"] = str(comparison.changes.decision(edge))
+        rows.append(row)
+    return rows
+
+
+def columns_of(comparison: Comparison) -> list[dict[str, Any]]:
+    """The table's columns, without those that this comparison has nothing for."""
+    absent = set() if comparison.scores is not None else {"before", "after"}
+    absent |= set() if comparison.changes is not None else {"decision"}
+    return [each for each in COLUMNS if each["field"] not in absent]
+
+
+def extra_of(value: Any, noise: str, live: bool = False) -> list[Any]:
+    """What stands above the details: the noise switch, and the objects' curves."""
+    comparison = comparison_of(value)
+    judged = "on" if uses_noise(comparison, noise) else "off"
+    found: list[Any] = [dcc.Store(id="now", data={"noise": judged})]
+    if comparison.changes is not None and not live:
+        found.append(
+            dcc.Checklist(
+                id="noise",
+                value=["on"] if judged == "on" else [],
+                options=[{"label": "mark what cannot be told from noise", "value": "on"}],
+                className="choices",
+            )
+        )
+    followed = getattr(value, "followed", None)
+    if followed is not None:
+        figure = small(followed_figure(followed))
+        found.append(
+            html.Details(
+                [
+                    html.Summary("Old and new object by layer"),
+                    html.P(
+                        [
+                            parts.edge_sample(theme.EdgeStyle(theme.SERIES[1], None, "")),
+                            "old ",
+                            parts.edge_sample(theme.EdgeStyle(theme.SERIES[0], None, "")),
+                            "new object; dashed before, solid after",
+                        ],
+                        className="hint legend",
+                    ),
+                    parts.graph(
+                        "followed",
+                        "rank and probability of both objects by layer",
+                        figure,
+                        height="180px",
+                    ),
+                ],
+                open=True,
+            )
+        )
+    return found
+
+
+def small(figure: go.Figure) -> go.Figure:
+    """Two curves' panels in the width of a column: short titles, the axes speak for themselves."""
+    figure.update_layout(
+        height=180,
+        margin={"l": 38, "r": 6, "t": 22, "b": 24},
+        showlegend=False,
+        xaxis={"title": None},
+        xaxis2={"title": None, "domain": [0.58, 1]},
+    )
+    for note, text in zip(figure.layout.annotations, ("rank by layer", "probability"), strict=True):
+        note.update(text=text, font={"size": 11})
+    figure.layout.annotations[1].x = 0.58
+    figure.update_traces(marker={"size": 5}, line={"width": 1.6})
+    return figure
+
+
+def _subtitle(comparison: Comparison) -> str:
+    counts = [
+        f"{int(getattr(comparison, name).sum())} {name}" for name in ("kept", "gained", "lost")
+    ]
+    if comparison.flipped is not None:
+        counts.append(f"{int(comparison.flipped.sum())} flipped")
+    return "  ·  ".join([", ".join(counts), f"Jaccard {comparison.jaccard:.2f}"])
+
+
+def _facts(comparison: Comparison, value: Any) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = [
+        ("edges before", f"{comparison.before.n_edges:,}"),
+        ("edges after", f"{comparison.after.n_edges:,}"),
+        ("Jaccard, edges", f"{comparison.jaccard:.3f}"),
+        ("Jaccard, nodes", f"{comparison.node_jaccard:.3f}"),
+    ]
+    if comparison.rediscovery is not None:
+        rows.append(("two discoveries of the model before", str(comparison.rediscovery.floor)))
+    if comparison.correlation is not None:
+        rows.append(("rank correlation of scores", f"{comparison.correlation.spearman:.3f}"))
+    if comparison.dissimilarity is not None:
+        rows.append(("score mass moved", f"{comparison.dissimilarity:.3f} of both sides'"))
+    if comparison.changes is not None:
+        counts = comparison.changes.counts()
+        rows.append(("against the noise", ", ".join(f"{n:,} {key}" for key, n in counts.items())))
+    moved = sorted(comparison.by_layer(), key=lambda mass: -mass.moved)[:3]
+    if moved:
+        named = [f"{mass.group} ({mass.share:.0%})" for mass in moved]
+        rows.append(("most mass moved in layers", ", ".join(named)))
+    if hasattr(value, "logit_differences"):
+        before, after = value.logit_differences
+        rows.append(("old over new object, logits", f"{before:+.2f} → {after:+.2f}"))
+        switched = [head.name for head in value.switched]
+        rows.append(("heads that switched sides", ", ".join(switched)))
+    restored = getattr(value, "restoration", None)
+    if restored is not None:
+        share = restored.as_dict().get("recovered")
+        rows.append(
+            (
+                "old values put back undo",
+                f"{share:.0%} of the edit" if isinstance(share, float) else "",
+            )
+        )
+    return rows

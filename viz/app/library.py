@@ -1,0 +1,292 @@
+"""The results that the app shows: a list made by the server, and the only door to their files.
+
+A browser names a result by an id from that list, never by a path. A file is opened only where it
+still is a regular file below the folder, without a link on the way, and below a size cap. What is
+damaged stays in the list and says why.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from circuits.errors import FileFormatError, KnowledgeCircuitsError, OptionError
+from circuits.records import read_json
+from circuits.store import describe_file
+
+SUFFIX = ".kc.safetensors"
+MAX_BYTES = 64 * 2**20
+MAX_FILES = 2000
+MAX_DEPTH = 8
+KEPT_OPEN = 12
+SUMMARY = "summary.json"
+
+
+class Kind(StrEnum):
+    """What a result is; the value is what its file says."""
+
+    CIRCUIT = "circuit"
+    COMPARISON = "comparison"
+    REWIRING = "rewiring"
+    TRACE = "trace"
+    AVERAGE_TRACE = "average trace"
+    LENS = "lens"
+    AVERAGE_LENS = "average lens"
+    ATTRIBUTION = "attribution"
+    CURVES = "faithfulness curves"
+    ROLES = "roles"
+    HEADS = "heads on prompts"
+    EDIT = "weight-delta"
+    OTHER = "other"
+    DAMAGED = "damaged"
+
+    @property
+    def view(self) -> str:
+        """The view that opens it."""
+        return _VIEWS.get(self, "record")
+
+    @property
+    def label(self) -> str:
+        """What the list calls it."""
+        return {"weight-delta": "edit", "other": "file", "faithfulness curves": "curve"}.get(
+            self.value, self.value
+        )
+
+
+_VIEWS = {
+    Kind.CIRCUIT: "circuit",
+    Kind.COMPARISON: "difference",
+    Kind.REWIRING: "difference",
+    Kind.TRACE: "trace",
+    Kind.AVERAGE_TRACE: "trace",
+    Kind.LENS: "lens",
+    Kind.AVERAGE_LENS: "lens",
+    Kind.ATTRIBUTION: "lens",
+}
+_LABELS = {Kind.EDIT: "edit", Kind.OTHER: "file", Kind.CURVES: "curve"}
+_ORDER = tuple(Kind)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the list; `name` is the path below the folder, or what a live result is called.
+
+    `error` says why a damaged file cannot be shown.
+    """
+
+    id: str
+    name: str
+    kind: Kind
+    about: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    live: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """For the table."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "kind": self.kind.label,
+            **self.about,
+            "error": self.error,
+        }
+
+
+class Library:
+    """The results below a folder, and those made while the app runs."""
+
+    def __init__(self, root: Path | None, max_bytes: int = MAX_BYTES) -> None:
+        self.root = None if root is None else root.resolve()
+        self.max_bytes = max_bytes
+        self._entries: dict[str, Entry] = {}
+        self._live: dict[str, tuple[Entry, Any]] = {}
+        self._open: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
+        self._lock = RLock()
+
+    def entries(self) -> list[Entry]:
+        """Look at the folder again; live results first, then by kind and name."""
+        found = list(self._found()) if self.root is not None else []
+        with self._lock:
+            known = self._entries
+            self._entries = {
+                entry.id: known[entry.id]
+                if _same(known.get(entry.id), entry)
+                else self._read(entry)
+                for entry in found
+            }
+            live = [entry for entry, _ in reversed(self._live.values())]
+            files = sorted(
+                self._entries.values(), key=lambda entry: (_ORDER.index(entry.kind), entry.name)
+            )
+            return [*live, *files]
+
+    def entry(self, result: str) -> Entry:
+        """The entry of an id; OptionError where the server gave out no such id."""
+        with self._lock:
+            if result in self._live:
+                return self._live[result][0]
+            if result not in self._entries:
+                self.entries()
+            if result not in self._entries:
+                raise OptionError("there is no such result in this folder")
+            return self._entries[result]
+
+    def add(self, name: str, kind: Kind, value: Any, about: Mapping[str, Any]) -> Entry:
+        """Keep a result that was made here; the same name takes the place of an earlier one."""
+        entry = Entry(_id(f"live:{name}"), name, kind, dict(about), live=True)
+        with self._lock:
+            self._live.pop(entry.id, None)
+            self._live[entry.id] = (entry, value)
+            while len(self._live) > KEPT_OPEN:
+                self._live.pop(next(iter(self._live)))
+        return entry
+
+    def value(self, result: str) -> Any:
+        """The result itself; a KnowledgeCircuitsError says why a file cannot be opened."""
+        entry = self.entry(result)
+        if entry.live:
+            with self._lock:
+                return self._live[result][1]
+        path = self._path(entry)
+        status = path.stat()
+        key = (result, status.st_mtime_ns, status.st_size)
+        with self._lock:
+            if key in self._open:
+                self._open.move_to_end(key)
+                return self._open[key]
+        try:
+            value = _loader(entry.kind)(path)
+        except KnowledgeCircuitsError as error:
+            # The name below the folder is all that a page needs to say.
+            raise FileFormatError(entry.name, str(error).removeprefix(f"{path}: ")) from None
+        with self._lock:
+            self._open[key] = value
+            while len(self._open) > KEPT_OPEN:
+                self._open.popitem(last=False)
+        return value
+
+    def sibling(self, result: str, name: str) -> Path | None:
+        """A file of this name beside the result's, where there is one that may be opened."""
+        entry = self.entry(result)
+        if entry.live or self.root is None or Path(name).name != name:
+            return None
+        try:
+            return self._checked(Path(entry.name).parent / name)
+        except KnowledgeCircuitsError:
+            return None
+
+    def record(self, result: str, name: str = SUMMARY) -> dict[str, Any]:
+        """A JSON object beside the result; empty where there is none that can be read."""
+        path = self.sibling(result, name)
+        if path is None:
+            return {}
+        try:
+            value = read_json(path, self.max_bytes)
+        except KnowledgeCircuitsError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def _read(self, entry: Entry) -> Entry:
+        """The entry with what the file's header says; damaged where it cannot be opened."""
+        try:
+            kind, content = describe_file(self._path(entry))
+        except FileFormatError as error:
+            # What the message begins with is the path: the list names it already.
+            return replace(entry, kind=Kind.DAMAGED, error=str(error).partition(": ")[2])
+        known = Kind(kind) if kind in tuple(Kind) else Kind.OTHER
+        return replace(entry, kind=known, about={**entry.about, **about_content(content)})
+
+    def _path(self, entry: Entry) -> Path:
+        return self._checked(Path(entry.name))
+
+    def _checked(self, relative: Path) -> Path:
+        """The file below the folder; FileFormatError for whatever must not be opened."""
+        assert self.root is not None, "live results have no file"
+        try:
+            path = self.root / relative
+            if path.resolve(strict=True) != path or not path.is_relative_to(self.root):
+                raise FileFormatError(relative, "is a link or lies outside the folder")
+            status = path.lstat()
+        except (OSError, ValueError, RuntimeError):
+            raise FileFormatError(relative, "no such file") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise FileFormatError(relative, "is not a regular file")
+        if status.st_size > self.max_bytes:
+            size, most = status.st_size / 2**20, self.max_bytes / 2**20
+            raise FileFormatError(relative, f"is {size:.0f} MiB; at most {most:.0f} are opened")
+        return path
+
+    def _found(self) -> Iterator[Entry]:
+        """Files that may be results, without following a link; the first `MAX_FILES` of them."""
+        assert self.root is not None
+        count = 0
+        for folder, folders, files in os.walk(self.root, followlinks=False):
+            place = Path(folder)
+            depth = len(place.relative_to(self.root).parts)
+            folders[:] = sorted(
+                name for name in folders if not name.startswith(".") and depth < MAX_DEPTH
+            )
+            for name in sorted(files):
+                path = place / name
+                if not name.endswith(SUFFIX) or path.is_symlink():
+                    continue
+                relative = path.relative_to(self.root).as_posix()
+                try:
+                    status = path.lstat()
+                    relative.encode()
+                except (OSError, UnicodeEncodeError):
+                    continue
+                stamp = {"stamp": (status.st_mtime_ns, status.st_size)}
+                yield Entry(_id(relative), relative, Kind.OTHER, stamp)
+                count += 1
+                if count == MAX_FILES:
+                    return
+
+
+def _id(name: str) -> str:
+    """The same for the same file in every run, so that links stay good."""
+    return sha256(name.encode()).hexdigest()[:12]
+
+
+def _same(known: Entry | None, found: Entry) -> bool:
+    return known is not None and known.about.get("stamp") == found.about["stamp"]
+
+
+def about_content(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Model, relation, method, size and faithfulness, where metadata name them."""
+    sources = [content, content.get("provenance"), content.get("before"), content.get("comparison")]
+    flat: dict[str, Any] = {}
+    for source in sources:
+        if not isinstance(source, Mapping):
+            continue
+        inner = source.get("before", source)
+        for part in (source, source.get("provenance"), inner):
+            nested = part.get("provenance") if isinstance(part, Mapping) else None
+            for each in (part, nested):
+                if isinstance(each, Mapping):
+                    flat = {**each, **flat}
+    about: dict[str, Any] = {}
+    for name in ("model", "relation", "method", "created"):
+        if isinstance(flat.get(name), str):
+            about[name] = flat[name][:200]
+    if isinstance(content.get("prompt"), str):
+        about["relation"] = content["prompt"][:200]
+    for name, key in (("size", "n_edges"), ("faithfulness", "faithfulness")):
+        if isinstance(flat.get(key), int | float) and not isinstance(flat.get(key), bool):
+            about[name] = flat[key]
+    return about
+
+
+def _loader(kind: Kind) -> Callable[[Path], Any]:
+    """How a kind is read; torch is imported only for those that need it."""
+    from viz.app import loaders
+
+    return loaders.LOADERS.get(kind, loaders.record)

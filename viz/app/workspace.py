@@ -1,0 +1,198 @@
+"""The page of a circuit-like picture: controls at the left, picture, details and tables.
+
+Circuits, differences and what is tried out live share it. Controls act in the browser
+(`assets/kc.js`) on the scene that is sent once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dash import dcc, html
+
+from circuits.errors import OptionError
+from circuits.graph import Circuit, node_kind
+from viz import theme
+from viz.app import parts
+from viz.app.controls import DEFAULT_EDGES, controls, unseen_switches
+from viz.app.state import ViewState
+from viz.screen.drawing import as_dict
+from viz.screen.scene import Scene
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a workspace shows: the scene, the circuit it is of, and the rows of its tables.
+
+    `result` is the id that callbacks ask the library for; `legend` are the looks of edges with
+    their class; `edge_rows` stand in the scene's order.
+    """
+
+    result: str
+    view: str
+    title: str
+    subtitle: str
+    circuit: Circuit
+    scene: Scene
+    legend: Sequence[tuple[str, theme.EdgeStyle]]
+    edge_rows: Sequence[dict[str, Any]]
+    edge_columns: Sequence[dict[str, Any]]
+    about: Any
+    notes: Sequence[str] = ()
+
+
+def scene_data(work: Work) -> dict[str, Any]:
+    """The scene with what the browser needs beside it."""
+    scene = work.scene
+    layers = [row.layer for row in scene.layout.rows] or [0]
+    return {
+        **as_dict(scene),
+        "rows": list(work.edge_rows),
+        "classes": [name for name, _ in work.legend],
+        "total": work.circuit.n_edges,
+        "default_n": min(DEFAULT_EDGES, scene.n_edges),
+        "layer_bounds": [min(layers), max(layers)],
+    }
+
+
+def node_rows(circuit: Circuit, scene: Scene) -> list[dict[str, Any]]:
+    """One record a node: role, edges in and out, and the sums of their |score|."""
+    wiring, kept = circuit.wiring, np.flatnonzero(circuit.kept)
+    sources = np.array(wiring.src_names)[wiring.edge_src[kept]]
+    heads = np.array(wiring.dst_nodes)[wiring.edge_dst[kept]]
+    size = np.ones(len(kept)) if circuit.scores is None else np.abs(circuit.scores.values[kept])
+    rows: list[dict[str, Any]] = []
+    for node in scene.layout.nodes:
+        out, into = sources == node, heads == node
+        role = circuit.roles.get(node, "")
+        rows.append(
+            {
+                "node": node,
+                "what": role
+                or {"kv": "key-value head", "mlp": "MLP"}.get(node_kind(node), node_kind(node)),
+                "in": int(into.sum()),
+                "out": int(out.sum()),
+                "mass": float(size[out].sum() + size[into].sum()),
+            }
+        )
+    rows.sort(key=lambda row: -row["mass"])
+    return rows
+
+
+def workspace(
+    work: Work, state: ViewState, extra: Any = None, before: Any = None, live: bool = False
+) -> html.Div:
+    """The page; `extra` stands above the details (answers, curves), `before` above the controls.
+
+    Only where it is `live` do `extra`'s parts hold the switches; elsewhere they are there, unseen,
+    as callbacks that name them would else find nothing.
+    """
+    scene = work.scene
+    nodes = set(scene.layout.nodes)
+    edge_known = state.edge in set(scene.names) or _is_edge(work.circuit, state.edge)
+    selected: dict[str, str] = {}
+    if state.node in nodes:
+        selected = {"node": state.node}
+    elif state.edge and edge_known:
+        selected = {"edge": state.edge}
+    least = 26 * (scene.layout.bounds[3] - scene.layout.bounds[2]) + 16
+    return html.Div(
+        [
+            dcc.Store(id="scene", data=scene_data(work)),
+            dcc.Store(id="selected", data=selected),
+            dcc.Store(id="groups", data=[[title, list(each)] for title, each in state.groups]),
+            dcc.Store(id="off", data=list(state.off)),
+            None if live else unseen_switches(),
+            controls(scene, work.legend, state, before),
+            html.Section(
+                [
+                    html.Div(
+                        [
+                            html.H1(work.title),
+                            html.P(work.subtitle, className="subtitle"),
+                            *(parts.note(text) for text in work.notes),
+                        ],
+                        className="picture-head",
+                    ),
+                    html.Div(
+                        parts.graph(
+                            "picture",
+                            f"{work.title}. The table at the right holds the same edges.",
+                            minHeight=f"{least:.0f}px",
+                        ),
+                        className="picture-pane",
+                    ),
+                ],
+                className="centre",
+                **parts.aria(label="picture"),
+            ),
+            html.Aside(
+                [
+                    html.Div(
+                        [
+                            html.Div(extra) if extra else None,
+                            html.Div(
+                                id="details",
+                                children=work.about,
+                                className="details",
+                                **parts.aria(live="polite"),
+                            ),
+                        ],
+                        className="right-top",
+                    ),
+                    html.Div(
+                        [
+                            dcc.RadioItems(
+                                id="tables",
+                                options=[
+                                    {"label": "Edges", "value": "edges"},
+                                    {"label": "Nodes", "value": "nodes"},
+                                ],
+                                value="edges",
+                                className="tabs",
+                                inline=True,
+                            ),
+                            html.Div(
+                                parts.table("edges-table", work.edge_columns, []),
+                                id="edges-body",
+                                className="tab-body",
+                            ),
+                            html.Div(
+                                parts.table(
+                                    "nodes-table", NODE_COLUMNS, node_rows(work.circuit, scene)
+                                ),
+                                id="nodes-body",
+                                className="tab-body away",
+                            ),
+                        ],
+                        className="right-bottom",
+                    ),
+                ],
+                className="right",
+                **parts.aria(label="details and tables"),
+            ),
+        ],
+        className="work",
+    )
+
+
+NODE_COLUMNS = [
+    parts.column("node", "node", 86),
+    parts.column("what", "what it is", 110),
+    parts.column("in", "in", 54, numeric=True),
+    parts.column("out", "out", 54, numeric=True),
+    parts.column("mass", "Σ|score|", 80, numeric=True),
+]
+
+
+def _is_edge(circuit: Circuit, name: str) -> bool:
+    if "->" not in name:
+        return False
+    try:
+        circuit.wiring.edge_index(name)
+    except OptionError:
+        return False
+    return True

@@ -1,0 +1,299 @@
+"""Curves on the screen: ranks and probabilities by layer, faithfulness against size, bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from circuits.errors import OptionError
+from viz import theme
+from viz.screen.circuit import with_title
+from viz.screen.style import axis, new_figure, plain, rgb, token_label
+
+if TYPE_CHECKING:  # these bring torch along; a figure needs no model
+    from circuits.evaluate import FaithfulnessCurve
+    from locate.lens import LensResult
+    from locate.lens_average import AverageLens
+    from locate.rewiring import FollowedObjects
+
+MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+DASHES = ("solid", "5px,3px", "1px,3px", "7px,3px,1px,3px", "solid", "5px,3px")
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Values by state (0 is the embedding), with limits where there are any."""
+
+    values: Float[np.ndarray, " state"]
+    low: Float[np.ndarray, " state"] | None = None
+    high: Float[np.ndarray, " state"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LensLines:
+    """Ranks (0 is the top) and probabilities by position and by what is followed."""
+
+    ranks: Mapping[str, Mapping[str, Line]]
+    probabilities: Mapping[str, Mapping[str, Line]]
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The positions that were read."""
+        return tuple(self.ranks)
+
+    @classmethod
+    def of_arrays(
+        cls, places: Sequence[str], labels: Sequence[str], rank: np.ndarray, probability: np.ndarray
+    ) -> LensLines:
+        """From arrays indexed by state, position and label."""
+        sides = [
+            {
+                place: {
+                    label: Line(np.asarray(values[:, row, column], dtype=float))
+                    for column, label in enumerate(labels)
+                }
+                for row, place in enumerate(places)
+            }
+            for values in (rank, probability)
+        ]
+        return cls(*sides)
+
+    @classmethod
+    def of_average(cls, average: AverageLens) -> LensLines:
+        """Median ranks and mean probabilities, with their intervals."""
+        sides: list[dict[str, dict[str, Line]]] = []
+        for statistic in (average.median_rank, average.mean_probability):
+            side: dict[str, dict[str, Line]] = {}
+            for place in average.places:
+                curves = {str(what): statistic(place, what) for what in average.followed}
+                side[str(place)] = {
+                    label: Line(
+                        curve.value.astype(float), curve.low.astype(float), curve.high.astype(float)
+                    )
+                    for label, curve in curves.items()
+                }
+            sides.append(side)
+        return cls(*sides)
+
+
+def lens_figure(
+    lens: LensResult | AverageLens | LensLines, place: str | None = None, title: str | None = None
+) -> go.Figure:
+    """Logit lens: rank (1 is the top, on a log scale) and probability by layer, side by side.
+
+    `place` is the position read, by default the first. Bands are 95 % bootstrap intervals.
+    """
+    lines = _as_lines(lens)
+    chosen = lines.places[0] if place is None else place
+    if chosen not in lines.places:
+        raise OptionError(f"no position {chosen!r} was read, only {', '.join(lines.places)}")
+    figure = _two_panels("rank (1 is the top)", "probability")
+    _add_side(figure, lines.ranks[chosen], left=True)
+    _add_side(figure, lines.probabilities[chosen], left=False)
+    return with_title(figure, title)
+
+
+def followed_figure(
+    followed: FollowedObjects, place: str | None = None, title: str | None = None
+) -> go.Figure:
+    """The old and the new object through the layers, before (dashed) and after (solid)."""
+    from locate.rewiring import LABELS, SIDES
+
+    chosen = followed.places[0] if place is None else place
+    if chosen not in followed.places:
+        raise OptionError(f"no position {chosen!r} was read, only {', '.join(followed.places)}")
+    column = followed.places.index(chosen)
+    ranks, probabilities = np.median(followed.rank, 1), followed.probability.mean(1)
+    figure = _two_panels("median rank (1 is the top)", "mean probability")
+    for left, values in ((True, ranks), (False, probabilities)):
+        for entry, label in enumerate(LABELS):
+            for side, model in enumerate(SIDES):
+                _add_line(
+                    figure,
+                    f"{label} object, {model}",
+                    Line(values[side, :, column, entry].astype(float)),
+                    left=left,
+                    colour=theme.SERIES[(1, 0)[entry]],
+                    dash="5px,3px" if side == 0 else "solid",
+                    mark="circle-open" if side == 0 else "circle",
+                )
+    return with_title(figure, title)
+
+
+def curve_figure(curves: Mapping[str, FaithfulnessCurve], title: str | None = None) -> go.Figure:
+    """Faithfulness against the number of edges (log scale) with bands; `random` is the baseline."""
+    if not curves:
+        raise OptionError("no curve to draw")
+    figure = new_figure(height=340, margin={"l": 56, "r": 16, "t": 20, "b": 76})
+    figure.update_layout(
+        xaxis=axis(type="log", title={"text": "edges in the circuit"}, dtick=1),
+        yaxis=axis(title={"text": "faithfulness"}),
+    )
+    for level in (0, 1):
+        figure.add_hline(y=level, line={"color": theme.RULE, "width": 1}, layer="below")
+    for index, (name, curve) in enumerate(curves.items()):
+        baseline = name == "random"
+        sizes = np.array(curve.sizes, dtype=float)
+        points = {
+            part: np.array([getattr(point, part) for point in curve.faithfulness], dtype=float)
+            for part in ("value", "low", "high")
+        }
+        shown = sizes > 0
+        colour = theme.MUTED if baseline else theme.SERIES[index % len(theme.SERIES)]
+        label = f"{name}: CPR {curve.area.value:.2f}, CMD {curve.distance.value:.2f}"
+        _band(figure, sizes[shown], points["low"][shown], points["high"][shown], colour)
+        figure.add_scatter(
+            x=sizes[shown],
+            y=points["value"][shown],
+            name=plain(label),
+            mode="lines+markers",
+            line={"color": colour, "width": 2, "dash": "5px,3px" if baseline else "solid"},
+            marker={"size": 6, "symbol": MARKS[index % len(MARKS)]},
+            hovertemplate="%{x:,.0f} edges<br>faithfulness %{y:.3f}<extra></extra>",
+        )
+    return with_title(figure, title)
+
+
+def attribution_figure(
+    names: Sequence[str], values: Sequence[float], title: str | None = None, most: int = 24
+) -> go.Figure:
+    """What each source adds to the logit difference, largest first: blue for the answer."""
+    pairs = sorted(zip(names, values, strict=True), key=lambda pair: -abs(pair[1]))[:most]
+    figure = new_figure(
+        height=max(220, 60 + 20 * len(pairs)), margin={"l": 72, "r": 16, "t": 12, "b": 44}
+    )
+    styles = [theme.edge_style(value) for _, value in pairs]
+    figure.add_bar(
+        x=[value for _, value in pairs],
+        y=list(range(len(pairs))),
+        orientation="h",
+        marker={
+            "color": [style.colour for style in styles],
+            "pattern": {
+                "shape": ["" if style.dash is None else "/" for style in styles],
+                "fgcolor": theme.PAPER,
+                "size": 5,
+            },
+        },
+        customdata=[plain(name) for name, _ in pairs],
+        hovertemplate="%{customdata}<br>%{x:.3f} logits<extra></extra>",
+    )
+    figure.update_layout(
+        xaxis=axis(
+            title={"text": "logits, answer minus foil"}, zeroline=True, zerolinecolor=theme.MUTED
+        ),
+        yaxis=axis(
+            autorange="reversed",
+            showgrid=False,
+            ticks="",
+            tickvals=list(range(len(pairs))),
+            ticktext=[plain(name) for name, _ in pairs],
+            tickfont={"size": 11, "color": theme.INK},
+        ),
+    )
+    return with_title(figure, title)
+
+
+def _as_lines(lens: Any) -> LensLines:
+    if isinstance(lens, LensLines):
+        return lens
+    from locate.lens_average import AverageLens
+
+    if isinstance(lens, AverageLens):
+        return LensLines.of_average(lens)
+    return LensLines.of_arrays(list(lens.positions), list(lens.labels), lens.rank, lens.probability)
+
+
+def _two_panels(left: str, right: str) -> go.Figure:
+    figure = new_figure(height=340, margin={"l": 60, "r": 16, "t": 30, "b": 76})
+    titles = {"text": "layer", "font": {"size": 12, "color": theme.MUTED}}
+    figure.update_layout(
+        xaxis=axis(domain=[0, 0.46], title=titles),
+        xaxis2=axis(domain=[0.54, 1], anchor="y2", title=titles),
+        yaxis=axis(type="log", autorange="reversed", dtick=1),
+        yaxis2=axis(anchor="x2", rangemode="tozero"),
+    )
+    for text, x in ((left, 0.0), (right, 0.54)):
+        figure.add_annotation(
+            text=text,
+            x=x,
+            y=1.0,
+            xref="paper",
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+            font={"size": 12.5},
+        )
+    return figure
+
+
+def _add_side(figure: go.Figure, lines: Mapping[str, Line], left: bool) -> None:
+    for index, (name, line) in enumerate(lines.items()):
+        style = index % len(MARKS)
+        _add_line(
+            figure,
+            name,
+            line,
+            left,
+            theme.SERIES[index % len(theme.SERIES)],
+            DASHES[style],
+            MARKS[style],
+        )
+
+
+def _add_line(
+    figure: go.Figure, name: str, line: Line, left: bool, colour: str, dash: str, mark: str
+) -> None:
+    """One curve in the left (ranks, shown from 1) or right panel; state 0 is the embedding."""
+    offset = 1.0 if left else 0.0
+    layers = np.arange(len(line.values)) - 1.0
+    axes = {} if left else {"xaxis": "x2", "yaxis": "y2"}
+    if line.low is not None and line.high is not None:
+        _band(figure, layers, line.low + offset, line.high + offset, colour, **axes)
+    names = ["embedding" if layer < 0 else f"layer {layer:.0f}" for layer in layers]
+    label = token_label(name)
+    figure.add_scatter(
+        x=layers,
+        y=line.values + offset,
+        name=label,
+        legendgroup=label,
+        showlegend=left,
+        mode="lines+markers",
+        line={"color": colour, "width": 2, "dash": dash},
+        marker={"size": 6.5, "symbol": mark, "color": colour},
+        customdata=names,
+        text=[label] * len(names),
+        hovertemplate=f"%{{text}}<br>%{{customdata}}<br>%{{y:{',.0f' if left else '.4f'}}}"
+        "<extra></extra>",
+        **axes,
+    )
+
+
+def _band(
+    figure: go.Figure,
+    x: Float[np.ndarray, " point"],
+    low: Float[np.ndarray, " point"],
+    high: Float[np.ndarray, " point"],
+    colour: str,
+    **axes: Any,
+) -> None:
+    known = np.isfinite(low) & np.isfinite(high)
+    if not known.any():
+        return
+    figure.add_scatter(
+        x=np.concatenate([x[known], x[known][::-1]]),
+        y=np.concatenate([low[known], high[known][::-1]]),
+        fill="toself",
+        fillcolor=rgb(colour, 0.18),
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        **axes,
+    )

@@ -1,0 +1,79 @@
+"""Before and after in one picture: what became of every edge, and where that cannot be told."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from circuits.compare import Comparison
+from circuits.noise import Decision
+from viz import theme
+from viz.diff import edge_styles, shown_circuit
+from viz.layout import Placement, lay_out
+from viz.screen.circuit import COLUMNS, MOST_EDGES, with_title
+from viz.screen.drawing import figure_of
+from viz.screen.scene import Scene, make_scene
+from viz.screen.style import plain
+
+STATUS: dict[theme.EdgeStyle, str] = {
+    theme.KEPT: "kept",
+    theme.GAINED: "gained",
+    theme.LOST: "lost",
+    theme.FLIPPED: "flipped",
+    theme.CANNOT_TELL: "cannot tell",
+}
+"""What became of an edge, by its look."""
+
+
+def difference_figure(
+    comparison: Comparison,
+    max_edges: int = 150,
+    title: str | None = None,
+    placement: Placement = Placement.COMPACT,
+) -> go.Figure:
+    """Up to `max_edges` edges of either circuit: gained, lost and flipped, then the strongest kept.
+
+    Where the comparison has a noise floor, an edge gained, lost or flipped whose change is not
+    called one is drawn as "cannot tell". Width is the larger |score| of before and after.
+    """
+    figure = figure_of(difference_scene(comparison, max_edges, placement))
+    return with_title(figure, title)
+
+
+def difference_scene(
+    comparison: Comparison,
+    max_edges: int = MOST_EDGES,
+    placement: Placement = Placement.COMPACT,
+) -> Scene:
+    """The scene of the edges of either circuit, what changed before what is strong."""
+    union = shown_circuit(comparison, max_edges)
+    layout = lay_out(union, max_edges, placement, COLUMNS)
+    size = (
+        np.ones(layout.n_drawn)
+        if union.scores is None
+        else np.abs(union.scores.values[layout.edges].astype(np.float64))
+    )
+    styles = screen_styles(comparison, layout.edges)
+    titles = []
+    for edge, style in zip(layout.edges.tolist(), styles, strict=True):
+        parts = [f"<b>{plain(union.wiring.edge_name(edge))}</b>", style.legend]
+        if comparison.scores is not None:
+            before, after = (float(values[edge]) for values in comparison.scores)
+            parts.append(f"before {before:+.4g}, after {after:+.4g}")
+        if comparison.changes is not None:
+            parts.append(f"against the noise: {comparison.changes.decision(edge)}")
+        titles.append("<br>".join(parts))
+    classes = [STATUS[style] for style in styles]
+    return make_scene(union, layout, styles, size, titles, classes)
+
+
+def screen_styles(comparison: Comparison, edges: np.ndarray) -> list[theme.EdgeStyle]:
+    """What became of each of these edges; "cannot tell" where the noise hides it."""
+    styles = edge_styles(comparison, edges)
+    if comparison.changes is None:
+        return styles
+    called = comparison.changes.called(Decision.CHANGED)[edges]
+    return [
+        style if style is theme.KEPT or sure else theme.CANNOT_TELL
+        for style, sure in zip(styles, called.tolist(), strict=True)
+    ]

@@ -1,0 +1,126 @@
+"""Causal traces on the screen: rows of tokens or roles, columns of layers, a panel a kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+
+from circuits.errors import OptionError
+from viz import theme
+from viz.screen.circuit import with_title
+from viz.screen.style import axis, new_figure, plain, token_label
+
+if TYPE_CHECKING:  # these bring torch along; a figure needs no model
+    from locate.trace_average import AverageTrace
+    from locate.tracing import Trace
+
+COLOURS = [
+    [0.0, theme.OPPOSES.colour],
+    [1 / 3, theme.PAPER],
+    [0.78, theme.SUPPORTS.colour],
+    [1.0, "#00324F"],
+]
+ROW = 24
+
+
+def trace_figure(trace: Trace | AverageTrace, title: str | None = None) -> go.Figure:
+    """Indirect effects in probability of the answer: blue brings it back, orange costs it.
+
+    Takes a trace of one prompt (rows are its tokens) or an average over facts (rows are roles of
+    positions). The subject's rows are bold.
+    """
+    if not trace.kinds:
+        raise OptionError("the trace holds no kind of state: nothing to draw")
+    panels, labels, subject = _panels(trace)
+    lowest = min(0.0, *(float(effect.min()) for effect in panels.values()))
+    largest = max(*(float(effect.max()) for effect in panels.values()), -2 * lowest) or 1.0
+    n_rows = len(labels)
+    figure = new_figure(
+        height=max(260, 110 + ROW * n_rows),
+        margin={"l": 24 + 7 * max(len(label) for label in labels), "r": 16, "t": 40, "b": 48},
+        coloraxis={
+            "colorscale": COLOURS,
+            "cmin": -largest / 2,
+            "cmax": largest,
+            "colorbar": {
+                "title": {"text": "indirect effect", "side": "right", "font": {"size": 11}},
+                "thickness": 10,
+                "outlinewidth": 0,
+                "tickfont": {"size": 11, "color": theme.MUTED},
+            },
+        },
+    )
+    shown = [
+        f"<b>{token_label(label)}</b>" if row in subject else token_label(label)
+        for row, label in enumerate(labels)
+    ]
+    width = 1 / len(panels)
+    for index, (name, effect) in enumerate(panels.items()):
+        suffix = "" if index == 0 else str(index + 1)
+        # customdata carry the row's label, which the template would otherwise read as markup
+        figure.add_heatmap(
+            z=effect,
+            x=np.arange(effect.shape[1]),
+            y=np.arange(n_rows),
+            customdata=np.broadcast_to(np.array(shown, dtype=object)[:, None], effect.shape),
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            xaxis=f"x{suffix}",
+            yaxis=f"y{suffix}",
+            hovertemplate=(
+                f"{plain(name)}<br>%{{customdata}}, layer %{{x}}<br>effect %{{z:.4f}}"
+                "<extra></extra>"
+            ),
+        )
+        figure.update_layout(
+            {
+                f"xaxis{suffix}": axis(
+                    domain=[index * width, (index + 1) * width - 0.02],
+                    title={"text": "layer", "font": {"size": 12, "color": theme.MUTED}},
+                    anchor=f"y{suffix}",
+                    showgrid=False,
+                    dtick=max(1, -(-effect.shape[1] // 12)),
+                ),
+                f"yaxis{suffix}": axis(
+                    autorange="reversed",
+                    anchor=f"x{suffix}",
+                    showgrid=False,
+                    tickvals=list(range(n_rows)),
+                    ticktext=shown,
+                    showticklabels=index == 0,
+                    ticks="",
+                    tickfont={"size": 12, "color": theme.INK},
+                ),
+            }
+        )
+        figure.add_annotation(
+            text=plain(name),
+            x=index * width,
+            y=1.0,
+            xref="paper",
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+            font={"size": 12.5},
+        )
+    return with_title(figure, title)
+
+
+def _panels(
+    trace: Trace | AverageTrace,
+) -> tuple[dict[str, np.ndarray], list[str], set[int]]:
+    """Effects by kind as [row, layer], the rows' labels, and which rows are the subject's."""
+    from locate.trace_average import AverageTrace
+
+    if isinstance(trace, AverageTrace):
+        present = np.flatnonzero(trace.counts)
+        roles = [trace.roles[index] for index in present]
+        effects = {kind.label: trace.mean(kind)[present] for kind in trace.kinds}
+        subject = {row for row, role in enumerate(roles) if role.of_subject}
+        return effects, [str(role) for role in roles], subject
+    effects = {kind.label: trace.effect(kind).T for kind in trace.kinds}
+    return effects, list(trace.tokens), set(range(trace.subject.start, trace.subject.stop))
