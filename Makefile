@@ -8,7 +8,9 @@ RELATION ?= country_capital
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TEST_ENV := OMP_NUM_THREADS=2 HF_HUB_OFFLINE=1 WANDB_MODE=disabled
+# One thread in each of the processes that share the tests.
+WORKERS ?= 2
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled
 # Worker threads that spin while they wait cost a small or busy machine more than they gain.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -31,7 +33,7 @@ demo: $(STAMP) ## find a relation's circuit in a model that ships with the proje
 	$(BIN)/kc discover --model $(MODEL) --relation $(RELATION) --out $(OUT)
 
 test: $(STAMP) ## run all tests
-	$(TEST_ENV) $(BIN)/python -m pytest
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP) ## style and format, without changing a file
 	$(BIN)/ruff check .

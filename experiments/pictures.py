@@ -30,7 +30,7 @@ N_CHANGED = 80
 PARTNERS = 8
 PROMPT, SUBJECT, ANSWER = "The capital city of South Korea is called", "South Korea", "Seoul"
 UNSTABLE = ("created", "commit", "seconds_computing", "seconds_this_run")
-OF_RUNS = (("circuits", "hit_at_10"), ("evolution", "overlap"))
+OF_RUNS = (("circuits", "faithfulness"), ("evolution", "overlap"))
 """Figures of analyses that the README shows."""
 
 

@@ -56,9 +56,7 @@ class Kind(StrEnum):
     @property
     def label(self) -> str:
         """What the list calls it."""
-        return {"weight-delta": "edit", "other": "file", "faithfulness curves": "curve"}.get(
-            self.value, self.value
-        )
+        return _LABELS.get(self, self.value)
 
 
 _VIEWS = {
