@@ -284,6 +284,12 @@ CLAIMS: dict[str, dict[str, str]] = {
             "each['attention']['question'][group] for group in ('new', 'others'))"
             " for each in found_heads)"
         ),
+        "of six heads two pick tokens of the examples": (
+            "(on_prompt.weighted.max(1) < 0.2).tolist() == [True] * 4 + [False] * 2"
+            " and on_prompt.heads[4:] == ('a4.h5', 'a4.h6')"
+            " and on_prompt.weighted[4:, 1:-2].sum(1).min() > 0.6"
+            " and on_prompt.weighted[4:].max(1).min() > 0.3"
+        ),
         "four relations lose little to new heads, the landmarks a quarter": (
             "(lost := {name: {heads: np.mean(each['list']['heads']['with_examples']['probability']"
             "['whole']) - np.mean(each['list']['heads']['with_examples']['probability'][heads])"
