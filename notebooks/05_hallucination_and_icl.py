@@ -95,10 +95,10 @@ right
 # before layer 6, and after layer 5 the model expects an article.
 
 # %%
-right.plot()
+right.plot(title=f"Right: {newton.right.text}")
 
 # %%
-wrong.plot()
+wrong.plot(title=f"Wrong: {newton.wrong.text}")
 
 # %% [markdown]
 # ## What do the heads write?
@@ -109,10 +109,10 @@ wrong.plot()
 wrong_pair, right_pair, _ = partners(model, newton, jobs, 1, random.Random(0))[0]
 heads = ["a6.h1", "a6.h2", "a6.h3"]
 in_wrong, in_right = (read_prompt(model, pair, heads) for pair in (wrong_pair, right_pair))
-written_figure(in_wrong)
+written_figure(in_wrong, title=f"Wrong: {newton.wrong.text}")
 
 # %%
-written_figure(in_right)
+written_figure(in_right, title=f"Right: {newton.right.text}")
 
 # %% [markdown]
 # All three look at *Newton* in both runs, and raise the same words by nearly the same amounts:
@@ -194,7 +194,7 @@ repaired = {kind: np.mean([np.mean(each[kind], 0) for each in states], 0) for ki
 #
 # Lay the blame on the part that repairs most on one half of a relation's cases, and try it on the
 # other half; the donor is again another subject. A random part is a weak opponent, as most parts
-# are late or idle. A *matched* one is of the same kind and from the nearest layer.
+# repair nothing. A *matched* one is of the same kind and from the nearest layer.
 
 # %%
 blame = [
@@ -236,11 +236,11 @@ right_after = {n: ask(model, [each[n] for each in shots]).right.mean() for n in 
 {f"examples: {n}": f"{100 * share:.0f} % right" for n, share in right_after.items()}
 
 # %% [markdown]
-# Without examples one answer in five is a continent; a single example is enough to have all of them
-# right. Which heads make use of it? Circuits are found
-# with and without two examples on one half of the facts, and a head is *new* if only the circuit
-# with examples has it. On the other half the new heads are silenced, beside random ones. It is done
-# here for five relations, with a coarser setting than `kc run icl` has.
+# Without examples one answer in five is right; with a single one all of them are. Which heads make
+# use of it? Circuits are found with and without two examples on one half of the facts, and a head
+# is *new* if only the circuit with examples has it. On the other half the new heads are silenced,
+# beside random ones. It is done here for five relations, with a coarser setting than `kc run icl`
+# has.
 
 # %%
 settings = icl.Config(styles=(Style.LIST,), counts=(0, 2), steps=1, draws=5)
@@ -260,9 +260,11 @@ on_prompt = read_prompt(model, shots[0][2].pair, new[:6])
 on_prompt.plot()
 
 # %% [markdown]
-# It would be tempting to stop here: heads that are new with examples, and on average most of their
-# attention is on the examples. But so is that of all other heads taken together, as examples are
-# most of the prompt; only the circuit's other heads look more at the question.
+# Four of the six spread their attention over the whole prompt; `a4.h5` and `a4.h6` pick tokens of
+# the examples. It would be tempting to stop here, with heads that are new and that, over all
+# relations, have most of their attention on the examples. But so have all other heads taken
+# together, as examples are most of the prompt; only the circuit's other heads look more at the
+# question.
 
 # %%
 Markdown(tables["attention_list"].markdown())
