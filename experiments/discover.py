@@ -32,7 +32,7 @@ from circuits.extract import prune, random_circuit, top_n
 from circuits.graph import Circuit, EdgeScores
 from circuits.model import Model
 from circuits.pairs import TokenPair
-from circuits.resample import classify, inclusion_frequency
+from circuits.resample import bootstrap_scores, classify, inclusion_frequency
 from experiments.examples import Examples
 from experiments.output import code_commit, timestamp
 from experiments.progress import Progress, Stages, silent
@@ -41,7 +41,7 @@ from experiments.search import DEFAULT_TAU, Search
 if TYPE_CHECKING:
     from locate.prompt_heads import PromptHeads
 
-__all__ = ["Discovery", "Search", "discover", "edge_scores", "with_inclusion"]
+__all__ = ["Discovery", "Search", "discover", "edge_scores", "with_uncertainty"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ def discover(
     stability: dict[str, int] = {}
     if circuit.scores is not None and circuit.scores.per_pair is not None:
         with clock.stage("resamples"):
-            circuit = with_inclusion(circuit, search)
+            circuit = with_uncertainty(circuit, search)
         stability = _stability(circuit)
     elif search.resamples and len(pairs) == 1:
         notes.append("one pair cannot be resampled: no inclusion frequencies")
@@ -169,13 +169,18 @@ def edge_scores(
     )
 
 
-def with_inclusion(circuit: Circuit, search: Search) -> Circuit:
-    """The circuit with a column `inclusion`: the share of resamples that keep each edge."""
-    assert circuit.scores is not None
-    inclusion = inclusion_frequency(
-        circuit.scores, search.selected, search.resamples, search.seed
-    ).astype(np.float32)
-    return replace(circuit, columns={**circuit.columns, "inclusion": inclusion})
+def with_uncertainty(circuit: Circuit, search: Search) -> Circuit:
+    """The circuit with what resampled pairs say of each edge, as columns.
+
+    `low` and `high` bound its score with 95 %; `inclusion` is the share of resamples that keep it.
+    """
+    scores = circuit.scores
+    assert scores is not None
+    limits = bootstrap_scores(scores, search.resamples, search.seed)
+    kept = inclusion_frequency(scores, search.selected, search.resamples, search.seed)
+    found = {"low": limits.low, "high": limits.high, "inclusion": kept}
+    single = {name: np.asarray(column, np.float32) for name, column in found.items()}
+    return replace(circuit, columns={**circuit.columns, **single})
 
 
 def origin(model: Model, examples: Examples, search: Search) -> dict[str, Any]:

@@ -170,6 +170,17 @@ def test_every_method_finds_a_circuit_and_writes_it(
     assert circuit.provenance["weights_sha256"] == result["provenance"]["weights_sha256"]
 
 
+def test_every_edge_is_stored_with_the_interval_of_its_score(kind: str, found):
+    circuit = load_circuit(found[kind] / "circuit.kc.safetensors")
+    assert circuit.scores is not None
+    low, high, values = circuit.columns["low"], circuit.columns["high"], circuit.scores.values
+    assert (low <= high).all()
+    assert (low < high).any()
+    assert ((low <= values + 1e-6) & (values <= high + 1e-6)).mean() > 0.9
+    told = json.loads((found[kind] / "summary.json").read_text())["strongest_edges"]
+    assert all(edge["low"] <= edge["score"] <= edge["high"] for edge in told[:3])
+
+
 def test_the_same_command_gives_the_same_bytes(
     models, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

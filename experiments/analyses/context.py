@@ -18,7 +18,7 @@ from circuits.loading import resolve
 from circuits.model import Model, load
 from circuits.questions import KnowledgeCheck, known_facts
 from circuits.store import load_circuit, save_circuit
-from experiments.discover import Search, edge_scores, origin, with_inclusion
+from experiments.discover import Search, edge_scores, origin, with_uncertainty
 from experiments.examples import Examples, Source, collect, relations_of
 from experiments.progress import Progress
 
@@ -199,7 +199,7 @@ def find_circuit(model: Model, examples: Examples, search: Search) -> Circuit:
     circuit = search.selected(edge_scores(model, examples.pairs, search))
     if circuit.scores is not None and circuit.scores.per_pair is not None:
         scores = replace(circuit.scores, per_pair=None)
-        circuit = replace(with_inclusion(circuit, search), scores=scores)
+        circuit = replace(with_uncertainty(circuit, search), scores=scores)
     provenance = {**circuit.provenance, **origin(model, examples, search)}
     return replace(circuit, provenance=provenance)
 
