@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from circuits import files, store
+from circuits import array_files, files, store
 from circuits.errors import (
     CircuitFileError,
     FileFormatError,
@@ -209,7 +209,9 @@ def test_a_newer_schema_is_refused_by_name(path: Path, written: bytes) -> None:
 def test_a_geometry_that_does_not_fit_is_refused_before_allocating(
     geometry: dict[str, Any], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store.safetensors_numpy, "load", lambda data: pytest.fail("allocated"))
+    monkeypatch.setattr(
+        array_files.safetensors_numpy, "load", lambda data: pytest.fail("allocated")
+    )
     resealed(path, lambda arrays, metadata: metadata["geometry"].update(geometry))
 
 
@@ -265,7 +267,7 @@ def test_scores_that_are_no_numbers_are_neither_written_nor_read(
         save_circuit(circuit, path)
     assert not path.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_storable", lambda path, name, array: array)
+        patch.setattr(array_files, "_storable", lambda path, name, array: array)
         save_circuit(circuit, path)
     assert "NaN" in refusal(path)
 
@@ -319,7 +321,7 @@ def test_arrays_that_the_format_cannot_hold_are_refused(
 
 
 def test_a_foreign_safetensors_file_is_told_apart(path: Path) -> None:
-    path.write_bytes(store.safetensors_numpy.save({"w": np.zeros(3)}))
+    path.write_bytes(array_files.safetensors_numpy.save({"w": np.zeros(3)}))
     assert "none that Knowledge Circuits wrote" in refusal(path)
 
 
