@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→"}
+VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→", "\u00a0": "␣"}
 _CELL = "text-align:left;padding:1px 12px 1px 0;vertical-align:top"
 _HEAD = f"{_CELL};font-weight:600"
 

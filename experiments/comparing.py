@@ -22,10 +22,11 @@ from circuits.model import Model
 from circuits.pairs import TokenPair
 from circuits.store import save_circuit
 from experiments.discover import Search
-from experiments.edit_report import finite, page
+from experiments.edit_report import page
 from experiments.examples import Examples
 from experiments.look import Look, Table
 from experiments.output import code_commit, timestamp
+from experiments.plain import plain
 from experiments.progress import Progress
 from locate.eap import Attribution
 from locate.rewiring import Rewiring, rewiring
@@ -159,7 +160,7 @@ def edit_look(found: Rewiring, question: Question, notes: Sequence[str], seed: i
         "model": found.provenance.get("model"),
         "question": question.name,
         "pairs": len(question.before),
-        **finite(found.as_dict()),
+        **plain(found.as_dict()),
         "seed": seed,
         "commit": code_commit(),
         "created": timestamp(),
@@ -181,7 +182,7 @@ def circuits_look(comparison: Comparison, paths: tuple[Path, Path]) -> Look:
     summary = {
         "before": str(paths[0]),
         "after": str(paths[1]),
-        "comparison": finite(comparison.as_dict()),
+        "comparison": plain(comparison.as_dict()),
         "commit": code_commit(),
         "created": timestamp(),
         "warnings": notes,

@@ -18,6 +18,7 @@ from circuits.interval import Interval
 from experiments.editing import EditRun
 from experiments.look import Look, Table
 from experiments.output import code_commit, timestamp
+from experiments.plain import plain
 from experiments.report import markdown_table, number
 
 DELTA = "edit.kc.safetensors"
@@ -57,7 +58,7 @@ def edit_look(run: EditRun, judge: Judge, method: str, seed: int, evidence: str 
         "weights": [{name: dict(sizes) for name, sizes in each.items()} for each in run.growth],
         "seconds": [round(each, 3) for each in run.seconds],
         "scores": [score_record(score) for score in run.final],
-        "details": [finite(dict(outcome.details)) for outcome in run.outcomes],
+        "details": [plain(dict(outcome.details)) for outcome in run.outcomes],
         "provenance": _origin(first, seed),
         "warnings": [*run.notes, *judge.left_out],
     }
@@ -155,7 +156,7 @@ def unlearn_look(outcome: EditOutcome, model: str, seed: int, growth: Mapping[st
         "retain_kept": kept,
         "norm": None if outcome.delta is None else number(outcome.delta.norm()),
         "weights": {name: dict(sizes) for name, sizes in growth.items()},
-        "details": finite(dict(details)),
+        "details": plain(dict(details)),
         "provenance": _origin(outcome, seed),
         "warnings": [outcome.reason] if outcome.reason else [],
     }
@@ -180,23 +181,12 @@ def score_record(score: RequestScore) -> dict[str, Any]:
     """One request's scores as plain JSON values."""
     return {
         **as_dict(score.request),
-        "before": {str(m): finite(vars(rates)) for m, rates in score.before.items()},
-        "after": {str(m): finite(vars(rates)) for m, rates in score.after.items()},
-        "probability": finite(list(score.probability)),
+        "before": {str(m): plain(vars(rates)) for m, rates in score.before.items()},
+        "after": {str(m): plain(vars(rates)) for m, rates in score.after.items()},
+        "probability": plain(list(score.probability)),
         "reply": list(score.reply),
-        "fluency": finite(list(score.fluency)),
+        "fluency": plain(list(score.fluency)),
     }
-
-
-def finite(value: Any) -> Any:
-    """The value with null for every number that JSON cannot hold."""
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    return value
 
 
 def fill_in_model(delta: WeightDelta, model: Any, folder: Path) -> None:
@@ -209,7 +199,7 @@ def _origin(outcome: EditOutcome, seed: int) -> dict[str, Any]:
     """Where the numbers come from; the requests stand in their own file."""
     skipped = ("requests", "earlier", "forget", "retain")
     kept = {key: value for key, value in outcome.provenance.items() if key not in skipped}
-    return {**finite(kept), "seed": seed, "commit": code_commit(), "created": timestamp()}
+    return {**plain(kept), "seed": seed, "commit": code_commit(), "created": timestamp()}
 
 
 def _counted(run: EditRun) -> str:

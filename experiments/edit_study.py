@@ -53,9 +53,9 @@ def study(choices: Choices, cache: Path | None, console: Console) -> Iterator[di
     from circuits.edits.counterfactuals import atlas_requests
     from circuits.edits.success import Judge
     from circuits.model import load
-    from experiments.edit_report import finite
     from experiments.editing import Editor, Mode, run_edits, texts_for_drift
     from experiments.output import code_commit, timestamp
+    from experiments.plain import plain
 
     model = load(choices.model, device="cpu")
     requests = atlas_requests(choices.edits, choices.seed, tokenizer=model.tokenizer)
@@ -71,7 +71,7 @@ def study(choices: Choices, cache: Path | None, console: Console) -> Iterator[di
         run = run_edits(editor, judge, Mode.EACH, progress)
     first = run.outcomes[0].provenance
     table = run.table()
-    result = finite(
+    result = plain(
         {
             "choices": asdict(choices),
             "status": run.counts(),
@@ -90,7 +90,7 @@ def study(choices: Choices, cache: Path | None, console: Console) -> Iterator[di
     if choices.rewired:
         with console.stage(f"{choices.model} {choices.method}: rewiring") as progress:
             found = rewiring_study(model, run, choices.rewired, choices.seed, progress)
-        yield {**result, "rewiring": finite(found)}
+        yield {**result, "rewiring": plain(found)}
 
 
 def rewiring_study(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from circuits.interval import Interval
+
 SHOWN = (
     "efficacy",
     "paraphrase",
@@ -24,6 +26,9 @@ WHOLE = {
     "random_recovered": "on as many random edges",
 }
 """Numbers of the whole circuit, and what readers call them."""
+
+PARTS = ("value", "low", "high")
+"""What a stored interval is made of."""
 
 
 def success_rows(results: Sequence[Mapping[str, Any]], scoring: str) -> list[tuple[str, ...]]:
@@ -131,11 +136,8 @@ def whole_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def _cell(interval: Mapping[str, Any] | None) -> str:
     if not interval or interval["value"] is None:
         return ""
-    if interval["low"] is None:
-        return f"{interval['value']:.3f}"
-    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+    return str(Interval.from_dict({name: interval[name] for name in PARTS}))
 
 
 def _beyond(row: Mapping[str, Any] | None) -> str:
-    names = ("value", "low", "high")
-    return _cell(row and {name: row.get(f"beyond_control_{name}") for name in names})
+    return _cell(row and {name: row.get(f"beyond_control_{name}") for name in PARTS})

@@ -35,7 +35,7 @@ from experiments.analyses.demonstrations import Style
 from experiments.analyses.icl_prompts import ask, shots_of
 from experiments.analyses.misrecall import find_cases, partners
 from experiments.analyses.misrecall_repair import repair_by_component, repair_by_state
-from experiments.analyses.plain import plain
+from experiments.plain import plain
 from locate.lens import direct_logit_attribution, logit_lens
 from locate.prompt_heads import read_prompt
 from locate.transplant import last_outputs, transplant_outputs

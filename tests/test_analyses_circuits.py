@@ -20,8 +20,8 @@ from experiments.analyses.claims import Verdict
 from experiments.analyses.context import Context
 from experiments.analyses.flow import random_sets, recall_layer
 from experiments.analyses.flow_report import curve_of
-from experiments.analyses.plain import interval, plain
 from experiments.discover import Search
+from experiments.plain import interval, plain
 
 RELATIONS = ("country_capital", "adjective_antonym")
 FEW = circuits.Config(relations=RELATIONS, pairs=4, resamples=20, random_circuits=3, steps=2)

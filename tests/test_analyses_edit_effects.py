@@ -13,7 +13,7 @@ from circuits.choices import EditMethod
 from circuits.edits.edit import WeightDelta
 from circuits.errors import OptionError
 from circuits.facts import atlas, relation
-from experiments.analyses import plain
+from experiments import plain
 from experiments.analyses.claims import Verdict
 from experiments.analyses.context import Context
 from experiments.analyses.edit_effects import ANALYSIS, Config, chosen_layers, compute, steps

@@ -22,8 +22,8 @@ from experiments.analyses.evolution import FINAL, FOUND, RUN, checkpoints, score
 from experiments.analyses.evolution_numbers import overlaps, recall_times, share_of_both
 from experiments.analyses.mechanisms import Reply, constant_guess, is_right
 from experiments.analyses.mechanisms_probes import Probe, bases, probe_set
-from experiments.analyses.plain import plain
 from experiments.analyses.wordings import CHAINS, COMPARED, REVERSED
+from experiments.plain import plain
 
 RELATION = "country_capital"
 SHORT = evolution.Config(

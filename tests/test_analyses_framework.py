@@ -39,11 +39,11 @@ from experiments.analyses.claims import (
 )
 from experiments.analyses.context import Context, safe
 from experiments.analyses.page import inline_svg
-from experiments.analyses.plain import interval, plain
 from experiments.analyses.registry import MODULES, analysis
 from experiments.analyses.running import redraw, run_all, run_analysis, write_index
 from experiments.analyses.tables import Table
 from experiments.cli import main
+from experiments.plain import interval, plain
 from viz.charts import Bars
 
 OWN = ("circuits", "flow", "evolution", "mechanisms")

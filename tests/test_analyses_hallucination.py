@@ -13,7 +13,7 @@ import torch
 from circuits.facts import Fact, fill, relation
 from circuits.graph import Wiring, node_kind
 from circuits.model import Model
-from experiments.analyses import plain
+from experiments import plain
 from experiments.analyses.by_layer import parting
 from experiments.analyses.claims import Verdict
 from experiments.analyses.context import Context

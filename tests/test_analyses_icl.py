@@ -12,7 +12,7 @@ import pytest
 from circuits.choices import Ablation
 from circuits.errors import OptionError
 from circuits.facts import relation
-from experiments.analyses import plain
+from experiments import plain
 from experiments.analyses.claims import Verdict
 from experiments.analyses.context import Context
 from experiments.analyses.demonstrations import Style

@@ -14,7 +14,7 @@ from circuits.errors import PromptError
 from circuits.facts import Fact, atlas, relation
 from circuits.graph import Circuit, EdgeScores, Wiring
 from circuits.overlap import overlap
-from experiments.analyses import plain
+from experiments import plain
 from experiments.analyses.claims import Verdict
 from experiments.analyses.context import Context
 from experiments.analyses.hop_prompts import (

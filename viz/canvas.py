@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -22,6 +21,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 
+from circuits.display import visible as visible_text
 from circuits.errors import OptionError
 from circuits.files import atomic_write
 from viz import theme
@@ -38,7 +38,6 @@ DASH = (0, (3, 1.5))
 Entry = tuple[str, str, bool]
 """A line in a legend: its name, colour, and whether it is dashed."""
 SOFTWARE = "Knowledge Circuits"
-VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→", "\u00a0": "␣"}
 
 
 @contextmanager
@@ -67,20 +66,13 @@ def _known_characters() -> frozenset[int]:
 
 
 def visible(text: str) -> str:
-    r"""Text with line breaks and tabs as symbols, and what the font cannot show as `\\u....`.
+    r"""`circuits.display.visible`, and what the font cannot show as `\\u....` too.
 
-    Control characters, private or unassigned code points and direction marks become escapes too:
-    a token must not change the text around it, nor make an invalid file.
+    A token must not change the text around it, nor make an invalid file.
     """
-
-    def show(character: str) -> str:
-        if character in VISIBLE:
-            return VISIBLE[character]
-        code = ord(character)
-        hidden = unicodedata.category(character)[0] == "C" or code not in _known_characters()
-        return f"\\u{code:04x}" if hidden else character
-
-    return "".join(map(show, text))
+    known = _known_characters()
+    shown = (char if ord(char) in known else f"\\u{ord(char):04x}" for char in visible_text(text))
+    return "".join(shown)
 
 
 def text_width(text: str, size: float, weight: str = "normal") -> float:

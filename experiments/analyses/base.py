@@ -83,7 +83,7 @@ class Analysis:
     """An analysis that `kc run` knows.
 
     `steps` lists the keys of the units, `compute` gives a unit's values as anything that
-    `experiments.analyses.plain` turns into JSON, `report` makes the report of all units' values.
+    `experiments.plain` turns into JSON, `report` makes the report of all units' values.
     Raise `version` when a unit's values come to mean something else: stored ones are then not used.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.analyses.base import Figure, Part
 from experiments.analyses.circuits_numbers import KINDS, grouped, hit
 from experiments.analyses.claims import average
-from experiments.analyses.plain import number
+from experiments.plain import number
 from viz.charts import Dots, Lines, Matrix
 
 

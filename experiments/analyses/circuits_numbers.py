@@ -8,7 +8,7 @@ import numpy as np
 
 from circuits.interval import Interval
 from experiments.analyses.base import Part
-from experiments.analyses.plain import interval
+from experiments.plain import interval
 
 HALVES = ("validation", "test")
 KINDS = ("model", "circuit", "random")

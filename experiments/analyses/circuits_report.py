@@ -21,8 +21,8 @@ from experiments.analyses.circuits_numbers import (
     values,
 )
 from experiments.analyses.claims import Claim, average, difference, measured
-from experiments.analyses.plain import interval, number
 from experiments.analyses.tables import Table, shown
+from experiments.plain import interval, number
 
 OVER = "relations"
 MOST_NAMED = 4

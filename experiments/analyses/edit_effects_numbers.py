@@ -12,7 +12,7 @@ from scipy import stats
 from circuits.interval import Interval, percentiles
 from experiments.analyses.base import Part
 from experiments.analyses.claims import widened
-from experiments.analyses.plain import number
+from experiments.plain import number
 
 OVER = "facts"
 PLACES = ("early", "usual", "late")

@@ -21,7 +21,7 @@ from experiments.analyses.evolution_numbers import (
     tick,
     transplanted,
 )
-from experiments.analyses.plain import number
+from experiments.plain import number
 from viz import theme
 from viz.charts import Lines, Matrix, Stacked
 

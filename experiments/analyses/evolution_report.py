@@ -31,8 +31,8 @@ from experiments.analyses.evolution_numbers import (
     tick,
     transplanted,
 )
-from experiments.analyses.plain import number
 from experiments.analyses.tables import Table, shown
+from experiments.plain import number
 
 OVER = "relations"
 

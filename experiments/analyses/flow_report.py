@@ -10,8 +10,8 @@ import numpy as np
 from circuits.interval import Interval
 from experiments.analyses.base import Figure, Part, Report, Section
 from experiments.analyses.claims import Claim, average, difference, measured
-from experiments.analyses.plain import interval, number
 from experiments.analyses.tables import Table, shown
+from experiments.plain import interval, number
 from viz.charts import Lines
 
 LAST, SUBJECT = "last token", "subject's last token"

@@ -19,8 +19,8 @@ from experiments.analyses.hallucination_numbers import (
     written_for_wrong,
 )
 from experiments.analyses.misrecall import Kind
-from experiments.analyses.plain import number
 from experiments.analyses.tables import Table, shown
+from experiments.plain import number
 from viz.charts import Bars
 
 OVER = "relations"

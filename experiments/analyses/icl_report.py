@@ -10,8 +10,8 @@ import numpy as np
 from circuits.interval import Interval
 from experiments.analyses.base import Figure, Part, Report, Section
 from experiments.analyses.claims import FEWEST, Claim, Verdict, average, difference
-from experiments.analyses.plain import number
 from experiments.analyses.tables import Table, shown
+from experiments.plain import number
 from viz.charts import Bars, Lines
 
 OVER = "relations"

@@ -10,8 +10,8 @@ import numpy as np
 from circuits.interval import Interval
 from experiments.analyses.base import Figure, Part, Report, Section
 from experiments.analyses.claims import Claim, Verdict, average, difference
-from experiments.analyses.plain import interval, number
 from experiments.analyses.tables import Table, shown
+from experiments.plain import interval, number
 from viz.charts import Bars
 
 OVER = "relations"

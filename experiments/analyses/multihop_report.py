@@ -9,8 +9,8 @@ import numpy as np
 
 from experiments.analyses.base import Figure, Part, Report, Section
 from experiments.analyses.claims import FEWEST, Claim, Verdict, average, difference, share
-from experiments.analyses.plain import number
 from experiments.analyses.tables import Table
+from experiments.plain import number
 from viz.charts import Bars
 
 REVERSAL = "backwards: "

@@ -9,7 +9,7 @@ from circuits.files import atomic_write, save_json
 from experiments.analyses.base import Analysis, Report
 from experiments.analyses.page import html_page, markdown_page
 from experiments.analyses.parts import Parts
-from experiments.analyses.plain import plain
+from experiments.plain import plain
 
 PICTURES = (".svg", ".pdf")
 

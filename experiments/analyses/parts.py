@@ -15,7 +15,7 @@ from circuits.files import save_json, to_json
 from experiments.analyses import config as options
 from experiments.analyses.base import Analysis, Part, SkipError
 from experiments.analyses.context import Context, safe
-from experiments.analyses.plain import plain
+from experiments.plain import plain
 from experiments.progress import Stages, silent
 
 PARTS = "parts"

@@ -17,8 +17,8 @@ from experiments.analyses.context import Context
 from experiments.analyses.output import write_report
 from experiments.analyses.page import index_page
 from experiments.analyses.parts import Parts, compute_parts, stored_parts
-from experiments.analyses.plain import plain
 from experiments.output import check_writable, code_commit, timestamp
+from experiments.plain import plain
 from experiments.progress import Stages, silent
 
 SUMMARY = "summary.json"

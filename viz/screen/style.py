@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-import unicodedata
 from typing import Any
 
 import plotly.graph_objects as go
 
+from circuits.display import visible
 from viz import theme
 
 FONT = (
@@ -24,24 +24,6 @@ CONFIG: dict[str, Any] = {
 }
 """Options of `Figure.show(config=...)` and of the app's graphs."""
 LONGEST_TOKEN = 24
-_VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→", "\u00a0": "␣"}
-
-
-def visible(text: str) -> str:
-    """Text whose line breaks and tabs are symbols and whose other control characters are escapes.
-
-    Direction marks and private or unassigned code points become escapes as well: a token must not
-    change how the text round it reads.
-    """
-
-    return "".join(map(_shown, text))
-
-
-def _shown(character: str) -> str:
-    if character in _VISIBLE:
-        return _VISIBLE[character]
-    hidden = unicodedata.category(character)[0] == "C"
-    return f"\\u{ord(character):04x}" if hidden else character
 
 
 def plain(text: str) -> str:

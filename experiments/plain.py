@@ -1,4 +1,4 @@
-"""Values of a unit of work as JSON and back."""
+"""Results as plain JSON values, and back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def interval(stored: Mapping[str, float | None] | None) -> Interval:
     """An interval from its JSON; UNDEFINED for null."""
     if stored is None:
         return UNDEFINED
-    return Interval(*(number(stored[name]) for name in ("value", "low", "high")))
+    return Interval.from_dict(stored)
 
 
 def number(stored: float | None) -> float:
