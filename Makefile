@@ -48,10 +48,10 @@ bench: $(STAMP) ## measure speed and memory against plain passes
 	$(BIN)/kc bench
 
 pictures: $(STAMP) ## draw the README's pictures again
-	$(BIN)/python -m experiments.pictures
+	$(BIN)/python -m experiments.workshop.pictures
 
 screens: $(STAMP) ## take the README's pictures of the app again (needs Chromium)
-	$(BIN)/python -m experiments.pictures --screens
+	$(BIN)/python -m experiments.workshop.pictures --screens
 
 notebooks: $(STAMP) ## write the notebooks as .ipynb into out/notebooks
 	mkdir -p out/notebooks
@@ -61,8 +61,8 @@ notebooks: $(STAMP) ## write the notebooks as .ipynb into out/notebooks
 	done
 
 edit-table: $(STAMP) ## edit 100 facts a method and model, and see what was rewired
-	$(TEST_ENV) $(BIN)/python -m experiments.edit_study
-	$(TEST_ENV) $(BIN)/python -m experiments.unlearn_study
+	$(TEST_ENV) $(BIN)/python -m experiments.studies.edit_study
+	$(TEST_ENV) $(BIN)/python -m experiments.studies.unlearn_study
 
 serve: $(STAMP) ## browse the results in out/ in the browser
 	$(BIN)/kc serve

@@ -24,14 +24,14 @@
 # `gpt2` or a folder of your own to ask the same of another model.
 
 # %%
-from circuits.facts import relation
-from circuits.model import load
-from circuits.pairs import encode_pairs
-from circuits.questions import pairs_for
-from locate.lens import lens_positions, logit_lens
-from locate.lens_average import average_lens
-from locate.trace_average import trace_facts
-from locate.tracing import trace
+from circuits.facts.facts import relation
+from circuits.facts.pairs import encode_pairs
+from circuits.facts.questions import pairs_for
+from circuits.model.model import load
+from locate.states.lens import lens_positions, logit_lens
+from locate.states.lens_average import average_lens
+from locate.states.trace_average import trace_facts
+from locate.states.tracing import trace
 
 model = load("facts-gpt2", device="cpu")
 

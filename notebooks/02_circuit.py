@@ -24,15 +24,15 @@
 # %%
 import numpy as np
 
-from circuits.choices import Selection
-from circuits.evaluate import evaluate, faithfulness_curve, run_circuits
-from circuits.extract import random_circuit, select, top_n
-from circuits.facts import relation
-from circuits.model import load
-from circuits.pairs import encode_pairs
-from circuits.questions import pairs_for
-from circuits.resample import inclusion_frequency
-from locate.eap import Attribution, attribute
+from circuits.base.choices import Selection
+from circuits.facts.facts import relation
+from circuits.facts.pairs import encode_pairs
+from circuits.facts.questions import pairs_for
+from circuits.graph.evaluate import evaluate, faithfulness_curve, run_circuits
+from circuits.graph.resample import inclusion_frequency
+from circuits.graph.select import random_circuit, select, top_n
+from circuits.model.model import load
+from locate.edges.eap import Attribution, attribute
 from viz.screen import layers_figure
 
 model = load("facts-gpt2", device="cpu")

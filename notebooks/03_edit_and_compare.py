@@ -20,17 +20,17 @@
 # Rome and looks.
 
 # %%
-from circuits.choices import Selection
+from circuits.base.choices import Selection
 from circuits.edits.edit import EditRequest
-from circuits.edits.methods import edit
-from circuits.edits.pairs import edit_pairs
-from circuits.extract import select
-from circuits.facts import relation
-from circuits.model import load
-from circuits.pairs import encode_pairs
-from circuits.questions import pairs_for
-from locate.lens import logit_lens
-from locate.rewiring import rewiring
+from circuits.edits.effects.pairs import edit_pairs
+from circuits.edits.methods.registry import edit
+from circuits.facts.facts import relation
+from circuits.facts.pairs import encode_pairs
+from circuits.facts.questions import pairs_for
+from circuits.graph.select import select
+from circuits.model.model import load
+from locate.changes.rewiring import rewiring
+from locate.states.lens import logit_lens
 
 model = load("facts-gpt2", device="cpu")
 

@@ -22,15 +22,15 @@
 # %%
 from dataclasses import replace
 
-from circuits.choices import Selection
-from circuits.extract import select
-from circuits.facts import relation
-from circuits.model import load
-from circuits.pairs import encode_pairs
-from circuits.questions import pairs_for
-from locate.eap import attribute
-from locate.prompt_heads import read_prompt
-from locate.roles import head_roles
+from circuits.base.choices import Selection
+from circuits.facts.facts import relation
+from circuits.facts.pairs import encode_pairs
+from circuits.facts.questions import pairs_for
+from circuits.graph.select import select
+from circuits.model.model import load
+from locate.edges.eap import attribute
+from locate.heads.prompt_heads import read_prompt
+from locate.heads.roles import head_roles
 from viz.screen import layers_figure, written_figure
 
 model = load("facts-gpt2", device="cpu")

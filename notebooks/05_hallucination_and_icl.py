@@ -27,18 +27,18 @@ from pathlib import Path
 import numpy as np
 from IPython.display import Markdown
 
-from circuits.facts import atlas, relation
-from experiments.analyses import icl
-from experiments.analyses.claims import difference
-from experiments.analyses.context import Context
-from experiments.analyses.demonstrations import Style
-from experiments.analyses.icl_prompts import ask, shots_of
-from experiments.analyses.misrecall import find_cases, partners
-from experiments.analyses.misrecall_repair import repair_by_component, repair_by_state
-from experiments.plain import plain
-from locate.lens import direct_logit_attribution, logit_lens
-from locate.prompt_heads import read_prompt
-from locate.transplant import last_outputs, transplant_outputs
+from circuits.base.plain import plain
+from circuits.facts.demonstrations import Style
+from circuits.facts.facts import atlas, relation
+from experiments.analyses.engine.claims import difference
+from experiments.analyses.engine.context import Context
+from experiments.analyses.hallucination.recall import find_cases, partners
+from experiments.analyses.hallucination.repair import repair_by_component, repair_by_state
+from experiments.analyses.icl import analysis as icl
+from experiments.analyses.icl.prompts import ask, shots_of
+from locate.heads.prompt_heads import read_prompt
+from locate.states.lens import direct_logit_attribution, logit_lens
+from locate.states.transplant import last_outputs, transplant_outputs
 from viz.screen import attribution_figure, written_figure
 
 context = Context("facts-gpt2", folder=Path("out/notebook"), device="cpu")

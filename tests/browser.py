@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from circuits.errors import OptionError
-from experiments.screens import find_browser, open_browser, served
+from circuits.base.errors import OptionError
+from experiments.workshop.screens import find_browser, open_browser, served
 
 __all__ = ["open_browser", "served", "why_no_browser"]
 

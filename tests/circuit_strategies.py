@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from circuits.graph import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
 
 HOSTILE = [
     '"',

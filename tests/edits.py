@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from circuits.edits.corpus import Corpus
 from circuits.edits.edit import EditRequest
-from circuits.model import Model
+from circuits.edits.parts.corpus import Corpus
+from circuits.model.model import Model
 from tests.tiny import CORPUS
 
 REQUEST = EditRequest("The capital of {} is", "France", "Tokyo")

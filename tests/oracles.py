@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablation import SourceConstants
-from circuits.graph import Circuit, KeyValue, Wiring
-from circuits.metrics import Metric, evaluate_metric
-from circuits.model import Model
-from circuits.pairs import PairBatch, TokenPair
+from circuits.facts.pairs import PairBatch, TokenPair
+from circuits.graph.ablation import SourceConstants
+from circuits.graph.circuit import Circuit, KeyValue, Wiring
+from circuits.model.metrics import Metric, evaluate_metric
+from circuits.model.model import Model
 
 
 def plain_eap(
@@ -107,7 +107,7 @@ def plain_circuit_run(
 
     Every destination's input is replaced by its clean-run value minus, for each edge that is not
     kept, the source's current output plus what it is replaced with. Independent of the cached,
-    sparse computation in `circuits.running`.
+    sparse computation in `circuits.graph.running`.
     """
     bridge, wiring = model.bridge, circuit.wiring
     kept = torch.from_numpy(circuit.matrix())

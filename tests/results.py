@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuits.choices import EditStatus, TraceKind
-from circuits.compare import Comparison, compare
+from circuits.base.choices import EditStatus, TraceKind
+from circuits.base.intervals import UNDEFINED, Interval
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
-from circuits.edits.methods import EditOutcome
-from circuits.evaluate import Evaluation, FaithfulnessCurve
-from circuits.graph import Circuit, EdgeScores, Wiring
-from circuits.interval import UNDEFINED, Interval
-from circuits.tokens import Prompt, Span
-from locate.attention import REGIONS, HeadReadings
-from locate.lens import LensResult
-from locate.lens_average import AverageLens, Followed, Place
-from locate.prompt_heads import PromptHeads
-from locate.rewiring import FollowedObjects, Rewiring
-from locate.role_criteria import RoleCriteria
-from locate.roles import RoleReport, label_heads
-from locate.trace_average import ROLES, AverageTrace
-from locate.tracing import Trace
+from circuits.edits.methods.registry import EditOutcome
+from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.compare import Comparison, compare
+from circuits.graph.evaluate import Evaluation, FaithfulnessCurve
+from circuits.model.tokens import Prompt, Span
+from locate.changes.rewiring import FollowedObjects, Rewiring
+from locate.heads.attention import REGIONS, HeadReadings
+from locate.heads.prompt_heads import PromptHeads
+from locate.heads.role_criteria import RoleCriteria
+from locate.heads.roles import RoleReport, label_heads
+from locate.states.lens import LensResult
+from locate.states.lens_average import AverageLens, Followed, Place
+from locate.states.trace_average import ROLES, AverageTrace
+from locate.states.tracing import Trace
 
 HOSTILE = "<script>alert('&')</script>\x00\n\u202e$x$"
 WIRING = Wiring(2, 2, 2)

@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuits.evaluate import run_circuits
-from circuits.extract import random_circuit
-from circuits.graph import Circuit, node_layer
-from circuits.metrics import hit_at
-from circuits.pairs import batches
-from experiments.analyses import circuits, flow
-from experiments.analyses.claims import Verdict
-from experiments.analyses.context import Context
-from experiments.analyses.flow import random_sets, recall_layer
-from experiments.analyses.flow_report import curve_of
-from experiments.discover import Search
-from experiments.plain import interval, plain
+from circuits.base.plain import interval, plain
+from circuits.facts.pairs import batches
+from circuits.graph.circuit import Circuit, node_layer
+from circuits.graph.evaluate import run_circuits
+from circuits.graph.select import random_circuit
+from circuits.model.metrics import hit_at
+from experiments.analyses.circuits import analysis as circuits
+from experiments.analyses.engine.claims import Verdict
+from experiments.analyses.engine.context import Context
+from experiments.analyses.flow import analysis as flow
+from experiments.analyses.flow.analysis import random_sets, recall_layer
+from experiments.analyses.flow.report import curve_of
+from locate.discover import Search
 
 RELATIONS = ("country_capital", "adjective_antonym")
 FEW = circuits.Config(relations=RELATIONS, pairs=4, resamples=20, random_circuits=3, steps=2)

@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuits.choices import EditMethod
+from circuits.base import plain
+from circuits.base.choices import EditMethod
+from circuits.base.errors import OptionError
 from circuits.edits.edit import WeightDelta
-from circuits.errors import OptionError
-from circuits.facts import atlas, relation
-from experiments import plain
-from experiments.analyses.claims import Verdict
-from experiments.analyses.context import Context
-from experiments.analyses.edit_effects import ANALYSIS, Config, chosen_layers, compute, steps
-from experiments.analyses.edit_effects_numbers import (
+from circuits.facts.facts import atlas, relation
+from experiments.analyses.edit_effects.analysis import (
+    ANALYSIS,
+    Config,
+    chosen_layers,
+    compute,
+    steps,
+)
+from experiments.analyses.edit_effects.measures import EditedFact
+from experiments.analyses.edit_effects.numbers import (
     correlation,
     numbers,
     over_facts,
@@ -25,8 +30,9 @@ from experiments.analyses.edit_effects_numbers import (
     separation,
     within,
 )
-from experiments.analyses.edit_measures import EditedFact
-from experiments.analyses.edit_prompts import prompts_of, request_of, say
+from experiments.analyses.edit_effects.prompts import prompts_of, request_of, say
+from experiments.analyses.engine.claims import Verdict
+from experiments.analyses.engine.context import Context
 
 RELATION = "country_capital"
 KEY = f"{RELATION} 1"

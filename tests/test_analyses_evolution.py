@@ -12,18 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuits.errors import OptionError
-from circuits.facts import atlas, relation
-from circuits.graph import Circuit, EdgeScores, Wiring
-from experiments.analyses import evolution, mechanisms
-from experiments.analyses.claims import Verdict
-from experiments.analyses.context import Context
-from experiments.analyses.evolution import FINAL, FOUND, RUN, checkpoints, score_entropy
-from experiments.analyses.evolution_numbers import overlaps, recall_times, share_of_both
-from experiments.analyses.mechanisms import Reply, constant_guess, is_right
-from experiments.analyses.mechanisms_probes import Probe, bases, probe_set
-from experiments.analyses.wordings import CHAINS, COMPARED, REVERSED
-from experiments.plain import plain
+from circuits.base.errors import OptionError
+from circuits.base.plain import plain
+from circuits.facts.facts import atlas, relation
+from circuits.facts.wordings import CHAINS, COMPARED, REVERSED
+from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from experiments.analyses.engine.claims import Verdict
+from experiments.analyses.engine.context import Context
+from experiments.analyses.evolution import analysis as evolution
+from experiments.analyses.evolution.analysis import FINAL, FOUND, RUN, checkpoints, score_entropy
+from experiments.analyses.evolution.numbers import overlaps, recall_times, share_of_both
+from experiments.analyses.mechanisms import analysis as mechanisms
+from experiments.analyses.mechanisms.analysis import Reply, constant_guess, is_right
+from experiments.analyses.mechanisms.probes import Probe, bases, probe_set
 
 RELATION = "country_capital"
 SHORT = evolution.Config(
@@ -85,8 +86,8 @@ def test_entropy_is_log2_of_the_edges_where_all_scores_are_equal() -> None:
 def test_a_transplant_into_its_own_checkpoint_is_that_circuits_run(
     context: Context, grown: Mapping[str, Any]
 ) -> None:
-    from circuits.evaluate import run_circuits
-    from experiments.discover import Search
+    from circuits.graph.evaluate import run_circuits
+    from locate.discover import Search
 
     examples = context.examples(RELATION, SHORT.pairs)
     circuit = context.circuit(

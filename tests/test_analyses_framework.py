@@ -18,12 +18,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.errors import FileFormatError, OptionError, PromptError
-from circuits.interval import Interval, bootstrap, mean
-from circuits.model import Model
-from experiments.analyses import config as options
-from experiments.analyses.base import Analysis, Figure, Part, Report, Section, SkipError
-from experiments.analyses.claims import (
+from circuits.base.errors import FileFormatError, OptionError, PromptError
+from circuits.base.intervals import Interval, bootstrap, mean
+from circuits.base.plain import interval, plain
+from circuits.model.model import Model
+from experiments.analyses.engine import config as options
+from experiments.analyses.engine.base import Analysis, Figure, Part, Report, Section, SkipError
+from experiments.analyses.engine.claims import (
     FEWEST,
     Claim,
     Verdict,
@@ -37,14 +38,13 @@ from experiments.analyses.claims import (
     share,
     widened,
 )
-from experiments.analyses.context import Context, safe
-from experiments.analyses.page import inline_svg
-from experiments.analyses.registry import MODULES, analysis
-from experiments.analyses.running import redraw, run_all, run_analysis, write_index
-from experiments.analyses.tables import Table
-from experiments.cli import main
-from experiments.plain import interval, plain
-from viz.charts import Bars
+from experiments.analyses.engine.context import Context, safe
+from experiments.analyses.engine.page import inline_svg
+from experiments.analyses.engine.registry import MODULES, analysis
+from experiments.analyses.engine.running import redraw, run_all, run_analysis, write_index
+from experiments.analyses.engine.tables import Table
+from experiments.cli.main import main
+from viz.paper.charts import Bars
 
 OWN = ("circuits", "flow", "evolution", "mechanisms")
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.facts import Fact, fill, relation
-from circuits.graph import Wiring, node_kind
-from circuits.model import Model
-from experiments import plain
-from experiments.analyses.by_layer import parting
-from experiments.analyses.claims import Verdict
-from experiments.analyses.context import Context
-from experiments.analyses.demonstrations import Style, can_demonstrate, with_demonstrations
-from experiments.analyses.hallucination import ANALYSIS, Config, compute
-from experiments.analyses.misrecall import Cases, Kind, attributes, find_cases, kind_of
-from experiments.analyses.misrecall_repair import OTHER_LAST, OTHER_WRONG, matched
+from circuits.base import plain
+from circuits.facts.demonstrations import Style, can_demonstrate, with_demonstrations
+from circuits.facts.facts import Fact, fill, relation
+from circuits.graph.circuit import Wiring, node_kind
+from circuits.model.model import Model
+from experiments.analyses.engine.by_layer import parting
+from experiments.analyses.engine.claims import Verdict
+from experiments.analyses.engine.context import Context
+from experiments.analyses.hallucination.analysis import ANALYSIS, Config, compute
+from experiments.analyses.hallucination.recall import Cases, Kind, attributes, find_cases, kind_of
+from experiments.analyses.hallucination.repair import OTHER_LAST, OTHER_WRONG, matched
 
 RELATION = "noun_plural"
 QUICK = Config(relations=(RELATION,), facts=4, edge_facts=6, draws=4, components=(1, 3), steps=1)

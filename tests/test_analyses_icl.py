@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuits.choices import Ablation
-from circuits.errors import OptionError
-from circuits.facts import relation
-from experiments import plain
-from experiments.analyses.claims import Verdict
-from experiments.analyses.context import Context
-from experiments.analyses.demonstrations import Style
-from experiments.analyses.icl import ANALYSIS, Config, compute, steps
-from experiments.analyses.icl_prompts import Shot, ask, shots_of
+from circuits.base import plain
+from circuits.base.choices import Ablation
+from circuits.base.errors import OptionError
+from circuits.facts.demonstrations import Style
+from circuits.facts.facts import relation
+from experiments.analyses.engine.claims import Verdict
+from experiments.analyses.engine.context import Context
+from experiments.analyses.icl.analysis import ANALYSIS, Config, compute, steps
+from experiments.analyses.icl.prompts import Shot, ask, shots_of
 
 RELATION = "animal_young"
 QUICK = Config(

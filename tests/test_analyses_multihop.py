@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuits.errors import PromptError
-from circuits.facts import Fact, atlas, relation
-from circuits.graph import Circuit, EdgeScores, Wiring
-from circuits.overlap import overlap
-from experiments import plain
-from experiments.analyses.claims import Verdict
-from experiments.analyses.context import Context
-from experiments.analyses.hop_prompts import (
+from circuits.base import plain
+from circuits.base.errors import PromptError
+from circuits.facts.facts import Fact, atlas, relation
+from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.overlap import overlap
+from experiments.analyses.engine.claims import Verdict
+from experiments.analyses.engine.context import Context
+from experiments.analyses.multihop.analysis import ANALYSIS, Config, compute, steps, strongest
+from experiments.analyses.multihop.prompts import (
     Chain,
     Form,
     TwoHops,
@@ -27,8 +28,7 @@ from experiments.analyses.hop_prompts import (
     two_hops,
     wording,
 )
-from experiments.analyses.multihop import ANALYSIS, Config, compute, steps, strongest
-from experiments.analyses.multihop_report import REVERSAL
+from experiments.analyses.multihop.report import REVERSAL
 
 CHAIN = "landmark_country > country_language"
 QUICK = Config(

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.errors import KnowledgeCircuitsError, OptionError
-from circuits.graph import Circuit, Wiring
-from circuits.store import save_arrays, save_circuit
+from circuits.base.errors import KnowledgeCircuitsError, OptionError
+from circuits.files.store import save_arrays, save_circuit
+from circuits.graph.circuit import Circuit, Wiring
 from tests.test_viz import circuit_of
 from viz.app.context import Context, Models
 from viz.app.exports import DATA, PICTURES, exported, only

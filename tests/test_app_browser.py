@@ -20,15 +20,15 @@ import pytest
 import torch
 from selenium.common.exceptions import JavascriptException
 
-from circuits.compare import compare
-from circuits.comparison_files import save_comparison
-from circuits.graph import Circuit, EdgeScores, Wiring
-from circuits.model import Model, load
-from circuits.store import save_arrays, save_circuit
-from locate.one_prompt import ask, edit_fact, find_circuit
-from locate.rewiring_files import save_rewiring
-from locate.sweep import TraceKind
-from locate.tracing import trace
+from circuits.files.comparisons import save_comparison
+from circuits.files.store import save_arrays, save_circuit
+from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.compare import compare
+from circuits.model.model import Model, load
+from locate.ask import ask, edit_fact, find_circuit
+from locate.changes.rewiring_files import save_rewiring
+from locate.states.sweep import TraceKind
+from locate.states.tracing import trace
 from tests.browser import open_browser, served, why_no_browser
 
 MISSING = why_no_browser()

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuits.errors import OptionError
-from circuits.interval import UNDEFINED, Interval
-from viz.chart_parts import arranged, labels, longest
-from viz.charts import Bars, Dots, Lines, Matrix, Stacked, Strip
+from circuits.base.errors import OptionError
+from circuits.base.intervals import UNDEFINED, Interval
+from viz.paper.chart_parts import arranged, labels, longest
+from viz.paper.charts import Bars, Dots, Lines, Matrix, Stacked, Strip
 
 
 def at(value: float, width: float = 0.1) -> Interval:

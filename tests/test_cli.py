@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.choices import ExportFormat, Locator
-from circuits.exchange import load_eap_ig
-from circuits.graph import Circuit, Wiring
-from circuits.loading import embedded_models
-from circuits.pairs import read_pairs
-from circuits.store import load_circuit, save_circuit
-from experiments.cli import main
+from circuits.base.choices import ExportFormat, Locator
+from circuits.facts.pairs import read_pairs
+from circuits.files.exchange import load_eap_ig
+from circuits.files.store import load_circuit, save_circuit
+from circuits.graph.circuit import Circuit, Wiring
+from circuits.model.loading import embedded_models
+from experiments.cli.main import main
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer
 
 PAIR = {
@@ -365,8 +365,8 @@ def test_show_lists_what_the_file_holds(found, capsys):
 
 
 def test_a_trace_is_stored_and_drawn(kind: str, models, tmp_path: Path, capsys):
-    from circuits.store import load_arrays
-    from locate.tracing import Trace
+    from circuits.files.store import load_arrays
+    from locate.states.tracing import Trace
 
     result = run_json(
         capsys,
@@ -649,7 +649,7 @@ def test_a_failure_while_writing_leaves_the_folder_as_it_was(
     def full_disk(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("viz.paper.draw_circuit", full_disk)
+    monkeypatch.setattr("viz.paper.circuit.draw_circuit", full_disk)
     message = refusal(
         capsys,
         *("discover", "-m", models["gpt2"], "--pairs", str(pair_file), "--out", str(out)),
@@ -676,7 +676,7 @@ def test_an_interruption_is_130(monkeypatch: pytest.MonkeyPatch, capsys):
     def interrupt(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("circuits.facts.atlas", interrupt)
+    monkeypatch.setattr("circuits.facts.facts.atlas", interrupt)
     assert refusal(capsys, "facts", code=130) == "kc: error: interrupted"
 
 
@@ -684,7 +684,7 @@ def test_an_error_of_this_program_is_one_line_with_a_hint(monkeypatch: pytest.Mo
     def fail() -> None:
         raise ZeroDivisionError("surprise")
 
-    monkeypatch.setattr("circuits.facts.atlas", fail)
+    monkeypatch.setattr("circuits.facts.facts.atlas", fail)
     message = refusal(capsys, "facts", code=1)
     assert "surprise" in message
     assert "--debug" in message

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from circuits.compare import Comparison, compare, compare_scores
-from circuits.comparison_files import load_comparison, save_comparison
-from circuits.errors import FileFormatError, OptionError
-from circuits.extract import prune, top_n
-from circuits.files import to_json
-from circuits.graph import Circuit, EdgeScores, Wiring
-from circuits.noise import Decision, NoiseSettings, Sample
-from circuits.overlap import overlap
-from circuits.store import save_arrays
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.writing import to_json
+from circuits.files.comparisons import load_comparison, save_comparison
+from circuits.files.store import save_arrays
+from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.compare import Comparison, compare, compare_scores
+from circuits.graph.noise import Decision, NoiseSettings, Sample
+from circuits.graph.overlap import overlap
+from circuits.graph.select import prune, top_n
 
 WIRINGS = [Wiring(2, 2, 2), Wiring(2, 4, 2)]
 

@@ -7,14 +7,14 @@ import json
 import pytest
 import torch
 
-from circuits.choices import EditStatus
-from circuits.edits.dinm import DinmSettings, dinm, read_safety_records, toxic_layer
+from circuits.base.choices import EditStatus
+from circuits.base.errors import FileFormatError
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods import edit
-from circuits.edits.training import Trainee, divergence, negative_log_likelihood, passage
-from circuits.errors import FileFormatError
-from circuits.facts import Probe, ProbeKind
-from circuits.model import Model
+from circuits.edits.methods.dinm import DinmSettings, dinm, read_safety_records, toxic_layer
+from circuits.edits.methods.registry import edit
+from circuits.edits.parts.training import Trainee, divergence, negative_log_likelihood, passage
+from circuits.facts.facts import Probe, ProbeKind
+from circuits.model.model import Model
 from tests.test_edit import same, weights
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.display import Shown, Summary, token_name, visible
-from circuits.graph import Circuit
+from circuits.base.display import Shown, Summary, token_name, visible
+from circuits.graph.circuit import Circuit
 from tests.results import (
     WIRING,
     average_lens,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.ablation import Ablation
-from circuits.errors import NumericalError, OptionError
-from circuits.graph import KeyValue
-from circuits.metrics import Metric, evaluate_metric
-from circuits.pairs import TokenPair, batches
-from locate.eap import Attribution, Method, Rule, attribute
+from circuits.base.errors import NumericalError, OptionError
+from circuits.facts.pairs import TokenPair, batches
+from circuits.graph.ablation import Ablation
+from circuits.graph.circuit import KeyValue
+from circuits.model.metrics import Metric, evaluate_metric
+from locate.edges.eap import Attribution, Method, Rule, attribute
 from tests.oracles import plain_eap
 from tests.tiny import tiny_model
 
@@ -150,7 +150,7 @@ def test_an_error_inside_a_pass_leaves_no_hook_behind(model, pairs, monkeypatch)
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("broken metric")
 
-    monkeypatch.setattr("locate.eap.evaluate_metric", fail)
+    monkeypatch.setattr("locate.edges.eap.evaluate_metric", fail)
     with pytest.raises(RuntimeError, match="broken metric"):
         attribute(model, pairs, EAP)
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.bridge.hook_dict.values())
@@ -182,7 +182,7 @@ def test_bf16_scores_agree_with_fp32_in_order(kind):
     exact = tiny_model(kind)
     pairs = equal_length_pairs(exact)
     make = {"gpt2": gpt2_hf, "llama": llama_hf}[kind]
-    from circuits.model import Model
+    from circuits.model.model import Model
 
     rough = Model.from_hf(make().to(torch.bfloat16), exact.tokenizer.hf, "bf16")
     fine, coarse = attribute(exact, pairs, EAP).values, attribute(rough, pairs, EAP).values

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.choices import EditStatus
-from circuits.edits.easyedit import easyedit
+from circuits.base.choices import EditStatus
+from circuits.base.errors import EasyEditError, OptionError, PromptError
 from circuits.edits.edit import EditRequest
-from circuits.errors import EasyEditError, OptionError, PromptError
-from circuits.facts import Probe, ProbeKind
-from circuits.model import Model
+from circuits.edits.methods.easyedit import easyedit
+from circuits.facts.facts import Probe, ProbeKind
+from circuits.model.model import Model
 
 STAND_IN = Path(__file__).parent / "easyedit_standin"
 ROOT = Path(__file__).parent.parent

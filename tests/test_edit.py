@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from circuits.base.errors import FileFormatError, NumericalError, OptionError
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
-from circuits.errors import FileFormatError, NumericalError, OptionError
-from circuits.model import Model
+from circuits.model.model import Model
 from tests.tiny import tiny_model
 
 

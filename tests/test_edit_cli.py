@@ -10,16 +10,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from circuits.choices import EditMethod, EditStatus, UnlearnMethod
-from circuits.comparison_files import load_comparison
+from circuits.base.choices import EditMethod, EditStatus, UnlearnMethod
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods import EditOutcome
+from circuits.edits.methods.registry import EditOutcome
 from circuits.edits.requests import as_jsonl, read_requests
-from circuits.model import Model, load
-from circuits.store import load_circuit
-from experiments import editing
-from experiments.cli import main
-from experiments.editing import Mode, mode_for, parse_layers, parse_settings
+from circuits.files.comparisons import load_comparison
+from circuits.files.store import load_circuit
+from circuits.model.model import Model, load
+from experiments.cli.main import main
+from locate import edit as editing
+from locate.edit import Mode, mode_for, parse_layers, parse_settings
 from tests.test_cli import refusal, run_json, write_lines
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer
 

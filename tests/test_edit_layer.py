@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from circuits.choices import TraceKind
+from circuits.base.choices import TraceKind
+from circuits.base.errors import PromptError
 from circuits.edits.edit import EditRequest
-from circuits.errors import PromptError
-from circuits.model import load
-from locate.edit_layer import layer_by_trace
-from locate.tracing import trace
+from circuits.model.model import load
+from locate.changes.edit_layer import layer_by_trace
+from locate.states.tracing import trace
 from tests.edits import OTHER, REQUEST
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuits.compare import compare
-from circuits.graph import Circuit, EdgeScores, Wiring
-from experiments import edit_study
-from experiments.edit_study import Choices, run
-from experiments.edit_tables import markdown, rewiring_rows
+from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.compare import compare
+from experiments.studies import edit_study
+from experiments.studies.edit_study import Choices, run
+from experiments.studies.edit_tables import markdown, rewiring_rows
 from tests.tiny import byte_level_tokenizer, gpt2_hf
 from viz import theme
-from viz.diff import draw_difference, edge_styles
+from viz.paper.difference import draw_difference, edge_styles
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.ablation import Ablation, source_constants, source_hooks
-from circuits.errors import NumericalError, OptionError
-from circuits.evaluate import (
+from circuits.base.errors import NumericalError, OptionError
+from circuits.base.intervals import Interval
+from circuits.facts.pairs import batches
+from circuits.graph.ablation import Ablation, source_constants, source_hooks
+from circuits.graph.circuit import Circuit, KeyValue, Wiring
+from circuits.graph.evaluate import (
     Outcome,
     Runs,
     evaluate,
@@ -16,11 +19,8 @@ from circuits.evaluate import (
     run_circuits,
     single_edge_drops,
 )
-from circuits.graph import Circuit, KeyValue, Wiring
-from circuits.interval import Interval
-from circuits.metrics import Metric, hit_at
-from circuits.pairs import batches
-from circuits.running import CircuitRunner
+from circuits.graph.running import CircuitRunner
+from circuits.model.metrics import Metric, hit_at
 from tests.oracles import plain_circuit_run
 from tests.tiny import equal_length_pairs, tiny_model
 
@@ -171,7 +171,7 @@ def test_the_model_is_untouched_after_running_circuits(model, pairs):
 
 
 def test_bf16_circuits_run_close_to_fp32(kind):
-    from circuits.model import Model
+    from circuits.model.model import Model
     from tests.tiny import gpt2_hf, llama_hf
 
     exact = tiny_model(kind)

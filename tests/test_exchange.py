@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from circuits.drawings import escape_text, to_csv, to_dot, to_gexf, to_graphml, unescape_text
-from circuits.errors import FileFormatError, NumericalError
-from circuits.exchange import (
+from circuits.base.errors import FileFormatError, NumericalError
+from circuits.files.drawings import escape_text, to_csv, to_dot, to_gexf, to_graphml, unescape_text
+from circuits.files.exchange import (
     ExportFormat,
     export_circuit,
     grouped_edges,
     load_eap_ig,
     save_eap_ig,
 )
-from circuits.extract import top_n
-from circuits.graph import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.graph.select import top_n
 from tests.circuit_strategies import TEXT, assert_identical, circuits, wirings
 
 LAW = settings(
@@ -136,7 +136,7 @@ def test_a_node_is_in_the_graph_when_edges_go_in_and_out(path: Path) -> None:
 def test_above_the_limit_only_kept_edges_are_written_unless_all_are_asked_for(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("circuits.exchange.FULL_LIMIT", 100)
+    monkeypatch.setattr("circuits.files.exchange.FULL_LIMIT", 100)
     circuit = scored_circuit(Wiring(3, 4, 2))
     save_eap_ig(circuit, path)
     names = set(json.loads(path.read_text())["edges"])
@@ -283,7 +283,7 @@ def test_a_missing_file_and_one_above_the_size_cap_are_refused(
 ) -> None:
     with pytest.raises(FileFormatError, match="no such file"):
         load_eap_ig(path)
-    monkeypatch.setattr("circuits.exchange.MAX_JSON_BYTES", 10)
+    monkeypatch.setattr("circuits.files.exchange.MAX_JSON_BYTES", 10)
     path.write_text(json.dumps(foreign()))
     with pytest.raises(FileFormatError, match="at most"):
         load_eap_ig(path)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.errors import NumericalError, OptionError
-from circuits.extract import (
+from circuits.base.errors import NumericalError, OptionError
+from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.graph.select import (
     Ranking,
     Selection,
     greedy,
@@ -21,7 +22,6 @@ from circuits.extract import (
     threshold,
     top_n,
 )
-from circuits.graph import Circuit, EdgeScores, KeyValue, Wiring
 from tests.circuit_strategies import kept_edges, wirings
 
 LAW = settings(max_examples=60, deadline=None)

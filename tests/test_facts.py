@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from circuits.errors import FileFormatError, OptionError
-from circuits.facts import (
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.facts.facts import (
     ATLAS_DIR,
     Fact,
     Relation,
@@ -110,7 +110,9 @@ def test_facts_are_values():
 
 
 def test_reading_the_atlas_loads_no_torch():
-    code = "import sys; from circuits.facts import atlas; atlas(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from circuits.facts.facts import atlas; atlas(); print('torch' in sys.modules)"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -15,25 +15,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuits.choices import FigureKind
-from circuits.comparison_files import save_comparison
-from circuits.curve_files import load_curves, save_curves
-from circuits.errors import FileFormatError, OptionError
-from circuits.graph import Circuit
-from circuits.interval import UNDEFINED, Interval
-from circuits.store import kind_of, load_arrays, load_circuit, save_arrays, save_circuit
-from experiments import figures
-from experiments.cli import main
-from locate.lens import LensResult
-from locate.prompt_heads import heads_of, load_prompt_heads, read_prompt, save_prompt_heads
-from locate.rewiring_files import save_rewiring
-from locate.role_files import load_roles, save_roles
-from locate.roles import head_roles
-from locate.tracing import Trace
+from circuits.base.choices import FigureKind
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.intervals import UNDEFINED, Interval
+from circuits.files.comparisons import save_comparison
+from circuits.files.curves import load_curves, save_curves
+from circuits.files.store import kind_of, load_arrays, load_circuit, save_arrays, save_circuit
+from circuits.graph.circuit import Circuit
+from experiments.cli import drawing as figures
+from experiments.cli.main import main
+from locate.changes.rewiring_files import save_rewiring
+from locate.heads.prompt_heads import heads_of, load_prompt_heads, read_prompt, save_prompt_heads
+from locate.heads.role_files import load_roles, save_roles
+from locate.heads.roles import head_roles
+from locate.states.lens import LensResult
+from locate.states.tracing import Trace
 from tests import results
 from tests.test_cli import refusal, run_json, write_lines
 from viz import theme
-from viz.layers import count_layers
+from viz.paper.layers import count_layers
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -290,7 +290,7 @@ def test_the_list_says_what_can_be_drawn_and_draws_nothing(stored: Path, capsys)
 def test_a_figure_loads_no_model(stored: Path, tmp_path: Path):
     code = f"""
 import sys
-from experiments.cli import main
+from experiments.cli.main import main
 only = ["--kind", "layers", "--kind", "objects", "--kind", "tokens", "--kind", "lens"]
 assert main(["figures", {str(stored)!r}, *only, "--out", {str(tmp_path)!r}]) == 0
 loaded = {{"transformer_lens.model_bridge", "transformers.modeling_utils", "dash"}}
@@ -394,7 +394,7 @@ def test_heads_on_prompts_come_back_as_they_were_stored(model, pairs, tmp_path: 
 
 
 def test_attention_by_token_sums_to_the_attention_by_region(model, pairs):
-    from locate.attention import REGIONS, Region, read_heads
+    from locate.heads.attention import REGIONS, Region, read_heads
 
     pair, n_heads = pairs[0], model.n_heads
     readings = read_heads(model, pairs[:2])

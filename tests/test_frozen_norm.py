@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from circuits.model import Model
-from locate.frozen_norm import FrozenNorm
+from circuits.model.model import Model
+from locate.states.frozen_norm import FrozenNorm
 
 
 def residuals(model: Model, count: int, *shape: int) -> torch.Tensor:

@@ -28,15 +28,15 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from circuits.evaluate import run_circuits
-from circuits.extract import Selection, random_circuit, select
-from circuits.graph import Circuit, EdgeScores
-from circuits.metrics import Metric, rank
-from circuits.model import Model
-from circuits.pairs import PromptPair, TokenPair, batches, encode_pairs
-from locate.acdc import acdc
-from locate.eap import Attribution, Method, attribute
-from locate.patching import Patching, patch_edges
+from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pairs
+from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.evaluate import run_circuits
+from circuits.graph.select import Selection, random_circuit, select
+from circuits.model.metrics import Metric, rank
+from circuits.model.model import Model
+from locate.edges.acdc import acdc
+from locate.edges.eap import Attribution, Method, attribute
+from locate.edges.exact import Patching, patch_edges
 from tests.tiny import COUNTRIES, byte_level_tokenizer
 
 KNOWN = ("input->m0", "m0->a1.h2<v>", "a1.h2->logits")

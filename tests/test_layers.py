@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from circuits import choices
+from circuits.base import choices
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("circuits", "locate", "viz", "experiments")
@@ -19,7 +19,7 @@ MODULES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.p
 NAMES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES]
 HEAVY = ("torch", "scipy", "pandas", "transformers", "transformer_lens", "matplotlib", "numpy")
 LONGEST = 450
-UPWARDS = {"circuits/display.py": {"viz"}}
+UPWARDS = {"circuits/base/display.py": {"viz"}}
 """The one exception: a result draws its picture when asked, and knows `viz` for nothing else."""
 
 
@@ -57,7 +57,8 @@ def test_imports_point_down(path: Path):
 def test_a_result_knows_no_drawing_code_before_its_picture_is_asked_for():
     code = """
 import sys
-import circuits.display, locate.rewiring, locate.roles, locate.trace_average, locate.lens_average
+import circuits.base.display, locate.changes.rewiring, locate.heads.roles
+import locate.states.trace_average, locate.states.lens_average
 known = {name.split(".")[0] for name in sys.modules}
 assert not known & {"viz", "plotly", "dash", "matplotlib"}, known
 """
@@ -70,7 +71,7 @@ def test_only_the_model_imports_transformer_lens():
         for name, path in zip(NAMES, MODULES, strict=True)
         if any(module.split(".")[0] == "transformer_lens" for module in imports_of(path))
     ]
-    assert users == ["circuits.model"]
+    assert users == ["circuits.model.model"]
 
 
 def test_nothing_reads_pickles():
@@ -81,8 +82,14 @@ def test_nothing_reads_pickles():
 
 
 def test_choices_are_defined_once():
-    from circuits import ablation, exchange, extract, graph, metrics, questions
-    from locate import eap, sweep
+    from circuits.facts import questions
+    from circuits.files import exchange
+    from circuits.graph import ablation
+    from circuits.graph import circuit as graph
+    from circuits.graph import select as extract
+    from circuits.model import metrics
+    from locate.edges import eap
+    from locate.states import sweep
 
     users = (ablation, exchange, extract, graph, metrics, questions, eap, sweep)
     defined = {name: c for name, c in vars(choices).items() if isinstance(c, type)}
@@ -113,7 +120,7 @@ assert "matplotlib.pyplot" not in sys.modules
 def test_help_and_usage_errors_import_nothing_heavy(arguments: list[str]):
     code = f"""
 import sys
-from experiments.cli import main
+from experiments.cli.main import main
 code = main({arguments!r})
 heavy = [name for name in {HEAVY!r} if name in sys.modules]
 print("HEAVY", heavy, file=sys.stderr)

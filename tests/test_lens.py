@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.errors import OptionError, PromptError
-from circuits.model import Model
-from circuits.pairs import TokenPair
-from locate.lens import (
+from circuits.base.errors import OptionError, PromptError
+from circuits.facts.pairs import TokenPair
+from circuits.model.model import Model
+from locate.states.lens import (
     direct_logit_attribution,
     head_logits,
     lens_positions,

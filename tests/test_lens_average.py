@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuits.errors import OptionError
-from circuits.model import Model
-from circuits.pairs import TokenPair
-from circuits.store import load_arrays, save_arrays
-from locate.attention import rivals
-from locate.lens import lens_positions, logit_lens
-from locate.lens_average import AverageLens, Followed, Place, average_lens
+from circuits.base.errors import OptionError
+from circuits.facts.pairs import TokenPair
+from circuits.files.store import load_arrays, save_arrays
+from circuits.model.model import Model
+from locate.heads.attention import rivals
+from locate.states.lens import lens_positions, logit_lens
+from locate.states.lens_average import AverageLens, Followed, Place, average_lens
 from tests.tiny import tiny_model
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-import circuits.hub
-from circuits.errors import FileFormatError
-from circuits.facts import Fact, Probe, ProbeKind
-from circuits.loaders import load_facts, read_facts
-from circuits.schemas import Schema
+import circuits.model.hub
+from circuits.base.errors import FileFormatError
+from circuits.facts.facts import Fact, Probe, ProbeKind
+from circuits.facts.loaders import load_facts, read_facts
+from circuits.facts.schemas import Schema
 from tests.shared import shared_data
 
 LRE = {
@@ -366,7 +366,7 @@ def test_missing_and_empty_places_are_named(tmp_path: Path):
 
 
 def test_a_hub_name_that_cannot_be_had_is_one_line_in_seconds(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(circuits.hub, "_reachable", lambda endpoint: False)
+    monkeypatch.setattr(circuits.model.hub, "_reachable", lambda endpoint: False)
     start = time.monotonic()
     with pytest.raises(FileFormatError, match="not in the local cache") as caught:
         load_facts("nobody/no-such-facts")
@@ -384,7 +384,7 @@ def test_a_hub_data_set_is_read_like_a_directory(tmp_path: Path, monkeypatch: py
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    monkeypatch.setattr(circuits.hub, "_reachable", lambda endpoint: True)
+    monkeypatch.setattr(circuits.model.hub, "_reachable", lambda endpoint: True)
     assert load_facts("somebody/facts") == load_facts(tmp_path)
     assert asked == [("somebody/facts", "dataset")]
 

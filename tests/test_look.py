@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from circuits.store import load_arrays
-from experiments.cli import main
-from locate.lens_average import AverageLens, Followed, Place
-from locate.trace_average import AverageTrace
+from circuits.files.store import load_arrays
+from experiments.cli.main import main
+from locate.states.lens_average import AverageLens, Followed, Place
+from locate.states.trace_average import AverageTrace
 from tests.test_cli import PAIRS, refusal, run_json, write_lines
 from tests.tiny import byte_level_tokenizer, gpt2_hf
 

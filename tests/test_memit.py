@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuits.edits.alphaedit import (
+from circuits.base.errors import NumericalError, OptionError
+from circuits.edits.edit import WeightDelta
+from circuits.edits.methods.alphaedit import (
     AlphaEditSettings,
     alphaedit,
     null_space,
     projected_directions,
 )
-from circuits.edits.contexts import ContextSettings, place
-from circuits.edits.edit import WeightDelta
-from circuits.edits.keys import at_subject, key_point, residual_point
-from circuits.edits.memit import MemitSettings, memit, weighted_directions
-from circuits.edits.moments import Moments, collect_moments
-from circuits.edits.rome import RomeSettings, rome
+from circuits.edits.methods.memit import MemitSettings, memit, weighted_directions
+from circuits.edits.methods.rome import RomeSettings, rome
+from circuits.edits.parts.contexts import ContextSettings, place
+from circuits.edits.parts.keys import at_subject, key_point, residual_point
+from circuits.edits.parts.moments import Moments, collect_moments
+from circuits.edits.parts.value import ValueSettings, optimise_values
 from circuits.edits.settings import SETTINGS_FILE, build, layers_by_depth, settings_for
-from circuits.edits.value import ValueSettings, optimise_values
-from circuits.errors import NumericalError, OptionError
-from circuits.model import Model
+from circuits.model.model import Model
 from tests.edits import OTHER, REQUEST, TEXT, same, weights
 
 BARE = ContextSettings(copies=0)

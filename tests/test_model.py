@@ -9,20 +9,20 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from circuits.errors import (
+from circuits.base.errors import (
     ModelNotFoundError,
     OptionError,
     PromptError,
     UnsupportedArchitectureError,
 )
-from circuits.loading import (
+from circuits.model.loading import (
     SUPPORTED,
     check_architecture,
     embedded_checkpoints,
     embedded_models,
     parse_device,
 )
-from circuits.model import Model, load
+from circuits.model.model import Model, load
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer, tiny_model
 
 

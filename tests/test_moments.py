@@ -7,14 +7,14 @@ import json
 import pytest
 import torch
 
-from circuits.edits import moments as module
-from circuits.edits.corpus import Corpus, atlas_corpus, read_corpus
+from circuits.base.errors import FileFormatError, NumericalError, OptionError
 from circuits.edits.edit import LowRank, WeightDelta
-from circuits.edits.keys import key_point
-from circuits.edits.moments import Moments, cached_moments, collect_moments, find_moments
-from circuits.errors import FileFormatError, NumericalError, OptionError
-from circuits.facts import atlas, fill
-from circuits.model import Model
+from circuits.edits.parts import moments as module
+from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus
+from circuits.edits.parts.keys import key_point
+from circuits.edits.parts.moments import Moments, cached_moments, collect_moments, find_moments
+from circuits.facts.facts import atlas, fill
+from circuits.model.model import Model
 from tests.edits import TEXT
 from tests.tiny import tiny_model
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from circuits.errors import OptionError, PromptError
-from circuits.facts import relation
-from circuits.graph import EdgeScores, Wiring
-from circuits.model import Model, load
-from circuits.noise import (
+from circuits.base.errors import OptionError, PromptError
+from circuits.facts.facts import relation
+from circuits.facts.pairs import PromptPair, TokenPair, encode_pair
+from circuits.graph.circuit import EdgeScores, Wiring
+from circuits.graph.noise import (
     Decision,
     FalseDiscovery,
     NoiseSettings,
@@ -21,8 +21,8 @@ from circuits.noise import (
     corrupted_subject,
     edge_changes,
 )
-from circuits.pairs import PromptPair, TokenPair, encode_pair
-from locate.eap import Attribution, attribute
+from circuits.model.model import Model, load
+from locate.edges.eap import Attribution, attribute
 
 WIRING = Wiring(3, 6, 6)
 N_EDGES = WIRING.n_edges

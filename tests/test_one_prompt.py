@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.errors import OptionError, PromptError
-from circuits.graph import Circuit
-from circuits.model import Model, load
-from locate.one_prompt import (
+from circuits.base.errors import OptionError, PromptError
+from circuits.graph.circuit import Circuit
+from circuits.model.model import Model, load
+from locate.ask import (
     PARTNERS,
     Question,
     answers,

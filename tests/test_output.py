@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from circuits.errors import StoreError
-from circuits.exchange import save_eap_ig
-from circuits.files import atomic_write
-from circuits.graph import Circuit, Wiring
-from experiments.cli import main
-from experiments.output import check_writable, staged
+from circuits.base.errors import StoreError
+from circuits.base.origin import check_writable, staged
+from circuits.base.writing import atomic_write
+from circuits.files.exchange import save_eap_ig
+from circuits.graph.circuit import Circuit, Wiring
+from experiments.cli.main import main
 
 RED = "\x1b[31mred\x07"
 
@@ -145,7 +145,7 @@ def test_a_closed_stream_is_no_error(closed: str):
 def test_a_full_disk_is_one_line_and_no_file():
     if not Path("/dev/full").is_char_device():
         pytest.skip("this system has no /dev/full")
-    code = "import sys; from experiments.cli import main; sys.exit(main(['facts']))"
+    code = "import sys; from experiments.cli.main import main; sys.exit(main(['facts']))"
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 4

@@ -9,9 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuits.errors import FileFormatError, OptionError, PromptError
-from circuits.pairs import PromptPair, TokenPair, batches, encode_pair, encode_pairs, read_pairs
-from circuits.tokens import Tokenizer
+from circuits.base.errors import FileFormatError, OptionError, PromptError
+from circuits.facts.pairs import (
+    PromptPair,
+    TokenPair,
+    batches,
+    encode_pair,
+    encode_pairs,
+    read_pairs,
+)
+from circuits.model.tokens import Tokenizer
 from tests.tiny import byte_level_tokenizer, metaspace_tokenizer, prompt_pairs
 
 TOKENIZERS = {

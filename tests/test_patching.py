@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.ablation import Ablation, source_constants
-from circuits.errors import NumericalError, OptionError
-from circuits.extract import prune
-from circuits.graph import Circuit, KeyValue, Wiring
-from circuits.metrics import Metric, evaluate_metric
-from circuits.model import Model
-from circuits.pairs import TokenPair, batches
-from circuits.running import CircuitRunner
-from locate.acdc import acdc
-from locate.eap import Attribution, Method, attribute
-from locate.patching import Patching, patch_chosen_edges, patch_edges
+from circuits.base.errors import NumericalError, OptionError
+from circuits.facts.pairs import TokenPair, batches
+from circuits.graph.ablation import Ablation, source_constants
+from circuits.graph.circuit import Circuit, KeyValue, Wiring
+from circuits.graph.running import CircuitRunner
+from circuits.graph.select import prune
+from circuits.model.metrics import Metric, evaluate_metric
+from circuits.model.model import Model
+from locate.edges.acdc import acdc
+from locate.edges.eap import Attribution, Method, attribute
+from locate.edges.exact import Patching, patch_chosen_edges, patch_edges
 from tests.oracles import plain_circuit_run
 from tests.tiny import equal_length_pairs, tiny_model
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuits.errors import OptionError, PromptError
-from circuits.facts import Fact, Relation, relation
-from circuits.model import Model
-from circuits.pairs import PromptPair, encode_pairs
-from circuits.questions import (
+from circuits.base.errors import OptionError, PromptError
+from circuits.facts.facts import Fact, Relation, relation
+from circuits.facts.pairs import PromptPair, encode_pairs
+from circuits.facts.questions import (
     KnowledgeCheck,
     Question,
     Templates,
@@ -24,7 +23,8 @@ from circuits.questions import (
     pairs_for,
     questions,
 )
-from circuits.tokens import Tokenizer
+from circuits.model.model import Model
+from circuits.model.tokens import Tokenizer
 from tests.tiny import COUNTRIES, byte_level_tokenizer, metaspace_tokenizer
 
 TEMPLATES = ("The capital of {} is", "{} has its capital in", "In {} the capital is")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from experiments import pictures
-from experiments.cli import app
+from experiments.cli.main import app
+from experiments.workshop import pictures
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

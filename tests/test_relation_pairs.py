@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from circuits.choices import Corruption, Templates
-from circuits.errors import OptionError, PromptError
-from circuits.facts import Fact, Relation, atlas
-from circuits.model import Model, load
-from circuits.pairs import encode_pair
-from circuits.questions import KnowledgeCheck, Unpaired, assume_known, questions
-from circuits.relation_pairs import make_relation_pairs, relations_with_subjects_of
-from circuits.tokens import Tokenizer
-from experiments.examples import Source, collect
+from circuits.base.choices import Corruption, Templates
+from circuits.base.errors import OptionError, PromptError
+from circuits.facts.facts import Fact, Relation, atlas
+from circuits.facts.pairs import encode_pair
+from circuits.facts.questions import KnowledgeCheck, Unpaired, assume_known, questions
+from circuits.facts.relation_pairs import make_relation_pairs, relations_with_subjects_of
+from circuits.model.model import Model, load
+from circuits.model.tokens import Tokenizer
+from locate.examples import Source, collect
 from tests.tiny import COUNTRIES, byte_level_tokenizer
 
 TOKENIZER = Tokenizer(byte_level_tokenizer())

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from circuits.edits.counterfactuals import (
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.edits.edit import EditRequest
+from circuits.edits.judge.counterfactuals import (
     DECIDED,
     HOPS,
     REVERSED,
@@ -16,11 +18,9 @@ from circuits.edits.counterfactuals import (
     atlas_requests,
     with_atlas_probes,
 )
-from circuits.edits.edit import EditRequest
 from circuits.edits.requests import Heading, as_jsonl, heading, read_requests, slotted
-from circuits.errors import FileFormatError, OptionError
-from circuits.facts import Probe, ProbeKind, atlas, fill, relation
-from circuits.tokens import Tokenizer, find_mentions
+from circuits.facts.facts import Probe, ProbeKind, atlas, fill, relation
+from circuits.model.tokens import Tokenizer, find_mentions
 from tests.tiny import byte_level_tokenizer
 
 OWN = {"prompt": "The capital of {} is", "subject": "Peru", "target": "Oslo"}

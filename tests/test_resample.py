@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from circuits import resample
-from circuits.errors import OptionError
-from circuits.extract import Ranking, prune, top_n
-from circuits.graph import Circuit, EdgeScores, Wiring
-from circuits.resample import Stability, bootstrap_scores, classify, inclusion_frequency
+from circuits.base.errors import OptionError
+from circuits.graph import resample
+from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
+from circuits.graph.select import Ranking, prune, top_n
 
 
 def scores_with(per_pair: np.ndarray, wiring: Wiring) -> EdgeScores:

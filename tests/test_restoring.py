@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuits.edits.control import Control, control
+from circuits.base.errors import OptionError
 from circuits.edits.edit import LowRank, WeightDelta
-from circuits.errors import OptionError
-from circuits.graph import KeyValue, Wiring
-from circuits.model import Model
-from circuits.pairs import batches
-from circuits.restoring import run_restored, source_outputs
-from locate.restoration import Draw, random_edges, restore_edges, rewritten_sources
+from circuits.edits.effects.control import Control, control
+from circuits.facts.pairs import batches
+from circuits.graph.circuit import KeyValue, Wiring
+from circuits.graph.restoring import run_restored, source_outputs
+from circuits.model.model import Model
+from locate.changes.restoration import Draw, random_edges, restore_edges, rewritten_sources
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-4}
 
@@ -22,7 +22,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 2e-4}
 @pytest.fixture(autouse=True)
 def _small_effects_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit of a tiny random model moves the metric by less than a tenth of a logit."""
-    monkeypatch.setattr("locate.restoration.UNDEFINED_BELOW", 1e-6)
+    monkeypatch.setattr("locate.changes.restoration.UNDEFINED_BELOW", 1e-6)
 
 
 def some_edit(model: Model, seed: int = 0) -> WeightDelta:
@@ -102,7 +102,7 @@ def test_sets_side_by_side_are_sets_one_by_one(model, pairs, monkeypatch):
     old = source_outputs(model, batch.clean)
     with delta.applied(model):
         together = run_restored(model, batch.clean, old, sets)
-        monkeypatch.setattr("circuits.restoring._ROW_BYTES", 1)
+        monkeypatch.setattr("circuits.graph.restoring._ROW_BYTES", 1)
         alone = torch.cat([run_restored(model, batch.clean, old, [edges]) for edges in sets])
     torch.testing.assert_close(together, alone, **TOLERANCE)
 

@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-import locate.rewiring
-from circuits.compare import compare_scores
+import locate.changes.rewiring
+from circuits.base.errors import FileFormatError, OptionError, PromptError
+from circuits.base.writing import to_json
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
-from circuits.edits.methods import edit
-from circuits.edits.pairs import Contrast, edit_pairs
-from circuits.errors import FileFormatError, OptionError, PromptError
-from circuits.extract import prune, top_n
-from circuits.facts import Fact, relation
-from circuits.files import to_json
-from circuits.graph import Circuit, EdgeScores, KeyValue
-from circuits.model import Model, load
-from circuits.noise import Decision, Sample, corrupted_subject
-from circuits.pairs import TokenPair
-from circuits.store import save_arrays
-from locate.eap import Attribution
-from locate.lens import direct_logit_attribution
-from locate.rewiring import Rewiring, changed_edges, distinct_prompts, rewiring
-from locate.rewiring_files import load_rewiring, save_rewiring
-from locate.rewiring_summary import summarise, whole_numbers
+from circuits.edits.effects.pairs import Contrast, edit_pairs
+from circuits.edits.methods.registry import edit
+from circuits.facts.facts import Fact, relation
+from circuits.facts.pairs import TokenPair
+from circuits.files.store import save_arrays
+from circuits.graph.circuit import Circuit, EdgeScores, KeyValue
+from circuits.graph.compare import compare_scores
+from circuits.graph.noise import Decision, Sample, corrupted_subject
+from circuits.graph.select import prune, top_n
+from circuits.model.model import Model, load
+from locate.changes.rewiring import Rewiring, changed_edges, distinct_prompts, rewiring
+from locate.changes.rewiring_files import load_rewiring, save_rewiring
+from locate.changes.rewiring_summary import summarise, whole_numbers
+from locate.edges.eap import Attribution
+from locate.states.lens import direct_logit_attribution
 
 FAST = {"attribution": Attribution(steps=2), "resamples": 4, "draws": 2, "n_heads": 2}
 
@@ -159,13 +159,13 @@ def test_the_model_is_left_bit_for_bit_as_it_was(model, pairs):
 
 def test_each_model_is_attributed_once_however_many_resamples(model, pairs, monkeypatch):
     calls = []
-    plain = locate.rewiring.attribute
+    plain = locate.changes.rewiring.attribute
 
     def counted(*args, **options):
         calls.append(len(args[1]))
         return plain(*args, **options)
 
-    monkeypatch.setattr(locate.rewiring, "attribute", counted)
+    monkeypatch.setattr(locate.changes.rewiring, "attribute", counted)
     seen = []
     found = rewired(model, pairs, resamples=50, progress=lambda n, of: seen.append((n, of)))
     assert calls == [len(pairs)] * 2
@@ -179,9 +179,9 @@ def test_each_model_is_attributed_once_however_many_resamples(model, pairs, monk
 
 def test_the_comparison_is_that_of_both_models_own_scores(model, pairs):
     found = rewired(model, pairs)
-    plain = locate.rewiring.attribute(model, pairs, FAST["attribution"])
+    plain = locate.changes.rewiring.attribute(model, pairs, FAST["attribution"])
     with small_edit(model).applied(model):
-        edited = locate.rewiring.attribute(model, pairs, FAST["attribution"])
+        edited = locate.changes.rewiring.attribute(model, pairs, FAST["attribution"])
     before, after = found.comparison.scores
     np.testing.assert_allclose(before, plain.values, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after, edited.values, rtol=1e-4, atol=1e-5)

@@ -10,17 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.ablation import Ablation, source_constants
-from circuits.errors import OptionError, PromptError
-from circuits.graph import Circuit
-from circuits.interval import Interval, bootstrap, bootstrap_means, mean
-from circuits.model import Model
-from circuits.pairs import TokenPair, encode_pairs
-from circuits.tokens import Tokenizer
-from locate.attention import REGIONS, HeadReadings, Region, read_heads
-from locate.lens import direct_logit_attribution, head_logits
-from locate.role_checks import EFFECTS, Effect, Role, Verdict, ablate_heads, choose_controls, judge
-from locate.roles import Evidence, RoleCriteria, RoleReport, head_roles, label_heads
+from circuits.base.errors import OptionError, PromptError
+from circuits.base.intervals import Interval, bootstrap, bootstrap_means, mean
+from circuits.facts.pairs import TokenPair, encode_pairs
+from circuits.graph.ablation import Ablation, source_constants
+from circuits.graph.circuit import Circuit
+from circuits.model.model import Model
+from circuits.model.tokens import Tokenizer
+from locate.heads.attention import REGIONS, HeadReadings, Region, read_heads
+from locate.heads.role_checks import (
+    EFFECTS,
+    Effect,
+    Role,
+    Verdict,
+    ablate_heads,
+    choose_controls,
+    judge,
+)
+from locate.heads.roles import Evidence, RoleCriteria, RoleReport, head_roles, label_heads
+from locate.states.lens import direct_logit_attribution, head_logits
 from tests.tiny import (
     byte_level_tokenizer,
     gpt2_hf,

@@ -7,17 +7,24 @@ import math
 import pytest
 import torch
 
-from circuits.choices import EditStatus
-from circuits.edits.contexts import ContextSettings, place, sample_contexts
-from circuits.edits.corpus import Corpus, atlas_corpus
+from circuits.base.choices import EditStatus
+from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.keys import at_subject, capture, key_point, pad, residual_point, value_point
-from circuits.edits.methods import edit
-from circuits.edits.moments import Moments, collect_moments
-from circuits.edits.rome import KeyValue, RomeSettings, rank_one, rome
-from circuits.edits.value import ValueSettings, optimise_values, run_above
-from circuits.errors import OptionError, PromptError
-from circuits.model import Model, load
+from circuits.edits.methods.registry import edit
+from circuits.edits.methods.rome import KeyValue, RomeSettings, rank_one, rome
+from circuits.edits.parts.contexts import ContextSettings, place, sample_contexts
+from circuits.edits.parts.corpus import Corpus, atlas_corpus
+from circuits.edits.parts.keys import (
+    at_subject,
+    capture,
+    key_point,
+    pad,
+    residual_point,
+    value_point,
+)
+from circuits.edits.parts.moments import Moments, collect_moments
+from circuits.edits.parts.value import ValueSettings, optimise_values, run_above
+from circuits.model.model import Model, load
 from tests.edits import OTHER, QUICK, REQUEST, TEXT, same, weights
 from tests.tiny import tiny_model
 

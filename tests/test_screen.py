@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.compare import compare
-from circuits.errors import OptionError
-from circuits.evaluate import FaithfulnessCurve, Interval
-from circuits.graph import Circuit, EdgeScores, Wiring, node_kind
-from circuits.noise import Decision
-from circuits.tokens import Span
-from locate.lens_average import AverageLens, Followed, Place
-from locate.sweep import TraceKind
-from locate.tracing import Trace
+from circuits.base.errors import OptionError
+from circuits.graph.circuit import Circuit, EdgeScores, Wiring, node_kind
+from circuits.graph.compare import compare
+from circuits.graph.evaluate import FaithfulnessCurve, Interval
+from circuits.graph.noise import Decision
+from circuits.model.tokens import Span
+from locate.states.lens_average import AverageLens, Followed, Place
+from locate.states.sweep import TraceKind
+from locate.states.tracing import Trace
 from tests.test_viz import WIRINGS, circuit_of
 from viz import theme
 from viz.layout import _on_paths, lay_out

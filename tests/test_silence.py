@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.ablation import Ablation, source_constants
-from circuits.errors import OptionError
-from circuits.model import Model
-from circuits.pairs import TokenPair
-from circuits.tokens import Prompt
-from locate.attention import REGIONS, Region, read_heads
-from locate.induction import even_score, induction_scores, repeated_tokens
-from locate.role_checks import ablate_heads
-from locate.silence import without_heads
-from locate.span_attention import attention_to_spans
+from circuits.base.errors import OptionError
+from circuits.facts.pairs import TokenPair
+from circuits.graph.ablation import Ablation, source_constants
+from circuits.model.model import Model
+from circuits.model.tokens import Prompt
+from locate.heads.attention import REGIONS, Region, read_heads
+from locate.heads.induction import even_score, induction_scores, repeated_tokens
+from locate.heads.role_checks import ablate_heads
+from locate.heads.silence import without_heads
+from locate.heads.span_attention import attention_to_spans
 
 
 @pytest.fixture

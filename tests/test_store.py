@@ -14,16 +14,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from circuits import array_files, files, store
-from circuits.errors import (
+from circuits.base import writing as files
+from circuits.base.errors import (
     CircuitFileError,
     FileFormatError,
     NumericalError,
     StoreError,
 )
-from circuits.files import atomic_write, save_json, to_json
-from circuits.graph import Circuit, EdgeScores, KeyValue, Wiring
-from circuits.store import edge_count, load_arrays, load_circuit, save_arrays, save_circuit
+from circuits.base.writing import atomic_write, save_json, to_json
+from circuits.files import arrays as array_files
+from circuits.files import store
+from circuits.files.store import edge_count, load_arrays, load_circuit, save_arrays, save_circuit
+from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
 from tests.circuit_strategies import assert_identical, circuits, wirings
 
 LAW = settings(

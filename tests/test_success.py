@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from circuits.base.errors import NumericalError, PromptError
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
-from circuits.edits.generation import Speaker, ngram_entropy, says
-from circuits.edits.requests import Heading
-from circuits.edits.success import (
+from circuits.edits.judge.generation import Speaker, ngram_entropy, says
+from circuits.edits.judge.success import (
     SCORINGS,
     Judge,
     Measure,
     Rates,
     norm_growth,
 )
-from circuits.edits.success_table import summarise
-from circuits.errors import NumericalError, PromptError
-from circuits.facts import Probe, ProbeKind
-from circuits.model import Model
+from circuits.edits.judge.table import summarise
+from circuits.edits.requests import Heading
+from circuits.facts.facts import Probe, ProbeKind
+from circuits.model.model import Model
 
 PROMPTS = (
     "The capital of Peru is",

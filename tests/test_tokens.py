@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from circuits.errors import PromptError
-from circuits.tokens import Prompt, Tokenizer, find_mentions
+from circuits.base.errors import PromptError
+from circuits.model.tokens import Prompt, Tokenizer, find_mentions
 from tests.shared import shared_data
 from tests.tiny import byte_level_tokenizer, metaspace_tokenizer
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuits.choices import TraceKind
-from circuits.errors import OptionError
-from circuits.model import Model
-from circuits.pairs import TokenPair
-from circuits.store import load_arrays, save_arrays
-from circuits.tokens import Span
-from locate.trace_average import (
+from circuits.base.choices import TraceKind
+from circuits.base.errors import OptionError
+from circuits.facts.pairs import TokenPair
+from circuits.files.store import load_arrays, save_arrays
+from circuits.model.model import Model
+from circuits.model.tokens import Span
+from locate.states.trace_average import (
     ROLES,
     AverageTrace,
     PositionRole,
@@ -22,7 +22,7 @@ from locate.trace_average import (
     position_roles,
     trace_facts,
 )
-from locate.tracing import ALL_KINDS, Trace, trace
+from locate.states.tracing import ALL_KINDS, Trace, trace
 from tests.tiny import tiny_model
 
 PROMPT, SUBJECT, ANSWER = "The capital of South Korea is", "South Korea", "Seoul"

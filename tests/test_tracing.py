@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.errors import NumericalError, OptionError, PromptError
-from circuits.model import Model
-from circuits.tokens import Span
-from experiments.plain_tracing import plain_trace
-from locate import sweep
-from locate.tracing import (
+from circuits.base.errors import NumericalError, OptionError, PromptError
+from circuits.model.model import Model
+from circuits.model.tokens import Span
+from experiments.workshop.plain_tracing import plain_trace
+from locate.states import sweep
+from locate.states.tracing import (
     ALL_KINDS,
     Trace,
     TraceKind,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuits.choices import EditMethod, EditStatus
+from circuits.base.choices import EditMethod, EditStatus
+from circuits.base.errors import OptionError
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.finetune import FineTuneSettings, fine_tune
-from circuits.edits.methods import edit
-from circuits.edits.training import (
+from circuits.edits.methods.finetune import FineTuneSettings, fine_tune
+from circuits.edits.methods.registry import edit
+from circuits.edits.parts.training import (
     DivergenceError,
     Trainee,
     divergence,
@@ -17,8 +18,7 @@ from circuits.edits.training import (
     passage,
     token_accuracy,
 )
-from circuits.errors import OptionError
-from circuits.model import Model, load
+from circuits.model.model import Model, load
 from tests.test_edit import same, weights
 from tests.tiny import byte_level_tokenizer, gpt2_hf
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.errors import OptionError
-from circuits.model import Model
-from circuits.pairs import TokenPair
-from circuits.tokens import Prompt
-from locate.transplant import last_outputs, transplant_outputs, transplant_states
+from circuits.base.errors import OptionError
+from circuits.facts.pairs import TokenPair
+from circuits.model.model import Model
+from circuits.model.tokens import Prompt
+from locate.states.transplant import last_outputs, transplant_outputs, transplant_states
 
 TEXTS = ("The capital of France is", "The language of Japan is", "People in Peru is")
 """All end in the same token, so that only earlier tokens tell the runs apart."""

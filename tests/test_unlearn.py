@@ -7,11 +7,13 @@ import json
 import pytest
 import torch
 
-from circuits.choices import EditStatus, Templates, UnlearnMethod
+from circuits.base.choices import EditStatus, Templates, UnlearnMethod
+from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.edits.edit import WeightDelta
-from circuits.edits.examples import Example, fact_examples, read_examples, split_facts
-from circuits.edits.memflex import LocalisationSettings, localise
-from circuits.edits.training import (
+from circuits.edits.methods.memflex import LocalisationSettings, localise
+from circuits.edits.methods.unlearn import block_matrices, unlearn
+from circuits.edits.parts.examples import Example, fact_examples, read_examples, split_facts
+from circuits.edits.parts.training import (
     Passage,
     Trainee,
     divergence,
@@ -19,10 +21,8 @@ from circuits.edits.training import (
     passage,
     token_accuracy,
 )
-from circuits.edits.unlearn import block_matrices, unlearn
-from circuits.errors import FileFormatError, OptionError, PromptError
-from circuits.facts import Fact, Relation, atlas
-from circuits.model import Model, load
+from circuits.facts.facts import Fact, Relation, atlas
+from circuits.model.model import Model, load
 from tests.shared import shared_data
 from tests.test_edit import same, weights
 

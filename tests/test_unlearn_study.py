@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from circuits.choices import UnlearnMethod
-from circuits.edits.examples import fact_examples
-from circuits.facts import atlas
-from circuits.model import Model, load
-from experiments.unlearn_study import FORGET, RETAIN, SETS, Draw, draw, one, rows, scores
+from circuits.base.choices import UnlearnMethod
+from circuits.edits.parts.examples import fact_examples
+from circuits.facts.facts import atlas
+from circuits.model.model import Model, load
+from experiments.studies.unlearn_study import FORGET, RETAIN, SETS, Draw, draw, one, rows, scores
 
 
 @pytest.fixture(scope="module")

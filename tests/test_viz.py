@@ -18,26 +18,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.compare import compare
-from circuits.errors import OptionError, StoreError
-from circuits.evaluate import FaithfulnessCurve, Interval
-from circuits.extract import prune
-from circuits.graph import Circuit, EdgeScores, KeyValue, Wiring, node_kind, node_layer
-from circuits.tokens import Span
-from locate.lens_average import AverageLens, Followed, Place
-from locate.sweep import TraceKind
-from locate.trace_average import ROLES, AverageTrace
-from locate.tracing import Trace
+from circuits.base.errors import OptionError, StoreError
+from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring, node_kind, node_layer
+from circuits.graph.compare import compare
+from circuits.graph.evaluate import FaithfulnessCurve, Interval
+from circuits.graph.select import prune
+from circuits.model.tokens import Span
+from locate.states.lens_average import AverageLens, Followed, Place
+from locate.states.sweep import TraceKind
+from locate.states.trace_average import ROLES, AverageTrace
+from locate.states.tracing import Trace
 from tests import results
-from viz import canvas, theme
-from viz.diff import draw_difference, shown_circuit
-from viz.heads import draw_attention, draw_written
-from viz.heat_maps import layer_ticks
-from viz.layers import draw_layers
+from viz import theme
 from viz.layout import Layout, Placement, lay_out, strongest
-from viz.lenses import draw_average_lens, draw_lens, draw_objects, draw_prompt_lens
-from viz.paper import describe, draw_circuit
-from viz.plots import draw_average_trace, draw_faithfulness, draw_trace
+from viz.paper import canvas
+from viz.paper.circuit import describe, draw_circuit
+from viz.paper.curves import draw_average_trace, draw_faithfulness, draw_trace
+from viz.paper.difference import draw_difference, shown_circuit
+from viz.paper.heads import draw_attention, draw_written
+from viz.paper.heat_maps import layer_ticks
+from viz.paper.layers import draw_layers
+from viz.paper.lenses import draw_average_lens, draw_lens, draw_objects, draw_prompt_lens
 from viz.routing import HALF_HEIGHT, HALF_WIDTH
 
 WIRINGS = st.builds(
@@ -464,8 +465,7 @@ def test_a_few_layers_are_labelled_evenly_from_the_first():
 
 
 def test_drawing_needs_neither_pyplot_nor_torch():
-    code = (
-        "import sys, viz.paper, viz.plots; print({'matplotlib.pyplot', 'torch'} & set(sys.modules))"
-    )
+    code = "import sys, viz.paper.circuit, viz.paper.curves\n"
+    code += "print({'matplotlib.pyplot', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -22,8 +22,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from circuits.model import Model
-from circuits.pairs import PromptPair, TokenPair, encode_pairs
+from circuits.facts.pairs import PromptPair, TokenPair, encode_pairs
+from circuits.model.model import Model
 
 CORPUS = (
     """

@@ -19,8 +19,8 @@ from functools import cache
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from circuits.errors import OptionError
-from circuits.graph import Circuit, Wiring, node_kind, node_layer
+from circuits.base.errors import OptionError
+from circuits.graph.circuit import Circuit, Wiring, node_kind, node_layer
 from viz.routing import HALF_HEIGHT, HALF_WIDTH, Obstacles, Router, sample_curves
 
 LEVEL = 0.5  # from heads to the MLP above them

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.display import Shown, Summary, named
-from circuits.errors import FileFormatError, NumericalError, OptionError
-from circuits.facts import SLOT, Probe, fill
-from circuits.model import Model
-from circuits.store import load_arrays, save_arrays
+from circuits.base.display import Shown, Summary, named
+from circuits.base.errors import FileFormatError, NumericalError, OptionError
+from circuits.facts.facts import SLOT, Probe, fill
+from circuits.files.store import load_arrays, save_arrays
+from circuits.model.model import Model
 
 KIND = "weight-delta"
 

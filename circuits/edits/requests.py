@@ -4,7 +4,7 @@ One line of the project's format is an object with `prompt`, `subject` and `targ
 `ground_truth`, `relation`, `paraphrases` (prompts), `neighbours` (objects with `prompt` and
 `answer`) and `probes` (objects with `kind`, `prompt`, `answers` and `name`). A prompt has `{}` in
 the subject's place, or the subject once. Other keys are passed over. Public sets (CounterFact,
-KnowEdit, zsRE, EasyEdit's) are read by `circuits.loaders`.
+KnowEdit, zsRE, EasyEdit's) are read by `circuits.facts.loaders`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.records import MAX_BYTES, read_json, read_jsonl, text_field
+from circuits.base.writing import to_json
 from circuits.edits.edit import EditRequest
-from circuits.errors import FileFormatError, OptionError
-from circuits.facts import SLOT, Fact, Probe, ProbeKind, fill
-from circuits.files import to_json
-from circuits.loaders import LeftOut, list_facts
-from circuits.records import MAX_BYTES, read_json, read_jsonl, text_field
-from circuits.schemas import Schema
-from circuits.tokens import find_mentions
+from circuits.facts.facts import SLOT, Fact, Probe, ProbeKind, fill
+from circuits.facts.loaders import LeftOut, list_facts
+from circuits.facts.schemas import Schema
+from circuits.model.tokens import find_mentions
 
 OWN_KEYS = frozenset({"prompt", "subject", "target"})
 

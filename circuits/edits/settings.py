@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from circuits.choices import EditMethod
-from circuits.errors import FileFormatError, OptionError
-from circuits.model import Model
+from circuits.base.choices import EditMethod
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.model.model import Model
 
 SETTINGS_FILE = Path(__file__).with_name("hyperparameters.toml")
 S = TypeVar("S")

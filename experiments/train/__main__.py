@@ -61,7 +61,7 @@ def main() -> None:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from circuits.facts import ATLAS_DIR
+    from circuits.facts.facts import ATLAS_DIR
     from experiments.train.atlas import development_split, training_relations
     from experiments.train.run import describe_model, train_model
 

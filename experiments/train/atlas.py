@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from circuits.facts import ATLAS_DIR, read_atlas
+from circuits.facts.facts import ATLAS_DIR, read_atlas
 
 
 @dataclass(frozen=True)

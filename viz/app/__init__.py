@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from circuits.graph import Circuit
+    from circuits.graph.circuit import Circuit
 
 __all__ = ["explore"]
 

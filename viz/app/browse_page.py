@@ -6,8 +6,8 @@ from typing import Any
 
 from dash import dcc, html
 
-from circuits.errors import KnowledgeCircuitsError
-from circuits.graph import Circuit
+from circuits.base.errors import KnowledgeCircuitsError
+from circuits.graph.circuit import Circuit
 from viz.app import parts
 from viz.app.circuit_page import subtitle, summary_of
 from viz.app.context import Context

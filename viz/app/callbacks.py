@@ -7,8 +7,8 @@ from typing import Any
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
-from circuits.errors import KnowledgeCircuitsError, OptionError
-from circuits.graph import Circuit, node_kind
+from circuits.base.errors import KnowledgeCircuitsError, OptionError
+from circuits.graph.circuit import Circuit, node_kind
 from viz.app import details, parts
 from viz.app.browse_page import preview
 from viz.app.circuit_page import summary_of
@@ -19,7 +19,7 @@ from viz.app.exports import DATA, PICTURES, exported, formats_of
 from viz.app.library import Kind
 from viz.app.loaders import StoredLens
 from viz.app.plain_pages import fitted, lens_picture
-from viz.diff import either_circuit
+from viz.paper.difference import either_circuit
 
 WAIT = 20.0
 """Seconds that a reading waits for a job to let go of the model."""
@@ -271,7 +271,7 @@ def reading(context: Context, result: str, selected: dict[str, str], choice: int
     model_name = str(circuit.provenance.get("model", ""))
     node, edge = selected.get("node", ""), selected.get("edge", "")
     with _Model(context):
-        from locate.one_prompt import answers, head_view, without
+        from locate.ask import answers, head_view, without
 
         model = context.models.get(model_name)
         question = context.question(model_name, words["prompt"], words["subject"], words["answer"])
@@ -287,7 +287,7 @@ def reading(context: Context, result: str, selected: dict[str, str], choice: int
 def answers_with(context: Context, asked: tuple[str, str, str, str], off: list[str]) -> Any:
     """The ten likeliest answers, and beside them those with parts switched off."""
     with _Model(context):
-        from locate.one_prompt import answers, without
+        from locate.ask import answers, without
 
         model = context.models.get(asked[0])
         question = context.question(*asked)

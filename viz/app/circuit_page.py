@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from circuits.graph import Circuit
+from circuits.graph.circuit import Circuit
 from viz import theme
 from viz.app import parts
 from viz.app.context import Context

@@ -8,13 +8,13 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from circuits.errors import OptionError
+from circuits.base.errors import OptionError
 from viz.app.jobs import Jobs
 from viz.app.library import Library
 
 if TYPE_CHECKING:
-    from circuits.model import Model
-    from locate.one_prompt import Question
+    from circuits.model.model import Model
+    from locate.ask import Question
 
 EMBEDDED = Path(__file__).parent.parent.parent / "circuits" / "embedded"
 
@@ -44,7 +44,7 @@ class Models:
             raise OptionError(f"the server was not started with the model {name!r}; it has {known}")
         with self._lock:
             if name not in self._loaded:
-                from circuits.model import load
+                from circuits.model.model import load
 
                 self._loaded[name] = load(name, device=self.device)
             return self._loaded[name]
@@ -69,7 +69,7 @@ class Context:
         """A question with its partners; the same words give the same partners."""
         key = (model, prompt, subject, answer)
         if key not in self.questions:
-            from locate.one_prompt import ask
+            from locate.ask import ask
 
             if len(self.questions) > 200:
                 self.questions.clear()
@@ -84,8 +84,8 @@ class Context:
         path = self.library.sibling(result, "pairs.jsonl")
         if path is None:
             return []
-        from circuits.errors import KnowledgeCircuitsError
-        from circuits.records import read_jsonl
+        from circuits.base.errors import KnowledgeCircuitsError
+        from circuits.base.records import read_jsonl
 
         try:
             records = [record for _, record in read_jsonl(path, self.library.max_bytes)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from dash import dcc, html
 
-from circuits.graph import node_kind
+from circuits.graph.circuit import node_kind
 from viz import theme
 from viz.app import parts
 from viz.app.state import ViewState

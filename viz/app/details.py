@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from dash import html
 
-from circuits.compare import Comparison
-from circuits.graph import Circuit, node_kind
-from circuits.resample import classify
+from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.compare import Comparison
+from circuits.graph.resample import classify
 from viz import theme
 from viz.app import parts
 
 if TYPE_CHECKING:
-    from locate.one_prompt import Answers, HeadView
+    from locate.ask import Answers, HeadView
 
 MOST_LISTED = 12
 EFFECTS = {

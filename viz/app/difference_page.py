@@ -10,14 +10,14 @@ import numpy as np
 import plotly.graph_objects as go
 from dash import dcc, html
 
-from circuits.compare import Comparison
-from circuits.noise import Decision
+from circuits.graph.compare import Comparison
+from circuits.graph.noise import Decision
 from viz import theme
 from viz.app import parts
 from viz.app.details import known_facts
 from viz.app.library import Entry
 from viz.app.workspace import Work
-from viz.diff import either_circuit
+from viz.paper.difference import either_circuit
 from viz.screen.circuit import MOST_EDGES
 from viz.screen.curves import followed_figure
 from viz.screen.difference import STATUS, difference_scene

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from circuits.compare import Comparison
-from circuits.drawings import to_csv, to_graphml, to_node_link
-from circuits.errors import OptionError
-from circuits.files import to_json
-from circuits.graph import Circuit
+from circuits.base.errors import OptionError
+from circuits.base.writing import to_json
+from circuits.files.drawings import to_csv, to_graphml, to_node_link
+from circuits.graph.circuit import Circuit
+from circuits.graph.compare import Comparison
 from viz.app.difference_page import comparison_of
 from viz.app.library import Kind
 from viz.app.loaders import Record, StoredAttribution, StoredLens
-from viz.diff import either_circuit
+from viz.paper.difference import either_circuit
 
 PICTURES = ("svg", "pdf", "png")
 DATA = ("csv", "graphml", "json")
@@ -65,12 +65,12 @@ def _picture(value: Any, format: str, title: str, shown: Sequence[str] | None) -
     with tempfile.TemporaryDirectory(prefix="kc-export-") as folder:
         path = Path(folder) / f"figure.{format}"
         if isinstance(value, Circuit):
-            from viz.paper import draw_circuit
+            from viz.paper.circuit import draw_circuit
 
             circuit = value if shown is None else only(value, shown)
             draw_circuit(circuit, path, title, max_edges=max(1, circuit.n_edges))
         elif isinstance(value, Comparison) or hasattr(value, "comparison"):
-            from viz.diff import draw_difference
+            from viz.paper.difference import draw_difference
 
             comparison = comparison_of(value)
             count = max(1, len(shown)) if shown is not None else 120
@@ -78,7 +78,7 @@ def _picture(value: Any, format: str, title: str, shown: Sequence[str] | None) -
         elif isinstance(value, StoredLens):
             _draw_lens(value, path, title)
         elif hasattr(value, "p_clean"):
-            from viz.plots import draw_average_trace, draw_trace
+            from viz.paper.curves import draw_average_trace, draw_trace
 
             (draw_trace if hasattr(value, "prompt") else draw_average_trace)(value, path, title)
         else:
@@ -87,7 +87,7 @@ def _picture(value: Any, format: str, title: str, shown: Sequence[str] | None) -
 
 
 def _draw_lens(value: StoredLens, path: Path, title: str) -> None:
-    from viz.lenses import draw_average_lens, draw_lens
+    from viz.paper.lenses import draw_average_lens, draw_lens
 
     if value.average is not None:
         draw_average_lens(value.average, path, title)

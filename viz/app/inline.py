@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from circuits.graph import Circuit
+from circuits.graph.circuit import Circuit
 from viz.app.context import Context
 from viz.app.library import Kind, Library
 from viz.app.server import HOST, free_port, make_app, quieten
@@ -12,7 +12,7 @@ MODES = ("inline", "external", "jupyterlab", "tab")
 
 def show(circuit: Circuit, *, height: int = 720, mode: str = "inline") -> None:
     """Start the app on this circuit and show it as Dash's `jupyter_mode` says."""
-    from circuits.errors import OptionError
+    from circuits.base.errors import OptionError
 
     if mode not in MODES:
         raise OptionError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.errors import KnowledgeCircuitsError, OptionError
+from circuits.base.errors import KnowledgeCircuitsError, OptionError
 
 Progress = Callable[[int, int], None]
 KEPT = 20

@@ -18,9 +18,9 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from circuits.errors import FileFormatError, KnowledgeCircuitsError, OptionError
-from circuits.records import read_json
-from circuits.store import describe_file
+from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError
+from circuits.base.records import read_json
+from circuits.files.store import describe_file
 
 SUFFIX = ".kc.safetensors"
 MAX_BYTES = 64 * 2**20

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from circuits.errors import FileFormatError, OptionError
-from circuits.store import describe_file, load_arrays, load_circuit
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.files.store import describe_file, load_arrays, load_circuit
 from viz.app.library import Kind
 from viz.screen.curves import LensLines
 
@@ -51,25 +51,25 @@ def record(path: Path) -> Record:
 
 
 def _comparison(path: Path) -> Any:
-    from circuits.comparison_files import load_comparison
+    from circuits.files.comparisons import load_comparison
 
     return load_comparison(path)
 
 
 def _rewiring(path: Path) -> Any:
-    from locate.rewiring_files import load_rewiring
+    from locate.changes.rewiring_files import load_rewiring
 
     return load_rewiring(path)
 
 
 def _trace(path: Path) -> Any:
-    from locate.tracing import Trace
+    from locate.states.tracing import Trace
 
     return _made(path, "trace", Trace.from_arrays)
 
 
 def _average_trace(path: Path) -> Any:
-    from locate.trace_average import AverageTrace
+    from locate.states.trace_average import AverageTrace
 
     return _made(path, "average trace", AverageTrace.from_arrays)
 
@@ -108,7 +108,7 @@ def _lens(path: Path) -> StoredLens:
 
 
 def _average_lens(path: Path) -> StoredLens:
-    from locate.lens_average import AverageLens
+    from locate.states.lens_average import AverageLens
 
     average = _made(path, "average lens", AverageLens.from_arrays)
     rows = [

@@ -36,7 +36,7 @@ class Pictured:
 
 def curves(path: Path) -> Pictured:
     """Faithfulness against the number of edges."""
-    from circuits.curve_files import load_curves
+    from circuits.files.curves import load_curves
 
     found, provenance = load_curves(path)
     rows = [
@@ -57,7 +57,7 @@ def curves(path: Path) -> Pictured:
 
 def roles(path: Path) -> Pictured:
     """Heads by what they do, with their labels."""
-    from locate.role_files import load_roles
+    from locate.heads.role_files import load_roles
 
     report = load_roles(path)
     rows = [
@@ -79,7 +79,7 @@ def roles(path: Path) -> Pictured:
 
 def heads(path: Path) -> Pictured:
     """Where heads look and what they write, on single prompts."""
-    from locate.prompt_heads import load_prompt_heads
+    from locate.heads.prompt_heads import load_prompt_heads
 
     found = load_prompt_heads(path)
     figures: list[tuple[str, go.Figure]] = []

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
-from circuits.errors import KnowledgeCircuitsError, OptionError
-from circuits.graph import Circuit
+from circuits.base.errors import KnowledgeCircuitsError, OptionError
+from circuits.graph.circuit import Circuit
 from viz.app import parts, plain_pages, try_page
 from viz.app.browse_page import browse_page
 from viz.app.circuit_page import circuit_work

@@ -9,7 +9,7 @@ from typing import Any
 
 from dash import Dash, dcc, html
 
-from circuits.errors import OptionError
+from circuits.base.errors import OptionError
 from viz.app import callbacks, parts, routes
 from viz.app.context import Context
 from viz.app.security import secure

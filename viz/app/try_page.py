@@ -20,8 +20,8 @@ from viz.app.state import ViewState
 from viz.app.workspace import workspace
 
 if TYPE_CHECKING:
-    from circuits.graph import Circuit
-    from locate.one_prompt import Answers, EditTrial
+    from circuits.graph.circuit import Circuit
+    from locate.ask import Answers, EditTrial
 
 EXAMPLES = (
     ("The capital city of South Korea is called", "South Korea", "Seoul"),
@@ -51,7 +51,7 @@ def start(context: Context, state: ViewState) -> None:
     asked = (state.model, state.prompt, state.subject, state.answer)
 
     def find(stage: Stage) -> Found:
-        from locate.one_prompt import answers, find_circuit
+        from locate.ask import answers, find_circuit
 
         stage("loading the model")
         model = context.models.get(state.model)
@@ -70,7 +70,7 @@ def start(context: Context, state: ViewState) -> None:
         return Found(entry, circuit, answers(model, question))
 
     def change(stage: Stage) -> Found:
-        from locate.one_prompt import answers, edit_fact
+        from locate.ask import answers, edit_fact
 
         stage("loading the model")
         model = context.models.get(state.model)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from dash import dcc, html
 
-from circuits.errors import OptionError
-from circuits.graph import Circuit, node_kind
+from circuits.base.errors import OptionError
+from circuits.graph.circuit import Circuit, node_kind
 from viz import theme
 from viz.app import parts
 from viz.app.controls import DEFAULT_EDGES, controls, unseen_switches

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from circuits.graph import Circuit
+from circuits.graph.circuit import Circuit
 from viz import theme
 from viz.layout import Placement, lay_out
 from viz.screen.drawing import figure_of

@@ -10,16 +10,16 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from circuits.errors import OptionError
+from circuits.base.errors import OptionError
 from viz import theme
 from viz.screen.circuit import with_title
 from viz.screen.style import axis, new_figure, plain, rgb, token_label
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
-    from circuits.evaluate import FaithfulnessCurve
-    from locate.lens import LensResult
-    from locate.lens_average import AverageLens
-    from locate.rewiring import FollowedObjects
+    from circuits.graph.evaluate import FaithfulnessCurve
+    from locate.changes.rewiring import FollowedObjects
+    from locate.states.lens import LensResult
+    from locate.states.lens_average import AverageLens
 
 MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 DASHES = ("solid", "5px,3px", "1px,3px", "7px,3px,1px,3px", "solid", "5px,3px")
@@ -102,7 +102,7 @@ def followed_figure(
     followed: FollowedObjects, place: str | None = None, title: str | None = None
 ) -> go.Figure:
     """The old and the new object through the layers, before (dashed) and after (solid)."""
-    from locate.rewiring import LABELS, SIDES
+    from locate.changes.rewiring import LABELS, SIDES
 
     chosen = followed.places[0] if place is None else place
     if chosen not in followed.places:
@@ -202,7 +202,7 @@ def attribution_figure(
 def _as_lines(lens: Any) -> LensLines:
     if isinstance(lens, LensLines):
         return lens
-    from locate.lens_average import AverageLens
+    from locate.states.lens_average import AverageLens
 
     if isinstance(lens, AverageLens):
         return LensLines.of_average(lens)

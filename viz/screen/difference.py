@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from circuits.compare import Comparison
-from circuits.noise import Decision
+from circuits.graph.compare import Comparison
+from circuits.graph.noise import Decision
 from viz import theme
-from viz.diff import edge_styles, shown_circuit
 from viz.layout import Placement, lay_out
+from viz.paper.difference import edge_styles, shown_circuit
 from viz.screen.circuit import COLUMNS, MOST_EDGES, with_title
 from viz.screen.drawing import figure_of
 from viz.screen.scene import Scene, make_scene

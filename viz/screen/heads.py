@@ -10,13 +10,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from viz import theme
-from viz.heads import MOST_HEADS, bars_of, chosen_heads, head_name
+from viz.paper.heads import MOST_HEADS, bars_of, chosen_heads, head_name
 from viz.screen.circuit import with_title
 from viz.screen.style import axis, new_figure, plain, token_label
 
 if TYPE_CHECKING:
-    from locate.prompt_heads import PromptHeads
-    from locate.roles import HeadRole, RoleReport
+    from locate.heads.prompt_heads import PromptHeads
+    from locate.heads.roles import HeadRole, RoleReport
 
 SYMBOLS = {"mover": "circle", "relation": "square", "mixture": "diamond", "none": "circle-open"}
 """A role's mark: told by its form as well as by its colour."""

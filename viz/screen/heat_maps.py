@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from circuits.errors import OptionError
+from circuits.base.errors import OptionError
 from viz import theme
 from viz.screen.circuit import with_title
 from viz.screen.style import axis, new_figure, plain, token_label
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
-    from locate.trace_average import AverageTrace
-    from locate.tracing import Trace
+    from locate.states.trace_average import AverageTrace
+    from locate.states.tracing import Trace
 
 COLOURS = [
     [0.0, theme.OPPOSES.colour],
@@ -114,7 +114,7 @@ def _panels(
     trace: Trace | AverageTrace,
 ) -> tuple[dict[str, np.ndarray], list[str], set[int]]:
     """Effects by kind as [row, layer], the rows' labels, and which rows are the subject's."""
-    from locate.trace_average import AverageTrace
+    from locate.states.trace_average import AverageTrace
 
     if isinstance(trace, AverageTrace):
         present = np.flatnonzero(trace.counts)

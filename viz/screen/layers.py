@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuits.errors import OptionError
-from circuits.graph import Circuit
-from viz.layers import count_layers, role_name, role_style
+from circuits.base.errors import OptionError
+from circuits.graph.circuit import Circuit
+from viz.paper.layers import count_layers, role_name, role_style
 from viz.screen.circuit import with_title
 from viz.screen.style import axis, new_figure, plain
 

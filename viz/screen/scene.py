@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuits.graph import Circuit, node_kind
+from circuits.graph.circuit import Circuit, node_kind
 from viz import theme
 from viz.layout import Layout
 from viz.routing import sample_curves

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from circuits.display import visible
+from circuits.base.display import visible
 from viz import theme
 
 FONT = (

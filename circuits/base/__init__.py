@@ -1,0 +1,1 @@
+"""What every room stands on: errors, choices, intervals, files written whole, plain values."""

@@ -1,0 +1,103 @@
+"""Writing files whole or not at all, and JSON that any parser reads."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from circuits.base.errors import NumericalError, StoreError
+
+
+def atomic_write(path: str | Path, content: bytes | str) -> None:
+    """Write a file whole or not at all; text as UTF-8, missing folders are made.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and take the final name in
+    one step, so that no reader and no crash ever sees half a file. StoreError (disk full, folder
+    read-only, ...) leaves an existing file as it was; a directory or device is never replaced.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.parent / f".kc-{secrets.token_hex(8)}.tmp"
+    try:
+        if path.exists() and not path.is_file():
+            raise StoreError(f"{path}: cannot be written: is not a regular file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from None
+    _sync_directory(path.parent)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON text; NumericalError for NaN or infinity. Paths, enums and numpy scalars are plain."""
+    try:
+        return json.dumps(value, allow_nan=False, indent=indent, default=_plain)
+    except ValueError:
+        place = _not_finite(value)
+        if place is None:
+            raise
+        raise NumericalError(f"{place or 'the value'} is NaN or infinite") from None
+
+
+def save_json(value: Any, path: str | Path) -> None:
+    """Write JSON atomically; NumericalError for NaN or infinity, which JSON does not know."""
+    try:
+        text = to_json(value, indent=2)
+    except NumericalError as error:
+        raise NumericalError(f"{path}: not written: {error}") from None
+    atomic_write(path, text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
+
+
+def _not_finite(value: Any, place: str = "") -> str | None:
+    if isinstance(value, float | np.floating):
+        return None if math.isfinite(value) else place
+    if isinstance(value, Mapping):
+        items = [(f"{place}.{key}" if place else str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return None
+    found = (_not_finite(item, where) for where, item in items)
+    return next((where for where in found if where is not None), None)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the new name durable; a file system without this ability is no error."""
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""What an edit is compared with, and by which prompts."""

@@ -1,0 +1,1 @@
+"""Did an edit work, and what did it do besides."""

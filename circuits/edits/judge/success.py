@@ -1,0 +1,395 @@
+"""Did the edit work? What an edited model says to the prompts that judge the edit.
+
+Each measure is given in three scorings side by side, as they disagree (Yang et al. 2025, "The
+mirage of model editing": 97 % teacher-forced where free generation gives 39 %):
+
+- `tokens`: share of the answer's tokens that are the argmax, each after the answer's own tokens
+  before it (KnowEdit, EasyEdit; Zhang et al. 2024). Kind to long answers.
+- `likelihood`: whether the wanted answer has a lower mean negative log-likelihood a token than its
+  rival (CounterFact; Meng et al. 2022): the new object against the true one, and the reverse for
+  neighbours. Kind to edits that do not reach the top.
+- `generation`: whether the greedy continuation begins with the answer as whole words.
+
+What is measured:
+
+- efficacy: the request's own prompt. paraphrase: other wordings. portability: the subject by
+  another name, the reverse question, one hop further. The new object is wanted.
+- locality: prompts that the edit should leave alone. Agreement (KnowEdit) is that the edited model
+  says what the model said before, right or wrong; correctness that it says what is true. Both are
+  given for all such prompts, for neighbours, and for other relations of the same subject.
+- fluency: n-gram entropy of a sampled continuation. drift: perplexity on a text, after over before.
+  growth: norm of the changed weights.
+
+A measure is the mean over a request's prompts, then over requests; intervals are bootstrapped over
+requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+
+from circuits.base.errors import PromptError
+from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.judge.generation import Forced, Speaker, ngram_entropy, read_answer, says
+from circuits.edits.requests import Heading, heading
+from circuits.facts.facts import ProbeKind
+from circuits.model.model import Model
+from circuits.model.tokens import Tokenizer
+
+EXTRA_TOKENS = 2
+"""Generated beyond the longest answer: enough to see whether its last word goes on."""
+SAMPLED_FROM = 5
+DRIFT_TOKENS = 1024
+"""Of the texts on which perplexity is followed."""
+LONGEST_WINDOW = 256
+CHARACTERS_A_TOKEN = 16  # more than any text has: what is cut off would not be read anyway
+SCORINGS = ("tokens", "likelihood", "generation")
+
+
+class Measure(StrEnum):
+    """What is measured; the module says how."""
+
+    EFFICACY = "efficacy"
+    PARAPHRASE = "paraphrase"
+    HELD_OUT = "held-out paraphrase"
+    PORTABILITY = "portability"
+    ALIAS = "alias"
+    REVERSAL = "reversal"
+    ONE_HOP = "one hop"
+    LOCALITY = "locality"
+    LOCALITY_TRUE = "locality, correct"
+    NEIGHBOURS = "neighbours"
+    NEIGHBOURS_TRUE = "neighbours, correct"
+    SAME_SUBJECT = "other relations"
+    SAME_SUBJECT_TRUE = "other relations, correct"
+
+
+_WANTED = {
+    Heading.HELD_OUT: Measure.HELD_OUT,
+    Heading.ALIAS: Measure.ALIAS,
+    Heading.REVERSAL: Measure.REVERSAL,
+    Heading.ONE_HOP: Measure.ONE_HOP,
+}
+_KEPT = {
+    Heading.NEIGHBOUR: (Measure.NEIGHBOURS, Measure.NEIGHBOURS_TRUE),
+    Heading.SAME_SUBJECT: (Measure.SAME_SUBJECT, Measure.SAME_SUBJECT_TRUE),
+}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """One measure in the three scorings, each between 0 and 1; NaN where it is not defined."""
+
+    tokens: float
+    likelihood: float
+    generation: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt as tokens, the answers that are accepted, and the rival that must not be said."""
+
+    kind: ProbeKind | None
+    heading: Heading | None
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...]
+    rival: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a model says to an `Asked`: its answers forced, the rival's, and the free reply."""
+
+    answers: tuple[Forced, ...]
+    rival: Forced | None
+    reply: tuple[int, ...]
+    text: str
+
+    @property
+    def nll(self) -> float:
+        """Of the likeliest accepted answer, mean a token, in nats."""
+        return min((each.nll for each in self.answers), default=float("nan"))
+
+
+@dataclass(frozen=True)
+class RequestScore:
+    """How one request fared: every measure that its prompts allow, before and after the edit.
+
+    `probability` is the target's, as geometric mean over its tokens, before and after; `reply`
+    the greedy continuations of the request's own prompt; `fluency` in bits, NaN where not asked.
+    """
+
+    request: EditRequest
+    before: Mapping[Measure, Rates]
+    after: Mapping[Measure, Rates]
+    probability: tuple[float, float]
+    reply: tuple[str, str]
+    fluency: tuple[float, float] = (float("nan"), float("nan"))
+
+
+class Judge:
+    """Asks a model about requests before it is edited, and then as often as wanted afterwards.
+
+    `fluency_tokens` is the length of the sampled text (0: none); ROME's evaluation has 100.
+    Probes that cannot be asked are left out and listed in `left_out`; PromptError where a request
+    itself cannot be.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        requests: Sequence[EditRequest],
+        *,
+        bos: bool | None = None,
+        batch_size: int = 64,
+        extra_tokens: int = EXTRA_TOKENS,
+        fluency_tokens: int = 0,
+        texts: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.model, self.requests = model, tuple(requests)
+        self.extra_tokens, self.fluency_tokens, self.seed = extra_tokens, fluency_tokens, seed
+        self.left_out: list[str] = []
+        self._speaker = Speaker(model, batch_size)
+        self._asked = self._with_room([self._prepare(each, bos) for each in self.requests])
+        self._texts = windows(model, texts, bos)
+        self._before = self._observe(range(len(self.requests)))
+        self._fluency = [self._fluency_of(i) for i in range(len(self.requests))]
+        self._text_nll = self._speaker.text_nll(self._texts) if self._texts else float("nan")
+
+    def score(self, which: Iterable[int] | None = None) -> list[RequestScore]:
+        """The requests on the model as it is now; by default all of them."""
+        chosen = list(range(len(self.requests)) if which is None else which)
+        after = self._observe(chosen)
+        return [self._score(index, after[place]) for place, index in enumerate(chosen)]
+
+    def drift(self) -> float:
+        """Perplexity on the texts, as the model is now over as it was; NaN without texts."""
+        if not self._texts:
+            return float("nan")
+        return float(np.exp(self._speaker.text_nll(self._texts) - self._text_nll))
+
+    @property
+    def perplexity(self) -> float:
+        """On the texts, before any edit; NaN without texts."""
+        return float(np.exp(self._text_nll))
+
+    def _prepare(self, request: EditRequest, bos: bool | None) -> list[Asked]:
+        """The request's own prompt first, then its probes."""
+        tokenizer, truth = self.model.tokenizer, request.ground_truth
+        rival = () if truth is None else (truth,)
+        made = [_asked(tokenizer, None, None, request.text, (request.target,), rival, bos)]
+        for probe in request.probes:
+            wanted = {ProbeKind.PARAPHRASE: rival, ProbeKind.LOCALITY: (request.target,)}
+            rivals = wanted.get(probe.kind, ())
+            named = heading(probe)
+            try:
+                asked = _asked(
+                    tokenizer, probe.kind, named, probe.prompt, probe.answers, rivals, bos
+                )
+            except PromptError as error:
+                self.left_out.append(str(error))
+            else:
+                made.append(asked)
+        return made
+
+    def _with_room(self, groups: list[list[Asked]]) -> list[list[Asked]]:
+        """Without the prompts after which the longest answer of all does not fit the model."""
+        room = _reply_length([each for group in groups for each in group], self.extra_tokens)
+        limit = self.model.max_tokens - room + 1
+        for request, group in zip(self.requests, groups, strict=True):
+            if len(group[0].prompt) > limit:
+                raise PromptError(
+                    f"{self.model.name!r} takes {self.model.max_tokens} tokens: no room for an "
+                    f"answer of {room} after {request.text!r}"
+                )
+            long = sum(len(each.prompt) > limit for each in group)
+            if long:
+                self.left_out.append(f"{long} prompts of {request.text!r} leave no room to answer")
+        return [[each for each in group if len(each.prompt) <= limit] for group in groups]
+
+    def _observe(self, which: Iterable[int]) -> list[list[Observation]]:
+        """Answers to all prompts of these requests, in one go."""
+        groups = [self._asked[index] for index in which]
+        flat = [asked for group in groups for asked in group]
+        seen = iter(observe(self._speaker, flat, self.extra_tokens))
+        return [[next(seen) for _ in group] for group in groups]
+
+    def _score(self, index: int, after: Sequence[Observation]) -> RequestScore:
+        asked, before = self._asked[index], self._before[index]
+        return RequestScore(
+            request=self.requests[index],
+            before=_measures(asked, before, before),
+            after=_measures(asked, before, after),
+            probability=(float(np.exp(-before[0].nll)), float(np.exp(-after[0].nll))),
+            reply=(before[0].text, after[0].text),
+            fluency=(self._fluency[index], self._fluency_of(index)),
+        )
+
+    def _fluency_of(self, index: int) -> float:
+        if not self.fluency_tokens:
+            return float("nan")
+        generator = torch.Generator().manual_seed(self.seed)
+        prompt = self._asked[index][0].prompt
+        said = self._speaker.sample(prompt, self.fluency_tokens, SAMPLED_FROM, generator)
+        return ngram_entropy(_text(self.model.tokenizer, (*prompt, *said)))
+
+
+def observe(
+    speaker: Speaker, asked: Sequence[Asked], extra_tokens: int = EXTRA_TOKENS
+) -> list[Observation]:
+    """What the model says now. Prompts that occur several times are asked once."""
+    if not asked:
+        return []
+    tokenizer = speaker.model.tokenizer
+    prompts = list(dict.fromkeys(each.prompt for each in asked))
+    replies = speaker.replies(prompts, _reply_length(asked, extra_tokens))
+    reply_to = dict(zip(prompts, replies, strict=True))
+    questions = {
+        (each.prompt, answer)
+        for each in asked
+        for answer in (*each.answers, *([each.rival] if each.rival else []))
+    }
+    long = sorted(question for question in questions if len(question[1]) > 1)
+    read = dict(zip(long, speaker.forced(long), strict=True))
+    for prompt, answer in questions:
+        if len(answer) == 1:  # the reply's first token was chosen from the same probabilities
+            read[prompt, answer] = read_answer(reply_to[prompt].first[None], answer)
+    return [
+        Observation(
+            answers=tuple(read[each.prompt, answer] for answer in each.answers),
+            rival=read[each.prompt, each.rival] if each.rival else None,
+            reply=reply_to[each.prompt].tokens,
+            text=_text(tokenizer, reply_to[each.prompt].tokens),
+        )
+        for each in asked
+    ]
+
+
+def windows(
+    model: Model, texts: Sequence[str], bos: bool | None, max_tokens: int = DRIFT_TOKENS
+) -> list[tuple[int, ...]]:
+    """The first tokens of the texts, cut to lengths that the model takes, BOS in front of each."""
+    tokenizer, found, left = model.tokenizer, [], max_tokens
+    front = (tokenizer.hf.bos_token_id,) if tokenizer.use_bos(bos) else ()
+    width = min(model.max_tokens, LONGEST_WINDOW) - len(front)
+    for text in texts:
+        if left <= 0:
+            break
+        cut = text[: left * CHARACTERS_A_TOKEN]
+        ids = tokenizer.hf(cut, add_special_tokens=False)["input_ids"][:left]
+        left -= len(ids)
+        found += [(*front, *ids[start : start + width]) for start in range(0, len(ids), width)]
+    return [each for each in found if len(each) > 1]
+
+
+def norm_growth(model: Model, delta: WeightDelta) -> dict[str, dict[str, float]]:
+    """For each changed weight of the unedited model: |dW| / |W| and |W + dW| / |W| (Frobenius)."""
+    growth = {}
+    for name in delta.changes:
+        weight = model.parameter(name).double().cpu()
+        change = delta.dense(name).double().cpu()
+        whole = float(weight.norm()) or float("nan")
+        sizes = {"change": float(change.norm()) / whole}
+        growth[name] = sizes | {"growth": float((weight + change).norm()) / whole}
+    return growth
+
+
+# --- one request ---------------------------------------------------------------------------------
+
+
+def _asked(
+    tokenizer: Tokenizer,
+    kind: ProbeKind | None,
+    named: Heading | None,
+    prompt: str,
+    answers: Sequence[str],
+    rivals: Sequence[str],
+    bos: bool | None,
+) -> Asked:
+    ids = tokenizer.encode(prompt, bos).ids
+    tokens = tuple(tokenizer.continuation(prompt, answer) for answer in answers)
+    found = [tokenizer.continuation(prompt, rival) for rival in rivals]
+    rival = found[0] if found and found[0] not in tokens else None
+    return Asked(kind, named, ids, tokens, tuple(answers), rival)
+
+
+def _reply_length(asked: Sequence[Asked], extra_tokens: int) -> int:
+    return max((len(a) for each in asked for a in each.answers), default=1) + extra_tokens
+
+
+def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The tokens as text, up to the end of the text where there is one."""
+    end = tokenizer.hf.eos_token_id
+    said = list(ids[1:] if ids and ids[0] == tokenizer.hf.bos_token_id else ids)
+    if end in said:
+        said = said[: said.index(end)]
+    return tokenizer.hf.decode(said, clean_up_tokenization_spaces=False)
+
+
+def _measures(
+    asked: Sequence[Asked], before: Sequence[Observation], after: Sequence[Observation]
+) -> dict[Measure, Rates]:
+    """Means over the prompts of each measure."""
+    groups: dict[Measure, list[Rates]] = {}
+    for each, old, new in zip(asked, before, after, strict=True):
+        for measure, rates in _rates_of(each, old, new):
+            groups.setdefault(measure, []).append(rates)
+    return {
+        measure: Rates(*(_mean(getattr(each, name) for each in rates) for name in SCORINGS))
+        for measure, rates in groups.items()
+    }
+
+
+def _rates_of(
+    asked: Asked, before: Observation, after: Observation
+) -> Iterable[tuple[Measure, Rates]]:
+    correct = _correct(asked, after)
+    if asked.kind is None:
+        yield Measure.EFFICACY, correct
+    elif asked.kind is ProbeKind.LOCALITY:
+        same = _agreement(asked, before, after)
+        yield Measure.LOCALITY, same
+        yield Measure.LOCALITY_TRUE, correct
+        if asked.heading in _KEPT:
+            agreement, true = _KEPT[asked.heading]
+            yield agreement, same
+            yield true, correct
+    else:
+        paraphrase = asked.kind is ProbeKind.PARAPHRASE
+        yield (Measure.PARAPHRASE if paraphrase else Measure.PORTABILITY), correct
+        if asked.heading in _WANTED:
+            yield _WANTED[asked.heading], correct
+
+
+def _correct(asked: Asked, seen: Observation) -> Rates:
+    """Whether an accepted answer is given, and is likelier than the rival."""
+    if not seen.answers:
+        return Rates(float("nan"), float("nan"), float("nan"))
+    return Rates(
+        tokens=max(each.accuracy for each in seen.answers),
+        likelihood=float("nan") if seen.rival is None else float(seen.nll < seen.rival.nll),
+        generation=float(any(says(seen.text, answer) for answer in asked.texts)),
+    )
+
+
+def _agreement(asked: Asked, before: Observation, after: Observation) -> Rates:
+    """Whether the edited model says the same as before, right or wrong."""
+    length = len(asked.answers[0]) if asked.answers else 1
+    free = float(before.reply[:length] == after.reply[:length])
+    if not asked.answers:
+        return Rates(float("nan"), float("nan"), free)
+    pairs = zip(before.answers[0].best, after.answers[0].best, strict=True)
+    return Rates(_mean(float(old == new) for old, new in pairs), float("nan"), free)
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Of the values that are defined; NaN of none."""
+    defined = [value for value in values if np.isfinite(value)]
+    return float(np.mean(defined)) if defined else float("nan")

@@ -1,0 +1,1 @@
+"""One module a method that edits or unlearns."""

@@ -1,0 +1,277 @@
+"""DINM: find the layer where a safe and an unsafe response differ most, and tune its MLP.
+
+Wang et al. 2024, "Detoxifying Large Language Models via Knowledge Editing". For each record:
+
+1. The toxic layer is the one where the hidden states of the two responses are furthest apart.
+2. The matrix from which its MLP writes is tuned, by Adam, on 0.1 x the loss of the safe response
+   plus the KL divergence from the model before on a text that should stay as it is.
+
+`shipped` follows EasyEdit's code instead, which differs from its paper: the layer is found for the
+first record only, on the responses without their prompt; the KL term is computed without
+gradient, so that it changes nothing; the response is set off by two spaces.
+
+A record is an `EditRequest`: `target` is the safe response, `ground_truth` the unsafe one, probes
+of the locality kind are the texts that should stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.records import read_json, read_jsonl, text_field
+from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.parts.training import (
+    Descent,
+    Objective,
+    Passage,
+    Progress,
+    Trainee,
+    descend,
+    divergence,
+    negative_log_likelihood,
+    pad,
+    passage,
+)
+from circuits.facts.facts import SLOT, Probe, ProbeKind
+from circuits.model.model import Model
+
+
+@dataclass(frozen=True)
+class DinmSettings:
+    """The paper's values. `layers` are the candidates for the toxic layer.
+
+    `edit_weight` and `locality_weight` are the factors of the two terms; no step is taken where
+    the loss is below `stop_below`.
+    """
+
+    layers: tuple[int, ...] = (0,)
+    learning_rate: float = 5e-4
+    steps: int = 10
+    edit_weight: float = 0.1
+    locality_weight: float = 1.0
+    stop_below: float = 1e-4
+    clamp: float | None = None
+    shipped: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise OptionError(f"DINM takes at least 1 step, not {self.steps}")
+        if self.edit_weight <= 0 or self.locality_weight < 0:
+            raise OptionError("DINM's edit weight must be above 0, its locality weight not below")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record as DINM takes it."""
+
+    prompt: str
+    safe: str
+    unsafe: str
+    locality: tuple[Passage, ...]
+
+
+def dinm(
+    model: Model,
+    requests: Sequence[EditRequest],
+    layers: Sequence[int],
+    settings: DinmSettings,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> tuple[WeightDelta, dict[str, Any]]:
+    """Tune the toxic layer of one record after the other.
+
+    Details give each record's layer, the distances by layer and the terms of the loss (`edit`,
+    `locality`; nats a token) before each step. KL is to the model before all records. A record
+    without unsafe response takes what the model says by itself, one without locality text has no
+    KL term. Nothing is drawn from the generator. DivergenceError where a loss is not finite.
+    """
+    trainee, found = Trainee(model), []
+    chosen: int | None = None
+    for number, request in enumerate(requests, start=1):
+        with trainee.delta().applied(model):
+            record = _record(model, request)
+            distances = _distances(model, record, settings.shipped)
+        if chosen is None or not settings.shipped:
+            chosen = max(layers, key=lambda layer: distances[layer])
+        terms = _tune(model, trainee, chosen, record, settings)
+        found.append(
+            {
+                "layer": chosen,
+                "distances": distances,
+                "unsafe": record.unsafe,
+                "locality_texts": len(record.locality),
+                "losses": [step["loss"] for step in terms],
+                "terms": terms,
+            }
+        )
+        if progress is not None:
+            progress(number, len(requests))
+    return trainee.delta(), {"records": found, "toxic_layers": [each["layer"] for each in found]}
+
+
+def _tune(
+    model: Model, trainee: Trainee, layer: int, record: Record, settings: DinmSettings
+) -> list[dict[str, float]]:
+    """Loss terms before each step of tuning a layer on a record."""
+    if settings.shipped:
+        safe = _shipped_passage(model, record)
+    else:
+        safe = passage(model.tokenizer, record.prompt, record.safe)
+
+    def objective(batch: Sequence[Passage]) -> Objective:
+        edit = negative_log_likelihood(trainee, batch).mean()
+        locality = torch.zeros_like(edit)
+        if record.locality:
+            # The shipped code's `with torch.no_grad()`: the term enters the loss, not the gradient.
+            with torch.set_grad_enabled(not settings.shipped):
+                locality = divergence(trainee, record.locality).mean()
+        total = settings.edit_weight * edit + settings.locality_weight * locality
+        terms = {"edit": float(edit.detach()), "locality": float(locality.detach())}
+        return Objective(total, terms, enough=float(total.detach()) < settings.stop_below)
+
+    names = [model.mlp_output_name(layer)]
+    how = Descent(settings.learning_rate, settings.clamp)
+    return descend(trainee.train(names), [[[safe]]] * settings.steps, objective, how)
+
+
+def _record(model: Model, request: EditRequest) -> Record:
+    texts = []
+    for probe in request.probes:
+        if probe.kind is ProbeKind.LOCALITY:
+            answer = probe.answers[0] if probe.answers else None
+            texts.append(passage(model.tokenizer, probe.prompt, answer))
+    unsafe = request.ground_truth or _says(model, request)
+    return Record(request.text, request.target, unsafe, tuple(texts))
+
+
+@torch.no_grad()
+def _says(model: Model, request: EditRequest) -> str:
+    """The model's own greedy continuation, as long as the target."""
+    ids = list(model.tokenizer.encode(request.text).ids)
+    count = len(model.tokenizer.continuation(request.text, request.target))
+    for _ in range(count):
+        logits = model.last_logits(torch.tensor([ids], device=model.device))
+        ids.append(int(logits.argmax()))
+    return model.tokenizer.hf.decode(ids[-count:]).strip() or model.tokenizer.token_string(ids[-1])
+
+
+# --- the toxic layer -----------------------------------------------------------------------------
+
+
+def toxic_layer(model: Model, request: EditRequest) -> tuple[int, list[float]]:
+    """The layer where safe and unsafe response differ most, and the distance at every layer."""
+    distances = _distances(model, _record(model, request), shipped=False)
+    return max(range(model.n_layers), key=lambda layer: distances[layer]), distances
+
+
+@torch.no_grad()
+def _distances(model: Model, record: Record, shipped: bool) -> list[float]:
+    if shipped:
+        return _shipped_distances(model, record)
+    safe, unsafe = (_response_states(model, record, text) for text in (record.safe, record.unsafe))
+    return [float((s - u).norm()) for s, u in zip(safe, unsafe, strict=True)]
+
+
+def _response_states(model: Model, record: Record, response: str) -> list[Tensor]:
+    """Each layer's residual stream after the block, mean over the response's tokens.
+
+    The paper leaves open how responses of different lengths are compared.
+    """
+    text = passage(model.tokenizer, record.prompt, response)
+    found = _residuals(model, torch.tensor([text.ids], device=model.device), model.n_layers)
+    return [residual[0, text.start :].float().mean(0) for residual in found]
+
+
+def _residuals(model: Model, tokens: Tensor, layers: int) -> list[Tensor]:
+    kept: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(value: Any, hook: Any) -> None:
+            kept[layer] = value[0] if isinstance(value, tuple) else value
+
+        return hook
+
+    model.last_logits(tokens, [(f"blocks.{n}.hook_out", keep(n)) for n in range(layers)])
+    return [kept[layer] for layer in range(layers)]
+
+
+def _shipped_distances(model: Model, record: Record) -> list[float]:
+    """Over the whole padded sequence of the bare responses; the last is after the final norm."""
+    encode = model.tokenizer.encode
+    pair = [Passage(encode(text).ids, 1) for text in (record.safe, record.unsafe)]
+    tokens, _ = pad(pair, model.device)
+    mask = torch.zeros_like(tokens)
+    filler = model.tokenizer.hf.pad_token_id or model.tokenizer.hf.eos_token_id or 0
+    for row, each in enumerate(pair):
+        mask[row, : len(each)] = 1
+    tokens = tokens.masked_fill(mask == 0, filler)
+    states = model.to_hf(share=True)(
+        input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False
+    ).hidden_states[1:]
+    return [float(torch.dist(state[0].float(), state[1].float())) for state in states]
+
+
+def _shipped_passage(model: Model, record: Record) -> Passage:
+    """Prompt, two spaces, response; as many of the last tokens are scored as the response has."""
+    ids = model.tokenizer.encode(f"{record.prompt}  {record.safe}").ids
+    response = model.tokenizer.hf(f" {record.safe}", add_special_tokens=False)["input_ids"]
+    return Passage(ids, max(1, len(ids) - len(response)))
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+_PROMPTS = ("prompt", "adversarial prompt", "adversarial_prompt", "question")
+_SAFE = ("safe", "safe generation", "safe_response", "target_new")
+_UNSAFE = ("unsafe", "unsafe generation", "unsafe_response", "ground_truth")
+_KEPT = ("locality", "knowledge constraint", "general knowledge constraint")
+
+
+def read_safety_records(path: str | Path) -> list[EditRequest]:
+    """Records from JSON or JSONL: prompt, safe and unsafe response, and a locality text.
+
+    Keys are this project's (`prompt`, `safe`, `unsafe`, `locality` with `prompt` and `answer`) or
+    SafeEdit's. FileFormatError names the file and the place of the first mistake.
+    """
+    if Path(path).suffix == ".jsonl":
+        rows = read_jsonl(path)
+    else:
+        content = read_json(path)
+        rows = list(enumerate(content if isinstance(content, list) else [content], start=1))
+    if not rows:
+        raise FileFormatError(path, "holds no records")
+    return [_safety_record(row, path, number) for number, row in rows]
+
+
+def _safety_record(row: Any, path: str | Path, number: int) -> EditRequest:
+    if not isinstance(row, dict):
+        raise FileFormatError(path, "must be a JSON object", number)
+
+    def text(names: tuple[str, ...]) -> str:
+        present = next((name for name in names if name in row), names[0])
+        return text_field(row, present, path, number)
+
+    kept = next((row[name] for name in _KEPT if name in row), None)
+    return EditRequest(
+        SLOT, text(_PROMPTS), text(_SAFE), text(_UNSAFE), probes=_locality(kept, path, number)
+    )
+
+
+def _locality(kept: Any, path: str | Path, number: int) -> tuple[Probe, ...]:
+    if kept is None:
+        return ()
+    if isinstance(kept, str):
+        return (Probe(ProbeKind.LOCALITY, kept, ()),)
+    if isinstance(kept, dict) and "prompt" not in kept:  # EasyEdit: {heading: {prompt, ...}}
+        kept = next(iter(kept.values()), None)
+    if not isinstance(kept, dict):
+        raise FileFormatError(path, "the locality text must be text or {prompt, answer}", number)
+    answer = next((name for name in ("answer", "ground_truth") if name in kept), None)
+    answers = (text_field(kept, answer, path, number),) if answer else ()
+    return (Probe(ProbeKind.LOCALITY, text_field(kept, "prompt", path, number), answers),)

@@ -1,0 +1,175 @@
+"""MEMIT: many facts in one change of several layers (Meng et al. 2023).
+
+1. For each request z: the residual stream at the subject's last token after the last layer, plus
+   the delta of `circuits.edits.parts.value`.
+2. For each layer from the lowest, on the model as changed so far: K are the requests' keys, R what
+   the residual still lacks of z, divided by the number of layers left; then
+   W' = W + R (lambda C + K K^T)^-1 applied to K, transposed (equation 14).
+
+The inverse is taken in double precision through (lambda C + K K^T)^-1 K = C^-1 K (lambda I +
+K^T C^-1 K)^-1, whose system is of the size of the requests and which holds for lambda -> 0 too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.base.errors import NumericalError, OptionError
+from circuits.edits.edit import Change, EditRequest, LowRank, WeightDelta
+from circuits.edits.parts.contexts import MEMIT_CONTEXTS, ContextSettings, place, sample_contexts
+from circuits.edits.parts.keys import at_subject, key_point, residual_point
+from circuits.edits.parts.moments import IDENTITY, Moments
+from circuits.edits.parts.value import Progress, Value, ValueSettings, optimise_values
+from circuits.model.model import Model
+
+Keys = Float[Tensor, "request d_mlp"]
+Directions = Callable[[int, Keys], Keys]
+"""From a layer and the requests' keys to the rows D of the change R^T D."""
+
+
+@dataclass(frozen=True)
+class MemitSettings:
+    """Hyperparameters of MEMIT.
+
+    `covariance_weight` is lambda: how many tokens of the text one request is weighed against. With
+    C = I it also multiplies the mean square of the requests' keys, as C would carry that scale.
+    """
+
+    layers: tuple[int, ...]
+    value: ValueSettings = field(default_factory=lambda: ValueSettings(clamp=0.75))
+    contexts: ContextSettings = MEMIT_CONTEXTS
+    covariance_weight: float = 20000.0
+    shrinkage: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not self.covariance_weight >= 0:
+            raise OptionError(f"lambda must not be negative, not {self.covariance_weight}")
+
+
+def memit(
+    model: Model,
+    requests: Sequence[EditRequest],
+    layers: Sequence[int],
+    settings: MemitSettings,
+    moments: Moments,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> tuple[WeightDelta, dict[str, Any]]:
+    """The change of all layers for all requests together."""
+    check_distinct(requests)
+    contexts = sample_contexts(model, settings.contexts, generator)
+
+    def directions(layer: int, keys: Keys) -> Keys:
+        return weighted_directions(
+            moments, layer, keys, settings.covariance_weight, settings.shrinkage
+        )
+
+    changes, values = spread(
+        model, requests, layers, contexts, settings.value, directions, progress
+    )
+    return WeightDelta(changes, {"settings": asdict(settings)}), value_details(values, contexts)
+
+
+def weighted_directions(
+    moments: Moments, layer: int, keys: Keys, weight: float, shrinkage: float
+) -> Float[Tensor, "request d_mlp"]:
+    """((lambda C + K K^T)^-1 K)^T, one row a request, in double precision."""
+    wide = keys.double()
+    if moments.source["kind"] == IDENTITY:
+        weight = weight * float(wide.square().mean())
+    solved = moments.solve(layer, wide, shrinkage)
+    system = solved @ wide.T
+    system = system + weight * torch.eye(len(keys), dtype=system.dtype, device=system.device)
+    found, failed = torch.linalg.solve_ex(system, solved)
+    if int(failed):
+        raise NumericalError(
+            f"the keys of the {len(keys)} requests in layer {layer} are not independent; use a "
+            "larger covariance weight or fewer requests of one subject"
+        )
+    return found
+
+
+def spread(
+    model: Model,
+    requests: Sequence[EditRequest],
+    layers: Sequence[int],
+    contexts: Sequence[str],
+    settings: ValueSettings,
+    directions: Directions,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Change], list[Value]]:
+    """Optimise the values, then reach them layer by layer; the model is as before afterwards."""
+    last = layers[-1]
+    bare = [place(model, request) for request in requests]
+    point = residual_point(last)
+    start = at_subject(model, bare, [point], last)[point]
+    values = optimise_values(model, requests, last, contexts, start, settings, progress)
+    wanted = start + torch.stack([value.delta for value in values])
+    changes: dict[str, Change] = {}
+    with ExitStack() as applied:
+        for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
+            now = at_subject(model, bare, [point], last)[point]
+            keys = mean_keys(model, requests, contexts, layer)
+            residual = (wanted - now).double() / left
+            name = model.mlp_output_name(layer)
+            change = _change(residual, directions(layer, keys), model.is_transposed(name))
+            changes[name] = change
+            if left > 1:
+                applied.enter_context(WeightDelta({name: change}).applied(model))
+    return changes, values
+
+
+def mean_keys(
+    model: Model, requests: Sequence[EditRequest], contexts: Sequence[str], layer: int
+) -> Keys:
+    """One key a request: half the bare prompt's, half the mean of the other contexts'."""
+    prompts = [place(model, request, context) for request in requests for context in contexts]
+    found = at_subject(model, prompts, [key_point(layer)], layer)[key_point(layer)]
+    keys = found.unflatten(0, (len(requests), len(contexts)))
+    if len(contexts) == 1:
+        return keys[:, 0]
+    return (keys[:, 0] + keys[:, 1:].mean(1)) / 2
+
+
+def check_distinct(requests: Sequence[EditRequest]) -> None:
+    """OptionError for two requests of one prompt and subject: no weights could answer both."""
+    seen: dict[tuple[str, str], str] = {}
+    for request in requests:
+        key = (request.prompt, request.subject)
+        if key in seen:
+            raise OptionError(
+                f"{request.text!r} is to be edited twice, to {seen[key]!r} and {request.target!r}"
+            )
+        seen[key] = request.target
+
+
+def value_details(values: Sequence[Value], contexts: Sequence[str]) -> dict[str, Any]:
+    """What is recorded of the values' optimisation, one entry a request."""
+    return {
+        "losses": [value.losses for value in values],
+        "target_probability_in_contexts": [value.probabilities for value in values],
+        "value_norm": [float(value.delta.norm()) for value in values],
+        "contexts": tuple(contexts),
+    }
+
+
+def _change(
+    residual: Float[Tensor, "request d_model"],
+    rows: Float[Tensor, "request d_mlp"],
+    transposed: bool,
+) -> Change:
+    """R^T D as the model holds the matrix: low rank where that is smaller."""
+    left, right = residual.T, rows
+    if transposed:
+        left, right = right.T, left.T
+    if 2 * len(residual) > min(left.shape[0], right.shape[1]):
+        return (left @ right).float()
+    balance = torch.sqrt(left.norm(dim=0) / right.norm(dim=1).clamp_min(1e-300)).clamp_min(1e-30)
+    return LowRank((left / balance).float(), (right * balance[:, None]).float())

@@ -1,0 +1,243 @@
+"""Unlearning: raise the loss of a forget set, and keep that of a retain set where it was.
+
+Every method lowers  retain_weight x R - forget_weight x F  by Adam, where F is the mean loss (nats
+a token) of the texts to forget:
+
+- GA: no R. Jang et al. 2023.
+- GA+GD: R is the loss of the texts to retain.
+- GA+KL: R is the KL divergence from the model before, on the texts to retain.
+- MemFlex: as GA+GD, on the weights that `circuits.edits.methods.memflex` selects.
+
+A text that has reached `ceiling` is not pushed further: without a bound, ascent destroys the model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuits.base.choices import EditStatus, UnlearnMethod
+from circuits.base.errors import NumericalError, OptionError
+from circuits.edits.edit import WeightDelta
+from circuits.edits.methods.memflex import LocalisationSettings, localise
+from circuits.edits.methods.registry import EditOutcome
+from circuits.edits.parts.examples import Example, encode_examples
+from circuits.edits.parts.training import (
+    Descent,
+    DivergenceError,
+    Objective,
+    Passage,
+    Progress,
+    Trainee,
+    chunks,
+    descend,
+    divergence,
+    negative_log_likelihood,
+    token_accuracy,
+)
+from circuits.edits.settings import settings_for
+from circuits.model.model import Model
+
+Batch = tuple[Sequence[Passage], Sequence[Passage]]
+
+
+@dataclass(frozen=True)
+class UnlearnSettings:
+    """How a set is unlearned, in the matrices (attention and MLP) of `layers`.
+
+    Each step takes `batch_size` texts to forget and `retain_batch_size` to retain. `ceiling` is
+    the loss, in nats a token, at which a text counts as forgotten (5 is a probability of 0.7 % a
+    token); None leaves ascent unbounded, as published. `margin` is by how much the retain set's
+    token accuracy may fall.
+    """
+
+    layers: tuple[int, ...] = (0,)
+    learning_rate: float = 5e-5
+    epochs: int = 2
+    batch_size: int = 4
+    retain_batch_size: int = 16
+    accumulate: int = 1
+    forget_weight: float = 1.0
+    retain_weight: float = 1.0
+    ceiling: float | None = 5.0
+    margin: float = 0.05
+    localisation: LocalisationSettings = field(default_factory=LocalisationSettings)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise OptionError(f"unlearning takes at least 1 epoch, not {self.epochs}")
+        if self.forget_weight <= 0 or self.retain_weight < 0:
+            raise OptionError("the forget weight must be above 0, the retain weight not below")
+
+
+def unlearn(
+    model: Model,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    method: UnlearnMethod | str,
+    *,
+    layers: Sequence[int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    held_out: Sequence[Example] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> EditOutcome:
+    """The weight change that forgets one set and keeps another; the model itself is not changed.
+
+    `layers` None is all of them. Details hold loss (nats a token) and token accuracy of the sets
+    before and after, whether the retain set is within the margin, and each epoch's terms. Texts
+    `held_out` should stay too but are scored only: the retain set is trained on, so its own score
+    flatters. The outcome has diverged where a number is not finite, and is no change where the
+    forget set's loss did not rise. OptionError and PromptError for sets that cannot be used.
+    """
+    chosen = _parse(method)
+    wanted = range(model.n_layers) if layers is None else layers
+    found, origin = settings_for(model, str(chosen), UnlearnSettings, wanted, settings)
+    if layers is None:
+        origin = replace(origin, layers="all")
+    provenance = {
+        **model.provenance,
+        "method": str(chosen),
+        "settings": asdict(found),
+        "settings_origin": asdict(origin),
+        "seed": seed,
+        "forget": [asdict(each) for each in forget],
+        "retain": [asdict(each) for each in retain],
+    }
+    sets = {"forget": forget, "retain": retain}
+    sets |= {"held_out": held_out} if held_out else {}
+    run = _Run(model, chosen, found, sets, seed)
+    start, status, reason = time.monotonic(), EditStatus.DONE, ""
+    delta: WeightDelta | None = None
+    try:
+        run.train(progress)
+        delta = run.trainee.delta(provenance)
+        if not run.details["forget"]["after"]["loss"] > run.details["forget"]["before"]["loss"]:
+            delta, status = None, EditStatus.NO_CHANGE
+            reason = "the loss of the texts to forget did not rise"
+    except NumericalError as error:
+        status, reason = EditStatus.DIVERGED, str(error)
+        if isinstance(error, DivergenceError):
+            run.details["losses"] = list(error.losses)
+    return EditOutcome(
+        delta,
+        status,
+        str(chosen),
+        found.layers,
+        (),
+        reason,
+        {**run.details, "seconds": time.monotonic() - start},
+        provenance,
+    )
+
+
+class _Run:
+    """One unlearning: the encoded sets, the trainee, and what is recorded on the way."""
+
+    def __init__(
+        self,
+        model: Model,
+        method: UnlearnMethod,
+        settings: UnlearnSettings,
+        sets: Mapping[str, Sequence[Example]],
+        seed: int,
+    ) -> None:
+        self.model, self.method, self.settings = model, method, settings
+        self.sets = {n: encode_examples(model.tokenizer, s, n) for n, s in sets.items()}
+        self.forget, self.retain = self.sets["forget"], self.sets["retain"]
+        for name, passages in self.sets.items():
+            if name != "forget" and set(self.forget) & set(passages):
+                raise OptionError(f"a text stands in both the forget and the {name} set")
+        self.random = np.random.default_rng(seed)
+        self.trainee = Trainee(model)
+        self.details: dict[str, Any] = {}
+
+    def train(self, progress: Progress | None) -> None:
+        """Select weights, train them, and score both sets before and after."""
+        self._score("before")
+        names = block_matrices(self.model, self.settings.layers)
+        if self.method is UnlearnMethod.MEMFLEX:
+            names = self._localise(names)
+        self.details["weights"] = names
+        settings = self.settings
+        epochs = [self._batches() for _ in range(settings.epochs)]
+        how = Descent(settings.learning_rate, accumulate=settings.accumulate)
+        self.details["epochs"] = descend(
+            self.trainee.train(names), epochs, self._objective, how, progress
+        )
+        self._score("after")
+        before, after = (self.details["retain"][when]["accuracy"] for when in ("before", "after"))
+        self.details["retain_kept"] = after >= before - settings.margin
+
+    def _objective(self, batch: Batch) -> Objective:
+        forget, retain = batch
+        settings = self.settings
+        losses = negative_log_likelihood(self.trainee, forget)
+        ceiling = inf if settings.ceiling is None else settings.ceiling
+        total = -settings.forget_weight * losses.clamp(max=ceiling).mean()
+        terms = {"forget": float(losses.detach().mean())}
+        if self.method is not UnlearnMethod.GA and settings.retain_weight:
+            kl = self.method is UnlearnMethod.GA_KL
+            score = divergence if kl else negative_log_likelihood
+            kept = score(self.trainee, retain).mean()
+            total = total + settings.retain_weight * kept
+            terms["retain"] = float(kept.detach())
+        return Objective(total, terms, enough=bool((losses >= ceiling).all()))
+
+    def _batches(self) -> list[Batch]:
+        """One epoch: each text to forget once, beside texts to retain in turn."""
+        settings = self.settings
+        forget = chunks(self._shuffled(self.forget), settings.batch_size)
+        pool: list[Passage] = []
+        while len(pool) < len(forget) * settings.retain_batch_size:
+            pool += self._shuffled(self.retain)
+        return list(zip(forget, chunks(pool, settings.retain_batch_size), strict=False))
+
+    def _shuffled(self, passages: list[Passage]) -> list[Passage]:
+        return [passages[place] for place in self.random.permutation(len(passages))]
+
+    def _localise(self, names: list[str]) -> list[str]:
+        found = localise(
+            self.trainee,
+            self.forget,
+            self.retain,
+            names,
+            self.settings.localisation,
+            self.random,
+            self.model.d_vocab,
+        )
+        self.details["localisation"] = asdict(found)
+        self.trainee.changes.clear()  # those of weights that were not selected
+        return list(found.selected)
+
+    @torch.no_grad()
+    def _score(self, when: str) -> None:
+        for name, passages in self.sets.items():
+            loss, accuracy = token_accuracy(self.trainee, passages)
+            if not np.isfinite(loss):
+                raise NumericalError(f"the loss of the {name} set is not finite {when} unlearning")
+            self.details.setdefault(name, {})[when] = {"loss": loss, "accuracy": accuracy}
+
+
+def block_matrices(model: Model, layers: Sequence[int]) -> list[str]:
+    """Names of the attention and MLP matrices of these layers."""
+    prefixes = {model.mlp_output_name(layer).partition(".mlp.")[0] + "." for layer in layers}
+    return [
+        name
+        for name in model.parameter_names
+        if model.parameter(name).ndim == 2 and any(map(name.startswith, prefixes))
+    ]
+
+
+def _parse(method: UnlearnMethod | str) -> UnlearnMethod:
+    try:
+        return UnlearnMethod(method)
+    except ValueError:
+        known = ", ".join(UnlearnMethod)
+        raise OptionError(f"no unlearning method {method!r}; there are {known}") from None

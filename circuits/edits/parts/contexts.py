@@ -1,0 +1,138 @@
+"""Texts that stand before an edit's prompt, so that its key and value hold in any context.
+
+They are sampled from the model itself (Meng et al. 2022, appendix E.5), with a generator, so that
+the same seed gives the same contexts. The first context is always empty: the bare prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.base.errors import OptionError, PromptError
+from circuits.edits.edit import EditRequest
+from circuits.facts.facts import SLOT
+from circuits.model.model import Model
+
+SEPARATOR = ". "
+
+
+@dataclass(frozen=True)
+class ContextSettings:
+    """How contexts are sampled: `copies` of each length after each start.
+
+    `lengths` count the tokens in all, BOS included. ROME samples after the BOS alone, 10 texts of 5
+    and 10 of 10 tokens; MEMIT one text of 10 tokens after each of five words.
+    """
+
+    starts: tuple[str, ...] = ("",)
+    lengths: tuple[int, ...] = (5, 10)
+    copies: int = 10
+    top_k: int = 5
+
+    def __post_init__(self) -> None:
+        if self.copies < 0 or self.top_k < 1 or min(self.lengths, default=1) < 2:
+            raise OptionError(
+                "contexts need lengths of at least 2 tokens, top_k of at least 1 and no negative "
+                "number of copies"
+            )
+
+
+MEMIT_CONTEXTS = ContextSettings(("The", "Therefore", "Because", "I", "You"), (10,), 1)
+
+
+@dataclass(frozen=True)
+class PlacedPrompt:
+    """A request's prompt in a context, followed by what is forced: tokens and places in them.
+
+    `subject_last` is the position of the subject's last token, where keys and values are read;
+    `targets` are the tokens of the answer, each predicted at the position before it.
+    """
+
+    ids: tuple[int, ...]
+    subject_last: int
+    prompt_length: int
+    targets: tuple[int, ...] = ()
+
+
+@torch.no_grad()
+def sample_contexts(
+    model: Model, settings: ContextSettings, generator: torch.Generator
+) -> tuple[str, ...]:
+    """The contexts, each ending so that a prompt may follow; the first is empty."""
+    texts = [""]
+    for start in settings.starts:
+        rows = _begin(model, start).expand(settings.copies * len(settings.lengths), -1)
+        pieces: list[Int[Tensor, "row pos"]] = []
+        for length in sorted(settings.lengths):  # a shorter text is the beginning of a longer
+            while rows.shape[0] and rows.shape[1] < length:
+                logits = model.last_logits(rows)
+                rows = torch.cat([rows, _draw(logits, settings.top_k, generator)], 1)
+            pieces.append(rows[: settings.copies])
+            rows = rows[settings.copies :]
+        texts += [_as_context(model, ids) for piece in pieces for ids in piece.tolist()]
+    return tuple(texts)
+
+
+def place(
+    model: Model, request: EditRequest, context: str = "", bos: bool | None = None
+) -> PlacedPrompt:
+    """The request's prompt in a context, with its target. PromptError unless the subject, as
+    whole words, stands in the bare prompt once.
+    """
+    _check_subject(model, request, bos)
+    text = context + request.text
+    start = len(context) + request.prompt.index(SLOT)
+    return _place(model, text, start, request.subject, request.target, bos)
+
+
+def place_essence(model: Model, subject: str, bos: bool | None = None) -> PlacedPrompt:
+    """ROME's prompt "SUBJECT is a", which keeps what the subject is (equation 4)."""
+    return _place(model, f"{subject} is a", 0, subject, None, bos)
+
+
+def _place(
+    model: Model, text: str, start: int, subject: str, target: str | None, bos: bool | None
+) -> PlacedPrompt:
+    prompt = model.tokenizer.encode(text, bos)
+    targets = model.tokenizer.continuation(text, target) if target is not None else ()
+    last = prompt.span_at(start, start + len(subject)).last
+    model.check_length(len(prompt) + max(0, len(targets) - 1))
+    return PlacedPrompt(prompt.ids + targets[:-1], last, len(prompt), targets)
+
+
+def _check_subject(model: Model, request: EditRequest, bos: bool | None) -> None:
+    if request.subject != request.subject.strip():
+        raise PromptError(f"the subject {request.subject!r} begins or ends in white space")
+    model.tokenizer.encode(request.text, bos).span_of(request.subject)
+
+
+def _begin(model: Model, start: str) -> Int[Tensor, "1 pos"]:
+    tokenizer = model.tokenizer
+    if start:
+        ids: Sequence[int] = tokenizer.encode(start).ids
+    elif tokenizer.hf.bos_token_id is not None:
+        ids = [tokenizer.hf.bos_token_id]
+    else:
+        raise OptionError(
+            "this tokenizer has no BOS token to sample contexts from; set the contexts' starts"
+        )
+    return torch.tensor([list(ids)], device=model.device)
+
+
+def _draw(
+    logits: Float[Tensor, "row d_vocab"], top_k: int, generator: torch.Generator
+) -> Int[Tensor, "row 1"]:
+    """One token a row among the `top_k` likeliest, drawn on the CPU: the same on every device."""
+    best = logits.float().cpu().topk(min(top_k, logits.shape[-1]))
+    chosen = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
+    return best.indices.gather(1, chosen).to(logits.device)
+
+
+def _as_context(model: Model, ids: list[int]) -> str:
+    text = model.tokenizer.hf.decode(ids, skip_special_tokens=True).replace("\ufffd", "").strip()
+    return text.rstrip(" .") + SEPARATOR if text.strip(" .") else ""

@@ -1,0 +1,72 @@
+"""Texts over which second moments are taken: a file of the user's, or the atlas in sentences."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from circuits.base.errors import FileFormatError
+from circuits.base.records import read_jsonl, read_text, text_field
+from circuits.facts.facts import atlas, fill
+
+MAX_BYTES = 2**30
+SENTENCES_PER_TEXT = 12
+WORDINGS_PER_FACT = 3
+ATLAS_NAME = "atlas sentences"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts with a name for the record."""
+
+    name: str
+    texts: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the texts, whatever the file they came from is called."""
+        digest = sha256()
+        for text in self.texts:
+            digest.update(len(text.encode()).to_bytes(8, "little") + text.encode())
+        return digest.hexdigest()
+
+
+def read_corpus(path: str | Path) -> Corpus:
+    """A text file, its texts parted by blank lines, or a JSONL file with a key `text`."""
+    path = Path(path)
+    if path.suffix in (".jsonl", ".ndjson"):
+        records = read_jsonl(path, MAX_BYTES)
+        texts = tuple(text_field(record, "text", path, line) for line, record in records)
+    else:
+        blocks = read_text(path, MAX_BYTES).replace("\r\n", "\n").split("\n\n")
+        texts = tuple(block.strip() for block in blocks if block.strip())
+    if not texts:
+        raise FileFormatError(path, "holds no text")
+    return Corpus(path.name, texts)
+
+
+@cache
+def atlas_corpus(seed: int = 0) -> Corpus:
+    """Every fact of the atlas in a few of its training templates, shuffled into short texts.
+
+    It is the kind of text that the embedded models were trained on. Held-out templates are left
+    out, so that paraphrases by which an edit is judged are not among what it preserves.
+    """
+    source = random.Random(seed)
+    sentences = [
+        f"{fill(template, fact.subject)} {fact.object}."
+        for relation in atlas().values()
+        for fact in relation.facts
+        for template in source.sample(
+            relation.templates, min(WORDINGS_PER_FACT, len(relation.templates))
+        )
+    ]
+    source.shuffle(sentences)
+    texts = (
+        " ".join(sentences[start : start + SENTENCES_PER_TEXT])
+        for start in range(0, len(sentences), SENTENCES_PER_TEXT)
+    )
+    return Corpus(ATLAS_NAME, tuple(texts))

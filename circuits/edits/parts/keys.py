@@ -1,0 +1,88 @@
+"""Keys and values at the subject's last token: what a layer's MLP reads and writes there.
+
+The key k is the input of the MLP's output matrix W, the value W k (+ bias) its output; both are
+linear in each other, so the value of a mean key is the mean of the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.edits.parts.contexts import PlacedPrompt
+from circuits.model.model import Model
+
+MAX_ROWS = 64
+
+
+def key_point(layer: int) -> str:
+    """Hook at the key: the input of the MLP's output matrix."""
+    return f"blocks.{layer}.mlp.out.hook_in"
+
+
+def value_point(layer: int) -> str:
+    """Hook at the value: the MLP's output."""
+    return f"blocks.{layer}.mlp.hook_out"
+
+
+def residual_point(layer: int) -> str:
+    """Hook at the residual stream after a layer."""
+    return f"blocks.{layer}.hook_out"
+
+
+def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "row pos"]:
+    """Token ids padded on the right, where causal attention never looks."""
+    width = max(map(len, rows))
+    return torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in rows], device=device)
+
+
+@torch.no_grad()
+def capture(
+    model: Model, tokens: Int[Tensor, "row pos"], points: Iterable[str], last_layer: int
+) -> dict[str, Float[Tensor, "row pos d"]]:
+    """Activations at the named points; the run ends after `last_layer`."""
+    found: dict[str, Tensor] = {}
+
+    def keep(value: Any, hook: Any) -> None:
+        found[hook.name] = value
+
+    def stop(value: Any, hook: Any) -> None:
+        raise _Enough
+
+    # Hooks of one point fire in this order, so what is kept is kept before the run ends.
+    hooks = [*((point, keep) for point in points), (residual_point(last_layer), stop)]
+    with suppress(_Enough):
+        model.last_logits(tokens, hooks)
+    return found
+
+
+def at_subject(
+    model: Model, prompts: Sequence[PlacedPrompt], points: Sequence[str], last_layer: int
+) -> Mapping[str, Float[Tensor, "prompt d"]]:
+    """Activations at each prompt's subject's last token, in fp32."""
+    parts: dict[str, list[Tensor]] = {point: [] for point in points}
+    for start in range(0, len(prompts), MAX_ROWS):
+        chunk = prompts[start : start + MAX_ROWS]
+        # What follows the subject does not reach it, so it is left out.
+        tokens = pad([prompt.ids[: prompt.subject_last + 1] for prompt in chunk], model.device)
+        places = torch.tensor([prompt.subject_last for prompt in chunk], device=model.device)
+        rows = torch.arange(len(chunk), device=model.device)
+        for point, value in capture(model, tokens, points, last_layer).items():
+            parts[point].append(value[rows, places].float())
+    return {point: torch.cat(values) for point, values in parts.items()}
+
+
+def output_matrix(model: Model, layer: int) -> Float[Tensor, "d_model d_mlp"]:
+    """W of the layer, as it multiplies a key, whichever way round the model holds it."""
+    name = model.mlp_output_name(layer)
+    weight = model.parameter(name)
+    return weight.T if model.is_transposed(name) else weight
+
+
+class _Enough(Exception):  # noqa: N818 - it ends a run early and is no error
+    """Everything that was asked for has been seen."""

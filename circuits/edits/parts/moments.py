@@ -1,0 +1,271 @@
+"""Second moments of keys, C = E[k k^T]: which directions of a layer's input are in use.
+
+An update that is to leave other facts alone moves along C^-1 k (Meng et al. 2022, equation 2). C
+is collected over a text in double precision, belongs to one model's weights, and is kept in a cache
+that is keyed by those, the layer and the text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.base.errors import FileFormatError, NumericalError, OptionError
+from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus
+from circuits.edits.parts.keys import capture, key_point, output_matrix, pad
+from circuits.files.store import load_arrays, save_arrays
+from circuits.model.loading import embedded_models
+from circuits.model.model import Model
+
+KIND = "second-moments"
+IDENTITY = "identity"
+BATCH_TOKENS = 4096
+MAX_TOKENS = 2_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Uncentred second moments of the keys of some layers of one model.
+
+    `model_hash` names the weights; `source` says where the moments are from, for the record.
+    """
+
+    matrices: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
+    model_hash: str
+    source: Mapping[str, Any]
+    _factors: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False)
+
+    def check(self, model: Model, layers: Sequence[int]) -> None:
+        """OptionError unless these are moments of this model, and of all these layers."""
+        if self.model_hash != model.provenance["weights_sha256"]:
+            raise OptionError(
+                f"the second moments are of another model (weights {self.model_hash[:12]}) than "
+                f"{model.name!r} (weights {model.provenance['weights_sha256'][:12]}); name a text "
+                "to collect its own"
+            )
+        missing = [layer for layer in layers if layer not in self.matrices]
+        if missing:
+            raise OptionError(
+                f"the second moments lack layer {missing[0]}; they cover "
+                f"{', '.join(map(str, sorted(self.matrices)))}"
+            )
+
+    def shrunk(self, layer: int, shrinkage: float) -> Float[Tensor, "d_mlp d_mlp"]:
+        """(1 - a) C + a tr(C)/d I: invertible though some directions never occur in the text."""
+        matrix = self.matrices[layer].double()
+        size = matrix.shape[0]
+        identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+        return (1 - shrinkage) * matrix + shrinkage * matrix.trace() / size * identity
+
+    def solve(
+        self, layer: int, keys: Float[Tensor, "key d_mlp"], shrinkage: float
+    ) -> Float[Tensor, "key d_mlp"]:
+        """C^-1 k for each key, in double precision; the factorisation is kept."""
+        if (layer, shrinkage) not in self._factors:
+            factor, failed = torch.linalg.cholesky_ex(self.shrunk(layer, shrinkage))
+            if int(failed):
+                raise NumericalError(
+                    f"the second moments of layer {layer} cannot be inverted with shrinkage "
+                    f"{shrinkage}; use a longer text or more shrinkage"
+                )
+            self._factors[layer, shrinkage] = factor
+        factor = self._factors[layer, shrinkage]
+        right = keys.to(factor.device, torch.float64).T
+        return torch.cholesky_solve(right, factor).T.to(keys.device)
+
+    def scale(self, layer: int) -> float:
+        """Mean eigenvalue tr(C)/d: the mean square of one entry of a key."""
+        return float(self.matrices[layer].diagonal().mean())
+
+    def save(self, path: str | Path) -> None:
+        """Write to a file that `load` reads."""
+        arrays = {str(layer): matrix.cpu().numpy() for layer, matrix in self.matrices.items()}
+        save_arrays(path, KIND, arrays, {"model": self.model_hash, "source": self.source})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Moments:
+        """Read what `save` wrote; FileFormatError for anything else."""
+        arrays, metadata = load_arrays(path, KIND)
+        try:
+            matrices = {int(name): torch.from_numpy(array) for name, array in arrays.items()}
+            model_hash, source = str(metadata["model"]), dict(metadata["source"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise FileFormatError(path, f"does not hold second moments: {error}") from None
+        if any(m.ndim != 2 or m.shape[0] != m.shape[1] for m in matrices.values()):
+            raise FileFormatError(path, "holds second moments that are not square")
+        return cls(matrices, model_hash, source)
+
+    @classmethod
+    def identity(cls, model: Model, layers: Sequence[int]) -> Moments:
+        """C = I, as many released configurations have it: every direction counts the same."""
+        matrices = {
+            layer: torch.eye(output_matrix(model, layer).shape[1], dtype=torch.float64)
+            for layer in layers
+        }
+        source = {"kind": IDENTITY}
+        return cls(matrices, model.provenance["weights_sha256"], source)
+
+
+def find_moments(
+    model: Model,
+    layers: Sequence[int],
+    moments: Moments | str | Path | None,
+    cache: Path | None = None,
+    max_tokens: int = MAX_TOKENS,
+) -> Moments:
+    """What the user named: moments, "identity", a file of moments or a text; checked.
+
+    None is the atlas in sentences for the models that ship with the project; for another model it
+    is an OptionError, as C = I is only used where asked for.
+    """
+    if isinstance(moments, Moments):
+        found = moments
+    elif moments is None:
+        if model.name.partition("@")[0] not in embedded_models():
+            raise OptionError(
+                f"{model.name!r} needs a text for the second moments of its keys: name a text or "
+                f"JSONL file with --moments FILE, or ask for --moments {IDENTITY}"
+            )
+        found = cached_moments(model, atlas_corpus(), layers, cache, max_tokens)
+    elif str(moments) == IDENTITY:
+        found = Moments.identity(model, layers)
+    elif str(moments).endswith(".safetensors"):
+        found = Moments.load(moments)
+    else:
+        found = cached_moments(model, read_corpus(moments), layers, cache, max_tokens)
+    found.check(model, layers)
+    return found
+
+
+def cached_moments(
+    model: Model,
+    corpus: Corpus,
+    layers: Sequence[int],
+    cache: Path | None = None,
+    max_tokens: int = MAX_TOKENS,
+) -> Moments:
+    """Moments from the cache, one file a layer; what is not there is collected and kept.
+
+    A file that is damaged or of something else is collected again. `cache` defaults to
+    `$XDG_CACHE_HOME/knowledge-circuits/moments`.
+    """
+    folder = cache or default_cache()
+    paths = {layer: folder / _file_name(model, corpus, layer, max_tokens) for layer in layers}
+    kept = {layer: found for layer in layers if (found := _from_cache(paths[layer], model, layer))}
+    missing = [layer for layer in layers if layer not in kept]
+    if missing:
+        fresh = collect_moments(model, corpus, missing, max_tokens)
+        for layer in missing:
+            kept[layer] = Moments({layer: fresh.matrices[layer]}, fresh.model_hash, fresh.source)
+            kept[layer].save(paths[layer])
+    first = kept[layers[0]]
+    matrices = {layer: kept[layer].matrices[layer] for layer in layers}
+    return Moments(matrices, first.model_hash, first.source)
+
+
+def default_cache() -> Path:
+    """Where moments are kept unless said otherwise."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "knowledge-circuits" / "moments"
+
+
+@torch.no_grad()
+def collect_moments(
+    model: Model, corpus: Corpus, layers: Sequence[int], max_tokens: int = MAX_TOKENS
+) -> Moments:
+    """Run the texts and sum k k^T over all tokens in double precision.
+
+    Texts are cut to the model's length and read until `max_tokens`. The BOS, put in front of each,
+    is not counted: its key is the same everywhere and, in Llama, of another size altogether.
+    """
+    last = max(layers)
+    size = {layer: output_matrix(model, layer).shape[1] for layer in layers}
+    sums = {
+        layer: torch.zeros(size[layer], size[layer], dtype=torch.float64, device=model.device)
+        for layer in layers
+    }
+    count = 0
+    for tokens, counted in _batches(model, corpus, max_tokens):
+        found = capture(model, tokens, [key_point(layer) for layer in layers], last)
+        for layer in layers:
+            keys = found[key_point(layer)][counted].double()
+            sums[layer].addmm_(keys.T, keys)
+        count += int(counted.sum())
+    if count == 0:
+        raise OptionError(f"the text {corpus.name!r} has no tokens to take second moments over")
+    matrices = {layer: (total / count).cpu() for layer, total in sums.items()}
+    if not all(bool(torch.isfinite(matrix).all()) for matrix in matrices.values()):
+        raise NumericalError(f"the second moments over {corpus.name!r} are not finite")
+    source = {
+        "kind": "text",
+        "corpus": corpus.name,
+        "corpus_sha256": corpus.sha256,
+        "tokens": count,
+        "edits": list(model.provenance.get("edits", [])),
+    }
+    return Moments(matrices, model.provenance["weights_sha256"], source)
+
+
+def _batches(
+    model: Model, corpus: Corpus, max_tokens: int
+) -> Iterator[tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]]:
+    """Texts of similar order in batches, and which of their positions count."""
+    bos = model.tokenizer.hf.bos_token_id if model.tokenizer.default_bos else None
+    front = [bos] if bos is not None else []
+    rows: list[list[int]] = []
+    seen, width = 0, 0
+    for text in corpus.texts:
+        ids = model.tokenizer.hf(text, add_special_tokens=False)["input_ids"]
+        ids = ids[: min(model.max_tokens - len(front), max_tokens - seen)]
+        if not ids:
+            continue
+        seen += len(ids)
+        rows.append(front + ids)
+        width = max(width, len(rows[-1]))
+        if width * len(rows) >= BATCH_TOKENS:
+            yield _counted(model, rows, len(front))
+            rows, width = [], 0
+        if seen >= max_tokens:
+            break
+    if rows:
+        yield _counted(model, rows, len(front))
+
+
+def _counted(
+    model: Model, rows: list[list[int]], skipped: int
+) -> tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]:
+    tokens = pad(rows, model.device)
+    place = torch.arange(tokens.shape[1], device=model.device)
+    lengths = torch.tensor([len(row) for row in rows], device=model.device)
+    return tokens, (place >= skipped) & (place < lengths[:, None])
+
+
+def _file_name(model: Model, corpus: Corpus, layer: int, max_tokens: int) -> str:
+    """Changes with the weights, edits that are in place, the dtype, the text and its length."""
+    parts = [
+        model.provenance["weights_sha256"],
+        *model.provenance.get("edits", []),
+        str(model.dtype),
+        corpus.sha256,
+        str(max_tokens),
+    ]
+    return f"{sha256('|'.join(parts).encode()).hexdigest()[:32]}-layer{layer}.kc.safetensors"
+
+
+def _from_cache(path: Path, model: Model, layer: int) -> Moments | None:
+    if not path.is_file():
+        return None
+    try:
+        found = Moments.load(path)
+        found.check(model, [layer])
+    except (FileFormatError, OptionError):
+        return None
+    return found

@@ -1,0 +1,229 @@
+"""The value that makes the model say the target: ROME's and MEMIT's shared optimisation.
+
+For each request a vector delta is added at the subject's last token of its prompt, in every
+context, and found by Adam on (Meng et al. 2022, equation 4; MEMIT, equation 16)
+
+    mean over contexts and target tokens of -log p(target)
+    + kl_factor * KL(p with delta || p without) after "SUBJECT is a"
+    + weight_decay * |delta| / |v0|^2            (the norm is not squared, as in the released code)
+
+and is kept within clamp * |v0|. It is added to the residual stream after the layer; an addition to
+the layer's MLP output is the same, as nothing comes between. So all that stands before is computed
+once: a step costs the layers above only, and a request's delta does not depend on its batch mates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.base.errors import NumericalError, OptionError
+from circuits.edits.edit import EditRequest
+from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence
+from circuits.edits.parts.keys import capture, pad, residual_point
+from circuits.model.model import Model
+
+Progress = Callable[[int, int], None]
+MAX_ROWS = 256
+
+
+@dataclass(frozen=True)
+class ValueSettings:
+    """Hyperparameters of the optimisation, with ROME's published values for GPT-2 XL."""
+
+    steps: int = 20
+    learning_rate: float = 0.5
+    kl_factor: float = 0.0625
+    weight_decay: float = 0.5
+    clamp: float = 4.0
+    stop_below: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise OptionError(f"the value needs at least 1 optimisation step, not {self.steps}")
+        if not (0 < self.learning_rate < 1e6 and self.clamp > 0):
+            raise OptionError(
+                "the value's learning rate and clamp must be above 0, and the rate finite"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """What the optimisation found for one request.
+
+    `losses` and `probabilities` (of the target: geometric mean over contexts and tokens) have one
+    entry a forward pass, the first of the unchanged model.
+    """
+
+    delta: Float[Tensor, " d_model"]
+    losses: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Every prompt of several requests after the edited layer; one row a prompt."""
+
+    residual: Float[Tensor, "row pos d_model"]
+    owner: Int[Tensor, " row"]
+    subject: Int[Tensor, " row"]
+    predicted: Int[Tensor, "prediction 2"]
+    target: Int[Tensor, " prediction"]
+    essence: Int[Tensor, "request 2"]
+
+
+def optimise_values(
+    model: Model,
+    requests: Sequence[EditRequest],
+    layer: int,
+    contexts: Sequence[str],
+    scale: Float[Tensor, "request d_model"],
+    settings: ValueSettings,
+    progress: Progress | None = None,
+) -> list[Value]:
+    """One value a request. `scale` holds v0: ROME's MLP output or MEMIT's residual at the subject.
+
+    NumericalError where a loss is not finite; the model is never changed.
+    """
+    size = max(1, MAX_ROWS // (len(contexts) + 1))
+    values: list[Value] = []
+    for start in range(0, len(requests), size):
+        part = slice(start, start + size)
+        values += _optimise(model, requests[part], layer, contexts, scale[part], settings)
+        if progress is not None:
+            progress(len(values), len(requests))
+    return values
+
+
+def _optimise(
+    model: Model,
+    requests: Sequence[EditRequest],
+    layer: int,
+    contexts: Sequence[str],
+    scale: Float[Tensor, "request d_model"],
+    settings: ValueSettings,
+) -> list[Value]:
+    rows = _rows(model, requests, layer, contexts)
+    norms = scale.float().norm(dim=1)
+    delta = torch.zeros(len(requests), model.d_model, device=model.device, requires_grad=True)
+    optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
+    losses: list[list[float]] = [[] for _ in requests]
+    likely: list[list[float]] = [[] for _ in requests]
+    before: Tensor | None = None
+    open_ = torch.ones(len(requests), dtype=torch.bool, device=model.device)
+    for step in range(settings.steps):
+        nll, essence = _forward(model, rows, layer, delta)
+        if before is None:
+            before = essence.detach()
+        divergence = (essence.exp() * (essence - before)).sum(-1)
+        length = delta.norm(dim=1)
+        loss = nll + settings.kl_factor * divergence
+        loss = loss + settings.weight_decay * length / norms.square()
+        _record(requests, open_, loss, nll, losses, likely)
+        open_ = open_ & (loss.detach() >= settings.stop_below)
+        if step == settings.steps - 1 or not bool(open_.any()):
+            break
+        (delta.grad,) = torch.autograd.grad(loss[open_].sum(), delta)
+        _step(optimiser, delta, open_, settings.clamp * norms)
+    found = delta.detach()
+    return [
+        Value(found[index], tuple(losses[index]), tuple(likely[index]))
+        for index in range(len(requests))
+    ]
+
+
+@torch.no_grad()
+def _step(
+    optimiser: torch.optim.Optimizer,
+    delta: Float[Tensor, "request d_model"],
+    open_: Tensor,
+    bound: Float[Tensor, " request"],
+) -> None:
+    """One Adam step within the ball; a request that is done stays, though Adam has momentum."""
+    kept = delta.clone()
+    optimiser.step()
+    length = delta.norm(dim=1)
+    factor = torch.where(length > bound, bound / length.clamp_min(1e-30), 1.0)
+    delta.copy_(torch.where(open_[:, None], delta * factor[:, None], kept))
+
+
+def _record(
+    requests: Sequence[EditRequest],
+    open_: Tensor,
+    loss: Float[Tensor, " request"],
+    nll: Float[Tensor, " request"],
+    losses: list[list[float]],
+    likely: list[list[float]],
+) -> None:
+    values, shares = loss.tolist(), nll.neg().exp().tolist()
+    for index in open_.nonzero()[:, 0].tolist():
+        if values[index] != values[index] or abs(values[index]) == float("inf"):
+            raise NumericalError(
+                f"the loss of the edit of {requests[index].text!r} is {values[index]} after "
+                f"{len(losses[index])} steps"
+            )
+        losses[index].append(values[index])
+        likely[index].append(shares[index])
+
+
+def _forward(
+    model: Model, rows: _Rows, layer: int, delta: Float[Tensor, "request d_model"]
+) -> tuple[Float[Tensor, " request"], Float[Tensor, "request d_vocab"]]:
+    """Mean NLL of each request's target, and log-probabilities after its "SUBJECT is a"."""
+    index = torch.arange(len(rows.owner), device=model.device)
+    added = torch.zeros_like(rows.residual).index_put(
+        (index, rows.subject), delta[rows.owner].to(rows.residual.dtype)
+    )
+    residual = run_above(model, layer, rows.residual + added)
+    places = torch.cat([rows.predicted, rows.essence])
+    logits = model.unembed(residual[places[:, 0], places[:, 1]]).float().log_softmax(-1)
+    log_p = logits[: len(rows.target)].gather(1, rows.target[:, None])[:, 0]
+    owner = rows.owner[rows.predicted[:, 0]]
+    zeros = log_p.new_zeros(delta.shape[0])
+    nll = -zeros.index_add(0, owner, log_p) / zeros.index_add(0, owner, torch.ones_like(log_p))
+    return nll, logits[len(rows.target) :]
+
+
+def run_above(
+    model: Model, layer: int, residual: Float[Tensor, "row pos d_model"]
+) -> Float[Tensor, "row pos d_model"]:
+    """The residual stream from after a layer to the end, before the final norm."""
+    for above in range(layer + 1, model.n_layers):
+        residual = residual + model.run_attention(above, residual)
+        residual = residual + model.run_mlp(above, residual)
+    return residual
+
+
+def _rows(
+    model: Model, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str]
+) -> _Rows:
+    """Place every request in every context, and run it up to the layer."""
+    placed: list[tuple[int, PlacedPrompt]] = []
+    for owner, request in enumerate(requests):
+        placed += [(owner, place(model, request, context)) for context in contexts]
+    first_essence = len(placed)
+    placed += [(o, place_essence(model, request.subject)) for o, request in enumerate(requests)]
+    tokens = pad([prompt.ids for _, prompt in placed], model.device)
+    point = residual_point(layer)
+    predicted = [
+        (row, prompt.prompt_length - 1 + step)
+        for row, (_, prompt) in enumerate(placed)
+        for step in range(len(prompt.targets))
+    ]
+    essence = [(r, len(placed[r][1].ids) - 1) for r in range(first_essence, len(placed))]
+
+    def integers(values: Sequence[object]) -> Tensor:
+        return torch.tensor(values, device=model.device)
+
+    return _Rows(
+        residual=capture(model, tokens, [point], layer)[point],
+        owner=integers([owner for owner, _ in placed]),
+        subject=integers([prompt.subject_last for _, prompt in placed]),
+        predicted=integers(predicted),
+        target=integers([token for _, prompt in placed for token in prompt.targets]),
+        essence=integers(essence),
+    )

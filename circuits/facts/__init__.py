@@ -1,0 +1,1 @@
+"""Facts, how they are asked, and the prompt pairs that find a circuit."""

@@ -1,0 +1,1 @@
+"""Results as files, and circuits in the formats of other tools."""

@@ -1,0 +1,1 @@
+"""Circuits: geometry, selection, running, evaluation, resampling and comparison."""

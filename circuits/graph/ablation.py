@@ -1,0 +1,71 @@
+"""What a source's output is replaced with where an edge is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.base.choices import Ablation
+from circuits.facts.pairs import TokenPair, batches
+from circuits.model.model import Model
+
+
+@dataclass(frozen=True)
+class SourceConstants:
+    """One constant value a source: zeros, or means over the prompts' positions without BOS."""
+
+    embedding: Float[Tensor, " d_model"]
+    heads: tuple[Float[Tensor, "head d_head"], ...]
+    mlps: tuple[Float[Tensor, " d_model"], ...]
+
+
+def source_hooks(
+    model: Model, save: Any, layers: Sequence[int] | None = None
+) -> list[tuple[str, Any]]:
+    """Hooks that hand every source's output to `save(key, value)`.
+
+    Keys are `embedding`, `heads.L` (before the output matrix: batch pos head d_head) and `mlp.L`.
+    """
+
+    def reader(key: str) -> Any:
+        return lambda value, hook: save(key, value)
+
+    hooks = [("embed.hook_out", reader("embedding"))]
+    for layer in range(model.n_layers) if layers is None else layers:
+        hooks.append((f"blocks.{layer}.attn.o.hook_in", reader(f"heads.{layer}")))
+        hooks.append((f"blocks.{layer}.mlp.hook_out", reader(f"mlp.{layer}")))
+    return hooks
+
+
+@torch.no_grad()
+def source_constants(
+    model: Model, pairs: Sequence[TokenPair], ablation: Ablation, batch_size: int = 16
+) -> SourceConstants:
+    """The constants for ZERO or MEAN ablation; the mean is over all clean prompts' positions."""
+    if ablation is Ablation.PATCH:
+        raise ValueError("patching replaces by the corrupted run, not by constants")
+    sums: dict[str, Tensor] = {}
+    count = 0
+
+    def add(key: str, value: Tensor) -> None:
+        value = value.reshape(*value.shape[:2], -1)[:, skip:].float().sum((0, 1))
+        value = value.cpu().double()  # MPS has no float64
+        sums[key] = sums[key] + value if key in sums else value
+
+    for batch in batches(pairs, batch_size, model.device):
+        skip = 1 if pairs[batch.index[0]].clean.bos else 0
+        count += batch.clean[:, skip:].numel()
+        model.last_logits(batch.clean, source_hooks(model, add))
+    scale = 0.0 if ablation is Ablation.ZERO else 1.0 / count
+    values = {key: (total * scale).to(model.device, model.dtype) for key, total in sums.items()}
+    shape = (model.n_heads, model.d_head)
+    return SourceConstants(
+        values["embedding"],
+        tuple(values[f"heads.{layer}"].reshape(shape) for layer in range(model.n_layers)),
+        tuple(values[f"mlp.{layer}"] for layer in range(model.n_layers)),
+    )

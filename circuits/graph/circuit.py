@@ -1,0 +1,285 @@
+"""The two values that live on a wiring: scores of its edges, and circuits, subsets of them.
+
+`circuits.model.wiring` says which edges a model has and what they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Bool, Float
+
+from circuits.base.choices import KeyValue
+from circuits.base.display import Shown, Summary, explored, named, plotted
+from circuits.base.errors import OptionError
+from circuits.model.wiring import SLOTS, Wiring, node_kind, node_layer, node_order
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+__all__ = ["SLOTS", "Circuit", "EdgeScores", "KeyValue", "Wiring", "node_kind", "node_layer"]
+
+SHOWN = 8
+"""Edges in a summary."""
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeScores(Shown):
+    """One score an edge: an estimate of m(clean) - m(edge corrupted); positive supports the fact.
+
+    `per_pair`, where kept, holds one row an example, whose mean is `values`: resampling examples
+    is then array work. `provenance` says which model, method, parameters and data gave the numbers.
+    """
+
+    wiring: Wiring
+    values: Float[np.ndarray, " edge"]
+    per_pair: Float[np.ndarray, "pair edge"] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (self.wiring.n_edges,):
+            raise OptionError(
+                f"{self.values.shape[0]} scores do not fit {self.wiring.describe()}, "
+                f"which has {self.wiring.n_edges} edges"
+            )
+        object.__setattr__(self, "provenance", dict(self.provenance))
+
+    def matrix(self) -> Float[np.ndarray, "src dst"]:
+        """Scores as a matrix, 0 where there is no edge."""
+        return self.wiring.to_matrix(self.values)
+
+    def __getitem__(self, edge: str) -> float:
+        return float(self.values[self.wiring.edge_index(edge)])
+
+    def strongest(self, n: int) -> Circuit:
+        """The n edges of largest |score|, as they are: not pruned to what is connected."""
+        kept = np.zeros(len(self.values), dtype=bool)
+        kept[np.argsort(-np.abs(self.values), kind="stable")[:n]] = True
+        return Circuit(self.wiring, kept, self, provenance=self.provenance)
+
+    def summary(self) -> Summary:
+        """Method, spread of the scores, and the strongest edges."""
+        supporting = int((self.values > 0).sum())
+        facts = {
+            **named(self.provenance, "model", "method", "metric", "ablation"),
+            "score mass": f"{np.abs(self.values).sum():.4g}",
+            "supporting / opposing": f"{supporting:,} / {int((self.values < 0).sum()):,}",
+        }
+        strong = self.strongest(SHOWN)
+        return Summary(
+            f"Scores of {self.wiring.n_edges:,} edges",
+            facts,
+            "strongest edges",
+            ("edge", "score"),
+            strong.rows(SHOWN),
+        )
+
+    def plot(self, max_edges: int = 150, **options: Any) -> go.Figure:
+        """The strongest edges that lie on paths from input to logits, as `Circuit.plot` draws."""
+        return Circuit.full(self.wiring, self).plot(max_edges=max_edges, **options)
+
+    def grouped(self) -> EdgeScores:
+        """Key and value scores summed over the query heads that share a key-value head."""
+        old, new = self.wiring, self.wiring.with_kv(KeyValue.GROUPED)
+        if old.n_key_inputs == new.n_key_inputs:
+            return replace(self, wiring=new)
+        size = old.n_heads // old.n_kv_heads
+
+        def merge(values: np.ndarray) -> np.ndarray:
+            shape = values.shape[:-1]
+            matrix = np.zeros((*shape, old.n_src, old.n_dst), dtype=values.dtype)
+            matrix[..., old.edge_src, old.edge_dst] = values
+            body = matrix[..., :-1].reshape(*shape, old.n_src, old.n_layers, -1)
+            heads = old.n_heads
+            queries, mlp = body[..., :heads], body[..., -1:]
+            keys_values = body[..., heads:-1].reshape(*body.shape[:-1], 2 * old.n_kv_heads, size)
+            merged = np.concatenate([queries, keys_values.sum(-1), mlp], axis=-1)
+            merged = merged.reshape(*shape, old.n_src, -1)
+            return new.from_matrix(np.concatenate([merged, matrix[..., -1:]], axis=-1))
+
+        per_pair = None if self.per_pair is None else merge(self.per_pair)
+        return replace(self, wiring=new, values=merge(self.values), per_pair=per_pair)
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit(Shown):
+    """A subset of a wiring's edges, with what is known about them.
+
+    `columns` are further values an edge (`inclusion`, `low`, `high`, ...) in canonical order;
+    `roles` names a node's role. Circuits combine with `&`, `|`, `-` and `~`; none of these changes
+    its arguments, and a combination keeps the left side's scores, columns, roles and provenance.
+    """
+
+    wiring: Wiring
+    kept: Bool[np.ndarray, " edge"]
+    scores: EdgeScores | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n_edges = self.wiring.n_edges
+        if self.kept.shape != (n_edges,) or self.kept.dtype != np.bool_:
+            raise OptionError(f"`kept` must hold {n_edges} booleans, one an edge")
+        if self.scores is not None and self.scores.wiring != self.wiring:
+            raise OptionError("the scores belong to another wiring than the circuit")
+        for name, column in self.columns.items():
+            if column.shape != (n_edges,):
+                raise OptionError(f"column {name!r} must hold {n_edges} values, one an edge")
+        for name in ("columns", "roles", "provenance"):
+            object.__setattr__(self, name, dict(getattr(self, name)))
+
+    @classmethod
+    def full(cls, wiring: Wiring, scores: EdgeScores | None = None) -> Circuit:
+        """Every edge kept."""
+        return cls(wiring, np.ones(wiring.n_edges, dtype=bool), scores)
+
+    @classmethod
+    def empty(cls, wiring: Wiring, scores: EdgeScores | None = None) -> Circuit:
+        """No edge kept."""
+        return cls(wiring, np.zeros(wiring.n_edges, dtype=bool), scores)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of kept edges."""
+        return int(self.kept.sum())
+
+    def edges(self) -> Iterator[int]:
+        """Indices of the kept edges, in canonical order."""
+        return iter(np.flatnonzero(self.kept).tolist())
+
+    def edge_names(self) -> list[str]:
+        """Names of the kept edges, in canonical order."""
+        return [self.wiring.edge_name(edge) for edge in self.edges()]
+
+    def ranked(self) -> list[int]:
+        """Kept edges by |score|, strongest first; in canonical order where there are no scores."""
+        kept = np.flatnonzero(self.kept)
+        if self.scores is not None:
+            kept = kept[np.argsort(-np.abs(self.scores.values[kept]), kind="stable")]
+        return kept.tolist()
+
+    def rows(self, n: int | None = None) -> list[tuple[str, ...]]:
+        """Name and score, where there is one, of the n strongest edges, as text."""
+        edges = self.ranked()[:n]
+        if self.scores is None:
+            return [(self.wiring.edge_name(edge),) for edge in edges]
+        return [(self.wiring.edge_name(e), f"{self.scores.values[e]:.4g}") for e in edges]
+
+    def summary(self) -> Summary:
+        """Size, origin, faithfulness where it is known, roles, and the strongest edges."""
+        origin, labels = self.provenance, list(self.roles.values())
+        facts = named(origin, "model", "relation", "method", "metric")
+        if isinstance(origin.get("faithfulness"), int | float):
+            facts["faithfulness"] = f"{origin['faithfulness']:.3f}"
+        facts["nodes"] = f"{len(self.nodes()):,}"
+        if labels:
+            counted = {label: labels.count(label) for label in sorted(set(labels))}
+            facts["roles"] = ", ".join(f"{count} {label}" for label, count in counted.items())
+        return Summary(
+            f"Circuit of {self.n_edges:,} of {self.wiring.n_edges:,} edges",
+            facts,
+            "strongest edges" if self.scores is not None else "first edges",
+            ("edge",) if self.scores is None else ("edge", "score"),
+            self.rows(SHOWN),
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Nodes by layer and head; options are those of `viz.screen.circuit_figure`."""
+        return plotted("circuit_figure", self, **options)
+
+    def explore(self, **options: Any) -> None:
+        """Open the app on this circuit within a notebook; options as of `viz.app.explore`."""
+        explored(self, **options)
+
+    def matrix(self) -> Bool[np.ndarray, "src dst"]:
+        """Kept edges as a matrix."""
+        return self.wiring.to_matrix(self.kept, fill=False)
+
+    def nodes(self) -> list[str]:
+        """Nodes that a kept edge touches, in residual-stream order (`kv` after the heads)."""
+        kept = np.flatnonzero(self.kept)
+        touched = {self.wiring.src_names[src] for src in np.unique(self.wiring.edge_src[kept])}
+        touched |= {self.wiring.dst_nodes[dst] for dst in np.unique(self.wiring.edge_dst[kept])}
+        return sorted(touched, key=node_order)
+
+    def _combined(self, other: Circuit, operation: Callable[..., np.ndarray]) -> Circuit:
+        if other.wiring != self.wiring:
+            raise OptionError(
+                f"circuits of {self.wiring.describe()} and of {other.wiring.describe()} "
+                "cannot be combined"
+            )
+        return replace(self, kept=operation(self.kept, other.kept))
+
+    def __and__(self, other: Circuit) -> Circuit:
+        return self._combined(other, np.logical_and)
+
+    def __or__(self, other: Circuit) -> Circuit:
+        return self._combined(other, np.logical_or)
+
+    def __sub__(self, other: Circuit) -> Circuit:
+        return self._combined(other, np.greater)
+
+    def __invert__(self) -> Circuit:
+        return replace(self, kept=~self.kept)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Circuit)
+            and self.wiring == other.wiring
+            and bool(np.array_equal(self.kept, other.kept))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __le__(self, other: Circuit) -> bool:
+        return (self & other).n_edges == self.n_edges
+
+    def __repr__(self) -> str:
+        return f"Circuit({self.n_edges} of {self.wiring.n_edges} edges, {self.wiring.describe()})"
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """The kept subgraph: a DiGraph with one parallel edge a slot (key `q`, `k`, `v` or ``).
+
+        Nodes carry `layer`, `kind`, `role` and `score` (sum of the scores leaving the node); edges
+        carry `slot`, `score` and the circuit's columns. Shared key-value nodes point to the kept
+        heads of their group by edges with `slot="group"`, which are wiring and not counted as
+        edges of the circuit.
+        """
+        graph = nx.MultiDiGraph()
+        graph.graph.update(_plain(self.provenance))  # keys from a file may be any names
+        wiring, names = self.wiring, self.nodes()
+        values = None if self.scores is None else self.scores.values
+        for name in names:
+            layer = node_layer(name)
+            graph.add_node(
+                name,
+                kind=node_kind(name),
+                layer=-1 if name == "input" else wiring.n_layers if layer is None else layer,
+                role=self.roles.get(name, ""),
+                score=0.0,
+            )
+        for edge in self.edges():
+            source = wiring.src_names[wiring.edge_src[edge]]
+            dst = wiring.edge_dst[edge]
+            slot = wiring.dst_slots[dst]
+            extra = {name: float(column[edge]) for name, column in self.columns.items()}
+            if values is not None:
+                extra["score"] = float(values[edge])
+                graph.nodes[source]["score"] += float(values[edge])
+            graph.add_edge(source, wiring.dst_nodes[dst], key=slot)
+            graph.edges[source, wiring.dst_nodes[dst], slot].update(extra, slot=slot)
+        for name in names:
+            if node_kind(name) == "kv":
+                for head in wiring.heads_of(name):
+                    if head in graph:
+                        graph.add_edge(name, head, key="group", slot="group")
+        return graph
+
+
+def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in provenance.items() if isinstance(value, str | int | float)}

@@ -1,0 +1,349 @@
+"""How well a circuit alone recalls the facts, with intervals over the prompt pairs.
+
+Conventions (Hanna et al. 2024, Mueller et al. 2025): m is the metric's mean over pairs, M the
+whole model, C the circuit, the empty circuit has every edge replaced.
+
+    faithfulness  f(C) = (m(C) - m(empty)) / (m(M) - m(empty))
+    completeness       = f(all edges outside C); low means that C left little behind
+    minimality         = |change of f| when a single edge is removed from C
+    CPR = integral of f dk, CMD = integral of |1 - f| dk over the kept fraction k of edges
+
+f is undefined where m(M) = m(empty); then it is NaN here and null on disk, never a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from circuits.base.display import Shown, Summary, plotted
+from circuits.base.errors import NumericalError, OptionError
+from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean, percentiles
+from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.graph.ablation import Ablation, source_constants
+from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.running import CircuitRunner, head_projections
+from circuits.model.metrics import Metric, evaluate_metric, hit_at
+from circuits.model.model import Model
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Kept fractions of edges at which CPR and CMD are taken."""
+UNDEFINED_BELOW = 1e-6
+"""Faithfulness is undefined where |m(M) - m(empty)| is not above this."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run recalls: a metric value and a Hit@10 a pair."""
+
+    metric: Float[np.ndarray, " pair"]
+    hit: Bool[np.ndarray, " pair"]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Outcomes of the model, of the empty circuit and of circuits, on the same pairs."""
+
+    model: Outcome
+    empty: Outcome
+    circuits: tuple[Outcome, ...]
+
+    def faithfulness(self, index: int, resamples: int = 1000, seed: int = 0) -> Interval:
+        """f of a circuit, as a ratio of means."""
+        columns = (self.circuits[index].metric, self.model.metric, self.empty.metric)
+        return bootstrap(_ratio, *columns, resamples=resamples, seed=seed)
+
+    def difference(self, left: int, right: int, resamples: int = 1000, seed: int = 0) -> Interval:
+        """f of one circuit minus f of another, resampling the same pairs for both."""
+
+        def statistic(
+            a: np.ndarray, b: np.ndarray, model: np.ndarray, empty: np.ndarray, axis: int
+        ) -> np.ndarray:
+            return np.asarray(_ratio(a, model, empty, axis) - _ratio(b, model, empty, axis))
+
+        pair = (self.circuits[left].metric, self.circuits[right].metric)
+        columns = (*pair, self.model.metric, self.empty.metric)
+        return bootstrap(statistic, *columns, resamples=resamples, seed=seed)
+
+
+def run_circuits(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    circuits: Sequence[Circuit],
+    *,
+    metric: Metric = Metric.LOGIT_DIFFERENCE,
+    ablation: Ablation = Ablation.PATCH,
+    batch_size: int = 16,
+    k: int = 10,
+    progress: Callable[[int, int], None] | None = None,
+) -> Runs:
+    """Run the model, the empty circuit and every circuit on every pair.
+
+    All circuits must share one wiring; one base pass serves them all. NumericalError where a
+    metric is not finite.
+    """
+    if not pairs:
+        raise OptionError("there are no prompt pairs to evaluate on")
+    wirings = {circuit.wiring for circuit in circuits} or {model.wiring()}
+    if len(wirings) > 1:
+        raise OptionError("circuits of different wirings cannot be evaluated together")
+    wiring = wirings.pop()
+    check_geometry(model, wiring)
+    constants = None
+    if ablation is not Ablation.PATCH:
+        constants = source_constants(model, pairs, ablation, batch_size)
+    n_runs = len(circuits) + 2
+    metrics, hits = np.empty((n_runs, len(pairs))), np.empty((n_runs, len(pairs)), dtype=bool)
+    projections = head_projections(model, wiring)
+    done = 0
+    for batch in batches(pairs, batch_size, model.device):
+        runner = CircuitRunner(model, batch, wiring, ablation, constants, projections)
+        clean, rows = runner.clean_logits, list(batch.index)
+        for run, circuit in enumerate([Circuit.full(wiring), Circuit.empty(wiring), *circuits]):
+            # The full circuit is the clean run (a law that the tests hold for the runner).
+            logits = clean if circuit.kept.all() else runner.run(circuit)
+            values = evaluate_metric(metric, logits, batch.answer, batch.foil, clean)
+            metrics[run, rows] = values.float().cpu().numpy()
+            _check_finite(metrics[run], batch, pairs, run)
+            hits[run, rows] = hit_at(logits, batch.answer, k).cpu().numpy()
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(pairs))
+    outcomes = [Outcome(values, hit) for values, hit in zip(metrics, hits, strict=True)]
+    return Runs(outcomes[0], outcomes[1], tuple(outcomes[2:]))
+
+
+def _check_finite(
+    metrics: np.ndarray, batch: PairBatch, pairs: Sequence[TokenPair], run: int
+) -> None:
+    for row in batch.index:
+        if not np.isfinite(metrics[row]):
+            name = ("the whole model", "the empty circuit", "a circuit")[min(run, 2)]
+            raise NumericalError(
+                f"the metric of {name} is not a finite number for the prompt "
+                f"{pairs[row].text.clean!r}; try --dtype fp32"
+            )
+
+
+def check_geometry(model: Model, wiring: Wiring) -> None:
+    """OptionError where a circuit does not fit the model."""
+    if model.wiring(wiring.kv) != wiring:
+        raise OptionError(
+            f"the circuit is for {wiring.describe()}, but {model.name!r} has "
+            f"{model.wiring(wiring.kv).describe()}"
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation(Shown):
+    """One circuit's measures; metric values and rates are means over `n_pairs` pairs."""
+
+    n_pairs: int
+    n_edges: int
+    n_nodes: int
+    clean: Interval
+    corrupted: Interval
+    circuit: Interval
+    faithfulness: Interval
+    completeness: Interval
+    hit_at_10: dict[str, Interval]
+    random_faithfulness: Interval
+
+    def summary(self) -> Summary:
+        """All measures; a rate or ratio that does not exist is left out."""
+        measures = {
+            "metric, whole model": self.clean,
+            "metric, nothing kept": self.corrupted,
+            "metric, circuit": self.circuit,
+            "faithfulness": self.faithfulness,
+            "faithfulness, random circuits": self.random_faithfulness,
+            "faithfulness, all edges outside": self.completeness,
+            **{f"Hit@10, {name}": rate for name, rate in self.hit_at_10.items()},
+        }
+        rows = [(name, str(x)) for name, x in measures.items() if np.isfinite(x.value)]
+        return Summary(
+            f"Evaluation of {self.n_edges:,} edges between {self.n_nodes:,} nodes",
+            {"pairs": f"{self.n_pairs:,}"},
+            "means, and 95 % intervals over pairs",
+            ("measure", "value"),
+            rows,
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+
+        def plain(value: object) -> object:
+            if isinstance(value, dict):
+                return {name: plain(item) for name, item in value.items()}
+            return value.as_dict() if isinstance(value, Interval) else value
+
+        return {name: plain(value) for name, value in vars(self).items()}
+
+
+def evaluate(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    circuit: Circuit,
+    *,
+    random_circuits: Sequence[Circuit] = (),
+    metric: Metric = Metric.LOGIT_DIFFERENCE,
+    ablation: Ablation = Ablation.PATCH,
+    batch_size: int = 16,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Faithfulness, completeness and Hit@10 of a circuit, beside random circuits.
+
+    `random_circuits` are the baseline, of the circuit's size; their outcomes are averaged pair by
+    pair before the interval is taken. Intervals are 95 % percentile bootstrap over pairs.
+    """
+    runs = run_circuits(
+        model,
+        pairs,
+        [circuit, ~circuit, *random_circuits],
+        metric=metric,
+        ablation=ablation,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+    def average(values: np.ndarray) -> Interval:
+        return bootstrap(mean, values, resamples=resamples, seed=seed)
+
+    def ratio(values: np.ndarray) -> Interval:
+        columns = (values, runs.model.metric, runs.empty.metric)
+        return bootstrap(_ratio, *columns, resamples=resamples, seed=seed)
+
+    drawn = runs.circuits[2:]
+    hits = {"model": average(runs.model.hit), "circuit": average(runs.circuits[0].hit)}
+    hits["empty"] = average(runs.empty.hit)
+    if drawn:
+        hits["random"] = average(np.mean([run.hit for run in drawn], 0))
+    return Evaluation(
+        n_pairs=len(pairs),
+        n_edges=circuit.n_edges,
+        n_nodes=len(circuit.nodes()),
+        clean=average(runs.model.metric),
+        corrupted=average(runs.empty.metric),
+        circuit=average(runs.circuits[0].metric),
+        faithfulness=ratio(runs.circuits[0].metric),
+        completeness=ratio(runs.circuits[1].metric),
+        hit_at_10=hits,
+        random_faithfulness=ratio(np.mean([r.metric for r in drawn], 0)) if drawn else UNDEFINED,
+    )
+
+
+@dataclass(frozen=True)
+class FaithfulnessCurve(Shown):
+    """Faithfulness of nested circuits against the kept fraction of edges."""
+
+    fractions: tuple[float, ...]
+    sizes: tuple[int, ...]
+    faithfulness: tuple[Interval, ...]
+    area: Interval
+    """Integral of f over the fractions: CPR where circuits rank by signed score."""
+    distance: Interval
+    """Integral of |1 - f|: CMD where circuits rank by |score|."""
+
+    def summary(self) -> Summary:
+        """The areas, and faithfulness by size."""
+        rows = [
+            (f"{size:,}", f"{100 * share:.3g} %", str(value))
+            for size, share, value in zip(
+                self.sizes, self.fractions, self.faithfulness, strict=True
+            )
+        ]
+        return Summary(
+            f"Faithfulness of {len(rows)} circuit sizes",
+            {"area (CPR)": str(self.area), "distance (CMD)": str(self.distance)},
+            "",
+            ("edges", "of all", "faithfulness"),
+            rows,
+        )
+
+    def plot(self, name: str = "circuit", **others: FaithfulnessCurve) -> go.Figure:
+        """Faithfulness against size, beside other curves by name (`random` is the baseline)."""
+        return plotted("curve_figure", {name: self, **others})
+
+
+def faithfulness_curve(
+    runs: Runs,
+    circuits: Sequence[Circuit],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> FaithfulnessCurve:
+    """The curve of `runs`, whose circuits must be ordered by size, and the areas over it."""
+    n_edges = circuits[0].wiring.n_edges
+    fractions = [circuit.n_edges / n_edges for circuit in circuits]
+    stack = np.stack([outcome.metric for outcome in runs.circuits])
+
+    def curve(columns: np.ndarray) -> np.ndarray:
+        return _ratio(stack[:, columns], runs.model.metric[columns], runs.empty.metric[columns])
+
+    def area(columns: np.ndarray) -> float:
+        return float(np.trapezoid(curve(columns), fractions))
+
+    def distance(columns: np.ndarray) -> float:
+        return float(np.trapezoid(np.abs(1 - curve(columns)), fractions))
+
+    n_pairs = stack.shape[1]
+    everything = np.arange(n_pairs)
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(n_pairs, size=(resamples if n_pairs > 1 else 0, n_pairs))
+
+    def interval(statistic: Callable[[np.ndarray], float]) -> Interval:
+        return percentiles(statistic(everything), [statistic(draw) for draw in draws])
+
+    points = tuple(runs.faithfulness(i, resamples, seed) for i in range(len(circuits)))
+    sizes = tuple(circuit.n_edges for circuit in circuits)
+    return FaithfulnessCurve(tuple(fractions), sizes, points, interval(area), interval(distance))
+
+
+def single_edge_drops(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    circuit: Circuit,
+    *,
+    metric: Metric = Metric.LOGIT_DIFFERENCE,
+    ablation: Ablation = Ablation.PATCH,
+    batch_size: int = 16,
+) -> Float[np.ndarray, " kept_edge"]:
+    """Drop in faithfulness when each kept edge alone is removed, in canonical order.
+
+    Near 0: the circuit would do without that edge (minimality). One run an edge.
+    """
+    without = []
+    for edge in circuit.edges():
+        kept = circuit.kept.copy()
+        kept[edge] = False
+        without.append(Circuit(circuit.wiring, kept))
+    runs = run_circuits(
+        model,
+        pairs,
+        [circuit, *without],
+        metric=metric,
+        ablation=ablation,
+        batch_size=batch_size,
+    )
+    means = [outcome.metric.mean() for outcome in runs.circuits]
+    span = runs.model.metric.mean() - runs.empty.metric.mean()
+    if abs(span) <= UNDEFINED_BELOW:
+        return np.full(circuit.n_edges, np.nan)
+    return (means[0] - np.array(means[1:])) / span
+
+
+def _ratio(circuit: np.ndarray, model: np.ndarray, empty: np.ndarray, axis: int = -1) -> np.ndarray:
+    """(mean circuit - mean empty) / (mean model - mean empty)."""
+    span = np.asarray(model.mean(axis) - empty.mean(axis))
+    defined = np.abs(span) > UNDEFINED_BELOW
+    safe = np.where(defined, span, 1.0)
+    return np.where(defined, (circuit.mean(axis) - empty.mean(axis)) / safe, np.nan)

@@ -1,0 +1,314 @@
+"""Run a circuit: clean-run values along kept edges, replaced values along all others.
+
+With `base` for a source's replaced output and `now` for its output within the circuit, what a
+destination t reads is
+
+    x_t = base residual at t + sum over kept edges s -> t of (now_s - base_s),
+
+so one pass that caches the base run serves every circuit, and only *live* nodes cost anything:
+a head or MLP none of whose inputs changed still writes its base value. Attention keys and values
+of unchanged inputs come from the cache. Positions before the first differing token are the same
+in both runs and are never recomputed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.facts.pairs import PairBatch
+from circuits.graph.ablation import Ablation, SourceConstants, source_hooks
+from circuits.graph.circuit import Circuit, Wiring
+from circuits.model.model import HeadProjections, Model
+
+
+@dataclass(frozen=True)
+class _BaseRun:
+    """What every node reads and writes when no edge is kept. Rows are (example, position)."""
+
+    embedding: Tensor
+    resid_pre: list[Tensor]
+    resid_mid: list[Tensor]
+    heads: list[Tensor]
+    mlps: list[Tensor]
+    queries: list[Tensor]
+    keys: list[Tensor]
+    values: list[Tensor]
+    final: Tensor
+
+
+class CircuitRunner:
+    """Runs circuits of one wiring on one batch of pairs; the model itself is left untouched."""
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: Model,
+        batch: PairBatch,
+        wiring: Wiring,
+        ablation: Ablation = Ablation.PATCH,
+        constants: SourceConstants | None = None,
+        projections: Sequence[HeadProjections] | None = None,
+    ) -> None:
+        """`projections` may be given to share them between batches (`head_projections`)."""
+        self.model, self.wiring, self.ablation = model, wiring, ablation
+        self.start = batch.first_difference if ablation is Ablation.PATCH else 0
+        self.n_examples, length = batch.clean.shape
+        self.n_positions = length - self.start
+        self.n_rows = self.n_examples * self.n_positions
+        self._projections = head_projections(model, wiring) if projections is None else projections
+        self._prefix = model.share_prefix(batch.clean[:, : self.start])
+        self.clean_logits = model.last_logits(batch.clean[:, self.start :], prefix=self._prefix)
+        places = torch.arange(length, device=model.device)
+        self._causal = places[None, :] <= places[self.start :, None]
+        if ablation is Ablation.PATCH:
+            self.base = self._corrupted_run(batch)
+        else:
+            assert constants is not None, "zero and mean ablation need constants"
+            self.base = self._constant_run(batch, constants)
+        clean = model.embed(batch.clean[:, self.start :]).flatten(0, 1)
+        self._embedding_change = clean - self.base.embedding
+
+    @torch.no_grad()
+    def run(self, circuit: Circuit | Bool[np.ndarray, "src dst"]) -> Float[Tensor, "batch d_vocab"]:
+        """Logits after the last position when only the circuit's edges carry clean values."""
+        matrix = circuit.matrix() if isinstance(circuit, Circuit) else circuit
+        kept = torch.from_numpy(matrix).to(self.model.device)
+        sources = _LiveSources(self._embedding_change, self.n_examples, kept)
+        for layer in range(self.model.n_layers):
+            self._run_heads(layer, kept, sources)
+            self._run_mlp(layer, kept, sources)
+        return self.model.unembed(self.base.final + sources.sum_into(kept[:, -1:])[0])
+
+    def _run_heads(self, layer: int, kept: Bool[Tensor, "src dst"], sources: _LiveSources) -> None:
+        wiring, model, base = self.wiring, self.model, self.base
+        start, n_heads, n_keys = wiring.attn_dst(layer), model.n_heads, wiring.n_key_inputs
+        columns = sources.rows_of(kept[:, start : start + wiring.n_attn])
+        changed = columns.any(0)
+        shared = torch.arange(n_heads, device=kept.device) // wiring.queries_per_key
+        first = wiring.head_src(layer)
+        active = kept[first : first + n_heads].any(1)
+        if self.ablation is Ablation.PATCH:  # a constant is no function of unchanged inputs
+            key_changed = changed[n_heads : n_heads + n_keys] | changed[n_heads + n_keys :]
+            active = active & (changed[:n_heads] | key_changed[shared])
+        heads = active.nonzero()[:, 0]
+        is_last = layer == model.n_layers - 1
+        if len(heads) == 0:
+            if is_last:
+                sources.keep_last_position()
+            return
+        queries, keys, values = base.queries[layer], base.keys[layer], base.values[layer]
+        targets = changed.nonzero()[:, 0]
+        if len(targets):
+            projected = self._project(layer, columns, targets, sources)
+            is_query, is_value = targets < n_heads, targets >= n_heads + n_keys
+            is_key = ~is_query & ~is_value
+            queries = _replaced(queries, targets[is_query], projected[:, is_query], 0)
+            keys = _replaced(keys, targets[is_key] - n_heads, projected[:, is_key], self.start)
+            values = _replaced(
+                values, targets[is_value] - n_heads - n_keys, projected[:, is_value], self.start
+            )
+        causal = self._causal
+        if is_last:  # from here on only the last position reaches the logits
+            sources.keep_last_position()
+            queries, causal = queries[:, :, -1:], causal[-1:]
+        mixed = F.scaled_dot_product_attention(
+            queries[:, heads], keys[:, shared[heads]], values[:, shared[heads]], attn_mask=causal
+        )
+        mixed = mixed.permute(1, 0, 2, 3).reshape(len(heads), -1, model.d_head)
+        mixed = mixed - base.heads[layer][:, heads].transpose(0, 1)
+        output = model.head_output_weights(layer)[heads]
+        sources.add(torch.bmm(mixed, output), wiring.head_src(layer) + heads)
+
+    def _project(
+        self, layer: int, columns: Tensor, targets: Tensor, sources: _LiveSources
+    ) -> Float[Tensor, "batch dst pos d_head"]:
+        """Rotated queries and keys, and values, of the destinations whose input changed."""
+        model = self.model
+        residual = sources.sum_into(columns[:, targets], live_rows=True)
+        hats = model.normalise(residual.add_(self.base.resid_pre[layer]))
+        weight, offset = self._projections[layer].weight, self._projections[layer].offset
+        if len(targets) < len(weight):
+            weight, offset = weight[targets], offset[targets]
+        result = torch.baddbmm(offset[:, None], hats, weight.transpose(1, 2))
+        result = result.view(len(targets), self.n_examples, self.n_positions, model.d_head)
+        result = result.transpose(0, 1)
+        if model.is_rotary:
+            n_rotated = int((targets < model.n_heads + self.wiring.n_key_inputs).sum())
+            rotated = model.rotate(result[:, :n_rotated], self.start)
+            result = torch.cat([rotated, result[:, n_rotated:]], 1)
+        return result
+
+    def _run_mlp(self, layer: int, kept: Bool[Tensor, "src dst"], sources: _LiveSources) -> None:
+        wiring = self.wiring
+        column = kept[:, wiring.mlp_dst(layer)][:, None]
+        active = kept[wiring.mlp_src(layer)].any()
+        if self.ablation is Ablation.PATCH:
+            active = active & sources.rows_of(column).any()
+        if not active:
+            return
+        residual = sources.sum_into(column)[0] + self.base.resid_mid[layer]
+        output = self.model.run_mlp(layer, residual.view(self.n_examples, -1, self.model.d_model))
+        output = output.flatten(0, 1)
+        index = torch.tensor([wiring.mlp_src(layer)], device=kept.device)
+        sources.add((output - self.base.mlps[layer])[None], index)
+
+    # --- the base run ------------------------------------------------------------------------
+
+    def _corrupted_run(self, batch: PairBatch) -> _BaseRun:
+        model, seen = self.model, dict[str, Tensor]()
+
+        def look(name: str) -> Any:
+            return name, lambda value, hook: seen.__setitem__(name, value)
+
+        hooks = source_hooks(model, seen.__setitem__)
+        for layer in range(model.n_layers):
+            block = f"blocks.{layer}"
+            hooks += [look(f"{block}.{what}") for what in ("hook_in", "ln2.hook_in")]
+            hooks += [look(f"{block}.attn.{slot}.hook_out") for slot in "qkv"]
+        final = f"blocks.{model.n_layers - 1}.hook_out"
+        model.last_logits(batch.corrupted[:, self.start :], [*hooks, look(final)], self._prefix)
+        layers = range(model.n_layers)
+        split = [
+            self._attention_ready(
+                *(seen[f"blocks.{layer}.attn.{slot}.hook_out"] for slot in "qkv"), layer=layer
+            )
+            for layer in layers
+        ]
+
+        def rows(key: str) -> list[Tensor]:
+            return self._per_layer([seen[key.format(layer)] for layer in layers])
+
+        return _BaseRun(
+            embedding=seen["embedding"].flatten(0, 1),
+            resid_pre=[seen[f"blocks.{layer}.hook_in"].flatten(0, 1) for layer in layers],
+            resid_mid=rows("blocks.{}.ln2.hook_in"),
+            heads=rows("heads.{}"),
+            mlps=rows("mlp.{}"),
+            queries=[queries for queries, _, _ in split],
+            keys=[keys for _, keys, _ in split],
+            values=[values for _, _, values in split],
+            final=seen[final][:, -1],
+        )
+
+    def _constant_run(self, batch: PairBatch, constants: SourceConstants) -> _BaseRun:
+        """Every source writes its constant; positions and output biases are what they always are.
+
+        The residual before the first layer comes from the model itself, so that whatever it adds
+        to the token embedding (GPT-2's position embedding) is in it.
+        """
+        model, seen = self.model, dict[str, Tensor]()
+        constant = constants.embedding.expand(*batch.clean.shape, -1)
+        hooks = [
+            ("embed.hook_out", lambda value, hook: constant.clone()),
+            ("blocks.0.hook_in", lambda value, hook: seen.__setitem__("start", value)),
+        ]
+        model.last_logits(batch.clean, hooks)
+        residual = seen["start"].flatten(0, 1)
+        start = constant.reshape(-1, model.d_model)
+        base = _BaseRun(start, [], [], [], [], [], [], [], torch.empty(0))
+        for layer in range(model.n_layers):
+            heads, mlp = constants.heads[layer], constants.mlps[layer]
+            base.resid_pre.append(residual)
+            hats = model.normalise(residual)
+            projections = self._projections[layer]
+            full = torch.einsum("rd,ted->rte", hats, projections.weight) + projections.offset
+            full = full.view(self.n_examples, self.n_positions, *full.shape[1:])
+            sizes = [model.n_heads, self.wiring.n_key_inputs, self.wiring.n_key_inputs]
+            queries, keys, values = self._attention_ready(*full.split(sizes, 2), layer=layer)
+            base.queries.append(queries)
+            base.keys.append(keys)
+            base.values.append(values)
+            base.heads.append(heads.expand(self.n_rows, -1, -1))
+            output = torch.einsum("he,hed->d", heads, model.head_output_weights(layer))
+            bias = model.head_output_bias(layer)
+            residual = residual + output + (0 if bias is None else bias)
+            base.resid_mid.append(residual)
+            base.mlps.append(mlp.expand(self.n_rows, -1))
+            residual = residual + mlp
+        shape = (self.n_examples, self.n_positions)
+        per_layer = {
+            name: self._per_layer([value.view(*shape, *value.shape[1:]) for value in values])
+            for name, values in vars(base).items()
+            if name in ("resid_mid", "heads", "mlps")
+        }
+        last = residual.view(*shape, -1)[:, -1]
+        return _BaseRun(**{**vars(base), **per_layer, "final": last})
+
+    def _per_layer(self, values: list[Tensor]) -> list[Tensor]:
+        """Rows of each layer; of the last layer only the last position's, as nothing else is read.
+
+        Values come as batch pos ... for the positions from `start` on.
+        """
+        rows = [value.flatten(0, 1) for value in values[:-1]]
+        return [*rows, values[-1][:, -1].contiguous()]
+
+    def _attention_ready(self, *projected: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values as batch head pos d_head, rotated; keys and values with prefix."""
+        queries, keys, values = (value.transpose(1, 2) for value in projected)
+        queries, keys = (self.model.rotate(value, self.start) for value in (queries, keys))
+        if self._prefix is not None:
+            before = [part.expand(len(keys), -1, -1, -1) for part in self._prefix[layer]]
+            keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
+        if keys.shape[1] != self.wiring.n_key_inputs:
+            repeats = self.wiring.n_key_inputs // keys.shape[1]
+            keys, values = (value.repeat_interleave(repeats, 1) for value in (keys, values))
+        return queries, keys, values
+
+
+class _LiveSources:
+    """Changes (now - base) of the sources that differ from the base run so far."""
+
+    def __init__(
+        self,
+        embedding_change: Float[Tensor, "row d_model"],
+        n_examples: int,
+        kept: Bool[Tensor, "src dst"],
+    ) -> None:
+        self.n_examples = n_examples
+        capacity = int(kept.any(1).sum()) + 1  # a source that nothing reads is never computed
+        self.changes = embedding_change.new_empty(capacity, *embedding_change.shape)
+        self.changes[0] = embedding_change
+        self.index = torch.zeros(1, dtype=torch.long, device=kept.device)
+
+    def rows_of(self, columns: Bool[Tensor, "src dst"]) -> Bool[Tensor, "live dst"]:
+        return columns[self.index]
+
+    def sum_into(
+        self, columns: Bool[Tensor, "any dst"], live_rows: bool = False
+    ) -> Float[Tensor, "dst row d_model"]:
+        """Summed changes along the kept edges into each destination."""
+        mask = columns if live_rows else self.rows_of(columns)
+        changes = self.changes[: len(self.index)]
+        return (mask.T.to(changes.dtype) @ changes.flatten(1)).view(-1, *changes.shape[1:])
+
+    def keep_last_position(self) -> None:
+        """Drop all positions but the last; rows are then examples."""
+        shape = (len(self.changes), self.n_examples, -1, self.changes.shape[-1])
+        self.changes = self.changes.view(shape)[:, :, -1].contiguous()
+
+    def add(self, changes: Float[Tensor, "new row d_model"], index: Tensor) -> None:
+        first = len(self.index)
+        self.changes[first : first + len(index)] = changes
+        self.index = torch.cat([self.index, index])
+
+
+def head_projections(model: Model, wiring: Wiring) -> list[HeadProjections]:
+    """Every layer's folded query, key and value matrices (3 d_model^2 numbers a layer)."""
+    return [model.head_projections(layer, wiring.kv) for layer in range(model.n_layers)]
+
+
+def _replaced(base: Tensor, heads: Tensor, values: Tensor, start: int) -> Tensor:
+    """A copy of `base` (batch head pos d_head) with the given heads' positions from `start` on."""
+    if len(heads) == 0:
+        return base
+    result = base.clone()
+    result[:, heads, start:] = values
+    return result

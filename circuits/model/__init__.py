@@ -1,0 +1,1 @@
+"""A language model with its tokens, weights, wiring and metrics."""

@@ -1,0 +1,281 @@
+"""From a model's name to Hugging Face weights and tokenizer, or to one clear message.
+
+A name is looked for in this order: the embedded models that ship with the package, a local
+Hugging Face directory, the hub's local cache, the hub.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import torch
+
+from circuits.base.errors import (
+    KnowledgeCircuitsError,
+    ModelNotFoundError,
+    OptionError,
+    UnsupportedArchitectureError,
+)
+
+EMBEDDED_DIR = Path(__file__).parent.parent / "embedded"
+HUB_TIMEOUT_SECONDS = 4.0
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """A Hugging Face model and tokenizer, with where they came from."""
+
+    name: str
+    hf_model: Any
+    hf_tokenizer: Any
+    provenance: dict[str, Any]
+
+
+def embedded_models() -> dict[str, Path]:
+    """Names and directories of the models that ship with the package."""
+    directories = sorted(EMBEDDED_DIR.glob("*/config.json"))
+    return {path.parent.name: path.parent for path in directories}
+
+
+def embedded_checkpoints(name: str) -> dict[str, Path]:
+    """Training checkpoints that ship with an embedded model, in order of training."""
+    directories = sorted((embedded_models()[name] / "checkpoints").glob("*/config.json"))
+    return {path.parent.name: path.parent for path in directories}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights and tokenizer are read from; a `revision` only where it is a hub name."""
+
+    weights: str
+    tokenizer: str
+    revision: str | None = None
+    local_only: bool = True
+
+
+def resolve(name: str) -> Source:
+    """Where to load a model from; ModelNotFoundError in seconds where there is no such model.
+
+    `NAME@REVISION` names a training checkpoint of an embedded model or a revision on the hub.
+    """
+    if not name.strip():
+        raise ModelNotFoundError(
+            f"the model has no name; use an embedded model ({', '.join(embedded_models())}), a "
+            "Hugging Face directory or a hub name"
+        )
+    path = Path(os.path.expanduser(name))  # unlike Path.expanduser, leaves an unknown ~user alone
+    base, _, revision = name.partition("@")
+    if base in embedded_models():
+        return _resolve_embedded(base, revision)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFoundError(
+                f"{name!r} is a directory without config.json, so not a Hugging Face model"
+            )
+        if not any((path / file).is_file() for file in TOKENIZER_FILES):
+            raise ModelNotFoundError(
+                f"{name!r} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is there"
+            )
+        return Source(str(path), str(path))
+    if path.is_absolute() or name.startswith((".", "~")):
+        raise ModelNotFoundError(f"there is no directory {name!r}")
+    cached = _is_cached(base, revision or None)
+    if not cached:
+        _check_hub(base, revision or "main")
+    return Source(base, base, revision or None, local_only=cached)
+
+
+def _resolve_embedded(name: str, checkpoint: str) -> Source:
+    directory = str(embedded_models()[name])
+    if not checkpoint:
+        return Source(directory, directory)
+    checkpoints = embedded_checkpoints(name)
+    if checkpoint not in checkpoints:
+        known = ", ".join(checkpoints) or "none ships"
+        raise ModelNotFoundError(f"{name!r} has no checkpoint {checkpoint!r}; there are: {known}")
+    return Source(str(checkpoints[checkpoint]), directory)
+
+
+def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> LoadedWeights:
+    """Weights on the device, ready for hooks; no gradient is tracked for any parameter."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as hf_logging
+
+    torch_dtype, where = parse_dtype(dtype), parse_device(device)
+    source = resolve(name)
+    options: dict[str, Any] = {"local_files_only": source.local_only, "revision": source.revision}
+    progress_was_on = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(source.weights, **options)
+        check_architecture(config, name)
+        hf_tokenizer = AutoTokenizer.from_pretrained(source.tokenizer, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.weights,
+            dtype=torch_dtype,
+            attn_implementation="eager",
+            use_safetensors=True,  # a pickle from outside is never opened
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_check_complete` says it in one line
+            **options,
+        )
+        hf_model, report = loaded
+        _check_complete(report, name)
+    except (KnowledgeCircuitsError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged directory makes the libraries raise almost anything
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise ModelNotFoundError(f"{name!r} cannot be loaded: {kind}{_gist(error)}") from None
+    finally:
+        if progress_was_on:
+            hf_logging.enable_progress_bar()
+    hf_model.to(where)  # type: ignore[arg-type]
+    hf_model.eval()
+    provenance = {
+        "model": name,
+        "revision": getattr(config, "_commit_hash", None),
+        "dtype": dtype,
+        "weights_sha256": weights_hash(hf_model),
+    }
+    return LoadedWeights(name, hf_model, hf_tokenizer, provenance)
+
+
+def _gist(error: Exception) -> str:
+    """The first line of an error's message, and those after it that a colon announces."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    last = next((place for place, line in enumerate(lines) if not line.endswith(":")), len(lines))
+    return " ".join(lines[: last + 1])
+
+
+def _check_complete(report: Mapping[str, Any], name: str) -> None:
+    """Refuse weights that are absent or of another shape: `transformers` makes up random ones."""
+    absent = sorted(report["missing_keys"])
+    others = sorted(each[0] for each in report["mismatched_keys"])
+    for weights, fault in ((others, "of another shape than config.json says"), (absent, "missing")):
+        if weights:
+            more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
+            raise ModelNotFoundError(
+                f"{name!r} cannot be loaded: weight {weights[0]!r}{more} {fault}"
+            )
+
+
+def parse_dtype(dtype: str) -> torch.dtype:
+    """`fp32` or `bf16` as a torch type."""
+    if dtype not in DTYPES:
+        raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    return DTYPES[dtype]
+
+
+def parse_device(device: str | None) -> torch.device:
+    """The named device, or the best one there is; OptionError where the named one is absent."""
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise OptionError(f"{device!r} is no device; use cpu, cuda, cuda:N or mps") from None
+    counts = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if wanted.type not in counts:
+        raise OptionError(f"device {device!r} is not covered; use cpu, cuda, cuda:N or mps")
+    if (wanted.index or 0) >= counts[wanted.type]:
+        raise OptionError(f"device {device!r} is not available on this machine; use --device cpu")
+    return wanted
+
+
+def weights_hash(hf_model: Any) -> str:
+    """sha256 over all parameters' names and bytes, in order of name."""
+    digest = sha256()
+    for name, parameter in sorted(hf_model.named_parameters()):
+        digest.update(name.encode())
+        raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def check_architecture(config: Any, name: str) -> None:
+    """Refuse, by name, what the closed forms do not cover: they assume pre-norm q = W x_hat + b."""
+    kind = getattr(config, "model_type", "unknown")
+    if kind not in SUPPORTED:
+        raise UnsupportedArchitectureError(
+            f"{name!r} has architecture {kind!r}, which is not covered; covered and tested: "
+            f"{', '.join(sorted(SUPPORTED))}"
+        )
+    for field, plain in SUPPORTED[kind].items():
+        value = getattr(config, field, plain)
+        if value != plain:
+            raise UnsupportedArchitectureError(
+                f"{name!r} sets {field}={value!r}, a variant of {kind} that is not covered"
+            )
+
+
+SUPPORTED: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+        "add_cross_attention": False,
+    },
+    "llama": {"attention_bias": False, "mlp_bias": False},
+}
+"""Covered model types, and the configuration fields whose variants are not."""
+
+
+def _is_cached(name: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+    except ValueError:
+        raise ModelNotFoundError(
+            f"{name!r} is neither an embedded model ({', '.join(embedded_models())}), nor a "
+            "directory, nor a possible hub name"
+        ) from None
+
+
+def _check_hub(name: str, revision: str) -> None:
+    """One quick request, so that an absent or unreachable model costs seconds and not retries."""
+    from huggingface_hub import constants
+
+    ways_out = (
+        f"use an embedded model ({', '.join(embedded_models()) or 'none installed'}), give the "
+        "path of a Hugging Face directory, or fetch it on a connected machine with "
+        f"`hf download {name}`"
+    )
+    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE") == "1":
+        raise ModelNotFoundError(
+            f"model {name!r} is not in the local cache and offline mode is on; {ways_out}"
+        )
+    url = f"{constants.ENDPOINT}/{name}/resolve/{revision}/config.json"
+    headers = {"User-Agent": "knowledge-circuits"}
+    if token := os.environ.get("HF_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        request = Request(url, headers=headers, method="HEAD")
+        urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()
+    except HTTPError as error:
+        reason = {
+            401: "asks for a login (HF_TOKEN)",
+            403: "refuses access",
+            404: "has no such model",
+        }
+        said = reason.get(error.code, f"answered {error.code}")
+        raise ModelNotFoundError(f"the hub {said}: {name!r}; {ways_out}") from None
+    except (URLError, TimeoutError, OSError, ValueError):
+        raise ModelNotFoundError(
+            f"model {name!r} is not in the local cache and the hub cannot be reached; {ways_out}"
+        ) from None

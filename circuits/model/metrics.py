@@ -1,0 +1,82 @@
+"""What counts as recalling the fact: one value an example, higher when the fact is recalled."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.base.choices import Metric
+
+
+def logit_difference(
+    logits: Float[Tensor, "batch d_vocab"],
+    answer: Int[Tensor, " batch"],
+    foil: Int[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    """Answer logit minus foil logit; positive when the fact is recalled (Wang et al. 2022)."""
+    return _pick(logits, answer) - _pick(logits, foil)
+
+
+def log_probability(
+    logits: Float[Tensor, "batch d_vocab"], answer: Int[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """Log-probability of the answer's first token, in nats."""
+    return _pick(logits.float().log_softmax(-1), answer)
+
+
+def negative_kl(
+    logits: Float[Tensor, "batch d_vocab"], clean_logits: Float[Tensor, "batch d_vocab"]
+) -> Float[Tensor, " batch"]:
+    """-KL(clean || this run) in nats, summed over the vocabulary; 0 where the runs agree."""
+    clean = clean_logits.float().log_softmax(-1)
+    return (clean.exp() * (logits.float().log_softmax(-1) - clean)).sum(-1)
+
+
+def rank(
+    logits: Float[Tensor, "*batch d_vocab"], token: Int[Tensor, "*batch"]
+) -> Int[Tensor, "*batch"]:
+    """How many tokens score higher than this one; 0 is the best rank."""
+    own = logits.gather(-1, token.unsqueeze(-1))
+    return (logits > own).sum(-1)
+
+
+def hit_at(
+    logits: Float[Tensor, "batch d_vocab"], answer: Int[Tensor, " batch"], k: int = 10
+) -> Bool[Tensor, " batch"]:
+    """Whether the answer's first token is among the k best logits (Yao et al. 2024).
+
+    Among equal logits it takes the middle place: logits that are all the same (zero ablation of
+    everything, under RMSNorm) hit nothing.
+    """
+    own = logits.gather(-1, answer.unsqueeze(-1))
+    others_equal = (logits == own).sum(-1) - 1
+    return 2 * rank(logits, answer) + others_equal < 2 * k
+
+
+def evaluate_metric(
+    metric: Metric,
+    logits: Float[Tensor, "batch d_vocab"],
+    answer: Int[Tensor, " batch"],
+    foil: Int[Tensor, " batch"],
+    clean_logits: Float[Tensor, "batch d_vocab"] | None = None,
+) -> Float[Tensor, " batch"]:
+    """The chosen metric; KL needs the clean run's logits."""
+    if metric is Metric.LOGIT_DIFFERENCE:
+        return logit_difference(logits.float(), answer, foil)
+    if metric is Metric.LOG_PROBABILITY:
+        return log_probability(logits, answer)
+    if clean_logits is None:
+        raise ValueError("the KL metric compares with the clean run's logits")
+    return negative_kl(logits, clean_logits)
+
+
+def _pick(values: Float[Tensor, "batch d_vocab"], token: Int[Tensor, " batch"]) -> Tensor:
+    return values.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+
+
+def answer_probability(
+    logits: Float[Tensor, "batch d_vocab"], answer: Int[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """Probability of the answer's first token."""
+    return torch.exp(log_probability(logits, answer))

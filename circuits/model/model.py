@@ -1,0 +1,275 @@
+"""A language model with hooks: the only file that imports TransformerLens.
+
+`Model` wraps a `TransformerBridge` with its raw weights; everything else in the project asks it
+for logits under forward hooks, for weights, and for single blocks. Hook names are the bridge's
+own: `embed.hook_out`, `blocks.L.attn.{q,k,v}.hook_out`, `blocks.L.attn.o.hook_in` (each head's
+output before the output matrix), `blocks.L.mlp.hook_out`, `blocks.L.hook_in` (resid_pre),
+`blocks.L.ln2.hook_in` (resid_mid) and `blocks.L.hook_out` (resid_post).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.base.choices import KeyValue
+from circuits.base.errors import OptionError
+from circuits.model.loading import LoadedWeights, check_architecture, load_weights, weights_hash
+from circuits.model.tokens import Tokenizer
+from circuits.model.weights import HeadProjections, Weights
+from circuits.model.wiring import Wiring
+
+__all__ = ["HeadProjections", "Hook", "Model", "Prefix", "library_versions", "load"]
+
+os.environ.setdefault("WANDB_MODE", "disabled")  # a dependency of TransformerLens, never used here
+
+Hook = tuple[str, Callable[..., Any]]
+
+# A strided slice into the bf16 output matrix is 200 times slower than a contiguous one.
+CONTIGUOUS: Hook = ("unembed.hook_in", lambda x, hook: x.contiguous())
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of positions that several runs have in common, one pair a layer."""
+
+    length: int
+    keys_values: tuple[tuple[Tensor, Tensor], ...]
+
+    def __getitem__(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self.keys_values[layer]
+
+
+class Model(Weights):
+    """A decoder-only transformer whose every head and MLP can be read and replaced."""
+
+    def __init__(self, weights: LoadedWeights) -> None:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        hf_model = weights.hf_model
+        check_architecture(hf_model.config, weights.name)
+        self.name = weights.name
+        self.max_tokens: int = hf_model.config.max_position_embeddings
+        self.tokenizer = Tokenizer(weights.hf_tokenizer, max_tokens=self.max_tokens)
+        self.provenance: dict[str, Any] = {
+            **weights.provenance,
+            "tokenizer_sha256": self.tokenizer.fingerprint,
+            "versions": library_versions(),
+        }
+        # The bridge keeps these very tensors, under other names.
+        self._parameters: dict[str, torch.nn.Parameter] = dict(hf_model.named_parameters())
+        self._buffers: dict[str, Tensor] = dict(hf_model.named_buffers())
+        self.config = hf_model.config
+        self.bridge = TransformerBridge.boot_transformers(
+            hf_model.config.model_type,  # only a label here: weights and tokenizer are given
+            hf_model=hf_model,
+            tokenizer=_for_bridge(weights.hf_tokenizer),
+            device=hf_model.device,
+            dtype=hf_model.dtype,
+        )
+        self.bridge.eval()
+        for parameter in self.bridge.parameters():  # the bridge's own copies want gradients
+            parameter.requires_grad_(False)
+        config = self.bridge.cfg
+        self.n_layers: int = config.n_layers
+        self.n_heads: int = config.n_heads
+        self.n_kv_heads: int = getattr(config, "n_key_value_heads", None) or config.n_heads
+        self.d_model: int = config.d_model
+        self.d_head: int = config.d_head
+        self.d_vocab: int = hf_model.config.vocab_size
+        self.norm_eps: float = config.eps
+        self.uses_rms_norm = bool(self.bridge.blocks[0].ln1.uses_rms_norm)
+        self.is_rotary = hasattr(self.bridge, "rotary_emb")
+        self.device: torch.device = hf_model.device
+        self.dtype: torch.dtype = hf_model.dtype
+
+    @classmethod
+    def from_hf(cls, hf_model: Any, hf_tokenizer: Any, name: str = "in-memory") -> Model:
+        """Wrap a model and tokenizer that are already in memory.
+
+        The model is modified: its submodules become the bridge's. ValueError for a second wrap.
+        """
+        if any("GeneralizedComponent" in str(type(part).__mro__) for part in hf_model.modules()):
+            raise ValueError("this model is wrapped already; make a fresh one for a second Model")
+        hf_model.set_attn_implementation("eager")
+        provenance = {"model": name, "revision": None, "weights_sha256": weights_hash(hf_model)}
+        provenance["dtype"] = str(hf_model.dtype).removeprefix("torch.")
+        return cls(LoadedWeights(name, hf_model.eval(), hf_tokenizer, provenance))
+
+    def wiring(self, kv: KeyValue = KeyValue.GROUPED) -> Wiring:
+        """The model's graph."""
+        return Wiring(self.n_layers, self.n_heads, self.n_kv_heads, kv)
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.wiring().describe()}, {self.device}, {self.dtype})"
+
+    # --- running -----------------------------------------------------------------------------
+
+    def last_logits(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        hooks: Iterable[Hook] = (),
+        prefix: Prefix | None = None,
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Logits after the last position. Hooks are gone when this returns or raises.
+
+        With a prefix, `tokens` are those that follow it. Gradients flow where a hook makes a
+        tensor require them; wrap the call in `torch.no_grad()` where none is wanted.
+        """
+        self.check_length(tokens.shape[1] + (prefix.length if prefix else 0))
+        options = {"past_key_values": _cache(prefix, tokens.shape[0])} if prefix else {}
+        logits = self.bridge.run_with_hooks(
+            tokens, fwd_hooks=[*hooks, CONTIGUOUS], logits_to_keep=1, **options
+        )
+        return logits[:, -1]
+
+    @torch.no_grad()
+    def last_logits_and_prefix(
+        self, tokens: Int[Tensor, "batch pos"], hooks: Iterable[Hook] = ()
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Prefix]:
+        """Logits after the last position, and the keys and values of this hooked run."""
+        from transformers.cache_utils import DynamicCache
+
+        self.check_length(tokens.shape[1])
+        cache: Any = DynamicCache()
+        logits = self.bridge.run_with_hooks(
+            tokens,
+            fwd_hooks=[*hooks, CONTIGUOUS],
+            logits_to_keep=1,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+        return logits[:, -1], Prefix(tokens.shape[1], layers)
+
+    def check_length(self, length: int) -> None:
+        """OptionError where a prompt of so many tokens does not fit the model."""
+        if length > self.max_tokens:
+            raise OptionError(
+                f"a prompt of {length} tokens is too long for {self.name!r}, which takes "
+                f"{self.max_tokens}"
+            )
+
+    def hooks(self, hooks: Sequence[Hook]) -> AbstractContextManager[Any]:
+        """Forward hooks that are in place within a `with` block."""
+        return self.bridge.hooks(fwd_hooks=list(hooks))
+
+    @torch.no_grad()
+    def share_prefix(self, tokens: Int[Tensor, "batch pos"]) -> Prefix | None:
+        """Keys and values of a common beginning; computed once where all rows are the same."""
+        if tokens.shape[1] == 0:
+            return None
+        rows = tokens[:1] if bool((tokens == tokens[:1]).all()) else tokens
+        _, cache = self.bridge(rows, return_type="logits_and_cache", logits_to_keep=1)
+        layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+        return Prefix(tokens.shape[1], layers)
+
+    def run_block(self, layer: int, residual: Tensor, **options: Any) -> Tensor:
+        """One block, hooks included, on a residual of shape batch pos d_model."""
+        output = self.bridge.blocks[layer](residual, **options)
+        return output[0] if isinstance(output, tuple) else output
+
+    def run_attention(
+        self, layer: int, residual: Tensor, earlier: tuple[Tensor, Tensor] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """A layer's attention, its norm included, on a residual of shape batch pos d_model.
+
+        `earlier` holds keys and values (batch head pos d_head) of the positions before these.
+        """
+        from transformers.cache_utils import DynamicCache
+
+        block, start = self.bridge.blocks[layer], 0
+        options: dict[str, Any] = {}
+        if earlier is not None:
+            start, cache = earlier[0].shape[2], DynamicCache()
+            cache.update(*earlier, layer)
+            options = {"past_key_values": cache, "use_cache": True}
+        if self.is_rotary:
+            positions = torch.arange(start, start + residual.shape[1], device=residual.device)[None]
+            options["position_embeddings"] = self.bridge.rotary_emb(residual, positions)
+        output = block.attn(hidden_states=block.ln1(residual), **options)
+        return output[0] if isinstance(output, tuple) else output
+
+    def run_mlp(self, layer: int, resid_mid: Tensor) -> Tensor:
+        """A layer's MLP, its norm included, on a residual of shape batch pos d_model."""
+        block = self.bridge.blocks[layer]
+        output = block.mlp(block.ln2(resid_mid))
+        return output[0] if isinstance(output, tuple) else output
+
+    def normalise(self, residual: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
+        """A residual through a norm without gain and shift, as `head_projections` expects it."""
+        shape = (self.d_model,)
+        if self.uses_rms_norm:
+            return F.rms_norm(residual, shape, eps=self.norm_eps)
+        return F.layer_norm(residual, shape, eps=self.norm_eps)
+
+    def rotate(
+        self, value: Float[Tensor, "*rest pos d_head"], start: int = 0
+    ) -> Float[Tensor, "*rest pos d_head"]:
+        """Queries or keys turned to their positions, which begin at `start`; RoPE models only.
+
+        Without rotary embeddings the value is returned as it is.
+        """
+        if not self.is_rotary:
+            return value
+        positions = torch.arange(start, start + value.shape[-2], device=value.device)[None]
+        cos, sin = (part[0] for part in self.bridge.rotary_emb(value, positions))
+        half = value.shape[-1] // 2
+        turned = torch.cat([-value[..., half:], value[..., :half]], -1)
+        return value * cos + turned * sin
+
+    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Token embeddings, without positions."""
+        return self.bridge.embed(tokens)
+
+    def unembed(self, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Final norm and output matrix on a residual stream of any leading shape."""
+        flat = residual.reshape(-1, 1, residual.shape[-1]).contiguous()
+        logits = self.bridge.unembed(self.bridge.ln_final(flat))
+        return logits.reshape(*residual.shape[:-1], logits.shape[-1])
+
+
+def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
+    """A model by embedded name, local Hugging Face directory or hub name.
+
+    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32 or bf16.
+    Raises ModelNotFoundError or UnsupportedArchitectureError with one line that says what to do.
+    """
+    return Model(load_weights(name, device, dtype))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("knowledge-circuits", "torch", "transformer-lens", "transformers")
+    return {name: version(name) for name in names}
+
+
+def _for_bridge(hf_tokenizer: Any) -> Any:
+    """A copy that the bridge will not try to reload from the hub."""
+    tokenizer = copy.deepcopy(hf_tokenizer)
+    tokenizer.init_kwargs.setdefault("name_or_path", "local")
+    tokenizer.init_kwargs["add_bos_token"] = True
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _cache(prefix: Prefix, batch: int) -> Any:
+    from transformers.cache_utils import DynamicCache
+
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(prefix.keys_values):
+        if keys.shape[0] == 1:
+            keys, values = keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
+        cache.update(keys, values, layer)
+    return cache

@@ -1,0 +1,184 @@
+"""From text to token ids: BOS, subject spans and continuation tokens, for any tokenizer.
+
+Prompts are tokenised without the tokenizer's own special tokens, then one BOS is prepended where
+asked for, so that a tokenizer that adds BOS by itself (Llama's) and one that does not (GPT-2's)
+behave alike. Spans are found through character offsets and counted with the BOS.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any
+
+from circuits.base.errors import PromptError
+
+_BRACKETS = "([{“‘«"
+_QUOTES = "\"'"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Token positions `start` to `stop` - 1."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def last(self) -> int:
+        """Position of the last token."""
+        return self.stop - 1
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt."""
+
+    text: str
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    bos: bool
+    offsets: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def span_of(self, subject: str) -> Span:
+        """Token positions of the one mention of the subject; PromptError for none or several."""
+        mentions = find_mentions(self.text, subject)
+        if not mentions:
+            raise PromptError(f"subject {subject!r} is not in the prompt {self.text!r}")
+        if len(mentions) > 1:
+            raise PromptError(
+                f"subject {subject!r} occurs {len(mentions)} times in the prompt {self.text!r}; "
+                "word the prompt so that it occurs once"
+            )
+        return self.span_at(*mentions[0])
+
+    def span_at(self, start: int, stop: int) -> Span:
+        """Token positions of the characters `start` to `stop` - 1."""
+        inside = [
+            position
+            for position, (left, right) in enumerate(self.offsets)
+            # A blank token is the space in front, which some tokenizers map onto the first letter.
+            if right > left and left < stop and right > start and self.tokens[position].strip()
+        ]
+        return Span(inside[0], inside[-1] + 1)
+
+
+def find_mentions(text: str, subject: str) -> list[tuple[int, int]]:
+    """Character ranges where the subject stands as whole words."""
+    if not subject.strip():
+        raise PromptError("the subject is empty")
+    subject = subject.strip()
+    pattern = rf"(?<!\w)(?={re.escape(subject)}(?!\w))"  # looks ahead, so mentions may overlap
+    starts = [match.start() for match in re.finditer(pattern, text)]
+    return [(start, start + len(subject)) for start in starts]
+
+
+class Tokenizer:
+    """A Hugging Face fast tokenizer with this project's conventions."""
+
+    def __init__(
+        self, hf: Any, default_bos: bool | None = None, max_tokens: int | None = None
+    ) -> None:
+        if not getattr(hf, "is_fast", False):
+            raise PromptError(
+                f"the tokenizer of {hf.name_or_path!r} has no fast version, which is needed "
+                "for character offsets"
+            )
+        self.hf, self.max_tokens = hf, max_tokens
+        self.default_bos = hf.bos_token_id is not None if default_bos is None else default_bos
+
+    def use_bos(self, bos: bool | None) -> bool:
+        """The BOS choice in force: the argument, or the model's default where it is None."""
+        wanted = self.default_bos if bos is None else bos
+        if wanted and self.hf.bos_token_id is None:
+            raise PromptError("this tokenizer has no BOS token; use --no-bos")
+        return wanted
+
+    def encode(self, text: str, bos: bool | None = None) -> Prompt:
+        """Token ids, token strings and character offsets of a prompt.
+
+        PromptError where it is empty, longer than the model takes or begins with a BOS of its own.
+        """
+        if not text.strip():
+            raise PromptError("the prompt is empty")
+        with_bos = self.use_bos(bos)
+        encoding = self.hf(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = list(encoding["input_ids"]), [tuple(o) for o in encoding["offset_mapping"]]
+        if with_bos:
+            if ids[:1] == [self.hf.bos_token_id]:
+                raise PromptError(
+                    f"the prompt {_short(text)} begins with the BOS token, which is put in front "
+                    "anyway; leave it out of the text, or use --no-bos"
+                )
+            ids, offsets = [self.hf.bos_token_id, *ids], [(0, 0), *offsets]
+        if self.max_tokens is not None and len(ids) > self.max_tokens:
+            raise PromptError(
+                f"the prompt {_short(text)} is {len(ids)} tokens long; the model takes "
+                f"{self.max_tokens}"
+            )
+        return Prompt(text, tuple(ids), self.strings(ids), with_bos, tuple(offsets))
+
+    def strings(self, ids: list[int] | tuple[int, ...]) -> tuple[str, ...]:
+        """What each token reads as, for display."""
+        return tuple(self.token_string(index) for index in ids)
+
+    def token_string(self, index: int) -> str:
+        """What one token reads as, with its leading space where it has one."""
+        text = self.hf.decode([index], clean_up_tokenization_spaces=False)
+        raw = self.hf.convert_ids_to_tokens(index)
+        if raw is not None and raw.startswith("\u2581") and not text.startswith(" "):
+            text = " " + text
+        return text
+
+    def continuation(self, prompt: str, answer: str) -> tuple[int, ...]:
+        """Token ids of the answer as it would continue the prompt (answer without leading space).
+
+        Found by tokenising prompt and answer together, so it is right for byte-level BPE and for
+        Llama's metaspace alike. No space is put between them after an opening bracket or quote or
+        where the prompt ends in white space. PromptError where the answer changes the prompt's
+        own tokens.
+        """
+        answer = answer.strip()
+        if not answer:
+            raise PromptError(f"the answer to {prompt!r} is empty")
+        glue = "" if _wants_no_space(prompt) else " "
+        return _continuation(self.hf, prompt, glue + answer)
+
+    def first_token(self, prompt: str, answer: str) -> int:
+        """First continuation token of the answer: the one that scores count."""
+        return self.continuation(prompt, answer)[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the tokenizer's full definition."""
+        return sha256(self.hf.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}")
+
+
+def _wants_no_space(prompt: str) -> bool:
+    """Whether the next word follows directly: after white space, or what opens a quotation."""
+    last, before = prompt[-1:], prompt[-2:-1]
+    if last in _QUOTES:  # the same sign opens and closes: it opens where a word could begin
+        return not before or before.isspace() or before in _BRACKETS + _QUOTES
+    return not last or last.isspace() or last in _BRACKETS
+
+
+@lru_cache(maxsize=65536)
+def _continuation(hf: Any, prompt: str, ending: str) -> tuple[int, ...]:
+    alone = hf(prompt, add_special_tokens=False)["input_ids"]
+    joint = hf(prompt + ending, add_special_tokens=False)["input_ids"]
+    if joint[: len(alone)] != alone or len(joint) == len(alone):
+        hint = "it ends in white space" if prompt[-1:].isspace() else "their tokens merge"
+        raise PromptError(f"{ending.strip()!r} cannot continue the prompt {prompt!r}: {hint}")
+    return tuple(joint[len(alone) :])

@@ -1,0 +1,177 @@
+"""A model's weights: read and written by their names, and as the wiring orders heads and norms."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.base.choices import KeyValue
+from circuits.base.errors import OptionError
+from circuits.model.tokens import Tokenizer
+
+
+@dataclass(frozen=True)
+class HeadProjections:
+    """Query, key and value matrices of a layer with the norm's gain folded in.
+
+    For a residual x with normalised value x_hat, destination t sees `weight[t] @ x_hat +
+    offset[t]`; `weight` is centred over d_model where the norm subtracts the mean. Destinations
+    stand in the wiring's order: queries, keys, values.
+    """
+
+    weight: Float[Tensor, "dst d_head d_model"]
+    offset: Float[Tensor, "dst d_head"]
+
+
+class Weights:
+    """What `circuits.model.model.Model` can do with its weights; the bridge holds them."""
+
+    name: str
+    config: Any
+    bridge: Any
+    tokenizer: Tokenizer
+    dtype: torch.dtype
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    uses_rms_norm: bool
+    _parameters: dict[str, torch.nn.Parameter]
+    _buffers: dict[str, Tensor]
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of all weights, as Hugging Face has them."""
+        return tuple(self._parameters)
+
+    def parameter(self, name: str) -> Tensor:
+        """A weight by its Hugging Face name and in its layout; OptionError for an unknown name."""
+        if name not in self._parameters:
+            raise OptionError(f"{self.name!r} has no parameter {name!r}")
+        return self._parameters[name].detach()
+
+    @torch.no_grad()
+    def set_parameter(self, name: str, value: Tensor) -> None:
+        """Overwrite a weight in place; `circuits.edits.edit` is what takes a change back."""
+        target = self.parameter(name)
+        if value.shape != target.shape:
+            raise OptionError(
+                f"{name!r} is of shape {tuple(target.shape)}, the value of {tuple(value.shape)}"
+            )
+        target.copy_(value)
+        fused = re.fullmatch(r"transformer\.h\.(\d+)\.attn\.c_attn\.(weight|bias)", name)
+        if fused:  # the bridge runs on split copies of GPT-2's joint matrix
+            attention = self.bridge.blocks[int(fused[1])].attn
+            for slot, part in zip("qkv", target.chunk(3, -1), strict=True):
+                copy_of = getattr(getattr(attention, slot).original_component, fused[2])
+                copy_of.copy_(part.T if part.ndim == 2 else part)
+
+    def mlp_output_name(self, layer: int) -> str:
+        """Name of the matrix from which a layer's MLP writes (ROME's W)."""
+        if not 0 <= layer < self.n_layers:
+            raise OptionError(f"{self.name!r} has layers 0 to {self.n_layers - 1}, not {layer}")
+        if self.config.model_type == "gpt2":
+            return f"transformer.h.{layer}.mlp.c_proj.weight"
+        return f"model.layers.{layer}.mlp.down_proj.weight"
+
+    def is_transposed(self, name: str) -> bool:
+        """True where a matrix is held as input by output (GPT-2's Conv1D)."""
+        return self.config.model_type == "gpt2" and re.search(r"\.c_\w+\.weight$", name) is not None
+
+    def to_hf(self, share: bool = False) -> Any:
+        """A plain Hugging Face model with the weights as they are now, none tracking gradients.
+
+        Its tensors are its own; with `share` they are this model's, so that it costs no memory,
+        follows every edit, and must not be written to.
+        """
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            plain = AutoModelForCausalLM.from_config(
+                self.config, dtype=self.dtype, attn_implementation="eager"
+            )
+        for name, tensor in {**self._parameters, **self._buffers}.items():
+            value = tensor.detach() if share else tensor.detach().clone()
+            path, _, leaf = name.rpartition(".")
+            module = plain.get_submodule(path)
+            is_parameter = leaf in module._parameters
+            setattr(module, leaf, torch.nn.Parameter(value, False) if is_parameter else value)
+        plain.tie_weights()
+        return plain.requires_grad_(False).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights as they are now, configuration and tokenizer for `transformers`."""
+        self.to_hf(share=True).save_pretrained(folder)
+        self.tokenizer.hf.save_pretrained(folder)
+
+    @torch.no_grad()
+    def head_projections(self, layer: int, kv: KeyValue = KeyValue.GROUPED) -> HeadProjections:
+        """Query, key and value matrices with the norm folded in, as the wiring orders them."""
+        weights = torch.cat([w.transpose(1, 2) for w in self.head_input_weights(layer, kv)])
+        weights = weights * self.attention_norm_gain(layer)
+        if not self.uses_rms_norm:
+            weights = weights - weights.mean(-1, keepdim=True)
+        return HeadProjections(weights, self.head_offsets(layer, kv))
+
+    def head_input_weights(
+        self, layer: int, kv: KeyValue = KeyValue.GROUPED
+    ) -> list[Float[Tensor, "head d_model d_head"]]:
+        """W_Q, W_K and W_V as the model holds them; one K and V a query head where asked for."""
+        attention = self.bridge.blocks[layer].attn
+        return [self._each_query(getattr(attention, f"W_{slot}"), slot, kv) for slot in "QKV"]
+
+    @torch.no_grad()
+    def head_offsets(
+        self, layer: int, kv: KeyValue = KeyValue.GROUPED
+    ) -> Float[Tensor, "dst d_head"]:
+        """What queries, keys and values are where the normalised residual is zero."""
+        block, offsets = self.bridge.blocks[layer], []
+        shift = getattr(block.ln1.original_component, "bias", None)
+        for letter in "QKV":
+            weight, bias = (getattr(block.attn, f"{part}_{letter}") for part in "Wb")
+            offset = weight.new_zeros(weight.shape[0], weight.shape[2])
+            if bias is not None:
+                offset = offset + bias.reshape(offset.shape)
+            if shift is not None:
+                offset = offset + torch.einsum("d,hde->he", shift, weight)
+            offsets.append(self._each_query(offset, letter, kv))
+        return torch.cat(offsets)
+
+    def _each_query(self, value: Tensor, letter: str, kv: KeyValue) -> Tensor:
+        if letter == "Q" or kv is KeyValue.GROUPED:
+            return value
+        return value.repeat_interleave(self.n_heads // self.n_kv_heads, 0)
+
+    def head_output_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """Each head's output matrix W_O."""
+        return self.bridge.blocks[layer].attn.W_O
+
+    def head_output_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
+        """The attention block's output bias, which belongs to no head; None where there is none."""
+        return self.bridge.blocks[layer].attn.b_O
+
+    def attention_norm_gain(self, layer: int) -> Float[Tensor, " d_model"]:
+        """Gain of the norm before a layer's heads."""
+        return self.bridge.blocks[layer].ln1.weight
+
+    def mlp_norm_gain(self, layer: int) -> Float[Tensor, " d_model"]:
+        """Gain of the norm before a layer's MLP."""
+        return self.bridge.blocks[layer].ln2.weight
+
+    def final_norm(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"] | None]:
+        """Gain and, where there is one, shift of the norm before the output matrix."""
+        norm = self.bridge.ln_final
+        return norm.weight, getattr(norm.original_component, "bias", None)
+
+    def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        """Output matrix, one row a token."""
+        return self.bridge.unembed.weight
+
+    def embedding_std(self) -> float:
+        """Standard deviation of the token embedding matrix, the unit of causal tracing's noise."""
+        return float(self.bridge.embed.weight.float().std())

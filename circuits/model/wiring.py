@@ -1,0 +1,244 @@
+"""Geometry of a circuit as index arithmetic: which node writes where, and who reads it.
+
+A transformer's residual stream is a graph whose *sources* write to it and whose *destinations*
+read from it. Sources, in the order in which they write: `input` (the token embedding), then for
+each layer its heads `aL.hH` and its MLP `mL`. Destinations: each head's query, key and value
+input, each MLP's input, and `logits`. A destination reads every source before it, so the sources
+of a destination are always a prefix of the source order; that makes all bookkeeping arithmetic.
+
+With grouped-query attention (GQA) several query heads share one key-value head. `KeyValue.GROUPED`
+has one key and one value destination a key-value head (`a5.kv1<k>`), the model's true wiring;
+`KeyValue.PER_QUERY_HEAD` has one a query head (`a5.h3<k>`), the convention of EAP-IG's files.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from circuits.base.choices import KeyValue
+from circuits.base.errors import OptionError
+
+SLOTS = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """All edges that a model of this geometry has; canonical edge order is by destination."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    kv: KeyValue = KeyValue.GROUPED
+
+    def __post_init__(self) -> None:
+        if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1:
+            raise OptionError("a wiring needs at least one layer, one head and one key-value head")
+        if self.n_heads % self.n_kv_heads:
+            raise OptionError(
+                f"{self.n_heads} heads cannot share {self.n_kv_heads} key-value heads evenly"
+            )
+
+    @property
+    def is_grouped(self) -> bool:
+        """True where a key or value destination serves more than one query head."""
+        return self.kv is KeyValue.GROUPED and self.n_kv_heads != self.n_heads
+
+    @property
+    def n_key_inputs(self) -> int:
+        """Key destinations a layer (as many as value destinations)."""
+        return self.n_kv_heads if self.kv is KeyValue.GROUPED else self.n_heads
+
+    @property
+    def queries_per_key(self) -> int:
+        """Query heads served by one key destination."""
+        return self.n_heads // self.n_key_inputs
+
+    @property
+    def n_attn(self) -> int:
+        """Attention destinations a layer: queries, then keys, then values."""
+        return self.n_heads + 2 * self.n_key_inputs
+
+    @property
+    def n_src(self) -> int:
+        """Number of sources."""
+        return 1 + self.n_layers * (self.n_heads + 1)
+
+    @property
+    def n_dst(self) -> int:
+        """Number of destinations."""
+        return self.n_layers * (self.n_attn + 1) + 1
+
+    @property
+    def n_edges(self) -> int:
+        """Number of edges."""
+        return int(self.n_sources_of_dst.sum())
+
+    def head_src(self, layer: int, head: int = 0) -> int:
+        """Source index of a head."""
+        return 1 + layer * (self.n_heads + 1) + head
+
+    def mlp_src(self, layer: int) -> int:
+        """Source index of an MLP."""
+        return 1 + layer * (self.n_heads + 1) + self.n_heads
+
+    def attn_dst(self, layer: int) -> int:
+        """Index of the first attention destination of a layer."""
+        return layer * (self.n_attn + 1)
+
+    def mlp_dst(self, layer: int) -> int:
+        """Destination index of an MLP."""
+        return layer * (self.n_attn + 1) + self.n_attn
+
+    @property
+    def logits_dst(self) -> int:
+        """Destination index of the logits."""
+        return self.n_dst - 1
+
+    @cached_property
+    def n_sources_of_dst(self) -> Int[np.ndarray, " dst"]:
+        """How many sources, counted from `input`, each destination reads."""
+        counts = np.empty(self.n_dst, dtype=np.int64)
+        for layer in range(self.n_layers):
+            start = self.attn_dst(layer)
+            counts[start : start + self.n_attn] = self.head_src(layer)
+            counts[start + self.n_attn] = self.mlp_src(layer)
+        counts[-1] = self.n_src
+        return counts
+
+    @cached_property
+    def mask(self) -> Bool[np.ndarray, "src dst"]:
+        """True where an edge exists."""
+        return np.arange(self.n_src)[:, None] < self.n_sources_of_dst[None, :]
+
+    @cached_property
+    def edge_dst(self) -> Int[np.ndarray, " edge"]:
+        """Destination of each edge, in canonical order."""
+        return np.repeat(np.arange(self.n_dst), self.n_sources_of_dst)
+
+    @cached_property
+    def edge_src(self) -> Int[np.ndarray, " edge"]:
+        """Source of each edge, in canonical order."""
+        starts = np.repeat(self._first_edge, self.n_sources_of_dst)
+        return np.arange(self.n_edges) - starts
+
+    @cached_property
+    def _first_edge(self) -> Int[np.ndarray, " dst"]:
+        return np.concatenate([[0], np.cumsum(self.n_sources_of_dst)[:-1]])
+
+    @cached_property
+    def src_names(self) -> tuple[str, ...]:
+        """Names of the sources: `input`, `a0.h0`, ..., `m0`, ..."""
+        names = ["input"]
+        for layer in range(self.n_layers):
+            names += [f"a{layer}.h{head}" for head in range(self.n_heads)]
+            names.append(f"m{layer}")
+        return tuple(names)
+
+    @cached_property
+    def dst_nodes(self) -> tuple[str, ...]:
+        """The node that each destination belongs to (`a5.kv1` for a shared key or value)."""
+        unit = "kv" if self.is_grouped else "h"
+        names: list[str] = []
+        for layer in range(self.n_layers):
+            names += [f"a{layer}.h{head}" for head in range(self.n_heads)]
+            names += [f"a{layer}.{unit}{index}" for index in range(self.n_key_inputs)] * 2
+            names.append(f"m{layer}")
+        return (*names, "logits")
+
+    @cached_property
+    def dst_slots(self) -> tuple[str, ...]:
+        """`q`, `k` or `v` for an attention destination, else the empty string."""
+        layer = ["q"] * self.n_heads + ["k"] * self.n_key_inputs + ["v"] * self.n_key_inputs + [""]
+        return (*(layer * self.n_layers), "")
+
+    @cached_property
+    def dst_names(self) -> tuple[str, ...]:
+        """Names of the destinations: `a0.h0<q>`, `m0`, `logits`, ..."""
+        return tuple(
+            f"{node}<{slot}>" if slot else node
+            for node, slot in zip(self.dst_nodes, self.dst_slots, strict=True)
+        )
+
+    @cached_property
+    def _src_index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.src_names)}
+
+    @cached_property
+    def _dst_index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.dst_names)}
+
+    def edge_name(self, edge: int | np.integer) -> str:
+        """`a5.h3->a9.h1<q>` for an edge index."""
+        return f"{self.src_names[self.edge_src[edge]]}->{self.dst_names[self.edge_dst[edge]]}"
+
+    def edge_index(self, name: str) -> int:
+        """Edge index of a name; OptionError where there is no such edge."""
+        source, arrow, destination = name.partition("->")
+        src, dst = self._src_index.get(source), self._dst_index.get(destination)
+        if not arrow or src is None or dst is None:
+            raise OptionError(f"no edge {name!r} in a model of {self.describe()}")
+        if src >= self.n_sources_of_dst[dst]:
+            raise OptionError(
+                f"edge {name!r} points down: {source} writes after {destination} reads"
+            )
+        return int(self._first_edge[dst] + src)
+
+    def heads_of(self, node: str) -> list[str]:
+        """Query heads that a node feeds: the group of a `kv` node, or the head itself."""
+        match = re.fullmatch(r"a(\d+)\.kv(\d+)", node)
+        if match is None:
+            return [node]
+        layer, group = int(match[1]), int(match[2])
+        size = self.n_heads // self.n_kv_heads
+        return [f"a{layer}.h{head}" for head in range(group * size, (group + 1) * size)]
+
+    def to_matrix(self, edges: np.ndarray, fill: Any = 0) -> np.ndarray:
+        """Edge values as `[src, dst]`, `fill` where there is no edge."""
+        matrix = np.full((self.n_src, self.n_dst), fill, dtype=edges.dtype)
+        matrix[self.edge_src, self.edge_dst] = edges
+        return matrix
+
+    def from_matrix(self, matrix: np.ndarray) -> np.ndarray:
+        """`[..., src, dst]` to `[..., edge]` in canonical order."""
+        return matrix[..., self.edge_src, self.edge_dst]
+
+    def with_kv(self, kv: KeyValue) -> Wiring:
+        """The same model with another convention for keys and values."""
+        return replace(self, kv=kv)
+
+    def describe(self) -> str:
+        """Geometry in words, for messages."""
+        heads = f"{self.n_layers} layers, {self.n_heads} heads"
+        shared = f", {self.n_kv_heads} key-value heads" if self.n_kv_heads != self.n_heads else ""
+        return f"{heads}{shared} ({self.kv} keys and values)"
+
+
+def node_layer(node: str) -> int | None:
+    """Layer of a node's name; None for `input` and `logits`."""
+    match = re.match(r"[am](\d+)", node)
+    return int(match[1]) if match else None
+
+
+def node_kind(node: str) -> str:
+    """`input`, `head`, `kv`, `mlp` or `logits`."""
+    if node in ("input", "logits"):
+        return node
+    if node.startswith("m"):
+        return "mlp"
+    return "kv" if ".kv" in node else "head"
+
+
+def node_order(node: str) -> tuple[int, int, int]:
+    """Sort key of a node's name: the order of the residual stream, `kv` after the heads."""
+    kind = node_kind(node)
+    if kind in ("input", "logits"):
+        return (-1 if kind == "input" else 1 << 30, 0, 0)
+    layer = node_layer(node) or 0
+    index = int(re.sub(r"\D", "", node.partition(".")[2]) or 0)
+    return (layer, {"head": 0, "kv": 1, "mlp": 2}[kind], index)

@@ -1,0 +1,145 @@
+"""Edits and circuits: what edit methods change at early, usual and late layers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from circuits.base.choices import Control, EditMethod
+from circuits.base.errors import NumericalError, OptionError, PromptError
+from circuits.edits.effects.control import control
+from circuits.edits.methods.registry import EditOutcome, edit
+from circuits.edits.methods.rome import RomeSettings
+from circuits.edits.settings import settings_for
+from circuits.model.model import Model
+from experiments.analyses.edit_effects.measures import EditedFact
+from experiments.analyses.edit_effects.numbers import PLACES
+from experiments.analyses.edit_effects.prompts import request_of
+from experiments.analyses.edit_effects.report import report
+from experiments.analyses.engine.base import Analysis, Part, SkipError
+from experiments.analyses.engine.config import option
+from experiments.analyses.engine.context import Context
+from experiments.analyses.hallucination.look import roles_of
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the analysis."""
+
+    relations: tuple[str, ...] = option((), "relations to edit facts of; none named: all")
+    facts: int = option(6, "facts that are edited, one after the other, each on the unedited model")
+    methods: tuple[EditMethod, ...] = option(
+        (EditMethod.ROME, EditMethod.MEMIT, EditMethod.FT_M, EditMethod.ALPHAEDIT), "edit methods"
+    )
+    layers: tuple[int, ...] = option(
+        (), "early, usual and late layer; none given: a third of ROME's, ROME's, the last but one"
+    )
+    partners: int = option(6, "corrupted subjects a fact, for the edges' scores")
+    neighbours: int = option(8, "other subjects of the relation that should not change")
+    steps: int = option(3, "integration steps of EAP-IG")
+    role_pairs: int = option(12, "prompt pairs a relation from which roles of heads are read")
+    controls: bool = option(True, "beside each edit a random change of its size and keys")
+
+
+def steps(context: Context, config: Config) -> Sequence[str]:
+    """The edits: relations in an order drawn by the seed, each once before any comes again."""
+    chosen_layers(context.model, config)
+    names = context.names(config.relations)
+    random.Random(f"{context.seed}/edits").shuffle(names)
+    return [f"{names[at % len(names)]} {at // len(names) + 1}" for at in range(config.facts)]
+
+
+def compute(context: Context, config: Config, key: str) -> Part:
+    """One fact, edited by every method at every layer."""
+    name, _, number = key.rpartition(" ")
+    request = request_of(context.model, context.relations[name], int(number) - 1, context.seed)
+    if request is None:
+        raise SkipError(f"{name}: the model knows no (further) fact that could be edited")
+    try:
+        fact = EditedFact(
+            context.model,
+            request,
+            context.relations[name],
+            list(context.relations.values()),
+            roles_of(context, name, config.role_pairs),
+            partners=config.partners,
+            neighbours=config.neighbours,
+            steps=config.steps,
+            seed=context.seed,
+            batch_size=context.batch_size,
+        )
+    except (OptionError, PromptError) as error:
+        raise SkipError(f"{key}: {error}") from None
+    edits = []
+    layers = chosen_layers(context.model, config)
+    for method in config.methods:
+        for place, layer in zip(PLACES, layers, strict=True):
+            edits.append(_edited(context, config, fact, method, place, layer))
+            context.progress(len(edits), len(config.methods) * len(layers))
+    return {
+        "request": {
+            "prompt": request.text,
+            "old": request.ground_truth,
+            "new": request.target,
+            "relation": name,
+        },
+        "unedited": fact.unedited(),
+        "edits": edits,
+    }
+
+
+def chosen_layers(model: Model, config: Config) -> tuple[int, int, int]:
+    """Early, usual and late; OptionError unless three layers of the model are given or none."""
+    if config.layers:
+        if len(config.layers) != 3 or not all(0 <= x < model.n_layers for x in config.layers):
+            raise OptionError(
+                f"layers takes three of 0 to {model.n_layers - 1}: an early, the usual and a late "
+                f"one, not {', '.join(map(str, config.layers))}"
+            )
+        early, usual, late = config.layers
+        return early, usual, late
+    settings, _ = settings_for(model, EditMethod.ROME, RomeSettings)
+    usual = settings.layers[-1]
+    return usual // 3, usual, max(usual, model.n_layers - 2)
+
+
+def _edited(
+    context: Context, config: Config, fact: EditedFact, method: EditMethod, place: str, layer: int
+) -> dict[str, Any]:
+    model = context.model
+    outcome: EditOutcome = edit(model, fact.request, method, layers=[layer], seed=context.seed)
+    found: dict[str, Any] = {
+        "method": str(method),
+        "place": place,
+        "layer": layer,
+        "status": str(outcome.status),
+        "seconds": outcome.details.get("seconds"),
+        "norm": outcome.details.get("norm"),
+        "in_circuit": fact.unedited()["mlp_mass"][layer],
+        "effect": None,
+        "control": None,
+    }
+    if outcome.delta is None:
+        return found
+    try:
+        found["effect"] = fact.measured(outcome.delta, layer)
+        if config.controls:
+            beside = control(outcome.delta, model, context.seed, Control.SAME_KEYS)
+            found["control"] = fact.measured(beside, layer)
+    except NumericalError as error:
+        found["status"] = f"diverged: {error}"
+    return found
+
+
+ANALYSIS = Analysis(
+    name="edit-effects",
+    title="What edits do to a circuit",
+    question="Which parts of a circuit say the new object after an edit, what else changes, and "
+    "does the circuit tell which edits fail?",
+    config=Config,
+    steps=steps,
+    compute=compute,
+    report=report,
+)

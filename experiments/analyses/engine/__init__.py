@@ -1,0 +1,1 @@
+"""What all analyses share: units, resume, tables, claims, pages."""

@@ -1,0 +1,97 @@
+"""What an analysis is: a question, units of work that are computed once, and a pure report.
+
+`compute` may use the model and returns plain values of one unit (a relation, a checkpoint, ...),
+which are stored at once; `report` sees stored values only, so that a report can be made again, and
+an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from circuits.base.errors import KnowledgeCircuitsError
+from experiments.analyses.engine.claims import Claim
+from experiments.analyses.engine.context import Context
+from experiments.analyses.engine.tables import Table
+
+Part = Mapping[str, Any]
+"""The stored values of one unit."""
+
+
+class SkipError(KnowledgeCircuitsError):
+    """Raised by `compute`: this unit cannot be looked at, and why; the run goes on."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture: `draw(path, provenance)` writes it as the path's suffix says (.svg, .pdf, .png).
+
+    The charts of `viz.paper.charts` have such a method.
+    """
+
+    name: str
+    caption: str
+    draw: Callable[[Path, Mapping[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report: text (computed where it speaks of numbers), claims, tables, figures."""
+
+    title: str
+    text: str = ""
+    tables: tuple[Table, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    figures: tuple[Figure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run found. `lead` is the answer in one or two computed sentences.
+
+    `answer` holds the claims that stand at the top of the page; the rest stand in their sections.
+    `method` says in a few paragraphs how it was done, for the foot of the page.
+    """
+
+    lead: str
+    sections: tuple[Section, ...]
+    answer: tuple[Claim, ...] = ()
+    method: tuple[str, ...] = ()
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables, in order."""
+        return [table for section in self.sections for table in section.tables]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures, in order."""
+        return [figure for section in self.sections for figure in section.figures]
+
+    @property
+    def claims(self) -> list[Claim]:
+        """All claims once: those at the top first."""
+        inside = [claim for section in self.sections for claim in section.claims]
+        return list(dict.fromkeys([*self.answer, *inside]))
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """An analysis that `kc run` knows.
+
+    `steps` lists the keys of the units, `compute` gives a unit's values as anything that
+    `circuits.base.plain` turns into JSON, `report` makes the report of all units' values.
+    Raise `version` when a unit's values come to mean something else: stored ones are then not used.
+    """
+
+    name: str
+    title: str
+    question: str
+    config: type[Any]
+    steps: Callable[[Context, Any], Sequence[str]]
+    compute: Callable[[Context, Any, str], Part]
+    report: Callable[[Any, Mapping[str, Part]], Report]
+    version: int = 1

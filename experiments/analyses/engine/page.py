@@ -1,0 +1,183 @@
+"""A report as one self-contained HTML page and as Markdown; the index of a run of all analyses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from circuits.base.intervals import Interval
+from circuits.model.loading import embedded_models
+from experiments.analyses.engine import config as options
+from experiments.analyses.engine.base import Analysis, Figure, Report
+from experiments.analyses.engine.parts import Parts
+from experiments.analyses.engine.tables import Table, shown
+
+if TYPE_CHECKING:
+    from experiments.analyses.engine.running import Run
+
+PAGES = Path(__file__).parent / "pages"
+PIXELS_PER_POINT = 1.7
+"""How large pictures stand on the page: a journal page's width fills the column."""
+
+
+def html_page(
+    analysis: Analysis,
+    config: Any,
+    report: Report,
+    parts: Parts,
+    provenance: Mapping[str, Any],
+    folder: Path,
+) -> str:
+    """The page, with its figures inside: it needs no other file and no network."""
+
+    def picture(figure: Figure) -> Markup:
+        svg = (folder / "figures" / f"{figure.name}.svg").read_text(encoding="utf-8")
+        return Markup(inline_svg(svg, figure.name, figure.caption))
+
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            analysis=analysis,
+            report=report,
+            model=provenance["model"],
+            caveats=caveats(provenance, parts),
+            origin=origin_rows(provenance, parts),
+            options=option_rows(config),
+            left_out=parts.skipped,
+            picture=picture,
+            cell=_cell,
+        )
+    )
+
+
+def index_page(runs: Sequence[Run], left_out: Mapping[str, str], model: str) -> str:
+    """One page that leads to all reports of a run."""
+    page = _environment().get_template("index.html.j2")
+    caution = small_model(model)
+    return page.render(runs=runs, left_out=left_out, model=model, caution=caution)
+
+
+def markdown_page(
+    analysis: Analysis,
+    config: Any,
+    report: Report,
+    parts: Parts,
+    provenance: Mapping[str, Any],
+) -> str:
+    """The same in Markdown; figures are links."""
+    lines = [f"# {analysis.title}: {provenance['model']}", "", f"*{analysis.question}*", ""]
+    lines += [report.lead, ""]
+    lines += [f"- {claim.sentence}" for claim in report.answer]
+    lines += ["", *caveats(provenance, parts)]
+    for section in report.sections:
+        lines += ["", f"## {section.title}", ""]
+        lines += [section.text, ""] if section.text else []
+        lines += [f"- {claim.sentence}" for claim in section.claims]
+        for table in [each for each in section.tables if not each.stored_only]:
+            lines += ["", table.markdown().rstrip()]
+        for figure in section.figures:
+            lines += ["", f"![{figure.name}](figures/{figure.name}.svg)", "", figure.caption]
+    lines += ["", "## How it was done", ""]
+    lines += [f"{paragraph}\n" for paragraph in report.method]
+    if parts.skipped:
+        lines += ["Left out:", ""]
+        lines += [f"- {key}: {reason}" for key, reason in parts.skipped.items()] + [""]
+    lines += [f"- {name}: {value}" for name, value in origin_rows(provenance, parts)]
+    lines += ["", "```yaml", options.as_yaml(config).rstrip(), "```", ""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def caveats(provenance: Mapping[str, Any], parts: Parts) -> list[str]:
+    """What a reader should know before believing the numbers."""
+    found = [text] if (text := small_model(str(provenance["model"]))) else []
+    if parts.skipped:
+        total = len(parts.skipped) + len(parts.values)
+        found.append(f"{len(parts.skipped)} of {total} units could not be looked at; see the foot.")
+    return found
+
+
+def small_model(name: str) -> str:
+    """A caution for the models that ship with the package; nothing for others."""
+    base = name.partition("@")[0]
+    if base not in embedded_models():
+        return ""
+    return (
+        f"{base} is a small model trained on the atlas's facts and on nothing else; what holds in "
+        "it need not hold in large pretrained models."
+    )
+
+
+def origin_rows(provenance: Mapping[str, Any], parts: Parts) -> list[tuple[str, str]]:
+    """Where the numbers come from, as names and values."""
+    model = str(provenance["model"])
+    if provenance.get("revision"):
+        model += f" at {provenance['revision']}"
+    rows = [
+        ("model", model),
+        ("weights", f"sha256 {provenance['weights_sha256']}, {provenance['dtype']}"),
+        ("facts", str(provenance["facts"])),
+        ("seed", str(provenance["seed"])),
+        ("units", f"{len(parts.values)}, {shown(provenance['seconds_computing'], 0)} s to compute"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in provenance["versions"].items())),
+        ("code", str(provenance["commit"] or "installed package")),
+        ("made", str(provenance["created"])),
+    ]
+    return rows
+
+
+def option_rows(config: Any) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of every option."""
+    meanings = options.meanings(config)
+    return [
+        (name, options.option_text(value), meanings[name])
+        for name, value in options.as_dict(config).items()
+    ]
+
+
+def inline_svg(svg: str, prefix: str, label: str) -> str:
+    """An SVG file as an element of a page: no prolog, ids of its own, its caption as its name."""
+    element = svg[svg.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    element = re.sub(r"<title>.*?</title>", "", element, flags=re.DOTALL)
+    mark = re.sub(r"\W", "-", prefix)
+    element = re.sub(r'\bid="([^"]+)"', rf'id="{mark}-\1"', element)
+    element = re.sub(r'((?:xlink:)?href)="#([^"]+)"', rf'\1="#{mark}-\2"', element)
+    element = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}-\1)", element)
+    size = re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', element)
+    limit = f' style="max-width: {float(size[1]) * PIXELS_PER_POINT:.0f}px"' if size else ""
+    named = f'<svg role="img" aria-label="{Markup.escape(label)}"{limit}'
+    return element.replace("<svg", named, 1)
+
+
+def tied(text: str) -> str:
+    """Text whose lines do not break between a number and its % sign, nor around `n = 5`."""
+    return re.sub(r"\bn = (?=\d)", "n\u00a0=\u00a0", text.replace(" %", "\u00a0%"))
+
+
+def _cell(table: Table, column: str, cell: Any) -> Markup:
+    """A table's cell; an interval's limits stand below its value."""
+    if isinstance(cell, Interval):
+        value, bracket, limits = table.shown(column, cell).partition(" [")
+        small = f'<span class="limits">[{limits}</span>' if bracket else ""
+        return Markup(Markup.escape(value) + Markup(small))
+    return Markup.escape(table.shown(column, cell))
+
+
+@cache
+def _environment() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(PAGES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["tied"] = tied
+    return found

@@ -1,0 +1,147 @@
+"""One analysis from options to files: compute what is missing, report, write."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError, PromptError
+from circuits.base.origin import check_writable, code_commit, timestamp
+from circuits.base.plain import plain
+from circuits.base.progress import Stages, silent
+from circuits.base.writing import atomic_write, save_json
+from experiments.analyses.engine import config as options
+from experiments.analyses.engine.base import Analysis, Report
+from experiments.analyses.engine.context import Context
+from experiments.analyses.engine.output import write_report
+from experiments.analyses.engine.page import index_page
+from experiments.analyses.engine.parts import Parts, compute_parts, stored_parts
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its report, what went into it, the files that were written."""
+
+    analysis: Analysis
+    report: Report
+    parts: Parts
+    summary: dict[str, Any]
+    files: list[Path]
+
+
+def run_analysis(
+    analysis: Analysis,
+    config: Any,
+    context: Context,
+    stages: Stages = silent,
+    note: Callable[[str], Any] = lambda text: None,
+) -> Run:
+    """Compute what is not stored, make the report and write everything into the context's folder.
+
+    PromptError where no unit could be looked at.
+    """
+    check_writable(context.folder)
+    _check_own(context.folder, analysis)
+    start = time.perf_counter()
+    parts = compute_parts(analysis, config, context, stages, note)
+    if not parts.values:
+        reasons = "; ".join(dict.fromkeys(parts.skipped.values())) or "there is nothing to look at"
+        raise PromptError(f"{analysis.name} on {context.model_name!r}: {reasons}")
+    provenance = {
+        **context.model.provenance,
+        "analysis": analysis.name,
+        "version": analysis.version,
+        "seed": context.seed,
+        "facts": context.facts or "the atlas",
+        "config": options.as_dict(config),
+        "units": [*parts.values, *parts.skipped],
+        "commit": code_commit(),
+        "created": timestamp(),
+        "seconds_computing": round(sum(parts.seconds.values()), 1),
+        "seconds_this_run": round(time.perf_counter() - start, 1),
+    }
+    with stages(f"{analysis.name} report"):
+        return _reported(analysis, config, parts, provenance, context.folder)
+
+
+def run_all(
+    analyses: Sequence[Analysis],
+    context: Context,
+    stages: Stages = silent,
+    note: Callable[[str], Any] = lambda text: None,
+    again: bool = False,
+) -> tuple[list[Run], dict[str, str]]:
+    """Every analysis with its defaults, in a folder of its own; circuits are shared.
+
+    Returns the runs, and the reasons of analyses that cannot be made with this model. `again` only
+    makes the reports of an earlier run again. PromptError where nothing is left.
+    """
+    runs: list[Run] = []
+    left_out: dict[str, str] = {}
+    for each in analyses:
+        own = context.inside(context.folder / each.name)
+        try:
+            if again:
+                runs.append(redraw(each, own.folder, stages))
+            else:
+                runs.append(run_analysis(each, each.config(), own, stages, note))
+        except KnowledgeCircuitsError as error:
+            left_out[each.name] = str(error)
+            note(f"{each.name} left out: {error}")
+    if not runs:
+        raise PromptError(f"no analysis could be made: {'; '.join(left_out.values())}")
+    return runs, left_out
+
+
+def _check_own(folder: Path, analysis: Analysis) -> None:
+    """OptionError where another analysis has its results in the folder."""
+    try:
+        other = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["analysis"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if other != analysis.name:
+        raise OptionError(f"--out {folder} holds a run of {other}; name another folder")
+
+
+def write_index(
+    runs: Sequence[Run], left_out: Mapping[str, str], folder: Path
+) -> tuple[dict[str, Any], Path]:
+    """A page that leads to the reports of several analyses, and their summaries in one file."""
+    summary: dict[str, Any] = {
+        "model": runs[0].summary["model"],
+        "analyses": {run.analysis.name: run.summary for run in runs},
+        "left_out": dict(left_out),
+    }
+    path = folder / "report.html"
+    atomic_write(path, index_page(runs, left_out, summary["model"]))
+    save_json(plain(summary), folder / SUMMARY)
+    return summary, path
+
+
+def redraw(analysis: Analysis, folder: Path, stages: Stages = silent) -> Run:
+    """The report made again from the stored units, without the model."""
+    path = folder / SUMMARY
+    try:
+        provenance = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+        if provenance["analysis"] != analysis.name:
+            raise OptionError(f"{folder} holds a run of {provenance['analysis']}")
+        config = options.changed(analysis.config(), provenance["config"])
+        parts = stored_parts(folder, provenance["units"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FileFormatError(path, "is no summary of an earlier run; run it first") from None
+    with stages(f"{analysis.name} report"):
+        return _reported(analysis, config, parts, provenance, folder)
+
+
+def _reported(
+    analysis: Analysis, config: Any, parts: Parts, provenance: dict[str, Any], folder: Path
+) -> Run:
+    report = analysis.report(config, parts.values)
+    summary, files = write_report(analysis, config, report, parts, provenance, folder)
+    return Run(analysis, report, parts, summary, files)

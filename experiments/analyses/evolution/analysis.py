@@ -1,0 +1,266 @@
+"""How circuits form while a model is trained: the same questions asked of every checkpoint.
+
+Prompt pairs are those of facts that the *last* model knows, the same for all checkpoints. Every
+checkpoint has its own circuit of every relation; each circuit is run in every checkpoint, on
+subjects that had no part in finding it (a transplant). Ou et al. 2025 ("How Do LLMs Acquire New
+Knowledge?") follow the same quantities over continual pre-training.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuits.base.errors import OptionError
+from circuits.facts.pairs import TokenPair, batches
+from circuits.graph.circuit import Circuit, node_layer
+from circuits.graph.evaluate import run_circuits
+from circuits.graph.overlap import jaccard, node_jaccard
+from circuits.model.loading import embedded_checkpoints, embedded_models
+from circuits.model.metrics import answer_probability, rank
+from circuits.model.model import Model
+from experiments.analyses.engine.base import Analysis, SkipError
+from experiments.analyses.engine.config import option
+from experiments.analyses.engine.context import Context
+from experiments.analyses.evolution.numbers import FINAL, FOUND, RUN
+from experiments.analyses.evolution.report import report
+from locate.discover import Search, random_circuits
+from locate.examples import Examples
+from locate.heads.roles import head_roles
+
+RELATIONS = (
+    "country_capital",
+    "person_occupation",
+    "company_industry",
+    "animal_class",
+    "noun_plural",
+)
+"""Relations of the atlas of different kinds."""
+FEWER = 5
+"""Random circuits that are run in every checkpoint."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options; see `kc run --list`."""
+
+    relations: tuple[str, ...] = option(
+        RELATIONS, "relations to follow; where the facts lack them, the first five"
+    )
+    revisions: tuple[str, ...] = option(
+        (), "checkpoints in order of training; none given: those that ship with the model"
+    )
+    pairs: int = option(10, "prompt pairs in each half")
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
+    steps: int = option(5, "integration steps of EAP-IG")
+    random_circuits: int = option(20, "random circuits for the level of chance")
+
+
+def checkpoints(context: Context, config: Config) -> list[str]:
+    """Names of the models to load, in order of training, the model itself last."""
+    base = context.model_name
+    if config.revisions:
+        return [*(f"{base}@{revision}" for revision in config.revisions), base]
+    known = list(embedded_checkpoints(base)) if base in embedded_models() else []
+    if not known:
+        raise OptionError(
+            f"no checkpoints of {base!r} ship with this package; name revisions with "
+            "--set revisions=step1000,step2000"
+        )
+    return [*(f"{base}@{step}" for step in known), base]
+
+
+def relations_of(context: Context, config: Config) -> list[str]:
+    """The relations to follow that there are facts of."""
+    if config.relations != RELATIONS:
+        return context.names(config.relations)
+    known = [name for name in RELATIONS if name in context.relations]
+    return known or context.names()[: len(RELATIONS)]
+
+
+def steps(context: Context, config: Config) -> list[str]:
+    """First every checkpoint's circuits are found, then each is run in every checkpoint."""
+    names = [_label(name) for name in checkpoints(context, config)]
+    return [f"{FOUND} {name}" for name in names] + [f"{RUN} {name}" for name in names]
+
+
+def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
+    """What one checkpoint's circuits are like, or what all circuits recall in one checkpoint."""
+    what, _, label = key.partition(" ")
+    name = next(each for each in checkpoints(context, config) if _label(each) == label)
+    found: dict[str, Any] = {}
+    relations = relations_of(context, config)
+    for place, relation in enumerate(relations):
+        examples = context.examples(relation, config.pairs)
+        if not examples.held_out:
+            continue
+        look = _found if what == FOUND else _run
+        found[relation] = look(context, config, name, relation, examples)
+        context.progress(place + 1, len(relations))
+    if not found:
+        raise SkipError("the last model knows too few facts of these relations")
+    return {"checkpoint": label, "relations": found}
+
+
+def _label(name: str) -> str:
+    """A checkpoint's revision; the model itself is the final one."""
+    return name.partition("@")[2] or FINAL
+
+
+def _search(config: Config) -> Search:
+    return Search(edges=config.edges, steps=config.steps, resamples=0)
+
+
+# --- a checkpoint's circuits ---------------------------------------------------------------------
+
+
+def _found(
+    context: Context, config: Config, name: str, relation: str, examples: Examples
+) -> dict[str, Any]:
+    """One checkpoint's circuit of one relation, and what the checkpoint knows of its facts."""
+    model = context.load(name)
+    circuit = context.circuit(
+        relation, config.pairs, _search(config), examples=examples, model=name
+    )
+    roles = Counter(
+        str(head.role)
+        for head in head_roles(
+            model, examples.pairs, circuit=circuit, check=False, batch_size=context.batch_size
+        ).heads
+    )
+    facts = [*examples.pairs, *examples.held_out]
+    return {
+        "category": context.relations[relation].category,
+        "edges": np.flatnonzero(circuit.kept),
+        "all_edges": circuit.wiring.n_edges,
+        "nodes": circuit.nodes(),
+        "entropy": score_entropy(circuit),
+        "layers": _edges_by_layer(circuit),
+        "roles": dict(roles),
+        "facts": [[pair.text.subject, pair.text.answer] for pair in facts],
+        "answers": [len(_sharing(context, pair.text.answer)) for pair in facts],
+        **_recall(model, facts, context.batch_size),
+        **(
+            {}
+            if _label(name) != FINAL
+            else _yardsticks(context, config, relation, examples, circuit)
+        ),
+    }
+
+
+def score_entropy(circuit: Circuit) -> float:
+    """Entropy in bits of |score| over the circuit's edges, as shares: log2(n) where all are equal.
+
+    NaN for a circuit without scores or whose scores are all 0.
+    """
+    if circuit.scores is None:
+        return float("nan")
+    sizes = np.abs(circuit.scores.values[circuit.kept]).astype(np.float64)
+    if not sizes.sum():
+        return float("nan")
+    shares = sizes[sizes > 0] / sizes.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def _edges_by_layer(circuit: Circuit) -> list[int]:
+    """Kept edges by the layer that writes; the first is the embedding."""
+    wiring = circuit.wiring
+    layers = [node_layer(name) for name in wiring.src_names]
+    place = np.array([0 if layer is None else layer + 1 for layer in layers])
+    counts = np.bincount(place[wiring.edge_src[circuit.kept]], minlength=wiring.n_layers + 1)
+    return [int(count) for count in counts]
+
+
+def _sharing(context: Context, answer: str) -> list[str]:
+    """Subjects of all relations whose object this is."""
+    return [
+        fact.subject
+        for relation in context.relations.values()
+        for fact in relation.facts
+        if fact.object == answer
+    ]
+
+
+@torch.no_grad()
+def _recall(model: Model, pairs: Sequence[TokenPair], batch_size: int) -> dict[str, Any]:
+    """Rank (0 is best) and probability of every fact's answer."""
+    ranks, shares = np.empty(len(pairs), dtype=int), np.empty(len(pairs))
+    for batch in batches(pairs, batch_size, model.device):
+        logits = model.last_logits(batch.clean).float()
+        rows = list(batch.index)
+        ranks[rows] = rank(logits, batch.answer).cpu().numpy()
+        shares[rows] = answer_probability(logits, batch.answer).cpu().numpy()
+    return {"ranks": ranks, "probability": shares}
+
+
+def _yardsticks(
+    context: Context, config: Config, relation: str, examples: Examples, circuit: Circuit
+) -> dict[str, Any]:
+    """What an overlap with the last circuit is worth: chance, and a second discovery.
+
+    Chance is the mean overlap of random connected circuits with the last one, the second discovery
+    the last model's circuit from the other half of the subjects.
+    """
+    other = replace(examples, pairs=examples.held_out, held_out=examples.pairs)
+    again = context.circuit(relation, config.pairs, _search(config), examples=other)
+    drawn = random_circuits(circuit, config.random_circuits, context.seed)
+    return {
+        "chance": {
+            "edges": float(np.mean([jaccard(circuit, each) for each in drawn])),
+            "nodes": float(np.mean([node_jaccard(circuit, each) for each in drawn])),
+        },
+        "again": {"edges": np.flatnonzero(again.kept), "nodes": again.nodes()},
+    }
+
+
+# --- transplants ---------------------------------------------------------------------------------
+
+
+def _run(
+    context: Context, config: Config, name: str, relation: str, examples: Examples
+) -> dict[str, Any]:
+    """Every checkpoint's circuit, and random ones, run in this checkpoint on other subjects."""
+    names = checkpoints(context, config)
+    circuits = [
+        context.circuit(relation, config.pairs, _search(config), examples=examples, model=each)
+        for each in names
+    ]
+    drawn = random_circuits(circuits[-1], min(FEWER, config.random_circuits), context.seed)
+    model = context.load(name)
+    runs = run_circuits(
+        model, examples.held_out, [*circuits, *drawn], batch_size=context.batch_size
+    )
+    outcomes = dict(zip([_label(each) for each in names], runs.circuits, strict=False))
+    random = runs.circuits[len(names) :]
+    return {
+        "model": _numbers(runs.model),
+        "empty": _numbers(runs.empty),
+        "circuits": {label: _numbers(outcome) for label, outcome in outcomes.items()},
+        "random": {
+            "metric": np.mean([outcome.metric for outcome in random], 0),
+            "hit": np.mean([outcome.hit for outcome in random], 0),
+        },
+    }
+
+
+def _numbers(outcome: Any) -> dict[str, Any]:
+    return {"metric": outcome.metric, "hit": outcome.hit.astype(float)}
+
+
+ANALYSIS = Analysis(
+    name="evolution",
+    title="How circuits form in training",
+    question=(
+        "When does a relation's circuit take its final shape, and does it work in the model as it "
+        "was earlier?"
+    ),
+    config=Config,
+    steps=steps,
+    compute=compute,
+    report=report,
+)

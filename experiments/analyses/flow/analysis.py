@@ -1,0 +1,192 @@
+"""How the object comes up through the layers, at the subject and at the last token.
+
+The logit lens reads the residual stream after every layer (Yao et al. 2024, figures 3 and 7): rank
+and probability of the object and of its rivals at the last token, of the object and the subject at
+the subject's last token. The layer of recall is where the object's probability at the last token
+rises most. Direct logit attribution says which heads and MLPs push it; whether they matter is
+tested by giving the strongest of them what they write for the corrupted prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from circuits.base.intervals import Interval, percentiles
+from circuits.facts.pairs import TokenPair
+from circuits.graph.circuit import Wiring, node_kind
+from circuits.model.model import Model
+from experiments.analyses.engine.base import Analysis, SkipError
+from experiments.analyses.engine.config import option
+from experiments.analyses.engine.context import Context
+from experiments.analyses.flow.report import report
+from locate.states.lens import direct_logit_attribution
+from locate.states.lens_average import AverageLens, Curve, Followed, Place, average_lens
+from locate.states.transplant import last_outputs, transplant_outputs
+
+FOLLOWED = (
+    (Place.LAST, Followed.ANSWER),
+    (Place.LAST, Followed.OTHERS),
+    (Place.SUBJECT, Followed.ANSWER),
+    (Place.SUBJECT, Followed.SUBJECT),
+)
+"""What is followed where."""
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options; see `kc run --list`."""
+
+    relations: tuple[str, ...] = option((), "relations to look at; none given: all", selects=True)
+    pairs: int = option(12, "facts in each half: one names the components, the other tests them")
+    components: int = option(3, "strongest heads and MLPs that are tested together")
+    draws: int = option(20, "random sets of as many components of the same layers")
+
+
+def steps(context: Context, config: Config) -> list[str]:
+    """One unit a relation."""
+    return context.names(config.relations)
+
+
+def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
+    """Curves, layer of recall, attribution and its test, for one relation."""
+    examples = context.examples(key, config.pairs)
+    if len(examples.held_out) < 2:
+        raise SkipError(f"too few facts are known: {examples.counts['known']}")
+    model, size, seed = context.model, context.batch_size, context.seed
+    facts = [*examples.pairs, *examples.held_out]
+    lens = average_lens(model, facts, batch_size=size)
+    rises = np.diff(_probability(lens), axis=1)
+    given = direct_logit_attribution(model, examples.pairs, size)
+    strongest = _strongest(given.mean(), given.wiring, config.components)
+    return {
+        "category": context.relations[key].category,
+        "facts": len(facts),
+        "curves": [_curve(lens, place, what, seed) for place, what in FOLLOWED],
+        "recall": recall_layer(rises, seed),
+        "rise": float(rises.mean(0).max()),
+        "recall_by_fact": rises.argmax(1),
+        "pushes": _by_layer(given.mean(), given.wiring),
+        "total": float(given.logit_difference.mean()),
+        "components": [
+            {"name": given.wiring.src_names[src], "push": float(given.mean()[src])}
+            for src in strongest
+        ],
+        "test": _tested(model, examples.held_out, strongest, config.draws, seed, size),
+    }
+
+
+def recall_layer(rises: Float[np.ndarray, "fact layer"], seed: int = 0) -> Interval:
+    """The layer in which the mean probability rises most, with limits over resampled facts."""
+    value = float(rises.mean(0).argmax())
+    if len(rises) < 2:
+        return Interval(value, np.nan, np.nan)
+    picks = np.random.default_rng(seed).integers(len(rises), size=(RESAMPLES, len(rises)))
+    return percentiles(value, rises[picks].mean(1).argmax(1).astype(float).tolist())
+
+
+def _probability(lens: AverageLens) -> Float[np.ndarray, "fact state"]:
+    """The object's probability at the last token."""
+    place, what = lens.places.index(Place.LAST), lens.followed.index(Followed.ANSWER)
+    return lens.probability[:, :, place, what].astype(np.float64)
+
+
+def _curve(lens: AverageLens, place: Place, what: Followed, seed: int) -> dict[str, Any]:
+    """Median rank (1 is best) and mean probability by state, with intervals over facts."""
+    rank, probability = (
+        lens.median_rank(place, what, seed=seed),
+        lens.mean_probability(place, what, seed=seed),
+    )
+    return {
+        "place": str(place),
+        "followed": str(what),
+        "rank": [Interval(x.value + 1, x.low + 1, x.high + 1) for x in _intervals(rank)],
+        "probability": _intervals(probability),
+    }
+
+
+def _intervals(curve: Curve) -> list[Interval]:
+    rows = zip(curve.value, curve.low, curve.high, strict=True)
+    return [Interval(*(float(x) for x in row)) for row in rows]
+
+
+def _by_layer(push: Float[np.ndarray, " src"], wiring: Wiring) -> Mapping[str, list[float]]:
+    """Logits that heads and MLPs of each layer add to the answer against the foil."""
+    layers = range(wiring.n_layers)
+    heads = [push[wiring.head_src(x) : wiring.head_src(x) + wiring.n_heads].sum() for x in layers]
+    return {
+        "heads": [float(x) for x in heads],
+        "mlp": [float(push[wiring.mlp_src(layer)]) for layer in layers],
+    }
+
+
+def _strongest(push: Float[np.ndarray, " src"], wiring: Wiring, count: int) -> list[int]:
+    """The heads and MLPs that push the answer most."""
+    order = np.argsort(-push, kind="stable")
+    return [int(src) for src in order if node_kind(wiring.src_names[src]) != "input"][:count]
+
+
+def _tested(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    strongest: Sequence[int],
+    draws: int,
+    seed: int,
+    batch_size: int,
+) -> dict[str, Any]:
+    """The answer's probability with components writing what they write for the corrupted prompt."""
+    wiring = model.wiring()
+    sets = [[], list(strongest), *random_sets(wiring, strongest, draws, seed)]
+    chosen = np.zeros((len(sets), len(pairs), wiring.n_src), dtype=bool)
+    for run, members in enumerate(sets):
+        chosen[run][:, members] = True
+    donors = last_outputs(model, [pair.corrupted for pair in pairs], batch_size)
+    answers = [pair.answer for pair in pairs]
+    targets = [pair.clean for pair in pairs]
+    replies = transplant_outputs(model, targets, donors, chosen, answers, batch_size=batch_size)
+    return {
+        "facts": len(pairs),
+        "whole": replies.probability[0],
+        "without": replies.probability[1],
+        "without_random": replies.probability[2:].mean(0),
+        "right": replies.right[1],
+        "right_random": replies.right[2:].mean(0),
+    }
+
+
+def random_sets(wiring: Wiring, chosen: Sequence[int], draws: int, seed: int) -> list[list[int]]:
+    """As many components as chosen, each of the layer of one of them, none of them chosen."""
+    generator = np.random.default_rng(seed)
+    layer_of = np.concatenate([[-1], np.repeat(np.arange(wiring.n_layers), wiring.n_heads + 1)])
+    sets = []
+    for _ in range(draws):
+        free: Bool[np.ndarray, " src"] = np.ones(wiring.n_src, dtype=bool)
+        free[[0, *chosen]] = False
+        drawn: list[int] = []
+        for src in chosen:
+            distance = np.where(free, np.abs(layer_of - layer_of[src]), wiring.n_src)
+            nearest = np.flatnonzero((distance == distance.min()) & free)
+            if len(nearest):
+                drawn.append(int(generator.choice(nearest)))
+                free[drawn[-1]] = False
+        sets.append(drawn)
+    return sets
+
+
+ANALYSIS = Analysis(
+    name="flow",
+    title="How the answer comes up through the layers",
+    question=(
+        "Where in the model does the object appear, at which layer is it recalled, and which "
+        "components push it?"
+    ),
+    config=Config,
+    steps=steps,
+    compute=compute,
+    report=report,
+)

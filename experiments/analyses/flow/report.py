@@ -1,0 +1,363 @@
+"""The report of `flow`: tables, sentences and figures from the stored parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from circuits.base.intervals import Interval
+from circuits.base.plain import interval, number
+from experiments.analyses.engine.base import Figure, Part, Report, Section
+from experiments.analyses.engine.claims import Claim, average, difference, measured
+from experiments.analyses.engine.tables import Table, shown
+from viz.paper.charts import Lines
+
+LAST, SUBJECT = "last token", "subject's last token"
+ANSWER, OTHERS, ITSELF = "answer", "other objects", "subject"
+NAMES = {ANSWER: "object", OTHERS: "best other object", ITSELF: "subject itself"}
+OVER = "relations"
+MULTIPLES_PER_ROW = 5
+
+METHOD = (
+    "The logit lens applies the final norm and the output matrix to the residual stream after "
+    "every layer. Rank 1 is the most likely token. The object is followed by its first token, the "
+    "subject by the best of its own tokens, the best other object by the best of the relation's "
+    "objects that belong to other subjects. The layer of recall is the one in which the object's "
+    "probability at the last token, averaged over the facts, rises most; its interval resamples "
+    "facts.",
+    "Direct logit attribution splits the logit difference between the answer and the corrupted "
+    "prompt's answer among the heads and MLPs that write at the last token. The strongest are "
+    "named on one half of the subjects and tested on the other: there they write what they write "
+    "for the corrupted prompt. Random sets hold other components of the same layers, or of the "
+    "nearest that have any left.",
+    "Curves of a relation have 95 % bootstrap intervals over facts; averages and sentences "
+    "resample relations.",
+)
+
+
+def report(config: Any, parts: Mapping[str, Part]) -> Report:
+    """The report; see the module's text."""
+    sections = (
+        Section(
+            "Rank and probability, layer by layer",
+            _rank_text(parts),
+            figures=(_lens_figure(parts, "rank"), _lens_figure(parts, "probability")),
+            tables=(_recall_table(parts), _curve_table(parts)),
+        ),
+        Section(
+            "What pushes the answer",
+            _push_text(parts),
+            figures=(_push_figure(parts),),
+            tables=(_component_table(parts, config),),
+        ),
+        Section("Every relation", "", figures=(_multiples(parts),)),
+    )
+    return Report(_lead(parts), sections, tuple(_answer(parts, config)), METHOD)
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def curve_of(part: Part, place: str, followed: str, statistic: str) -> list[Interval]:
+    """A stored curve by state; state 0 is the embedding. Empty where there is none."""
+    for curve in part["curves"]:
+        if (curve["place"], curve["followed"]) == (place, followed):
+            return [interval(each) for each in curve[statistic]]
+    return []
+
+
+def _n_layers(parts: Mapping[str, Part]) -> int:
+    return len(next(iter(parts.values()))["pushes"]["heads"])
+
+
+def _recall_layers(parts: Mapping[str, Part]) -> np.ndarray:
+    return np.array([interval(part["recall"]).value for part in parts.values()])
+
+
+def _lead(parts: Mapping[str, Part]) -> str:
+    layers = _recall_layers(parts).astype(int)
+    counts = np.bincount(layers, minlength=_n_layers(parts))
+    most = int(counts.argmax())
+    rise = np.mean([part["rise"] for part in parts.values()])
+    return (
+        f"In {counts[most]} of {len(parts)} relations the object is recalled in layer {most} of "
+        f"{_n_layers(parts)} (counted from 0): there its probability at the last token rises most. "
+        f"The steepest layer of a relation lifts it by {shown(float(rise) * 100, 0)} points on "
+        "average."
+    )
+
+
+def _answer(parts: Mapping[str, Part], config: Any) -> list[Claim]:
+    layers = _recall_layers(parts)
+    tests = [part["test"] for part in parts.values()]
+    without, random = (
+        np.array([np.mean(test["whole"]) - np.mean(test[key]) for test in tests])
+        for key in ("without", "without_random")
+    )
+    pushes = [part["pushes"] for part in parts.values()]
+    heads = np.array([sum(push["heads"]) for push in pushes])
+    mlps = np.array([sum(push["mlp"]) for push in pushes])
+    before = _ahead(parts, SUBJECT)
+    claims = [
+        measured("the mean layer of recall is", average(layers), len(parts), over=OVER),
+        difference(
+            "heads push the answer more than MLPs do at the last token",
+            heads,
+            mlps,
+            opposite="MLPs push the answer more than heads do at the last token",
+            unit="logits",
+            over=OVER,
+        ),
+        difference(
+            f"giving the {config.components} strongest components the corrupted prompt's output "
+            "costs the answer more probability than giving it to random ones of the same layers",
+            without,
+            random,
+            scale=100,
+            over=OVER,
+        ),
+    ]
+    if before is not None:
+        claims.append(
+            difference(
+                "just before the layer of recall the object ranks higher at the subject's last "
+                "token than it does in the embedding",
+                before[0],
+                before[1],
+                opposite="just before the layer of recall the object ranks lower at the subject's "
+                "last token than it does in the embedding",
+                unit="decades of rank",
+                over=OVER,
+            )
+        )
+    return claims
+
+
+def _ahead(parts: Mapping[str, Part], place: str) -> tuple[list[float], list[float]] | None:
+    """Minus log10 of the object's rank there, before the layer of recall and in the embedding."""
+    later, first = [], []
+    for part in parts.values():
+        curve = curve_of(part, place, ANSWER, "rank")
+        if not curve:
+            return None
+        state = int(interval(part["recall"]).value)  # the state before layer l is state l
+        later.append(-float(np.log10(curve[state].value)))
+        first.append(-float(np.log10(curve[0].value)))
+    return later, first
+
+
+def _rank_text(parts: Mapping[str, Part]) -> str:
+    layers = _recall_layers(parts).astype(int)
+    pieces = [
+        f"layer {layer}: {int((layers == layer).sum())}" for layer in sorted(set(layers.tolist()))
+    ]
+    return f"Relations by their layer of recall: {', '.join(pieces)}."
+
+
+def _push_text(parts: Mapping[str, Part]) -> str:
+    counts: dict[str, int] = {}
+    for part in parts.values():
+        for component in part["components"]:
+            counts[component["name"]] = counts.get(component["name"], 0) + 1
+    common = sorted(counts.items(), key=lambda item: -item[1])[:5]
+    named = ", ".join(f"{name} ({count})" for name, count in common)
+    return f"Most often among a relation's strongest, with the number of relations: {named}."
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def _recall_table(parts: Mapping[str, Part]) -> Table:
+    rows = []
+    for name, part in parts.items():
+        layer = int(interval(part["recall"]).value)
+        probability = curve_of(part, LAST, ANSWER, "probability")
+        by_fact = np.bincount(part["recall_by_fact"])
+        rows.append(
+            [
+                name,
+                part["category"],
+                part["facts"],
+                interval(part["recall"]),
+                probability[layer],
+                probability[layer + 1],
+                probability[-1],
+                float(by_fact[layer] / by_fact.sum()),
+            ]
+        )
+    return Table(
+        "recall",
+        (
+            "relation",
+            "category",
+            "facts",
+            "layer of recall",
+            "p before it",
+            "p after it",
+            "p at the end",
+            "facts recalled there",
+        ),
+        rows,
+        title="The layer of recall, by relation",
+        note=(
+            "p: mean probability of the object at the last token, with 95 % intervals over facts. "
+            "Last column: share of facts whose own steepest layer is this one."
+        ),
+        percent=frozenset({"facts recalled there"}),
+        default_digits=2,
+        digits={"layer of recall": 0, "facts recalled there": 0},
+        long=len(rows) > 12,
+    )
+
+
+def _curve_table(parts: Mapping[str, Part]) -> Table:
+    rows = []
+    for name, part in parts.items():
+        for curve in part["curves"]:
+            pairs = zip(curve["rank"], curve["probability"], strict=True)
+            for state, (rank, probability) in enumerate(pairs):
+                where = [name, curve["place"], curve["followed"], state - 1]
+                rows.append([*where, interval(rank), interval(probability)])
+    columns = ("relation", "position", "followed", "layer", "rank", "probability")
+    return Table("curves", columns, rows, stored_only=True)
+
+
+def _component_table(parts: Mapping[str, Part], config: Any) -> Table:
+    rows = []
+    for name, part in parts.items():
+        test = part["test"]
+        named = ", ".join(f"{c['name']} {shown(number(c['push']), 1)}" for c in part["components"])
+        rows.append(
+            [
+                name,
+                number(part["total"]),
+                named,
+                test["facts"],
+                average(test["whole"]),
+                average(test["without"]),
+                average(test["without_random"]),
+            ]
+        )
+    return Table(
+        "components",
+        (
+            "relation",
+            "logit difference",
+            "strongest components and their push",
+            "facts tested",
+            "p",
+            "p without them",
+            "p without random ones",
+        ),
+        rows,
+        title="The strongest components, and what their loss costs",
+        note=(
+            f"Means over facts of the other half with 95 % intervals; random: mean of "
+            f"{config.draws} sets of the same layers."
+        ),
+        default_digits=2,
+        digits={"logit difference": 1},
+        long=len(rows) > 12,
+    )
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def _states(parts: Mapping[str, Part]) -> tuple[list[int], list[str]]:
+    layers = range(_n_layers(parts))
+    return [-1, *layers], ["emb.", *map(str, layers)]
+
+
+def _over_relations(
+    parts: Mapping[str, Part], place: str, followed: str, statistic: str
+) -> list[Interval]:
+    """The mean over relations by state, of ranks the geometric mean."""
+    curves = [curve_of(part, place, followed, statistic) for part in parts.values()]
+    stack = np.array([[point.value for point in curve] for curve in curves if curve])
+    if statistic == "probability":
+        return [average(column) for column in stack.T]
+    means = [average(column) for column in np.log10(stack).T]
+    return [Interval(10**each.value, 10**each.low, 10**each.high) for each in means]
+
+
+def _lens_figure(parts: Mapping[str, Part], statistic: str) -> Figure:
+    x, names = _states(parts)
+    wanted = {LAST: (ANSWER, OTHERS), SUBJECT: (ANSWER, ITSELF)}
+    panels = {
+        f"at the {place}": {
+            NAMES[followed]: _over_relations(parts, place, followed, statistic)
+            for followed in each
+            if any(curve_of(part, place, followed, statistic) for part in parts.values())
+        }
+        for place, each in wanted.items()
+    }
+    panels = {title: panel for title, panel in panels.items() if panel}
+    faint = {
+        f"at the {LAST}": [
+            [point.value for point in curve_of(part, LAST, ANSWER, statistic)]
+            for part in parts.values()
+        ]
+    }
+    is_rank = statistic == "rank"
+    chart = Lines(
+        x,
+        panels,
+        "layer",
+        (statistic if not is_rank else "rank (1 is the top)",),
+        faint=faint,
+        x_names=names,
+        logarithmic=tuple(panels) if is_rank else (),
+        flipped=tuple(panels) if is_rank else (),
+        y_limits=(None, None) if is_rank else (-0.02, 1.02),
+    )
+    mean = "Geometric mean over relations of the median rank" if is_rank else "Mean probability"
+    caption = (
+        f"{mean} by layer (emb.: the embedding), with 95 % intervals over {len(parts)} relations. "
+        "Grey: the object in single relations."
+    )
+    return Figure(statistic, caption, chart.draw)
+
+
+def _push_figure(parts: Mapping[str, Part]) -> Figure:
+    layers = list(range(_n_layers(parts)))
+    series = {}
+    for label, kind in (("heads together", "heads"), ("MLP", "mlp")):
+        stack = np.array([[number(x) for x in part["pushes"][kind]] for part in parts.values()])
+        series[label] = [average(column) for column in stack.T]
+    chart = Lines(layers, {"": series}, "layer", ("logits, answer against foil",), width=4.6)
+    return Figure(
+        "pushes",
+        "What the heads and the MLP of each layer add at the last token to the logit difference, "
+        f"mean over {len(parts)} relations with 95 % intervals over relations.",
+        chart.draw,
+    )
+
+
+def _multiples(parts: Mapping[str, Part]) -> Figure:
+    x, names = _states(parts)
+    panels = {}
+    for name, part in parts.items():
+        curves = {
+            "object, last token": curve_of(part, LAST, ANSWER, "rank"),
+            "object, subject's last token": curve_of(part, SUBJECT, ANSWER, "rank"),
+            "subject, subject's last token": curve_of(part, SUBJECT, ITSELF, "rank"),
+        }
+        panels[name.replace("_", " ")] = {key: curve for key, curve in curves.items() if curve}
+    chart = Lines(
+        x,
+        panels,
+        "layer",
+        ("rank",),
+        x_names=["e", *(label if i % 2 == 0 else "" for i, label in enumerate(names[1:]))],
+        logarithmic=tuple(panels),
+        flipped=tuple(panels),
+        per_row=min(MULTIPLES_PER_ROW, max(2, len(panels))),
+        height=1.2,
+    )
+    caption = (
+        "Median rank by layer in every relation (e: the embedding), with 95 % intervals over facts."
+    )
+    return Figure("relations", caption, chart.draw)

@@ -1,0 +1,258 @@
+"""How a wrong answer comes about: layer by layer, component by component, edge by edge.
+
+Every case (`experiments.analyses.hallucination.recall`) is read where it is answered wrong and
+where it is answered right. Numbers are kept case by case, so that a report can put intervals on
+them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from circuits.base.errors import OptionError, PromptError
+from circuits.facts.facts import Relation, fill
+from circuits.facts.pairs import TokenPair
+from circuits.facts.questions import Question
+from circuits.graph.circuit import EdgeScores
+from circuits.graph.noise import Decision, NoiseSettings, Sample, edge_changes
+from circuits.model.model import Model
+from circuits.model.tokens import Prompt
+from experiments.analyses.engine.context import Context
+from experiments.analyses.hallucination.recall import Case, Cases, Kind, kind_of, partners
+from locate.edges.eap import Attribution, attribute
+from locate.heads.attention import REGIONS, Region, read_heads
+from locate.heads.roles import Role, head_roles
+from locate.states.lens import direct_logit_attribution, logit_lens
+
+FEWEST_FACTS = 4
+"""Fewer facts with partners than this give no edge a chance to be called changed."""
+MOST_EDGES = 400
+"""Of the edges called changed, so many are listed, the largest changes first."""
+PERMUTATIONS = 200
+
+Sides = list[tuple[TokenPair, TokenPair, TokenPair | None]]
+
+
+def curves(model: Model, cases: Cases, seed: int) -> dict[str, Any]:
+    """Rank and probability of the true object, and of what was said, by state at the last token.
+
+    `wrong` and `right` are the case's two prompts, `others` another subject that is answered right
+    in the wording in which the case is wrong (None where there is none). State 0 is the embedding.
+    """
+    right_in: dict[str, list[Question]] = {}
+    for question in cases.check.known:
+        right_in.setdefault(question.template, []).append(question)
+    generator, tokenizer = random.Random(seed), model.tokenizer
+    found: dict[str, list[Any]] = {"wrong": [], "right": [], "others": []}
+    for case in cases.cases:
+        for side, prompt in (("wrong", case.wrong), ("right", case.right)):
+            found[side].append(_followed(model, prompt, {"true": case.answer, "said": case.said}))
+        beside, other = right_in.get(case.wordings[0]), None
+        if beside:
+            question = generator.choice(beside)
+            token = tokenizer.first_token(question.prompt, question.fact.object)
+            other = _followed(model, tokenizer.encode(question.prompt), {"true": token})
+        found["others"].append(other)
+    return found
+
+
+def chance_of_attribute(
+    model: Model, cases: Cases, relation: Relation, true_of: Mapping[str, set[str]], seed: int
+) -> float:
+    """How often a wrong answer would be true of a *random* subject under another relation.
+
+    The answers that were given, dealt to the cases' subjects at random.
+    """
+    generator, hits, asked = random.Random(seed), 0, 0
+    for _ in range(PERMUTATIONS):
+        given = [case.said for case in cases.cases]
+        generator.shuffle(given)
+        for case, said in zip(cases.cases, given, strict=True):
+            kind = kind_of(model.tokenizer, case.fact, case.wrong, said, relation, true_of)
+            hits += kind is Kind.OTHER_RELATION
+            asked += 1
+    return hits / asked
+
+
+def paired(
+    model: Model, cases: Sequence[Case], relation: Relation, n: int, seed: int
+) -> list[Sides]:
+    """For each case its prompt pairs with `n` other subjects; none where there are no partners."""
+    generator = random.Random(seed)
+    return [partners(model, case, relation, n, generator) for case in cases]
+
+
+def written(model: Model, sides: Sequence[Sides], batch_size: int) -> dict[str, Any]:
+    """What each source adds to the logit of the true object over that of the wrong answer.
+
+    One row a case that has partners: `wrong` and `right` by source, and the whole difference.
+    """
+    firsts = [each[0] for each in sides if each]
+    found: dict[str, Any] = {"sources": list(model.wiring().src_names)}
+    for place, side in enumerate(("wrong", "right")):
+        pairs = [pair for first in firsts if (pair := first[place]) is not None]
+        parts = direct_logit_attribution(model, pairs, batch_size) if pairs else None
+        found[side] = [] if parts is None else _rounded(parts.contributions)
+        found[f"{side}_difference"] = [] if parts is None else _rounded(parts.logit_difference)
+    return found
+
+
+def roles_of(context: Context, relation: str, limit: int) -> dict[str, str]:
+    """The heads' roles in questions that the model answers right; none where it has no pairs."""
+    try:
+        pairs = context.examples(relation, limit).pairs
+        return head_roles(context.model, pairs, check=False, seed=context.seed).roles
+    except (OptionError, PromptError):
+        return {}
+
+
+def attention_to_subject(
+    model: Model, sides: Sequence[Sides], roles: Mapping[str, str], batch_size: int
+) -> dict[str, list[float]]:
+    """Share of value-weighted attention that mover heads pay to the subject, one row a case."""
+    heads = [name for name, role in roles.items() if role in (Role.MOVER, Role.MIXTURE)]
+    firsts = [each[0] for each in sides if each]
+    if not heads or not firsts:
+        return {"wrong": [], "right": []}
+    places = [tuple(int(part) for part in name[1:].split(".h")) for name in heads]
+    layers, numbers = (list(axis) for axis in zip(*places, strict=True))
+    found = {}
+    for place, side in enumerate(("wrong", "right")):
+        read = read_heads(
+            model,
+            [pair for first in firsts if (pair := first[place]) is not None],
+            batch_size=batch_size,
+        )
+        weighted = read.weighted[..., REGIONS.index(Region.SUBJECT)]
+        found[side] = _rounded(weighted[:, layers, numbers].mean(1))
+    return found
+
+
+def edges(
+    model: Model, sides: Sequence[Sides], steps: int, level: float, batch_size: int
+) -> dict[str, Any] | None:
+    """Which edges score otherwise where the answer is wrong than where it is right.
+
+    Scores are those of the true object's logit over the wrong answer's, in both prompts. `control`
+    holds the same test between two wordings that are both answered right: what a change of wording
+    alone does. None where too few cases have partners.
+    """
+    flat = [each for case in sides for each in case if each[2] is not None]
+    if len({pairs[0].text.subject for pairs in flat}) < FEWEST_FACTS:
+        return None
+    options = Attribution(steps=steps)
+    scores, samples = [], []
+    for place in range(3):
+        pairs = [each for group in flat if (each := group[place]) is not None]
+        found = attribute(model, pairs, options, batch_size=batch_size, keep_pairs=True)
+        scores.append(found)
+        samples.append(Sample.of([pair.text for pair in pairs]))
+    settings = NoiseSettings(level=level)
+    wrong, right, again = scores
+    changes = edge_changes(right, wrong, samples[1], samples[0], settings)
+    control = edge_changes(right, again, samples[1], samples[2], settings)
+    called, elsewhere = changes.called(Decision.CHANGED), control.called(Decision.CHANGED)
+    order = np.argsort(np.where(called, -np.abs(changes.change), np.inf), kind="stable")
+    wiring = model.wiring()
+    chosen = order[: min(int(called.sum()), MOST_EDGES)]
+    return {
+        "facts": changes.facts,
+        "partners": changes.partners,
+        "tested": wiring.n_edges,
+        "changed": int(called.sum()),
+        "control": int(elsewhere.sum()),
+        "beyond_control": int((called & ~elsewhere).sum()),
+        "dissimilarity": _dissimilarity(right.values, wrong.values),
+        "control_dissimilarity": _dissimilarity(right.values, again.values),
+        "sources": list(wiring.src_names),
+        "moved": _rounded(_moved(right, wrong)),
+        "control_moved": _rounded(_moved(right, again)),
+        "rows": [
+            {
+                "edge": wiring.edge_name(edge),
+                "right": float(right.values[edge]),
+                "wrong": float(wrong.values[edge]),
+                "low": float(changes.low[edge]),
+                "high": float(changes.high[edge]),
+                "q": float(changes.q_changed[edge]),
+                "control": float(control.change[edge]),
+            }
+            for edge in chosen.tolist()
+        ],
+    }
+
+
+def kinds(cases: Cases) -> dict[str, int]:
+    """How many wrong answers are of which kind."""
+    counts = Counter(case.kind for case in cases.cases)
+    return {str(kind): counts.get(kind, 0) for kind in Kind}
+
+
+def records(model: Model, cases: Cases, sides: Sequence[Sides]) -> list[dict[str, Any]]:
+    """The cases in words."""
+    return [
+        {
+            "subject": case.fact.subject,
+            "object": case.fact.object,
+            "said": model.tokenizer.token_string(case.said),
+            "kind": str(case.kind),
+            "wrong": case.wrong.text,
+            "right": case.right.text,
+            "wording": case.wordings[0],
+            "by_demonstrations": case.by_demonstrations,
+            "paired": bool(side),
+        }
+        for case, side in zip(cases.cases, sides, strict=True)
+    ]
+
+
+def other_prompt(
+    model: Model, cases: Cases, case: Case, wording: str, known: bool, generator: random.Random
+) -> Prompt | None:
+    """Another subject with another object in a wording, answered right (or wrong); None of none."""
+    pool = [
+        answer.question.fact
+        for answer in cases.check.answers
+        if answer.question.template == wording
+        and answer.known is known
+        and answer.question.fact.subject != case.fact.subject
+        and answer.question.fact.object != case.fact.object
+    ]
+    if not pool:
+        return None
+    return model.tokenizer.encode(fill(wording, generator.choice(pool).subject))
+
+
+def _followed(model: Model, prompt: Prompt, tokens: Mapping[str, int]) -> dict[str, Any]:
+    lens = logit_lens(model, prompt, tokens, top=1)
+    return {
+        label: {
+            "rank": lens.rank[:, 0, column].tolist(),
+            "probability": _rounded(lens.probability[:, 0, column]),
+        }
+        for column, label in enumerate(tokens)
+    }
+
+
+def _moved(left: EdgeScores, right: EdgeScores) -> np.ndarray:
+    """Score mass that moved on the edges that leave each source, in units of the metric."""
+    wiring, change = left.wiring, np.abs(right.values - left.values).astype(float)
+    return np.bincount(wiring.edge_src, change, wiring.n_src)
+
+
+def _dissimilarity(left: np.ndarray, right: np.ndarray) -> float:
+    """Score mass moved over the mass of both sides: 0 for equal scores, 1 for nothing in common."""
+    mass = np.abs(left).sum(dtype=float) + np.abs(right).sum(dtype=float)
+    return float(np.abs(right - left).sum(dtype=float) / mass) if mass else 0.0
+
+
+def _rounded(values: np.ndarray, digits: int = 6) -> Any:
+    """So many digits: enough for every table, and a fraction of the file."""
+    if values.ndim == 1:
+        return [float(f"{x:.{digits}g}") for x in values]
+    return [_rounded(row, digits) for row in values]

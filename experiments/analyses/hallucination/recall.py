@@ -1,0 +1,287 @@
+"""Questions that a model gets wrong although it knows the fact, each beside one it gets right.
+
+1. Ask every fact of a relation in several wordings.
+2. A *case* is a fact with a wording in which it is answered wrong, and one in which it is answered
+   right: the likeliest right one, or, where no wording is, the wrong one after demonstrations.
+3. Say what the wrong answer is: something that is true of the subject under another relation, an
+   object of this relation that belongs to another subject, the subject's own words, or neither.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+from circuits.base.errors import PromptError
+from circuits.facts.demonstrations import can_demonstrate, with_demonstrations
+from circuits.facts.facts import Fact, Relation, fill
+from circuits.facts.pairs import PromptPair, TokenPair
+from circuits.facts.questions import Answer, KnowledgeCheck, known_facts
+from circuits.model.metrics import rank
+from circuits.model.model import Model
+from circuits.model.tokens import Prompt, Tokenizer
+
+
+class Kind(StrEnum):
+    """What a wrong answer is; where several hold, the first."""
+
+    OTHER_RELATION = "of this subject, another relation"
+    OTHER_SUBJECT = "of this relation, another subject"
+    SUBJECT = "the subject's own words"
+    NO_OBJECT = "no object"
+
+
+KINDS = tuple(Kind)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fact, asked so that it is answered wrong and so that it is answered right.
+
+    `answer` is the true object's first token, `said` what the model says in its place. `again` is
+    a second wording with a right answer, None where there is none; `by_demonstrations` says that
+    only demonstrations made the answer right.
+    """
+
+    fact: Fact
+    wrong: Prompt
+    right: Prompt
+    again: Prompt | None
+    answer: int
+    said: int
+    kind: Kind
+    wordings: tuple[str, str, str | None]
+    by_demonstrations: bool
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The cases of a relation, and how many facts and questions there were.
+
+    `wrong` counts wrong answers among `questions`, `recoverable` the facts that are answered wrong
+    in one wording and right in another way, `never` those answered right in no way.
+    """
+
+    cases: tuple[Case, ...]
+    check: KnowledgeCheck
+    facts: int
+    recoverable: int
+    never: int
+
+    @property
+    def questions(self) -> int:
+        """How many questions were asked."""
+        return len(self.check.answers)
+
+    @property
+    def wrong(self) -> int:
+        """How many of them were answered wrong."""
+        return len(self.check.unknown)
+
+
+def find_cases(
+    model: Model,
+    relation: Relation,
+    wordings: Sequence[str],
+    n: int,
+    *,
+    others: Iterable[Relation] = (),
+    demonstrations: int = 3,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Cases:
+    """At most `n` cases of a relation, drawn by the seed.
+
+    A fact that is wrong in several wordings is taken in one of them, drawn as well. `others` are
+    the relations in which a wrong answer may be true of the subject.
+    """
+    check = known_facts(model, relation, wordings, batch_size=batch_size)
+    asked: dict[Fact, dict[str, Answer]] = {}
+    for answer in check.answers:
+        asked.setdefault(answer.question.fact, {})[answer.question.template] = answer
+    missed = [f for f, found in asked.items() if not all(a.known for a in found.values())]
+    unsure = [f for f in missed if any(a.known for a in asked[f].values())]
+    hopeless = [f for f in missed if f not in set(unsure)]
+    generator = random.Random(f"{seed}/{relation.name}")
+    generator.shuffle(unsure)
+    true_of = attributes(relation, others)
+    cases: list[Case] = []
+    for fact in unsure:
+        if len(cases) == n:
+            break
+        found = _by_wording(model, fact, asked[fact], relation, true_of, generator)
+        cases += [found] if found else []
+    recovered = []
+    generator = random.Random(f"{seed}/{relation.name}/demonstrations")
+    for fact in hopeless if demonstrations else []:
+        found = _by_demonstrations(
+            model, fact, asked[fact], relation, true_of, demonstrations, generator
+        )
+        recovered += [found] if found else []
+    return Cases(
+        cases=tuple([*cases, *recovered][:n]),
+        check=check,
+        facts=len(asked),
+        recoverable=len(unsure) + len(recovered),
+        never=len(hopeless) - len(recovered),
+    )
+
+
+def attributes(relation: Relation, others: Iterable[Relation]) -> dict[str, set[str]]:
+    """By subject the objects that it has under other relations of the same kind of subject."""
+    found: dict[str, set[str]] = {}
+    for other in others:
+        if other.kind == relation.kind and other.name != relation.name:
+            for fact in other.facts:
+                found.setdefault(fact.subject, set()).add(fact.object)
+    return found
+
+
+def kind_of(
+    tokenizer: Tokenizer,
+    fact: Fact,
+    prompt: Prompt,
+    said: int,
+    relation: Relation,
+    true_of: Mapping[str, set[str]],
+) -> Kind:
+    """What the token `said` is; objects are recognised by their first token."""
+    own = set(relation.objects_of(fact.subject))
+
+    def begins(objects: Iterable[str]) -> bool:
+        return any(_first(tokenizer, prompt.text, each) == said for each in objects)
+
+    if begins(true_of.get(fact.subject, set()) - own):
+        return Kind.OTHER_RELATION
+    if begins(each for each in relation.objects() if each not in own):
+        return Kind.OTHER_SUBJECT
+    span = prompt.span_of(fact.subject)
+    if said in prompt.ids[span.start : span.stop]:
+        return Kind.SUBJECT
+    return Kind.NO_OBJECT
+
+
+def partners(
+    model: Model, case: Case, relation: Relation, n: int, generator: random.Random
+) -> list[tuple[TokenPair, TokenPair, TokenPair | None]]:
+    """The case as prompt pairs: wrong, right and again, each with the same other subject.
+
+    Answer and foil are the true object and what was said, on all sides, so that one functional of
+    the logits is compared. Empty where no other subject has as many tokens, or the answer was right
+    by demonstrations only.
+    """
+    if case.by_demonstrations:
+        return []
+    pool = [f for f in relation.facts if f.subject != case.fact.subject]
+    generator.shuffle(pool)
+    made: list[tuple[TokenPair, TokenPair, TokenPair | None]] = []
+    for other in pool:
+        if len(made) == n:
+            break
+        if _first(model.tokenizer, case.wrong.text, other.object) in (case.answer, case.said, None):
+            continue
+        sides = [
+            _pair(model.tokenizer, case, clean, wording, other)
+            for clean, wording in zip(
+                (case.wrong, case.right, case.again), case.wordings, strict=True
+            )
+        ]
+        wrong, right, again = sides
+        if wrong is not None and right is not None and (again is not None or case.again is None):
+            made.append((wrong, right, again))
+    return made
+
+
+def _pair(
+    tokenizer: Tokenizer, case: Case, clean: Prompt | None, wording: str | None, other: Fact
+) -> TokenPair | None:
+    if clean is None or wording is None:
+        return None
+    try:
+        corrupted = tokenizer.encode(fill(wording, other.subject))
+    except PromptError:
+        return None
+    if len(corrupted) != len(clean):
+        return None
+    fact, foil = case.fact, tokenizer.token_string(case.said).strip() or "(blank)"
+    text = PromptPair(clean.text, corrupted.text, fact.object, foil, fact.subject, fact.relation)
+    span = clean.span_of(fact.subject)
+    return TokenPair(text, clean, corrupted, case.answer, case.said, span)
+
+
+def _by_wording(
+    model: Model,
+    fact: Fact,
+    asked: Mapping[str, Answer],
+    relation: Relation,
+    true_of: Mapping[str, set[str]],
+    generator: random.Random,
+) -> Case | None:
+    wrong = generator.choice([t for t, answer in asked.items() if not answer.known])
+    known = sorted((t for t, a in asked.items() if a.known), key=lambda t: -asked[t].probability)
+    texts = [fill(each, fact.subject) for each in (wrong, *known)]
+    first = [_first(model.tokenizer, text, fact.object) for text in texts]
+    usable = [t for t, token in zip(known, first[1:], strict=True) if token == first[0]]
+    if first[0] is None or not usable:
+        return None
+    prompts = [model.tokenizer.encode(fill(each, fact.subject)) for each in (wrong, *usable[:2])]
+    said = says(model, prompts[0])
+    return Case(
+        fact=fact,
+        wrong=prompts[0],
+        right=prompts[1],
+        again=prompts[2] if len(prompts) > 2 else None,
+        answer=first[0],
+        said=said,
+        kind=kind_of(model.tokenizer, fact, prompts[0], said, relation, true_of),
+        wordings=(wrong, usable[0], usable[1] if len(usable) > 1 else None),
+        by_demonstrations=False,
+    )
+
+
+def _by_demonstrations(
+    model: Model,
+    fact: Fact,
+    asked: Mapping[str, Answer],
+    relation: Relation,
+    true_of: Mapping[str, set[str]],
+    n: int,
+    generator: random.Random,
+) -> Case | None:
+    """The fact after `n` other facts in the same words; None where that is wrong as well."""
+    wrong = generator.choice(list(asked))
+    pool = [each for each in relation.facts if can_demonstrate(each, fact.subject, fact.object)]
+    if len(pool) < n:
+        return None
+    shown = generator.sample(pool, n)
+    tokenizer, text = model.tokenizer, with_demonstrations(wrong, fact.subject, shown)
+    try:
+        prompt, right = tokenizer.encode(fill(wrong, fact.subject)), tokenizer.encode(text)
+        answer = tokenizer.first_token(prompt.text, fact.object)
+    except PromptError:
+        return None
+    if says(model, right) != answer or tokenizer.first_token(text, fact.object) != answer:
+        return None
+    said = says(model, prompt)
+    kind = kind_of(tokenizer, fact, prompt, said, relation, true_of)
+    return Case(fact, prompt, right, None, answer, said, kind, (wrong, wrong, None), True)
+
+
+@torch.no_grad()
+def says(model: Model, prompt: Prompt) -> int:
+    """The likeliest next token."""
+    logits = model.last_logits(torch.tensor([prompt.ids], device=model.device)).float()
+    best = logits.argmax(-1)
+    assert int(rank(logits, best)[0]) == 0
+    return int(best[0])
+
+
+def _first(tokenizer: Tokenizer, prompt: str, answer: str) -> int | None:
+    try:
+        return tokenizer.first_token(prompt, answer)
+    except PromptError:
+        return None

@@ -1,0 +1,275 @@
+"""In-context learning: which heads come in when examples stand before the question."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from circuits.base.choices import Ablation, Metric
+from circuits.base.errors import OptionError
+from circuits.facts.demonstrations import Style
+from circuits.graph.ablation import SourceConstants, source_constants
+from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.overlap import jaccard, node_jaccard
+from circuits.model.model import Model
+from experiments.analyses.engine.base import Analysis, Part, SkipError
+from experiments.analyses.engine.config import option
+from experiments.analyses.engine.context import Context
+from experiments.analyses.icl.prompts import Shot, ask, shots_of
+from experiments.analyses.icl.report import report
+from locate.discover import Search
+from locate.edges.eap import Attribution, attribute
+from locate.heads.induction import even_score, induction_scores
+from locate.heads.silence import Head, without_heads
+from locate.heads.span_attention import attention_to_spans
+
+FEWEST = 4
+"""Facts that each half needs at least."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the analysis."""
+
+    relations: tuple[str, ...] = option((), "relations to look at; none named: all", selects=True)
+    most: int = option(12, "relations drawn at random where none is named; 0: all", selects=True)
+    styles: tuple[Style, ...] = option(
+        (Style.LIST, Style.SENTENCE), "list (`France: Paris.`), sentence (the question's wording)"
+    )
+    counts: tuple[int, ...] = option((0, 1, 2, 5), "examples before the question")
+    compare: int = option(2, "examples with which circuits are compared to those without")
+    facts: int = option(16, "facts a relation and style; one half finds circuits, one tests heads")
+    held_out: bool = option(True, "sentences in a wording that no model here was trained on")
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
+    steps: int = option(3, "integration steps of EAP-IG")
+    ablation: Ablation = option(
+        Ablation.MEAN, "what cut edges and silenced heads carry: mean, zero"
+    )
+    draws: int = option(20, "random sets of as many heads")
+    known_only: bool = option(True, "circuits of facts that are right after the examples only")
+
+
+def steps(context: Context, config: Config) -> Sequence[str]:
+    """The relations."""
+    if config.ablation is Ablation.PATCH:
+        raise OptionError(
+            "both prompts of a pair have the same examples, so patching cannot cut them: "
+            "ablation is mean or zero"
+        )
+    if min(config.counts, default=0) < 0 or config.compare < 1:
+        raise OptionError("counts are numbers of examples, and compare is at least 1")
+    names = context.names(config.relations)
+    if config.relations or not config.most or len(names) <= config.most:
+        return names
+    drawn = set(random.Random(context.seed).sample(names, config.most))
+    return [name for name in names if name in drawn]
+
+
+def compute(context: Context, config: Config, key: str) -> Part:
+    """One relation in every style; `None` for a style in which too few facts can be asked."""
+    found = {str(style): _in_style(context, config, key, style) for style in config.styles}
+    if not any(found.values()):
+        raise SkipError(f"{key}: too few facts can be asked after examples")
+    return found
+
+
+def _in_style(context: Context, config: Config, key: str, style: Style) -> dict[str, Any] | None:
+    model, relation = context.model, context.relations[key]
+    wordings = (relation.held_out if config.held_out else ()) or relation.templates
+    if not wordings and style is Style.SENTENCE:
+        return None
+    wording = wordings[0] if wordings else ""
+    counts = tuple(sorted({0, *config.counts, config.compare}))
+    facts = shots_of(model, relation, wording, style, counts, config.facts, context.seed)
+    if not facts:
+        return None
+    size = context.batch_size
+    replies = {count: ask(model, [each[count] for each in facts], size) for count in counts}
+    found: dict[str, Any] = {
+        "example": facts[0][config.compare].asked.text,
+        "counts": list(counts),
+        "right": {count: each.right[0].astype(float) for count, each in replies.items()},
+        "probability": {count: each.probability[0] for count, each in replies.items()},
+        "heads": None,
+    }
+    known = replies[config.compare].right[0] | (not config.known_only)
+    kept = [each for each, right in zip(facts, known, strict=True) if right]
+    if len(kept) >= 2 * FEWEST:
+        found["heads"] = _Heads(context, config, kept).numbers()
+    return found
+
+
+class _Heads:
+    """Circuits with and without examples, found on one half of the facts; heads on the other."""
+
+    def __init__(self, context: Context, config: Config, facts: Sequence[dict[int, Shot]]) -> None:
+        self.context, self.config = context, config
+        self.model: Model = context.model
+        half = len(facts) // 2
+        self.finding, self.testing = facts[:half], facts[half:]
+        shots = (config.compare, 0)
+        self.with_, self.without = (self._circuit(self.finding, n) for n in shots)
+        self.again = self._circuit(self.testing, 0)
+        own, plain = heads_of(self.with_), heads_of(self.without)
+        self.new = [head for head in own if head not in set(plain)]
+        self.old = [head for head in own if head in set(plain)]
+        every = [
+            (at, head) for at in range(self.model.n_layers) for head in range(self.model.n_heads)
+        ]
+        self.grown = self._grown(len(self.new))
+        self.others = [head for head in every if head not in set(self.new)]
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything about the heads that are new with examples."""
+        by_chance = set(heads_of(self.again)) - set(heads_of(self.without))
+        tested = [each[self.config.compare] for each in self.testing]
+        return {
+            "new": [name_of(head) for head in self.new],
+            "kept": [name_of(head) for head in self.old],
+            "grown": [name_of(head) for head in self.grown],
+            "new_by_chance": len(by_chance),
+            "edges": {"with": self.with_.n_edges, "without": self.without.n_edges},
+            "jaccard": jaccard(self.with_, self.without),
+            "node_jaccard": node_jaccard(self.with_, self.without),
+            "floor": jaccard(self.without, self.again),
+            "node_floor": node_jaccard(self.without, self.again),
+            "with_examples": self._silenced(tested),
+            "without_examples": self._silenced([each[0] for each in self.testing]),
+            "attention": self._attention(tested),
+            "induction": self._induction(),
+        }
+
+    def _circuit(self, facts: Sequence[dict[int, Shot]], count: int) -> Circuit:
+        config = self.config
+        options = Attribution(
+            steps=config.steps, metric=Metric.LOG_PROBABILITY, ablation=config.ablation
+        )
+        pairs = [each[count].pair for each in facts]
+        scores = attribute(self.model, pairs, options, batch_size=self.context.batch_size)
+        return Search(edges=config.edges).selected(scores)
+
+    def _grown(self, n: int) -> list[Head]:
+        """The heads whose part in all heads' score mass grows most with examples."""
+        shares = [_head_mass(circuit) for circuit in (self.with_, self.without)]
+        growth = {head: mass - shares[1][head] for head, mass in shares[0].items()}
+        return sorted(growth, key=lambda head: (-growth[head], head))[:n]
+
+    def _silenced(self, shots: Sequence[Shot]) -> dict[str, Any]:
+        """Right answers and probabilities by fact, with different heads silenced.
+
+        `whole` has none silenced, `new` the new ones, `grown` as many whose score grew most.
+        `random` are drawn from all heads that are not new, `circuit` from the other heads of the
+        circuit with examples (as many as there are, at most).
+        """
+        generator = np.random.default_rng(self.context.seed)
+        n, draws = len(self.new), self.config.draws
+        pools = {"random": self.others, "circuit": self.old}
+        sets: list[list[Head]] = [[], self.new, self.grown]
+        for heads in pools.values():
+            sets += [_drawn(heads, n, generator) for _ in range(draws)]
+        constants = self._constants([shot.pair for shot in shots])
+        replies = without_heads(
+            self.model,
+            [shot.prompt for shot in shots],
+            sets,
+            [shot.answer for shot in shots],
+            constants,
+            batch_size=self.context.batch_size,
+        )
+        found: dict[str, Any] = {}
+        for name, values in (("right", replies.right), ("probability", replies.probability)):
+            rows = values.astype(float)
+            found[name] = {"whole": rows[0], "new": rows[1], "grown": rows[2]}
+            for place, pool in enumerate(pools):
+                start = 3 + place * draws
+                found[name][pool] = rows[start : start + draws].mean(0)
+        return found
+
+    def _constants(self, pairs: Any) -> SourceConstants:
+        return source_constants(self.model, pairs, self.config.ablation, self.context.batch_size)
+
+    def _attention(self, shots: Sequence[Shot]) -> dict[str, Any]:
+        """Mean share of attention on each span, by group of heads; None for an empty group."""
+        spans = [shot.asked.spans(shot.prompt) for shot in shots]
+        shares = attention_to_spans(
+            self.model,
+            [shot.prompt for shot in shots],
+            spans,
+            batch_size=self.context.batch_size,
+        )
+        groups = {"new": self.new, "circuit": self.old, "others": self.others}
+        return {
+            span: {
+                group: _mean_of(values.mean(0, dtype=float), heads)
+                for group, heads in groups.items()
+            }
+            for span, values in shares.items()
+        }
+
+    def _induction(self) -> dict[str, Any]:
+        """Mean induction score by group of heads, and the highest one of any head."""
+        scores = induction_scores(self.model, seed=self.context.seed)
+        best = np.unravel_index(int(scores.argmax()), scores.shape)
+        return {
+            "new": _mean_of(scores, self.new),
+            "circuit": _mean_of(scores, self.old),
+            "others": _mean_of(scores, self.others),
+            "even": even_score(self.model),
+            "best": name_of((int(best[0]), int(best[1]))),
+            "best_score": float(scores.max()),
+            "scores": {name_of(head): float(scores[head]) for head in self.new},
+        }
+
+
+def heads_of(circuit: Circuit) -> list[Head]:
+    """The attention heads that an edge of the circuit touches."""
+    return [_parsed(name) for name in circuit.nodes() if node_kind(name) == "head"]
+
+
+def name_of(head: Head) -> str:
+    """`a5.h3`."""
+    return f"a{head[0]}.h{head[1]}"
+
+
+def _head_mass(circuit: Circuit) -> dict[Head, float]:
+    """Each head's share of the |score| on all edges that leave a head."""
+    scores, wiring = circuit.scores, circuit.wiring
+    assert scores is not None, "a circuit that was selected has its scores"
+    mass = np.bincount(wiring.edge_src, np.abs(scores.values).astype(float), wiring.n_src)
+    heads = {
+        _parsed(name): float(mass[src])
+        for src, name in enumerate(wiring.src_names)
+        if node_kind(name) == "head"
+    }
+    total = sum(heads.values()) or 1.0
+    return {head: value / total for head, value in heads.items()}
+
+
+def _parsed(name: str) -> Head:
+    layer, head = name[1:].split(".h")
+    return int(layer), int(head)
+
+
+def _drawn(pool: Sequence[Head], n: int, generator: np.random.Generator) -> list[Head]:
+    chosen = generator.choice(len(pool), min(n, len(pool)), replace=False)
+    return [pool[place] for place in chosen.tolist()]
+
+
+def _mean_of(values: np.ndarray, heads: Sequence[Head]) -> float | None:
+    return float(np.mean([values[head] for head in heads])) if heads else None
+
+
+ANALYSIS = Analysis(
+    name="icl",
+    title="What examples in the prompt add to a circuit",
+    question="Which heads does a circuit gain when examples stand before the question, and do "
+    "they matter?",
+    config=Config,
+    steps=steps,
+    compute=compute,
+    report=report,
+)

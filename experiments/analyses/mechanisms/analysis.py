@@ -1,0 +1,344 @@
+"""Memorisation, comprehension, application and creation, probed over the facts.
+
+For each probe and base relation: how often the model is right beside the best constant guess, and
+how much the circuit of the probe has in common with the circuit of plain recall, beside what random
+circuits and a second discovery on other subjects have in common with it. See
+`experiments.analyses.mechanisms.probes` for the probes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuits.base.errors import PromptError
+from circuits.facts.facts import fill
+from circuits.facts.pairs import PromptPair, TokenPair, encode_pair, encode_pairs
+from circuits.facts.questions import Answer, KnowledgeCheck, Question, make_pairs
+from circuits.graph.circuit import Circuit
+from circuits.graph.evaluate import evaluate
+from circuits.graph.noise import corrupted_subject
+from circuits.graph.overlap import jaccard, node_jaccard
+from circuits.model.model import Model
+from circuits.model.tokens import Prompt
+from experiments.analyses.engine.base import Analysis, SkipError
+from experiments.analyses.engine.config import option
+from experiments.analyses.engine.context import Context
+from experiments.analyses.mechanisms.probes import Probe, ProbeSet, bases, probe_set
+from experiments.analyses.mechanisms.report import report
+from locate.discover import Search, random_circuits
+from locate.examples import Examples
+from locate.states.transplant import batches_of
+
+RELATIONS = (
+    "country_capital",
+    "country_language",
+    "country_continent",
+    "person_occupation",
+    "company_industry",
+    "athlete_sport",
+    "animal_class",
+    "noun_plural",
+)
+"""Relations of different kinds that cloze, exact, paraphrase and negation ask about."""
+FEWEST = 4
+"""Pairs that a probe's circuit needs at least."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options; see `kc run --list`."""
+
+    relations: tuple[str, ...] = option(
+        RELATIONS,
+        "relations of the cloze, exact, paraphrase and negation probes",
+        selects=True,
+    )
+    facts: int = option(40, "questions a probe and relation at most")
+    pairs: int = option(12, "prompt pairs that find a circuit")
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
+    steps: int = option(5, "integration steps of EAP-IG")
+    random_circuits: int = option(20, "random circuits for the level of chance")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The model's answer to a question: on top of all tokens, best of the candidates."""
+
+    question: Question | PromptPair
+    answer: str
+    said: str
+    top: bool
+    chosen: bool
+
+
+def steps(context: Context, config: Config) -> list[str]:
+    """One unit a probe and relation (or chain)."""
+    known = context.relations
+    chosen = [name for name in config.relations if name in known] or list(known)[:8]
+    return [f"{probe}: {name}" for probe in Probe for name in bases(probe, known, chosen)]
+
+
+def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
+    """Accuracy of one probe about one relation, and its circuit beside that of plain recall."""
+    label, _, name = key.partition(": ")
+    probe = Probe(label)
+    asked = probe_set(probe, name, context.relations, context.seed)
+    examples = context.examples(asked.base, config.pairs)
+    replies = _replies(context.model, asked, config.facts, context)
+    if not replies:
+        raise SkipError("none of its questions can be put to this model")
+    right = [is_right(probe, reply) for reply in replies]
+    result: dict[str, Any] = {
+        "probe": str(probe),
+        "mechanism": probe.mechanism,
+        "name": name,
+        "base": asked.base,
+        "n": len(replies),
+        "top": [reply.top for reply in replies],
+        "right": right,
+        "guess": constant_guess(asked, replies),
+        "example": _example(replies[0]),
+    }
+    if probe is not Probe.EXACT and examples.held_out:
+        pairs = _pairs_for_circuit(context, config, asked, examples, replies)
+        if len(pairs) >= FEWEST:
+            result["circuit"] = _compared(context, config, asked, examples, pairs)
+    return result
+
+
+def is_right(probe: Probe, reply: Reply) -> bool:
+    """Whether the probe is passed: the best candidate is the answer, for a negation another."""
+    match probe:
+        case Probe.EXACT:
+            return reply.top
+        case Probe.NEGATION:
+            return not reply.chosen
+    return reply.chosen
+
+
+def constant_guess(asked: ProbeSet, replies: Sequence[Reply]) -> float:
+    """The share that saying one and the same candidate to every question gets right.
+
+    The most frequent answer, for a negation the rarest; a half where two alternatives are named,
+    and for exact recall that of the most frequent object.
+    """
+    if asked.probe is Probe.COMPARISON:
+        return 0.5
+    counts = Counter(reply.answer for reply in replies)
+    if asked.probe is Probe.NEGATION:
+        rarest = min(counts.get(candidate, 0) for candidate in asked.candidates)
+        return 1 - rarest / len(replies)
+    return max(counts.values()) / len(replies)
+
+
+# --- asking --------------------------------------------------------------------------------------
+
+
+def _replies(model: Model, asked: ProbeSet, most: int, context: Context) -> list[Reply]:
+    """The model's answers to at most so many questions, chosen by the seed."""
+    if asked.pairs:
+        return list(_ask_pairs(model, asked, asked.pairs[:most], context))
+    facts = list(asked.relation.facts)
+    order = np.random.default_rng(context.seed).permutation(len(facts))[:most]
+    questions = [Question(facts[index], asked.template) for index in sorted(order.tolist())]
+    return list(_ask(model, asked, questions, context.batch_size))
+
+
+def _ask(
+    model: Model, asked: ProbeSet, questions: Sequence[Question], batch_size: int
+) -> Iterator[Reply]:
+    """Questions that the tokenizer can put; candidates compare by their first token."""
+    usable: list[tuple[Question, Prompt]] = []
+    for question in questions:
+        try:
+            prompt = model.tokenizer.encode(question.prompt)
+            prompt.span_of(question.fact.subject)
+            model.tokenizer.first_token(question.prompt, question.fact.object)
+            usable.append((question, prompt))
+        except PromptError:
+            continue
+    logits = _last_logits(model, [prompt for _, prompt in usable], batch_size)
+    for (question, prompt), row in zip(usable, logits, strict=True):
+        text, answer = question.prompt, question.fact.object
+        candidates = sorted({model.tokenizer.first_token(text, c) for c in asked.candidates})
+        token = model.tokenizer.first_token(text, answer)
+        best = int(row.argmax())
+        top = best == token
+        if asked.probe is Probe.EXACT:
+            top = _whole_object(model, prompt, model.tokenizer.continuation(text, answer))
+        chosen = candidates[int(row[candidates].argmax())] == token
+        yield Reply(question, answer, model.tokenizer.token_string(best), top, chosen)
+
+
+@torch.no_grad()
+def _last_logits(model: Model, prompts: Sequence[Prompt], batch_size: int) -> list[torch.Tensor]:
+    found: dict[int, torch.Tensor] = {}
+    for rows, tokens in batches_of(model, prompts, batch_size):
+        found.update(zip(rows, model.last_logits(tokens).float().cpu(), strict=True))
+    return [found[row] for row in range(len(prompts))]
+
+
+@torch.no_grad()
+def _whole_object(model: Model, prompt: Prompt, tokens: Sequence[int]) -> bool:
+    """Whether each of the object's tokens is on top after those before it."""
+    ids = list(prompt.ids)
+    for token in tokens:
+        logits = model.last_logits(torch.tensor([ids], device=model.device))
+        if int(logits.argmax()) != token:
+            return False
+        ids.append(token)
+    return True
+
+
+def _ask_pairs(
+    model: Model, asked: ProbeSet, pairs: Sequence[PromptPair], context: Context
+) -> Iterator[Reply]:
+    """Comparisons: the two alternatives compare by their first token."""
+    usable = []
+    for pair in pairs:
+        try:
+            prompt = model.tokenizer.encode(pair.clean)
+            tokens = [model.tokenizer.first_token(pair.clean, x) for x in (pair.answer, pair.foil)]
+            if tokens[0] != tokens[1]:
+                usable.append((pair, prompt, tokens))
+        except PromptError:
+            continue
+    logits = _last_logits(model, [prompt for _, prompt, _ in usable], context.batch_size)
+    for (pair, _, (token, other)), row in zip(usable, logits, strict=True):
+        best = int(row.argmax())
+        said = model.tokenizer.token_string(best)
+        yield Reply(pair, pair.answer, said, best == token, bool(row[token] > row[other]))
+
+
+def _example(reply: Reply) -> dict[str, str]:
+    asked = reply.question
+    text = asked.clean if isinstance(asked, PromptPair) else asked.prompt
+    return {"prompt": text, "answer": reply.answer, "said": reply.said}
+
+
+# --- circuits ------------------------------------------------------------------------------------
+
+
+def _pairs_for_circuit(
+    context: Context,
+    config: Config,
+    asked: ProbeSet,
+    examples: Examples,
+    replies: Sequence[Reply],
+) -> list[TokenPair]:
+    """Pairs of questions answered right, about subjects that the recall circuit was not found on.
+
+    A negation's circuit is that of the object all the same: what the model does with "is not".
+    """
+    tokenizer = context.model.tokenizer
+    used = {word for pair in examples.pairs for word in _subjects(pair.text)}
+    wanted = [
+        reply
+        for reply in replies
+        if reply.chosen or asked.probe is Probe.NEGATION
+        if not used & set(_subjects_asked(reply, asked))
+    ]
+    if asked.pairs:
+        found = []
+        for reply in wanted:
+            assert isinstance(reply.question, PromptPair)
+            try:
+                found.append(encode_pair(tokenizer, reply.question))
+            except PromptError:
+                continue
+        return found[: config.pairs]
+    answers = [Answer(r.question, 0, 1.0) for r in wanted if isinstance(r.question, Question)]
+    check = KnowledgeCheck(tuple(answers))
+    made = make_pairs(tokenizer, check, context.seed, config.pairs).pairs if answers else ()
+    return encode_pairs(tokenizer, made) if made else []
+
+
+def _subjects(pair: PromptPair) -> tuple[str, ...]:
+    return (pair.subject or "", corrupted_subject(pair))
+
+
+def _subjects_asked(reply: Reply, asked: ProbeSet) -> tuple[str, ...]:
+    """The base relation's subjects that a question names or is about."""
+    if isinstance(reply.question, PromptPair):
+        return asked.alternatives[reply.question.clean]
+    fact = reply.question.fact
+    return (fact.object,) if asked.probe is Probe.REVERSAL else (fact.subject,)
+
+
+def _compared(
+    context: Context,
+    config: Config,
+    asked: ProbeSet,
+    examples: Examples,
+    pairs: Sequence[TokenPair],
+) -> dict[str, Any]:
+    """The probe's circuit against the circuit of plain recall, which other subjects gave."""
+    search = Search(edges=config.edges, steps=config.steps, resamples=0)
+    cloze = _worded(context, examples, asked.base)
+    recall = context.circuit(asked.base, config.pairs, search, examples=cloze)
+    other = replace(cloze, pairs=cloze.held_out, held_out=cloze.pairs)
+    again = context.circuit(asked.base, config.pairs, search, examples=other)
+    own = Examples(f"{asked.probe} {asked.base}", tuple(pairs))
+    circuit = context.circuit(f"{asked.base}-{asked.probe}", None, search, examples=own)
+    drawn = random_circuits(circuit, config.random_circuits, context.seed)
+    carried = evaluate(
+        context.model,
+        pairs,
+        recall,
+        random_circuits=drawn[:5],
+        batch_size=context.batch_size,
+        seed=context.seed,
+    )
+    return {
+        "pairs": len(pairs),
+        "edges": circuit.n_edges,
+        "overlap": _overlap(circuit, recall),
+        "again": _overlap(again, recall),
+        "chance": {
+            what: float(np.mean([_overlap(each, recall)[what] for each in drawn]))
+            for what in ("edges", "nodes")
+        },
+        "carried": carried.faithfulness,
+        "carried_random": carried.random_faithfulness,
+    }
+
+
+def _worded(context: Context, examples: Examples, base: str) -> Examples:
+    """The same facts, both halves in the relation's first wording where the pairs allow it."""
+    template = context.relations[base].templates[0]
+    sides = []
+    for side in (examples.pairs, examples.held_out):
+        pairs = []
+        for pair in side:
+            one, other = _subjects(pair.text)
+            text = replace(pair.text, clean=fill(template, one), corrupted=fill(template, other))
+            try:
+                pairs.append(encode_pair(context.model.tokenizer, text))
+            except PromptError:
+                continue
+        sides.append(tuple(pairs) if len(pairs) >= FEWEST else side)
+    return replace(examples, pairs=sides[0], held_out=sides[1])
+
+
+def _overlap(left: Circuit, right: Circuit) -> dict[str, float]:
+    return {"edges": jaccard(left, right), "nodes": node_jaccard(left, right)}
+
+
+ANALYSIS = Analysis(
+    name="mechanisms",
+    title="What the model can do with what it knows",
+    question=(
+        "Does the model only memorise facts, or can it also understand them in other words, apply "
+        "them and combine them anew, and does it use the same circuit?"
+    ),
+    config=Config,
+    steps=steps,
+    compute=compute,
+    report=report,
+)

@@ -1,0 +1,193 @@
+"""Probes of what a model can do with what it knows, built from facts alone.
+
+Wang et al. 2024 ("Knowledge Mechanisms in Large Language Models") tell apart memorisation,
+comprehension and application, and creation. Every probe here is a set of questions about a *base*
+relation, whose plain questions are the memorisation it is compared with:
+
+- cloze: the base relation's first training wording; exact: the same, every token of the object;
+- paraphrase: a wording that models of this project are not trained on; reversal: from the object
+  to the subject; negation: what the object is *not*;
+- two hops: the second relation of a chain asked about the first one's unnamed object; comparison:
+  which of two subjects has an object;
+- unseen combination: the second relation of a chain asked directly of the first one's subject, as
+  no fact ever does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from circuits.facts.facts import Fact, Relation
+from circuits.facts.pairs import PromptPair
+from circuits.facts.wordings import CHAINS, COMPARED, REVERSED, negated
+
+
+class Probe(StrEnum):
+    """What is asked of the model."""
+
+    CLOZE = "cloze"
+    EXACT = "exact"
+    PARAPHRASE = "paraphrase"
+    REVERSAL = "reversal"
+    NEGATION = "negation"
+    TWO_HOP = "two hops"
+    COMPARISON = "comparison"
+    UNSEEN = "unseen combination"
+
+    @property
+    def mechanism(self) -> str:
+        """The mechanism that the probe stands for."""
+        return {
+            Probe.CLOZE: "memorisation",
+            Probe.EXACT: "memorisation",
+            Probe.PARAPHRASE: "comprehension",
+            Probe.REVERSAL: "comprehension",
+            Probe.NEGATION: "comprehension",
+            Probe.TWO_HOP: "application",
+            Probe.COMPARISON: "application",
+            Probe.UNSEEN: "creation",
+        }[self]
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """All questions of one probe about one base relation.
+
+    `relation` holds them as facts in one wording, which is all that other modules need in order to
+    ask and pair them; `candidates` are the answers that a choice is among. A comparison comes as
+    ready-made `pairs`, each with its own two `alternatives`.
+    """
+
+    probe: Probe
+    base: str
+    relation: Relation
+    candidates: tuple[str, ...]
+    pairs: tuple[PromptPair, ...] = ()
+    alternatives: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def template(self) -> str:
+        """The wording."""
+        return self.relation.templates[0]
+
+
+def bases(probe: Probe, relations: Mapping[str, Relation], chosen: Sequence[str]) -> list[str]:
+    """What a probe can be asked about: relations, or names of chains."""
+    match probe:
+        case Probe.REVERSAL:
+            return [name for name in REVERSED if name in relations]
+        case Probe.TWO_HOP | Probe.UNSEEN:
+            return [c.name for c in CHAINS if {c.first, c.second} <= set(relations)]
+        case Probe.COMPARISON:
+            return [name for name in COMPARED if name in relations]
+        case Probe.PARAPHRASE:
+            return [name for name in chosen if relations[name].held_out]
+        case Probe.NEGATION:
+            return [name for name in chosen if _negatable(relations[name])]
+    return list(chosen)
+
+
+def probe_set(
+    probe: Probe, name: str, relations: Mapping[str, Relation], seed: int = 0
+) -> ProbeSet:
+    """The questions of a probe about a relation (or about the chain of that name)."""
+    if probe in (Probe.TWO_HOP, Probe.UNSEEN):
+        return _chained(probe, name, relations)
+    relation = relations[name]
+    match probe:
+        case Probe.REVERSAL:
+            return _reversed(relation)
+        case Probe.COMPARISON:
+            return _compared(relation, seed)
+        case Probe.PARAPHRASE:
+            template = relation.held_out[0]
+        case Probe.NEGATION:
+            template = _negatable(relation)[0]
+        case _:
+            template = relation.templates[0]
+    return ProbeSet(probe, name, _asked(relation, relation.facts, template), relation.objects())
+
+
+def _asked(relation: Relation, facts: Sequence[Fact], template: str) -> Relation:
+    """The facts in one wording, as a relation of its own."""
+    own = tuple(Fact(relation.name, fact.subject, fact.object) for fact in facts)
+    return Relation(relation.name, relation.category, relation.kind, own, (template,))
+
+
+def _negatable(relation: Relation) -> list[str]:
+    return [text for each in relation.templates if (text := negated(each)) is not None][:1]
+
+
+def _reversed(relation: Relation) -> ProbeSet:
+    """Questions from the object to the subject, where an object belongs to one subject only."""
+    owners: dict[str, list[str]] = defaultdict(list)
+    for fact in relation.facts:
+        owners[fact.object].append(fact.subject)
+    facts = [
+        Fact(relation.name, value, subjects[0])
+        for value, subjects in owners.items()
+        if len(subjects) == 1 and value != subjects[0]
+    ]
+    asked = _asked(relation, facts, REVERSED[relation.name])
+    return ProbeSet(Probe.REVERSAL, relation.name, asked, relation.subjects())
+
+
+def _chained(probe: Probe, name: str, relations: Mapping[str, Relation]) -> ProbeSet:
+    """Facts of a chain: the first relation's subject, the second relation's object."""
+    chain = next(each for each in CHAINS if each.name == name)
+    first, second = relations[chain.first], relations[chain.second]
+    objects = {fact.subject: fact.object for fact in second.facts}
+    facts = [
+        Fact(second.name, fact.subject, objects[fact.object])
+        for fact in first.facts
+        if fact.object in objects and fact.subject not in objects
+    ]
+    template = chain.nested if probe is Probe.TWO_HOP else second.templates[0]
+    return ProbeSet(probe, second.name, _asked(second, facts, template), second.objects())
+
+
+def _compared(relation: Relation, seed: int) -> ProbeSet:
+    """Which of two subjects has an object; both orders, and the corrupted prompt names the other's.
+
+    Clean and corrupted prompt differ in the object only, so that the right answer swaps.
+    """
+    template = COMPARED[relation.name]
+    generator = random.Random(f"{seed}/{relation.name}/comparison")
+    pairs: list[PromptPair] = []
+    alternatives: dict[str, tuple[str, str]] = {}
+    for one, other in _different(relation, generator):
+        left, right = (one, other) if generator.random() < 0.5 else (other, one)
+        texts = [
+            template.replace("{object}", each.object).replace("{}", left.subject, 1)
+            for each in (one, other)
+        ]
+        clean, corrupted = (text.replace("{}", right.subject, 1) for text in texts)
+        # No subject is named: with two of them in the prompt there is no single subject span.
+        pairs.append(PromptPair(clean, corrupted, one.subject, other.subject, None, relation.name))
+        alternatives[clean] = (one.subject, other.subject)
+    asked = Relation(relation.name, relation.category, relation.kind, relation.facts, (template,))
+    return ProbeSet(
+        Probe.COMPARISON, relation.name, asked, relation.subjects(), tuple(pairs), alternatives
+    )
+
+
+def _different(relation: Relation, generator: random.Random) -> Iterator[tuple[Fact, Fact]]:
+    """Facts in random pairs with different objects, each fact once at most."""
+    facts = list(relation.facts)
+    generator.shuffle(facts)
+    while facts:
+        one = facts.pop()
+        place = next(
+            (
+                i
+                for i, other in enumerate(facts)
+                if other.object != one.object and other.subject != one.subject
+            ),
+            None,
+        )
+        if place is not None:
+            yield one, facts.pop(place)

@@ -1,0 +1,298 @@
+"""Two hops: how much of a two-hop question's circuit lies in the circuits of its hops."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations
+from operator import or_
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuits.base.errors import PromptError
+from circuits.facts.facts import Relation
+from circuits.facts.pairs import TokenPair
+from circuits.facts.questions import known_facts
+from circuits.facts.wordings import REVERSED
+from circuits.graph.circuit import Circuit
+from circuits.graph.evaluate import run_circuits
+from circuits.graph.overlap import overlap
+from circuits.graph.select import random_circuit
+from experiments.analyses.engine.base import Analysis, Part, SkipError
+from experiments.analyses.engine.config import option
+from experiments.analyses.engine.context import Context
+from experiments.analyses.multihop.prompts import (
+    Chain,
+    Form,
+    TwoHops,
+    chains_of,
+    pairs_of,
+    reversed_facts,
+    reversed_wording,
+    two_hops,
+    wording,
+)
+from experiments.analyses.multihop.report import REVERSAL, report
+from locate.examples import Examples
+from locate.search import Search
+from locate.states.transplant import batches_of
+
+FEWEST = 6
+"""Pairs that a circuit of a question needs at least."""
+SHOWN_RANDOM = 5
+"""Random circuits that are run on the questions; overlap is cheaper and takes all draws."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the analysis."""
+
+    chains: tuple[str, ...] = option(
+        (), "chains as `first > second`; none named: all", selects=True
+    )
+    most: int = option(6, "chains drawn at random where none is named; 0: all", selects=True)
+    reversals: int = option(6, "relations also asked backwards, drawn at random", selects=True)
+    forms: tuple[Form, ...] = option(
+        (Form.NESTED, Form.FOLLOW, Form.WRITTEN), "nested, follow (by a pronoun), written out"
+    )
+    pairs: int = option(16, "prompt pairs for a circuit")
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
+    steps: int = option(5, "integration steps of EAP-IG")
+    draws: int = option(20, "random circuits of the same size")
+    unrelated: int = option(5, "other relations whose circuits are held against the hops'")
+
+
+def steps(context: Context, config: Config) -> Sequence[str]:
+    """Chains, then relations asked backwards."""
+    names = [chain.name for chain in chains_of(context.relations)]
+    generator = random.Random(f"{context.seed}/chains")
+    if config.chains:
+        unknown = [name for name in config.chains if name not in names]
+        if unknown:
+            raise PromptError(f"there is no chain {unknown[0]!r}; there are {', '.join(names)}")
+        names = list(config.chains)
+    elif config.most and len(names) > config.most:
+        names = generator.sample(names, config.most)
+    backwards = [name for name in REVERSED if name in context.relations]
+    generator.shuffle(backwards)
+    return [*names, *(f"{REVERSAL}{name}" for name in backwards[: config.reversals])]
+
+
+def compute(context: Context, config: Config, key: str) -> Part:
+    """One chain in all forms, or one relation backwards."""
+    if key.startswith(REVERSAL):
+        return _Chained(context, config).backwards(key.removeprefix(REVERSAL))
+    chain = next(each for each in chains_of(context.relations) if each.name == key)
+    return _Chained(context, config).forward(chain)
+
+
+class _Chained:
+    """The circuits of one run, with its controls."""
+
+    def __init__(self, context: Context, config: Config) -> None:
+        self.context, self.config = context, config
+        self.model = context.model
+        self.search = Search(edges=config.edges, steps=config.steps)
+
+    def forward(self, chain: Chain) -> dict[str, Any]:
+        """A chain in all forms."""
+        known = {each.name: self._known(each) for each in (chain.first, chain.second)}
+        facts = two_hops(chain, lambda relation, subject: subject in known[relation.name])
+        random.Random(self.context.seed).shuffle(facts)
+        hops = [self._of(name) for name in (chain.first.name, chain.second.name)]
+        unrelated = self._unrelated([chain.first, chain.second])
+        forms = {}
+        for form in self.config.forms:
+
+            def text(hop: TwoHops, form: Form = form) -> str | None:
+                return wording(chain, form, hop)
+
+            forms[str(form)] = self._looked_at(f"{chain.name} {form}", facts, text, hops, unrelated)
+        if not any(forms.values()):
+            raise SkipError(f"{chain.name}: too few facts meet, or none can be paired")
+        return {"facts": len(facts), "forms": forms}
+
+    def backwards(self, name: str) -> dict[str, Any]:
+        """A relation from its objects back to its subjects."""
+        relation = self.context.relations[name]
+        known = self._known(relation)
+        facts = [hop for hop in reversed_facts(relation) if hop.answer in known]
+        random.Random(self.context.seed).shuffle(facts)
+        found = self._looked_at(
+            f"{name} backwards",
+            facts,
+            lambda hop: reversed_wording(relation, hop),
+            [self._of(name)],
+            self._unrelated([relation]),
+        )
+        if found is None:
+            raise SkipError(f"{name}: too few facts can be asked backwards")
+        return {"facts": len(facts), "forms": {"backwards": found}}
+
+    def _looked_at(
+        self,
+        name: str,
+        facts: Sequence[TwoHops],
+        text: Callable[[TwoHops], str | None],
+        hops: Sequence[Circuit],
+        unrelated: Sequence[Circuit],
+    ) -> dict[str, Any] | None:
+        """One question's circuit beside those of its hops; None where it cannot be asked."""
+        half = self.config.pairs
+        pairs = pairs_of(self.model, facts, text, self.context.seed)[: 2 * half]
+        if len(pairs) < 2 * FEWEST:
+            return None
+        finding, again = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
+        own, other = (
+            self.context.circuit(name, search=self.search, examples=Examples(name, tuple(side)))
+            for side in (finding, again)
+        )
+        return {
+            "example": pairs[0].text.clean,
+            **self._answers(pairs),
+            "pairs": len(finding),
+            "edges": own.n_edges,
+            "hops": _shares(own, hops),
+            "again": _shares(own, [other]),
+            "random": self._random(own, [hop.n_edges for hop in hops]),
+            "unrelated": self._mean(own, hops, unrelated),
+            "function": self._function(again, own, hops, unrelated),
+        }
+
+    @torch.no_grad()
+    def _answers(self, pairs: Sequence[TokenPair]) -> dict[str, Any]:
+        """Which answers are right, and how often they would be by saying another fact's answer."""
+        said = np.empty(len(pairs), dtype=np.int64)
+        for rows, tokens in batches_of(
+            self.model, [pair.clean for pair in pairs], self.context.batch_size
+        ):
+            said[rows] = self.model.last_logits(tokens).float().argmax(-1).cpu().numpy()
+        answers = np.array([pair.answer for pair in pairs])
+        same = said[:, None] == answers[None, :]
+        chance = (same.sum() - same.trace()) / max(1, len(pairs) * (len(pairs) - 1))
+        return {"right": (said == answers).astype(float), "chance": float(chance)}
+
+    def _random(self, own: Circuit, sizes: Sequence[int]) -> dict[str, Any]:
+        """The mean overlap with random circuits of the hops' sizes."""
+        generator = np.random.default_rng(self.context.seed)
+        drawn = [
+            _shares(own, [random_circuit(own.wiring, size, generator) for size in sizes])
+            for _ in range(self.config.draws)
+        ]
+        return {name: float(np.mean([each[name] for each in drawn])) for name in ("nodes", "edges")}
+
+    def _mean(
+        self, own: Circuit, hops: Sequence[Circuit], others: Sequence[Circuit]
+    ) -> dict[str, Any]:
+        """The mean overlap with the circuits of as many unrelated relations, at the hops' size."""
+        found = [_shares(own, [each]) for each in _unions(others, hops)]
+        if not found:
+            return {"nodes": None, "edges": None}
+        return {name: float(np.mean([each[name] for each in found])) for name in ("nodes", "edges")}
+
+    def _function(
+        self,
+        pairs: Sequence[TokenPair],
+        own: Circuit,
+        hops: Sequence[Circuit],
+        unrelated: Sequence[Circuit],
+    ) -> dict[str, Any]:
+        """Faithfulness on other facts' questions: own circuit, the hops', unrelated, random ones.
+
+        Undefined numbers are null: where the model itself does not tell the answers apart.
+        """
+        union = reduce(or_, hops)
+        beside = _unions(unrelated, hops)[:SHOWN_RANDOM]
+        generator = np.random.default_rng(self.context.seed)
+        drawn = [random_circuit(own.wiring, union.n_edges, generator) for _ in range(SHOWN_RANDOM)]
+        runs = run_circuits(
+            self.model,
+            pairs,
+            [own, union, *beside, *drawn],
+            batch_size=self.context.batch_size,
+        )
+        values = [
+            runs.faithfulness(index, 0).value for index in range(2 + len(beside) + len(drawn))
+        ]
+        split = 2 + len(beside)
+        return {
+            "whole": float(runs.model.metric.mean()),
+            "empty": float(runs.empty.metric.mean()),
+            "own": values[0],
+            "hops": values[1],
+            "unrelated": float(np.mean(values[2:split])) if beside else None,
+            "random": float(np.mean(values[split:])),
+        }
+
+    def _known(self, relation: Relation) -> set[str]:
+        """Subjects of which the model knows the object, in the first wording."""
+        check = known_facts(self.model, relation, relation.templates[:1])
+        return {question.fact.subject for question in check.known}
+
+    def _of(self, name: str) -> Circuit:
+        return self.context.circuit(name, self.config.pairs, self.search)
+
+    def _unrelated(self, relations: Sequence[Relation]) -> list[Circuit]:
+        """Circuits of relations about other kinds of subjects, the same few throughout a run."""
+        names = list(self.context.relations)
+        random.Random(f"{self.context.seed}/unrelated").shuffle(names)
+        kinds = {relation.kind for relation in relations}
+        found: list[Circuit] = []
+        for name in names:
+            if len(found) == self.config.unrelated:
+                break
+            if self.context.relations[name].kind in kinds:
+                continue
+            try:
+                found.append(self._of(name))
+            except PromptError:  # the model knows too little of it
+                continue
+        return found
+
+
+def _unions(others: Sequence[Circuit], hops: Sequence[Circuit]) -> list[Circuit]:
+    """Every choice of as many circuits as there are hops, together as large as the hops are.
+
+    Of each choice the edges are taken that have the largest share of |score| in any of its
+    circuits, so that size is no reason for an overlap.
+    """
+    size = reduce(or_, hops).n_edges
+    return [strongest(chosen, size) for chosen in combinations(others, len(hops))]
+
+
+def strongest(circuits: Sequence[Circuit], n: int) -> Circuit:
+    """The n edges with the largest share of |score| in any of the circuits, unpruned."""
+    shares = []
+    for circuit in circuits:
+        assert circuit.scores is not None, "a circuit that was found has its scores"
+        values = np.abs(circuit.scores.values).astype(float)
+        shares.append(values / (values.sum() or 1.0))
+    kept = np.zeros(circuits[0].wiring.n_edges, dtype=bool)
+    kept[np.argsort(-np.max(shares, 0), kind="stable")[:n]] = True
+    return Circuit(circuits[0].wiring, kept)
+
+
+def _shares(own: Circuit, others: Sequence[Circuit]) -> dict[str, Any]:
+    """Shares of the circuit that the others hold together, and each of them."""
+    found = overlap(own, list(others))
+    return {
+        "nodes": found.nodes,
+        "edges": found.edges,
+        "each_nodes": list(found.hop_nodes),
+        "each_edges": list(found.hop_edges),
+    }
+
+
+ANALYSIS = Analysis(
+    name="multihop",
+    title="Two hops, and the circuits of each",
+    question="How much of a two-hop question's circuit lies in the circuits of its single hops?",
+    config=Config,
+    steps=steps,
+    compute=compute,
+    report=report,
+)

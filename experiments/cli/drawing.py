@@ -1,0 +1,324 @@
+"""Figures from stored results: what a file holds decides which figures it gives; no model is run.
+
+1. *Find*: the `*.kc.safetensors` files of a folder (or single ones), known by their headers.
+2. *Choose*: the kinds of figures that each gives (`SOURCES`), or those asked for.
+3. *Draw*: each at the width and in the format asked for, all of them or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from circuits.base.choices import FigureFormat, FigureKind
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.origin import staged
+from circuits.files.store import kind_of, load_arrays, load_circuit
+from viz import theme
+
+SUFFIX = ".kc.safetensors"
+NARROWEST, WIDEST = 2.0, 20.0
+WIDTHS = {"single": theme.SINGLE_COLUMN, "double": theme.DOUBLE_COLUMN}
+SOURCES: dict[str, tuple[FigureKind, ...]] = {
+    "circuit": (FigureKind.CIRCUIT, FigureKind.LAYERS),
+    "comparison": (FigureKind.DIFFERENCE,),
+    "rewiring": (FigureKind.DIFFERENCE, FigureKind.OBJECTS),
+    "trace": (FigureKind.TRACE,),
+    "average trace": (FigureKind.TRACE,),
+    "lens": (FigureKind.LENS,),
+    "average lens": (FigureKind.LENS,),
+    "faithfulness curves": (FigureKind.FAITHFULNESS,),
+    "heads on prompts": (FigureKind.ATTENTION, FigureKind.TOKENS),
+}
+"""The kinds of figures that each kind of stored result gives."""
+WRITERS: dict[FigureKind, str] = {
+    FigureKind.CIRCUIT: "discover, compare",
+    FigureKind.LAYERS: "discover, compare",
+    FigureKind.DIFFERENCE: "compare",
+    FigureKind.OBJECTS: "compare --edit",
+    FigureKind.TRACE: "trace",
+    FigureKind.LENS: "lens",
+    FigureKind.FAITHFULNESS: "discover --curve",
+    FigureKind.ATTENTION: "discover, roles",
+    FigureKind.TOKENS: "discover, roles",
+}
+"""The commands whose results give a kind of figure."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How figures look: width in inches, format, edges of a circuit at most, heads, titles."""
+
+    width: float | None = None
+    format: FigureFormat = FigureFormat.PDF
+    max_edges: int | None = None
+    heads: tuple[str, ...] | None = None
+    titles: bool = False
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stored result: its file and the kind of content that the header names."""
+
+    path: Path
+    kind: str
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its suffixes."""
+        return self.path.name.removesuffix(SUFFIX).removesuffix(".safetensors")
+
+    @property
+    def figures(self) -> tuple[FigureKind, ...]:
+        """What can be drawn from it."""
+        return SOURCES.get(self.kind, ())
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One figure to draw from one stored result; `place` counts where a file holds several."""
+
+    stored: Stored
+    kind: FigureKind
+
+    @property
+    def name(self) -> str:
+        """The figure's file name without suffix."""
+        stem = self.stored.stem
+        return stem if stem == str(self.kind) else f"{stem}-{self.kind}"
+
+
+def parse_width(text: str) -> float:
+    """`single`, `double` or inches; OptionError for anything else."""
+    if text in WIDTHS:
+        return WIDTHS[text]
+    try:
+        width = float(text)
+    except ValueError:
+        raise OptionError(
+            f"--width {text!r} is neither single, double nor a number of inches"
+        ) from None
+    if not NARROWEST <= width <= WIDEST:
+        raise OptionError(f"--width {text} is not between {NARROWEST:g} and {WIDEST:g} inches")
+    return width
+
+
+def find_stored(paths: Iterable[Path]) -> tuple[list[Stored], list[str]]:
+    """The stored results of files and folders, and what of a folder cannot be read, in words.
+
+    FileFormatError for a single file that is none, OptionError where a path is not there.
+    """
+    found: list[Stored] = []
+    unreadable: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            inside, damaged = _in_folder(path)
+            found += inside
+            unreadable += damaged
+        elif not path.exists():
+            raise OptionError(f"{path}: no such file or folder")
+        elif path.name.endswith(".safetensors"):
+            found.append(Stored(path, kind_of(path)))
+        else:
+            raise FileFormatError(path, f"is no stored result; those end in {SUFFIX}")
+    return list(dict.fromkeys(found)), unreadable
+
+
+def _in_folder(folder: Path) -> tuple[list[Stored], list[str]]:
+    found, unreadable = [], []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            found.append(Stored(path, kind_of(path)))
+        except FileFormatError as error:
+            unreadable.append(str(error))
+    return found, unreadable
+
+
+def plan(stored: Sequence[Stored], kinds: Sequence[FigureKind] = ()) -> list[Planned]:
+    """The figures to draw, in order; of several files with the same comparison the first counts."""
+    planned = []
+    compared = {each.path.parent for each in stored if each.kind == "comparison"}
+    for each in stored:
+        for kind in each.figures:
+            twice = each.kind == "rewiring" and kind is FigureKind.DIFFERENCE
+            if (kinds and kind not in kinds) or (twice and each.path.parent in compared):
+                continue
+            planned.append(Planned(each, kind))
+    return planned
+
+
+def nothing_to_draw(
+    paths: Sequence[Path],
+    stored: Sequence[Stored],
+    unreadable: Sequence[str],
+    kinds: Sequence[FigureKind],
+) -> str:
+    """Why there is no figure, in one line."""
+    place = ", ".join(map(str, paths))
+    possible = list(dict.fromkeys(str(kind) for each in stored for kind in each.figures))
+    if possible:
+        asked = ", ".join(map(str, kinds))
+        return f"{place} gives no figure of kind {asked}, only {', '.join(possible)}"
+    if unreadable:
+        return f"{place} holds nothing to draw: {unreadable[0]}"
+    if stored:
+        held = ", ".join(sorted({f"{each.path.name} ({each.kind})" for each in stored}))
+        more = "kc compare --edit draws what an edit did" if _edits(stored) else "see --list"
+        return f"{place} holds nothing to draw, only {held}; {more}"
+    below = [
+        str(folder.parent)
+        for path in paths
+        if path.is_dir()
+        for folder in sorted(path.glob(f"*/*{SUFFIX}"))
+    ]
+    if below:
+        return f"{place} holds no results itself; name a folder in it, as {below[0]}"
+    return f"{place} holds nothing to draw: no stored result (*{SUFFIX}) of kc is there"
+
+
+def _edits(stored: Sequence[Stored]) -> bool:
+    return any(each.kind == "weight-delta" for each in stored)
+
+
+def draw_all(planned: Sequence[Planned], folder: Path, look: Look) -> list[Path]:
+    """Draw the figures into the folder, all or none; returns their paths there."""
+    names = [each.name for each in planned]
+    twice = {name for name in names if names.count(name) > 1}
+    with staged(folder) as stage:
+        for each in planned:
+            prefix = f"{each.stored.path.parent.name}-" if each.name in twice else ""
+            stem = f"{prefix}{each.name}"
+            for place, draw in enumerate(_drawings(each, look), start=1):
+                number = "" if place == 1 else f"-{place}"
+                target = stage / f"{stem}{number}.{look.format}"
+                if target.exists():
+                    raise OptionError(
+                        f"two results would both be drawn as {target.name}; draw them one by one"
+                    )
+                draw(target)
+        drawn = sorted(path.name for path in stage.iterdir())
+    return [folder / name for name in drawn]
+
+
+def _drawings(planned: Planned, look: Look) -> Iterator[Callable[[Path], Any]]:
+    """One function a figure: most files give one, heads on several prompts one a prompt."""
+    kind, path = planned.kind, planned.stored.path
+    if kind in (FigureKind.CIRCUIT, FigureKind.LAYERS):
+        yield _circuit(path, kind, look)
+    elif kind is FigureKind.DIFFERENCE:
+        yield _difference(planned.stored, look)
+    elif kind is FigureKind.OBJECTS:
+        yield _objects(path, look)
+    elif kind is FigureKind.TRACE:
+        yield _trace(planned.stored, look)
+    elif kind is FigureKind.LENS:
+        yield _lens(planned.stored, look)
+    elif kind is FigureKind.FAITHFULNESS:
+        yield _faithfulness(path, look)
+    else:
+        yield from _heads(path, kind, look)
+
+
+def _options(look: Look, usual: float, title: str | None) -> dict[str, Any]:
+    return {"width": look.width or usual, "title": title if look.titles else None}
+
+
+def _named(origin: Any) -> str | None:
+    """A title from a provenance: relation and model, as far as they are known."""
+    parts = [str(origin[key]) for key in ("relation", "model") if origin.get(key)]
+    return " in ".join(parts) or None
+
+
+def _circuit(path: Path, kind: FigureKind, look: Look) -> Callable[[Path], Any]:
+    from viz.paper.circuit import draw_circuit
+    from viz.paper.layers import draw_layers
+
+    circuit = load_circuit(path)
+    options = _options(look, theme.DOUBLE_COLUMN, _named(circuit.provenance))
+    if kind is FigureKind.LAYERS:
+        return lambda target: draw_layers(circuit, target, **options)
+    if look.max_edges is not None:
+        options["max_edges"] = look.max_edges
+    return lambda target: draw_circuit(circuit, target, **options)
+
+
+def _difference(stored: Stored, look: Look) -> Callable[[Path], Any]:
+    from circuits.files.comparisons import load_comparison
+    from locate.changes.rewiring_files import load_rewiring
+    from viz.paper.difference import draw_difference
+
+    if stored.kind == "rewiring":
+        comparison = load_rewiring(stored.path).comparison
+    else:
+        comparison = load_comparison(stored.path)
+    options = _options(look, theme.DOUBLE_COLUMN, _named(comparison.before.provenance))
+    if look.max_edges is not None:
+        options["max_edges"] = look.max_edges
+    return lambda target: draw_difference(comparison, target, **options)
+
+
+def _objects(path: Path, look: Look) -> Callable[[Path], Any]:
+    from locate.changes.rewiring_files import load_rewiring
+    from viz.paper.lenses import draw_objects
+
+    found = load_rewiring(path)
+    options = _options(look, theme.DOUBLE_COLUMN, _named(found.provenance))
+    return lambda target: draw_objects(found, target, **options)
+
+
+def _trace(stored: Stored, look: Look) -> Callable[[Path], Any]:
+    from locate.states.trace_average import AverageTrace
+    from locate.states.tracing import Trace
+    from viz.paper.curves import draw_average_trace, draw_trace
+
+    if stored.kind == "trace":
+        trace = _restored(Trace.from_arrays, stored)
+        options = _options(look, theme.DOUBLE_COLUMN, trace.prompt)
+        return lambda target: draw_trace(trace, target, **options)
+    average = _restored(AverageTrace.from_arrays, stored)
+    options = _options(look, theme.DOUBLE_COLUMN, _named(average.provenance))
+    return lambda target: draw_average_trace(average, target, **options)
+
+
+def _lens(stored: Stored, look: Look) -> Callable[[Path], Any]:
+    from locate.states.lens import LensResult
+    from locate.states.lens_average import AverageLens
+    from viz.paper.lenses import draw_average_lens, draw_prompt_lens
+
+    if stored.kind == "lens":
+        lens = _restored(LensResult.from_arrays, stored)
+        options = _options(look, theme.DOUBLE_COLUMN, lens.prompt.text)
+        return lambda target: draw_prompt_lens(lens, target, **options)
+    average = _restored(AverageLens.from_arrays, stored)
+    options = _options(look, theme.DOUBLE_COLUMN, _named(average.provenance))
+    return lambda target: draw_average_lens(average, target, **options)
+
+
+def _faithfulness(path: Path, look: Look) -> Callable[[Path], Any]:
+    from circuits.files.curves import load_curves
+    from viz.paper.curves import draw_faithfulness
+
+    curves, origin = load_curves(path)
+    options = _options(look, theme.SINGLE_COLUMN, _named(origin))
+    return lambda target: draw_faithfulness(curves, target, provenance=origin, **options)
+
+
+def _heads(path: Path, kind: FigureKind, look: Look) -> Iterator[Callable[[Path], Any]]:
+    from locate.heads.prompt_heads import load_prompt_heads
+    from viz.paper.heads import draw_attention, draw_written
+
+    draw = draw_attention if kind is FigureKind.ATTENTION else draw_written
+    for found in load_prompt_heads(path):
+        options = _options(look, theme.DOUBLE_COLUMN, found.prompt)
+        options["heads"] = look.heads
+        yield lambda target, found=found, options=options: draw(found, target, **options)
+
+
+def _restored(read: Callable[..., Any], stored: Stored) -> Any:
+    """A result from its arrays; FileFormatError names the file where they make none."""
+    try:
+        return read(*load_arrays(stored.path, stored.kind))
+    except OptionError as error:
+        raise FileFormatError(stored.path, str(error)) from None

@@ -1,0 +1,228 @@
+"""What `kc edit` and `kc unlearn` print and store: tables, a summary, a page; no decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from circuits.base.intervals import Interval
+from circuits.base.origin import code_commit, timestamp
+from circuits.base.plain import plain
+from circuits.base.writing import atomic_write
+from circuits.edits.edit import WeightDelta
+from circuits.edits.judge.success import SCORINGS, Judge, RequestScore
+from circuits.edits.judge.table import SuccessTable, summarise
+from circuits.edits.methods.registry import EditOutcome
+from circuits.edits.requests import as_dict, as_jsonl
+from experiments.cli.finding import Look, Table
+from experiments.cli.report import markdown_table, number
+from locate.edit import EditRun
+
+DELTA = "edit.kc.safetensors"
+OWNED = (DELTA, "requests.jsonl", "summary.md")
+"""What an earlier run may have left in the folder."""
+MOST_SHOWN = 8
+
+_LEGEND = (
+    "tokens: share of the answer's tokens that are the argmax, teacher-forced (KnowEdit). "
+    "likelihood: the wanted answer is likelier than its rival (CounterFact). generation: greedy "
+    "text begins with the answer. In brackets: 95 % bootstrap intervals over requests. Locality, "
+    "neighbours and other relations: the edited model says what the model said before; `correct`: "
+    "it says what is true."
+)
+
+
+def edit_look(run: EditRun, judge: Judge, method: str, seed: int, evidence: str = "") -> Look:
+    """One `kc edit`: how the requests fared, the delta and the requests as files.
+
+    `evidence` says how the layers were chosen, where a trace did.
+    """
+    table = run.table() if run.final else None
+    first = run.outcomes[0]
+    deltas = run.deltas
+    summary: dict[str, Any] = {
+        "model": judge.model.name,
+        "method": method,
+        "mode": str(run.mode),
+        "status": run.counts(),
+        "layers": sorted({layer for each in run.outcomes for layer in each.layers}),
+        "layers_evidence": evidence or None,
+        "requests": len(judge.requests),
+        "success": None if table is None else table.as_dict(),
+        "right_after": summarise(run.right_after).as_dict() if run.right_after else None,
+        "perplexity_before": number(judge.perplexity),
+        "norms": [number(delta.norm()) for delta in deltas],
+        "weights": [{name: dict(sizes) for name, sizes in each.items()} for each in run.growth],
+        "seconds": [round(each, 3) for each in run.seconds],
+        "scores": [score_record(score) for score in run.final],
+        "details": [plain(dict(outcome.details)) for outcome in run.outcomes],
+        "provenance": _origin(first, seed),
+        "warnings": [*run.notes, *judge.left_out],
+    }
+    tables = []
+    if table is not None:
+        tables.append(measure_table(table, "after everything" if run.right_after else ""))
+    if run.right_after:
+        tables.append(measure_table(summarise(run.right_after), "right after each edit"))
+    lines = [f"{method}: {_counted(run)}; layers {', '.join(map(str, summary['layers']))}"]
+    if evidence:
+        lines.append(f"layers by causal tracing: {evidence}")
+    if "moments" in first.provenance:
+        lines.append(f"second moments: {_moments(first.provenance['moments'])}")
+    lines += [_said(score) for score in run.final[:MOST_SHOWN]]
+    if table is not None:
+        lines.append(side_effects(table))
+    files: dict[str, Callable[[Path], Any]] = delta_files(run)
+    files["requests.jsonl"] = lambda path: atomic_write(path, as_jsonl(judge.requests))
+    title = f"{method} in {judge.model.name}"
+    files["summary.md"] = lambda path: atomic_write(path, page(title, lines, tables, _LEGEND))
+    return Look(summary, tables, lines, files)
+
+
+def delta_files(run: EditRun) -> dict[str, Callable[[Path], Any]]:
+    """The whole change in one file, or, of edits that do not belong together, one file each."""
+    deltas = {
+        place: outcome.delta
+        for place, outcome in enumerate(run.outcomes, start=1)
+        if outcome.delta is not None
+    }
+    if run.delta is not None:
+        return {DELTA: run.delta.save}
+    if len(run.outcomes) == 1 and deltas:
+        return {DELTA: deltas[1].save}
+    return {f"edit-{place:04d}.kc.safetensors": delta.save for place, delta in deltas.items()}
+
+
+def measure_table(table: SuccessTable, title: str = "") -> Table:
+    """Measures down, scorings across."""
+    rows = [
+        (
+            str(measure),
+            _short(table.before[measure]["tokens"]),
+            *(_cell(row[scoring]) for scoring in SCORINGS),
+        )
+        for measure, row in table.after.items()
+    ]
+    return Table(title, ("", "before", *SCORINGS), rows)
+
+
+def side_effects(table: SuccessTable) -> str:
+    """What the edits cost, in one line."""
+    parts = [
+        f"target's probability {_short(table.probability[0])} -> {_cell(table.probability[1])}",
+        f"perplexity x{_cell(table.drift)}",
+        f"norm of the change {_cell(table.change)} of the weight's",
+    ]
+    if np.isfinite(table.fluency[0].value):
+        parts.append(f"fluency {_short(table.fluency[0])} -> {_cell(table.fluency[1])} bits")
+    if np.isfinite(table.score):
+        parts.append(f"CounterFact's score {table.score:.3f}")
+    return "; ".join(parts)
+
+
+def unlearn_look(outcome: EditOutcome, model: str, seed: int, growth: Mapping[str, Any]) -> Look:
+    """One `kc unlearn`: loss and accuracy of both sets before and after."""
+    details = outcome.details
+    rows = [
+        (
+            name.replace("_", "-"),
+            *(
+                f"{details[name][when][what]:.3f}" if when in details[name] else ""
+                for what in ("loss", "accuracy")
+                for when in ("before", "after")
+            ),
+        )
+        for name in ("forget", "retain", "held_out")
+        if name in details
+    ]
+    header = ("", "loss before", "after", "token accuracy before", "after")
+    table = Table("", header, rows)
+    kept = details.get("retain_kept")
+    margin = outcome.provenance.get("settings", {}).get("margin")
+    lines = [f"{outcome.method}: {outcome.status}" + (f", {outcome.reason}" * bool(outcome.reason))]
+    if kept is not None:
+        word = "within" if kept else "NOT within"
+        lines.append(f"the retain set's accuracy is {word} {margin} of what it was")
+    if details.get("retain", {}).get("after") and "held_out" not in details:
+        lines.append("the retain set is trained on; --held-out scores texts that are not")
+    summary = {
+        "model": model,
+        "method": outcome.method,
+        "status": str(outcome.status),
+        "layers": list(outcome.layers),
+        "retain_kept": kept,
+        "norm": None if outcome.delta is None else number(outcome.delta.norm()),
+        "weights": {name: dict(sizes) for name, sizes in growth.items()},
+        "details": plain(dict(details)),
+        "provenance": _origin(outcome, seed),
+        "warnings": [outcome.reason] if outcome.reason else [],
+    }
+    files: dict[str, Callable[[Path], Any]] = {}
+    if outcome.delta is not None:
+        files[DELTA] = outcome.delta.save
+    title = f"{outcome.method} in {model}"
+    files["summary.md"] = lambda path: atomic_write(path, page(title, lines, [table]))
+    return Look(summary, [table], lines, files)
+
+
+def page(title: str, lines: Sequence[str], tables: Sequence[Table], legend: str = "") -> str:
+    """Lines and tables as Markdown."""
+    parts = [f"# {title}", "", *(f"- {line}" for line in lines)]
+    for table in tables:
+        parts += ["", *([f"## {table.title}", ""] if table.title else [])]
+        parts += markdown_table(table.header, table.rows)
+    return "\n".join([*parts, *(["", legend] if legend else [])]) + "\n"
+
+
+def score_record(score: RequestScore) -> dict[str, Any]:
+    """One request's scores as plain JSON values."""
+    return {
+        **as_dict(score.request),
+        "before": {str(m): plain(vars(rates)) for m, rates in score.before.items()},
+        "after": {str(m): plain(vars(rates)) for m, rates in score.after.items()},
+        "probability": plain(list(score.probability)),
+        "reply": list(score.reply),
+        "fluency": plain(list(score.fluency)),
+    }
+
+
+def fill_in_model(delta: WeightDelta, model: Any, folder: Path) -> None:
+    """The edited model as a Hugging Face directory."""
+    with delta.applied(model):
+        model.save_pretrained(folder)
+
+
+def _origin(outcome: EditOutcome, seed: int) -> dict[str, Any]:
+    """Where the numbers come from; the requests stand in their own file."""
+    skipped = ("requests", "earlier", "forget", "retain")
+    kept = {key: value for key, value in outcome.provenance.items() if key not in skipped}
+    return {**plain(kept), "seed": seed, "commit": code_commit(), "created": timestamp()}
+
+
+def _counted(run: EditRun) -> str:
+    return ", ".join(f"{count} {status}" for status, count in run.counts().items())
+
+
+def _moments(source: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{source[key]}" for key in ("kind", "corpus", "file", "tokens") if source.get(key)
+    )
+
+
+def _said(score: RequestScore) -> str:
+    before, after = (repr(text.strip()) for text in score.reply)
+    return (
+        f"{score.request.text} {before} -> {after} (wanted {score.request.target!r}: "
+        f"probability {score.probability[0]:.3g} -> {score.probability[1]:.3g})"
+    )
+
+
+def _cell(value: Interval) -> str:
+    return "" if not np.isfinite(value.value) else str(value)
+
+
+def _short(value: Interval) -> str:
+    return "" if not np.isfinite(value.value) else f"{value.value:.3g}"

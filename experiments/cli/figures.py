@@ -1,0 +1,99 @@
+"""`kc figures`: the figures of stored results, drawn again for a paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from circuits.base.choices import FigureFormat, FigureKind
+from circuits.base.errors import OptionError
+from experiments.cli import options as o
+from experiments.cli.console import Console
+
+Results = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Folders of results, or single .kc.safetensors files.", metavar="DIR..."),
+]
+Kinds = Annotated[
+    list[FigureKind] | None,
+    typer.Option("--kind", help="Draw this kind only; repeatable, default all there are."),
+]
+Width = Annotated[
+    str | None,
+    typer.Option("--width", metavar="WIDTH", help="single (3.3 in), double (6.8 in) or inches."),
+]
+Format = Annotated[FigureFormat, typer.Option("--format", help="PDF and SVG are vectors.")]
+MostEdges = Annotated[
+    int | None, typer.Option("--edges", "-n", min=1, help="Edges of a circuit to draw at most.")
+]
+Heads = Annotated[
+    list[str] | None,
+    typer.Option("--head", help="Heads of attention and tokens, as a6.h1; repeatable."),
+]
+Titles = Annotated[bool, typer.Option("--titles/--no-titles", help="A title above each figure.")]
+Listing = Annotated[
+    bool, typer.Option("--list", help="Say what can be drawn, of these results or at all.")
+]
+
+
+def figures(
+    results: Results = None,
+    kind: Kinds = None,
+    width: Width = None,
+    format_: Format = FigureFormat.PDF,
+    edges: MostEdges = None,
+    head: Heads = None,
+    titles: Titles = False,
+    out: o.Out = None,
+    listing: Listing = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Draw the figures of stored results: vector files at a journal's width, from no live model.
+
+    By default all that a folder gives, into `figures` inside it.
+    """
+    console = Console(as_json)
+    if not results:
+        if not listing:
+            raise OptionError("name a folder of results, or --list to see what can be drawn")
+        return _list_kinds(console)
+    with console.working():
+        from experiments.cli import drawing
+
+        inches = None if width is None else drawing.parse_width(width)
+        stored, unreadable = drawing.find_stored(results)
+        planned = drawing.plan(stored, kind or ())
+        for reason in unreadable if planned else ():
+            console.warn(f"left out: {reason}")
+        if not planned:
+            raise OptionError(drawing.nothing_to_draw(results, stored, unreadable, kind or ()))
+        if listing:
+            return _list_planned(console, planned)
+        first = results[0]
+        folder = out or (first if first.is_dir() else first.parent) / "figures"
+        look = drawing.Look(inches, format_, edges, tuple(head) if head else None, titles)
+        with console.stage("figures"):
+            paths = drawing.draw_all(planned, folder, look)
+    for path in paths:
+        console.say(str(path))
+    console.result({"files": [str(path) for path in paths], "left_out": list(unreadable)})
+
+
+def _list_kinds(console: Console) -> None:
+    """Every kind, what it shows, and the commands whose results give it."""
+    from experiments.cli.drawing import WRITERS
+
+    rows = [(str(kind), kind.label, WRITERS[kind]) for kind in FigureKind]
+    console.table(("kind", "shows", "from kc"), rows)
+    names = ("kind", "shows", "from")
+    console.result({"kinds": [dict(zip(names, row, strict=True)) for row in rows]})
+
+
+def _list_planned(console: Console, planned: list) -> None:
+    """What these results give."""
+    rows = [(str(each.kind), str(each.stored.path), each.kind.label) for each in planned]
+    console.table(("kind", "from", "shows"), rows)
+    names = ("kind", "from", "shows")
+    console.result({"figures": [dict(zip(names, row, strict=True)) for row in rows]})

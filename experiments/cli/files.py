@@ -1,0 +1,299 @@
+"""`kc show`, `export`, `models`, `facts` and `bench`: what there is, and in which form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuits.base.choices import Templates
+from circuits.base.errors import OptionError
+from experiments.cli import options as o
+from experiments.cli.console import Console
+
+if TYPE_CHECKING:
+    from circuits.facts.facts import Relation
+    from circuits.graph.circuit import Circuit
+
+SUFFIXES = {
+    "eap-ig": ".json",
+    "graphml": ".graphml",
+    "gexf": ".gexf",
+    "dot": ".dot",
+    "csv": ".csv",
+    "node-link": ".node-link.json",
+}
+Shown = Annotated[int, typer.Option("--edges", "-n", min=1, help="How many edges to list.")]
+RelationArgument = Annotated[
+    str | None, typer.Argument(help="List the facts of this relation.", metavar="[RELATION]")
+]
+
+
+def show(circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False) -> None:
+    """What a circuit file holds: size, strongest edges, nodes, where it comes from."""
+    console = Console(as_json)
+    with console.working():
+        from experiments.cli.report import edge_rows, strongest_edges
+        from locate.evaluate import read_circuit
+
+        stored = read_circuit(circuit)
+        nodes = stored.nodes()
+        summary: dict[str, Any] = {
+            "file": str(circuit),
+            "geometry": _geometry(stored),
+            "edges": stored.n_edges,
+            "edges_in_model": stored.wiring.n_edges,
+            "nodes": nodes,
+            "roles": dict(stored.roles),
+            "strongest_edges": strongest_edges(stored, edges),
+            "provenance": dict(stored.provenance),
+        }
+    console.say(f"{stored.n_edges} of {stored.wiring.n_edges} edges, {stored.wiring.describe()}")
+    console.say(f"{len(nodes)} nodes: {', '.join(nodes)}")
+    for node, role in stored.roles.items():
+        console.say(f"{node}: {role}")
+    console.say()
+    console.table(*edge_rows(stored, edges))
+    console.say()
+    _provenance(console, stored.provenance)
+    console.result(summary)
+
+
+def export(
+    circuit: o.CircuitFile,
+    to: o.Format,
+    out: o.OutFile = None,
+    full_json: o.FullJson = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Write a circuit for another tool; eap-ig can be read back."""
+    console = Console(as_json)
+    with console.working():
+        from circuits.base.choices import ExportFormat
+        from circuits.files.exchange import export_circuit, save_eap_ig
+        from locate.evaluate import read_circuit
+
+        stored = read_circuit(circuit)
+        stem = circuit.name.removesuffix(".safetensors").removesuffix(".kc").removesuffix(".json")
+        target = out or circuit.with_name(stem + SUFFIXES[to])
+        if target.exists() and target.samefile(circuit):
+            raise OptionError(f"--out {target} is the circuit itself; name another file")
+        if to is ExportFormat.EAP_IG:
+            save_eap_ig(stored, target, full=full_json)
+        else:
+            export_circuit(stored, target, to)
+    console.say(str(target))
+    console.result({"file": str(circuit), "format": str(to), "files": [str(target)]})
+
+
+def models(as_json: o.AsJson = False) -> None:
+    """The models that ship with the project, and how to name others."""
+    console = Console(as_json)
+    with console.working():
+        from circuits.model.loading import SUPPORTED, embedded_models
+
+        records = [_model_record(name, path) for name, path in embedded_models().items()]
+    console.table(
+        ("model", "architecture", "MB", "training templates", "held-out", "three-shot"),
+        [
+            (
+                record["model"],
+                str(record["architecture"]),
+                f"{record['bytes'] / 1e6:.1f}",
+                _percent(record["accuracy"].get("train_top1")),
+                _percent(record["accuracy"].get("held_out_top1")),
+                _percent(record["accuracy"].get("three_shot_top1")),
+            )
+            for record in records
+        ],
+    )
+    covered = ", ".join(sorted(SUPPORTED))
+    console.say(
+        f"\n--model also takes a hub name (gpt2, TinyLlama/TinyLlama_v1.1, ...) or a local Hugging "
+        f"Face directory; covered architectures: {covered}"
+    )
+    console.result({"models": records, "architectures": sorted(SUPPORTED)})
+
+
+def facts(
+    relation: RelationArgument = None,
+    file: o.FactSource = None,
+    model: o.OptionalModel = None,
+    split: o.Split = Templates.FIRST,
+    bos: o.Bos = None,
+    batch_size: o.BatchSize = 32,
+    device: o.Device = None,
+    dtype: o.Dtype = "fp32",
+    as_json: o.AsJson = False,
+) -> None:
+    """The relations of the atlas or a fact file; one relation's facts; what a model knows."""
+    console = Console(as_json)
+    with console.working():
+        relations = _relations(relation, file)
+        checks: dict[str, Any] = {}
+        if model is not None:
+            from circuits.facts.questions import known_facts
+            from circuits.model.model import load
+
+            with console.stage("model"):
+                loaded = load(model, device=device, dtype=dtype)
+            with console.stage("facts") as progress:
+                for index, each in enumerate(relations, start=1):
+                    checks[each.name] = known_facts(loaded, each, split, bos, batch_size)
+                    progress(index, len(relations))
+        records = [_relation_record(each, checks.get(each.name)) for each in relations]
+        known = _known_by_fact(checks)
+    if relation is None:
+        _print_relations(console, records)
+    else:
+        _print_facts(console, relations[0], known)
+    if relation is not None or model is not None:
+        for record, each in zip(records, relations, strict=True):
+            record["list"] = [_fact_record(fact, known) for fact in each.facts]
+    console.result({"model": model, "relations": records})
+
+
+def bench(
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Names of measurements; repeatable.")
+    ] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Measure speed and memory against the plain passes that a method cannot do without."""
+    console = Console(as_json)
+    with console.working():
+        from experiments.workshop.bench import run
+
+        found = run(only, progress=console.note)
+    console.table(
+        ("measurement", "value", "bar", "unit", "passed", "note"),
+        [
+            (m.name, f"{m.value:.3g}", f"{m.bar:.3g}", m.unit, "yes" if m.passed else "NO", m.note)
+            for m in found
+        ],
+    )
+    console.result({"measurements": [each.as_dict() for each in found]})
+
+
+def _relations(name: str | None, file: str | None) -> list[Relation]:
+    from circuits.facts.facts import atlas
+
+    if name is None and file is None:
+        return list(atlas().values())
+    from locate.examples import Source, relations_of
+
+    return relations_of(Source(relation=name, facts=file))
+
+
+def _relation_record(relation: Relation, check: Any) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "relation": relation.name,
+        "category": relation.category,
+        "kind": relation.kind,
+        "facts": len(relation.facts),
+        "templates": list(relation.templates),
+        "held_out_templates": list(relation.held_out),
+    }
+    if check is not None:
+        record["questions"] = len(check.answers)
+        record["answered_right"] = len(check.known)
+        record["accuracy"] = check.accuracy if check.answers else None
+        record["known"] = len({question.fact for question in check.known})
+        record["cannot_be_asked"] = len(check.unusable)
+    return record
+
+
+def _known_by_fact(checks: dict[str, Any]) -> dict[Any, tuple[int, int, float]]:
+    """For each fact: templates answered right, templates asked, best probability."""
+    counts: dict[Any, tuple[int, int, float]] = {}
+    for check in checks.values():
+        for answer in check.answers:
+            right, asked, best = counts.get(answer.question.fact, (0, 0, 0.0))
+            counts[answer.question.fact] = (
+                right + answer.known,
+                asked + 1,
+                max(best, answer.probability),
+            )
+    return counts
+
+
+def _fact_record(fact: Any, known: dict[Any, tuple[int, int, float]]) -> dict[str, Any]:
+    record = {"subject": fact.subject, "object": fact.object}
+    if fact in known:
+        right, asked, best = known[fact]
+        record |= {"known": right > 0, "right": right, "asked": asked, "best_probability": best}
+    return record
+
+
+def _print_relations(console: Console, records: list[dict[str, Any]]) -> None:
+    asked = any("known" in record for record in records)
+    header = ("relation", "category", "facts", *(("known", "accuracy") if asked else ()))
+    rows = []
+    for record in records:
+        cells = [record["relation"], record["category"], str(record["facts"])]
+        if asked:
+            cells += [str(record["known"]), _percent(record["accuracy"])]
+        rows.append(cells)
+    console.table(header, rows)
+    n_facts, n = sum(r["facts"] for r in records), len(records)
+    console.say(f"\n{n_facts} facts in {n} relation{'s' * (n != 1)}")
+
+
+def _print_facts(
+    console: Console, relation: Relation, known: dict[Any, tuple[int, int, float]]
+) -> None:
+    for heading, templates in (("templates", relation.templates), ("held out", relation.held_out)):
+        for template in templates:
+            console.say(f"{heading}: {template}")
+    console.say()
+    header = ("subject", "object", *(("right", "best probability") if known else ()))
+    rows = []
+    for fact in relation.facts:
+        cells = [fact.subject, fact.object]
+        if known:
+            right, asked, best = known.get(fact, (0, 0, 0.0))
+            cells += [f"{right} of {asked}", f"{best:.3f}"]
+        rows.append(cells)
+    console.table(header, rows)
+
+
+def _model_record(name: str, path: Path) -> dict[str, Any]:
+    from circuits.base.records import read_json
+
+    training = path / "training.json"
+    record = read_json(training) if training.is_file() else {}
+    return {
+        "model": name,
+        "architecture": read_json(path / "config.json").get("model_type"),
+        "bytes": sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
+        "directory": str(path),
+        "accuracy": _accuracy(record),
+    }
+
+
+def _accuracy(record: dict[str, Any]) -> dict[str, float]:
+    """Accuracy by kind of template, from a model's `training.json` where it has that."""
+    found = record.get("accuracy")
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _geometry(circuit: Circuit) -> dict[str, Any]:
+    wiring = circuit.wiring
+    names = ("n_layers", "n_heads", "n_kv_heads")
+    return {**{name: getattr(wiring, name) for name in names}, "kv": str(wiring.kv)}
+
+
+def _provenance(console: Console, provenance: Any, indent: str = "") -> None:
+    for name, value in provenance.items():
+        if isinstance(value, dict):
+            console.say(f"{indent}{name}:")
+            _provenance(console, value, indent + "  ")
+        else:
+            console.say(f"{indent}{name}: {value}")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,137 @@
+"""`kc trace`: what a trace of one prompt, or an average over facts, says and stores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from circuits.base.choices import TraceKind
+from circuits.base.intervals import Interval, bootstrap, mean
+from circuits.files.store import save_arrays
+from experiments.cli.finding import Look, Table, describe
+from locate.examples import Examples
+from locate.states.trace_average import AverageTrace, PositionRole
+from locate.states.tracing import Trace
+
+FILES = ("trace.kc.safetensors", "trace.svg", "average_trace.kc.safetensors", "average_trace.svg")
+WIDEST = 16
+"""Most layers in a printed table."""
+
+
+def prompt_trace(found: Trace) -> Look:
+    """One prompt's trace: its ten largest effects, the arrays and the heat maps."""
+    rows = sorted(found.rows(), key=lambda row: -row["effect"])[:10]
+    summary = {
+        "model": found.provenance["model"],
+        **found.metadata(),
+        "p_corrupted": found.p_corrupted,
+        "total_effect": found.total_effect,
+        "effects": {str(kind): found.effect(kind).tolist() for kind in found.kinds},
+    }
+    table = Table(
+        "largest indirect effects:",
+        ("kind", "layer", "token", "effect", "standard error"),
+        [(r["kind"], str(r["layer"]), r["token"], f"{r['effect']:.4f}", _error(r)) for r in rows],
+    )
+
+    def draw(path: Path) -> None:
+        from viz.paper.curves import draw_trace
+
+        draw_trace(found, path, found.prompt)
+
+    return Look(
+        summary,
+        tables=(table,),
+        lines=(f"p clean {found.p_clean:.4f}, p corrupted {found.p_corrupted:.4f}",),
+        files={
+            "trace.kc.safetensors": lambda path: save_arrays(
+                path, "trace", found.arrays(), found.metadata()
+            ),
+            "trace.svg": draw,
+        },
+    )
+
+
+def average_trace(found: AverageTrace, examples: Examples) -> Look:
+    """The average over facts: a table a kind of state, its peaks, the arrays, the heat maps."""
+    model = found.provenance["model"]
+    found = replace(found, provenance={**found.provenance, "relation": examples.name})
+    clean, corrupted = (bootstrap(mean, each) for each in (found.p_clean, found.p_corrupted))
+    peaks = _peaks(found)
+    summary: dict[str, Any] = {
+        "model": model,
+        "relation": examples.name,
+        "facts": len(found.p_clean),
+        "counts": examples.counts,
+        "p_clean": clean.as_dict(),
+        "p_corrupted": corrupted.as_dict(),
+        "peaks": [
+            {"kind": kind, "role": role, "layer": layer, **value.as_dict()}
+            for kind, role, layer, value in peaks
+        ],
+        "effects": found.rows(),
+        "provenance": dict(found.provenance),
+    }
+
+    def draw(path: Path) -> None:
+        from viz.paper.curves import draw_average_trace
+
+        draw_average_trace(found, path, f"{examples.name} in {model}")
+
+    peak_table = Table(
+        "peaks at the subject's last token (early site) and at the last token (late site):",
+        ("state", "position", "layer", "effect"),
+        [(kind.label, role, str(layer), str(value)) for kind, role, layer, value in peaks],
+    )
+    return Look(
+        summary,
+        tables=(*(_table(found, kind) for kind in found.kinds), peak_table),
+        lines=(describe(examples), f"p clean {clean}, p corrupted {corrupted}"),
+        files={
+            "average_trace.kc.safetensors": lambda path: save_arrays(
+                path, "average trace", found.arrays(), found.metadata()
+            ),
+            "average_trace.svg": draw,
+        },
+    )
+
+
+def _peaks(found: AverageTrace) -> list[tuple[TraceKind, PositionRole, int, Interval]]:
+    """Each kind's largest mean effect in the roles that are sites."""
+    sites = [role for role in found.roles if role.is_site]
+    peaks = [(kind, role, found.peak(kind, role)) for kind in found.kinds for role in sites]
+    return [(kind, role, *peak) for kind, role, peak in peaks if peak is not None]
+
+
+def _table(found: AverageTrace, kind: TraceKind) -> Table:
+    """Mean effects, roles by layers, the peak of each site starred; not all of many layers."""
+    effects = found.mean(kind)
+    present = np.flatnonzero(found.counts)
+    step = -(-effects.shape[1] // WIDEST)
+    peaks = {role: int(effects[role].argmax()) for role in present if found.roles[role].is_site}
+    shown = sorted({*range(0, effects.shape[1], step), *peaks.values()})
+    rows = [
+        (
+            found.roles[role],
+            str(found.counts[role]),
+            *(_cell(effects[role, layer], peaks.get(role) == layer) for layer in shown),
+        )
+        for role in present
+    ]
+    return Table(
+        f"{kind.label}: indirect effect by layer, the mean over facts (* a site's peak):",
+        ("position", "facts", *map(str, shown)),
+        rows,
+    )
+
+
+def _cell(value: float, starred: bool) -> str:
+    text = f"{round(float(value), 2) + 0.0:.2f}"  # + 0.0: no minus before a zero
+    return text + "*" if starred else text
+
+
+def _error(row: dict[str, Any]) -> str:
+    return "" if row["standard_error"] != row["standard_error"] else f"{row['standard_error']:.4f}"

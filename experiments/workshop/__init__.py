@@ -1,0 +1,1 @@
+"""Tools of the repository: benchmark, pictures of the documentation. Not in the wheel."""

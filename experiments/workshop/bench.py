@@ -1,0 +1,399 @@
+"""Benchmarks: what the methods cost beside the passes that they cannot do without.
+
+Full-size architectures with random weights, fp32 on the CPU, 8 pairs of 20 tokens. "Bare" is a
+plain Hugging Face model: the forward and backward passes that the method needs, with logits for
+the last position only. Ratios are of the fastest CPU times on one thread, the two sides
+alternating in one process, so that a busy machine moves both. Memory is read from /proc and needs
+Linux.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from circuits.base.choices import TraceKind
+from circuits.base.errors import OptionError
+from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.methods.rome import RomeSettings, rome
+from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence, sample_contexts
+from circuits.edits.parts.keys import pad
+from circuits.edits.parts.moments import Moments
+from circuits.edits.parts.value import ValueSettings
+from circuits.facts.pairs import PromptPair, TokenPair
+from circuits.graph.evaluate import FRACTIONS, run_circuits
+from circuits.graph.select import top_n
+from circuits.model.model import Model
+from circuits.model.tokens import Prompt, Span
+from experiments.workshop.plain_tracing import plain_trace
+from locate.edges.eap import Attribution, Method, attribute
+from locate.states.tracing import subject_noise, trace
+
+EAP = Attribution(method=Method.EAP)
+EAP_IG = Attribution(method=Method.EAP_IG, steps=5)
+N_PAIRS, N_TOKENS, N_SHARED = 8, 20, 6
+SHAPES = {"gpt2-small": (12, 768, 12), "gpt2-medium": (24, 1024, 16)}
+"""Layers, width and heads."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One figure beside its bar; `at_most` says on which side of the bar it should be."""
+
+    name: str
+    value: float
+    bar: float
+    unit: str = "ratio"
+    at_most: bool = True
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is on the right side of its bar."""
+        return self.value <= self.bar if self.at_most else self.value >= self.bar
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {**vars(self), "passed": self.passed}
+
+
+def gpt2(shape: str, seed: int = 0) -> GPT2LMHeadModel:
+    """A random GPT-2 of the named size, no gradients on its weights."""
+    layers, width, heads = SHAPES[shape]
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(GPT2Config(n_layer=layers, n_embd=width, n_head=heads)).eval()
+    return model.requires_grad_(False)
+
+
+def tinyllama(seed: int = 0) -> LlamaForCausalLM:
+    """A random model of TinyLlama's shape in bf16."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        num_hidden_layers=22,
+        hidden_size=2048,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        intermediate_size=5632,
+        vocab_size=32000,
+        max_position_embeddings=2048,
+    )
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = LlamaForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return model.requires_grad_(False)
+
+
+def numbered_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer whose words are t0, t1, ...: the benchmarks need ids, not language."""
+    end = "<|endoftext|>"
+    words = {f"t{index}": index for index in range(size - 1)} | {end: size - 1}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=end))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end)
+
+
+def random_pairs(model: Model, shared: int = N_SHARED, seed: int = 0) -> list[TokenPair]:
+    """Pairs of N_TOKENS tokens that agree in all but four, the first of these at `shared`."""
+    generator = np.random.default_rng(seed)
+    common = generator.integers(model.d_vocab - 1, size=shared)
+    pairs = []
+    for _ in range(N_PAIRS):
+        clean = generator.integers(model.d_vocab - 1, size=N_TOKENS)
+        clean[:shared] = common
+        corrupted = clean.copy()
+        corrupted[shared : shared + 4] = (clean[shared : shared + 4] + 1) % (model.d_vocab - 1)
+        answer, foil = generator.choice(model.d_vocab - 1, size=2, replace=False).tolist()
+        prompts = []
+        for ids in (clean, corrupted):
+            text = " ".join(f"t{index}" for index in ids)
+            prompts.append(Prompt(text, tuple(ids.tolist()), (), False, ()))
+        text_pair = PromptPair(prompts[0].text, prompts[1].text, f"t{answer}", f"t{foil}")
+        span = Span(shared, shared + 4)
+        pairs.append(TokenPair(text_pair, prompts[0], prompts[1], answer, foil, span))
+    return pairs
+
+
+class BarePasses:
+    """The Hugging Face model alone: forward passes, and forward with backward to the embedding."""
+
+    def __init__(self, hf_model: PreTrainedModel, pairs: list[TokenPair]) -> None:
+        hf_model.set_attn_implementation("eager")
+        self.hf_model = hf_model
+        self.clean = torch.tensor([pair.clean.ids for pair in pairs])
+        self.answer = torch.tensor([[pair.answer] for pair in pairs])
+
+    def forward(self) -> Tensor:
+        """One forward pass without gradients."""
+        with torch.no_grad():
+            return self.hf_model(self.clean, logits_to_keep=1, use_cache=False).logits
+
+    def forward_backward(self) -> None:
+        """One forward pass and the backward pass to the token embeddings."""
+        embedding = self.hf_model.get_input_embeddings()(self.clean).requires_grad_(True)
+        logits = self.hf_model(inputs_embeds=embedding, logits_to_keep=1, use_cache=False).logits
+        torch.autograd.grad(logits[:, -1].gather(1, self.answer).sum(), embedding)
+
+    def eap(self) -> None:
+        """What EAP cannot do without: two forward passes and one backward pass."""
+        self.forward()
+        self.forward_backward()
+
+    def eap_ig(self) -> None:
+        """What EAP-IG at midpoints cannot do without: clean, corrupted, and its steps."""
+        self.forward()
+        self.forward()
+        for _ in range(EAP_IG.steps):
+            self.forward_backward()
+
+
+def ratio(ours: Callable[[], object], bare: Callable[[], object], repeats: int) -> float:
+    """Fastest CPU time of one side over that of the other, alternating."""
+    times: dict[int, list[float]] = {0: [], 1: []}
+    for _ in range(repeats + 1):  # the first round warms up and is dropped
+        for side, work in enumerate((ours, bare)):
+            start = time.process_time()
+            work()
+            times[side].append(time.process_time() - start)
+    return min(times[0][1:]) / min(times[1][1:])
+
+
+def attribution_costs(shape: str, bars: tuple[float, float], repeats: int) -> list[Measurement]:
+    """EAP and EAP-IG (5 steps) beside the bare passes, with and without a shared beginning."""
+    model = Model.from_hf(gpt2(shape), numbered_tokenizer(50257), shape)
+    bare_model = gpt2(shape)
+    results = []
+    for shared in (N_SHARED, 1):
+        pairs = random_pairs(model, shared)
+        bare = BarePasses(bare_model, pairs)
+        note = f"prompts share their first {shared} token{'s' if shared > 1 else ''}"
+        for name, options, passes, bar in (
+            ("EAP / bare (2 forward + 1 backward)", EAP, bare.eap, bars[0]),
+            ("EAP-IG, 5 steps / bare", EAP_IG, bare.eap_ig, bars[1]),
+        ):
+            ours = partial(attribute, model, pairs, options)
+            value = ratio(ours, passes, repeats)
+            results.append(Measurement(f"{shape}: {name}", value, bar, note=note))
+    return results
+
+
+def family_cost() -> list[Measurement]:
+    """Ten circuit sizes on the same pairs beside one bare forward pass."""
+    model = Model.from_hf(gpt2("gpt2-small"), numbered_tokenizer(50257), "gpt2-small")
+    pairs = random_pairs(model)
+    scores = attribute(model, pairs, EAP)
+    sizes = [max(1, round(share * scores.wiring.n_edges)) for share in FRACTIONS]
+    circuits = [top_n(scores, size) for size in sizes]
+    bare = BarePasses(gpt2("gpt2-small"), pairs)
+    value = ratio(partial(run_circuits, model, pairs, circuits), bare.forward, 4)
+    note = "includes the clean, corrupted and empty runs"
+    return [Measurement("gpt2-small: 10 circuit sizes / one forward", value, 10.0, note=note)]
+
+
+def tracing_cost() -> list[Measurement]:
+    """The sweep over all kinds beside the plain loop, which runs at one position and is scaled."""
+    n_tokens, samples, position = 13, 10, 6
+    model = Model.from_hf(gpt2("gpt2-small"), numbered_tokenizer(50257), "gpt2-small")
+    words = [f"t{3 * index + 1}" for index in range(n_tokens)]
+    prompt, subject, answer = " ".join(words), " ".join(words[2:5]), "t77"
+    ids = torch.tensor(model.tokenizer.encode(prompt, bos=False).ids)
+    noise = subject_noise(model, 3, 3.0, samples, 0)
+
+    def plain() -> None:
+        for kind in TraceKind:
+            plain_trace(model, ids, Span(2, 5), 77, noise, kind, 10, [position])
+
+    ours = partial(trace, model, prompt, subject, answer, samples=samples, bos=False)
+    value = n_tokens / ratio(ours, plain, 1)
+    note = f"{n_tokens} tokens, {samples} samples, window 10; loop run at one position, scaled"
+    name = "gpt2-small: causal tracing, all kinds, plain loop / sweep"
+    return [Measurement(name, value, 5.0, at_most=False, note=note)]
+
+
+def rome_cost(layer: int = 4) -> list[Measurement]:
+    """A whole ROME edit beside the 20 passes over its batch that it cannot do without.
+
+    Second moments are at hand, but not yet factorised. Bare passes are forward passes of the whole
+    model, with logits where a target or the essence is predicted, and backward to the added vector.
+    """
+    model = Model.from_hf(gpt2("gpt2-small"), numbered_tokenizer(50257), "gpt2-small")
+    request = EditRequest("t1 t2 {} t3 t4", "t5", "t77")
+    draws = torch.randn(4096, 3072, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moments = draws.T @ draws / len(draws)
+    settings = RomeSettings((layer,), ValueSettings(stop_below=-1.0))
+
+    def ours() -> WeightDelta:
+        fresh = Moments({layer: moments}, "", {"kind": "text"})
+        generator = torch.Generator().manual_seed(0)
+        return rome(model, [request], [layer], settings, fresh, generator)[0]
+
+    contexts = sample_contexts(model, settings.contexts, torch.Generator().manual_seed(0))
+    prompts = [place(model, request, context) for context in contexts]
+    prompts.append(place_essence(model, request.subject))
+    plain = gpt2("gpt2-small")
+    plain.set_attn_implementation("eager")
+
+    def bare() -> None:
+        for _ in range(settings.value.steps):
+            bare_value_pass(plain, prompts, layer)
+
+    value = ratio(ours, bare, 1)
+    note = f"layer {layer} of 12, {len(contexts)} contexts; runs only the layers above in each step"
+    return [Measurement("gpt2-small: ROME / its 20 optimisation passes", value, 1.3, note=note)]
+
+
+def bare_value_pass(model: GPT2LMHeadModel, prompts: Sequence[PlacedPrompt], layer: int) -> Tensor:
+    """One pass of ROME's optimisation with a plain model: the gradient for the added vector."""
+    tokens = pad([prompt.ids for prompt in prompts], model.device)
+    rows = torch.arange(len(prompts))
+    delta = torch.zeros(model.config.n_embd, requires_grad=True)
+    subject = torch.tensor([prompt.subject_last for prompt in prompts])
+    ends = torch.tensor([prompt.prompt_length - 1 for prompt in prompts])
+
+    def add(module: object, inputs: object, output: Tensor) -> Tensor:
+        return output.index_put((rows, subject), delta.expand(len(rows), -1), accumulate=True)
+
+    mlp: Any = model.transformer.h[layer].mlp
+    handle = mlp.register_forward_hook(add)
+    try:
+        hidden = model.transformer(tokens, use_cache=False).last_hidden_state[rows, ends]
+    finally:
+        handle.remove()
+    return torch.autograd.grad(model.lm_head(hidden).log_softmax(-1)[:, 77].sum(), delta)[0]
+
+
+def memory_ratio() -> list[Measurement]:
+    """Peak memory above the model: EAP beside a plain forward and backward pass."""
+    peaks = {side: _in_own_process(side)["peak_mib"] for side in ("eap", "bare")}
+    note = f"{peaks['eap']:.0f} against {peaks['bare']:.0f} MiB"
+    value = peaks["eap"] / peaks["bare"]
+    return [Measurement("gpt2-small: memory above the model, EAP / bare", value, 1.4, note=note)]
+
+
+def tinyllama_memory() -> list[Measurement]:
+    """Peak memory of the whole process for EAP on TinyLlama's shape in bf16, in GiB."""
+    figures = _in_own_process("tinyllama")
+    note = f"EAP on 8 pairs in {figures['seconds']:.0f} s; the figure includes the model"
+    name = "TinyLlama shape, bf16: peak memory of the process"
+    return [Measurement(name, figures["process_gib"], 12.0, "GiB", note=note)]
+
+
+def demo_time() -> list[Measurement]:
+    """Wall time of the main job on an embedded model, imports included."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "experiments.cli.main",
+            "discover",
+            "--model",
+            "facts-gpt2",
+        ]
+        command += ["--relation", "country_capital", "--out", folder]
+        start = time.monotonic()
+        subprocess.run(command, check=True, capture_output=True)
+        value = time.monotonic() - start
+    return [Measurement("demo: kc discover on facts-gpt2", value, 20.0, "s")]
+
+
+MEASUREMENTS: dict[str, Callable[[], list[Measurement]]] = {
+    "attribution-small": partial(attribution_costs, "gpt2-small", (1.25, 1.12), 4),
+    "attribution-medium": partial(attribution_costs, "gpt2-medium", (1.4, 1.15), 2),
+    "family": family_cost,
+    "tracing": tracing_cost,
+    "rome": rome_cost,
+    "memory": memory_ratio,
+    "tinyllama": tinyllama_memory,
+    "demo": demo_time,
+}
+
+
+def run(
+    only: Sequence[str] | None = None, progress: Callable[[str], None] = lambda line: None
+) -> list[Measurement]:
+    """The named measurements, or all; `progress` gets a line before each."""
+    for name in only or ():
+        if name not in MEASUREMENTS:
+            raise OptionError(f"no measurement {name!r}; there are {', '.join(MEASUREMENTS)}")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found: list[Measurement] = []
+    try:
+        for name in only or MEASUREMENTS:
+            progress(f"measuring {name} ...")
+            found += MEASUREMENTS[name]()
+            gc.collect()
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
+def _in_own_process(side: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "experiments.workshop.bench", side]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def _measure_memory(side: str) -> dict[str, float]:
+    """Run in a process of its own: peak resident memory above what the loaded model takes."""
+    if side == "tinyllama":
+        hf_model: PreTrainedModel = tinyllama()
+        model = Model.from_hf(hf_model, numbered_tokenizer(32000), "tinyllama-shape")
+    else:
+        hf_model = gpt2("gpt2-small")
+        model = Model.from_hf(gpt2("gpt2-small"), numbered_tokenizer(50257), "gpt2-small")
+    pairs = random_pairs(model)
+    bare = BarePasses(hf_model, pairs[:1])
+    if side != "tinyllama":  # let libraries allocate what they keep
+        bare.forward_backward()
+        attribute(model, pairs[:1], EAP)
+    gc.collect()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    start = time.monotonic()
+    if side == "bare":
+        BarePasses(hf_model, pairs).forward_backward()
+    else:
+        attribute(model, pairs, EAP)
+    peak = _status("VmHWM")
+    return {
+        "peak_mib": (peak - before) / 1024,
+        "process_gib": peak / 2**20,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def _status(field: str) -> int:
+    """A line of /proc/self/status, in KiB (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(_measure_memory(sys.argv[1])))

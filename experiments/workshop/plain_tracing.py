@@ -1,0 +1,72 @@
+"""Causal tracing as the plain loop: one full forward pass for every state that is restored.
+
+What benchmarks and tests hold `locate.states.sweep` against; it shares no code with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.model.model import Hook, Model
+from circuits.model.tokens import Span
+from locate.states.sweep import TraceKind
+
+POINTS = {
+    TraceKind.RESID: "blocks.{}.hook_out",
+    TraceKind.MLP: "blocks.{}.mlp.hook_out",
+    TraceKind.ATTN: "blocks.{}.attn.hook_out",
+}
+
+
+@torch.no_grad()
+def plain_trace(
+    model: Model,
+    ids: Int[Tensor, " pos"],
+    subject: Span,
+    answer: int,
+    noise: Float[Tensor, "sample subject d_model"],
+    kind: TraceKind,
+    window: int = 10,
+    positions: Iterable[int] | None = None,
+) -> dict[int, Float[Tensor, "layer sample"]]:
+    """Answer probabilities by position; every state costs a forward pass of all rows."""
+    rows = ids.expand(noise.shape[0] + 1, -1)
+    positions = range(len(ids)) if positions is None else positions
+    found = {}
+    for position in positions:
+        by_layer = []
+        for layer in range(model.n_layers):
+            layers = _window(kind, layer, window, model.n_layers)
+            hooks = [_corrupt(subject, noise), *_restore(kind, layers, position)]
+            logits = model.last_logits(rows, hooks)
+            by_layer.append(logits[1:].float().softmax(-1)[:, answer])
+        found[position] = torch.stack(by_layer)
+    return found
+
+
+def _window(kind: TraceKind, layer: int, window: int, n_layers: int) -> Sequence[int]:
+    if kind is TraceKind.RESID:
+        return [layer]
+    return [other for other in range(n_layers) if -window <= 2 * (other - layer) < window]
+
+
+def _corrupt(subject: Span, noise: Tensor) -> Hook:
+    def add(value: Tensor, hook: object) -> Tensor:
+        value = value.clone()
+        value[1:, subject.start : subject.stop] += noise.to(value.dtype)
+        return value
+
+    return ("embed.hook_out", add)
+
+
+def _restore(kind: TraceKind, layers: Sequence[int], position: int) -> list[Hook]:
+    def put_back(value: Tensor, hook: object) -> Tensor:
+        value = value.clone()
+        value[1:, position] = value[0, position]
+        return value
+
+    return [(POINTS[kind].format(layer), put_back) for layer in layers]

@@ -1,0 +1,349 @@
+"""One prompt, asked while one waits: its circuit, its answers with parts switched off, an edit.
+
+1. *Ask*: a prompt with its subject and answer gets corrupted partners, the same words about other
+   subjects of as many tokens (of the same relation where the atlas knows the fact).
+2. *Find*: EAP-IG over these pairs, and the strongest edges as a circuit with intervals.
+3. *Switch off*: edges, or everything that leaves a head or MLP, carry the corrupted prompt's
+   values; what the model then says stands beside what it said.
+4. *Edit*: one ROME edit, and what it does to the circuit.
+
+Everything here takes a second or so on a small model. For a relation's circuit, with evaluation on
+subjects that had no part in finding it, there is `kc discover`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from circuits.base.choices import KeyValue, Selection
+from circuits.base.errors import NumericalError, OptionError, PromptError
+from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.methods.registry import EditMethod, EditStatus, edit
+from circuits.edits.requests import slotted
+from circuits.facts.facts import Fact, atlas, fill
+from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pair
+from circuits.graph.circuit import Circuit, EdgeScores, node_kind
+from circuits.graph.resample import bootstrap_scores, inclusion_frequency
+from circuits.graph.running import CircuitRunner
+from circuits.graph.select import select
+from circuits.model.metrics import rank
+from circuits.model.model import Model
+from locate.changes.rewiring import Rewiring, rewiring
+from locate.edges.eap import attribute
+from locate.heads.roles import head_roles
+from locate.states.lens import WrittenTokens, written_tokens
+
+Progress = Callable[[int, int], None]
+PARTNERS = 8
+RESAMPLES = 100
+USUAL_EDGES = 200
+CANDIDATES = 400
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and its corrupted partners, as pairs; `relation` where the atlas knows the fact."""
+
+    pairs: tuple[TokenPair, ...]
+    relation: str | None
+
+    @property
+    def prompt(self) -> str:
+        """The clean prompt."""
+        return self.pairs[0].text.clean
+
+    @property
+    def subject(self) -> str:
+        """The subject, as it stands in the prompt."""
+        return self.pairs[0].text.subject or ""
+
+    @property
+    def answer(self) -> str:
+        """The answer, without leading space."""
+        return self.pairs[0].text.answer
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The likeliest next tokens, first the likeliest, and where the asked-for answer stands.
+
+    `place` is the answer's rank, 0 for the top.
+    """
+
+    tokens: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    place: int
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class HeadView:
+    """One head at the last token of one prompt.
+
+    `attention` is its pattern by position, `weighted` the same times the norm of what is read
+    there, both summing to 1; `without` is what the model says when all edges from the head carry
+    the corrupted prompt's values.
+    """
+
+    tokens: tuple[str, ...]
+    attention: Float[np.ndarray, " pos"]
+    weighted: Float[np.ndarray, " pos"]
+    written: WrittenTokens
+    whole: Answers
+    without: Answers
+
+
+@dataclass(frozen=True, eq=False)
+class EditTrial:
+    """One edit: the change of weights, what it did to the circuit, the answers on both sides."""
+
+    delta: WeightDelta
+    rewiring: Rewiring
+    before: Answers
+    after: Answers
+
+
+def ask(model: Model, prompt: str, subject: str, answer: str, seed: int = 0) -> Question:
+    """The prompt with up to `PARTNERS` corrupted partners.
+
+    PromptError where the subject does not stand in the prompt once, the answer cannot follow, or
+    no other subject has as many tokens.
+    """
+    encoded = model.tokenizer.encode(prompt)
+    encoded.span_of(subject)
+    model.tokenizer.first_token(prompt, answer)
+    template = slotted(prompt, subject)
+    relation, facts = _candidates(subject, answer)
+    random.Random(f"{seed}/{prompt}").shuffle(facts)
+    length = len(encoded)
+    texts: list[tuple[Fact, str]] = []
+    for fact in facts[:CANDIDATES]:
+        text = fill(template, fact.subject)
+        try:
+            if len(model.tokenizer.encode(text)) == length:
+                texts.append((fact, text))
+        except PromptError:
+            continue
+        if len(texts) == 4 * PARTNERS:
+            break
+    said = _said(model, [text for _, text in texts])
+    pairs: list[TokenPair] = []
+    for (fact, text), word in zip(texts, said, strict=True):
+        foil = fact.object if relation is not None else word
+        try:
+            pair = PromptPair(prompt, text, answer.strip(), foil, subject, relation)
+            pairs.append(encode_pair(model.tokenizer, pair))
+        except PromptError:  # a foil that begins like the answer, or is no text
+            continue
+        if len(pairs) == PARTNERS:
+            return Question(tuple(pairs), relation)
+    if len(pairs) < 2:
+        raise PromptError(
+            f"fewer than 2 other subjects of the atlas have as many tokens as {subject!r} and "
+            "another answer; try a shorter subject or another prompt"
+        )
+    return Question(tuple(pairs), relation)
+
+
+def find_circuit(
+    model: Model,
+    question: Question,
+    n_edges: int = USUAL_EDGES,
+    progress: Progress | None = None,
+) -> Circuit:
+    """The prompt's circuit by EAP-IG, with columns `low`, `high` and `inclusion` over partners.
+
+    Heads are labelled where the partners allow it.
+    """
+    scores = attribute(model, question.pairs, keep_pairs=True, progress=progress)
+    n_edges = min(n_edges, scores.wiring.n_edges // 4)
+    circuit = selector(n_edges)(replace(scores, per_pair=None))
+    if not circuit.n_edges:
+        raise OptionError("no selected edge lies on a path from the input to the logits; ask more")
+    limits = bootstrap_scores(scores, RESAMPLES, seed=0)
+    inclusion = inclusion_frequency(scores, selector(n_edges), RESAMPLES, seed=0)
+    columns = {"low": limits.low, "high": limits.high, "inclusion": inclusion.astype(np.float32)}
+    return replace(
+        circuit,
+        columns=columns,
+        roles=_roles(model, question),
+        provenance={
+            **circuit.provenance,
+            "relation": question.relation or "one prompt",
+            "prompt": question.prompt,
+            "subject": question.subject,
+            "answer": question.answer,
+        },
+    )
+
+
+def selector(n_edges: int) -> Callable[[EdgeScores], Circuit]:
+    """The strongest `n_edges` edges, pruned to paths."""
+    return lambda scores: select(scores, Selection.TOP, n=n_edges)
+
+
+@torch.no_grad()
+def answers(
+    model: Model, question: Question, kept: Circuit | None = None, top: int = 10
+) -> Answers:
+    """What the model says when only the edges of `kept` carry clean values; all by default."""
+    pair = question.pairs[0]
+    (batch,) = batches([pair], 1, model.device)
+    if kept is None:
+        logits = model.last_logits(batch.clean)
+    else:
+        logits = CircuitRunner(model, batch, kept.wiring).run(kept)
+    return _answers(model, logits, pair.answer, top)
+
+
+def without(
+    model: Model,
+    nodes: Collection[str] = (),
+    edges: Collection[str] = (),
+    kv: KeyValue = KeyValue.GROUPED,
+) -> Circuit:
+    """The whole model but these edges and all that leave these heads and MLPs.
+
+    OptionError for a name that this model does not have.
+    """
+    wiring = model.wiring(kv)
+    kept = np.ones(wiring.n_edges, dtype=bool)
+    for node in nodes:
+        if node not in wiring.src_names or node == "input":
+            raise OptionError(f"{node!r} is no head or MLP of {model.name!r}")
+        kept[wiring.edge_src == wiring.src_names.index(node)] = False
+    for edge in edges:
+        kept[wiring.edge_index(edge)] = False
+    return Circuit(wiring, kept)
+
+
+def head_view(model: Model, question: Question, head: str, top: int = 8) -> HeadView:
+    """Where a head looks at the prompt's last token, what it writes, what its loss changes."""
+    if node_kind(head) != "head" or head not in model.wiring().src_names:
+        raise OptionError(f"{model.name!r} has no head {head!r}")
+    layer, index = (int(part[1:]) for part in head.split("."))
+    pair = question.pairs[0]
+    attention, weighted = _pattern(model, pair, layer, index)
+    return HeadView(
+        tokens=pair.clean.tokens,
+        attention=attention,
+        weighted=weighted,
+        written=written_tokens(model, pair.clean, [(layer, index)], top)[0],
+        whole=answers(model, question),
+        without=answers(model, question, without(model, [head])),
+    )
+
+
+def edit_fact(
+    model: Model,
+    question: Question,
+    target: str,
+    n_edges: int = USUAL_EDGES,
+    progress: Progress | None = None,
+) -> EditTrial:
+    """Make the model answer the prompt with `target` (ROME) and compare its circuit with before.
+
+    NumericalError where the edit did not work, OptionError where nothing is to be done.
+    """
+    request = EditRequest(
+        slotted(question.prompt, question.subject),
+        question.subject,
+        target.strip(),
+        ground_truth=question.answer,
+        relation=question.relation,
+    )
+    outcome = edit(model, request, EditMethod.ROME, progress=progress)
+    if outcome.delta is None:
+        kind = NumericalError if outcome.status is EditStatus.DIVERGED else OptionError
+        raise kind(f"no edit was made: {outcome.reason}")
+    texts = [replace(pair.text, foil=request.target) for pair in question.pairs]
+    pairs = [encode_pair(model.tokenizer, text) for text in texts]
+    found = rewiring(
+        model,
+        outcome.delta,
+        pairs,
+        selector=selector(min(n_edges, model.wiring().n_edges // 4)),
+        resamples=0,
+        draws=0,
+        roles=_roles(model, question),
+        progress=progress,
+    )
+    before = answers(model, question)
+    with outcome.delta.applied(model):
+        after = answers(model, question)
+    return EditTrial(outcome.delta, found, before, after)
+
+
+def _candidates(subject: str, answer: str) -> tuple[str | None, list[Fact]]:
+    """The relation that knows the fact and its other facts; else facts about alike subjects."""
+    relations = atlas().values()
+    about = [each for each in relations if subject in each.subjects()]
+    for each in about:
+        if answer.strip() in each.objects_of(subject):
+            others = [f for f in each.facts if f.subject != subject and f.object != answer.strip()]
+            return each.name, others
+    kinds = {each.kind for each in about}
+    facts = {
+        fact.subject: fact
+        for each in relations
+        if not kinds or each.kind in kinds
+        for fact in each.facts
+        if fact.subject != subject
+    }
+    return None, list(facts.values())
+
+
+@torch.no_grad()
+def _said(model: Model, texts: Sequence[str]) -> list[str]:
+    """The likeliest next token of prompts of one length, as text without leading space."""
+    if not texts:
+        return []
+    ids = [model.tokenizer.encode(text).ids for text in texts]
+    best = model.last_logits(torch.tensor(ids, device=model.device)).argmax(-1)
+    return [model.tokenizer.token_string(token).strip() or "?" for token in best.tolist()]
+
+
+def _roles(model: Model, question: Question) -> dict[str, str]:
+    try:
+        return dict(head_roles(model, question.pairs, check=False).roles)
+    except OptionError:
+        return {}
+
+
+def _answers(model: Model, logits: torch.Tensor, answer: int, top: int) -> Answers:
+    shares = logits[0].float().softmax(-1)
+    values, tokens = shares.topk(top)
+    wanted = torch.tensor([answer], device=logits.device)
+    return Answers(
+        tokens=tuple(model.tokenizer.token_string(token) for token in tokens.tolist()),
+        probabilities=tuple(values.tolist()),
+        place=int(rank(logits.float(), wanted)[0]),
+        probability=float(shares[answer]),
+    )
+
+
+@torch.no_grad()
+def _pattern(model: Model, pair: TokenPair, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
+    """A head's attention at the last token, plain and weighted by what it reads there."""
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Any:
+        return lambda value, hook: seen.__setitem__(name, value)
+
+    attn = f"blocks.{layer}.attn"
+    hooks = [(f"{attn}.hook_pattern", keep("pattern")), (f"{attn}.v.hook_out", keep("values"))]
+    model.last_logits(torch.tensor([pair.clean.ids], device=model.device), hooks)
+    pattern = seen["pattern"][0, head, -1].float()
+    own = head * model.n_kv_heads // model.n_heads
+    read = seen["values"][0, :, own].float() @ model.head_output_weights(layer)[head].float()
+    weighted = pattern * read.norm(dim=-1)
+    total = weighted.sum()
+    weighted = weighted / total if float(total) > 0 else pattern
+    return pattern.cpu().numpy(), weighted.cpu().numpy()

@@ -1,0 +1,1 @@
+"""What a change of the weights did to a circuit."""

@@ -1,0 +1,341 @@
+"""From prompt pairs to a circuit and a statement of how well it recalls the facts.
+
+1. Score every edge (EAP, EAP-IG, exact patching), or search with ACDC.
+2. Select edges and prune what is connected to nothing.
+3. Repeat the selection on resampled pairs: which edges does the circuit owe to the sample?
+4. Run the circuit, its complement and random circuits of its size, on the pairs that found it and
+   on pairs of other subjects.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuits.base.choices import Locator, Method, Ranking
+from circuits.base.errors import OptionError
+from circuits.base.origin import code_commit, timestamp
+from circuits.base.progress import Progress, Stages, silent
+from circuits.facts.pairs import TokenPair
+from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.evaluate import (
+    FRACTIONS,
+    Evaluation,
+    FaithfulnessCurve,
+    evaluate,
+    faithfulness_curve,
+    run_circuits,
+)
+from circuits.graph.resample import bootstrap_scores, classify, inclusion_frequency
+from circuits.graph.select import prune, random_circuit, top_n
+from circuits.model.model import Model
+from locate.examples import Examples
+from locate.search import DEFAULT_TAU, Search
+
+if TYPE_CHECKING:
+    from locate.heads.prompt_heads import PromptHeads
+
+__all__ = ["Discovery", "Search", "discover", "edge_scores", "with_uncertainty"]
+
+
+@dataclass(frozen=True, eq=False)
+class Discovery:
+    """A circuit with all that was found out about it.
+
+    `evaluation` is on the pairs that found the circuit, `held_out` on pairs of other subjects,
+    where there are any. `stability` counts the kept edges by how often resamples keep them. `heads`
+    are the circuit's heads on a few prompts (`locate.heads.prompt_heads`).
+    """
+
+    model: str
+    search: Search
+    examples: Examples
+    circuit: Circuit
+    evaluation: Evaluation
+    held_out: Evaluation | None = None
+    stability: dict[str, int] = field(default_factory=dict)
+    curve: FaithfulnessCurve | None = None
+    random_curve: FaithfulnessCurve | None = None
+    roles: Any = None
+    heads: tuple[Any, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def discover(
+    model: Model, examples: Examples, search: Search, stages: Stages = silent
+) -> Discovery:
+    """Find the circuit that the examples share, and evaluate it."""
+    search.n_edges(model.wiring(search.kv))
+    clock = _Clock(stages)
+    notes = list(examples.notes)
+    pairs = examples.pairs
+    with clock.stage("scores") as progress:
+        circuit = _found(model, pairs, search, progress)
+    if circuit.n_edges == 0:
+        raise OptionError(
+            "no edge of the selection lies on a path from the input to the logits; "
+            "ask for more --edges or a lower --threshold"
+        )
+    stability: dict[str, int] = {}
+    if circuit.scores is not None and circuit.scores.per_pair is not None:
+        with clock.stage("resamples"):
+            circuit = with_uncertainty(circuit, search)
+        stability = _stability(circuit)
+    elif search.resamples and len(pairs) == 1:
+        notes.append("one pair cannot be resampled: no inclusion frequencies")
+    found = replace(
+        circuit,
+        scores=_without_pairs(circuit.scores),
+        provenance={**circuit.provenance, **origin(model, examples, search)},
+    )
+    with clock.stage("evaluation") as progress:
+        evaluation = _evaluated(model, pairs, found, search, progress)
+    held_out = None
+    if examples.held_out:
+        with clock.stage("held-out evaluation") as progress:
+            held_out = _evaluated(model, examples.held_out, found, search, progress)
+    curve = random_curve = None
+    if search.curve and circuit.scores is not None:
+        with clock.stage("curve") as progress:
+            curve, random_curve = _curves(model, pairs, circuit.scores, search, progress)
+    roles = None
+    heads: tuple[PromptHeads, ...] = ()
+    if search.roles:
+        with clock.stage("roles"):
+            roles, found = _with_roles(model, pairs, found, search, notes)
+            heads = _on_examples(model, pairs, found)
+    headline = held_out or evaluation
+    if np.isfinite(headline.faithfulness.value):
+        extra = {"faithfulness": headline.faithfulness.value}
+        found = replace(found, provenance={**found.provenance, **extra})
+    return Discovery(
+        model=model.name,
+        search=search,
+        examples=examples,
+        circuit=found,
+        evaluation=evaluation,
+        held_out=held_out,
+        stability=stability,
+        curve=curve,
+        random_curve=random_curve,
+        roles=roles,
+        heads=heads,
+        seconds=clock.seconds,
+        notes=tuple(notes),
+    )
+
+
+def edge_scores(
+    model: Model, pairs: Sequence[TokenPair], search: Search, progress: Progress | None = None
+) -> EdgeScores:
+    """Scores of all edges, one row a pair included where resampling will want them."""
+    keep_pairs = search.resamples > 0 and len(pairs) > 1
+    if search.locator is Locator.EXACT:
+        from locate.edges.exact import Patching, patch_edges
+
+        patching = Patching(search.metric, search.ablation, search.kv)
+        return patch_edges(
+            model,
+            pairs,
+            patching,
+            batch_size=search.batch_size,
+            keep_pairs=keep_pairs,
+            progress=progress,
+        )
+    from locate.edges.eap import Attribution, attribute
+
+    attribution = Attribution(
+        method=Method(search.locator),
+        steps=search.steps,
+        rule=search.rule,
+        metric=search.metric,
+        ablation=search.ablation,
+        kv=search.kv,
+    )
+    return attribute(
+        model,
+        pairs,
+        attribution,
+        batch_size=search.batch_size,
+        keep_pairs=keep_pairs,
+        progress=progress,
+    )
+
+
+def with_uncertainty(circuit: Circuit, search: Search) -> Circuit:
+    """The circuit with what resampled pairs say of each edge, as columns.
+
+    `low` and `high` bound its score with 95 %; `inclusion` is the share of resamples that keep it.
+    """
+    scores = circuit.scores
+    assert scores is not None
+    limits = bootstrap_scores(scores, search.resamples, search.seed)
+    kept = inclusion_frequency(scores, search.selected, search.resamples, search.seed)
+    found = {"low": limits.low, "high": limits.high, "inclusion": kept}
+    single = {name: np.asarray(column, np.float32) for name, column in found.items()}
+    return replace(circuit, columns={**circuit.columns, **single})
+
+
+def origin(model: Model, examples: Examples, search: Search) -> dict[str, Any]:
+    """Where a circuit comes from: all that is needed to find it again."""
+    return {
+        **model.provenance,
+        **search.scoring(),
+        "relation": examples.name,
+        "pairs": len(examples.pairs),
+        "held_out_pairs": len(examples.held_out),
+        "pairs_sha256": examples.fingerprint,
+        "corrupted": examples.corrupt and str(examples.corrupt),
+        "bos": examples.bos,
+        "answer": "first token of the continuation",
+        "facts": examples.counts,
+        "resamples": search.resamples,
+        "seed": search.seed,
+        "commit": code_commit(),
+        "created": timestamp(),
+    }
+
+
+def random_circuits(circuit: Circuit, n: int, seed: int) -> list[Circuit]:
+    """Random connected circuits of the same wiring and number of edges."""
+    generator = np.random.default_rng(seed)
+    return [random_circuit(circuit.wiring, circuit.n_edges, generator) for _ in range(n)]
+
+
+def _found(model: Model, pairs: Sequence[TokenPair], search: Search, progress: Progress) -> Circuit:
+    if search.locator is not Locator.ACDC:
+        return search.selected(edge_scores(model, pairs, search, progress))
+    from locate.edges.acdc import acdc
+    from locate.edges.exact import Patching
+
+    circuit = acdc(
+        model,
+        pairs,
+        DEFAULT_TAU if search.threshold is None else search.threshold,
+        Patching(search.metric, search.ablation, search.kv),
+        batch_size=search.batch_size,
+        progress=progress,
+    )
+    if search.edges is None or circuit.n_edges <= search.edges:
+        return circuit
+    assert circuit.scores is not None
+    drops = np.where(circuit.kept, circuit.scores.values, -np.inf)
+    kept = np.zeros_like(circuit.kept)
+    kept[np.argsort(-drops, kind="stable")[: search.edges]] = True
+    capped = prune(replace(circuit, kept=kept))
+    record = {**circuit.provenance["selection"], "n": search.edges}
+    record["edges_after_pruning"] = capped.n_edges
+    return replace(capped, provenance={**capped.provenance, "selection": record})
+
+
+def _evaluated(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    circuit: Circuit,
+    search: Search,
+    progress: Progress,
+) -> Evaluation:
+    return evaluate(
+        model,
+        pairs,
+        circuit,
+        random_circuits=random_circuits(circuit, search.n_random, search.seed),
+        metric=search.metric,
+        ablation=search.ablation,
+        batch_size=search.batch_size,
+        seed=search.seed,
+        progress=progress,
+    )
+
+
+def _curves(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    scores: EdgeScores,
+    search: Search,
+    progress: Progress,
+) -> tuple[FaithfulnessCurve, FaithfulnessCurve]:
+    """Faithfulness of nested selections and of random edge sets of the same sizes."""
+    total = scores.wiring.n_edges
+    sizes = sorted({max(1, round(share * total)) for share in FRACTIONS})
+    generator = np.random.default_rng(search.seed)
+    shuffled = replace(scores, values=generator.permutation(total) + 1.0, per_pair=None)
+    families = [
+        [top_n(ranked, size, by) for size in sizes]
+        for ranked, by in ((scores, search.ranking), (shuffled, Ranking.SIGNED))
+    ]
+    curves = []
+    for family in families:
+        runs = run_circuits(
+            model,
+            pairs,
+            family,
+            metric=search.metric,
+            ablation=search.ablation,
+            batch_size=search.batch_size,
+            progress=progress,
+        )
+        curves.append(faithfulness_curve(runs, family, seed=search.seed))
+    return curves[0], curves[1]
+
+
+def _with_roles(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    circuit: Circuit,
+    search: Search,
+    notes: list[str],
+) -> tuple[Any, Circuit]:
+    """Roles of the circuit's heads; a note where the pairs do not allow them."""
+    from locate.heads.roles import head_roles
+
+    try:
+        report = head_roles(
+            model, pairs, circuit=circuit, batch_size=search.batch_size, seed=search.seed
+        )
+    except OptionError as error:
+        notes.append(f"no roles: {error}")
+        return None, circuit
+    return report, replace(circuit, roles={**circuit.roles, **report.roles})
+
+
+def _on_examples(
+    model: Model, pairs: Sequence[TokenPair], circuit: Circuit
+) -> tuple[PromptHeads, ...]:
+    """The circuit's heads on the first few prompts."""
+    from locate.heads.prompt_heads import heads_of, read_prompts
+
+    return tuple(read_prompts(model, pairs, heads_of(circuit), circuit.roles))
+
+
+def _stability(circuit: Circuit) -> dict[str, int]:
+    labels = Counter(
+        str(classify(float(share))) for share in circuit.columns["inclusion"][circuit.kept]
+    )
+    return {label: labels.get(label, 0) for label in ("core", "contingent", "noise")}
+
+
+def _without_pairs(scores: EdgeScores | None) -> EdgeScores | None:
+    return None if scores is None else replace(scores, per_pair=None)
+
+
+class _Clock:
+    """Opens stages and keeps how long each took."""
+
+    def __init__(self, stages: Stages) -> None:
+        self.stages = stages
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Progress]:
+        start = time.perf_counter()
+        with self.stages(title) as progress:
+            yield progress
+        self.seconds[title] = round(time.perf_counter() - start, 3)

@@ -1,0 +1,138 @@
+"""ACDC: greedy exact patching (Conmy et al. 2023, algorithm 1).
+
+Start from the whole graph H and go over its edges once, from the logits down: destinations in
+reverse topological order (within a layer: MLP, values, keys, queries, each from the last head to
+the first), and the sources of a destination from the latest writer to `input`. An edge goes where
+its removal costs little:
+
+    remove u -> v  if  m(H) - m(H without u -> v) < threshold,
+
+m being the metric's mean over the pairs, replaced edges carrying the corrupted run's value or a
+constant. With KL (m = -KL) this is the paper's rule, increase of KL < threshold. The drop is
+signed: an edge that works against the answer is always removed. What feeds a node that nothing
+reads any more is removed without a run, since it cannot change the metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from circuits.base.errors import NumericalError, OptionError
+from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.graph.ablation import Ablation, source_constants
+from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.running import CircuitRunner
+from circuits.graph.select import prune
+from circuits.model.metrics import evaluate_metric
+from circuits.model.model import Model
+from locate.edges.exact import Patching
+
+
+def acdc(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    threshold: float,
+    options: Patching | None = None,
+    *,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> Circuit:
+    """The circuit that greedy removal leaves, pruned of what no longer hangs together.
+
+    `threshold` is in units of the metric. `Circuit.scores` holds the drop that was measured when
+    the edge was tried, 0 where it went without a run; `provenance["selection"]` holds the
+    threshold, the number of runs, and the number of edges before and after pruning. `progress` is
+    called with (edges decided, edges in all). Raises NumericalError where the metric of a run is
+    not finite.
+    """
+    options = options or Patching()
+    if not (math.isfinite(threshold) and threshold >= 0):
+        raise OptionError(
+            f"the threshold must be a finite number from 0 up, not {threshold}: it is how much of "
+            "the metric a removed edge may cost"
+        )
+    wiring = model.wiring(options.kv)
+    metric = _MeanMetric(model, pairs, wiring, options, batch_size)
+    kept, drops = wiring.mask.copy(), np.zeros(wiring.n_edges, dtype=np.float32)
+    current = metric.of(kept)
+    for done, edge in enumerate(reversed(range(wiring.n_edges)), start=1):
+        src, dst = wiring.edge_src[edge], wiring.edge_dst[edge]
+        kept[src, dst] = False
+        if _is_read(wiring, kept, int(dst)):
+            value = metric.of(kept, wiring.edge_name(edge))
+            drops[edge] = current - value
+            if current - value < threshold:
+                current = value
+            else:
+                kept[src, dst] = True
+        if progress is not None:
+            progress(done, wiring.n_edges)
+    provenance = {**model.provenance, **options.as_dict(), "method": "acdc", "pairs": len(pairs)}
+    scores = EdgeScores(wiring, drops, provenance=provenance)
+    chosen = Circuit(wiring, wiring.from_matrix(kept), scores)
+    pruned = prune(chosen)
+    record = {
+        "selection": "acdc",
+        "threshold": threshold,
+        "runs": metric.n_runs,
+        "edges_selected": chosen.n_edges,
+        "edges_after_pruning": pruned.n_edges,
+    }
+    return Circuit(wiring, pruned.kept, scores, provenance={**provenance, "selection": record})
+
+
+def _is_read(wiring: Wiring, kept: Bool[np.ndarray, "src dst"], dst: int) -> bool:
+    """Whether anything reads a node that this destination feeds."""
+    if dst == wiring.logits_dst:
+        return True
+    layer, place = divmod(dst, wiring.n_attn + 1)
+    if place == wiring.n_attn:
+        return bool(kept[wiring.mlp_src(layer)].any())
+    if place < wiring.n_heads:
+        return bool(kept[wiring.head_src(layer, place)].any())
+    width = wiring.queries_per_key
+    first = wiring.head_src(layer, (place - wiring.n_heads) % wiring.n_key_inputs * width)
+    return bool(kept[first : first + width].any())
+
+
+class _MeanMetric:
+    """The metric of a circuit, averaged over all pairs; one cached base run a batch."""
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: Model,
+        pairs: Sequence[TokenPair],
+        wiring: Wiring,
+        options: Patching,
+        batch_size: int,
+    ) -> None:
+        if not pairs:
+            raise OptionError("there are no prompt pairs to work on")
+        constants = None
+        if options.ablation is not Ablation.PATCH:
+            constants = source_constants(model, pairs, options.ablation, batch_size)
+        self.metric, self.n_pairs, self.n_runs = options.metric, len(pairs), 0
+        self._runs: list[tuple[PairBatch, CircuitRunner, Tensor]] = []
+        for batch in batches(pairs, batch_size, model.device):
+            runner = CircuitRunner(model, batch, wiring, options.ablation, constants)
+            self._runs.append((batch, runner, model.last_logits(batch.clean)))
+
+    def of(self, kept: Bool[np.ndarray, "src dst"], tried: str | None = None) -> float:
+        """Mean metric with these edges kept; `tried` is the removed edge, for the error message."""
+        total = 0.0
+        for batch, runner, clean in self._runs:
+            logits = runner.run(kept)
+            values = evaluate_metric(self.metric, logits, batch.answer, batch.foil, clean)
+            total += float(values.cpu().double().sum())
+        if not math.isfinite(total):
+            place = f"without {tried}" if tried else "of the whole model"
+            raise NumericalError(f"the metric {place} is not a finite number; try --dtype fp32")
+        self.n_runs += 1
+        return total / self.n_pairs

@@ -1,0 +1,324 @@
+"""Edits in one of three modes, judged on the way: what `kc edit` and the study of edits do.
+
+- EACH: every request by itself on the unedited model; scores are those of single edits.
+- TOGETHER: one change for all requests (ROME takes one request only, MEMIT thousands).
+- SEQUENTIAL: one after the other on the model edited so far. Scores right after each edit say how
+  well it took, those after the whole sequence what is left of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from circuits.base.choices import EditMethod, EditStatus
+from circuits.base.errors import NumericalError, OptionError
+from circuits.base.progress import Progress
+from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.judge.success import Judge, RequestScore, norm_growth
+from circuits.edits.judge.table import SuccessTable, summarise
+from circuits.edits.methods.registry import EditOutcome, edit
+from circuits.edits.parts.moments import Moments, find_moments
+from circuits.model.model import Model
+
+AUTO = "auto"
+EASYEDIT = "easyedit:"
+
+
+class Mode(StrEnum):
+    """How several requests are answered; the module says more."""
+
+    EACH = "each"
+    TOGETHER = "together"
+    SEQUENTIAL = "sequential"
+
+
+@dataclass
+class Editor:
+    """One method with its choices. Second moments are those of the unedited model throughout."""
+
+    model: Model
+    method: str
+    layers: Sequence[int] | None = None
+    moments: Moments | str | Path | None = None
+    seed: int = 0
+    cache: Path | None = None
+    hparams: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        requests: Sequence[EditRequest],
+        earlier: Sequence[EditRequest] = (),
+        progress: Progress | None = None,
+    ) -> EditOutcome:
+        """The method's answer to the requests, on the model as it is."""
+        if self.method.startswith(EASYEDIT):
+            from circuits.edits.methods.easyedit import easyedit
+
+            name = self.method.removeprefix(EASYEDIT)
+            return easyedit(
+                self.model,
+                requests,
+                name,
+                hparams=self.hparams,
+                settings=self.settings,
+                seed=self.seed,
+            )
+        outcome = edit(
+            self.model,
+            requests,
+            self.method,
+            layers=self.layers,
+            moments=self.moments,
+            settings=self.settings,
+            seed=self.seed,
+            progress=progress,
+            cache=self.cache,
+            earlier=earlier,
+        )
+        if "moments" in outcome.provenance and not isinstance(self.moments, Moments):
+            self.moments = find_moments(self.model, outcome.layers, self.moments, self.cache)
+        return outcome
+
+
+@dataclass(frozen=True, eq=False)
+class EditRun:
+    """Outcomes and scores of edits.
+
+    `final` has the scores after everything (in mode EACH: after each request's own edit),
+    `right_after` those after each edit of a sequence. `delta` is the whole change, None in mode
+    EACH.
+    """
+
+    mode: Mode
+    outcomes: tuple[EditOutcome, ...]
+    final: tuple[RequestScore, ...]
+    right_after: tuple[RequestScore, ...]
+    drifts: tuple[float, ...]
+    growth: tuple[Mapping[str, Mapping[str, float]], ...]
+    delta: WeightDelta | None
+    seconds: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def deltas(self) -> list[WeightDelta]:
+        """The changes that were found, one an outcome."""
+        return [outcome.delta for outcome in self.outcomes if outcome.delta is not None]
+
+    def table(self) -> SuccessTable:
+        """The final scores; NumericalError where no edit came of any request."""
+        return summarise(self.final, self.drifts, self.growth)
+
+    def counts(self) -> dict[str, int]:
+        """Outcomes by status."""
+        found = [outcome.status for outcome in self.outcomes]
+        return {str(status): found.count(status) for status in EditStatus if status in found}
+
+
+def run_edits(
+    editor: Callable[..., EditOutcome],
+    judge: Judge,
+    mode: Mode,
+    progress: Progress | None = None,
+) -> EditRun:
+    """Answer the judge's requests in a mode; the model is left as it was.
+
+    Requests without a change (diverged, or already answered so) have no score.
+    """
+    runs = {Mode.EACH: _each, Mode.TOGETHER: _together, Mode.SEQUENTIAL: _sequential}
+    return runs[mode](editor, judge, progress)
+
+
+def _each(editor: Callable[..., EditOutcome], judge: Judge, progress: Progress | None) -> EditRun:
+    found = _Found()
+    for index, request in enumerate(judge.requests):
+        outcome = found.take(editor, [request])
+        if outcome.delta is not None:
+            with outcome.delta.applied(judge.model):
+                found.final += judge.score([index])
+                found.drifts.append(judge.drift())
+            found.growth.append(norm_growth(judge.model, outcome.delta))
+        if progress:
+            progress(index + 1, len(judge.requests))
+    return found.run(Mode.EACH, None)
+
+
+def _together(
+    editor: Callable[..., EditOutcome], judge: Judge, progress: Progress | None
+) -> EditRun:
+    found = _Found()
+    outcome = found.take(editor, judge.requests, progress=progress)
+    if outcome.delta is not None:
+        with outcome.delta.applied(judge.model):
+            found.final += judge.score()
+            found.drifts.append(judge.drift())
+        found.growth.append(norm_growth(judge.model, outcome.delta))
+    return found.run(Mode.TOGETHER, outcome.delta)
+
+
+def _sequential(
+    editor: Callable[..., EditOutcome], judge: Judge, progress: Progress | None
+) -> EditRun:
+    found, total = _Found(), None
+    done: list[int] = []
+    with ExitStack() as edits:
+        for index, request in enumerate(judge.requests):
+            earlier = [judge.requests[each] for each in done]
+            outcome = found.take(editor, [request], earlier=earlier)
+            if outcome.delta is not None:
+                edits.enter_context(outcome.delta.applied(judge.model))
+                found.right_after += judge.score([index])
+                total = outcome.delta if total is None else total + outcome.delta
+                done.append(index)
+            if progress:
+                progress(index + 1, len(judge.requests))
+        if done:
+            found.final += judge.score(done)
+            found.drifts.append(judge.drift())
+    if total is not None:
+        found.growth.append(norm_growth(judge.model, total))
+    return found.run(Mode.SEQUENTIAL, total)
+
+
+class _Found:
+    """What a run has gathered so far."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[EditOutcome] = []
+        self.final: list[RequestScore] = []
+        self.right_after: list[RequestScore] = []
+        self.drifts: list[float] = []
+        self.growth: list[Mapping[str, Mapping[str, float]]] = []
+        self.seconds: list[float] = []
+
+    def take(self, editor: Callable[..., EditOutcome], *args: Any, **options: Any) -> EditOutcome:
+        """One edit, timed."""
+        start = time.perf_counter()
+        self.outcomes.append(editor(*args, **options))
+        self.seconds.append(time.perf_counter() - start)
+        return self.outcomes[-1]
+
+    def run(self, mode: Mode, delta: WeightDelta | None) -> EditRun:
+        """The whole as a value."""
+        notes = tuple(
+            f"{outcome.status}: {outcome.reason}"
+            for outcome in self.outcomes
+            if outcome.status is not EditStatus.DONE
+        )
+        return EditRun(
+            mode,
+            tuple(self.outcomes),
+            tuple(self.final),
+            tuple(self.right_after),
+            tuple(self.drifts),
+            tuple(self.growth),
+            delta,
+            tuple(self.seconds),
+            notes,
+        )
+
+
+# --- choices -------------------------------------------------------------------------------------
+
+
+def check_method(method: str) -> str:
+    """The method's own name; OptionError where there is none of that name."""
+    if method.startswith(EASYEDIT):
+        if not method.removeprefix(EASYEDIT):
+            raise OptionError(f"--method {method} names no method of EasyEdit, as easyedit:ROME")
+        return method
+    try:
+        return str(EditMethod(method))
+    except ValueError:
+        known = ", ".join([*EditMethod, f"{EASYEDIT}NAME"])
+        raise OptionError(f"no edit method {method!r}; there are {known}") from None
+
+
+def parse_layers(text: str | None) -> list[int] | None:
+    """Layers as `5`, `3-5` or `3,5`; None for `auto` and for the method's own."""
+    if text is None or text == AUTO:
+        return None
+    layers: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
+        if not found:
+            raise OptionError(f"--layers {text!r} is no layer, range (3-5) or list (3,5), nor auto")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first or last - first > 10_000:
+            raise OptionError(f"--layers {text!r} ends before it begins")
+        layers += range(first, last + 1)
+    return layers
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """`name=value` texts as settings; a dot leads into a nested one. Values are JSON, else text."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        *path, last = name.strip().split(".")
+        if not sign or not last or not all(path):
+            raise OptionError(f"--set {pair!r} is not NAME=VALUE")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        inner = settings
+        for part in path:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise OptionError(f"--set {pair!r}: {part!r} is set to a value already")
+        inner[last] = value
+    return settings
+
+
+def chosen_layers(
+    model: Model, text: str | None, requests: Sequence[EditRequest]
+) -> tuple[list[int] | None, str]:
+    """As `parse_layers`, and for `auto` the layer where causal traces say the facts are recalled.
+
+    The second value says on what evidence; empty where none was needed.
+    """
+    if text != AUTO:
+        return parse_layers(text), ""
+    from locate.changes.edit_layer import layer_by_trace
+
+    layer, evidence = layer_by_trace(model, requests)
+    return [layer], evidence.describe()
+
+
+def mode_for(method: str, n_requests: int, sequential: bool | None) -> Mode:
+    """One request: together. Several: as asked, else all at once where the method can.
+
+    ROME cannot, and makes single edits then.
+    """
+    if sequential is not None:
+        return Mode.SEQUENTIAL if sequential else Mode.EACH
+    one_at_a_time = method in (EditMethod.ROME, EditMethod.ROME_ORIGINAL)
+    return Mode.EACH if one_at_a_time and n_requests > 1 else Mode.TOGETHER
+
+
+def worst(run: EditRun) -> NumericalError | None:
+    """The error to end with where an edit diverged."""
+    diverged = [each for each in run.outcomes if each.status is EditStatus.DIVERGED]
+    if not diverged:
+        return None
+    if len(run.outcomes) == 1:
+        return NumericalError(f"diverged: {diverged[0].reason}; the weights are as they were")
+    return NumericalError(
+        f"{len(diverged)} of {len(run.outcomes)} edits diverged, the first: {diverged[0].reason}"
+    )
+
+
+def texts_for_drift(path: Path | None) -> tuple[str, ...]:
+    """The text on which perplexity is followed: a file's, else sentences of the atlas."""
+    from circuits.edits.parts.corpus import atlas_corpus, read_corpus
+
+    return (atlas_corpus() if path is None else read_corpus(path)).texts

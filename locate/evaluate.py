@@ -1,0 +1,170 @@
+"""A stored circuit on a model and on pairs: does it fit, and how well does it recall?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from circuits.base.choices import Ablation, KeyValue, Metric
+from circuits.base.errors import CircuitFileError, OptionError
+from circuits.base.progress import Stages, silent
+from circuits.files.exchange import load_eap_ig
+from circuits.files.store import load_circuit
+from circuits.graph.circuit import Circuit
+from circuits.graph.evaluate import Evaluation, check_geometry, evaluate, single_edge_drops
+from circuits.model.model import Model
+from locate.discover import random_circuits
+from locate.examples import Examples
+
+
+@dataclass(frozen=True, eq=False)
+class StoredEvaluation:
+    """A circuit's evaluation; `warnings` says where model and circuit do not quite match.
+
+    `drops` is what faithfulness loses without each single kept edge, in canonical order, where it
+    was asked for.
+    """
+
+    model: str
+    circuit: Circuit
+    examples: Examples
+    metric: Metric
+    ablation: Ablation
+    evaluation: Evaluation
+    warnings: tuple[str, ...] = ()
+    drops: Float[np.ndarray, " kept_edge"] | None = None
+
+
+def read_circuit(path: Path) -> Circuit:
+    """A circuit from `*.kc.safetensors` or EAP-IG's `*.json`; CircuitFileError says why not."""
+    return load_eap_ig(path) if path.suffix.lower() == ".json" else load_circuit(path)
+
+
+def fitted(circuit: Circuit, model: Model, path: Path) -> Circuit:
+    """The circuit on the model's wiring; CircuitFileError where it is of another geometry.
+
+    EAP-IG's format does not say how many query heads share a key-value head: a circuit with one
+    key a query head fits any such sharing.
+    """
+    wiring = circuit.wiring
+    if wiring.kv is KeyValue.PER_QUERY_HEAD and wiring.n_kv_heads == wiring.n_heads:
+        if wiring.n_heads == model.n_heads:
+            wiring = replace(wiring, n_kv_heads=model.n_kv_heads)
+        if model.wiring(wiring.kv) == wiring:
+            scores = circuit.scores
+            scores = None if scores is None else replace(scores, wiring=wiring)
+            return replace(circuit, wiring=wiring, scores=scores)
+    try:
+        check_geometry(model, circuit.wiring)
+    except OptionError as error:
+        raise CircuitFileError(path, str(error)) from None
+    return circuit
+
+
+def bos_of(circuit: Circuit, bos: bool | None, allow_mismatch: bool) -> bool | None:
+    """The BOS choice to evaluate with: the one asked for, else the circuit's own.
+
+    OptionError where they differ, unless mismatches are allowed.
+    """
+    recorded = circuit.provenance.get("bos")
+    if not isinstance(recorded, bool):
+        return bos
+    if bos is not None and bos is not recorded and not allow_mismatch:
+        had = "with" if recorded else "without"
+        raise OptionError(
+            f"the circuit was found {had} a BOS token; leave --bos/--no-bos out, or add "
+            "--allow-mismatch to evaluate it otherwise"
+        )
+    return recorded if bos is None else bos
+
+
+def mismatches(
+    circuit: Circuit, model: Model, bos: bool | None, allow_mismatch: bool
+) -> tuple[str, ...]:
+    """What differs between the circuit's model and this one, in words.
+
+    Other weights are worth a warning (another checkpoint, dtype or fine-tuning is a question one
+    may ask); another tokenizer means other prompts, and is refused unless allowed.
+    """
+    origin = circuit.provenance
+    found = []
+    if (
+        origin.get("weights_sha256", model.provenance["weights_sha256"])
+        != (model.provenance["weights_sha256"])
+    ):
+        found.append(
+            f"the circuit was found in {origin.get('model', 'another model')!r} "
+            f"({origin.get('dtype', '?')}), whose weights differ from those of {model.name!r} "
+            f"({model.provenance.get('dtype', '?')})"
+        )
+    tokenizer = model.provenance["tokenizer_sha256"]
+    if origin.get("tokenizer_sha256", tokenizer) != tokenizer:
+        text = f"the circuit was found with another tokenizer than that of {model.name!r}"
+        if not allow_mismatch:
+            raise OptionError(f"{text}; --allow-mismatch evaluates it all the same")
+        found.append(text)
+    recorded = origin.get("bos")
+    if isinstance(recorded, bool) and bos is not None and bos is not recorded:
+        found.append(f"the circuit was found {'with' if recorded else 'without'} a BOS token")
+    return tuple(found)
+
+
+def evaluate_stored(
+    model: Model,
+    circuit: Circuit,
+    examples: Examples,
+    *,
+    metric: Metric | None = None,
+    ablation: Ablation | None = None,
+    n_random: int = 5,
+    minimality: bool = False,
+    batch_size: int = 16,
+    seed: int = 0,
+    warnings: Sequence[str] = (),
+    stages: Stages = silent,
+) -> StoredEvaluation:
+    """Evaluate on all pairs; metric and ablation are the circuit's own unless given."""
+    used_metric = metric or _recorded(Metric, circuit.provenance.get("metric"))
+    used_ablation = ablation or _recorded(Ablation, circuit.provenance.get("ablation"))
+    used_metric = used_metric or Metric.LOGIT_DIFFERENCE
+    used_ablation = used_ablation or Ablation.PATCH
+    notes = list(warnings)
+    drawn: list[Circuit] = []
+    if circuit.n_edges:
+        drawn = random_circuits(circuit, n_random, seed)
+    with stages("evaluation") as progress:
+        evaluation = evaluate(
+            model,
+            examples.pairs,
+            circuit,
+            random_circuits=drawn,
+            metric=used_metric,
+            ablation=used_ablation,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+    drops = None
+    if minimality and circuit.n_edges:
+        with stages("minimality"):
+            drops = single_edge_drops(
+                model,
+                examples.pairs,
+                circuit,
+                metric=used_metric,
+                ablation=used_ablation,
+                batch_size=batch_size,
+            )
+    return StoredEvaluation(
+        model.name, circuit, examples, used_metric, used_ablation, evaluation, tuple(notes), drops
+    )
+
+
+def _recorded(choice: Any, value: Any) -> Any:
+    """The recorded choice, or None where the file has none that is known here."""
+    return choice(value) if value in tuple(choice) else None

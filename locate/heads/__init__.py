@@ -1,0 +1,1 @@
+"""What heads look at, write and do."""

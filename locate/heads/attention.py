@@ -1,0 +1,235 @@
+"""What attention heads do at the last token: where they look, and what they write from there.
+
+A head's output at the last token is a sum over the positions j that it looks at,
+
+    output = sum_j  pattern_j * (v_j W_O),
+
+and with the final norm's scale frozen at the value of this run every term adds a fixed amount to
+every logit (direct logit attribution; Elhage et al. 2021). So what a head writes splits exactly by
+where it was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.base.errors import NumericalError, OptionError
+from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.model.model import Hook, Model
+from locate.states.frozen_norm import FrozenNorm
+
+
+class Region(StrEnum):
+    """Which positions of the prompt a share of a head's attention, or of its output, belongs to.
+
+    SUBJECT: the subject span, also where it ends the prompt. BOS: the first token, where there is
+    one. SELF: the last token. RELATION: all others, the words that say what is asked.
+    """
+
+    SUBJECT = "subject"
+    RELATION = "relation"
+    BOS = "bos"
+    SELF = "self"
+
+
+REGIONS = tuple(Region)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadReadings:
+    """Each head at the last token of each clean prompt, split by `REGIONS` on the last axis.
+
+    `attention` is the plain pattern, `weighted` the pattern times the norm of v_j W_O; both sum to
+    1 over regions. `answer_gain` is what a region's part of the output adds, in logits, to the
+    answer over the mean of the relation's other objects (what belongs to this subject);
+    `range_gain` to the other objects' mean over the mean of all tokens that are no objects (what
+    has the right type). The answer is in neither side of `range_gain`, so that a head which only
+    tells the answer from its rivals has none. `written` holds the tokens that each head raises
+    most, averaged over pairs.
+    """
+
+    attention: Float[np.ndarray, "pair layer head region"]
+    weighted: Float[np.ndarray, "pair layer head region"]
+    answer_gain: Float[np.ndarray, "pair layer head region"]
+    range_gain: Float[np.ndarray, "pair layer head region"]
+    written: tuple[tuple[tuple[int, ...], ...], ...]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All per-pair numbers, for a file."""
+        names = ("attention", "weighted", "answer_gain", "range_gain")
+        return {name: getattr(self, name) for name in names}
+
+
+def rivals(
+    model: Model, pairs: Sequence[TokenPair], objects: Sequence[int] | None = None
+) -> list[tuple[int, ...]]:
+    """For each pair the relation's other objects: first tokens without the pair's answer.
+
+    By default a relation's objects are the answers and foils of its pairs. OptionError for tokens
+    that are not in the vocabulary, and where nothing but the answer is left.
+    """
+    if objects is None:
+        known: dict[str | None, set[int]] = {}
+        for pair in pairs:
+            known.setdefault(pair.text.relation, set()).update((pair.answer, pair.foil))
+        ranges = [known[pair.text.relation] for pair in pairs]
+    else:
+        bad = [token for token in objects if not 0 <= token < model.d_vocab]
+        if bad:
+            raise OptionError(f"object token {bad[0]} is not in a vocabulary of {model.d_vocab}")
+        ranges = [set(objects)] * len(pairs)
+    others = [tuple(sorted(found - {p.answer})) for found, p in zip(ranges, pairs, strict=True)]
+    for pair, left in zip(pairs, others, strict=True):
+        if not left:
+            raise OptionError(
+                f"the only object given is the answer {pair.text.answer!r} of "
+                f"{pair.text.clean!r}; name others of the relation"
+            )
+    return others
+
+
+def check_subjects(pairs: Sequence[TokenPair]) -> None:
+    """OptionError where there is no pair, or one that does not say what its subject is."""
+    if not pairs:
+        raise OptionError("there are no prompt pairs to read")
+    for number, pair in enumerate(pairs, start=1):
+        if pair.subject is None:
+            raise OptionError(
+                f"pair {number} ({pair.text.clean!r}) names no subject to look at; "
+                'add "subject" to its line'
+            )
+
+
+@torch.no_grad()
+def read_heads(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    objects: Sequence[int] | None = None,
+    *,
+    batch_size: int = 16,
+    n_written: int = 5,
+) -> HeadReadings:
+    """Attention and direct logit attribution of every head at the last token of clean prompts.
+
+    `objects` are first tokens of the relation's objects (see `rivals`). Raises NumericalError
+    where a number is not finite, naming the prompt.
+    """
+    check_subjects(pairs)
+    others = rivals(model, pairs, objects)
+    precise = torch.promote_types(model.dtype, torch.float32)
+    unembedding = model.unembedding().to(precise)
+    total = unembedding.sum(0)
+    shape = (4, len(pairs), model.n_layers, model.n_heads, len(REGIONS))
+    numbers = np.empty(shape, dtype=np.float32)
+    written = torch.zeros(
+        model.n_layers, model.n_heads, model.d_model, dtype=torch.float64
+    )  # on the CPU, as MPS has no float64
+    for batch in batches(pairs, batch_size, model.device):
+        rows = list(batch.index)
+        seen: dict[str, Tensor] = {}
+        model.last_logits(batch.clean, _reading_hooks(model, seen))
+        norm = FrozenNorm.of_run(model, seen["final"].to(precise))
+        contrasts = [_contrasts(unembedding, total, pairs[row], others[row]) for row in rows]
+        answers, ranges = (
+            norm.pull_back(torch.stack(side)) for side in zip(*contrasts, strict=True)
+        )
+        regions = _region_masks(batch, pairs).to(precise)
+        for layer in range(model.n_layers):
+            pattern = seen[f"pattern.{layer}"].to(precise)
+            values = seen[f"values.{layer}"].to(precise).transpose(1, 2)
+            values = values.repeat_interleave(model.n_heads // values.shape[1], 1)
+            output = model.head_output_weights(layer).to(precise)
+            split = _split_by_position(pattern, values, output, answers, ranges)
+            by_region = torch.einsum("nbhp,bpr->nbhr", split, regions)
+            by_region[1] = _shares(by_region[1], by_region[0])
+            numbers[:, rows, layer] = by_region.cpu().numpy()
+            mixed = torch.einsum("bhp,bhpe,hed->bhd", pattern, values, output)
+            written[layer] += norm.apply(mixed).cpu().double().sum(0)
+    for row in np.flatnonzero(~np.isfinite(numbers).all((0, 2, 3, 4))).tolist():
+        raise NumericalError(f"heads write NaN or infinity for {pairs[row].text.clean!r}")
+    n_written = min(n_written, model.d_vocab)
+    tokens = [
+        (heads.to(unembedding) @ unembedding.T).topk(n_written, -1).indices.tolist()
+        for heads in written
+    ]
+    raised = tuple(tuple(map(tuple, heads)) for heads in tokens)
+    return HeadReadings(numbers[0], numbers[1], numbers[2], numbers[3], raised)
+
+
+def _reading_hooks(model: Model, seen: dict[str, Tensor]) -> list[Hook]:
+    def keep(name: str, part: Any) -> Any:
+        return lambda value, hook: seen.__setitem__(name, part(value))
+
+    hooks: list[Hook] = []
+    for layer in range(model.n_layers):
+        attn = f"blocks.{layer}.attn"
+        hooks.append((f"{attn}.hook_pattern", keep(f"pattern.{layer}", lambda x: x[:, :, -1])))
+        hooks.append((f"{attn}.v.hook_out", keep(f"values.{layer}", lambda x: x)))
+    final = f"blocks.{model.n_layers - 1}.hook_out"
+    return [*hooks, (final, keep("final", lambda x: x[:, -1]))]
+
+
+def _contrasts(
+    unembedding: Float[Tensor, "d_vocab d_model"],
+    total: Float[Tensor, " d_model"],
+    pair: TokenPair,
+    others: tuple[int, ...],
+) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
+    """Answer minus mean of the others, and mean of the others minus mean of the rest."""
+    answer, rival = unembedding[pair.answer], unembedding[list(others)]
+    n_rest = len(unembedding) - len(others) - 1
+    rest = (total - rival.sum(0) - answer) / max(n_rest, 1)
+    return answer - rival.mean(0), rival.mean(0) - rest
+
+
+def _region_masks(
+    batch: PairBatch, pairs: Sequence[TokenPair]
+) -> Float[Tensor, "batch pos region"]:
+    """One 1 a position."""
+    length = batch.clean.shape[1]
+    masks = torch.zeros(len(batch), length, len(REGIONS), device=batch.clean.device)
+    for place, row in enumerate(batch.index):
+        regions = [Region.RELATION] * length
+        regions[-1] = Region.SELF
+        if pairs[row].clean.bos:
+            regions[0] = Region.BOS
+        span = pairs[row].subject
+        assert span is not None, "checked by the caller"
+        regions[span.start : span.stop] = [Region.SUBJECT] * len(span)
+        columns = torch.tensor([REGIONS.index(region) for region in regions])
+        masks[place, torch.arange(length), columns] = 1
+    return masks
+
+
+def _shares(weighted: Tensor, plain: Tensor) -> Tensor:
+    """Parts of 1; a head that writes exactly nothing keeps its plain attention."""
+    total = weighted.sum(-1, keepdim=True)
+    return torch.where(total > 0, weighted / total, plain)
+
+
+def _split_by_position(
+    pattern: Float[Tensor, "batch head pos"],
+    values: Float[Tensor, "batch head pos d_head"],
+    output: Float[Tensor, "head d_head d_model"],
+    answers: Float[Tensor, "batch d_model"],
+    ranges: Float[Tensor, "batch d_model"],
+) -> Float[Tensor, "quantity batch head pos"]:
+    """Attention, attention times the norm of v W_O, and the two gains of every position."""
+    # |v W_O| through the head's Gram matrix: no copy of the values in d_model space.
+    gram = torch.einsum("hed,hfd->hef", output, output)
+    squares = torch.einsum("bhpe,hef,bhpf->bhp", values, gram, values)
+    norms = squares.clamp_min(0).sqrt()
+
+    def gain(direction: Tensor) -> Tensor:
+        seen = torch.einsum("hed,bd->bhe", output, direction)
+        return pattern * torch.einsum("bhpe,bhe->bhp", values, seen)
+
+    return torch.stack([pattern, pattern * norms, gain(answers), gain(ranges)])

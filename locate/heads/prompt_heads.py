@@ -1,0 +1,240 @@
+"""Heads on example prompts: where each looks at the last token, and which tokens it writes there.
+
+What `locate.heads.roles` averages over a relation, token by token for single prompts, so that a
+picture of a head can be drawn, and drawn again from a file, without the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from circuits.base.display import Shown, Summary, named, plotted, token_name
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.facts.pairs import TokenPair
+from circuits.files.store import load_arrays, save_arrays
+from circuits.graph.circuit import Circuit, node_kind
+from circuits.model.model import Hook, Model
+from circuits.model.tokens import Span
+from locate.states.lens import written_tokens
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+# As many prompts as fit a glance; a head that behaves differently on each has no simple role.
+N_PROMPTS = 3
+KIND = "heads on prompts"
+N_WRITTEN = 10
+AT_ONCE = 128
+"""Heads whose logits over the whole vocabulary are held at a time."""
+Written = tuple[tuple[str, float], ...]
+"""Tokens with what is added to their logits, over the mean of all tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptHeads(Shown):
+    """Some heads at the last token of one prompt.
+
+    `attention` is the pattern's last row, `weighted` the same times the norm of what is read there
+    (|v_j W_O|, Kobayashi et al. 2020), as a share; both sum to 1. `raised` and `lowered` hold, a
+    head, the tokens whose logits it adds most to and takes most from, as direct logit attribution
+    has it. Of the answer its first token counts, `answer_token`. `roles` are the labels of those
+    that have one.
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]
+    subject: Span | None
+    answer: str
+    answer_token: str
+    heads: tuple[str, ...]
+    attention: Float[np.ndarray, "head pos"]
+    weighted: Float[np.ndarray, "head pos"]
+    raised: tuple[Written, ...]
+    lowered: tuple[Written, ...]
+    roles: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = (len(self.heads), len(self.tokens))
+        if self.attention.shape != shape or self.weighted.shape != shape:
+            raise OptionError(f"the attention of {shape[0]} heads to {shape[1]} tokens is missing")
+        if not len(self.raised) == len(self.lowered) == len(self.heads):
+            raise OptionError("the tokens that some of the heads write are missing")
+
+    def place(self, head: str) -> int:
+        """Where a head stands in the arrays; OptionError where it is not among them."""
+        if head not in self.heads:
+            raise OptionError(f"head {head!r} was not read, only {', '.join(self.heads)}")
+        return self.heads.index(head)
+
+    def summary(self) -> Summary:
+        """Each head's most attended token and the tokens it raises."""
+        rows = []
+        for place, head in enumerate(self.heads):
+            looked = int(self.weighted[place].argmax())
+            share = f"{self.weighted[place, looked]:.2f}"
+            words = " ".join(token_name(word) for word, _ in self.raised[place][:5])
+            seen = token_name(self.tokens[looked])
+            rows.append((head, self.roles.get(head, ""), seen, share, words))
+        return Summary(
+            f"{len(self.heads)} heads at the last token",
+            {"prompt": self.prompt, "answer": self.answer, **named(self.provenance, "model")},
+            "most attended token, its share of value-weighted attention, tokens raised most",
+            ("head", "role", "looks at", "share", "writes"),
+            rows,
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Attention by head and token; options are those of `viz.screen.attention_figure`."""
+        return plotted("attention_figure", self, **options)
+
+
+def heads_of(circuit: Circuit) -> list[str]:
+    """The circuit's heads and those that its shared key-value heads serve.
+
+    First the one whose kept edges carry the largest sum of |score|; in layer order without scores.
+    """
+    wiring = circuit.wiring
+    nodes = [node for node in circuit.nodes() if node_kind(node) in ("head", "kv")]
+    found = {head for node in nodes for head in wiring.heads_of(node)}
+    sizes = np.zeros(wiring.n_edges)
+    if circuit.scores is not None:
+        sizes = np.where(circuit.kept, np.abs(circuit.scores.values), 0.0)
+    order = np.argsort(-np.bincount(wiring.edge_src, sizes, wiring.n_src), kind="stable")
+    return [name for name in (wiring.src_names[src] for src in order) if name in found]
+
+
+@torch.no_grad()
+def read_prompt(
+    model: Model,
+    pair: TokenPair,
+    heads: Sequence[str],
+    roles: Mapping[str, str] | None = None,
+    n_written: int = N_WRITTEN,
+) -> PromptHeads:
+    """Read heads (`a5.h3`) at the last token of a pair's clean prompt; `roles` may label them.
+
+    OptionError for a head that the model does not have.
+    """
+    names = model.wiring().src_names
+    for head in heads:
+        if node_kind(head) != "head" or head not in names:
+            raise OptionError(f"{model.name!r} has no head {head!r}")
+    sites = [_site(head) for head in heads]
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Any:
+        return lambda value, hook: seen.__setitem__(name, value)
+
+    hooks: list[Hook] = []
+    for layer in sorted({layer for layer, _ in sites}):
+        attn = f"blocks.{layer}.attn"
+        hooks += [(f"{attn}.hook_pattern", keep(f"p{layer}"))]
+        hooks += [(f"{attn}.v.hook_out", keep(f"v{layer}"))]
+    model.last_logits(torch.tensor([pair.clean.ids], device=model.device), hooks)
+    attention = np.zeros((len(heads), len(pair.clean)), dtype=np.float32)
+    weighted = np.zeros_like(attention)
+    for place, (layer, index) in enumerate(sites):
+        pattern = seen[f"p{layer}"][0, index, -1].float()
+        values = seen[f"v{layer}"][0, :, index * model.n_kv_heads // model.n_heads].float()
+        mass = pattern * (values @ model.head_output_weights(layer)[index].float()).norm(dim=-1)
+        total = float(mass.sum())
+        attention[place] = pattern.cpu().numpy()
+        weighted[place] = (mass / total if total > 0 else pattern).cpu().numpy()
+    written = [
+        each
+        for start in range(0, len(sites), AT_ONCE)
+        for each in written_tokens(model, pair.clean, sites[start : start + AT_ONCE], n_written)
+    ]
+    return PromptHeads(
+        prompt=pair.text.clean,
+        tokens=pair.clean.tokens,
+        subject=pair.subject,
+        answer=pair.text.answer,
+        answer_token=model.tokenizer.token_string(pair.answer),
+        heads=tuple(heads),
+        attention=attention,
+        weighted=weighted,
+        raised=tuple(each.raised for each in written),
+        lowered=tuple(each.lowered for each in written),
+        roles={head: label for head, label in (roles or {}).items() if head in heads},
+        provenance={**model.provenance, "method": "heads on prompts", "bos": pair.clean.bos},
+    )
+
+
+def read_prompts(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    heads: Sequence[str],
+    roles: Mapping[str, str] | None = None,
+    n_prompts: int = N_PROMPTS,
+) -> list[PromptHeads]:
+    """Read heads on the first few distinct clean prompts; nothing where there are no heads."""
+    distinct = {pair.text.clean: pair for pair in pairs}
+    chosen = list(distinct.values())[:n_prompts] if heads else []
+    return [read_prompt(model, pair, heads, roles) for pair in chosen]
+
+
+def save_prompt_heads(found: Sequence[PromptHeads], path: str | Path) -> None:
+    """Write the heads on one or several prompts."""
+    arrays: dict[str, np.ndarray] = {}
+    records = []
+    for place, each in enumerate(found):
+        arrays |= {f"{place}.attention": each.attention, f"{place}.weighted": each.weighted}
+        span = each.subject
+        records.append(
+            {
+                "prompt": each.prompt,
+                "tokens": each.tokens,
+                "subject": None if span is None else [span.start, span.stop],
+                "answer": each.answer,
+                "answer_token": each.answer_token,
+                "heads": each.heads,
+                "raised": each.raised,
+                "lowered": each.lowered,
+                "roles": each.roles,
+                "provenance": each.provenance,
+            }
+        )
+    save_arrays(path, KIND, arrays, {"prompts": records})
+
+
+def load_prompt_heads(path: str | Path) -> list[PromptHeads]:
+    """Read what `save_prompt_heads` wrote; FileFormatError names the file and the reason."""
+    arrays, metadata = load_arrays(path, KIND)
+    try:
+        return [
+            PromptHeads(
+                prompt=str(record["prompt"]),
+                tokens=tuple(map(str, record["tokens"])),
+                subject=None if record["subject"] is None else Span(*record["subject"]),
+                answer=str(record["answer"]),
+                answer_token=str(record["answer_token"]),
+                heads=tuple(map(str, record["heads"])),
+                attention=arrays[f"{place}.attention"],
+                weighted=arrays[f"{place}.weighted"],
+                raised=tuple(map(_written, record["raised"])),
+                lowered=tuple(map(_written, record["lowered"])),
+                roles={str(head): str(label) for head, label in record["roles"].items()},
+                provenance=dict(record["provenance"]),
+            )
+            for place, record in enumerate(metadata["prompts"])
+        ]
+    except (OptionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(path, f"holds no heads on prompts: {error}") from None
+
+
+def _site(head: str) -> tuple[int, int]:
+    layer, _, index = head.partition(".")
+    return int(layer[1:]), int(index[1:])
+
+
+def _written(pairs: Sequence[Sequence[Any]]) -> Written:
+    return tuple((str(word), float(logit)) for word, logit in pairs)

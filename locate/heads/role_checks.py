@@ -1,0 +1,190 @@
+"""Whether a head does what its role says: the last token without it, beside a baseline.
+
+A mover's loss should let the relation's other objects rise against the answer, a relation head's
+loss tokens off the relation against its objects (Yao et al. 2024). One head is silenced at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.base.errors import OptionError
+from circuits.base.intervals import Interval
+from circuits.facts.pairs import TokenPair, batches
+from circuits.graph.ablation import Ablation, SourceConstants, source_constants
+from circuits.model.model import Hook, Model
+from locate.heads.attention import rivals
+
+
+class Role(StrEnum):
+    """What a head does at the last token; NONE where the criterion finds neither."""
+
+    MOVER = "mover"
+    RELATION = "relation"
+    MIXTURE = "mixture"
+    NONE = "none"
+
+
+class Verdict(StrEnum):
+    """What ablation says of a label; see `judge`."""
+
+    CONFIRMED = "confirmed"
+    NOT_CONFIRMED = "not confirmed"
+    CONTRARY = "contrary"
+
+
+class Effect(StrEnum):
+    """What a run without a head says more or less of; each is (ablated run) - (clean run).
+
+    ANSWER_GAP: logit of the answer minus mean logit of the relation's other objects.
+    RANGE_GAP: mean logit of the other objects minus mean logit of all tokens off the relation.
+    P_ANSWER, P_OTHERS, P_OFF: probability of the answer, of the other objects together, of all
+    else together; the three changes sum to 0.
+    """
+
+    ANSWER_GAP = "answer_gap"
+    RANGE_GAP = "range_gap"
+    P_ANSWER = "p_answer"
+    P_OTHERS = "p_others"
+    P_OFF = "p_off"
+
+
+EFFECTS = tuple(Effect)
+
+
+@dataclass(frozen=True)
+class HeadCheck:
+    """What silencing the head at the last token changes, and what that says of its label.
+
+    `effects` are (ablated) - (clean), `excess` the same minus the baseline's mean, pair by pair.
+    """
+
+    effects: Mapping[Effect, Interval]
+    excess: Mapping[Effect, Interval] | None
+    verdict: Verdict
+
+
+@torch.no_grad()
+def ablate_heads(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    heads: Sequence[tuple[int, int]],
+    objects: Sequence[int] | None = None,
+    *,
+    ablation: Ablation = Ablation.ZERO,
+    batch_size: int = 16,
+) -> Float[np.ndarray, "pair head effect"]:
+    """How each `Effect` changes when one head (layer, head) alone is silenced at the last token.
+
+    Only the last token's output is replaced: that is what a role is a claim about, and what the
+    head does elsewhere may be another job. ZERO is the default; MEAN is the head's mean over the
+    prompts' positions, which for prompts of one relation still holds part of what a relation head
+    writes. PATCH is refused: the corrupted prompt asks the same relation, so
+    patching leaves a relation head's output in place.
+    """
+    if ablation is Ablation.PATCH:
+        raise OptionError(
+            "the corrupted prompt asks the same relation, so patching cannot show what a relation "
+            "head is for; ablate heads by zero or mean"
+        )
+    others = rivals(model, pairs, objects)
+    constants = source_constants(model, pairs, ablation, batch_size)
+    effects = np.empty((len(pairs), len(heads), len(EFFECTS)), dtype=np.float32)
+    for batch in batches(pairs, batch_size, model.device):
+        rows = list(batch.index)
+        # Earlier positions are untouched by an ablation at the last one: they run once.
+        prefix = model.share_prefix(batch.clean[:, :-1])
+        last = batch.clean[:, -1:]
+
+        runs = [[], *([_silence(constants, layer, head)] for layer, head in heads)]
+        clean = None
+        for place, hooks in enumerate(runs, start=-1):
+            logits = model.last_logits(last, hooks, prefix).float()
+            found = [
+                _outcome(row_logits, pairs[row].answer, others[row])
+                for row_logits, row in zip(logits, rows, strict=True)
+            ]
+            outcome = torch.stack(found).cpu().numpy()
+            if clean is None:
+                clean = outcome
+            else:
+                effects[rows, place] = outcome - clean
+    return effects
+
+
+def judge(
+    role: Role, effects: Mapping[Effect, Interval], excess: Mapping[Effect, Interval] | None
+) -> Verdict:
+    """What silencing the head says of its label.
+
+    A mover's loss should narrow ANSWER_GAP, a relation head's RANGE_GAP, a mixture head's both.
+    CONTRARY where the interval of one of these changes is above 0; CONFIRMED where all are below
+    0, and, where there is a baseline, below that of the unlabelled heads as well.
+    """
+    gaps = {
+        Role.MOVER: [Effect.ANSWER_GAP],
+        Role.RELATION: [Effect.RANGE_GAP],
+        Role.MIXTURE: [Effect.ANSWER_GAP, Effect.RANGE_GAP],
+        Role.NONE: [],
+    }[role]
+    if not gaps:
+        raise ValueError("a head without a role has nothing to confirm")
+    if any(effects[gap].low > 0 for gap in gaps):
+        return Verdict.CONTRARY
+    compared = [effects] if excess is None else [effects, excess]
+    lost = all(intervals[gap].high < 0 for intervals in compared for gap in gaps)
+    return Verdict.CONFIRMED if lost else Verdict.NOT_CONFIRMED
+
+
+def choose_controls(
+    labelled: Sequence[tuple[int, int]], has_role: Bool[np.ndarray, "layer head"], seed: int
+) -> list[tuple[int, int]]:
+    """For each labelled head another one without a role, at random from the nearest such layer.
+
+    None is drawn twice; fewer than labelled where the model has no more.
+    """
+    generator = np.random.default_rng(seed)
+    free = ~has_role
+    chosen = []
+    for layer, _ in sorted(labelled):
+        layers, heads = np.nonzero(free)
+        if len(layers) == 0:
+            break
+        distance = np.abs(layers - layer)
+        nearest = np.flatnonzero(distance == distance.min())
+        pick = generator.choice(nearest)
+        chosen.append((int(layers[pick]), int(heads[pick])))
+        free[chosen[-1]] = False
+    return chosen
+
+
+def _silence(constants: SourceConstants, layer: int, head: int) -> Hook:
+    constant = constants.heads[layer][head]
+
+    def replace(value: Tensor, hook: Any) -> Tensor:
+        changed = value.clone()
+        changed.view(*value.shape[:2], -1, len(constant))[:, -1, head] = constant
+        return changed
+
+    return f"blocks.{layer}.attn.o.hook_in", replace
+
+
+def _outcome(
+    logits: Float[Tensor, " d_vocab"], answer: int, others: tuple[int, ...]
+) -> Float[Tensor, " effect"]:
+    """Each effect's quantity in one run."""
+    rival = list(others)
+    off = torch.ones_like(logits, dtype=torch.bool)
+    off[[answer, *rival]] = False
+    shares = logits.softmax(-1)
+    middle = logits[rival].mean()
+    gaps = [logits[answer] - middle, middle - logits[off].mean()]
+    return torch.stack([*gaps, shares[answer], shares[rival].sum(), shares[off].sum()])

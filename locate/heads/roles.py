@@ -1,0 +1,353 @@
+"""Mover, relation and mixture heads: what each head contributes to recalling a fact.
+
+Yao et al. 2024 ("Knowledge Circuits in Pretrained Transformers") describe the roles in prose: a
+*mover* head attends to the subject at the last token and writes what belongs to it, a *relation*
+head attends to the relation's words and writes tokens of the relation's range, a *mixture* head
+does both. Here that becomes a criterion (`RoleCriteria`), in four steps:
+
+1. Read every head at the last token: where it looks, what it writes from there (`read_heads`).
+2. Average over prompt pairs of one relation, with bootstrap intervals over the pairs.
+3. Label the heads (`RoleCriteria.classify`).
+4. Check each label by ablating the head, beside as many unlabelled heads of the same layers as a
+   baseline (`locate.heads.role_checks`).
+
+Steps 1-3 see the direct path to the logits only; a head that works through later layers has no
+role here. Later layers may also make up for a silenced head, and the final norm scales a smaller
+residual up, so that "not confirmed" does not say that the head does nothing. Labels rest on many
+comparisons: a lone borderline head means little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from circuits.base.display import Shown, Summary, named, plotted, token_name
+from circuits.base.errors import OptionError
+from circuits.base.intervals import Interval, bootstrap_means
+from circuits.facts.pairs import TokenPair
+from circuits.graph.ablation import Ablation
+from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.evaluate import check_geometry
+from circuits.model.model import Model
+from locate.heads.attention import REGIONS, HeadReadings, Region, check_subjects, read_heads
+from locate.heads.role_checks import (
+    EFFECTS,
+    Effect,
+    HeadCheck,
+    Role,
+    ablate_heads,
+    choose_controls,
+    judge,
+)
+from locate.heads.role_criteria import Evidence, RoleCriteria
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_SUBJECT, _RELATION = REGIONS.index(Region.SUBJECT), REGIONS.index(Region.RELATION)
+
+
+SHOWN = 8
+"""Heads in a summary."""
+
+
+@dataclass(frozen=True)
+class HeadRole:
+    """One head's numbers, averaged over pairs, its label and, for labelled heads, the check.
+
+    `attention` and `weighted` are shares by region, plain and value-weighted; `answer_gain` and
+    `range_gain` the head's whole output, `mover` and `relation` the parts the label rests on.
+    """
+
+    name: str
+    layer: int
+    head: int
+    role: Role
+    mover: Evidence
+    relation: Evidence
+    attention: Mapping[Region, float]
+    weighted: Mapping[Region, float]
+    answer_gain: Interval
+    range_gain: Interval
+    written: tuple[str, ...]
+    check: HeadCheck | None = None
+
+    @property
+    def score(self) -> float:
+        """How much of all heads' work in its role this head does, 0 to 1.
+
+        The share of the part that makes the role; of a mixture head the smaller of both, of a head
+        without a role the larger.
+        """
+        shares = max(self.mover.share, 0.0), max(self.relation.share, 0.0)
+        match self.role:
+            case Role.MOVER:
+                return shares[0]
+            case Role.RELATION:
+                return shares[1]
+            case Role.MIXTURE:
+                return min(shares)
+        return max(shares)
+
+    def as_row(self) -> dict[str, Any]:
+        """A flat record for a table; the check's columns are None where there was none."""
+        check = self.check
+        effects = {} if check is None else check.effects
+        return {
+            "head": self.name,
+            "role": str(self.role),
+            "score": self.score,
+            **{f"attention_{region}": share for region, share in self.weighted.items()},
+            **{f"plain_attention_{region}": share for region, share in self.attention.items()},
+            "answer_gain": self.answer_gain.value,
+            "answer_gain_from_subject": self.mover.gain.value,
+            "range_gain": self.range_gain.value,
+            "range_gain_from_relation": self.relation.gain.value,
+            "written": list(self.written),
+            **{str(name): effects[name].value if effects else None for name in EFFECTS},
+            "verdict": None if check is None else str(check.verdict),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, with every interval."""
+        return _plain({**vars(self), "score": self.score})
+
+
+@dataclass(frozen=True, eq=False)
+class RoleReport(Shown):
+    """Roles of a model's (or circuit's) heads for one relation, most important first.
+
+    `baseline` is the mean effect of silencing one of `controls`, unlabelled heads drawn at random
+    from the labelled heads' layers. `readings` keep the numbers of each pair for all heads.
+    """
+
+    heads: tuple[HeadRole, ...]
+    criteria: RoleCriteria
+    readings: HeadReadings
+    baseline: Mapping[Effect, Interval] | None = None
+    controls: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> HeadRole:
+        for head in self.heads:
+            if head.name == name:
+                return head
+        raise OptionError(f"the report holds no head {name!r}")
+
+    @property
+    def labelled(self) -> tuple[HeadRole, ...]:
+        """The heads that have a role."""
+        return tuple(head for head in self.heads if head.role is not Role.NONE)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Label by name of the labelled heads, as `Circuit.roles` takes it."""
+        return {head.name: str(head.role) for head in self.labelled}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a head, for a table."""
+        return [head.as_row() for head in self.heads]
+
+    def summary(self) -> Summary:
+        """The labelled heads with their evidence; the strongest ones where no head has a role."""
+        counts = [str(head.role) for head in self.labelled]
+        facts = {
+            **named(self.provenance, "model", "relation", "pairs"),
+            "roles": ", ".join(f"{counts.count(role)} {role}" for role in dict.fromkeys(counts)),
+        }
+        rows = [
+            (
+                head.name,
+                str(head.role),
+                f"{head.score:.0%}",
+                f"{head.mover.attention:.2f}",
+                f"{head.relation.attention:.2f}",
+                " ".join(map(token_name, head.written)),
+                "" if head.check is None else str(head.check.verdict),
+            )
+            for head in (self.labelled or self.heads)[:SHOWN]
+        ]
+        header = ("head", "role", "share", "on subject", "on relation", "writes", "ablation")
+        return Summary(
+            f"Roles of {len(self.heads):,} heads",
+            {name: value for name, value in facts.items() if value},
+            "share of all heads' work in the role; attention weighted by value",
+            header,
+            rows,
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Heads by their parts as mover and relation head, as `viz.screen.roles_figure` draws."""
+        return plotted("roles_figure", self, **options)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The numbers of each pair, for a file; `as_dict` holds the rest."""
+        return self.readings.arrays()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON values."""
+        return _plain(
+            {
+                "heads": [head.as_dict() for head in self.heads],
+                "criteria": asdict(self.criteria),
+                "baseline": self.baseline,
+                "controls": self.controls,
+                "provenance": self.provenance,
+            }
+        )
+
+
+def head_roles(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    objects: Sequence[int] | None = None,
+    criteria: RoleCriteria | None = None,
+    *,
+    check: bool = True,
+    circuit: Circuit | None = None,
+    ablation: Ablation = Ablation.ZERO,
+    batch_size: int = 16,
+    n_written: int = 5,
+    seed: int = 0,
+) -> RoleReport:
+    """Label the heads for the relation that the pairs ask about, and check the labels.
+
+    `objects` are first tokens of the relation's objects, by default the pairs' answers and foils.
+    With a circuit only its heads are reported; labels and baseline are those of the whole model.
+    `seed` is for the resampling and the choice of controls. Raises OptionError where a pair names
+    no subject, or where a single pair leaves nothing to average over.
+    """
+    criteria = criteria or RoleCriteria()
+    check_subjects(pairs)
+    if len(pairs) < 2:
+        raise OptionError("roles need at least 2 prompt pairs, or no interval can be given")
+    if circuit is not None:
+        check_geometry(model, circuit.wiring)
+    readings = read_heads(model, pairs, objects, batch_size=batch_size, n_written=n_written)
+    found = label_heads(readings, criteria, seed, model.tokenizer.token_string)
+    has_role = np.array([[head.role is not Role.NONE for head in layer] for layer in found])
+    nodes = None if circuit is None else {n for n in circuit.nodes() if node_kind(n) == "head"}
+    heads = [head for layer in found for head in layer if nodes is None or head.name in nodes]
+    baseline: dict[Effect, Interval] | None = None
+    labelled = [head for head in heads if head.role is not Role.NONE]
+    controls = choose_controls([(h.layer, h.head) for h in labelled], has_role, seed)
+    if check and labelled:
+        sites = [(head.layer, head.head) for head in labelled]
+        effects = ablate_heads(
+            model, pairs, sites + controls, objects, ablation=ablation, batch_size=batch_size
+        )
+        checks, baseline = _check(labelled, effects, criteria, seed)
+        heads = [replace(head, check=checks.get(head.name)) for head in heads]
+    heads.sort(key=lambda head: (-head.score, head.layer, head.head))
+    return RoleReport(
+        heads=tuple(heads),
+        criteria=criteria,
+        readings=readings,
+        baseline=baseline,
+        controls=tuple(f"a{layer}.h{head}" for layer, head in controls) if baseline else (),
+        provenance={
+            **model.provenance,
+            "method": "roles",
+            "pairs": len(pairs),
+            "objects": None if objects is None else sorted(set(objects)),
+            "ablation": str(ablation),
+            "seed": seed,
+        },
+    )
+
+
+def label_heads(
+    readings: HeadReadings,
+    criteria: RoleCriteria,
+    seed: int = 0,
+    token_string: Any = str,
+) -> list[list[HeadRole]]:
+    """A label for every head, by layer and head, from the numbers of each pair alone."""
+    means = {name: values.mean(0, dtype=np.float64) for name, values in readings.arrays().items()}
+
+    def intervals(values: Float[np.ndarray, "pair layer head"]) -> np.ndarray:
+        return np.stack(bootstrap_means(values, criteria.resamples, criteria.level, seed), -1)
+
+    answer = intervals(readings.answer_gain.sum(-1))
+    in_range = intervals(readings.range_gain.sum(-1))
+    moved = intervals(readings.answer_gain[..., _SUBJECT])
+    related = intervals(readings.range_gain[..., _RELATION])
+    mover_shares = _shares(means["answer_gain"], _SUBJECT)
+    relation_shares = _shares(means["range_gain"], _RELATION)
+    n_layers, n_heads = answer.shape[:2]
+
+    def one(at: tuple[int, int]) -> HeadRole:
+        weighted = dict(zip(REGIONS, means["weighted"][at].tolist(), strict=True))
+        mover = Evidence(weighted[Region.SUBJECT], _interval(moved[at]), float(mover_shares[at]))
+        relation = Evidence(
+            weighted[Region.RELATION], _interval(related[at]), float(relation_shares[at])
+        )
+        return HeadRole(
+            name=f"a{at[0]}.h{at[1]}",
+            layer=at[0],
+            head=at[1],
+            role=criteria.classify(mover, relation),
+            mover=mover,
+            relation=relation,
+            attention=dict(zip(REGIONS, means["attention"][at].tolist(), strict=True)),
+            weighted=weighted,
+            answer_gain=_interval(answer[at]),
+            range_gain=_interval(in_range[at]),
+            written=tuple(token_string(token) for token in readings.written[at[0]][at[1]]),
+        )
+
+    return [[one((layer, head)) for head in range(n_heads)] for layer in range(n_layers)]
+
+
+def _check(
+    labelled: Sequence[HeadRole],
+    effects: Float[np.ndarray, "pair head effect"],
+    criteria: RoleCriteria,
+    seed: int,
+) -> tuple[dict[str, HeadCheck], dict[Effect, Interval] | None]:
+    """A check by head's name, and the controls' mean effect; the controls stand last."""
+
+    def summary(values: Float[np.ndarray, "pair effect"]) -> dict[Effect, Interval]:
+        limits = bootstrap_means(values, criteria.resamples, criteria.level, seed)
+        found = np.stack(limits, -1)
+        return {name: _interval(found[place]) for place, name in enumerate(EFFECTS)}
+
+    drawn = effects[:, len(labelled) :]
+    usual = drawn.mean(1) if drawn.shape[1] else None
+    checks = {}
+    for place, head in enumerate(labelled):
+        own = summary(effects[:, place])
+        excess = None if usual is None else summary(effects[:, place] - usual)
+        checks[head.name] = HeadCheck(own, excess, judge(head.role, own, excess))
+    return checks, None if usual is None else summary(usual)
+
+
+def _shares(
+    gains: Float[np.ndarray, "layer head region"], region: int
+) -> Float[np.ndarray, "layer head"]:
+    """Each head's gain from a region over all heads' positive parts; all 0 where there is none."""
+    total = gains.clip(min=0).sum()
+    return gains[..., region] / total if total > 0 else np.zeros_like(gains[..., region])
+
+
+def _interval(limits: Float[np.ndarray, " 3"]) -> Interval:
+    return Interval(*(float(x) for x in limits))
+
+
+def _plain(value: Any) -> Any:
+    """Results as JSON values."""
+    if isinstance(value, Interval):
+        return value.as_dict()
+    if isinstance(value, Evidence | HeadCheck):
+        return _plain(vars(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, StrEnum) else value

@@ -1,0 +1,1 @@
+"""Methods that read or restore states of a run."""

@@ -1,0 +1,308 @@
+"""Many traces as one picture: indirect effects by the role that a position plays.
+
+Prompts differ in length, so traces are averaged over roles of positions, as in Figure 3 of Meng
+et al. 2022. Every position has one role; the prompt's last token is `last` even where the subject
+ends there, and a subject of one token is its own last token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from circuits.base.display import Shown, Summary, named, plotted
+from circuits.base.errors import OptionError
+from circuits.base.intervals import Interval, bootstrap_means
+from circuits.facts.pairs import TokenPair
+from circuits.model.model import Model
+from circuits.model.tokens import Span
+from locate.heads.attention import check_subjects
+from locate.states.sweep import TraceKind
+from locate.states.tracing import Trace, trace
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+class PositionRole(StrEnum):
+    """What a token is to the fact."""
+
+    BEFORE = "before subject"
+    FIRST_SUBJECT = "first subject token"
+    MIDDLE_SUBJECT = "middle subject tokens"
+    LAST_SUBJECT = "last subject token"
+    FIRST_AFTER = "first token after"
+    FURTHER = "further tokens"
+    LAST = "last token"
+
+    @property
+    def of_subject(self) -> bool:
+        """Whether such a position belongs to the subject."""
+        return self in (self.FIRST_SUBJECT, self.MIDDLE_SUBJECT, self.LAST_SUBJECT)
+
+    @property
+    def is_site(self) -> bool:
+        """Whether Meng et al. found a site there: early at the subject's end, late at the last."""
+        return self in (self.LAST_SUBJECT, self.LAST)
+
+
+ROLES = tuple(PositionRole)
+_SHARED_OPTIONS = ("model", "weights_sha256", "window", "noise", "embedding_std")
+
+
+@dataclass(frozen=True, eq=False)
+class AverageTrace(Shown):
+    """Indirect effects of several traces; `effects[kind]` is NaN where a prompt lacks a role.
+
+    A role that several positions of a prompt share has their mean.
+    """
+
+    effects: Mapping[TraceKind, Float[np.ndarray, "trace role layer"]]
+    p_clean: Float[np.ndarray, " trace"]
+    p_corrupted: Float[np.ndarray, " trace"]
+    provenance: Mapping[str, Any]
+
+    @property
+    def kinds(self) -> tuple[TraceKind, ...]:
+        """The kinds of state that were restored."""
+        return tuple(self.effects)
+
+    @property
+    def roles(self) -> tuple[PositionRole, ...]:
+        """All roles, in the order of a prompt: the second axis of `effects`."""
+        return ROLES
+
+    @property
+    def counts(self) -> Int[np.ndarray, " role"]:
+        """How many traces have each role."""
+        first = next(iter(self.effects.values()))
+        return np.isfinite(first[:, :, 0]).sum(0)
+
+    def mean(self, kind: TraceKind) -> Float[np.ndarray, "role layer"]:
+        """Average indirect effect; NaN for a role that no prompt has."""
+        return _mean(self._of(kind))
+
+    def interval(
+        self, kind: TraceKind, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> tuple[Float[np.ndarray, "role layer"], Float[np.ndarray, "role layer"]]:
+        """Lower and upper end of the bootstrap interval of `mean`, over the traces with the role.
+
+        NaN for a role of fewer than two traces, which has no spread to resample.
+        """
+        if not 0 < level < 1:
+            raise OptionError(f"an interval's level lies between 0 and 1, not {level}")
+        if resamples < 1:
+            raise OptionError(f"an interval needs at least 1 resample, not {resamples}")
+        effects = self._of(kind)
+        low, high = np.full((2, *effects.shape[1:]), np.nan)
+        for role in np.flatnonzero(self.counts):
+            values = effects[np.isfinite(effects[:, role, 0]), role]
+            _, low[role], high[role] = bootstrap_means(values, resamples, level, seed)
+        return low, high
+
+    def peak(self, kind: TraceKind, role: PositionRole) -> tuple[int, Interval] | None:
+        """The layer whose mean effect is largest for a role; None where no prompt has the role."""
+        place = ROLES.index(role)
+        if not self.counts[place]:
+            return None
+        mean, (low, high) = self.mean(kind)[place], self.interval(kind)
+        layer = int(mean.argmax())
+        return layer, Interval(mean[layer], low[place, layer], high[place, layer])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a kind, role and layer, for tables; roles that no prompt has are left out.
+
+        `low` and `high` are None where there is no interval.
+        """
+        records = []
+        for kind in self.kinds:
+            mean, (low, high) = self.mean(kind), self.interval(kind)
+            for index, layer in np.ndindex(*mean.shape):
+                if self.counts[index]:
+                    limits = Interval(*(float(part[index, layer]) for part in (mean, low, high)))
+                    value = limits.as_dict()
+                    records.append(
+                        {
+                            "kind": str(kind),
+                            "role": str(ROLES[index]),
+                            "layer": layer,
+                            "effect": value.pop("value"),
+                            **value,
+                            "traces": int(self.counts[index]),
+                        }
+                    )
+        return records
+
+    def summary(self) -> Summary:
+        """The probabilities, and each kind's peak at the early and the late site."""
+        facts = {
+            **named(self.provenance, "model", "noise", "samples", "window"),
+            "p clean": f"{self.p_clean.mean():.3f}",
+            "p corrupted": f"{self.p_corrupted.mean():.3f}",
+        }
+        rows = []
+        for kind in self.kinds:
+            for role in filter(lambda role: role.is_site, self.roles):
+                peak = self.peak(kind, role)
+                if peak is not None:
+                    rows.append((kind.label, str(role), str(peak[0]), str(peak[1])))
+        n_traces = len(self.p_clean)
+        return Summary(
+            f"Average causal trace of {n_traces:,} prompt{'s' * (n_traces != 1)}",
+            facts,
+            "the layer where the mean effect is largest",
+            ("state", "position", "layer", "effect"),
+            rows,
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Heat maps by kind of state; options are those of `viz.screen.trace_figure`."""
+        return plotted("trace_figure", self, **options)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The numbers, for a file; `metadata` holds the rest. What is absent is zero there."""
+        kinds = {f"effects.{kind}": np.nan_to_num(self.effects[kind]) for kind in self.kinds}
+        return {
+            "p_clean": self.p_clean,
+            "p_corrupted": self.p_corrupted,
+            "present": np.isfinite(next(iter(self.effects.values()))[:, :, 0]),
+            **kinds,
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON values."""
+        return {
+            "kinds": [str(kind) for kind in self.kinds],
+            "roles": [str(role) for role in ROLES],
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    ) -> AverageTrace:
+        """The inverse of `arrays` and `metadata`; OptionError where they are no such average."""
+        try:
+            kinds = tuple(TraceKind(kind) for kind in metadata["kinds"])
+            present, p_clean, p_corrupted = (
+                arrays[name] for name in ("present", "p_clean", "p_corrupted")
+            )
+            stored = {kind: arrays[f"effects.{kind}"] for kind in kinds}
+            roles, provenance = metadata["roles"], dict(metadata["provenance"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise OptionError(f"these arrays are not an average of traces: {error}") from None
+        count, n_layers = len(p_clean), next(iter(stored.values())).shape[-1] if stored else 0
+        shapes = [values.shape for values in stored.values()]
+        if (
+            roles != list(ROLES)
+            or not shapes
+            or set(shapes) != {(count, len(ROLES), n_layers)}
+            or present.shape != (count, len(ROLES))
+            or p_corrupted.shape != (count,)
+        ):
+            raise OptionError(
+                "these arrays are not an average of traces: their shapes or roles do not fit"
+            )
+        absent = ~present.astype(bool)[:, :, None]
+        effects = {kind: np.where(absent, np.nan, values) for kind, values in stored.items()}
+        return cls(effects, p_clean, p_corrupted, provenance)
+
+    def _of(self, kind: TraceKind) -> Float[np.ndarray, "trace role layer"]:
+        if kind not in self.effects:
+            raise OptionError(f"kind {kind!s} was not traced, only {', '.join(self.kinds)}")
+        return self.effects[kind]
+
+
+def position_roles(length: int, subject: Span) -> tuple[PositionRole, ...]:
+    """The role of each position of a prompt."""
+
+    def role(position: int) -> PositionRole:
+        if position == length - 1:
+            return PositionRole.LAST
+        if position < subject.start:
+            return PositionRole.BEFORE
+        if position == subject.last:
+            return PositionRole.LAST_SUBJECT
+        if position == subject.start:
+            return PositionRole.FIRST_SUBJECT
+        if position < subject.last:
+            return PositionRole.MIDDLE_SUBJECT
+        return PositionRole.FIRST_AFTER if position == subject.stop else PositionRole.FURTHER
+
+    return tuple(role(position) for position in range(length))
+
+
+def average_traces(traces: Sequence[Trace]) -> AverageTrace:
+    """Average traces of one model and one setting; OptionError where they do not go together."""
+    if not traces:
+        raise OptionError("there are no traces to average")
+    first = traces[0]
+    for other in traces[1:]:
+        if set(other.kinds) != set(first.kinds):
+            raise OptionError("traces of different kinds of state cannot be averaged")
+        for name in _SHARED_OPTIONS:
+            ours, theirs = first.provenance.get(name), other.provenance.get(name)
+            if ours != theirs:
+                raise OptionError(
+                    "traces cannot be averaged: "
+                    f"{name} is {ours!r} in one and {theirs!r} in another"
+                )
+    effects = {kind: np.stack([_by_role(found, kind) for found in traces]) for kind in first.kinds}
+    return AverageTrace(
+        effects=effects,
+        p_clean=np.array([found.p_clean for found in traces]),
+        p_corrupted=np.array([found.p_corrupted for found in traces]),
+        provenance={**first.provenance, "prompts": [found.prompt for found in traces]},
+    )
+
+
+def trace_facts(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> AverageTrace:
+    """Trace the clean prompt of every pair and average; `options` are those of `locate.trace`.
+
+    The noise of the fact at place i has the seed `seed` + i, so that facts are independent draws.
+    OptionError for a pair that names no subject.
+    """
+    check_subjects(pairs)
+    traces = []
+    for place, pair in enumerate(pairs):
+        text, bos = pair.text, pair.clean.bos
+        assert text.subject is not None, "checked above"
+        traces.append(
+            trace(
+                model, text.clean, text.subject, text.answer, seed=seed + place, bos=bos, **options
+            )
+        )
+        if progress is not None:
+            progress(place + 1, len(pairs))
+    return average_traces(traces)
+
+
+def _by_role(found: Trace, kind: TraceKind) -> Float[np.ndarray, "role layer"]:
+    roles = np.array(position_roles(len(found.tokens), found.subject))
+    effect = found.effect(kind).T
+    by_role = np.full((len(ROLES), effect.shape[1]), np.nan)
+    for index, role in enumerate(ROLES):
+        here = roles == role
+        if here.any():
+            by_role[index] = effect[here].mean(0)
+    return by_role
+
+
+def _mean(effects: Float[np.ndarray, "trace role layer"]) -> Float[np.ndarray, "role layer"]:
+    """Mean over the traces that have the role."""
+    there = np.isfinite(effects)
+    count = there.sum(0)
+    total = np.where(there, effects, 0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

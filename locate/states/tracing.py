@@ -1,0 +1,317 @@
+"""Causal tracing: which hidden state, restored, brings a forgotten fact back (Meng et al. 2022).
+
+1. Run the prompt: the probability of the answer is `p_clean`.
+2. Add Gaussian noise to the embeddings of the subject's tokens: it falls to `p_corrupted`.
+3. Corrupt again, and set one state (a kind, a layer or window of layers, a position) back to its
+   clean value. What the probability gains over `p_corrupted` is the state's indirect effect.
+
+The noise is drawn once and is the same for every state. `locate.states.sweep` does step 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.base.display import Shown, Summary, named, plotted, token_name
+from circuits.base.errors import NumericalError, OptionError
+from circuits.model.model import Model
+from circuits.model.tokens import Prompt, Span
+from locate.states.sweep import Site, TraceKind, corrupted_run, restore_at
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+ALL_KINDS = tuple(TraceKind)
+MAX_ROWS = 256
+SHOWN = 8
+"""Effects in a summary."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace(Shown):
+    """Answer probabilities of one prompt with each state restored.
+
+    `probabilities[kind]` is indexed by layer, position and noise sample; the layer of a window is
+    its centre. `answer_token` is the answer's first token, the one that counts.
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]
+    subject: Span
+    answer: str
+    answer_token: int
+    p_clean: float
+    p_corrupted_samples: Float[np.ndarray, " sample"]
+    probabilities: Mapping[TraceKind, Float[np.ndarray, "layer pos sample"]]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[TraceKind, ...]:
+        """The kinds of state that were restored."""
+        return tuple(self.probabilities)
+
+    @property
+    def p_corrupted(self) -> float:
+        """Mean probability of the answer over the noise samples, nothing restored."""
+        return float(self.p_corrupted_samples.mean())
+
+    @property
+    def total_effect(self) -> float:
+        """What the noise costs: `p_clean` - `p_corrupted`."""
+        return self.p_clean - self.p_corrupted
+
+    def probability(self, kind: TraceKind) -> Float[np.ndarray, "layer pos"]:
+        """Mean probability of the answer over the noise samples with each state restored."""
+        return self._of(kind).mean(-1)
+
+    def effect(self, kind: TraceKind) -> Float[np.ndarray, "layer pos"]:
+        """Indirect effect: what restoring each state gains; positive supports the answer."""
+        return self.probability(kind) - self.p_corrupted
+
+    def standard_error(self, kind: TraceKind) -> Float[np.ndarray, "layer pos"]:
+        """Standard error of the indirect effect over noise samples; NaN for a single sample."""
+        gains = self._of(kind) - self.p_corrupted_samples
+        count = gains.shape[-1]
+        if count < 2:
+            return np.full(gains.shape[:-1], np.nan)
+        return gains.std(-1, ddof=1) / math.sqrt(count)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a state, for tables: kind, layer, position, token, probability, effect."""
+        records = []
+        for kind in self.kinds:
+            probability, error = self.probability(kind), self.standard_error(kind)
+            for layer, position in np.ndindex(*probability.shape):
+                value = float(probability[layer, position])
+                records.append(
+                    {
+                        "kind": str(kind),
+                        "layer": layer,
+                        "position": position,
+                        "token": self.tokens[position],
+                        "in_subject": self.subject.start <= position < self.subject.stop,
+                        "probability": value,
+                        "effect": value - self.p_corrupted,
+                        "standard_error": float(error[layer, position]),
+                    }
+                )
+        return records
+
+    def summary(self) -> Summary:
+        """The probabilities, and the largest indirect effects."""
+        facts = {
+            "prompt": self.prompt,
+            "subject": "".join(self.tokens[self.subject.start : self.subject.stop]).strip(),
+            "answer": self.answer,
+            **named(self.provenance, "model", "noise", "samples", "window"),
+            "p clean": f"{self.p_clean:.3f}",
+            "p corrupted": f"{self.p_corrupted:.3f}",
+        }
+        largest = sorted(self.rows(), key=lambda row: -row["effect"])[:SHOWN]
+        rows = [
+            (
+                TraceKind(row["kind"]).label,
+                str(row["layer"]),
+                token_name(row["token"]),
+                f"{row['effect']:+.3f}",
+            )
+            for row in largest
+        ]
+        header = ("state", "layer", "token", "effect")
+        return Summary("Causal trace", facts, "largest indirect effects", header, rows)
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Heat maps by kind of state; options are those of `viz.screen.trace_figure`."""
+        return plotted("trace_figure", self, **options)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The numbers, for a file; `metadata` holds the rest."""
+        kinds = {f"probability.{kind}": values for kind, values in self.probabilities.items()}
+        return {"p_corrupted": self.p_corrupted_samples, **kinds}
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON values."""
+        return {
+            "prompt": self.prompt,
+            "tokens": list(self.tokens),
+            "subject": [self.subject.start, self.subject.stop],
+            "answer": self.answer,
+            "answer_token": self.answer_token,
+            "p_clean": self.p_clean,
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Trace:
+        """The inverse of `arrays` and `metadata`; OptionError where they do not make a trace."""
+        try:
+            kinds = {
+                TraceKind(name.removeprefix("probability.")): values
+                for name, values in arrays.items()
+                if name != "p_corrupted"
+            }
+            kinds = {kind: kinds[kind] for kind in ALL_KINDS if kind in kinds}
+            found = cls(
+                prompt=str(metadata["prompt"]),
+                tokens=tuple(metadata["tokens"]),
+                subject=Span(*metadata["subject"]),
+                answer=str(metadata["answer"]),
+                answer_token=int(metadata["answer_token"]),
+                p_clean=float(metadata["p_clean"]),
+                p_corrupted_samples=arrays["p_corrupted"],
+                probabilities=kinds,
+                provenance=dict(metadata["provenance"]),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise OptionError(f"these arrays are not a trace: {error}") from None
+        expected = (len(found.tokens), len(found.p_corrupted_samples))
+        if any(values.ndim != 3 or values.shape[1:] != expected for values in kinds.values()):
+            raise OptionError("these arrays are not a trace: their shapes do not fit the prompt")
+        return found
+
+    def _of(self, kind: TraceKind) -> Float[np.ndarray, "layer pos sample"]:
+        if kind not in self.probabilities:
+            raise OptionError(f"kind {kind!s} was not traced, only {', '.join(self.kinds)}")
+        return self.probabilities[kind]
+
+
+@torch.no_grad()
+def trace(
+    model: Model,
+    prompt: str,
+    subject: str,
+    answer: str,
+    *,
+    kinds: Sequence[TraceKind] = ALL_KINDS,
+    window: int = 10,
+    noise: float = 3.0,
+    samples: int = 10,
+    seed: int = 0,
+    bos: bool | None = None,
+    max_rows: int = MAX_ROWS,
+) -> Trace:
+    """Trace one prompt over all layers and positions (Meng et al. 2022, section 2).
+
+    `noise` is in standard deviations of the token embedding matrix. `window` is the number of
+    layers over which MLP or attention outputs are restored together (the residual stream is always
+    restored at one layer). `max_rows` bounds the sequences in one batch, and so the memory; it
+    does not change the result. Raises PromptError for a subject that is not there exactly once or
+    an answer that cannot follow, OptionError for absurd options.
+    """
+    kinds = tuple(dict.fromkeys(TraceKind(kind) for kind in kinds))
+    _check_options(kinds, window, noise, samples, max_rows)
+    encoded = model.tokenizer.encode(prompt, bos)
+    model.check_length(len(encoded))
+    span = encoded.span_of(subject)
+    answer_token = model.tokenizer.first_token(prompt, answer)
+    noises = subject_noise(model, len(span), noise, samples, seed)
+
+    parts = [
+        _trace_samples(model, encoded, span, answer_token, kinds, window, part, max_rows)
+        for part in noises.split(max_rows)
+    ]
+    found = {kind: np.concatenate([part[1][kind] for part in parts], -1) for kind in kinds}
+    corrupted = np.concatenate([part[0][1:] for part in parts])
+    clean = parts[0][0][:1]
+    if not all(np.isfinite(values).all() for values in (clean, corrupted, *found.values())):
+        raise NumericalError(f"tracing {prompt!r} gave NaN or infinity")
+    return Trace(
+        prompt=prompt,
+        tokens=encoded.tokens,
+        subject=span,
+        answer=answer.strip(),
+        answer_token=answer_token,
+        p_clean=float(clean[0]),
+        p_corrupted_samples=corrupted,
+        probabilities=found,
+        provenance={
+            **model.provenance,
+            "method": "causal tracing",
+            "window": window,
+            "noise": noise,
+            "embedding_std": model.embedding_std(),
+            "samples": samples,
+            "seed": seed,
+            "bos": encoded.bos,
+        },
+    )
+
+
+def subject_noise(
+    model: Model, length: int, noise: float, samples: int, seed: int
+) -> Float[Tensor, "sample subject d_model"]:
+    """The Gaussian noise for a subject of so many tokens; the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    unit = torch.randn(samples, length, model.d_model, generator=generator)
+    return (unit * (noise * model.embedding_std())).to(model.device)
+
+
+def usual_window(n_layers: int) -> int:
+    """Meng et al.'s window, 10 of GPT-2 XL's 48 layers, in proportion; at least 1 layer."""
+    return max(1, n_layers * 10 // 48)
+
+
+def restored_layers(kind: TraceKind, layer: int, window: int, n_layers: int) -> range:
+    """The layers that one cell of a trace restores: `window` of them, clipped at the model's ends.
+
+    As in Meng et al.'s code, a window of even width reaches one layer further down than up.
+    """
+    if kind is TraceKind.RESID:
+        return range(layer, layer + 1)
+    return range(max(0, layer - window // 2), min(n_layers, layer + (window + 1) // 2))
+
+
+def _trace_samples(
+    model: Model,
+    prompt: Prompt,
+    subject: Span,
+    answer: int,
+    kinds: Sequence[TraceKind],
+    window: int,
+    noise: Float[Tensor, "sample subject d_model"],
+    max_rows: int,
+) -> tuple[np.ndarray, dict[TraceKind, np.ndarray]]:
+    """Probabilities of the clean and corrupted rows, and with each state restored."""
+    tokens = torch.tensor(prompt.ids, device=model.device)
+    run = corrupted_run(model, tokens, subject, noise, answer)
+    probability = run.probability.cpu().numpy()
+    cells: dict[Site, list[tuple[TraceKind, int]]] = {}
+    for kind in kinds:
+        for layer in range(model.n_layers):
+            layers = restored_layers(kind, layer, window, model.n_layers)
+            cells.setdefault(Site(kind, layers.start, layers.stop), []).append((kind, layer))
+    # A state at a position before the subject is clean already: restoring it changes nothing.
+    shape = (model.n_layers, len(prompt), run.n_samples)
+    found = {kind: np.broadcast_to(probability[1:], shape).copy() for kind in kinds}
+    sites = sorted(cells)  # windows that begin together share their first layers
+    size = max(1, max_rows // run.n_samples)
+    for position in range(subject.start, len(prompt)):
+        for start in range(0, len(sites), size):
+            restored = restore_at(model, run, position, sites[start : start + size], answer)
+            for site, values in restored.items():
+                for kind, layer in cells[site]:
+                    found[kind][layer, position] = values.cpu().numpy()
+    return probability, found
+
+
+def _check_options(
+    kinds: Sequence[TraceKind], window: int, noise: float, samples: int, max_rows: int
+) -> None:
+    if not kinds:
+        raise OptionError("name at least one kind of state to restore: resid, mlp or attn")
+    if window < 1:
+        raise OptionError(f"the window must be at least 1 layer, not {window}")
+    if not (math.isfinite(noise) and noise >= 0):
+        raise OptionError(f"the noise must be a finite number from 0 up, not {noise}")
+    if samples < 1:
+        raise OptionError(f"tracing needs at least 1 noise sample, not {samples}")
+    if max_rows < 1:
+        raise OptionError(f"a batch must have room for at least 1 row, not {max_rows}")
