@@ -1,15 +1,122 @@
-"""Every choice that a user can make, as a type; imports nothing, so that help texts are quick.
+"""Every choice that a user can make, as a type; imports no torch, so that help texts are quick.
 
-The modules that act on a choice import it from here, and may be asked for it themselves
-(`circuits.model.metrics.Metric`, `locate.edges.eap.Rule`, ...).
+A public function takes a choice as its name or as the type's value, and turns it into the value
+with `of`, which refuses anything else by name. `Choice` is a closed list; to an `Open` one users
+add their own.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
 from enum import StrEnum
+from importlib import import_module
+from typing import Any, ClassVar, Self
+
+from circuits.base.errors import OptionError
 
 
-class Locator(StrEnum):
+class Choice(StrEnum):
+    """One of a closed list of names."""
+
+    @classmethod
+    def of(cls, value: Any, name: str = "") -> Self:
+        """The value of this name; OptionError with the names there are for anything else."""
+        try:
+            return cls(value)
+        except (ValueError, TypeError):
+            raise _no_such(name or _words(cls), value, cls) from None
+
+
+class _Listed(type):
+    """Iterating a class of choices gives its values, as iterating an enum does."""
+
+    _known: dict[str, Any]
+
+    def __iter__(cls) -> Iterator[Any]:
+        return iter(tuple(cls._known.values()))
+
+    def __len__(cls) -> int:
+        return len(cls._known)
+
+
+class Open(str, metaclass=_Listed):
+    """A named choice to which users add their own; equal to its name, as a closed choice is.
+
+    `target` is what the name stands for, or "module:attribute", imported when it is asked for.
+    """
+
+    _known: ClassVar[dict[str, Any]]
+    target: Any
+    text: str
+
+    def __init_subclass__(cls) -> None:
+        """Each kind of choice has a list of its own."""
+        super().__init_subclass__()
+        cls._known = {}
+
+    def __new__(cls, name: str, target: Any, text: str = "") -> Self:
+        made = super().__new__(cls, name)
+        made.target, made.text = target, text
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (str(self), self.target, self.text)
+
+    @property
+    def value(self) -> str:
+        """The plain name, as an enum's."""
+        return str(self)
+
+    @classmethod
+    def add(cls, name: str, target: Any, text: str = "") -> Self:
+        """Make a name known everywhere; OptionError where something else has it already."""
+        known = cls._known.get(name)
+        if known is not None and known.target != target:
+            raise OptionError(f"there is a {_words(cls)} {name!r} already; take another name")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+            raise OptionError(f"{name!r} is no name for a {_words(cls)}: use a-z, 0-9, - and _")
+        return cls._known.setdefault(name, cls(name, target, text))
+
+    @classmethod
+    def of(cls, value: Any, name: str = "") -> Self:
+        """The value of this name, or a function of the user's own, named as it is."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str) and value in cls._known:
+            return cls._known[value]
+        if callable(value) and not isinstance(value, type):
+            return cls._own(value)
+        raise _no_such(name or _words(cls), value, cls)
+
+    def load(self) -> Any:
+        """What the name stands for."""
+        if isinstance(self.target, str):
+            module, _, attribute = self.target.partition(":")
+            return getattr(import_module(module), attribute)
+        return self.target
+
+    @classmethod
+    def _own(cls, function: Callable[..., Any]) -> Self:
+        given = getattr(function, "__name__", "<lambda>")
+        if given == "<lambda>":
+            raise OptionError(f"a {_words(cls)} of your own needs a name: define it with `def`")
+        known = cls._known.get(given)
+        if known is not None and known.target is not function:
+            raise OptionError(f"there is a {_words(cls)} {given!r} already; rename yours")
+        return cls(given, function)
+
+
+def _words(kind: type) -> str:
+    """A class's name in words: KeyValue is a key value."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+
+
+def _no_such(what: str, value: Any, kind: Any) -> OptionError:
+    return OptionError(f"{what} {value!r:.60} is none; there are {', '.join(map(str, kind))}")
+
+
+class Locator(Choice):
     """How edges get scores. ACDC makes a circuit by itself, from exact patching."""
 
     EAP = "eap"
@@ -18,7 +125,7 @@ class Locator(StrEnum):
     ACDC = "acdc"
 
 
-class Metric(StrEnum):
+class Metric(Choice):
     """The quantity m whose change an edge's score estimates."""
 
     LOGIT_DIFFERENCE = "logit-diff"
@@ -26,7 +133,7 @@ class Metric(StrEnum):
     KL = "kl"
 
 
-class Ablation(StrEnum):
+class Ablation(Choice):
     """PATCH: the corrupted run's value. ZERO: nothing. MEAN: the mean over clean prompts."""
 
     PATCH = "patch"
@@ -34,14 +141,14 @@ class Ablation(StrEnum):
     MEAN = "mean"
 
 
-class Method(StrEnum):
+class Method(Choice):
     """EAP: gradient at the clean run. EAP-IG: gradient averaged along the embedding path."""
 
     EAP = "eap"
     EAP_IG = "eap-ig"
 
 
-class Rule(StrEnum):
+class Rule(Choice):
     """Where the integration points sit in each of the path's equal steps.
 
     EAP-IG's own code uses the left end, Knowledge Circuits' the right end; the midpoint has the
@@ -58,14 +165,14 @@ class Rule(StrEnum):
         return [(step + shift) / steps for step in range(steps)]
 
 
-class KeyValue(StrEnum):
+class KeyValue(Choice):
     """Whether keys and values are one destination a key-value head or one a query head."""
 
     GROUPED = "grouped"
     PER_QUERY_HEAD = "per-query-head"
 
 
-class Selection(StrEnum):
+class Selection(Choice):
     """TOP: the n best edges. GREEDY: the n best from the logits backwards. THRESHOLD: by score."""
 
     TOP = "top"
@@ -73,14 +180,14 @@ class Selection(StrEnum):
     THRESHOLD = "threshold"
 
 
-class Ranking(StrEnum):
+class Ranking(Choice):
     """ABSOLUTE ranks by |score| (edges that matter), SIGNED by score (edges that support)."""
 
     ABSOLUTE = "absolute"
     SIGNED = "signed"
 
 
-class Corruption(StrEnum):
+class Corruption(Choice):
     """What a corrupted prompt asks: SUBJECT the same of another subject, RELATION something else
     of the same subject.
     """
@@ -89,7 +196,7 @@ class Corruption(StrEnum):
     RELATION = "relation"
 
 
-class Templates(StrEnum):
+class Templates(Choice):
     """Which of a relation's templates to ask in; ALL are the TRAIN and the HELD_OUT ones."""
 
     FIRST = "first"
@@ -98,7 +205,7 @@ class Templates(StrEnum):
     ALL = "all"
 
 
-class TraceKind(StrEnum):
+class TraceKind(Choice):
     """Which state is restored: the residual stream after a block, or what MLP or attention adds."""
 
     RESID = "resid"
@@ -111,7 +218,7 @@ class TraceKind(StrEnum):
         return {"resid": "residual stream", "mlp": "MLP output", "attn": "attention output"}[self]
 
 
-class FigureKind(StrEnum):
+class FigureKind(Choice):
     """What `kc figures` draws from stored results."""
 
     CIRCUIT = "circuit"
@@ -140,7 +247,7 @@ class FigureKind(StrEnum):
         }[self]
 
 
-class FigureFormat(StrEnum):
+class FigureFormat(Choice):
     """Vector formats for papers, PNG for slides and pages."""
 
     PDF = "pdf"
@@ -148,7 +255,7 @@ class FigureFormat(StrEnum):
     PNG = "png"
 
 
-class ExportFormat(StrEnum):
+class ExportFormat(Choice):
     """What `export_circuit` writes; EAP_IG alone can be read back."""
 
     EAP_IG = "eap-ig"
@@ -159,7 +266,7 @@ class ExportFormat(StrEnum):
     NODE_LINK = "node-link"
 
 
-class EditMethod(StrEnum):
+class EditMethod(Choice):
     """How an edit is made. FT is FT-M (every target token from those before it)."""
 
     ROME = "rome"
@@ -176,7 +283,7 @@ class EditMethod(StrEnum):
         return cls.FT_M if value == "ft-m" else None
 
 
-class EditStatus(StrEnum):
+class EditStatus(Choice):
     """DIVERGED: the change would do harm, so there is none. NO_CHANGE: it is said already."""
 
     DONE = "done"
@@ -184,7 +291,7 @@ class EditStatus(StrEnum):
     NO_CHANGE = "no-change"
 
 
-class UnlearnMethod(StrEnum):
+class UnlearnMethod(Choice):
     """GA: ascent on the forget set; +GD: descent, +KL: no drift on the retain set. MEMFLEX: as
     GA+GD, on weights that hold what is to be forgotten and not what is to stay.
     """
@@ -195,14 +302,14 @@ class UnlearnMethod(StrEnum):
     MEMFLEX = "memflex"
 
 
-class FalseDiscovery(StrEnum):
+class FalseDiscovery(Choice):
     """BH assumes independent or positively dependent edges, BY nothing (and finds less)."""
 
     BH = "bh"
     BY = "by"
 
 
-class Contrast(StrEnum):
+class Contrast(Choice):
     """What the metric sets against each other.
 
     OLD_NEW: the old object against the new one, in both models. One and the same functional of the
@@ -219,7 +326,7 @@ class Contrast(StrEnum):
     ANSWER = "answer"
 
 
-class Control(StrEnum):
+class Control(Choice):
     """RANDOM: any direction. SAME_KEYS: triggered by the same inputs, writing something random.
 
     A random direction hardly meets the inputs that occur; SAME_KEYS acts where the edit acts and
@@ -230,7 +337,7 @@ class Control(StrEnum):
     SAME_KEYS = "same-keys"
 
 
-class Draw(StrEnum):
+class Draw(Choice):
     """UNIFORM: any other edges. CARRYING: others that leave a node which the edit makes write anew.
 
     Most edges carry what they carried before, and putting that back does nothing; CARRYING is the
