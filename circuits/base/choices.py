@@ -56,6 +56,7 @@ class Open(str, metaclass=_Listed):
         cls._known = {}
 
     def __new__(cls, name: str, target: Any, text: str = "") -> Self:
+        """A value that is not yet known by its name; `add` makes it so."""
         made = super().__new__(cls, name)
         made.target, made.text = target, text
         return made
