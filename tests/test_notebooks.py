@@ -80,7 +80,7 @@ CLAIMS: dict[str, dict[str, str]] = {
             "{'a6.h1->logits', 'a6.h2->logits'} <= {name for name, _ in circuit.rows(8)}"
         ),
         "most nodes lie in layers 0, 6 and 7": (
-            "(counts := __import__('viz.paper.layers').layers.count_layers(circuit))"
+            "(counts := __import__('viz.paper.layers').paper.layers.count_layers(circuit))"
             ".nodes[:, [1, 7, 8]].sum() > 0.5 * counts.nodes.sum()"
         ),
         "most edges of any layer start in layer 0": "counts.edges.sum(0).argmax() == 1",

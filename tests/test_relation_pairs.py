@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -104,4 +105,4 @@ def test_facts_without_another_relation_are_refused_in_words(trained: Model):
         collect(trained, Source(relation="book_author", corrupt=Corruption.RELATION, hold_out=0.0))
     source = Source(relation="country_capital")
     with pytest.raises(OptionError, match="--corrupt"):
-        replace(source, relation=None, pairs="pairs.jsonl", corrupt=Corruption.RELATION)
+        replace(source, relation=None, pairs=Path("pairs.jsonl"), corrupt=Corruption.RELATION)

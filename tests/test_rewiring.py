@@ -36,7 +36,7 @@ FAST = {"attribution": Attribution(steps=2), "resamples": 4, "draws": 2, "n_head
 def _small_effects_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit of a tiny random model moves the metric by less than a tenth of a logit."""
     for module in ("restoration", "rewiring_summary"):
-        monkeypatch.setattr(f"locate.{module}.UNDEFINED_BELOW", 1e-6)
+        monkeypatch.setattr(f"locate.changes.{module}.UNDEFINED_BELOW", 1e-6)
 
 
 def selector(scores: EdgeScores) -> Circuit:

@@ -11,16 +11,19 @@ import re
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from importlib import import_module
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from circuits.base.errors import OptionError
+
+C = TypeVar("C", bound="Choice")
+Own = TypeVar("Own", bound="Open")
 
 
 class Choice(StrEnum):
     """One of a closed list of names."""
 
     @classmethod
-    def of(cls, value: Any, name: str = "") -> Self:
+    def of(cls: type[C], value: Any, name: str = "") -> C:
         """The value of this name; OptionError with the names there are for anything else."""
         try:
             return cls(value)
@@ -55,7 +58,8 @@ class Open(str, metaclass=_Listed):
         super().__init_subclass__()
         cls._known = {}
 
-    def __new__(cls, name: str, target: Any, text: str = "") -> Self:
+    def __new__(cls: type[Own], name: str, target: Any, text: str = "") -> Own:
+        """A value that is not yet known by its name; `add` makes it so."""
         made = super().__new__(cls, name)
         made.target, made.text = target, text
         return made
@@ -69,7 +73,7 @@ class Open(str, metaclass=_Listed):
         return str(self)
 
     @classmethod
-    def add(cls, name: str, target: Any, text: str = "") -> Self:
+    def add(cls: type[Own], name: str, target: Any, text: str = "") -> Own:
         """Make a name known everywhere; OptionError where something else has it already."""
         known = cls._known.get(name)
         if known is not None and known.target != target:
@@ -79,7 +83,7 @@ class Open(str, metaclass=_Listed):
         return cls._known.setdefault(name, cls(name, target, text))
 
     @classmethod
-    def of(cls, value: Any, name: str = "") -> Self:
+    def of(cls: type[Own], value: Any, name: str = "") -> Own:
         """The value of this name, or a function of the user's own, named as it is."""
         if isinstance(value, cls):
             return value
@@ -97,7 +101,7 @@ class Open(str, metaclass=_Listed):
         return self.target
 
     @classmethod
-    def _own(cls, function: Callable[..., Any]) -> Self:
+    def _own(cls: type[Own], function: Callable[..., Any]) -> Own:
         given = getattr(function, "__name__", "<lambda>")
         if given == "<lambda>":
             raise OptionError(f"a {_words(cls)} of your own needs a name: define it with `def`")
