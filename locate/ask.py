@@ -162,7 +162,8 @@ def find_circuit(
 ) -> Circuit:
     """The prompt's circuit, by EAP-IG unless told otherwise.
 
-    It has columns `low`, `high` and `inclusion` over partners. Heads are labelled where the partners allow it.
+    It has columns `low`, `high` and `inclusion` over partners. Heads are
+    labelled where the partners allow it.
     """
     scores = pair_scores(model, question.pairs, scoring or Scoring(), progress=progress)
     n_edges = min(n_edges, scores.wiring.n_edges // 4)

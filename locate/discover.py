@@ -42,7 +42,13 @@ from locate.search import Search
 if TYPE_CHECKING:
     from locate.heads.prompt_heads import PromptHeads
 
-__all__ = ["Discovery", "Search", "discover", "edge_scores", "with_uncertainty"]
+__all__ = [
+    "Discovery",
+    "Search",
+    "discover",
+    "find_circuit",
+    "with_uncertainty",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,25 +83,15 @@ def discover(
     clock = _Clock(stages)
     notes = list(examples.notes)
     pairs = examples.pairs
-    with clock.stage("scores") as progress:
-        circuit = _found(model, pairs, search, progress)
-    if circuit.n_edges == 0:
+    found = find_circuit(model, examples, search, clock.stage)
+    if found.n_edges == 0:
         raise OptionError(
             "no edge of the selection lies on a path from the input to the logits; "
             "ask for more --edges or a lower --threshold"
         )
-    stability: dict[str, int] = {}
-    if circuit.scores is not None and circuit.scores.per_pair is not None:
-        with clock.stage("resamples"):
-            circuit = with_uncertainty(circuit, search)
-        stability = _stability(circuit)
-    elif search.resamples and len(pairs) == 1:
+    stability = _stability(found) if "inclusion" in found.columns else {}
+    if not stability and search.resamples and len(pairs) == 1:
         notes.append("one pair cannot be resampled: no inclusion frequencies")
-    found = replace(
-        circuit,
-        scores=_without_pairs(circuit.scores),
-        provenance={**circuit.provenance, **origin(model, examples, search)},
-    )
     with clock.stage("evaluation") as progress:
         evaluation = _evaluated(model, pairs, found, search, progress)
     held_out = None
@@ -103,9 +99,9 @@ def discover(
         with clock.stage("held-out evaluation") as progress:
             held_out = _evaluated(model, examples.held_out, found, search, progress)
     curve = random_curve = None
-    if search.curve and circuit.scores is not None:
+    if search.curve and found.scores is not None:
         with clock.stage("curve") as progress:
-            curve, random_curve = _curves(model, pairs, circuit.scores, search, progress)
+            curve, random_curve = _curves(model, pairs, found.scores, search, progress)
     roles = None
     heads: tuple[PromptHeads, ...] = ()
     if search.roles:
@@ -133,21 +129,22 @@ def discover(
     )
 
 
-def edge_scores(
-    model: Model, pairs: Sequence[TokenPair], search: Search, progress: Progress | None = None
-) -> EdgeScores | Circuit:
-    """Scores of all edges, one row a pair included where resampling will want them.
+def find_circuit(
+    model: Model, examples: Examples, search: Search, stages: Stages = silent
+) -> Circuit:
+    """The circuit of the examples' first side, not evaluated; it keeps no scores of single pairs.
 
-    A circuit, where the method selects edges itself.
+    It has the columns of `with_uncertainty` where the search resamples.
     """
-    return score_edges(
-        model,
-        pairs,
-        search,
-        batch_size=search.batch_size,
-        keep_pairs=search.method.per_pair and search.resamples > 0 and len(pairs) > 1,
-        progress=progress,
-    )
+    with stages("scores") as progress:
+        circuit = _found(model, examples.pairs, search, progress)
+    scores = circuit.scores
+    if scores is not None and scores.per_pair is not None:
+        with stages("resamples"):
+            circuit = with_uncertainty(circuit, search)
+        circuit = replace(circuit, scores=replace(scores, per_pair=None))
+    provenance = {**circuit.provenance, **origin(model, examples, search)}
+    return replace(circuit, provenance=provenance)
 
 
 def with_uncertainty(circuit: Circuit, search: Search) -> Circuit:
@@ -191,7 +188,15 @@ def random_circuits(circuit: Circuit, n: int, seed: int) -> list[Circuit]:
 
 
 def _found(model: Model, pairs: Sequence[TokenPair], search: Search, progress: Progress) -> Circuit:
-    found = edge_scores(model, pairs, search, progress)
+    """The selected circuit; its scores hold a row a pair where resampling will want them."""
+    found = score_edges(
+        model,
+        pairs,
+        search,
+        batch_size=search.batch_size,
+        keep_pairs=search.method.per_pair and search.resamples > 0 and len(pairs) > 1,
+        progress=progress,
+    )
     return found if isinstance(found, Circuit) else search.selected(found)
 
 
@@ -280,10 +285,6 @@ def _stability(circuit: Circuit) -> dict[str, int]:
         str(classify(float(share))) for share in circuit.columns["inclusion"][circuit.kept]
     )
     return {label: labels.get(label, 0) for label in ("core", "contingent", "noise")}
-
-
-def _without_pairs(scores: EdgeScores | None) -> EdgeScores | None:
-    return None if scores is None else replace(scores, per_pair=None)
 
 
 class _Clock:

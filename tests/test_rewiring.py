@@ -26,10 +26,10 @@ from circuits.model.model import Model, load
 from locate.changes.rewiring import Rewiring, changed_edges, distinct_prompts, rewiring
 from locate.changes.rewiring_files import load_rewiring, save_rewiring
 from locate.changes.rewiring_summary import summarise, whole_numbers
-from locate.edges.eap import Attribution
+from locate.search import Scoring
 from locate.states.lens import direct_logit_attribution
 
-FAST = {"attribution": Attribution(steps=2), "resamples": 4, "draws": 2, "n_heads": 2}
+FAST = {"scoring": Scoring(steps=2), "resamples": 4, "draws": 2, "n_heads": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -286,7 +286,7 @@ def _logits(model: Model, pair: TokenPair) -> np.ndarray:
 
 def test_keys_and_values_may_be_counted_for_every_query_head(model, pairs):
     kv = KeyValue.PER_QUERY_HEAD
-    options = {**FAST, "attribution": Attribution(steps=2, kv=kv)}
+    options = {**FAST, "scoring": Scoring(steps=2, kv=kv)}
     found = rewiring(model, small_edit(model), pairs, selector=selector, **options)
     assert found.comparison.before.wiring == model.wiring(kv)
     assert found.restoration.random.shape == (2, len(distinct_prompts(pairs)))

@@ -16,6 +16,7 @@ import numpy as np
 
 from circuits.base.choices import Ranking
 from circuits.base.intervals import Interval, bootstrap_means
+from circuits.base.options import Options, option
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.evaluate import FRACTIONS, evaluate, faithfulness_curve, run_circuits
@@ -24,7 +25,6 @@ from circuits.graph.select import top_n
 from circuits.model.model import Model
 from experiments.analyses.circuits.report import report
 from experiments.analyses.engine.base import Analysis, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
 from locate.discover import Search, random_circuits
 from locate.examples import Examples
@@ -40,15 +40,15 @@ _ANSWER_GAP, _RANGE_GAP = 0, 1
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options; see `kc run --list`."""
 
     relations: tuple[str, ...] = option((), "relations to look at; none given: all", selects=True)
-    pairs: int = option(12, "prompt pairs in each half")
-    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
-    steps: int = option(5, "integration steps of EAP-IG")
-    resamples: int = option(200, "resamples of the pairs for the stability of edges")
-    random_circuits: int = option(20, "random circuits of the same size to compare with")
+    pairs: int = option(12, "prompt pairs in each half", low=1)
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
+    steps: int = option(5, "integration steps of EAP-IG", low=1)
+    resamples: int = option(200, "resamples of the pairs for the stability of edges", low=0)
+    random_circuits: int = option(20, "random circuits of the same size to compare with", low=1)
     curve: bool = option(True, "measure ten circuit sizes, for CPR and CMD")
     roles: bool = option(True, "label mover, relation and mixture heads, and check the labels")
 

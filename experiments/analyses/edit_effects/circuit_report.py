@@ -12,7 +12,6 @@ from experiments.analyses.edit_effects.numbers import (
     Row,
     chosen,
     correlation,
-    named,
     numbers,
     over_facts,
     separation,
@@ -20,6 +19,7 @@ from experiments.analyses.edit_effects.numbers import (
 )
 from experiments.analyses.engine.base import Figure, Section
 from experiments.analyses.engine.claims import Claim, average, claim, difference
+from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table
 from viz.paper.charts import Bars
 

@@ -16,7 +16,6 @@ from experiments.analyses.engine.claims import widened
 
 OVER = "facts"
 PLACES = ("early", "usual", "late")
-NAMES = {"rome": "ROME", "memit": "MEMIT", "ft": "FT-M", "alphaedit": "AlphaEdit"}
 RESAMPLES = 1000
 
 
@@ -62,11 +61,6 @@ class Row:
         """By how many logits a group's words moved from the old to the new object."""
         found = self.effect if side == "effect" else self.control
         return np.nan if found is None else number(found["swing"][group])
-
-
-def named(method: str) -> str:
-    """A method as papers write it."""
-    return NAMES.get(method, method)
 
 
 def rows_of(parts: Mapping[str, Part]) -> list[Row]:

@@ -21,13 +21,13 @@ from experiments.analyses.edit_effects.numbers import (
     PLACES,
     Row,
     chosen,
-    named,
     numbers,
     rows_of,
 )
 from experiments.analyses.engine.base import Figure, Part, Report, Section
 from experiments.analyses.engine.by_layer import curve, powers_of_ten
 from experiments.analyses.engine.claims import Claim, average, difference, share
+from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table
 from viz.paper.charts import Bars, Lines
 

@@ -85,6 +85,7 @@ class Analysis:
     `steps` lists the keys of the units, `compute` gives a unit's values as anything that
     `circuits.base.plain` turns into JSON, `report` makes the report of all units' values.
     Raise `version` when a unit's values come to mean something else: stored ones are then not used.
+    `config` is a frozen dataclass of `circuits.base.options`. `kc run all` leaves `slow` ones out.
     """
 
     name: str
@@ -95,3 +96,4 @@ class Analysis:
     compute: Callable[[Context, Any, str], Part]
     report: Callable[[Any, Mapping[str, Part]], Report]
     version: int = 1
+    slow: bool = False

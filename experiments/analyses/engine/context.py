@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from circuits.base.choices import Templates
-from circuits.base.errors import CircuitFileError
+from circuits.base.errors import CircuitFileError, OptionError, PromptError
 from circuits.base.progress import Progress
 from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, atlas
@@ -19,10 +19,12 @@ from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import resolve
 from circuits.model.model import Model, load
-from locate.discover import Search, edge_scores, origin, with_uncertainty
+from locate.discover import Search, find_circuit
 from locate.examples import Examples, Source, collect, relations_of
+from locate.heads.roles import head_roles
 
 CIRCUITS = "circuits"
+Made = TypeVar("Made")
 
 
 def _unwatched(done: int, total: int) -> None:
@@ -36,9 +38,7 @@ class _Held:
     model: Model | None = None
     other: tuple[str, Model] | None = None
     hashes: dict[str, str] = field(default_factory=dict)
-    relations: dict[str, Relation] | None = None
-    known: dict[tuple[str, Templates], KnowledgeCheck] = field(default_factory=dict)
-    examples: dict[tuple[Any, ...], Examples] = field(default_factory=dict)
+    made: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -86,15 +86,29 @@ class Context:
         """The same run with another folder for parts; model, pairs and circuits stay shared."""
         return replace(self, folder=folder, shared=self.shared or self.folder)
 
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What several units need, made when first asked for; the key holds what decides it."""
+        if key not in self._held.made:
+            self._held.made[key] = make()
+        return self._held.made[key]  # type: ignore[no-any-return]
+
     # --- facts -------------------------------------------------------------------------------
 
     @property
     def relations(self) -> dict[str, Relation]:
         """The relations that can be asked about, by name: the atlas's, or those of `facts`."""
-        if self._held.relations is None:
+
+        def read() -> dict[str, Relation]:
             found = relations_of(Source(facts=self.facts)) if self.facts else atlas().values()
-            self._held.relations = {relation.name: relation for relation in found}
-        return self._held.relations
+            return {relation.name: relation for relation in found}
+
+        return self.once(("relations", self.facts), read)
+
+    @property
+    def facts_sha256(self) -> str:
+        """Hash of the facts that can be asked about, as they were read."""
+        key = ("facts", self.facts)
+        return self.once(key, lambda: sha256(repr(self.relations).encode()).hexdigest())
 
     def names(self, chosen: Sequence[str] = ()) -> list[str]:
         """Names of the chosen relations, all of them for none; OptionError for an unknown one."""
@@ -128,18 +142,25 @@ class Context:
         )
         if model is not None and model is not self.model:
             return collect(model, source)
-        key = (relation, limit, templates, hold_out, known_only)
-        if key not in self._held.examples:
-            known = self._known(relation, templates) if known_only else None
-            self._held.examples[key] = collect(self.model, source, known=known)
-        return self._held.examples[key]
+        known = self._known(relation, templates) if known_only else None
+        return self.once(source, lambda: collect(self.model, source, known=known))
 
     def _known(self, relation: str, templates: Templates) -> KnowledgeCheck:
         """What the model knows of a relation; asked once, however many pairs are made of it."""
-        key = (relation, templates)
-        if key not in self._held.known:
-            self._held.known[key] = known_facts(self.model, self.relations[relation], templates)
-        return self._held.known[key]
+        key = ("known", self.facts, relation, templates)
+        return self.once(key, lambda: known_facts(self.model, self.relations[relation], templates))
+
+    def roles(self, relation: str, limit: int, hold_out: float | None = None) -> Mapping[str, str]:
+        """The roles of heads in a relation's pairs, by head; none where it has no such pairs."""
+
+        def read() -> Mapping[str, str]:
+            try:
+                pairs = self.examples(relation, limit, hold_out=hold_out).pairs
+                return head_roles(self.model, pairs, check=False, seed=self.seed).roles
+            except (OptionError, PromptError):
+                return {}
+
+        return self.once(("roles", self.facts, relation, limit, hold_out, self.seed), read)
 
     # --- circuits ----------------------------------------------------------------------------
 
@@ -192,16 +213,6 @@ class Context:
 
 _INDECISIVE = ("n_random", "curve", "roles", "batch_size")
 """Parts of a search that do not decide which edges a circuit has."""
-
-
-def find_circuit(model: Model, examples: Examples, search: Search) -> Circuit:
-    """The circuit of the examples' first side, with inclusion frequencies, without evaluation."""
-    circuit = search.selected(edge_scores(model, examples.pairs, search))
-    if circuit.scores is not None and circuit.scores.per_pair is not None:
-        scores = replace(circuit.scores, per_pair=None)
-        circuit = replace(with_uncertainty(circuit, search), scores=scores)
-    provenance = {**circuit.provenance, **origin(model, examples, search)}
-    return replace(circuit, provenance=provenance)
 
 
 def safe(name: str) -> str:

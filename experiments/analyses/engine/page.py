@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from circuits.base.intervals import Interval
+from circuits.base.options import as_dict, meanings
 from circuits.model.loading import embedded_models
 from experiments.analyses.engine import config as options
 from experiments.analyses.engine.base import Analysis, Figure, Report
@@ -134,10 +135,10 @@ def origin_rows(provenance: Mapping[str, Any], parts: Parts) -> list[tuple[str, 
 
 def option_rows(config: Any) -> list[tuple[str, str, str]]:
     """Name, value and meaning of every option."""
-    meanings = options.meanings(config)
+    known = meanings(config)
     return [
-        (name, options.option_text(value), meanings[name])
-        for name, value in options.as_dict(config).items()
+        (name, options.option_text(value), known[name].text)
+        for name, value in as_dict(config).items()
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError, PromptError
+from circuits.base.options import as_dict, changed
 from circuits.base.origin import check_writable, code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.progress import Stages, silent
+from circuits.base.records import read_json
 from circuits.base.writing import atomic_write, save_json
-from experiments.analyses.engine import config as options
 from experiments.analyses.engine.base import Analysis, Report
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.output import write_report
@@ -59,8 +59,10 @@ def run_analysis(
         "version": analysis.version,
         "seed": context.seed,
         "facts": context.facts or "the atlas",
-        "config": options.as_dict(config),
+        "facts_sha256": context.facts_sha256,
+        "config": as_dict(config),
         "units": [*parts.values, *parts.skipped],
+        "fingerprint": parts.fingerprint,
         "commit": code_commit(),
         "created": timestamp(),
         "seconds_computing": round(sum(parts.seconds.values()), 1),
@@ -102,8 +104,8 @@ def run_all(
 def _check_own(folder: Path, analysis: Analysis) -> None:
     """OptionError where another analysis has its results in the folder."""
     try:
-        other = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["analysis"]
-    except (OSError, ValueError, KeyError, TypeError):
+        other = read_json(folder / SUMMARY)["analysis"]
+    except (FileFormatError, KeyError, TypeError):
         return
     if other != analysis.name:
         raise OptionError(f"--out {folder} holds a run of {other}; name another folder")
@@ -125,16 +127,21 @@ def write_index(
 
 
 def redraw(analysis: Analysis, folder: Path, stages: Stages = silent) -> Run:
-    """The report made again from the stored units, without the model."""
+    """The report made again from the stored units, without the model.
+
+    FileFormatError where there is no earlier run, or not all of its units.
+    """
     path = folder / SUMMARY
     try:
-        provenance = json.loads(path.read_text(encoding="utf-8"))["provenance"]
-        if provenance["analysis"] != analysis.name:
-            raise OptionError(f"{folder} holds a run of {provenance['analysis']}")
-        config = options.changed(analysis.config(), provenance["config"])
-        parts = stored_parts(folder, provenance["units"])
-    except (OSError, ValueError, KeyError, TypeError):
+        provenance = read_json(path)["provenance"]
+        owner, mark, units = (provenance[name] for name in ("analysis", "fingerprint", "units"))
+        settings = dict(provenance["config"])
+    except (FileFormatError, ValueError, KeyError, TypeError):
         raise FileFormatError(path, "is no summary of an earlier run; run it first") from None
+    if owner != analysis.name:
+        raise OptionError(f"{folder} holds a run of {owner}")
+    config = changed(analysis.config(), settings)
+    parts = stored_parts(folder, mark, units)
     with stages(f"{analysis.name} report"):
         return _reported(analysis, config, parts, provenance, folder)
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from circuits.base.errors import OptionError
+from circuits.base.options import Options, option
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Circuit, node_layer
 from circuits.graph.evaluate import run_circuits
@@ -25,7 +26,6 @@ from circuits.model.loading import embedded_checkpoints, embedded_models
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Model
 from experiments.analyses.engine.base import Analysis, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
 from experiments.analyses.evolution.numbers import FINAL, FOUND, RUN
 from experiments.analyses.evolution.report import report
@@ -46,7 +46,7 @@ FEWER = 5
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options; see `kc run --list`."""
 
     relations: tuple[str, ...] = option(
@@ -55,10 +55,10 @@ class Config:
     revisions: tuple[str, ...] = option(
         (), "checkpoints in order of training; none given: those that ship with the model"
     )
-    pairs: int = option(10, "prompt pairs in each half")
-    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
-    steps: int = option(5, "integration steps of EAP-IG")
-    random_circuits: int = option(20, "random circuits for the level of chance")
+    pairs: int = option(10, "prompt pairs in each half", low=1)
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
+    steps: int = option(5, "integration steps of EAP-IG", low=1)
+    random_circuits: int = option(20, "random circuits for the level of chance", low=1)
 
 
 def checkpoints(context: Context, config: Config) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from circuits.base.errors import OptionError, PromptError
 from circuits.facts.facts import Relation, fill
 from circuits.facts.pairs import TokenPair
 from circuits.facts.questions import Question
@@ -22,11 +21,10 @@ from circuits.graph.circuit import EdgeScores
 from circuits.graph.noise import Decision, NoiseSettings, Sample, edge_changes
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
-from experiments.analyses.engine.context import Context
 from experiments.analyses.hallucination.recall import Case, Cases, Kind, kind_of, partners
 from locate.edges.eap import attribute
 from locate.heads.attention import REGIONS, Region, read_heads
-from locate.heads.roles import Role, head_roles
+from locate.heads.role_checks import Role
 from locate.search import Scoring
 from locate.states.lens import direct_logit_attribution, logit_lens
 
@@ -101,15 +99,6 @@ def written(model: Model, sides: Sequence[Sides], batch_size: int) -> dict[str, 
         found[side] = [] if parts is None else _rounded(parts.contributions)
         found[f"{side}_difference"] = [] if parts is None else _rounded(parts.logit_difference)
     return found
-
-
-def roles_of(context: Context, relation: str, limit: int) -> dict[str, str]:
-    """The heads' roles in questions that the model answers right; none where it has no pairs."""
-    try:
-        pairs = context.examples(relation, limit).pairs
-        return head_roles(context.model, pairs, check=False, seed=context.seed).roles
-    except (OptionError, PromptError):
-        return {}
 
 
 def attention_to_subject(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from circuits.base.errors import PromptError
+from circuits.base.options import Options, option
 from circuits.facts.facts import fill
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair, encode_pairs
 from circuits.facts.questions import Answer, KnowledgeCheck, Question, make_pairs
@@ -27,7 +28,6 @@ from circuits.graph.overlap import jaccard, node_jaccard
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
 from experiments.analyses.engine.base import Analysis, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
 from experiments.analyses.mechanisms.probes import Probe, ProbeSet, bases, probe_set
 from experiments.analyses.mechanisms.report import report
@@ -51,7 +51,7 @@ FEWEST = 4
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options; see `kc run --list`."""
 
     relations: tuple[str, ...] = option(
@@ -59,11 +59,11 @@ class Config:
         "relations of the cloze, exact, paraphrase and negation probes",
         selects=True,
     )
-    facts: int = option(40, "questions a probe and relation at most")
-    pairs: int = option(12, "prompt pairs that find a circuit")
-    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
-    steps: int = option(5, "integration steps of EAP-IG")
-    random_circuits: int = option(20, "random circuits for the level of chance")
+    facts: int = option(40, "questions a probe and relation at most", low=1)
+    pairs: int = option(12, "prompt pairs that find a circuit", low=1)
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
+    steps: int = option(5, "integration steps of EAP-IG", low=1)
+    random_circuits: int = option(20, "random circuits for the level of chance", low=1)
 
 
 @dataclass(frozen=True)

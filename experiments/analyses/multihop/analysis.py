@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from circuits.base.errors import PromptError
+from circuits.base.options import Options, option
 from circuits.facts.facts import Relation
 from circuits.facts.pairs import TokenPair
 from circuits.facts.questions import known_facts
@@ -23,7 +24,6 @@ from circuits.graph.evaluate import run_circuits
 from circuits.graph.overlap import overlap
 from circuits.graph.select import random_circuit
 from experiments.analyses.engine.base import Analysis, Part, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
 from experiments.analyses.multihop.prompts import (
     Chain,
@@ -48,22 +48,24 @@ SHOWN_RANDOM = 5
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the analysis."""
 
     chains: tuple[str, ...] = option(
         (), "chains as `first > second`; none named: all", selects=True
     )
-    most: int = option(6, "chains drawn at random where none is named; 0: all", selects=True)
-    reversals: int = option(6, "relations also asked backwards, drawn at random", selects=True)
+    most: int = option(6, "chains drawn at random where none is named; 0: all", selects=True, low=0)
+    reversals: int = option(
+        6, "relations also asked backwards, drawn at random", selects=True, low=0
+    )
     forms: tuple[Form, ...] = option(
         (Form.NESTED, Form.FOLLOW, Form.WRITTEN), "nested, follow (by a pronoun), written out"
     )
-    pairs: int = option(16, "prompt pairs for a circuit")
-    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
-    steps: int = option(5, "integration steps of EAP-IG")
-    draws: int = option(20, "random circuits of the same size")
-    unrelated: int = option(5, "other relations whose circuits are held against the hops'")
+    pairs: int = option(16, "prompt pairs for a circuit", low=1)
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
+    steps: int = option(5, "integration steps of EAP-IG", low=1)
+    draws: int = option(20, "random circuits of the same size", low=1)
+    unrelated: int = option(5, "other relations whose circuits are held against the hops'", low=0)
 
 
 def steps(context: Context, config: Config) -> Sequence[str]:
