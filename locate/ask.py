@@ -265,7 +265,7 @@ def edit_fact(
     )
     outcome = edit(model, request, EditMethod.ROME, progress=progress)
     if outcome.delta is None:
-        kind = NumericalError if outcome.status is EditStatus.DIVERGED else OptionError
+        kind = NumericalError if outcome.status == EditStatus.DIVERGED else OptionError
         raise kind(f"no edit was made: {outcome.reason}")
     texts = [replace(pair.text, foil=request.target) for pair in question.pairs]
     pairs = [encode_pair(model.tokenizer, text) for text in texts]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from circuits.base.choices import Ablation, KeyValue, Metric
+from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.progress import Stages, silent
 from circuits.files.exchange import load_eap_ig
@@ -52,7 +52,7 @@ def fitted(circuit: Circuit, model: Model, path: Path) -> Circuit:
     key a query head fits any such sharing.
     """
     wiring = circuit.wiring
-    if wiring.kv is KeyValue.PER_QUERY_HEAD and wiring.n_kv_heads == wiring.n_heads:
+    if not wiring.kv.is_shared and wiring.n_kv_heads == wiring.n_heads:
         if wiring.n_heads == model.n_heads:
             wiring = replace(wiring, n_kv_heads=model.n_kv_heads)
         if model.wiring(wiring.kv) == wiring:
@@ -119,8 +119,8 @@ def evaluate_stored(
     circuit: Circuit,
     examples: Examples,
     *,
-    metric: Metric | None = None,
-    ablation: Ablation | None = None,
+    metric: MetricLike | None = None,
+    ablation: Ablation | str | None = None,
     n_random: int = 5,
     minimality: bool = False,
     batch_size: int = 16,
@@ -129,10 +129,8 @@ def evaluate_stored(
     stages: Stages = silent,
 ) -> StoredEvaluation:
     """Evaluate on all pairs; metric and ablation are the circuit's own unless given."""
-    used_metric = metric or _recorded(Metric, circuit.provenance.get("metric"))
-    used_ablation = ablation or _recorded(Ablation, circuit.provenance.get("ablation"))
-    used_metric = used_metric or Metric.LOGIT_DIFFERENCE
-    used_ablation = used_ablation or Ablation.PATCH
+    used_metric = Metric.of(_used(metric, circuit, "metric", Metric.LOGIT_DIFFERENCE))
+    used_ablation = Ablation.of(_used(ablation, circuit, "ablation", Ablation.PATCH))
     notes = list(warnings)
     drawn: list[Circuit] = []
     if circuit.n_edges:
@@ -165,6 +163,6 @@ def evaluate_stored(
     )
 
 
-def _recorded(choice: Any, value: Any) -> Any:
-    """The recorded choice, or None where the file has none that is known here."""
-    return choice(value) if value in tuple(choice) else None
+def _used(given: Any, circuit: Circuit, name: str, usual: Any) -> Any:
+    """What is asked for, else what the circuit was found with, else the usual."""
+    return given if given is not None else circuit.provenance.get(name) or usual

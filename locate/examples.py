@@ -67,13 +67,15 @@ class Source:
     corrupt: Corruption = Corruption.SUBJECT
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "templates", Templates.of(self.templates))
+        object.__setattr__(self, "corrupt", Corruption.of(self.corrupt))
         if self.pairs is not None and (self.relation or self.facts):
             raise OptionError("--pairs cannot be combined with --relation or --facts")
         if self.pairs is None and not self.relation and not self.facts:
             raise OptionError("say what to ask: --relation NAME, --facts FILE or --pairs FILE")
         if self.pairs is not None and self.wordings:
             raise OptionError("--template words facts; the prompts of --pairs are worded already")
-        if self.pairs is not None and self.corrupt is not Corruption.SUBJECT:
+        if self.pairs is not None and self.corrupt != Corruption.SUBJECT:
             raise OptionError("--corrupt words facts; the prompts of --pairs are worded already")
         if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise OptionError(f"--hold-out must be at least 0 and below 1, not {self.hold_out}")
@@ -131,7 +133,7 @@ def collect(
     ask = partial(_check, model, source, batch_size)
     check = ask(relations, chosen) if known is None else known
     others = None
-    if source.corrupt is Corruption.RELATION:
+    if source.corrupt == Corruption.RELATION:
         asked_too = _other_relations(source, relations)
         others = ask(asked_too, Templates.TRAIN) if asked_too else KnowledgeCheck(())
     share = 0.5 if source.hold_out is None else source.hold_out

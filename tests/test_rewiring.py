@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import locate.changes.rewiring
+import locate.edges.eap
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.writing import to_json
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
@@ -159,19 +160,19 @@ def test_the_model_is_left_bit_for_bit_as_it_was(model, pairs):
 
 def test_each_model_is_attributed_once_however_many_resamples(model, pairs, monkeypatch):
     calls = []
-    plain = locate.changes.rewiring.attribute
+    plain = locate.edges.eap.attribute
 
     def counted(*args, **options):
         calls.append(len(args[1]))
         return plain(*args, **options)
 
-    monkeypatch.setattr(locate.changes.rewiring, "attribute", counted)
+    monkeypatch.setattr(locate.edges.eap, "attribute", counted)
     seen = []
     found = rewired(model, pairs, resamples=50, progress=lambda n, of: seen.append((n, of)))
     assert calls == [len(pairs)] * 2
     assert seen[-1] == (2 * len(pairs), 2 * len(pairs))
     calls.clear()
-    before = plain(model, pairs, FAST["attribution"], keep_pairs=True)
+    before = plain(model, pairs, FAST["scoring"], keep_pairs=True)
     again = rewired(model, pairs, resamples=50, before=before)
     assert calls == [len(pairs)]
     assert again.comparison.as_dict() == found.comparison.as_dict()
@@ -179,9 +180,9 @@ def test_each_model_is_attributed_once_however_many_resamples(model, pairs, monk
 
 def test_the_comparison_is_that_of_both_models_own_scores(model, pairs):
     found = rewired(model, pairs)
-    plain = locate.changes.rewiring.attribute(model, pairs, FAST["attribution"])
+    plain = locate.edges.eap.attribute(model, pairs, FAST["scoring"])
     with small_edit(model).applied(model):
-        edited = locate.changes.rewiring.attribute(model, pairs, FAST["attribution"])
+        edited = locate.edges.eap.attribute(model, pairs, FAST["scoring"])
     before, after = found.comparison.scores
     np.testing.assert_allclose(before, plain.values, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after, edited.values, rtol=1e-4, atol=1e-5)

@@ -179,6 +179,11 @@ class Ablation(Choice):
     ZERO = "zero"
     MEAN = "mean"
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether a constant stands in for every prompt's own value."""
+        return {Ablation.PATCH: False, Ablation.ZERO: True, Ablation.MEAN: True}[self]
+
 
 class Rule(Choice):
     """Where the integration points sit in each of the path's equal steps.
@@ -202,6 +207,11 @@ class KeyValue(Choice):
 
     GROUPED = "grouped"
     PER_QUERY_HEAD = "per-query-head"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the query heads of a key-value head share one destination."""
+        return {KeyValue.GROUPED: True, KeyValue.PER_QUERY_HEAD: False}[self]
 
 
 class Selection(Choice):

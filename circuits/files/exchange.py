@@ -35,9 +35,10 @@ LARGEST = float(np.finfo(np.float32).max)
 """Scores are in single precision; a larger one would become infinite."""
 
 
-def export_circuit(circuit: Circuit, path: str | Path, format: ExportFormat) -> None:
+def export_circuit(circuit: Circuit, path: str | Path, format: ExportFormat | str) -> None:
     """Write a circuit's kept subgraph (EAP-IG: see `save_eap_ig`) for another tool."""
-    if format is ExportFormat.EAP_IG:
+    format = ExportFormat.of(format)
+    if format == ExportFormat.EAP_IG:
         save_eap_ig(circuit, path)
         return
     writers: dict[ExportFormat, Callable[[Circuit], bytes | str]] = {

@@ -105,7 +105,7 @@ def checked_wiring(n_layers: Any, n_heads: Any, n_kv_heads: Any, kv: Any) -> Wir
         raise ContentError(f"{n_heads} heads cannot share {n_kv_heads} key-value heads evenly")
     if kv not in tuple(KeyValue):
         raise ContentError(f"unknown key-value convention {kv!r:.40}")
-    n_key_inputs = n_kv_heads if kv == KeyValue.GROUPED else n_heads
+    n_key_inputs = n_kv_heads if KeyValue.of(kv).is_shared else n_heads
     if max(numbers.values()) > MAX_EDGES or (
         edge_count(n_layers, n_heads, n_key_inputs) > MAX_EDGES
     ):

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float
 
+from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.display import Shown, Summary, plotted
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean, percentiles
 from circuits.facts.pairs import PairBatch, TokenPair, batches
-from circuits.graph.ablation import Ablation, source_constants
+from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.graph.running import CircuitRunner, head_projections
-from circuits.model.metrics import Metric, evaluate_metric, hit_at
+from circuits.model.metrics import evaluate_metric, hit_at
 from circuits.model.model import Model
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ def run_circuits(
     pairs: Sequence[TokenPair],
     circuits: Sequence[Circuit],
     *,
-    metric: Metric = Metric.LOGIT_DIFFERENCE,
-    ablation: Ablation = Ablation.PATCH,
+    metric: MetricLike = Metric.LOGIT_DIFFERENCE,
+    ablation: Ablation | str = Ablation.PATCH,
     batch_size: int = 16,
     k: int = 10,
     progress: Callable[[int, int], None] | None = None,
@@ -89,6 +90,7 @@ def run_circuits(
     All circuits must share one wiring; one base pass serves them all. NumericalError where a
     metric is not finite.
     """
+    metric, ablation = Metric.of(metric), Ablation.of(ablation)
     if not pairs:
         raise OptionError("there are no prompt pairs to evaluate on")
     wirings = {circuit.wiring for circuit in circuits} or {model.wiring()}
@@ -97,7 +99,7 @@ def run_circuits(
     wiring = wirings.pop()
     check_geometry(model, wiring)
     constants = None
-    if ablation is not Ablation.PATCH:
+    if ablation.is_constant:
         constants = source_constants(model, pairs, ablation, batch_size)
     n_runs = len(circuits) + 2
     metrics, hits = np.empty((n_runs, len(pairs))), np.empty((n_runs, len(pairs)), dtype=bool)
@@ -193,8 +195,8 @@ def evaluate(
     circuit: Circuit,
     *,
     random_circuits: Sequence[Circuit] = (),
-    metric: Metric = Metric.LOGIT_DIFFERENCE,
-    ablation: Ablation = Ablation.PATCH,
+    metric: MetricLike = Metric.LOGIT_DIFFERENCE,
+    ablation: Ablation | str = Ablation.PATCH,
     batch_size: int = 16,
     resamples: int = 1000,
     seed: int = 0,
@@ -313,8 +315,8 @@ def single_edge_drops(
     pairs: Sequence[TokenPair],
     circuit: Circuit,
     *,
-    metric: Metric = Metric.LOGIT_DIFFERENCE,
-    ablation: Ablation = Ablation.PATCH,
+    metric: MetricLike = Metric.LOGIT_DIFFERENCE,
+    ablation: Ablation | str = Ablation.PATCH,
     batch_size: int = 16,
 ) -> Float[np.ndarray, " kept_edge"]:
     """Drop in faithfulness when each kept edge alone is removed, in canonical order.

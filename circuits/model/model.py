@@ -106,9 +106,9 @@ class Model(Weights):
         provenance["dtype"] = str(hf_model.dtype).removeprefix("torch.")
         return cls(LoadedWeights(name, hf_model.eval(), hf_tokenizer, provenance))
 
-    def wiring(self, kv: KeyValue = KeyValue.GROUPED) -> Wiring:
+    def wiring(self, kv: KeyValue | str = KeyValue.GROUPED) -> Wiring:
         """The model's graph."""
-        return Wiring(self.n_layers, self.n_heads, self.n_kv_heads, kv)
+        return Wiring(self.n_layers, self.n_heads, self.n_kv_heads, KeyValue.of(kv))
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.wiring().describe()}, {self.device}, {self.dtype})"

@@ -110,7 +110,9 @@ class Weights:
         self.tokenizer.hf.save_pretrained(folder)
 
     @torch.no_grad()
-    def head_projections(self, layer: int, kv: KeyValue = KeyValue.GROUPED) -> HeadProjections:
+    def head_projections(
+        self, layer: int, kv: KeyValue | str = KeyValue.GROUPED
+    ) -> HeadProjections:
         """Query, key and value matrices with the norm folded in, as the wiring orders them."""
         weights = torch.cat([w.transpose(1, 2) for w in self.head_input_weights(layer, kv)])
         weights = weights * self.attention_norm_gain(layer)
@@ -119,7 +121,7 @@ class Weights:
         return HeadProjections(weights, self.head_offsets(layer, kv))
 
     def head_input_weights(
-        self, layer: int, kv: KeyValue = KeyValue.GROUPED
+        self, layer: int, kv: KeyValue | str = KeyValue.GROUPED
     ) -> list[Float[Tensor, "head d_model d_head"]]:
         """W_Q, W_K and W_V as the model holds them; one K and V a query head where asked for."""
         attention = self.bridge.blocks[layer].attn
@@ -127,7 +129,7 @@ class Weights:
 
     @torch.no_grad()
     def head_offsets(
-        self, layer: int, kv: KeyValue = KeyValue.GROUPED
+        self, layer: int, kv: KeyValue | str = KeyValue.GROUPED
     ) -> Float[Tensor, "dst d_head"]:
         """What queries, keys and values are where the normalised residual is zero."""
         block, offsets = self.bridge.blocks[layer], []
@@ -142,8 +144,8 @@ class Weights:
             offsets.append(self._each_query(offset, letter, kv))
         return torch.cat(offsets)
 
-    def _each_query(self, value: Tensor, letter: str, kv: KeyValue) -> Tensor:
-        if letter == "Q" or kv is KeyValue.GROUPED:
+    def _each_query(self, value: Tensor, letter: str, kv: KeyValue | str) -> Tensor:
+        if letter == "Q" or KeyValue.of(kv).is_shared:
             return value
         return value.repeat_interleave(self.n_heads // self.n_kv_heads, 0)
 

@@ -37,6 +37,7 @@ class Wiring:
     kv: KeyValue = KeyValue.GROUPED
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kv", KeyValue.of(self.kv))
         if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1:
             raise OptionError("a wiring needs at least one layer, one head and one key-value head")
         if self.n_heads % self.n_kv_heads:
@@ -47,12 +48,12 @@ class Wiring:
     @property
     def is_grouped(self) -> bool:
         """True where a key or value destination serves more than one query head."""
-        return self.kv is KeyValue.GROUPED and self.n_kv_heads != self.n_heads
+        return self.kv.is_shared and self.n_kv_heads != self.n_heads
 
     @property
     def n_key_inputs(self) -> int:
         """Key destinations a layer (as many as value destinations)."""
-        return self.n_kv_heads if self.kv is KeyValue.GROUPED else self.n_heads
+        return self.n_kv_heads if self.kv.is_shared else self.n_heads
 
     @property
     def queries_per_key(self) -> int:
@@ -208,9 +209,9 @@ class Wiring:
         """`[..., src, dst]` to `[..., edge]` in canonical order."""
         return matrix[..., self.edge_src, self.edge_dst]
 
-    def with_kv(self, kv: KeyValue) -> Wiring:
+    def with_kv(self, kv: KeyValue | str) -> Wiring:
         """The same model with another convention for keys and values."""
-        return replace(self, kv=kv)
+        return replace(self, kv=KeyValue.of(kv))
 
     def describe(self) -> str:
         """Geometry in words, for messages."""

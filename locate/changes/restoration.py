@@ -97,7 +97,7 @@ def restore_edges(
     *,
     wiring: Wiring | None = None,
     draws: int = 20,
-    draw: Draw = Draw.CARRYING,
+    draw: Draw | str = Draw.CARRYING,
     seed: int = 0,
     batch_size: int = 16,
 ) -> Restoration:
@@ -114,7 +114,7 @@ def restore_edges(
         raise OptionError(f"the number of random sets must be at least 0, not {draws}")
     generator = np.random.default_rng(seed)
     pool = np.ones(wiring.n_edges, dtype=bool)
-    if draw is Draw.CARRYING:
+    if Draw.of(draw) == Draw.CARRYING:
         pool = rewritten_sources(model, delta, asked, batch_size)[wiring.edge_src]
     drawn = [random_edges(edges, pool, generator) for _ in range(draws)]
     stages = 3 + draws

@@ -25,7 +25,6 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from circuits.base.choices import Ablation
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
@@ -153,7 +152,7 @@ class _MeanMetric:
         if not pairs:
             raise OptionError("there are no prompt pairs to work on")
         constants = None
-        if scoring.ablation != Ablation.PATCH:
+        if scoring.ablation.is_constant:
             constants = source_constants(model, pairs, scoring.ablation, batch_size)
         self.metric, self.n_pairs, self.n_runs = scoring.metric, len(pairs), 0
         self._runs: list[tuple[PairBatch, CircuitRunner, Tensor]] = []

@@ -23,7 +23,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.base.choices import Ablation
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
@@ -63,7 +62,7 @@ def attribute(
     if not pairs:
         raise OptionError("there are no prompt pairs to score")
     constants = None
-    if scoring.ablation != Ablation.PATCH:
+    if scoring.ablation.is_constant:
         constants = source_constants(model, pairs, scoring.ablation, batch_size)
     total = np.zeros(wiring.n_edges)
     per_pair = np.empty((len(pairs), wiring.n_edges), dtype=np.float32) if keep_pairs else None

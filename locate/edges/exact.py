@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.choices import Ablation
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
@@ -143,7 +142,7 @@ def _patch(
     if max_rows < 1:
         raise OptionError(f"a batch must have room for at least 1 row, not {max_rows}")
     constants = None
-    if scoring.ablation != Ablation.PATCH:
+    if scoring.ablation.is_constant:
         constants = source_constants(model, pairs, scoring.ablation, batch_size)
     scores = np.empty((len(pairs), edges.size), dtype=np.float32)
     done = 0

@@ -143,7 +143,7 @@ class RoleReport(Shown):
     @property
     def labelled(self) -> tuple[HeadRole, ...]:
         """The heads that have a role."""
-        return tuple(head for head in self.heads if head.role is not Role.NONE)
+        return tuple(head for head in self.heads if head.role != Role.NONE)
 
     @property
     def roles(self) -> dict[str, str]:
@@ -211,7 +211,7 @@ def head_roles(
     *,
     check: bool = True,
     circuit: Circuit | None = None,
-    ablation: Ablation = Ablation.ZERO,
+    ablation: Ablation | str = Ablation.ZERO,
     batch_size: int = 16,
     n_written: int = 5,
     seed: int = 0,
@@ -223,7 +223,7 @@ def head_roles(
     `seed` is for the resampling and the choice of controls. Raises OptionError where a pair names
     no subject, or where a single pair leaves nothing to average over.
     """
-    criteria = criteria or RoleCriteria()
+    criteria, ablation = criteria or RoleCriteria(), Ablation.of(ablation)
     check_subjects(pairs)
     if len(pairs) < 2:
         raise OptionError("roles need at least 2 prompt pairs, or no interval can be given")
@@ -231,11 +231,11 @@ def head_roles(
         check_geometry(model, circuit.wiring)
     readings = read_heads(model, pairs, objects, batch_size=batch_size, n_written=n_written)
     found = label_heads(readings, criteria, seed, model.tokenizer.token_string)
-    has_role = np.array([[head.role is not Role.NONE for head in layer] for layer in found])
+    has_role = np.array([[head.role != Role.NONE for head in layer] for layer in found])
     nodes = None if circuit is None else {n for n in circuit.nodes() if node_kind(n) == "head"}
     heads = [head for layer in found for head in layer if nodes is None or head.name in nodes]
     baseline: dict[Effect, Interval] | None = None
-    labelled = [head for head in heads if head.role is not Role.NONE]
+    labelled = [head for head in heads if head.role != Role.NONE]
     controls = choose_controls([(h.layer, h.head) for h in labelled], has_role, seed)
     if check and labelled:
         sites = [(head.layer, head.head) for head in labelled]

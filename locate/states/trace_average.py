@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from circuits.base.choices import Choice
 from circuits.base.display import Shown, Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-class PositionRole(StrEnum):
+class PositionRole(Choice):
     """What a token is to the fact."""
 
     BEFORE = "before subject"
@@ -83,12 +83,12 @@ class AverageTrace(Shown):
         first = next(iter(self.effects.values()))
         return np.isfinite(first[:, :, 0]).sum(0)
 
-    def mean(self, kind: TraceKind) -> Float[np.ndarray, "role layer"]:
+    def mean(self, kind: TraceKind | str) -> Float[np.ndarray, "role layer"]:
         """Average indirect effect; NaN for a role that no prompt has."""
         return _mean(self._of(kind))
 
     def interval(
-        self, kind: TraceKind, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+        self, kind: TraceKind | str, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[Float[np.ndarray, "role layer"], Float[np.ndarray, "role layer"]]:
         """Lower and upper end of the bootstrap interval of `mean`, over the traces with the role.
 
@@ -105,9 +105,9 @@ class AverageTrace(Shown):
             _, low[role], high[role] = bootstrap_means(values, resamples, level, seed)
         return low, high
 
-    def peak(self, kind: TraceKind, role: PositionRole) -> tuple[int, Interval] | None:
+    def peak(self, kind: TraceKind | str, role: PositionRole | str) -> tuple[int, Interval] | None:
         """The layer whose mean effect is largest for a role; None where no prompt has the role."""
-        place = ROLES.index(role)
+        place = ROLES.index(PositionRole.of(role))
         if not self.counts[place]:
             return None
         mean, (low, high) = self.mean(kind)[place], self.interval(kind)
@@ -212,7 +212,8 @@ class AverageTrace(Shown):
         effects = {kind: np.where(absent, np.nan, values) for kind, values in stored.items()}
         return cls(effects, p_clean, p_corrupted, provenance)
 
-    def _of(self, kind: TraceKind) -> Float[np.ndarray, "trace role layer"]:
+    def _of(self, kind: TraceKind | str) -> Float[np.ndarray, "trace role layer"]:
+        kind = TraceKind.of(kind)
         if kind not in self.effects:
             raise OptionError(f"kind {kind!s} was not traced, only {', '.join(self.kinds)}")
         return self.effects[kind]

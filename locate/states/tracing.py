@@ -68,15 +68,15 @@ class Trace(Shown):
         """What the noise costs: `p_clean` - `p_corrupted`."""
         return self.p_clean - self.p_corrupted
 
-    def probability(self, kind: TraceKind) -> Float[np.ndarray, "layer pos"]:
+    def probability(self, kind: TraceKind | str) -> Float[np.ndarray, "layer pos"]:
         """Mean probability of the answer over the noise samples with each state restored."""
         return self._of(kind).mean(-1)
 
-    def effect(self, kind: TraceKind) -> Float[np.ndarray, "layer pos"]:
+    def effect(self, kind: TraceKind | str) -> Float[np.ndarray, "layer pos"]:
         """Indirect effect: what restoring each state gains; positive supports the answer."""
         return self.probability(kind) - self.p_corrupted
 
-    def standard_error(self, kind: TraceKind) -> Float[np.ndarray, "layer pos"]:
+    def standard_error(self, kind: TraceKind | str) -> Float[np.ndarray, "layer pos"]:
         """Standard error of the indirect effect over noise samples; NaN for a single sample."""
         gains = self._of(kind) - self.p_corrupted_samples
         count = gains.shape[-1]
@@ -177,7 +177,8 @@ class Trace(Shown):
             raise OptionError("these arrays are not a trace: their shapes do not fit the prompt")
         return found
 
-    def _of(self, kind: TraceKind) -> Float[np.ndarray, "layer pos sample"]:
+    def _of(self, kind: TraceKind | str) -> Float[np.ndarray, "layer pos sample"]:
+        kind = TraceKind.of(kind)
         if kind not in self.probabilities:
             raise OptionError(f"kind {kind!s} was not traced, only {', '.join(self.kinds)}")
         return self.probabilities[kind]
@@ -259,14 +260,17 @@ def usual_window(n_layers: int) -> int:
     return max(1, n_layers * 10 // 48)
 
 
-def restored_layers(kind: TraceKind, layer: int, window: int, n_layers: int) -> range:
+def restored_layers(kind: TraceKind | str, layer: int, window: int, n_layers: int) -> range:
     """The layers that one cell of a trace restores: `window` of them, clipped at the model's ends.
 
     As in Meng et al.'s code, a window of even width reaches one layer further down than up.
     """
-    if kind is TraceKind.RESID:
-        return range(layer, layer + 1)
-    return range(max(0, layer - window // 2), min(n_layers, layer + (window + 1) // 2))
+    around = range(max(0, layer - window // 2), min(n_layers, layer + (window + 1) // 2))
+    return {
+        TraceKind.RESID: range(layer, layer + 1),
+        TraceKind.MLP: around,
+        TraceKind.ATTN: around,
+    }[TraceKind.of(kind)]
 
 
 def _trace_samples(

@@ -106,7 +106,7 @@ def preview(context: Context, result: str) -> list[Any]:
     entry = context.library.entry(result)
     link = dcc.Link("Open", href=f"?view={entry.kind.view}&r={entry.id}", className="button main")
     head: list[Any] = [html.Div([html.H2(parts.visible(entry.name)), link], className="heading")]
-    if entry.kind is Kind.DAMAGED:
+    if entry.kind == Kind.DAMAGED:
         return [head[0].children[0], parts.note(f"This file {entry.error}.", "error")]
     head.append(html.P(entry.kind.label, className="what"))
     try:

@@ -344,5 +344,5 @@ def _exports(app: Dash, context: Context) -> None:
         except KnowledgeCircuitsError as error:
             return no_update, parts.note(str(error), "error")
         stem = "".join(c if c.isalnum() else "-" for c in entry.name.partition(".kc.")[0])[-60:]
-        suffix = "node-link.json" if format == "json" and entry.kind is Kind.CIRCUIT else format
+        suffix = "node-link.json" if format == "json" and entry.kind == Kind.CIRCUIT else format
         return dcc.send_bytes(data, f"{stem.strip('-') or 'view'}.{suffix}"), ""

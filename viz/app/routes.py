@@ -93,12 +93,12 @@ def page_of(
         return browse_page(context, state), None, "Results"
     entries = context.library.entries()
     if not state.r:
-        entry = next((each for each in entries if each.kind is Kind.CIRCUIT), None)
+        entry = next((each for each in entries if each.kind == Kind.CIRCUIT), None)
         if entry is None or state.view not in ("", "circuit"):
             return browse_page(context, state), None, "Results"
     else:
         entry = context.library.entry(state.r)
-    if entry.kind is Kind.DAMAGED:
+    if entry.kind == Kind.DAMAGED:
         return error_page(f"{entry.name} {entry.error}."), None, "Damaged file"
     return _result_page(context, entry, state), entry, entry.name
 

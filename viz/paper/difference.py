@@ -33,7 +33,7 @@ def draw_difference(
     title: str | None = None,
     max_edges: int = 120,
     width: float = theme.DOUBLE_COLUMN,
-    placement: Placement = Placement.COMPACT,
+    placement: Placement | str = Placement.COMPACT,
 ) -> Path:
     """Draw the strongest `max_edges` edges of either circuit, and return the path.
 

@@ -29,7 +29,7 @@ def difference_figure(
     comparison: Comparison,
     max_edges: int = 150,
     title: str | None = None,
-    placement: Placement = Placement.COMPACT,
+    placement: Placement | str = Placement.COMPACT,
 ) -> go.Figure:
     """Up to `max_edges` edges of either circuit: gained, lost and flipped, then the strongest kept.
 
@@ -43,7 +43,7 @@ def difference_figure(
 def difference_scene(
     comparison: Comparison,
     max_edges: int = MOST_EDGES,
-    placement: Placement = Placement.COMPACT,
+    placement: Placement | str = Placement.COMPACT,
 ) -> Scene:
     """The scene of the edges of either circuit, what changed before what is strong."""
     union = shown_circuit(comparison, max_edges)
