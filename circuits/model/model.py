@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.base import plugins
 from circuits.base.choices import KeyValue
 from circuits.base.errors import OptionError
 from circuits.model.loading import LoadedWeights, check_architecture, load_weights, weights_hash
@@ -61,7 +62,7 @@ class Model(Weights):
         self.name = weights.name
         self.max_tokens: int = hf_model.config.max_position_embeddings
         self.tokenizer = Tokenizer(weights.hf_tokenizer, max_tokens=self.max_tokens)
-        self.provenance: dict[str, Any] = {
+        self._origin: dict[str, Any] = {
             **weights.provenance,
             "tokenizer_sha256": self.tokenizer.fingerprint,
             "versions": library_versions(),
@@ -105,6 +106,15 @@ class Model(Weights):
         provenance = {"model": name, "revision": None, "weights_sha256": weights_hash(hf_model)}
         provenance["dtype"] = str(hf_model.dtype).removeprefix("torch.")
         return cls(LoadedWeights(name, hf_model.eval(), hf_tokenizer, provenance))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the model comes from, and the plugins loaded; every result records it."""
+        return {**self._origin, **plugins.record()}
+
+    @provenance.setter
+    def provenance(self, origin: dict[str, Any]) -> None:
+        self._origin = origin
 
     def wiring(self, kv: KeyValue | str = KeyValue.GROUPED) -> Wiring:
         """The model's graph."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from circuits.base.choices import (
@@ -44,15 +43,16 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
-class _Known(click.Choice):  # type: ignore[type-arg]
-    """The names of an open choice."""
+def _known(kind: type[Open]) -> dict[str, Any]:
+    """How an open choice is read, and its names."""
 
-    def __init__(self, kind: type[Open]) -> None:
-        super().__init__([each.value for each in kind])
-        self.kind = kind
+    def read(text: str) -> Any:
+        try:
+            return kind.of(text)
+        except OptionError as error:
+            raise typer.BadParameter(str(error)) from None
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        return self.kind.of(super().convert(value, param, ctx))
+    return {"parser": read, "metavar": f"[{'|'.join(each.value for each in kind)}]"}
 
 
 # --- the model -----------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ KnownOnly = Annotated[
 # --- the search ----------------------------------------------------------------------------------
 
 LocatorChoice = Annotated[
-    Locator, typer.Option("--method", click_type=_Known(Locator), help="How edges get scores.")
+    Locator, typer.Option("--method", **_known(Locator), help="How edges get scores.")
 ]
 Steps = Annotated[
     int, typer.Option("--steps", min=1, max=1000, help="Integration steps of EAP-IG.")
@@ -143,13 +143,11 @@ Steps = Annotated[
 RuleChoice = Annotated[Rule, typer.Option("--rule", help="Where in each step EAP-IG looks.")]
 MetricChoice = Annotated[
     Metric,
-    typer.Option("--metric", click_type=_Known(Metric), help="What counts as recalling the fact."),
+    typer.Option("--metric", **_known(Metric), help="What counts as recalling the fact."),
 ]
 OptionalMetric = Annotated[
     Metric | None,
-    typer.Option(
-        "--metric", click_type=_Known(Metric), help="Default: what the circuit was found with."
-    ),
+    typer.Option("--metric", **_known(Metric), help="Default: what the circuit was found with."),
 ]
 AblationChoice = Annotated[Ablation, typer.Option("--ablation", help="What replaces a cut edge.")]
 OptionalAblation = Annotated[
