@@ -191,7 +191,7 @@ def trace(
     subject: str,
     answer: str,
     *,
-    kinds: Sequence[TraceKind] = ALL_KINDS,
+    kinds: Sequence[TraceKind | str] = ALL_KINDS,
     window: int = 10,
     noise: float = 3.0,
     samples: int = 10,
@@ -207,8 +207,8 @@ def trace(
     does not change the result. Raises PromptError for a subject that is not there exactly once or
     an answer that cannot follow, OptionError for absurd options.
     """
-    kinds = tuple(dict.fromkeys(TraceKind(kind) for kind in kinds))
-    _check_options(kinds, window, noise, samples, max_rows)
+    chosen = tuple(dict.fromkeys(TraceKind.of(kind) for kind in kinds))
+    _check_options(chosen, window, noise, samples, max_rows)
     encoded = model.tokenizer.encode(prompt, bos)
     model.check_length(len(encoded))
     span = encoded.span_of(subject)
@@ -216,10 +216,10 @@ def trace(
     noises = subject_noise(model, len(span), noise, samples, seed)
 
     parts = [
-        _trace_samples(model, encoded, span, answer_token, kinds, window, part, max_rows)
+        _trace_samples(model, encoded, span, answer_token, chosen, window, part, max_rows)
         for part in noises.split(max_rows)
     ]
-    found = {kind: np.concatenate([part[1][kind] for part in parts], -1) for kind in kinds}
+    found = {kind: np.concatenate([part[1][kind] for part in parts], -1) for kind in chosen}
     corrupted = np.concatenate([part[0][1:] for part in parts])
     clean = parts[0][0][:1]
     if not all(np.isfinite(values).all() for values in (clean, corrupted, *found.values())):
