@@ -205,7 +205,8 @@ class Context:
             "weights": weights,
             "dtype": self.dtype,
             "pairs": pairs.fingerprint,
-            "search": {k: str(v) for k, v in asdict(search).items() if k not in _INDECISIVE},
+            "search": {k: str(v) for k, v in asdict(search).items() if k not in _INDECISIVE}
+            | search.record(),  # with the hash of a metric or method of the user's own
         }
         digest = sha256(to_json(decisive).encode()).hexdigest()[:12]
         return (self.shared or self.folder) / CIRCUITS / f"{safe(relation)}-{digest}.kc.safetensors"
