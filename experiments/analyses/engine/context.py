@@ -15,6 +15,7 @@ from circuits.base.progress import Progress
 from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, atlas
 from circuits.facts.questions import KnowledgeCheck, known_facts
+from circuits.facts.wordings import wordings
 from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import resolve
@@ -106,9 +107,12 @@ class Context:
 
     @property
     def facts_sha256(self) -> str:
-        """Hash of the facts that can be asked about, as they were read."""
-        key = ("facts", self.facts)
-        return self.once(key, lambda: sha256(repr(self.relations).encode()).hexdigest())
+        """Hash of the facts that can be asked about, as they were read, and of all wordings."""
+
+        def read() -> str:
+            return sha256(repr((self.relations, wordings())).encode()).hexdigest()
+
+        return self.once(("facts", self.facts), read)
 
     def names(self, chosen: Sequence[str] = ()) -> list[str]:
         """Names of the chosen relations, all of them for none; OptionError for an unknown one."""

@@ -18,7 +18,7 @@ from circuits.base.options import Options, option
 from circuits.facts.facts import Relation
 from circuits.facts.pairs import TokenPair
 from circuits.facts.questions import known_facts
-from circuits.facts.wordings import REVERSED
+from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.overlap import overlap
@@ -79,7 +79,7 @@ def steps(context: Context, config: Config) -> Sequence[str]:
         names = list(config.chains)
     elif config.most and len(names) > config.most:
         names = generator.sample(names, config.most)
-    backwards = [name for name in REVERSED if name in context.relations]
+    backwards = [name for name in wordings().reversed if name in context.relations]
     generator.shuffle(backwards)
     return [*names, *(f"{REVERSAL}{name}" for name in backwards[: config.reversals])]
 
