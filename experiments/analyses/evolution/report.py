@@ -131,21 +131,18 @@ def _answer(found: Mapping[str, Any], runs: Mapping[str, Any]) -> list[Claim]:
             over=OVER,
         ),
         difference(
-            f"at {step_name(before)} the circuits agree less with those of other subjects in the "
-            "last model than the last circuits themselves do",
+            f"at {step_name(before)} the circuits agree [less|more] with those of other subjects "
+            "in the last model than the last circuits themselves do",
             overlaps(found, FINAL, "edges", True),
             overlaps(found, before, "edges", True),
-            opposite=f"at {step_name(before)} the circuits agree more with those of other subjects "
-            "in the last model than the last circuits themselves do",
             unit="of the edges",
             over=OVER,
         ),
         difference(
-            "the scores gather on fewer edges in the last circuits than at the first checkpoint",
+            "the scores [gather on fewer|are spread over the] edges[| more evenly] in the last "
+            "circuits than at the first checkpoint",
             [number(part["entropy"]) for part in found[labels[0]].values()],
             [number(part["entropy"]) for part in found[FINAL].values()],
-            opposite="the scores are spread over the edges more evenly in the last circuits than "
-            "at the first checkpoint",
             unit="bits",
             over=OVER,
         ),
@@ -179,12 +176,10 @@ def _transplant_claims(labels: Sequence[str], runs: Mapping[str, Any]) -> tuple[
             over=OVER,
         ),
         difference(
-            f"in the model of {step_name(early)} its own circuit is more faithful than the last "
-            "one",
+            f"in the model of {step_name(early)} [its own|the last] circuit is more faithful "
+            "than [the last one|its own]",
             transplanted(runs, early, early, "metric"),
             transplanted(runs, FINAL, early, "metric"),
-            opposite=f"in the model of {step_name(early)} the last circuit is more faithful than "
-            "its own",
             unit="",
             over=OVER,
         ),
@@ -220,12 +215,10 @@ def _frequency_claims(found: Mapping[str, Any]) -> tuple[Claim, ...]:
         return ()
     return (
         difference(
-            "facts whose object other facts share are recalled earlier than facts whose object is "
-            "their own",
+            "facts whose object [other facts share|is their own] are recalled earlier than facts "
+            "whose object [is their own|other facts share]",
             single,
             shared,
-            opposite="facts whose object is their own are recalled earlier than facts whose object "
-            "other facts share",
             unit="checkpoints",
             over="relations that have both",
         ),

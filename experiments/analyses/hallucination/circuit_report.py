@@ -120,12 +120,10 @@ def writer_claims(rows: Rows) -> tuple[Claim, ...]:
     if len(wrong):
         claims.append(
             difference(
-                "more mover heads favour the wrong answer over the true object where the fact is "
-                "answered wrong than where it is answered right",
+                "[more|fewer] mover heads favour the wrong answer over the true object where the "
+                "fact is answered wrong than where it is answered right",
                 wrong,
                 movers_for_wrong(rows, "right")[0],
-                opposite="fewer mover heads favour the wrong answer over the true object where the "
-                "fact is answered wrong than where it is answered right",
                 unit="points of the mover heads",
                 scale=100,
                 over=OVER,
@@ -135,10 +133,9 @@ def writer_claims(rows: Rows) -> tuple[Claim, ...]:
     if len(rows.attention["wrong"]):
         claims.append(
             difference(
-                "mover heads attend more to the subject where the answer is right",
+                "mover heads attend [more|less] to the subject where the answer is right",
                 np.array(rows.attention["right"]),
                 np.array(rows.attention["wrong"]),
-                opposite="mover heads attend less to the subject where the answer is right",
                 unit="points of attention",
                 scale=100,
                 over=OVER,
@@ -191,12 +188,10 @@ def edge_section(parts: Mapping[str, Part], level: float) -> Section:
     )
     claims = (
         difference(
-            "edge scores move more between a right and a wrong answer than between two wordings "
-            "that are both answered right",
+            "edge scores move [more|less] between a right and a wrong answer than between two "
+            "wordings that are both answered right",
             [each["dissimilarity"] for each in found.values()],
             [each["control_dissimilarity"] for each in found.values()],
-            opposite="edge scores move less between a right and a wrong answer than between two "
-            "wordings that are both answered right",
             unit="points of score mass",
             scale=100,
             over=OVER,

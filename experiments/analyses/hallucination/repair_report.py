@@ -23,12 +23,11 @@ def reading_claim(rows: Rows) -> Claim:
     """That the question's state repairs, beside that of another wrongly worded question."""
     own, control = _early(rows, OTHER_LAST, OTHER_WRONG)
     return difference(
-        "another subject's early state at the last token repairs more answers where that subject "
-        "was asked about in the right wording than where it was asked about in the wrong one",
+        "another subject's early state at the last token repairs [more|fewer] answers where that "
+        "subject was asked about in the right wording than[ where it was asked about|] in the "
+        "wrong one",
         own[0],
         control,
-        opposite="another subject's early state at the last token repairs fewer answers where that "
-        "subject was asked about in the right wording than in the wrong one",
         scale=100,
         over=OVER,
         clusters=own[1],

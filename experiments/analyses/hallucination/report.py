@@ -195,12 +195,10 @@ def _kind_claims(rows: Rows) -> tuple[Claim, ...]:
     hits = kind_rows(rows)[Kind.OTHER_RELATION]
     return (
         difference(
-            "wrong answers are true of the same subject under another relation more often than "
-            "the wrong answers to other subjects would be",
+            "wrong answers are true of [the same|their own] subject under another relation "
+            "[more|less] often than the wrong answers to other subjects would be",
             hits,
             np.array(rows.chance),
-            opposite="wrong answers are true of their own subject under another relation less "
-            "often than the wrong answers to other subjects would be",
             scale=100,
             over=OVER,
             clusters=rows.relations,

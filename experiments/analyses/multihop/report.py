@@ -120,10 +120,9 @@ class _Form:
         )
         return (
             difference(
-                f"{asked} more often than by chance",
+                f"{asked} [more|less] often than by chance",
                 self.right,
                 self.chance,
-                opposite=f"{asked} less often than by chance",
                 scale=100,
                 over=self.over,
             ),
@@ -137,11 +136,10 @@ class _Form:
         verb = "holds" if self.name == BACKWARDS else "hold"
         return tuple(
             difference(
-                f"asked {self.label}, {what} {verb} more of the question's edges than {other}",
+                f"asked {self.label}, {what} {verb} [more|fewer] of the question's edges than "
+                f"{other}",
                 self.shares("hops", "edges"),
                 self.shares(beside, "edges"),
-                opposite=f"asked {self.label}, {what} {verb} fewer of the question's edges than "
-                f"{other}",
                 scale=100,
                 over=self.over,
             )
@@ -159,12 +157,10 @@ class _Form:
         verb = "is" if self.name == BACKWARDS else "are"
         return (
             difference(
-                f"asked {self.label}, {what} {verb} more faithful to the question than circuits of "
-                "unrelated relations",
+                f"asked {self.label}, {what} {verb} [more|less] faithful to the question than "
+                "circuits of unrelated relations",
                 self.function("hops"),
                 self.function("unrelated"),
-                opposite=f"asked {self.label}, {what} {verb} less faithful to the question than "
-                "circuits of unrelated relations",
                 unit="",
                 over=self.over,
             ),
