@@ -125,13 +125,25 @@ def _counterfactual(
     if not templates:
         return None
     template = generator.choice(templates)
+    target = new_object(found, fact, template, generator, tokenizer)
+    if target is None:
+        return None
+    return EditRequest(template, fact.subject, target, fact.object, fact.relation)
+
+
+def new_object(
+    found: Relation,
+    fact: Fact,
+    template: str,
+    generator: random.Random,
+    tokenizer: Tokenizer | None,
+) -> str | None:
+    """A random object of the relation, none of the subject's, that begins otherwise; or None."""
     true = set(found.objects_of(fact.subject))
     others = [each for each in found.objects() if each not in true]
     generator.shuffle(others)
-    for target in others:
-        if _differ(fill(template, fact.subject), target, fact.object, tokenizer):
-            return EditRequest(template, fact.subject, target, fact.object, fact.relation)
-    return None
+    prompt = fill(template, fact.subject)
+    return next((o for o in others if _differ(prompt, o, fact.object, tokenizer)), None)
 
 
 def _is_askable(template: str, subject: str) -> bool:

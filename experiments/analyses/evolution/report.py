@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from circuits.base.intervals import Interval
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, average, difference, measured
@@ -229,36 +230,23 @@ def _frequency_claims(found: Mapping[str, Any]) -> tuple[Claim, ...]:
 
 
 def _progress_table(found: Mapping[str, Any], runs: Mapping[str, Any]) -> Table:
-    rows = []
-    for label, relations in found.items():
-        values = list(relations.values())
-        rows.append(
-            [
-                tick(label),
-                accuracy(relations),
-                average(np.array([len(part["edges"]) for part in values])),
-                average(overlaps(found, label, "edges")),
-                average(overlaps(found, label, "nodes")),
-                average(np.array([number(part["entropy"]) for part in values])),
-                average(transplanted(runs, label, label, "metric")),
-                average(transplanted(runs, label, label, "hit")),
-                average(transplanted(runs, "random", label, "hit")),
-            ]
-        )
-    return Table(
+    def mean(values: Any) -> Interval:
+        return average(np.array(list(values)))
+
+    return Table.of(
         "training",
-        (
-            "step",
-            "facts recalled",
-            "edges",
-            "edges shared with the last",
-            "nodes shared",
-            "entropy, bits",
-            "faithfulness",
-            "Hit@10",
-            "Hit@10, random",
-        ),
-        rows,
+        found,
+        {
+            "step": lambda label, _: tick(label),
+            "facts recalled": lambda _, own: accuracy(own),
+            "edges": lambda _, own: mean(len(part["edges"]) for part in own.values()),
+            "edges shared with the last": lambda label, _: average(overlaps(found, label, "edges")),
+            "nodes shared": lambda label, _: average(overlaps(found, label, "nodes")),
+            "entropy, bits": lambda _, own: mean(number(part["entropy"]) for part in own.values()),
+            "faithfulness": lambda label, _: mean(transplanted(runs, label, label, "metric")),
+            "Hit@10": lambda label, _: mean(transplanted(runs, label, label, "hit")),
+            "Hit@10, random": lambda label, _: mean(transplanted(runs, "random", label, "hit")),
+        },
         title="The model and its own circuits at every checkpoint",
         note=(
             f"Means over {len(found[FINAL])} relations with 95 % intervals; faithfulness and "

@@ -149,7 +149,7 @@ def _state_table(series: Mapping[str, Sequence[Interval]]) -> Table:
         body,
         title="Wrong answers repaired by the residual stream of another run",
         note="The unpatched run repairs none by definition. 95 % intervals over relations.",
-        percent=frozenset(series),
+        percent=set(series),
         long=True,
     )
 
@@ -163,6 +163,6 @@ def _blame_table(donor: str, found: Any) -> Table:
         body,
         title=f"The components that are blamed most (donor: {donor})",
         note="Counted over relations, halves and numbers of components.",
-        percent=frozenset({"share of all blame"}),
+        percent={"share of all blame"},
         long=True,
     )

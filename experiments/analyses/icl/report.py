@@ -318,39 +318,26 @@ def _cost_table(style: _Style) -> Table:
         note="In brackets: 95 % intervals over facts, in the last row over relations. Grown heads: "
         "as many as are new, those whose score grew most. Circuit heads: as many others of the "
         "circuit with examples.",
-        percent=frozenset(LABELS.values()),
+        percent=set(LABELS.values()),
         digits={"new heads": 1},
         totals=("all",),
     )
 
 
 def _circuit_table(style: _Style) -> Table:
-    body = [
-        [
-            key,
-            ", ".join(heads["new"]) or "none",
-            heads["new_by_chance"],
-            ", ".join(heads["grown"]),
-            heads["jaccard"],
-            heads["floor"],
-            heads["node_jaccard"],
-            heads["node_floor"],
-        ]
-        for key, heads in style.heads.items()
-    ]
-    return Table(
+    return Table.of(
         f"circuits_{style.name}",
-        (
-            "relation",
-            "new heads",
-            "new by chance",
-            "heads that grew most",
-            "edges in common",
-            "two halves",
-            "nodes in common",
-            "two halves, nodes",
-        ),
-        body,
+        style.heads,
+        {
+            "relation": lambda name, _: name,
+            "new heads": lambda _, heads: ", ".join(heads["new"]) or "none",
+            "new by chance": lambda _, heads: heads["new_by_chance"],
+            "heads that grew most": lambda _, heads: ", ".join(heads["grown"]),
+            "edges in common": lambda _, heads: heads["jaccard"],
+            "two halves": lambda _, heads: heads["floor"],
+            "nodes in common": lambda _, heads: heads["node_jaccard"],
+            "two halves, nodes": lambda _, heads: heads["node_floor"],
+        },
         title="The circuit with examples beside the one without",
         note="In common: Jaccard index. Two halves: of two circuits without examples, each from "
         "one half of the facts: what a change of facts alone does.",

@@ -222,7 +222,7 @@ def _answer_section(forms: Sequence[_Form]) -> Section:
         title="Right answers",
         note="In brackets: Wilson intervals over facts. Chance: an answer that is right for "
         "another fact of the chain.",
-        percent=frozenset({"right", "chance"}),
+        percent={"right", "chance"},
         digits={"right": 0, "chance": 0},
         long=len(body) > 12,
     )
@@ -270,7 +270,7 @@ def _overlap_section(forms: Sequence[_Form]) -> Section:
         title="How much of a question's circuit other circuits hold",
         note="Mean over chains (backwards: relations) with 95 % intervals. Yao et al. 2024 report "
         "71 % of the nodes and 49 % of the edges in GPT-2 medium, without such controls.",
-        percent=frozenset(BESIDE.values()),
+        percent=set(BESIDE.values()),
         digits=dict.fromkeys(BESIDE.values(), 0),
     )
     detail = Table(
@@ -288,7 +288,7 @@ def _overlap_section(forms: Sequence[_Form]) -> Section:
             for name, part in form.parts.items()
         ],
         title="Shares of edges by chain",
-        percent=frozenset({"first hop", "second hop", *BESIDE.values()}),
+        percent={"first hop", "second hop", *BESIDE.values()},
         digits=dict.fromkeys(("first hop", "second hop", *BESIDE.values()), 0),
         long=True,
     )

@@ -40,7 +40,7 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
         ("method", *SETS, "outcomes"),
         rows,
         title=f"{config.forget} facts unlearned, {config.retain} retained, {len(parts)} draws",
-        percent=frozenset(SETS),
+        percent=set(SETS),
     )
     chart = Bars(
         SETS,
