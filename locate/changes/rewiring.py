@@ -103,10 +103,7 @@ class Rewiring(Shown):
         return tuple(head for head in self.heads if head.switched)
 
     def switched_of(self, sources: Container[str]) -> float | None:
-        """The share that now speaks for the new object, of these sources that spoke for the old one.
-
-        None where none spoke for the old one.
-        """
+        """Of these sources that said the old object, the share that says the new one (None: none)."""
         names = self.comparison.before.wiring.src_names
         spoke = [at for at, name in enumerate(names) if name in sources and self.written[0, at] > 0]
         return float((self.written[1, spoke] < 0).mean()) if spoke else None

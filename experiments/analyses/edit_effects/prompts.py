@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from circuits.base.errors import PromptError
 from circuits.edits.edit import EditRequest
@@ -16,7 +15,7 @@ from circuits.facts.facts import Relation, fill
 from circuits.facts.questions import known_facts
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
-from locate.states.transplant import batches_of
+from experiments.analyses.engine.asking import last_logits
 
 KINDS = ("edit", "paraphrase", "neighbour", "same subject")
 
@@ -105,19 +104,12 @@ def prompts_of(
     return [each for each in made if each is not None]
 
 
-@torch.no_grad()
 def say(model: Model, asked: Sequence[Asked], batch_size: int = 16) -> Said:
     """What the model says now."""
-    best = np.empty(len(asked), dtype=np.int64)
-    shares = np.empty((2, len(asked)))
-    for rows, tokens in batches_of(model, [each.prompt for each in asked], batch_size):
-        logits = model.last_logits(tokens).float()
-        probability = logits.softmax(-1).cpu()
-        best[rows] = logits.argmax(-1).cpu().numpy()
-        for place, row in enumerate(rows):
-            shares[0, row] = float(probability[place, asked[row].old])
-            shares[1, row] = float(probability[place, asked[row].new])
-    return Said(best, shares[0], shares[1])
+    logits = last_logits(model, [each.prompt for each in asked], batch_size)
+    probability, row = logits.softmax(-1).double().numpy(), np.arange(len(asked))
+    old, new = (probability[row, [getattr(a, side) for a in asked]] for side in ("old", "new"))
+    return Said(logits.argmax(-1).numpy(), old, new)
 
 
 def _asked(

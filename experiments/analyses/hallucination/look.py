@@ -21,6 +21,7 @@ from circuits.graph.circuit import EdgeScores
 from circuits.graph.noise import Decision, NoiseSettings, Sample, edge_changes
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
+from circuits.model.wiring import head_site
 from experiments.analyses.hallucination.recall import Case, Cases, Kind, kind_of, partners
 from locate.edges.eap import Attribution, attribute
 from locate.heads.attention import REGIONS, Region, read_heads
@@ -108,8 +109,7 @@ def attention_to_subject(
     firsts = [each[0] for each in sides if each]
     if not heads or not firsts:
         return {"wrong": [], "right": []}
-    places = [tuple(int(part) for part in name[1:].split(".h")) for name in heads]
-    layers, numbers = (list(axis) for axis in zip(*places, strict=True))
+    layers, numbers = (list(axis) for axis in zip(*map(head_site, heads), strict=True))
     found = {}
     for place, side in enumerate(("wrong", "right")):
         read = read_heads(
