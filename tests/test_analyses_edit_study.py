@@ -13,8 +13,9 @@ from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.compare import compare
 from experiments.analyses.edit_study.analysis import ANALYSIS, Config, steps
 from experiments.analyses.edit_study.report import CONTROLS
+from experiments.analyses.engine.base import Run
 from experiments.analyses.engine.context import Context
-from experiments.analyses.engine.running import Run, redraw, run_analysis
+from experiments.analyses.engine.running import redraw, run_analysis
 from tests.tiny import byte_level_tokenizer, gpt2_hf
 from viz import theme
 from viz.paper.difference import draw_difference, edge_styles

@@ -103,7 +103,10 @@ class Rewiring(Shown):
         return tuple(head for head in self.heads if head.switched)
 
     def switched_of(self, sources: Container[str]) -> float | None:
-        """Of these sources that said the old object, the share that says the new one (None: none)."""
+        """The share of these sources that now says the new object, of those that said the old one.
+
+        None where none did.
+        """
         names = self.comparison.before.wiring.src_names
         spoke = [at for at, name in enumerate(names) if name in sources and self.written[0, at] > 0]
         return float((self.written[1, spoke] < 0).mean()) if spoke else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,10 @@ from circuits.base.progress import Stages, silent
 from circuits.base.records import read_json
 from circuits.base.writing import save_json, to_json
 from experiments.analyses.engine import config as options
-from experiments.analyses.engine.base import Analysis, Part, SkipError
+from experiments.analyses.engine.base import Analysis, Parts, SkipError
 from experiments.analyses.engine.context import Context, safe
 
 PARTS = "parts"
-
-
-@dataclass(frozen=True)
-class Parts:
-    """All units of a run: values by key, reasons of those left out, seconds, how many were stored.
-
-    `reused` counts the units that were there before and not computed again. `fingerprint` is the
-    run's (see `fingerprint`).
-    """
-
-    fingerprint: str
-    values: Mapping[str, Part]
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    reused: int = 0
 
 
 def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
