@@ -10,18 +10,25 @@ import numpy as np
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.pairs import edit_pairs
 from circuits.facts.facts import Relation
-from circuits.graph.circuit import node_kind
 from circuits.graph.noise import Decision
 from circuits.model.model import Model
 from experiments.analyses.edit_effects.prompts import KINDS, Said, prompts_of, say
+from experiments.analyses.engine.groups import (
+    EMBEDDING,
+    HEADS,
+    MLPS,
+    MOVERS,
+    RELATION,
+    group_of,
+    is_mover,
+)
 from locate.changes.rewiring import LABELS, Rewiring, rewiring
 from locate.edges.eap import Attribution, attribute
-from locate.heads.role_checks import Role
 from locate.search import Search
 from locate.states.lens import logit_lens
 
-MOVERS = (str(Role.MOVER), str(Role.MIXTURE))
-GROUPS = ("edited MLP", "mover heads", "other heads", "other MLPs", "embedding")
+EDITED, OTHER_MLPS = "edited MLP", "other MLPs"
+GROUPS = (EDITED, MOVERS, HEADS, OTHER_MLPS, EMBEDDING)
 
 
 class EditedFact:
@@ -69,7 +76,7 @@ class EditedFact:
         return {
             "lens": _by_object(lens.rank[:, 0], lens.probability[:, 0]),
             "known": self._rates(self.said),
-            "movers": sum(role in MOVERS for role in self.roles.values()),
+            "movers": sum(is_mover(role) for role in self.roles.values()),
             "mlp_mass": [
                 float(self.mass[self.scores.wiring.mlp_src(layer)])
                 for layer in range(model.n_layers)
@@ -102,7 +109,7 @@ class EditedFact:
             "rates": self._rates(said),
             "new_probability": float(said.new[0]),
             "swing": self._swing(found, layer),
-            "switched": found.switched_of([n for n, role in self.roles.items() if role in MOVERS]),
+            "switched": found.switched_of([n for n, role in self.roles.items() if is_mover(role)]),
             "jaccard": comparison.jaccard,
             "node_jaccard": comparison.node_jaccard,
             "dissimilarity": comparison.dissimilarity,
@@ -137,11 +144,9 @@ class EditedFact:
 
     def _group(self, name: str, layer: int) -> str:
         if name == f"m{layer}":
-            return "edited MLP"
-        kind = node_kind(name)
-        if kind == "head":
-            return "mover heads" if self.roles.get(name, "") in MOVERS else "other heads"
-        return "other MLPs" if kind == "mlp" else "embedding"
+            return EDITED
+        found = group_of(name, self.roles)
+        return {MLPS: OTHER_MLPS, RELATION: HEADS}.get(found, found)
 
 
 def _by_object(rank: np.ndarray, probability: np.ndarray) -> dict[str, dict[str, np.ndarray]]:

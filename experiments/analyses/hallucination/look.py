@@ -22,10 +22,10 @@ from circuits.graph.noise import Decision, NoiseSettings, Sample, edge_changes
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
 from circuits.model.wiring import head_site
+from experiments.analyses.engine.groups import is_mover
 from experiments.analyses.hallucination.recall import Case, Cases, Kind, kind_of, partners
 from locate.edges.eap import Attribution, attribute
 from locate.heads.attention import REGIONS, Region, read_heads
-from locate.heads.role_checks import Role
 from locate.states.lens import direct_logit_attribution, logit_lens
 
 FEWEST_FACTS = 4
@@ -105,7 +105,7 @@ def attention_to_subject(
     model: Model, sides: Sequence[Sides], roles: Mapping[str, str], batch_size: int
 ) -> dict[str, list[float]]:
     """Share of value-weighted attention that mover heads pay to the subject, one row a case."""
-    heads = [name for name, role in roles.items() if role in (Role.MOVER, Role.MIXTURE)]
+    heads = [name for name, role in roles.items() if is_mover(role)]
     firsts = [each[0] for each in sides if each]
     if not heads or not firsts:
         return {"wrong": [], "right": []}
