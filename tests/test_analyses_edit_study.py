@@ -67,7 +67,7 @@ def test_a_study_is_computed_once(done: tuple[Run, Context], tiny: str):
 
 
 def test_only_facts_of_the_atlas_have_what_judges_an_edit(tiny: str, tmp_path: Path):
-    with pytest.raises(OptionError, match="leave --facts out"):
+    with pytest.raises(OptionError, match="takes no others"):
         steps(Context(tiny, tmp_path, facts="facts.jsonl"), FEW)
 
 

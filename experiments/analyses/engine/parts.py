@@ -76,7 +76,7 @@ def stored_parts(folder: Path, mark: str, keys: Sequence[str]) -> Parts:
         record = _stored(path, mark, key)
         if record is None:
             what = "is damaged or of another run" if path.exists() else "is missing"
-            raise FileFormatError(path, f"{what}; run the analysis again without --redraw")
+            raise FileFormatError(path, f"{what}; run the analysis again")
         found[key] = record
     return _gathered(mark, found, len(found))
 
