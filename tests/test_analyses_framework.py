@@ -51,6 +51,7 @@ from experiments.analyses.engine.registry import analysis, names
 from experiments.analyses.engine.running import redraw, run_all, run_analysis, write_index
 from experiments.analyses.engine.tables import Table
 from experiments.cli.main import main
+from locate.search import Search
 from viz.paper.charts import Bars
 
 
@@ -489,14 +490,19 @@ def test_facts_are_known_by_what_they_say_and_not_by_their_path(
     assert computed() == 2
 
 
-def test_another_tokenizer_is_another_run(toy: Counting, context: Context) -> None:
-    def mark() -> str:
-        return fingerprint(toy.analysis, Config(), context)
+def test_another_tokenizer_is_another_run_with_other_circuits(
+    toy: Counting, context: Context
+) -> None:
+    pair = SimpleNamespace(fingerprint="pairs")
 
-    before, provenance = mark(), dict(context.model.provenance)
-    assert mark() == before
+    def marks() -> tuple[str, Path]:
+        path = context._path(context._identity(None), "r", pair, Search())
+        return fingerprint(toy.analysis, Config(), context), path
+
+    before, provenance = marks(), dict(context.model.provenance)
+    assert marks() == before
     context._held.model = SimpleNamespace(provenance={**provenance, "tokenizer_sha256": "other"})
-    assert mark() != before
+    assert all(new != old for new, old in zip(marks(), before, strict=True))
 
 
 def test_two_analyses_do_not_share_a_folder(toy: Counting, context: Context) -> None:
@@ -712,6 +718,13 @@ def test_a_name_is_given_to_one_analysis(monkeypatch: pytest.MonkeyPatch, toy: C
     for name in ("toy", "circuits", "all", "../toy"):
         with pytest.raises(OptionError, match=r"another name|no name for"):
             registry.register(replace(toy.analysis, name=name, version=2))
+
+
+def test_all_leaves_out_what_takes_hours() -> None:
+    slow = {name for name in names() if analysis(name).slow}
+    assert slow == {"edit-study", "unlearning"}
+    assert [each.name for each in registry.chosen(["all"])] == [n for n in names() if n not in slow]
+    assert [each.name for each in registry.chosen(["flow", "flow"])] == ["flow"]
 
 
 def test_claims_are_values() -> None:

@@ -19,19 +19,19 @@ from circuits.base.records import read_json
 from circuits.base.writing import save_json, to_json
 from experiments.analyses.engine import config as options
 from experiments.analyses.engine.base import Analysis, Parts, SkipError
-from experiments.analyses.engine.context import Context, safe
+from experiments.analyses.engine.context import Context, identity, safe
 
 PARTS = "parts"
 
 
 def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
     """Hash of all that decides a unit's values: analysis, options, model, facts, seed."""
-    model = context.model.provenance
     decisive = {
         "analysis": analysis.name,
         "version": analysis.version,
         "config": options.deciding(config),
-        "model": {name: model[name] for name in ("weights_sha256", "tokenizer_sha256", "dtype")},
+        "model": identity(context.model),
+        "dtype": context.model.provenance["dtype"],
         "facts": context.facts_sha256,
         "seed": context.seed,
     }
