@@ -32,7 +32,7 @@ from circuits.graph.evaluate import (
     faithfulness_curve,
     run_circuits,
 )
-from circuits.graph.resample import bootstrap_scores, classify, inclusion_frequency
+from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
 from circuits.graph.select import random_circuit, top_n
 from circuits.model.model import Model
 from locate.edges.score import score_edges
@@ -47,6 +47,7 @@ __all__ = [
     "Search",
     "discover",
     "find_circuit",
+    "stability_of",
     "with_uncertainty",
 ]
 
@@ -89,7 +90,7 @@ def discover(
             "no edge of the selection lies on a path from the input to the logits; "
             "ask for more --edges or a lower --threshold"
         )
-    stability = _stability(found) if "inclusion" in found.columns else {}
+    stability = stability_of(found) if "inclusion" in found.columns else {}
     if not stability and search.resamples and len(pairs) == 1:
         notes.append("one pair cannot be resampled: no inclusion frequencies")
     with clock.stage("evaluation") as progress:
@@ -280,11 +281,11 @@ def _on_examples(
     return tuple(read_prompts(model, pairs, heads_of(circuit), circuit.roles))
 
 
-def _stability(circuit: Circuit) -> dict[str, int]:
-    labels = Counter(
-        str(classify(float(share))) for share in circuit.columns["inclusion"][circuit.kept]
-    )
-    return {label: labels.get(label, 0) for label in ("core", "contingent", "noise")}
+def stability_of(circuit: Circuit) -> dict[str, int]:
+    """How many kept edges are core, contingent and noise."""
+    kept = circuit.columns["inclusion"][circuit.kept]
+    labels = Counter(classify(float(share)) for share in kept)
+    return {str(label): labels[label] for label in Stability}
 
 
 class _Clock:

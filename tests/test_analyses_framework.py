@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ from circuits.base.plain import interval, plain
 from circuits.model.model import Model
 from experiments.analyses.engine import config as options
 from experiments.analyses.engine import registry
+from experiments.analyses.engine.asking import last_logits
 from experiments.analyses.engine.base import Analysis, Figure, Part, Report, Section, SkipError
 from experiments.analyses.engine.claims import (
     FEWEST,
@@ -49,6 +51,7 @@ from experiments.analyses.engine.registry import analysis, names
 from experiments.analyses.engine.running import redraw, run_all, run_analysis, write_index
 from experiments.analyses.engine.tables import Table
 from experiments.cli.main import main
+from locate.search import Search
 from viz.paper.charts import Bars
 
 
@@ -181,8 +184,8 @@ def test_a_config_that_grows_or_never_ends_is_refused_at_once(tmp_path: Path) ->
     with pytest.raises(FileFormatError, match="aliases are not read") as raised:
         options.read_config(Config, path)
     assert len(str(raised.value)) < 300
-    path.write_text("#" * (options.MAX_BYTES + 1))
-    with pytest.raises(FileFormatError, match="at most 1 MiB"):
+    path.write_text("#" * (2 * options.MAX_BYTES))
+    with pytest.raises(FileFormatError, match="at most 1 are read"):
         options.read_config(Config, path)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -264,6 +267,19 @@ def test_every_number_in_a_sentence_is_one_of_its_estimate(values: list[float]) 
         assert number == pytest.approx(limit, abs=0.51, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ([1.0, 2.0, 3.0] * 2, "Cats sleep longer than dogs: "),
+        ([-1.0, -2.0, -3.0] * 2, "Cats sleep less than dogs: "),
+        ([-1.0, 1.0] * 3, "No evidence that cats sleep longer than dogs: "),
+    ],
+)
+def test_a_claim_has_words_for_either_verdict(values: list[float], sentence: str) -> None:
+    found = difference("cats sleep [longer|less] than dogs", values, [0.0] * 6)
+    assert found.sentence.startswith(sentence)
+
+
 def test_equal_sides_are_no_evidence() -> None:
     assert difference("a is above b", [1.0, 2.0], [1.0, 2.0]).verdict is Verdict.NO_EVIDENCE
 
@@ -328,6 +344,12 @@ def test_a_table_keeps_its_values_on_disk_unrounded(tmp_path: Path) -> None:
     assert table.texts()[0][2:] == ["50.0", "–"]
 
 
+def test_a_table_reads_its_columns_from_items() -> None:
+    by_key = Table.of("t", {"a": 1}, {"name": lambda key, _: key, "n": lambda _, n: n})
+    by_item = Table.of("t", [("a", 1)], {"name": lambda each: each[0], "n": lambda each: each[1]})
+    assert by_key == by_item == Table("t", ("name", "n"), [["a", 1]])
+
+
 def test_markdown_cells_cannot_break_the_table() -> None:
     text = Table("t", ("a|b",), [["x|y\nz"]]).markdown()
     assert text.splitlines()[2] == "| x\\|y z |"
@@ -350,6 +372,14 @@ def test_intervals_survive_json() -> None:
 def test_any_key_makes_a_file_name_of_its_own(name: str) -> None:
     assert re.fullmatch(r"[\w-][\w.-]*", safe(name), flags=re.ASCII)
     assert safe(name) != safe(name + "!")
+
+
+def test_last_logits_are_those_of_each_prompt_alone(model: Model) -> None:
+    prompts = [model.tokenizer.encode(text) for text in ("ab", "abc", "cd", "a")]
+    together = last_logits(model, prompts, 2)
+    with torch.no_grad():
+        alone = [model.last_logits(torch.tensor([each.ids]))[0] for each in prompts]
+    torch.testing.assert_close(together, torch.stack(alone))
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -460,14 +490,19 @@ def test_facts_are_known_by_what_they_say_and_not_by_their_path(
     assert computed() == 2
 
 
-def test_another_tokenizer_is_another_run(toy: Counting, context: Context) -> None:
-    def mark() -> str:
-        return fingerprint(toy.analysis, Config(), context)
+def test_another_tokenizer_is_another_run_with_other_circuits(
+    toy: Counting, context: Context
+) -> None:
+    pair = SimpleNamespace(fingerprint="pairs")
 
-    before, provenance = mark(), dict(context.model.provenance)
-    assert mark() == before
+    def marks() -> tuple[str, Path]:
+        path = context._path(context._identity(None), "r", pair, Search())
+        return fingerprint(toy.analysis, Config(), context), path
+
+    before, provenance = marks(), dict(context.model.provenance)
+    assert marks() == before
     context._held.model = SimpleNamespace(provenance={**provenance, "tokenizer_sha256": "other"})
-    assert mark() != before
+    assert all(new != old for new, old in zip(marks(), before, strict=True))
 
 
 def test_two_analyses_do_not_share_a_folder(toy: Counting, context: Context) -> None:
@@ -669,6 +704,11 @@ def test_an_analysis_in_a_file_of_the_users_own_is_run_like_ours(
     (out / "report.html").unlink()
     assert main([*run, "--redraw"]) == 0
     assert "6 objects." in (out / "report.html").read_text()
+    path.write_text(OWN.replace('"lengths", "Lengths"', '"sizes", "Sizes"'))
+    runpy.run_path(str(path))
+    assert main(["run", "lengths", "sizes", "--out", str(tmp_path / "both")]) == 0
+    links = Ids((tmp_path / "both" / "report.html").read_text()).addresses
+    assert links == ["lengths/report.html", "sizes/report.html"]
 
 
 def test_a_name_is_given_to_one_analysis(monkeypatch: pytest.MonkeyPatch, toy: Counting) -> None:
@@ -678,6 +718,13 @@ def test_a_name_is_given_to_one_analysis(monkeypatch: pytest.MonkeyPatch, toy: C
     for name in ("toy", "circuits", "all", "../toy"):
         with pytest.raises(OptionError, match=r"another name|no name for"):
             registry.register(replace(toy.analysis, name=name, version=2))
+
+
+def test_all_leaves_out_what_takes_hours() -> None:
+    slow = {name for name in names() if analysis(name).slow}
+    assert slow == {"edit-study", "unlearning"}
+    assert [each.name for each in registry.chosen(["all"])] == [n for n in names() if n not in slow]
+    assert [each.name for each in registry.chosen(["flow", "flow"])] == ["flow"]
 
 
 def test_claims_are_values() -> None:

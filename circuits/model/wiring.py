@@ -88,6 +88,11 @@ class Wiring:
         """Source index of an MLP."""
         return 1 + layer * (self.n_heads + 1) + self.n_heads
 
+    @property
+    def src_layers(self) -> Int[np.ndarray, " src"]:
+        """Layer of each source; -1 for the embedding."""
+        return np.concatenate([[-1], np.repeat(np.arange(self.n_layers), self.n_heads + 1)])
+
     def attn_dst(self, layer: int) -> int:
         """Index of the first attention destination of a layer."""
         return layer * (self.n_attn + 1)
@@ -224,6 +229,12 @@ def node_layer(node: str) -> int | None:
     """Layer of a node's name; None for `input` and `logits`."""
     match = re.match(r"[am](\d+)", node)
     return int(match[1]) if match else None
+
+
+def head_site(head: str) -> tuple[int, int]:
+    """Layer and number of a head's name."""
+    layer, _, index = head.partition(".")
+    return int(layer[1:]), int(index[1:])
 
 
 def node_kind(node: str) -> str:

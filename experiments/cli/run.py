@@ -11,9 +11,8 @@ from experiments.cli import options as o
 from experiments.cli.console import Console
 
 if TYPE_CHECKING:
-    from experiments.analyses.engine.base import Analysis
+    from experiments.analyses.engine.base import Analysis, Run
     from experiments.analyses.engine.context import Context
-    from experiments.analyses.engine.running import Run
 
 Names = Annotated[list[str] | None, typer.Argument(help="Analyses (--list), or all.")]
 Listing = Annotated[bool, typer.Option("--list", help="Explain each analysis and its options.")]
@@ -78,7 +77,7 @@ def run(
         else:
             runs, left_out = run_all(found, context, console.stage, console.warn, redraw)
             summary, page = write_index(runs, left_out, folder)
-            files = [page]
+            files = (page,)
     for done in runs:
         _show(console, done)
     console.files(files)

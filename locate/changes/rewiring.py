@@ -14,7 +14,7 @@ fact; the pairs of a whole relation ask what the edit did to its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from circuits.model.metrics import logit_difference
 from circuits.model.model import Model
 from locate.changes.restoration import Draw, Restoration, restore_edges
 from locate.edges.score import pair_scores
-from locate.heads.head_changes import HeadChange, head_changes, view_heads
+from locate.heads.head_changes import HeadChange, HeadViews, head_changes, view_heads
 from locate.search import Scoring
 from locate.states.lens import direct_logit_attribution, lens_positions, logit_lens
 
@@ -102,6 +102,15 @@ class Rewiring(Shown):
     def switched(self) -> tuple[HeadChange, ...]:
         """The heads shown that spoke for the old object before and for the new one after."""
         return tuple(head for head in self.heads if head.switched)
+
+    def switched_of(self, sources: Container[str]) -> float | None:
+        """The share of these sources that now says the new object, of those that said the old one.
+
+        None where none did.
+        """
+        names = self.comparison.before.wiring.src_names
+        spoke = [at for at, name in enumerate(names) if name in sources and self.written[0, at] > 0]
+        return float((self.written[1, spoke] < 0).mean()) if spoke else None
 
     @property
     def swing(self) -> float:
@@ -186,11 +195,12 @@ def rewiring(
     A pair's answer is the old object and its foil the new one. With `pairs_after`, the same prompts
     asked otherwise row by row, the two sides' answers are the objects, and the edited model is
     scored on that side's pair whose answer it prefers (`Contrast.ANSWER`).
-    `scoring` may name any method that scores single pairs. `selector` makes circuits of scores.
-    `before` may give the unedited model's scores of these pairs, where several edits are held
-    against them. `draws` is the number of random sets in the causal check; 0 leaves the check out.
-    `restore_at_most` restores the largest changes only.
-    Every pair must name its subject. `progress` sees (pairs attributed, pairs in all).
+    `scoring` may name any method that scores single pairs.
+    `selector` makes circuits of scores. `before` may give the unedited model's scores of these
+    pairs, where several edits are held against them. `draws` is the number of random sets in the
+    causal check, `n_heads` of the most changed heads on either count; 0 leaves the part out.
+    `restore_at_most` restores the largest changes only. Every pair must name its subject.
+    `progress` sees (pairs attributed, pairs in all).
     """
     scoring = scoring or Scoring()
     draw = Draw.of(draw)
@@ -208,12 +218,13 @@ def rewiring(
         )
 
     before = attributed(pairs, 0) if before is None else before
-    views, lenses = [view_heads(model, asked, batch_size)], [_follow(model, asked)]
+    views = [view_heads(model, asked, batch_size)] if n_heads else []
+    lenses = [_follow(model, asked)]
     direct = [direct_logit_attribution(model, asked, batch_size)]
     with delta.applied(model):
         said = pairs if pairs_after is None else _preferred(model, pairs, pairs_after, batch_size)
         after = attributed(said, (n_runs - 1) * len(pairs))
-        views.append(view_heads(model, asked, batch_size))
+        views += [view_heads(model, asked, batch_size)] if n_heads else []
         lenses.append(_follow(model, asked))
         direct.append(direct_logit_attribution(model, asked, batch_size))
     sample = Sample.of([pair.text for pair in pairs])
@@ -246,7 +257,7 @@ def rewiring(
         followed=_followed(asked, lenses),
         written=np.stack([each.mean() for each in direct]),
         logit_differences=_both(float(each.logit_difference.mean()) for each in direct),
-        heads=head_changes(model, comparison, views[0], views[1], n_heads, roles or {}),
+        heads=_heads(model, comparison, views, n_heads, roles),
         restoration=restoration,
         provenance={
             **model.provenance,
@@ -327,6 +338,19 @@ def _followed(
     places = tuple(lens_positions(asked[0].clean, asked[0].text.subject))
     prompts = tuple(pair.text.clean for pair in asked)
     return FollowedObjects(prompts, places, rank, probability)
+
+
+def _heads(
+    model: Model,
+    comparison: Comparison,
+    views: Sequence[HeadViews],
+    n_heads: int,
+    roles: Mapping[str, str] | None,
+) -> tuple[HeadChange, ...]:
+    if not n_heads:
+        return ()
+    before, after = views
+    return head_changes(model, comparison, before, after, n_heads, roles or {})
 
 
 def _both(values: Iterable[float]) -> tuple[float, float]:

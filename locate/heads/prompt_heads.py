@@ -22,6 +22,7 @@ from circuits.files.store import load_arrays, save_arrays
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Span
+from circuits.model.wiring import head_site
 from locate.states.lens import written_tokens
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def read_prompt(
     for head in heads:
         if node_kind(head) != "head" or head not in names:
             raise OptionError(f"{model.name!r} has no head {head!r}")
-    sites = [_site(head) for head in heads]
+    sites = [head_site(head) for head in heads]
     seen: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -229,11 +230,6 @@ def load_prompt_heads(path: str | Path) -> list[PromptHeads]:
         ]
     except (OptionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileFormatError(path, f"holds no heads on prompts: {error}") from None
-
-
-def _site(head: str) -> tuple[int, int]:
-    layer, _, index = head.partition(".")
-    return int(layer[1:]), int(index[1:])
 
 
 def _written(pairs: Sequence[Sequence[Any]]) -> Written:

@@ -60,7 +60,7 @@ class Config(Options):
 def steps(context: Context, config: Config) -> Sequence[str]:
     """One unit a method. OptionError with other facts: only the atlas has all the probes."""
     if context.facts is not None:
-        raise OptionError("edit-study edits facts of the atlas; leave --facts out")
+        raise OptionError("edit-study edits facts of the atlas and takes no others")
     return [str(method) for method in config.methods]
 
 

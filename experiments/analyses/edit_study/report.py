@@ -105,7 +105,7 @@ def _success_section(config: Any, parts: Mapping[str, Part]) -> Section:
                 for m, part in parts.items()
             ],
             title=title,
-            percent=frozenset(columns),
+            percent=set(columns),
         )
         for scoring, title in SCORINGS.items()
     ]

@@ -15,6 +15,7 @@ from circuits.base.progress import Progress
 from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, atlas
 from circuits.facts.questions import KnowledgeCheck, known_facts
+from circuits.facts.wordings import wordings
 from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import resolve
@@ -75,7 +76,7 @@ class Context:
             self._held.other = None  # make room before, not after
             self._held.other = (name, load(name, self.device, self.dtype))
         other = self._held.other[1]
-        self._held.hashes[name] = other.provenance["weights_sha256"]
+        self._held.hashes[name] = identity(other)
         return other
 
     def exists(self, name: str) -> None:
@@ -106,9 +107,12 @@ class Context:
 
     @property
     def facts_sha256(self) -> str:
-        """Hash of the facts that can be asked about, as they were read."""
-        key = ("facts", self.facts)
-        return self.once(key, lambda: sha256(repr(self.relations).encode()).hexdigest())
+        """Hash of the facts that can be asked about, as they were read, and of all wordings."""
+
+        def read() -> str:
+            return sha256(repr((self.relations, wordings())).encode()).hexdigest()
+
+        return self.once(("facts", self.facts), read)
 
     def names(self, chosen: Sequence[str] = ()) -> list[str]:
         """Names of the chosen relations, all of them for none; OptionError for an unknown one."""
@@ -182,7 +186,7 @@ class Context:
         search = replace(search or Search(), seed=self.seed, batch_size=self.batch_size)
         asked = None if isinstance(model, str) else model
         pairs = examples or self.examples(relation, limit, model=asked)
-        path = self._path(self._weights(model), relation, pairs, search)
+        path = self._path(self._identity(model), relation, pairs, search)
         try:
             return load_circuit(path)
         except CircuitFileError:  # absent, or of an earlier format
@@ -191,18 +195,18 @@ class Context:
             save_circuit(found, path)
             return found
 
-    def _weights(self, model: Model | str | None) -> str:
-        """Hash of a model's weights; that of a name is known once it was loaded in this run."""
+    def _identity(self, model: Model | str | None) -> str:
+        """That of a model; of a name it is known once it was loaded in this run."""
         if isinstance(model, str):
             if model != self.model_name and model in self._held.hashes:
                 return self._held.hashes[model]
             model = self.load(model)
-        return str((model or self.model).provenance["weights_sha256"])
+        return identity(model or self.model)
 
-    def _path(self, weights: str, relation: str, pairs: Examples, search: Search) -> Path:
+    def _path(self, model: str, relation: str, pairs: Examples, search: Search) -> Path:
         """A name that says the relation, with a hash of all that decides the circuit."""
         decisive = {
-            "weights": weights,
+            "model": model,
             "dtype": self.dtype,
             "pairs": pairs.fingerprint,
             "search": {k: str(v) for k, v in asdict(search).items() if k not in _INDECISIVE}
@@ -214,6 +218,11 @@ class Context:
 
 _INDECISIVE = ("n_random", "curve", "roles", "batch_size")
 """Parts of a search that do not decide which edges a circuit has."""
+
+
+def identity(model: Model) -> str:
+    """What decides a model's answers: hashes of its weights and of its tokenizer."""
+    return " ".join(str(model.provenance[f"{what}_sha256"]) for what in ("weights", "tokenizer"))
 
 
 def safe(name: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,35 +18,20 @@ from circuits.base.progress import Stages, silent
 from circuits.base.records import read_json
 from circuits.base.writing import save_json, to_json
 from experiments.analyses.engine import config as options
-from experiments.analyses.engine.base import Analysis, Part, SkipError
-from experiments.analyses.engine.context import Context, safe
+from experiments.analyses.engine.base import Analysis, Parts, SkipError
+from experiments.analyses.engine.context import Context, identity, safe
 
 PARTS = "parts"
 
 
-@dataclass(frozen=True)
-class Parts:
-    """All units of a run: values by key, reasons of those left out, seconds, how many were stored.
-
-    `reused` counts the units that were there before and not computed again. `fingerprint` is the
-    run's (see `fingerprint`).
-    """
-
-    fingerprint: str
-    values: Mapping[str, Part]
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    reused: int = 0
-
-
 def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
     """Hash of all that decides a unit's values: analysis, options, model, facts, seed."""
-    model = context.model.provenance
     decisive = {
         "analysis": analysis.name,
         "version": analysis.version,
         "config": options.deciding(config),
-        "model": {name: model[name] for name in ("weights_sha256", "tokenizer_sha256", "dtype")},
+        "model": identity(context.model),
+        "dtype": context.model.provenance["dtype"],
         "facts": context.facts_sha256,
         "seed": context.seed,
     }
@@ -92,7 +76,7 @@ def stored_parts(folder: Path, mark: str, keys: Sequence[str]) -> Parts:
         record = _stored(path, mark, key)
         if record is None:
             what = "is damaged or of another run" if path.exists() else "is missing"
-            raise FileFormatError(path, f"{what}; run the analysis again without --redraw")
+            raise FileFormatError(path, f"{what}; run the analysis again")
         found[key] = record
     return _gathered(mark, found, len(found))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,11 @@ from circuits.base.plain import plain
 from circuits.base.progress import Stages, silent
 from circuits.base.records import read_json
 from circuits.base.writing import atomic_write, save_json
-from experiments.analyses.engine.base import Analysis, Report
+from experiments.analyses.engine.base import Analysis, Parts, Run
 from experiments.analyses.engine.context import Context
-from experiments.analyses.engine.output import write_report
+from experiments.analyses.engine.output import SUMMARY, write_report
 from experiments.analyses.engine.page import index_page
-from experiments.analyses.engine.parts import Parts, compute_parts, stored_parts
-
-SUMMARY = "summary.json"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its report, what went into it, the files that were written."""
-
-    analysis: Analysis
-    report: Report
-    parts: Parts
-    summary: dict[str, Any]
-    files: list[Path]
+from experiments.analyses.engine.parts import compute_parts, stored_parts
 
 
 def run_analysis(
@@ -116,12 +103,12 @@ def write_index(
 ) -> tuple[dict[str, Any], Path]:
     """A page that leads to the reports of several analyses, and their summaries in one file."""
     summary: dict[str, Any] = {
-        "model": runs[0].summary["model"],
+        "model": runs[0].model,
         "analyses": {run.analysis.name: run.summary for run in runs},
         "left_out": dict(left_out),
     }
     path = folder / "report.html"
-    atomic_write(path, index_page(runs, left_out, summary["model"]))
+    atomic_write(path, index_page(runs, left_out))
     save_json(plain(summary), folder / SUMMARY)
     return summary, path
 
@@ -149,6 +136,5 @@ def redraw(analysis: Analysis, folder: Path, stages: Stages = silent) -> Run:
 def _reported(
     analysis: Analysis, config: Any, parts: Parts, provenance: dict[str, Any], folder: Path
 ) -> Run:
-    report = analysis.report(config, parts.values)
-    summary, files = write_report(analysis, config, report, parts, provenance, folder)
-    return Run(analysis, report, parts, summary, files)
+    run = Run(analysis, config, analysis.report(config, parts.values), parts, provenance)
+    return replace(run, files=write_report(run, folder))

@@ -164,7 +164,7 @@ def _tested(
 def random_sets(wiring: Wiring, chosen: Sequence[int], draws: int, seed: int) -> list[list[int]]:
     """As many components as chosen, each of the layer of one of them, none of them chosen."""
     generator = np.random.default_rng(seed)
-    layer_of = np.concatenate([[-1], np.repeat(np.arange(wiring.n_layers), wiring.n_heads + 1)])
+    layer_of = wiring.src_layers
     sets = []
     for _ in range(draws):
         free: Bool[np.ndarray, " src"] = np.ones(wiring.n_src, dtype=bool)

@@ -21,10 +21,11 @@ from circuits.graph.circuit import EdgeScores
 from circuits.graph.noise import Decision, NoiseSettings, Sample, edge_changes
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
+from circuits.model.wiring import head_site
+from experiments.analyses.engine.groups import is_mover
 from experiments.analyses.hallucination.recall import Case, Cases, Kind, kind_of, partners
 from locate.edges.eap import attribute
 from locate.heads.attention import REGIONS, Region, read_heads
-from locate.heads.role_checks import Role
 from locate.search import Scoring
 from locate.states.lens import direct_logit_attribution, logit_lens
 
@@ -105,12 +106,11 @@ def attention_to_subject(
     model: Model, sides: Sequence[Sides], roles: Mapping[str, str], batch_size: int
 ) -> dict[str, list[float]]:
     """Share of value-weighted attention that mover heads pay to the subject, one row a case."""
-    heads = [name for name, role in roles.items() if role in (Role.MOVER, Role.MIXTURE)]
+    heads = [name for name, role in roles.items() if is_mover(role)]
     firsts = [each[0] for each in sides if each]
     if not heads or not firsts:
         return {"wrong": [], "right": []}
-    places = [tuple(int(part) for part in name[1:].split(".h")) for name in heads]
-    layers, numbers = (list(axis) for axis in zip(*places, strict=True))
+    layers, numbers = (list(axis) for axis in zip(*map(head_site, heads), strict=True))
     found = {}
     for place, side in enumerate(("wrong", "right")):
         read = read_heads(

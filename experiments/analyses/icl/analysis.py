@@ -17,6 +17,7 @@ from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.overlap import jaccard, node_jaccard
 from circuits.model.model import Model
+from circuits.model.wiring import head_site
 from experiments.analyses.engine.base import Analysis, Part, SkipError
 from experiments.analyses.engine.context import Context
 from experiments.analyses.icl.prompts import Shot, ask, shots_of
@@ -231,7 +232,7 @@ class _Heads:
 
 def heads_of(circuit: Circuit) -> list[Head]:
     """The attention heads that an edge of the circuit touches."""
-    return [_parsed(name) for name in circuit.nodes() if node_kind(name) == "head"]
+    return [head_site(name) for name in circuit.nodes() if node_kind(name) == "head"]
 
 
 def name_of(head: Head) -> str:
@@ -245,17 +246,12 @@ def _head_mass(circuit: Circuit) -> dict[Head, float]:
     assert scores is not None, "a circuit that was selected has its scores"
     mass = np.bincount(wiring.edge_src, np.abs(scores.values).astype(float), wiring.n_src)
     heads = {
-        _parsed(name): float(mass[src])
+        head_site(name): float(mass[src])
         for src, name in enumerate(wiring.src_names)
         if node_kind(name) == "head"
     }
     total = sum(heads.values()) or 1.0
     return {head: value / total for head, value in heads.items()}
-
-
-def _parsed(name: str) -> Head:
-    layer, head = name[1:].split(".h")
-    return int(layer), int(head)
 
 
 def _drawn(pool: Sequence[Head], n: int, generator: np.random.Generator) -> list[Head]:

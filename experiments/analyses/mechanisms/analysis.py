@@ -27,13 +27,13 @@ from circuits.graph.noise import corrupted_subject
 from circuits.graph.overlap import jaccard, node_jaccard
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
+from experiments.analyses.engine.asking import last_logits
 from experiments.analyses.engine.base import Analysis, SkipError
 from experiments.analyses.engine.context import Context
 from experiments.analyses.mechanisms.probes import Probe, ProbeSet, bases, probe_set
 from experiments.analyses.mechanisms.report import report
 from locate.discover import Search, random_circuits
 from locate.examples import Examples
-from locate.states.transplant import batches_of
 
 RELATIONS = (
     "country_capital",
@@ -163,7 +163,7 @@ def _ask(
             usable.append((question, prompt))
         except PromptError:
             continue
-    logits = _last_logits(model, [prompt for _, prompt in usable], batch_size)
+    logits = last_logits(model, [prompt for _, prompt in usable], batch_size)
     for (question, prompt), row in zip(usable, logits, strict=True):
         text, answer = question.prompt, question.fact.object
         candidates = sorted({model.tokenizer.first_token(text, c) for c in asked.candidates})
@@ -174,14 +174,6 @@ def _ask(
             top = _whole_object(model, prompt, model.tokenizer.continuation(text, answer))
         chosen = candidates[int(row[candidates].argmax())] == token
         yield Reply(question, answer, model.tokenizer.token_string(best), top, chosen)
-
-
-@torch.no_grad()
-def _last_logits(model: Model, prompts: Sequence[Prompt], batch_size: int) -> list[torch.Tensor]:
-    found: dict[int, torch.Tensor] = {}
-    for rows, tokens in batches_of(model, prompts, batch_size):
-        found.update(zip(rows, model.last_logits(tokens).float().cpu(), strict=True))
-    return [found[row] for row in range(len(prompts))]
 
 
 @torch.no_grad()
@@ -209,7 +201,7 @@ def _ask_pairs(
                 usable.append((pair, prompt, tokens))
         except PromptError:
             continue
-    logits = _last_logits(model, [prompt for _, prompt, _ in usable], context.batch_size)
+    logits = last_logits(model, [prompt for _, prompt, _ in usable], context.batch_size)
     for (pair, _, (token, other)), row in zip(usable, logits, strict=True):
         best = int(row.argmax())
         said = model.tokenizer.token_string(best)

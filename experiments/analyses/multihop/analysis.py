@@ -11,18 +11,18 @@ from operator import or_
 from typing import Any
 
 import numpy as np
-import torch
 
 from circuits.base.errors import PromptError
 from circuits.base.options import Options, option
 from circuits.facts.facts import Relation
 from circuits.facts.pairs import TokenPair
 from circuits.facts.questions import known_facts
-from circuits.facts.wordings import REVERSED
+from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.overlap import overlap
 from circuits.graph.select import random_circuit
+from experiments.analyses.engine.asking import last_logits
 from experiments.analyses.engine.base import Analysis, Part, SkipError
 from experiments.analyses.engine.context import Context
 from experiments.analyses.multihop.prompts import (
@@ -39,7 +39,6 @@ from experiments.analyses.multihop.prompts import (
 from experiments.analyses.multihop.report import REVERSAL, report
 from locate.examples import Examples
 from locate.search import Search
-from locate.states.transplant import batches_of
 
 FEWEST = 6
 """Pairs that a circuit of a question needs at least."""
@@ -79,7 +78,7 @@ def steps(context: Context, config: Config) -> Sequence[str]:
         names = list(config.chains)
     elif config.most and len(names) > config.most:
         names = generator.sample(names, config.most)
-    backwards = [name for name in REVERSED if name in context.relations]
+    backwards = [name for name in wordings().reversed if name in context.relations]
     generator.shuffle(backwards)
     return [*names, *(f"{REVERSAL}{name}" for name in backwards[: config.reversals])]
 
@@ -165,14 +164,10 @@ class _Chained:
             "function": self._function(again, own, hops, unrelated),
         }
 
-    @torch.no_grad()
     def _answers(self, pairs: Sequence[TokenPair]) -> dict[str, Any]:
         """Which answers are right, and how often they would be by saying another fact's answer."""
-        said = np.empty(len(pairs), dtype=np.int64)
-        for rows, tokens in batches_of(
-            self.model, [pair.clean for pair in pairs], self.context.batch_size
-        ):
-            said[rows] = self.model.last_logits(tokens).float().argmax(-1).cpu().numpy()
+        prompts = [pair.clean for pair in pairs]
+        said = last_logits(self.model, prompts, self.context.batch_size).argmax(-1).numpy()
         answers = np.array([pair.answer for pair in pairs])
         same = said[:, None] == answers[None, :]
         chance = (same.sum() - same.trace()) / max(1, len(pairs) * (len(pairs) - 1))

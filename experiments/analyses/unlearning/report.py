@@ -40,7 +40,7 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
         ("method", *SETS, "outcomes"),
         rows,
         title=f"{config.forget} facts unlearned, {config.retain} retained, {len(parts)} draws",
-        percent=frozenset(SETS),
+        percent=set(SETS),
     )
     chart = Bars(
         SETS,
@@ -97,12 +97,10 @@ class _Scores:
 
 def _forgets(method: str, own: _Scores) -> Claim:
     return difference(
-        f"{method} forgets more of the facts to forget, in other wordings, than of facts that it "
-        "never saw",
+        f"{method} forgets [more|less] of the facts to forget, in other wordings, than of facts "
+        "that it never saw",
         own.lost(REWORDED),
         own.lost(UNSEEN),
-        opposite=f"{method} forgets less of the facts to forget, in other wordings, than of facts "
-        "that it never saw",
         scale=100,
         over=OVER,
     )
@@ -110,10 +108,9 @@ def _forgets(method: str, own: _Scores) -> Claim:
 
 def _keeps(method: str, own: _Scores) -> Claim:
     return difference(
-        f"{method} loses more of facts that it never saw than of the facts to retain",
+        f"{method} loses [more|less] of facts that it never saw than of the facts to retain",
         own.lost(UNSEEN),
         own.lost(RETAIN),
-        opposite=f"{method} loses less of facts that it never saw than of the facts to retain",
         scale=100,
         over=OVER,
     )
