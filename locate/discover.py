@@ -41,7 +41,7 @@ from locate.search import DEFAULT_TAU, Search
 if TYPE_CHECKING:
     from locate.heads.prompt_heads import PromptHeads
 
-__all__ = ["Discovery", "Search", "discover", "edge_scores", "with_uncertainty"]
+__all__ = ["Discovery", "Search", "discover", "edge_scores", "find", "with_uncertainty"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,25 +76,11 @@ def discover(
     clock = _Clock(stages)
     notes = list(examples.notes)
     pairs = examples.pairs
-    with clock.stage("scores") as progress:
-        circuit = _found(model, pairs, search, progress)
-    if circuit.n_edges == 0:
-        raise OptionError(
-            "no edge of the selection lies on a path from the input to the logits; "
-            "ask for more --edges or a lower --threshold"
-        )
-    stability: dict[str, int] = {}
-    if circuit.scores is not None and circuit.scores.per_pair is not None:
-        with clock.stage("resamples"):
-            circuit = with_uncertainty(circuit, search)
-        stability = _stability(circuit)
-    elif search.resamples and len(pairs) == 1:
+    found = find(model, examples, search, clock.stage)
+    scores = found.scores
+    stability = _stability(found) if "inclusion" in found.columns else {}
+    if not stability and search.resamples and len(pairs) == 1:
         notes.append("one pair cannot be resampled: no inclusion frequencies")
-    found = replace(
-        circuit,
-        scores=_without_pairs(circuit.scores),
-        provenance={**circuit.provenance, **origin(model, examples, search)},
-    )
     with clock.stage("evaluation") as progress:
         evaluation = _evaluated(model, pairs, found, search, progress)
     held_out = None
@@ -102,14 +88,22 @@ def discover(
         with clock.stage("held-out evaluation") as progress:
             held_out = _evaluated(model, examples.held_out, found, search, progress)
     curve = random_curve = None
-    if search.curve and circuit.scores is not None:
+    if search.curve and scores is not None:
         with clock.stage("curve") as progress:
-            curve, random_curve = _curves(model, pairs, circuit.scores, search, progress)
+            curve, random_curve = _curves(model, pairs, scores, search, progress)
     roles = None
     heads: tuple[PromptHeads, ...] = ()
     if search.roles:
+        from locate.heads.roles import roles_if_any
+
         with clock.stage("roles"):
-            roles, found = _with_roles(model, pairs, found, search, notes)
+            roles, reason = roles_if_any(
+                model, pairs, circuit=found, batch_size=search.batch_size, seed=search.seed
+            )
+            if roles is None:
+                notes.append(f"no roles: {reason}")
+            else:
+                found = replace(found, roles={**found.roles, **roles.roles})
             heads = _on_examples(model, pairs, found)
     headline = held_out or evaluation
     if np.isfinite(headline.faithfulness.value):
@@ -129,6 +123,29 @@ def discover(
         heads=heads,
         seconds=clock.seconds,
         notes=tuple(notes),
+    )
+
+
+def find(model: Model, examples: Examples, search: Search, stages: Stages = silent) -> Circuit:
+    """The circuit that the examples' first side shares, and what resamples of it say; no test.
+
+    It holds its scores, without those of single pairs, and where it comes from. OptionError where
+    nothing that was selected lies on a path from the input to the logits.
+    """
+    with stages("scores") as progress:
+        circuit = _found(model, examples.pairs, search, progress)
+    if circuit.n_edges == 0:
+        raise OptionError(
+            "no edge of the selection lies on a path from the input to the logits; "
+            "ask for more --edges or a lower --threshold"
+        )
+    if circuit.scores is not None and circuit.scores.per_pair is not None:
+        with stages("resamples"):
+            circuit = with_uncertainty(circuit, search)
+    return replace(
+        circuit,
+        scores=_without_pairs(circuit.scores),
+        provenance={**circuit.provenance, **origin(model, examples, search)},
     )
 
 
@@ -284,26 +301,6 @@ def _curves(
         )
         curves.append(faithfulness_curve(runs, family, seed=search.seed))
     return curves[0], curves[1]
-
-
-def _with_roles(
-    model: Model,
-    pairs: Sequence[TokenPair],
-    circuit: Circuit,
-    search: Search,
-    notes: list[str],
-) -> tuple[Any, Circuit]:
-    """Roles of the circuit's heads; a note where the pairs do not allow them."""
-    from locate.heads.roles import head_roles
-
-    try:
-        report = head_roles(
-            model, pairs, circuit=circuit, batch_size=search.batch_size, seed=search.seed
-        )
-    except OptionError as error:
-        notes.append(f"no roles: {error}")
-        return None, circuit
-    return report, replace(circuit, roles={**circuit.roles, **report.roles})
 
 
 def _on_examples(

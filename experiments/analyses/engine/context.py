@@ -19,7 +19,7 @@ from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import resolve
 from circuits.model.model import Model, load
-from locate.discover import Search, edge_scores, origin, with_uncertainty
+from locate.discover import Search, find
 from locate.examples import Examples, Source, collect, relations_of
 
 CIRCUITS = "circuits"
@@ -166,7 +166,7 @@ class Context:
             return load_circuit(path)
         except CircuitFileError:  # absent, or of an earlier format
             loaded = self.load(model) if isinstance(model, str) else model or self.model
-            found = find_circuit(loaded, pairs, search)
+            found = find(loaded, pairs, search)
             save_circuit(found, path)
             return found
 
@@ -192,16 +192,6 @@ class Context:
 
 _INDECISIVE = ("n_random", "curve", "roles", "batch_size")
 """Parts of a search that do not decide which edges a circuit has."""
-
-
-def find_circuit(model: Model, examples: Examples, search: Search) -> Circuit:
-    """The circuit of the examples' first side, with inclusion frequencies, without evaluation."""
-    circuit = search.selected(edge_scores(model, examples.pairs, search))
-    if circuit.scores is not None and circuit.scores.per_pair is not None:
-        scores = replace(circuit.scores, per_pair=None)
-        circuit = replace(with_uncertainty(circuit, search), scores=scores)
-    provenance = {**circuit.provenance, **origin(model, examples, search)}
-    return replace(circuit, provenance=provenance)
 
 
 def safe(name: str) -> str:
