@@ -24,12 +24,9 @@ from experiments.cli.console import Console
 if TYPE_CHECKING:
     from circuits.edits.edit import EditRequest, WeightDelta
     from circuits.model.model import Model
-    from experiments.cli.comparing import Question
     from experiments.cli.finding import Look
+    from locate.compare import BothSides
 
-N_PAIRS = 32
-PARTNERS = 8
-"""Corrupted subjects for each edited fact."""
 ABOUT_A_MODEL = (
     *("relation", "method", "steps", "metric", "edges", "select", "rank", "kv", "resamples"),
     *("draws", "roles", "n_pairs", "split", "bos", "device", "dtype"),
@@ -235,11 +232,16 @@ def compare(
         if out is not None:
             check_writable(out)
         if before is not None and after is not None:
-            look = comparing.circuits_look(comparing.load_pair(before, after), (before, after))
+            from circuits.graph.compare import compare as compare_circuits
+            from locate.evaluate import read_circuit
+
+            both = compare_circuits(read_circuit(before), read_circuit(after))
+            look = comparing.circuits_look(both, (before, after))
         else:
             from circuits.edits.edit import WeightDelta
             from circuits.facts.facts import relation as known_relation
             from circuits.model.model import load
+            from locate.compare import compare_edit, foreign_weights
 
             search = Search(
                 locator=method,
@@ -259,18 +261,17 @@ def compare(
                 known_relation(relation)
             with console.stage("model"):
                 loaded = load(str(model), device=device, dtype=dtype)
-            _check_origin(console, delta, loaded)
+            if (warning := foreign_weights(delta, loaded)) is not None:
+                console.warn(warning)
             with console.stage("pairs"):
-                question = _question(loaded, delta, relation, split, n_pairs, bos, seed, batch_size)
+                asked = _sides(loaded, delta, relation, split, n_pairs, bos, seed, batch_size)
             with console.stage("circuits") as progress:
-                found, notes = comparing.compare_edit(
-                    loaded, delta, question, search, draws, progress
-                )
-            look = comparing.edit_look(found, question, notes, seed)
+                found = compare_edit(loaded, delta, asked, search, draws, progress)
+            look = comparing.edit_look(found)
     _finish(console, look, out, comparing.FILES)
 
 
-def _question(
+def _sides(
     model: Model,
     delta: WeightDelta,
     relation: str | None,
@@ -279,12 +280,12 @@ def _question(
     bos: bool | None,
     seed: int,
     batch_size: int,
-) -> Question:
-    from experiments.cli import comparing
+) -> BothSides:
+    from locate.compare import N_PAIRS, PARTNERS, about_a_relation, about_the_edit
     from locate.examples import Source, collect
 
     if relation is None:
-        return comparing.about_the_edit(model, delta, n_pairs or PARTNERS, seed)
+        return about_the_edit(model, delta, n_pairs or PARTNERS, seed)
     source = Source(
         relation=relation,
         templates=split,
@@ -293,7 +294,7 @@ def _question(
         bos=bos,
         seed=seed,
     )
-    return comparing.about_a_relation(collect(model, source, batch_size))
+    return about_a_relation(collect(model, source, batch_size))
 
 
 def _requests(
@@ -331,20 +332,6 @@ def _requests(
         )
     template = slotted(str(prompt), str(subject))
     return [EditRequest(template, str(subject), str(target), ground_truth, relation)]
-
-
-def _check_origin(console: Console, delta: WeightDelta, model: Model) -> None:
-    """A word of warning where an edit was made for other weights."""
-    made_for = _weights_of(delta.provenance)
-    if made_for and model.provenance["weights_sha256"] not in made_for:
-        console.warn(f"the edit was made for other weights than those of {model.name!r}")
-
-
-def _weights_of(provenance: object) -> set[str]:
-    if not isinstance(provenance, dict):
-        return set()
-    own = {str(provenance["weights_sha256"])} if "weights_sha256" in provenance else set()
-    return own.union(*(_weights_of(part) for part in provenance.get("sum", ())))
 
 
 def _finish(console: Console, look: Look, out: Path | None, owned: tuple[str, ...]) -> None:
