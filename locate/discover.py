@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from circuits.graph.evaluate import (
 from circuits.graph.resample import bootstrap_scores, classify, inclusion_frequency
 from circuits.graph.select import prune, random_circuit, top_n
 from circuits.model.model import Model
+from locate.discovery import Discovery
 from locate.examples import Examples
 from locate.search import DEFAULT_TAU, Search
 
@@ -42,30 +43,6 @@ if TYPE_CHECKING:
     from locate.heads.prompt_heads import PromptHeads
 
 __all__ = ["Discovery", "Search", "discover", "edge_scores", "find", "with_uncertainty"]
-
-
-@dataclass(frozen=True, eq=False)
-class Discovery:
-    """A circuit with all that was found out about it.
-
-    `evaluation` is on the pairs that found the circuit, `held_out` on pairs of other subjects,
-    where there are any. `stability` counts the kept edges by how often resamples keep them. `heads`
-    are the circuit's heads on a few prompts (`locate.heads.prompt_heads`).
-    """
-
-    model: str
-    search: Search
-    examples: Examples
-    circuit: Circuit
-    evaluation: Evaluation
-    held_out: Evaluation | None = None
-    stability: dict[str, int] = field(default_factory=dict)
-    curve: FaithfulnessCurve | None = None
-    random_curve: FaithfulnessCurve | None = None
-    roles: Any = None
-    heads: tuple[Any, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def discover(

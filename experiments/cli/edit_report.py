@@ -18,8 +18,8 @@ from circuits.edits.judge.table import SuccessTable, summarise
 from circuits.edits.methods.registry import EditOutcome
 from circuits.edits.requests import as_dict, as_jsonl
 from experiments.cli.finding import Look, Table
-from experiments.cli.report import markdown_table, number
 from locate.edit import EditRun
+from locate.report import markdown_table, number
 
 DELTA = "edit.kc.safetensors"
 OWNED = (DELTA, "requests.jsonl", "summary.md")

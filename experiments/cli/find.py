@@ -75,7 +75,6 @@ def discover(
     with console.working():
         from circuits.base.origin import check_writable
         from circuits.model.model import load
-        from experiments.cli.results import write_discovery
         from locate.discover import Search
         from locate.discover import discover as find
         from locate.examples import Source, check_readable, collect
@@ -119,12 +118,12 @@ def discover(
             examples = collect(loaded, source, batch_size)
         found = find(loaded, examples, search, console.stage)
         with console.stage("files"):
-            summary, files = write_discovery(found, folder, full_json)
+            files = found.save(folder, full_json)
     for note in found.notes:
         console.warn(note)
     _print_discovery(console, found)
     console.files(files)
-    console.result(summary)
+    console.result(found.as_dict(files))
 
 
 def evaluate(
@@ -154,10 +153,9 @@ def evaluate(
     """Measure a stored circuit, on the pairs of a relation, a fact file or a pair file."""
     console = Console(as_json)
     with console.working():
-        from circuits.base.origin import check_writable
+        from circuits.base.origin import check_writable, write_all
+        from circuits.base.writing import save_json
         from circuits.model.model import load
-        from experiments.cli.report import evaluation_summary, measure_rows
-        from experiments.cli.results import write_summary
         from locate.evaluate import (
             bos_of,
             evaluate_stored,
@@ -166,6 +164,7 @@ def evaluate(
             read_circuit,
         )
         from locate.examples import Source, check_readable, collect
+        from locate.report import measure_rows
 
         stored = read_circuit(circuit)
         source = Source(
@@ -203,8 +202,9 @@ def evaluate(
             warnings=warnings,
             stages=console.stage,
         )
-        summary = evaluation_summary(done, circuit)
-        files = write_summary(summary, out)
+        summary = done.as_dict(circuit)
+        writers = {"summary.json": lambda path: save_json(summary, path)}
+        files = [] if out is None else write_all(out, writers)
     for note in done.warnings:
         console.warn(note)
     console.table(*measure_rows({"value": done.evaluation}))
@@ -216,7 +216,7 @@ def evaluate(
 
 
 def _print_discovery(console: Console, found: Discovery) -> None:
-    from experiments.cli.report import edge_rows, known_line, measure_rows, sides_of
+    from locate.report import edge_rows, known_line, measure_rows
 
     circuit = found.circuit
     console.say(
@@ -224,7 +224,7 @@ def _print_discovery(console: Console, found: Discovery) -> None:
         f"{found.evaluation.n_nodes} nodes; {known_line(found.examples.counts)}"
     )
     console.say()
-    console.table(*measure_rows(sides_of(found)))
+    console.table(*measure_rows(found.sides()))
     console.say()
     console.table(*edge_rows(circuit, N_SHOWN))
     if found.stability:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from circuits.base.origin import write_all
 from circuits.base.writing import save_json
 from experiments.cli.console import Console
-from experiments.cli.results import write_all
 from locate.examples import Examples
 
 SUMMARY = "summary.json"

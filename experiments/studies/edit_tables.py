@@ -86,7 +86,7 @@ def rewiring_rows(result: Mapping[str, Any], family: str, name: str) -> list[tup
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """All tables as a page."""
-    from experiments.cli.report import markdown_table
+    from locate.report import markdown_table
 
     n = results[0]["choices"]["edits"]
     lines = [f"# {n} random counterfactual edits a method and model", ""]

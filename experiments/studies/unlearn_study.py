@@ -138,7 +138,7 @@ def run(folder: Path, models: Sequence[str], forget: int, retain: int, draws: in
     from circuits.base.origin import code_commit, timestamp
     from circuits.base.writing import atomic_write, save_json
     from circuits.model.model import load
-    from experiments.cli.report import markdown_table
+    from locate.report import markdown_table
 
     results = []
     for name in models:
