@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from circuits.base.choices import KeyValue
 from circuits.base.errors import NumericalError, OptionError, PromptError
+from circuits.base.options import build
 from circuits.base.progress import Progress, Stages, silent
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditMethod, EditStatus, edit
@@ -162,12 +163,13 @@ def find_circuit(
     question: Question,
     n_edges: int = USUAL_EDGES,
     stages: Stages = silent,
+    **scoring: Any,
 ) -> Circuit:
-    """The prompt's circuit by EAP-IG, with columns `low`, `high` and `inclusion` over partners.
+    """The prompt's circuit, with columns `low`, `high` and `inclusion` over partners.
 
-    Heads are labelled where the partners allow it.
+    By EAP-IG unless `scoring` says otherwise. Heads are labelled where the partners allow it.
     """
-    found = find(model, question.examples, _search(model, n_edges), stages)
+    found = find(model, question.examples, _search(model, n_edges, **scoring), stages)
     about = {
         "relation": question.relation or "one prompt",
         "prompt": question.prompt,
@@ -177,9 +179,10 @@ def find_circuit(
     return replace(found, roles=_roles(model, question), provenance={**found.provenance, **about})
 
 
-def _search(model: Model, n_edges: int) -> Search:
+def _search(model: Model, n_edges: int, **scoring: Any) -> Search:
     """A quarter of a small model's edges at most."""
-    return Search(edges=min(n_edges, model.wiring().n_edges // 4), resamples=RESAMPLES)
+    edges = min(n_edges, model.wiring().n_edges // 4)
+    return build(Search, {"edges": edges, "resamples": RESAMPLES, **scoring})
 
 
 @torch.no_grad()
@@ -200,13 +203,13 @@ def without(
     model: Model,
     nodes: Collection[str] = (),
     edges: Collection[str] = (),
-    kv: KeyValue = KeyValue.GROUPED,
+    kv: KeyValue | str = KeyValue.GROUPED,
 ) -> Circuit:
     """The whole model but these edges and all that leave these heads and MLPs.
 
     OptionError for a name that this model does not have.
     """
-    wiring = model.wiring(kv)
+    wiring = model.wiring(KeyValue.of(kv))
     kept = np.ones(wiring.n_edges, dtype=bool)
     for node in nodes:
         if node not in wiring.src_names or node == "input":
@@ -240,11 +243,13 @@ def edit_fact(
     target: str,
     n_edges: int = USUAL_EDGES,
     progress: Progress | None = None,
+    **scoring: Any,
 ) -> EditTrial:
     """Make the model answer the prompt with `target` (ROME) and compare its circuit with before.
 
     NumericalError where the edit did not work, OptionError where nothing is to be done.
     """
+    search = _search(model, n_edges, **scoring)
     request = EditRequest(
         slotted(question.prompt, question.subject),
         question.subject,
@@ -262,7 +267,8 @@ def edit_fact(
         model,
         outcome.delta,
         pairs,
-        selector=_search(model, n_edges).selected,
+        selector=search.selected,
+        scoring=search,
         resamples=0,
         draws=0,
         roles=_roles(model, question),

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from circuits.base.choices import Locator, Method
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
@@ -20,7 +19,6 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from locate.changes.rewiring import Rewiring, rewiring
-from locate.edges.eap import Attribution
 from locate.examples import Examples
 from locate.heads.roles import roles_if_any
 from locate.search import Search
@@ -85,8 +83,6 @@ def compare_edit(
     The result and its circuits say what was asked (`relation`), and under `notes` what was left
     out on the way.
     """
-    if search.locator not in (Locator.EAP, Locator.EAP_IG):
-        raise OptionError(f"--method {search.locator} gives no scores of single pairs; use eap-ig")
     notes, report = list(asked.notes), None
     if search.roles:
         report, reason = roles_if_any(model, asked.before, batch_size=search.batch_size)
@@ -97,14 +93,7 @@ def compare_edit(
         asked.before,
         asked.after,
         selector=search.selected,
-        attribution=Attribution(
-            method=Method(search.locator),
-            steps=search.steps,
-            rule=search.rule,
-            metric=search.metric,
-            ablation=search.ablation,
-            kv=search.kv,
-        ),
+        scoring=search,
         roles={} if report is None else report.roles,
         resamples=search.resamples,
         draws=draws,

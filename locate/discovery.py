@@ -142,7 +142,7 @@ class Discovery(Shown):
         curves = {"curve": self.curve, "random_curve": self.random_curve}
         return {
             "model": self.model,
-            **search.scoring(),
+            **search.record(),
             "relation": self.examples.name,
             **measures(self.evaluation),
             "edges": circuit.n_edges,
@@ -167,7 +167,7 @@ class Discovery(Shown):
     def page(self) -> str:
         """The summary as Markdown, with what the numbers mean."""
         circuit, search = self.circuit, self.search
-        scoring = ", ".join(f"{name} {value}" for name, value in search.scoring().items())
+        scoring = ", ".join(f"{name} {value}" for name, value in search.record().items())
         lines = [
             f"# The circuit of {self.examples.name} in {self.model}",
             "",
@@ -236,5 +236,5 @@ class Discovery(Shown):
 
     def _curves(self) -> dict[str, FaithfulnessCurve]:
         """The curve by the name of its method, and that of random circuits."""
-        curves = {self.search.scoring()["method"]: self.curve, BASELINE: self.random_curve}
+        curves = {str(self.search.method): self.curve, BASELINE: self.random_curve}
         return {name: curve for name, curve in curves.items() if curve is not None}

@@ -137,7 +137,7 @@ def converted(name: str, value: Any, hint: Any) -> Any:
         if value in get_args(hint):
             return value
         raise OptionError(f"{name} is one of {_listed(get_args(hint))}, not {_shown(value)}")
-    if not isinstance(hint, type) or origin is not None:
+    if hint is Any or not isinstance(hint, type) or origin is not None:
         return value
     if issubclass(hint, Choice | Open):
         return hint.of(value, name)

@@ -10,7 +10,6 @@ import typer
 
 from circuits.base.choices import (
     KeyValue,
-    Locator,
     Metric,
     Ranking,
     Selection,
@@ -20,6 +19,7 @@ from circuits.base.choices import (
 from circuits.base.errors import OptionError
 from experiments.cli import options as o
 from experiments.cli.console import Console
+from locate.edges.locators import Locator
 
 if TYPE_CHECKING:
     from circuits.edits.edit import EditRequest, WeightDelta
@@ -222,7 +222,7 @@ def compare(
         raise OptionError("give --before and --after circuits, or --model and --edit")
     if all(files):
         o.refuse_unused(context, "on two stored circuits", *ABOUT_A_MODEL)
-    elif method is not Locator.EAP_IG:
+    elif method != Locator.EAP_IG:
         o.refuse_unused(context, f"with --method {method}", "steps")
     with console.working():
         from circuits.base.origin import check_writable
@@ -244,7 +244,7 @@ def compare(
             from locate.compare import compare_edit, foreign_weights
 
             search = Search(
-                locator=method,
+                method=method,
                 steps=steps,
                 metric=metric,
                 kv=kv,

@@ -13,7 +13,6 @@ from circuits.base.choices import (
     Ablation,
     Corruption,
     KeyValue,
-    Locator,
     Metric,
     Ranking,
     Rule,
@@ -22,6 +21,7 @@ from circuits.base.choices import (
 )
 from experiments.cli import options as o
 from experiments.cli.console import Console
+from locate.edges.locators import Locator
 
 if TYPE_CHECKING:
     from locate.discover import Discovery
@@ -67,9 +67,9 @@ def discover(
 ) -> None:
     """Find the circuit that recalls a relation, and measure how well it does."""
     console = Console(as_json)
-    if method is not Locator.EAP_IG:
+    if method != Locator.EAP_IG:
         o.refuse_unused(context, f"with --method {method}", "steps", "rule")
-    if method is Locator.ACDC:
+    if not method.per_pair:
         o.refuse_unused(context, f"with --method {method}", "resamples")
     folder = out or _default_folder(model, relation or facts or str(pairs), method)
     with console.working():
@@ -93,7 +93,7 @@ def discover(
             corrupt=corrupt,
         )
         search = Search(
-            locator=method,
+            method=method,
             steps=steps,
             rule=rule,
             metric=metric,

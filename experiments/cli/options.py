@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import click
 import typer
 
 from circuits.base.choices import (
@@ -12,8 +13,8 @@ from circuits.base.choices import (
     Corruption,
     ExportFormat,
     KeyValue,
-    Locator,
     Metric,
+    Open,
     Ranking,
     Rule,
     Selection,
@@ -22,6 +23,7 @@ from circuits.base.choices import (
     UnlearnMethod,
 )
 from circuits.base.errors import OptionError
+from locate.edges.locators import Locator
 
 MOST_SEEDS = 2**63 - 1
 
@@ -40,6 +42,17 @@ def _folder(text: str) -> Path:
     if not text.strip():
         raise typer.BadParameter("the path is empty")
     return Path(text)
+
+
+class _Known(click.Choice):  # type: ignore[type-arg]
+    """The names of an open choice."""
+
+    def __init__(self, kind: type[Open]) -> None:
+        super().__init__([each.value for each in kind])
+        self.kind = kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return self.kind.of(super().convert(value, param, ctx))
 
 
 # --- the model -----------------------------------------------------------------------------------
@@ -121,16 +134,22 @@ KnownOnly = Annotated[
 
 # --- the search ----------------------------------------------------------------------------------
 
-LocatorChoice = Annotated[Locator, typer.Option("--method", help="How edges get scores.")]
+LocatorChoice = Annotated[
+    Locator, typer.Option("--method", click_type=_Known(Locator), help="How edges get scores.")
+]
 Steps = Annotated[
     int, typer.Option("--steps", min=1, max=1000, help="Integration steps of EAP-IG.")
 ]
 RuleChoice = Annotated[Rule, typer.Option("--rule", help="Where in each step EAP-IG looks.")]
 MetricChoice = Annotated[
-    Metric, typer.Option("--metric", help="What counts as recalling the fact.")
+    Metric,
+    typer.Option("--metric", click_type=_Known(Metric), help="What counts as recalling the fact."),
 ]
 OptionalMetric = Annotated[
-    Metric | None, typer.Option("--metric", help="Default: what the circuit was found with.")
+    Metric | None,
+    typer.Option(
+        "--metric", click_type=_Known(Metric), help="Default: what the circuit was found with."
+    ),
 ]
 AblationChoice = Annotated[Ablation, typer.Option("--ablation", help="What replaces a cut edge.")]
 OptionalAblation = Annotated[
