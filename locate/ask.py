@@ -36,8 +36,9 @@ from circuits.graph.select import select
 from circuits.model.metrics import rank
 from circuits.model.model import Model
 from locate.changes.rewiring import Rewiring, rewiring
-from locate.edges.eap import attribute
+from locate.edges.score import pair_scores
 from locate.heads.roles import head_roles
+from locate.search import Scoring
 from locate.states.lens import WrittenTokens, written_tokens
 
 Progress = Callable[[int, int], None]
@@ -157,12 +158,13 @@ def find_circuit(
     question: Question,
     n_edges: int = USUAL_EDGES,
     progress: Progress | None = None,
+    scoring: Scoring | None = None,
 ) -> Circuit:
-    """The prompt's circuit by EAP-IG, with columns `low`, `high` and `inclusion` over partners.
+    """The prompt's circuit, by EAP-IG unless told otherwise.
 
-    Heads are labelled where the partners allow it.
+    It has columns `low`, `high` and `inclusion` over partners. Heads are labelled where the partners allow it.
     """
-    scores = attribute(model, question.pairs, keep_pairs=True, progress=progress)
+    scores = pair_scores(model, question.pairs, scoring or Scoring(), progress=progress)
     n_edges = min(n_edges, scores.wiring.n_edges // 4)
     circuit = selector(n_edges)(replace(scores, per_pair=None))
     if not circuit.n_edges:
@@ -207,13 +209,13 @@ def without(
     model: Model,
     nodes: Collection[str] = (),
     edges: Collection[str] = (),
-    kv: KeyValue = KeyValue.GROUPED,
+    kv: KeyValue | str = KeyValue.GROUPED,
 ) -> Circuit:
     """The whole model but these edges and all that leave these heads and MLPs.
 
     OptionError for a name that this model does not have.
     """
-    wiring = model.wiring(kv)
+    wiring = model.wiring(KeyValue.of(kv))
     kept = np.ones(wiring.n_edges, dtype=bool)
     for node in nodes:
         if node not in wiring.src_names or node == "input":
@@ -247,6 +249,7 @@ def edit_fact(
     target: str,
     n_edges: int = USUAL_EDGES,
     progress: Progress | None = None,
+    scoring: Scoring | None = None,
 ) -> EditTrial:
     """Make the model answer the prompt with `target` (ROME) and compare its circuit with before.
 
@@ -270,6 +273,7 @@ def edit_fact(
         outcome.delta,
         pairs,
         selector=selector(min(n_edges, model.wiring().n_edges // 4)),
+        scoring=scoring,
         resamples=0,
         draws=0,
         roles=_roles(model, question),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuits.base.choices import Locator, Method, Ranking
+from circuits.base.choices import Ranking
 from circuits.base.errors import OptionError
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.progress import Progress, Stages, silent
@@ -33,10 +33,11 @@ from circuits.graph.evaluate import (
     run_circuits,
 )
 from circuits.graph.resample import bootstrap_scores, classify, inclusion_frequency
-from circuits.graph.select import prune, random_circuit, top_n
+from circuits.graph.select import random_circuit, top_n
 from circuits.model.model import Model
+from locate.edges.score import score_edges
 from locate.examples import Examples
-from locate.search import DEFAULT_TAU, Search
+from locate.search import Search
 
 if TYPE_CHECKING:
     from locate.heads.prompt_heads import PromptHeads
@@ -134,37 +135,17 @@ def discover(
 
 def edge_scores(
     model: Model, pairs: Sequence[TokenPair], search: Search, progress: Progress | None = None
-) -> EdgeScores:
-    """Scores of all edges, one row a pair included where resampling will want them."""
-    keep_pairs = search.resamples > 0 and len(pairs) > 1
-    if search.locator is Locator.EXACT:
-        from locate.edges.exact import Patching, patch_edges
+) -> EdgeScores | Circuit:
+    """Scores of all edges, one row a pair included where resampling will want them.
 
-        patching = Patching(search.metric, search.ablation, search.kv)
-        return patch_edges(
-            model,
-            pairs,
-            patching,
-            batch_size=search.batch_size,
-            keep_pairs=keep_pairs,
-            progress=progress,
-        )
-    from locate.edges.eap import Attribution, attribute
-
-    attribution = Attribution(
-        method=Method(search.locator),
-        steps=search.steps,
-        rule=search.rule,
-        metric=search.metric,
-        ablation=search.ablation,
-        kv=search.kv,
-    )
-    return attribute(
+    A circuit, where the method selects edges itself.
+    """
+    return score_edges(
         model,
         pairs,
-        attribution,
+        search,
         batch_size=search.batch_size,
-        keep_pairs=keep_pairs,
+        keep_pairs=search.method.per_pair and search.resamples > 0 and len(pairs) > 1,
         progress=progress,
     )
 
@@ -187,7 +168,7 @@ def origin(model: Model, examples: Examples, search: Search) -> dict[str, Any]:
     """Where a circuit comes from: all that is needed to find it again."""
     return {
         **model.provenance,
-        **search.scoring(),
+        **search.record(),
         "relation": examples.name,
         "pairs": len(examples.pairs),
         "held_out_pairs": len(examples.held_out),
@@ -210,29 +191,8 @@ def random_circuits(circuit: Circuit, n: int, seed: int) -> list[Circuit]:
 
 
 def _found(model: Model, pairs: Sequence[TokenPair], search: Search, progress: Progress) -> Circuit:
-    if search.locator is not Locator.ACDC:
-        return search.selected(edge_scores(model, pairs, search, progress))
-    from locate.edges.acdc import acdc
-    from locate.edges.exact import Patching
-
-    circuit = acdc(
-        model,
-        pairs,
-        DEFAULT_TAU if search.threshold is None else search.threshold,
-        Patching(search.metric, search.ablation, search.kv),
-        batch_size=search.batch_size,
-        progress=progress,
-    )
-    if search.edges is None or circuit.n_edges <= search.edges:
-        return circuit
-    assert circuit.scores is not None
-    drops = np.where(circuit.kept, circuit.scores.values, -np.inf)
-    kept = np.zeros_like(circuit.kept)
-    kept[np.argsort(-drops, kind="stable")[: search.edges]] = True
-    capped = prune(replace(circuit, kept=kept))
-    record = {**circuit.provenance["selection"], "n": search.edges}
-    record["edges_after_pruning"] = capped.n_edges
-    return replace(capped, provenance={**capped.provenance, "selection": record})
+    found = edge_scores(model, pairs, search, progress)
+    return found if isinstance(found, Circuit) else search.selected(found)
 
 
 def _evaluated(

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -256,27 +255,6 @@ def parse_layers(text: str | None) -> list[int] | None:
             raise OptionError(f"`layers` {text!r} ends before it begins")
         layers += range(first, last + 1)
     return layers
-
-
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """`name=value` texts as settings; a dot leads into a nested one. Values are JSON, else text."""
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, text = pair.partition("=")
-        *path, last = name.strip().split(".")
-        if not sign or not last or not all(path):
-            raise OptionError(f"`settings` {pair!r} is not NAME=VALUE")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        inner = settings
-        for part in path:
-            inner = inner.setdefault(part, {})
-            if not isinstance(inner, dict):
-                raise OptionError(f"`settings` {pair!r}: {part!r} is set to a value already")
-        inner[last] = value
-    return settings
 
 
 def chosen_layers(

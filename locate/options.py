@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from circuits.base.choices import Ablation, Corruption, Metric, Templates, TraceKind, UnlearnMethod
 from circuits.base.errors import OptionError
@@ -197,7 +198,7 @@ class Editing(Options):
         "the atlas's sentences, for embedded models.",
     )
     hparams: Path | None = option(None, "YAML of an EasyEdit method's hyperparameters.")
-    settings: tuple[str, ...] = option((), _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
+    settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
     cache: Path | None = option(None, "Where collected second moments are kept.")
     sequential: bool | None = option(
         None,
@@ -226,5 +227,5 @@ class Unlearning(Options):
 
     method: UnlearnMethod = option(UnlearnMethod.GA_GD, "How the set is unlearned.")
     layers: str | None = option(None, _LAYERS)
-    settings: tuple[str, ...] = option((), _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
+    settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)

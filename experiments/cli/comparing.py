@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from circuits.base.choices import Locator, Method
 from circuits.base.errors import OptionError
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
@@ -29,7 +28,6 @@ from experiments.cli.finding import Look, Table
 from locate.changes.rewiring import Rewiring, rewiring
 from locate.changes.rewiring_files import save_rewiring
 from locate.discover import Search
-from locate.edges.eap import Attribution
 from locate.examples import Examples
 from locate.heads.roles import head_roles
 
@@ -114,8 +112,6 @@ def compare_edit(
     progress: Progress | None = None,
 ) -> tuple[Rewiring, tuple[str, ...]]:
     """What the edit did to the circuit behind the question, and notes to the reader."""
-    if search.locator not in (Locator.EAP, Locator.EAP_IG):
-        raise OptionError(f"--method {search.locator} gives no scores of single pairs; use eap-ig")
     notes, roles = list(question.notes), {}
     if search.roles:
         try:
@@ -128,14 +124,7 @@ def compare_edit(
         question.before,
         question.after,
         selector=search.selected,
-        attribution=Attribution(
-            method=Method(search.locator),
-            steps=search.steps,
-            rule=search.rule,
-            metric=search.metric,
-            ablation=search.ablation,
-            kv=search.kv,
-        ),
+        scoring=search,
         roles=roles,
         resamples=search.resamples,
         draws=draws,

@@ -77,7 +77,6 @@ def edit(
         if editing.hparams is not None and not method.startswith(verbs.EASYEDIT):
             raise OptionError("`hparams` is EasyEdit's: it goes with `method` easyedit:NAME")
         verbs.parse_layers(editing.layers)
-        settings = verbs.parse_settings(editing.settings)
         texts = verbs.texts_for_drift(judging.text)
         asked = _requests(wish)
         o.check_files(None, out, save_model)
@@ -108,7 +107,7 @@ def edit(
             editing.seed,
             editing.cache,
             editing.hparams,
-            settings,
+            editing.settings or {},
         )
         with console.stage("edits") as progress:
             run = verbs.run_edits(editor, judge, mode, progress)
@@ -144,11 +143,11 @@ def unlearn(
         from circuits.edits.methods.unlearn import unlearn as forget_set
         from circuits.edits.parts.examples import read_examples
         from experiments.cli import edit_report
-        from locate.edit import AUTO, parse_layers, parse_settings
+        from locate.edit import AUTO, parse_layers
 
         if unlearning.layers == AUTO:
             raise OptionError("`layers` auto traces single facts: for unlearning name the layers")
-        chosen, settings = parse_layers(unlearning.layers), parse_settings(unlearning.settings)
+        chosen = parse_layers(unlearning.layers)
         sets = read_examples(forget), read_examples(retain)
         kept = read_examples(held_out) if held_out is not None else ()
         o.check_files(None, out, save_model)
@@ -159,7 +158,7 @@ def unlearn(
                 *sets,
                 unlearning.method,
                 layers=chosen,
-                settings=settings,
+                settings=unlearning.settings or {},
                 held_out=kept,
                 seed=unlearning.seed,
                 progress=progress,

@@ -51,7 +51,7 @@ def discovery_summary(found: Discovery, files: Sequence[Path] = ()) -> dict[str,
     selection = circuit.provenance.get("selection", {})
     return {
         "model": found.model,
-        **search.scoring(),
+        **search.record(),
         "relation": found.examples.name,
         **measures(found.evaluation),
         "edges": circuit.n_edges,
@@ -199,7 +199,7 @@ def known_line(counts: Mapping[str, Any]) -> str:
 def discovery_page(found: Discovery) -> str:
     """The summary as Markdown, with what the numbers mean."""
     circuit, search = found.circuit, found.search
-    scoring = ", ".join(f"{name} {value}" for name, value in search.scoring().items())
+    scoring = ", ".join(f"{name} {value}" for name, value in search.record().items())
     lines = [
         f"# The circuit of {found.examples.name} in {found.model}",
         "",

@@ -93,7 +93,7 @@ def _draw(found: Discovery, path: Path, title: str) -> None:
 
 def _curves(found: Discovery) -> dict[str, FaithfulnessCurve]:
     """The curve by the name of its method, and that of random circuits."""
-    curves = {str(found.search.locator): found.curve, BASELINE: found.random_curve}
+    curves = {str(found.search.method): found.curve, BASELINE: found.random_curve}
     return {name: curve for name, curve in curves.items() if curve is not None}
 
 

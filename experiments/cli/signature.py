@@ -1,11 +1,11 @@
 """Commands whose flags are the fields of the options that their functions take.
 
-    @command
-    def evaluate(circuit: CircuitFile, source: Annotated[Source, Fixed(hold_out=0.0)]) -> None:
+    def evaluate(*, circuit: CircuitFile, source: Annotated[Source, Fixed(hold_out=0.0)]) -> None:
 
 Each field of `Source` becomes a flag with its help, range, choices and default, and the function
 gets the options as they were built. A field that several classes have is one flag, which fills them
 all. Parameters of other types are flags and arguments of Typer's, as they are declared.
+The signature is made when `command` is called, so that choices hold what plugins have added.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import typer
 
 from circuits.base.choices import Open
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
-from circuits.base.options import default_of, meaning, types_of
+from circuits.base.options import default_of, meaning, parse_settings, types_of
 
 _CONTEXT = "typer_context"
 
@@ -97,8 +97,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             arguments = {name: values[name] for name in own}
             for name, group in groups.items():
-                chosen = {field: values[field] for field in group.offered}
-                arguments[name] = group.kind(**_filled_in(chosen), **group.fixed)
+                arguments[name] = _built(group, values)
             if given is not None:
                 arguments[given] = Given(context, spelled)
             function(**arguments)
@@ -166,7 +165,9 @@ def _field(kind: Any, name: str) -> Field[Any]:
 def _declared(each: Field[Any], kind: type) -> Any:
     """A field as an annotation that Typer reads."""
     means = meaning(each)
-    hint, optional = _item(types_of(kind)[each.name])
+    whole = types_of(kind)[each.name]
+    hint, optional = _item(whole)
+    repeatable = get_origin(whole) is tuple
     dashed = each.name.replace("_", "-")
     usual = f"--{dashed}/--no-{dashed}" if hint is bool else f"--{dashed}"
     options: dict[str, Any] = {"help": means.text, "metavar": means.metavar}
@@ -176,9 +177,9 @@ def _declared(each: Field[Any], kind: type) -> Any:
         options |= {"parser": path, "metavar": means.metavar or "<path>"}
     if isinstance(hint, type) and issubclass(hint, Open):
         options |= {"parser": _of(hint), "metavar": means.metavar or f"<{'|'.join(hint)}>"}
-    shown: Any = list[hint] if get_origin(types_of(kind)[each.name]) is tuple else hint  # type: ignore[valid-type]
-    shown = shown | None if optional else shown
-    return Annotated[shown, typer.Option(*(means.flags or (usual,)), **options)]
+    shown = list[str] if hint is Any else list[hint] if repeatable else hint  # type: ignore[valid-type]
+    declared = typer.Option(*(means.flags or (usual,)), **options)
+    return Annotated[shown | None if optional else shown, declared]
 
 
 def _item(hint: Any) -> tuple[Any, bool]:
@@ -188,7 +189,7 @@ def _item(hint: Any) -> tuple[Any, bool]:
         return item, type(None) in get_args(hint)
     if get_origin(hint) is tuple:
         return get_args(hint)[0], True
-    return hint, False
+    return hint, hint is Any
 
 
 def _of(kind: type[Open]) -> Callable[[Any], Open]:
@@ -201,10 +202,19 @@ def _of(kind: type[Open]) -> Callable[[Any], Open]:
     return known
 
 
-def _filled_in(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that there are; a repeatable option's as a tuple."""
-    given = {name: x for name, x in values.items() if x is not None}
-    return {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
+def _built(group: _Group, values: Mapping[str, Any]) -> Any:
+    """The options of the values that there are."""
+    chosen = dict(group.fixed)
+    for name in group.offered:
+        value = values[name]
+        if types_of(group.kind)[name] is Any and value:
+            try:
+                value = parse_settings(value)
+            except OptionError as error:
+                raise OptionError(f"`{name}` {error}") from None
+        if value is not None and value != []:
+            chosen[name] = value
+    return group.kind(**chosen)
 
 
 def _spelling(name: str, flag: inspect.Parameter) -> str:

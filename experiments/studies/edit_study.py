@@ -164,13 +164,13 @@ class _Rewire:
     ) -> None:
         from circuits.edits.effects.pairs import edit_pairs
         from locate.discover import Search
-        from locate.edges.eap import Attribution, attribute
+        from locate.edges.eap import attribute
 
         self.model, self.roles, self.seed = model, roles, seed
         pairs = edit_pairs(model.tokenizer, outcome.requests, partners=PARTNERS, seed=seed)
         self.before, self.after = pairs.encode(model.tokenizer)
-        self.attribution, self.selector = Attribution(), Search().selected
-        self.scores = attribute(model, self.before, self.attribution, keep_pairs=True)
+        self.search = Search()
+        self.scores = attribute(model, self.before, self.search, keep_pairs=True)
 
     def __call__(self, delta: Any) -> Rewiring:
         from locate.changes.rewiring import rewiring
@@ -180,8 +180,8 @@ class _Rewire:
             delta,
             self.before,
             self.after,
-            selector=self.selector,
-            attribution=self.attribution,
+            selector=self.search.selected,
+            scoring=self.search,
             before=self.scores,
             roles=self.roles,
             resamples=0,

@@ -70,7 +70,7 @@ def _draw_curve(found: Discovery, path: Path) -> Path:
 
     assert found.curve is not None
     assert found.random_curve is not None
-    curves = {str(found.search.locator): found.curve, "random": found.random_curve}
+    curves = {str(found.search.method): found.curve, "random": found.random_curve}
     return draw_faithfulness(curves, path, provenance=_stable(found.circuit.provenance))
 
 

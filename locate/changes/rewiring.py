@@ -32,8 +32,9 @@ from circuits.graph.noise import Decision, NoiseSettings, Sample
 from circuits.model.metrics import logit_difference
 from circuits.model.model import Model
 from locate.changes.restoration import Draw, Restoration, restore_edges
-from locate.edges.eap import Attribution, attribute
+from locate.edges.score import pair_scores
 from locate.heads.head_changes import HeadChange, head_changes, view_heads
+from locate.search import Scoring
 from locate.states.lens import direct_logit_attribution, lens_positions, logit_lens
 
 if TYPE_CHECKING:
@@ -167,14 +168,14 @@ def rewiring(
     pairs_after: Sequence[TokenPair] | None = None,
     *,
     selector: Callable[[EdgeScores], Circuit],
-    attribution: Attribution | None = None,
+    scoring: Scoring | None = None,
     before: EdgeScores | None = None,
     settings: NoiseSettings | None = None,
     roles: Mapping[str, str] | None = None,
     resamples: int = 200,
     n_heads: int = 5,
     draws: int = 20,
-    draw: Draw = Draw.CARRYING,
+    draw: Draw | str = Draw.CARRYING,
     restore_at_most: int | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -185,23 +186,23 @@ def rewiring(
     A pair's answer is the old object and its foil the new one. With `pairs_after`, the same prompts
     asked otherwise row by row, the two sides' answers are the objects, and the edited model is
     scored on that side's pair whose answer it prefers (`Contrast.ANSWER`).
-    `selector` makes circuits of scores. `before` may give the unedited model's scores of these
+    `scoring` may name any method that scores single pairs. `selector` makes circuits of scores. `before` may give the unedited model's scores of these
     pairs, where several edits are held against them. `draws` is the number of random sets in the
     causal check; 0 leaves the check out. `restore_at_most` restores the largest changes only.
     Every pair must name its subject. `progress` sees (pairs attributed, pairs in all).
     """
-    options = attribution or Attribution()
+    scoring = scoring or Scoring()
+    draw = Draw.of(draw)
     _check_sides(pairs, pairs if pairs_after is None else pairs_after)
     asked = distinct_prompts(pairs, pairs_after)
     n_runs = 1 if before is not None else 2
 
     def attributed(asked_for: Sequence[TokenPair], done: int) -> EdgeScores:
-        return attribute(
+        return pair_scores(
             model,
             asked_for,
-            options,
+            scoring,
             batch_size=batch_size,
-            keep_pairs=True,
             progress=progress and (lambda n, total: progress(done + n, n_runs * total)),
         )
 
@@ -248,7 +249,7 @@ def rewiring(
         restoration=restoration,
         provenance={
             **model.provenance,
-            **options.as_dict(),
+            **scoring.record(),
             "edit": {**delta.provenance, "sha256": delta.fingerprint(), "norm": delta.norm()},
             "pairs": len(pairs),
             "prompts": len(asked),

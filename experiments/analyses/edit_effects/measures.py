@@ -16,9 +16,9 @@ from circuits.graph.compare import compare_scores
 from circuits.graph.noise import Decision, Sample
 from circuits.model.model import Model
 from experiments.analyses.edit_effects.prompts import KINDS, Asked, Said, prompts_of, say
-from locate.edges.eap import Attribution, attribute
+from locate.edges.eap import attribute
 from locate.heads.role_checks import Role
-from locate.search import Search
+from locate.search import Scoring, Search
 from locate.states.lens import direct_logit_attribution, logit_lens
 
 MOVERS = (str(Role.MOVER), str(Role.MIXTURE))
@@ -53,7 +53,7 @@ class EditedFact:
         )
         self.pairs = pairs.encode(model.tokenizer)[0]
         self.asked: list[Asked] = prompts_of(model, request, relation, others, neighbours, seed)
-        self.options = Attribution(steps=steps)
+        self.options = Scoring(steps=steps)
         self.wiring = model.wiring()
         self.before = self._seen()
         mass = np.abs(self.before["scores"].values).astype(float)

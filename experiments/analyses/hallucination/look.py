@@ -24,9 +24,10 @@ from circuits.model.model import Model
 from circuits.model.tokens import Prompt
 from experiments.analyses.engine.context import Context
 from experiments.analyses.hallucination.recall import Case, Cases, Kind, kind_of, partners
-from locate.edges.eap import Attribution, attribute
+from locate.edges.eap import attribute
 from locate.heads.attention import REGIONS, Region, read_heads
 from locate.heads.roles import Role, head_roles
+from locate.search import Scoring
 from locate.states.lens import direct_logit_attribution, logit_lens
 
 FEWEST_FACTS = 4
@@ -145,7 +146,7 @@ def edges(
     flat = [each for case in sides for each in case if each[2] is not None]
     if len({pairs[0].text.subject for pairs in flat}) < FEWEST_FACTS:
         return None
-    options = Attribution(steps=steps)
+    options = Scoring(steps=steps)
     scores, samples = [], []
     for place in range(3):
         pairs = [each for group in flat if (each := group[place]) is not None]

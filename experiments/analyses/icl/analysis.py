@@ -21,11 +21,11 @@ from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
 from experiments.analyses.icl.prompts import Shot, ask, shots_of
 from experiments.analyses.icl.report import report
-from locate.discover import Search
-from locate.edges.eap import Attribution, attribute
+from locate.edges.eap import attribute
 from locate.heads.induction import even_score, induction_scores
 from locate.heads.silence import Head, without_heads
 from locate.heads.span_attention import attention_to_spans
+from locate.search import Scoring, Search
 
 FEWEST = 4
 """Facts that each half needs at least."""
@@ -145,7 +145,7 @@ class _Heads:
 
     def _circuit(self, facts: Sequence[dict[int, Shot]], count: int) -> Circuit:
         config = self.config
-        options = Attribution(
+        options = Scoring(
             steps=config.steps, metric=Metric.LOG_PROBABILITY, ablation=config.ablation
         )
         pairs = [each[count].pair for each in facts]
