@@ -22,6 +22,7 @@ from circuits.graph.evaluate import Evaluation, check_geometry, evaluate, single
 from circuits.model.model import Model
 from locate.discover import random_circuits
 from locate.examples import Examples
+from locate.options import Evaluating
 from locate.report import measure_records, measures, minimality
 
 
@@ -157,25 +158,20 @@ def evaluate_stored(
     model: Model,
     circuit: Circuit,
     examples: Examples,
-    *,
-    metric: Metric | None = None,
-    ablation: Ablation | None = None,
-    n_random: int = 5,
-    minimality: bool = False,
-    batch_size: int = 16,
-    seed: int = 0,
+    options: Evaluating = Evaluating(),
     warnings: Sequence[str] = (),
     stages: Stages = silent,
 ) -> StoredEvaluation:
     """Evaluate on all pairs; metric and ablation are the circuit's own unless given."""
-    used_metric = metric or _recorded(Metric, circuit.provenance.get("metric"))
-    used_ablation = ablation or _recorded(Ablation, circuit.provenance.get("ablation"))
+    used_metric = options.metric or _recorded(Metric, circuit.provenance.get("metric"))
+    used_ablation = options.ablation or _recorded(Ablation, circuit.provenance.get("ablation"))
     used_metric = used_metric or Metric.LOGIT_DIFFERENCE
     used_ablation = used_ablation or Ablation.PATCH
+    batch_size, seed = options.batch_size, options.seed
     notes = list(warnings)
     drawn: list[Circuit] = []
     if circuit.n_edges:
-        drawn = random_circuits(circuit, n_random, seed)
+        drawn = random_circuits(circuit, options.n_random, seed)
     with stages("evaluation") as progress:
         evaluation = evaluate(
             model,
@@ -189,7 +185,7 @@ def evaluate_stored(
             progress=progress,
         )
     drops = None
-    if minimality and circuit.n_edges:
+    if options.minimality and circuit.n_edges:
         with stages("minimality"):
             drops = single_edge_drops(
                 model,

@@ -117,6 +117,8 @@ def known_line(counts: Mapping[str, Any]) -> str:
     if "lines" in counts:
         return f"{counts['known']} of {counts['lines']} pairs recalled by the model"
     text = f"{counts['known']} of {counts['facts']} facts known to the model"
+    if counts["known"] is None:
+        text = f"{counts['facts']} facts, not asked whether the model knows them"
     left_out = dict(counts["without_partner"])
     if counts["cannot_be_asked"]:
         left_out["cannot be asked"] = counts["cannot_be_asked"]

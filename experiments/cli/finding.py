@@ -58,6 +58,7 @@ def describe(examples: Examples) -> str:
     """How many facts are looked at, and how many are not known to the model."""
     counts, n_facts = examples.counts, len(examples.pairs)
     total = counts.get("facts", counts.get("lines"))
-    return (
-        f"{examples.name}: {n_facts} facts looked at; the model knows {counts['known']} of {total}"
-    )
+    known = f"the model knows {counts['known']} of {total}"
+    if counts["known"] is None:
+        known = f"not asked which of {total} the model knows"
+    return f"{examples.name}: {n_facts} facts looked at; {known}"

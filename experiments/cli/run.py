@@ -9,6 +9,9 @@ import typer
 
 from experiments.cli import options as o
 from experiments.cli.console import Console
+from experiments.cli.signature import Like
+from locate.options import Loading, Source
+from locate.search import Search
 
 if TYPE_CHECKING:
     from experiments.analyses.engine.base import Analysis
@@ -32,17 +35,17 @@ Redraw = Annotated[
 
 
 def run(
+    *,
     name: Name = None,
     model: o.ModelName = "facts-gpt2",
-    facts: o.FactSource = None,
+    facts: Annotated[str | None, Like(Source, "facts")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     listing: Listing = False,
     redraw: Redraw = False,
-    seed: o.Seed = 0,
-    batch_size: o.BatchSize = 16,
-    device: o.Device = None,
-    dtype: o.Dtype = "fp32",
+    seed: Annotated[int, Like(Source, "seed")] = 0,
+    batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
+    loading: Loading,
     out: o.Out = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -58,12 +61,13 @@ def run(
         from experiments.analyses.engine.running import run_all, write_index
 
         if name is None:
-            raise OptionError(f"name an analysis: {', '.join(MODULES)}, or all; --list explains")
+            raise OptionError(f"name an analysis: {', '.join(MODULES)}, or all; `listing` explains")
         if name == EVERYTHING and (config or settings):
-            raise OptionError("--config and --set go with one analysis, not with all")
+            raise OptionError("`config` and `settings` go with one analysis, not with all")
         folder = out or Path("out") / f"{Path(model).name.replace('@', '-')}-{name}"
         names = list(MODULES) if name == EVERYTHING else [name]
         chosen = [analysis(each) for each in names]
+        device, dtype = loading.device, loading.dtype
         context = Context(model, folder, seed, device, dtype, facts, batch_size=batch_size)
         if name == EVERYTHING:
             runs, left_out = run_all(chosen, context, console.stage, console.warn, redraw)
