@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from circuits.model.model import Model
     from locate.examples import Examples
 
-USUAL_LIMIT = 32
-"""Facts make at most so many pairs unless told otherwise; a pair file counts in full."""
-
 ModelName = Annotated[
     str,
     typer.Option(
@@ -49,6 +46,8 @@ AsJson = Annotated[
 
 def limited(source: Source) -> Source:
     """The source with the usual limit, where none was given and it is no pair file."""
+    from locate.asked import USUAL_LIMIT
+
     usual = source.limit is None and source.pairs is None
     return replace(source, limit=USUAL_LIMIT) if usual else source
 
