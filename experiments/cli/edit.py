@@ -66,57 +66,28 @@ def edit(
     """Edit facts, and measure whether the edit worked and what it cost."""
     console = Console(as_json)
     with console.working():
-        from circuits.edits.judge.counterfactuals import atlas_requests, with_atlas_probes
-        from circuits.edits.judge.success import Judge
+        from circuits.edits.judge.counterfactuals import atlas_requests
         from experiments.cli import edit_report
-        from locate import edit as verbs
+        from locate.edit import Mode, mode_for, texts_for_drift, worst
+        from locate.edited import checked_method, edit_facts
 
-        method = verbs.check_method(editing.method)
-        if editing.hparams is not None and not method.startswith(verbs.EASYEDIT):
-            raise OptionError("`hparams` is EasyEdit's: it goes with `method` easyedit:NAME")
-        verbs.parse_layers(editing.layers)
-        texts = verbs.texts_for_drift(judging.text)
+        method = checked_method(editing)
+        texts_for_drift(judging.text)
         asked = _requests(wish)
         o.check_files(None, out, save_model)
         loaded = o.load_model(console, model, loading)
         if wish.random is not None:
             names = None if wish.relation is None else [wish.relation]
             asked = atlas_requests(wish.random, editing.seed, names, loaded.tokenizer)
-        mode = verbs.mode_for(method, len(asked), editing.sequential)
-        if save_model is not None and mode is verbs.Mode.EACH and len(asked) > 1:
+        each = mode_for(method, len(asked), editing.sequential) is Mode.EACH
+        if save_model is not None and each and len(asked) > 1:
             raise OptionError("`save_model` writes one model: use it with `sequential`")
-        asked = [with_atlas_probes(request, editing.seed) for request in asked]
-        with console.stage("questions"):
-            judge = Judge(
-                loaded,
-                asked,
-                bos=judging.bos,
-                batch_size=judging.batch_size,
-                fluency_tokens=judging.fluency,
-                texts=texts,
-                seed=judging.seed,
-            )
-        chosen, evidence = verbs.chosen_layers(loaded, editing.layers, asked)
-        editor = verbs.Editor(
-            loaded,
-            method,
-            chosen,
-            editing.moments,
-            editing.seed,
-            editing.cache,
-            editing.hparams,
-            editing.settings or {},
-        )
-        with console.stage("edits") as progress:
-            run = verbs.run_edits(editor, judge, mode, progress)
-        error = verbs.worst(run)
-        if error is None and not run.deltas:
-            raise OptionError(f"nothing to edit: {run.outcomes[0].reason}")
-        look = edit_report.edit_look(run, judge, method, editing.seed, evidence)
-        if save_model is not None and run.deltas:
-            edit_report.fill_in_model(run.delta or run.deltas[0], loaded, save_model)
+        edited = edit_facts(loaded, asked, editing, judging, console.stage)
+        look = edit_report.edit_look(edited)
+        if save_model is not None and edited.delta is not None:
+            edit_report.fill_in_model(edited.delta, loaded, save_model)
     _finish(console, look, out, edit_report.OWNED)
-    if error is not None:
+    if (error := worst(edited.run)) is not None:
         raise error
 
 
