@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from circuits.graph.evaluate import (
 from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
 from circuits.graph.select import random_circuit, top_n
 from circuits.model.model import Model
+from locate.discovery import Discovery
 from locate.edges.score import score_edges
 from locate.examples import Examples
 from locate.search import Search
@@ -42,38 +43,7 @@ from locate.search import Search
 if TYPE_CHECKING:
     from locate.heads.prompt_heads import PromptHeads
 
-__all__ = [
-    "Discovery",
-    "Search",
-    "discover",
-    "find_circuit",
-    "stability_of",
-    "with_uncertainty",
-]
-
-
-@dataclass(frozen=True, eq=False)
-class Discovery:
-    """A circuit with all that was found out about it.
-
-    `evaluation` is on the pairs that found the circuit, `held_out` on pairs of other subjects,
-    where there are any. `stability` counts the kept edges by how often resamples keep them. `heads`
-    are the circuit's heads on a few prompts (`locate.heads.prompt_heads`).
-    """
-
-    model: str
-    search: Search
-    examples: Examples
-    circuit: Circuit
-    evaluation: Evaluation
-    held_out: Evaluation | None = None
-    stability: dict[str, int] = field(default_factory=dict)
-    curve: FaithfulnessCurve | None = None
-    random_curve: FaithfulnessCurve | None = None
-    roles: Any = None
-    heads: tuple[Any, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+__all__ = ["Discovery", "Search", "discover", "find", "stability_of", "with_uncertainty"]
 
 
 def discover(
@@ -84,12 +54,7 @@ def discover(
     clock = _Clock(stages)
     notes = list(examples.notes)
     pairs = examples.pairs
-    found = find_circuit(model, examples, search, clock.stage)
-    if found.n_edges == 0:
-        raise OptionError(
-            "no edge of the selection lies on a path from the input to the logits; "
-            "ask for more --edges or a lower --threshold"
-        )
+    found = find(model, examples, search, clock.stage)
     stability = stability_of(found) if "inclusion" in found.columns else {}
     if not stability and search.resamples and len(pairs) == 1:
         notes.append("one pair cannot be resampled: no inclusion frequencies")
@@ -106,8 +71,16 @@ def discover(
     roles = None
     heads: tuple[PromptHeads, ...] = ()
     if search.roles:
+        from locate.heads.roles import roles_if_any
+
         with clock.stage("roles"):
-            roles, found = _with_roles(model, pairs, found, search, notes)
+            roles, reason = roles_if_any(
+                model, pairs, circuit=found, batch_size=search.batch_size, seed=search.seed
+            )
+            if roles is None:
+                notes.append(f"no roles: {reason}")
+            else:
+                found = replace(found, roles={**found.roles, **roles.roles})
             heads = _on_examples(model, pairs, found)
     headline = held_out or evaluation
     if np.isfinite(headline.faithfulness.value):
@@ -130,22 +103,27 @@ def discover(
     )
 
 
-def find_circuit(
-    model: Model, examples: Examples, search: Search, stages: Stages = silent
-) -> Circuit:
-    """The circuit of the examples' first side, not evaluated; it keeps no scores of single pairs.
+def find(model: Model, examples: Examples, search: Search, stages: Stages = silent) -> Circuit:
+    """The circuit that the examples' first side shares, and what resamples of it say; no test.
 
-    It has the columns of `with_uncertainty` where the search resamples.
+    It holds its scores, without those of single pairs, and where it comes from. OptionError where
+    nothing that was selected lies on a path from the input to the logits.
     """
     with stages("scores") as progress:
         circuit = _found(model, examples.pairs, search, progress)
-    scores = circuit.scores
-    if scores is not None and scores.per_pair is not None:
+    if circuit.n_edges == 0:
+        raise OptionError(
+            "no edge of the selection lies on a path from the input to the logits; "
+            "ask for more --edges or a lower --threshold"
+        )
+    if circuit.scores is not None and circuit.scores.per_pair is not None:
         with stages("resamples"):
             circuit = with_uncertainty(circuit, search)
-        circuit = replace(circuit, scores=replace(scores, per_pair=None))
-    provenance = {**circuit.provenance, **origin(model, examples, search)}
-    return replace(circuit, provenance=provenance)
+    return replace(
+        circuit,
+        scores=None if circuit.scores is None else replace(circuit.scores, per_pair=None),
+        provenance={**circuit.provenance, **origin(model, examples, search)},
+    )
 
 
 def with_uncertainty(circuit: Circuit, search: Search) -> Circuit:
@@ -250,26 +228,6 @@ def _curves(
         )
         curves.append(faithfulness_curve(runs, family, seed=search.seed))
     return curves[0], curves[1]
-
-
-def _with_roles(
-    model: Model,
-    pairs: Sequence[TokenPair],
-    circuit: Circuit,
-    search: Search,
-    notes: list[str],
-) -> tuple[Any, Circuit]:
-    """Roles of the circuit's heads; a note where the pairs do not allow them."""
-    from locate.heads.roles import head_roles
-
-    try:
-        report = head_roles(
-            model, pairs, circuit=circuit, batch_size=search.batch_size, seed=search.seed
-        )
-    except OptionError as error:
-        notes.append(f"no roles: {error}")
-        return None, circuit
-    return report, replace(circuit, roles={**circuit.roles, **report.roles})
 
 
 def _on_examples(

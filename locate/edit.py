@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -232,7 +231,7 @@ def check_method(method: str) -> str:
     """The method's own name; OptionError where there is none of that name."""
     if method.startswith(EASYEDIT):
         if not method.removeprefix(EASYEDIT):
-            raise OptionError(f"--method {method} names no method of EasyEdit, as easyedit:ROME")
+            raise OptionError(f"`method` {method} names no method of EasyEdit, as easyedit:ROME")
         return method
     try:
         return str(EditMethod(method))
@@ -249,33 +248,12 @@ def parse_layers(text: str | None) -> list[int] | None:
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
         if not found:
-            raise OptionError(f"--layers {text!r} is no layer, range (3-5) or list (3,5), nor auto")
+            raise OptionError(f"`layers` {text!r} is no layer, range (3-5) or list (3,5), nor auto")
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first or last - first > 10_000:
-            raise OptionError(f"--layers {text!r} ends before it begins")
+            raise OptionError(f"`layers` {text!r} ends before it begins")
         layers += range(first, last + 1)
     return layers
-
-
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """`name=value` texts as settings; a dot leads into a nested one. Values are JSON, else text."""
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, text = pair.partition("=")
-        *path, last = name.strip().split(".")
-        if not sign or not last or not all(path):
-            raise OptionError(f"--set {pair!r} is not NAME=VALUE")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        inner = settings
-        for part in path:
-            inner = inner.setdefault(part, {})
-            if not isinstance(inner, dict):
-                raise OptionError(f"--set {pair!r}: {part!r} is set to a value already")
-        inner[last] = value
-    return settings
 
 
 def chosen_layers(

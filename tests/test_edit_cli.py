@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from circuits.base.choices import EditMethod, EditStatus, UnlearnMethod
+from circuits.base.options import parse_settings
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditOutcome
 from circuits.edits.requests import as_jsonl, read_requests
@@ -19,7 +20,7 @@ from circuits.files.store import load_circuit
 from circuits.model.model import Model, load
 from experiments.cli.main import main
 from locate import edit as editing
-from locate.edit import Mode, mode_for, parse_layers, parse_settings
+from locate.edit import Mode, mode_for, parse_layers
 from tests.test_cli import refusal, run_json, write_lines
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer
 

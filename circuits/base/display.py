@@ -11,9 +11,11 @@ import html
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas
     import plotly.graph_objects as go
 
 VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→", "\u00a0": "␣"}
@@ -70,11 +72,31 @@ class Summary:
 
 
 class Shown:
-    """A result that shows itself by its `summary`."""
+    """A result that shows itself by its `summary`, in a notebook, a terminal and when printed."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A dataclass would write all its arrays instead."""
+        super().__init_subclass__(**options)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Shown.__repr__  # type: ignore[method-assign]
 
     def summary(self) -> Summary:
         """What is worth knowing at a glance."""
         raise NotImplementedError
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a line of the result's table; by default of its summary's."""
+        summary = self.summary()
+        return [dict(zip(summary.header, row, strict=True)) for row in summary.rows]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The `rows` as a table of pandas."""
+        import pandas
+
+        return pandas.DataFrame(self.rows())
+
+    def __repr__(self) -> str:
+        return self.summary().as_text()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """What Jupyter asks for; it drops the forms that it was told to leave out."""
@@ -87,6 +109,12 @@ def plotted(drawing: str, *values: Any, **options: Any) -> go.Figure:
     from viz import screen  # upwards: a result can show its picture, and needs it for nothing else
 
     return getattr(screen, drawing)(*values, **options)
+
+
+def drawn(drawing: str, *values: Any, **options: Any) -> Any:
+    """Draw these values to a file: by a function of `viz.paper`, as `circuit.draw_circuit`."""
+    module, _, function = drawing.partition(".")
+    return getattr(import_module(f"viz.paper.{module}"), function)(*values, **options)
 
 
 def explored(circuit: Any, **options: Any) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
+from typing import Any
 
 from circuits.base.errors import StoreError
 
@@ -65,6 +66,19 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
         if is_new and not done:
             with suppress(OSError):  # another run may have written there in the meantime
                 directory.rmdir()
+
+
+def write_all(
+    folder: Path, writers: Mapping[str, Callable[[Path], Any]], owned: Iterable[str] = ()
+) -> list[Path]:
+    """Have every file written, then put all into the folder; returns their paths there.
+
+    Files of the names in `owned` that an earlier run left and this one does not write go.
+    """
+    with staged(folder, owned) as stage:
+        for name, write in writers.items():
+            write(stage / name)
+    return [folder / name for name in writers]
 
 
 @contextmanager

@@ -131,7 +131,9 @@ def _read_file(
     if schema == Schema.LRE:
         yield from (lre_relation(record, Place(path)) for _, record in rows)
         return
-    yield from _group(_read_each(path, rows, has_lines, schema, left_out), category=str(schema))
+    yield from group_facts(
+        _read_each(path, rows, has_lines, schema, left_out), category=str(schema)
+    )
 
 
 def _read_each(
@@ -183,7 +185,7 @@ def _read_parquet(path: Path) -> list[Record]:
 # --- together ------------------------------------------------------------------------------------
 
 
-def _group(facts: Iterable[Fact], category: str) -> Iterator[Relation]:
+def group_facts(facts: Iterable[Fact], category: str) -> Iterator[Relation]:
     """One relation a name; its templates are its facts' wordings, the most frequent first."""
     by_name: dict[str, list[Fact]] = {}
     for fact in facts:

@@ -135,13 +135,14 @@ def batches(
 
 def read_pairs(path: str | Path) -> list[PromptPair]:
     """Pairs from a JSONL file: clean, corrupted, answer, foil and optionally subject, relation."""
-    pairs = [_pair_from_record(record, path, line) for line, record in read_jsonl(path)]
+    pairs = [pair_from_record(record, path, line) for line, record in read_jsonl(path)]
     if not pairs:
         raise FileFormatError(path, "holds no pairs")
     return pairs
 
 
-def _pair_from_record(record: dict[str, Any], path: str | Path, line: int) -> PromptPair:
+def pair_from_record(record: dict[str, Any], path: str | Path, line: int) -> PromptPair:
+    """A pair from its fields; FileFormatError names what is missing or no text."""
     optional = [name for name in ("subject", "relation") if record.get(name) is not None]
     names = ["clean", "corrupted", "answer", "foil", *optional]
     checked = {name: text_field(record, name, path, line) for name in names}

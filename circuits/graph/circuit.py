@@ -61,6 +61,10 @@ class EdgeScores(Shown):
         kept[np.argsort(-np.abs(self.values), kind="stable")[:n]] = True
         return Circuit(self.wiring, kept, self, provenance=self.provenance)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One record an edge, strongest first."""
+        return Circuit.full(self.wiring, self).rows()
+
     def summary(self) -> Summary:
         """Method, spread of the scores, and the strongest edges."""
         supporting = int((self.values > 0).sum())
@@ -75,7 +79,7 @@ class EdgeScores(Shown):
             facts,
             "strongest edges",
             ("edge", "score"),
-            strong.rows(SHOWN),
+            strong.strongest(SHOWN),
         )
 
     def plot(self, max_edges: int = 150, **options: Any) -> go.Figure:
@@ -163,12 +167,25 @@ class Circuit(Shown):
             kept = kept[np.argsort(-np.abs(self.scores.values[kept]), kind="stable")]
         return kept.tolist()
 
-    def rows(self, n: int | None = None) -> list[tuple[str, ...]]:
+    def rows(self, n: int | None = None) -> list[dict[str, Any]]:
+        """One record for each of the n strongest edges: name, score and columns, where it has any.
+
+        In canonical order where there are no scores.
+        """
+        records = []
+        for edge in self.ranked()[:n]:
+            record: dict[str, Any] = {"edge": self.wiring.edge_name(edge)}
+            if self.scores is not None:
+                record["score"] = float(self.scores.values[edge])
+            for name, column in self.columns.items():
+                record[name] = float(column[edge])
+            records.append(record)
+        return records
+
+    def strongest(self, n: int) -> list[tuple[str, ...]]:
         """Name and score, where there is one, of the n strongest edges, as text."""
-        edges = self.ranked()[:n]
-        if self.scores is None:
-            return [(self.wiring.edge_name(edge),) for edge in edges]
-        return [(self.wiring.edge_name(e), f"{self.scores.values[e]:.4g}") for e in edges]
+        names = ("edge",) if self.scores is None else ("edge", "score")
+        return [tuple(as_cell(row[name]) for name in names) for row in self.rows(n)]
 
     def summary(self) -> Summary:
         """Size, origin, faithfulness where it is known, roles, and the strongest edges."""
@@ -185,7 +202,7 @@ class Circuit(Shown):
             facts,
             "strongest edges" if self.scores is not None else "first edges",
             ("edge",) if self.scores is None else ("edge", "score"),
-            self.rows(SHOWN),
+            self.strongest(SHOWN),
         )
 
     def plot(self, **options: Any) -> go.Figure:
@@ -279,6 +296,11 @@ class Circuit(Shown):
                     if head in graph:
                         graph.add_edge(name, head, key="group", slot="group")
         return graph
+
+
+def as_cell(value: str | float) -> str:
+    """Four digits of a number; text as it is."""
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,9 @@ import typer
 
 from experiments.cli import options as o
 from experiments.cli.console import Console
+from experiments.cli.signature import Like
+from locate.options import Loading, Source
+from locate.search import Search
 
 if TYPE_CHECKING:
     from experiments.analyses.engine.base import Analysis, Run
@@ -32,18 +35,18 @@ Redraw = Annotated[
 
 
 def run(
+    *,
     names: Names = None,
     model: o.ModelName = "facts-gpt2",
-    facts: o.FactSource = None,
+    facts: Annotated[str | None, Like(Source, "facts")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     listing: Listing = False,
     show: Show = False,
     redraw: Redraw = False,
-    seed: o.Seed = 0,
-    batch_size: o.BatchSize = 16,
-    device: o.Device = None,
-    dtype: o.Dtype = "fp32",
+    seed: Annotated[int, Like(Source, "seed")] = 0,
+    batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
+    loading: Loading,
     out: o.Out = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -70,7 +73,9 @@ def run(
             _options(console, found[0], config, settings)
             return
         folder = out or Path("out") / f"{Path(model).name.replace('@', '-')}-{'-'.join(asked)}"
-        context = Context(model, folder, seed, device, dtype, facts, batch_size=batch_size)
+        context = Context(
+            model, folder, seed, loading.device, loading.dtype, facts, batch_size=batch_size
+        )
         if one:
             runs = [_one(found[0], context, config, settings, redraw, console)]
             summary, files = runs[0].summary, runs[0].files[:1]

@@ -85,15 +85,14 @@ def _edited(model: Model) -> Rewiring:
     """What `kc edit --method rome` and `kc compare` find of one edit."""
     from circuits.edits.edit import EditRequest
     from circuits.edits.methods.registry import edit
-    from experiments.cli.comparing import about_the_edit, compare_edit
+    from locate.compare import about_the_edit, compare_edit
     from locate.discover import Search
 
     request = EditRequest("The capital of {} is", "France", "Rome", "Paris", RELATION)
     delta = edit(model, request, "rome").delta
     assert delta is not None
-    question = about_the_edit(model, delta, PARTNERS, 0)
-    found, _ = compare_edit(model, delta, question, Search(roles=True), draws=0)
-    return found
+    asked = about_the_edit(model, delta, PARTNERS, 0)
+    return compare_edit(model, delta, asked, Search(roles=True), draws=0)
 
 
 def _draw_difference(found: Rewiring, path: Path) -> Path:

@@ -262,6 +262,16 @@ def head_roles(
     )
 
 
+def roles_if_any(
+    model: Model, pairs: Sequence[TokenPair], **options: Any
+) -> tuple[RoleReport | None, str]:
+    """As `head_roles`; where the pairs allow no roles, None and the reason in words."""
+    try:
+        return head_roles(model, pairs, **options), ""
+    except OptionError as error:
+        return None, str(error)
+
+
 def label_heads(
     readings: HeadReadings,
     criteria: RoleCriteria,

@@ -57,7 +57,7 @@ def start(context: Context, state: ViewState) -> None:
         model = context.models.get(state.model)
         stage("asking the model")
         question = context.question(*asked)
-        circuit = find_circuit(model, question, progress=stage("scoring edges"))
+        circuit = find_circuit(model, question, stages=stage.during)
         stage("reading the answers")
         name = f"live: {state.prompt} … {state.answer}"
         about = {

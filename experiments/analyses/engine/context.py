@@ -20,7 +20,7 @@ from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import resolve
 from circuits.model.model import Model, load
-from locate.discover import Search, find_circuit
+from locate.discover import Search, find
 from locate.examples import Examples, Source, collect, relations_of
 from locate.heads.roles import head_roles
 
@@ -191,7 +191,7 @@ class Context:
             return load_circuit(path)
         except CircuitFileError:  # absent, or of an earlier format
             loaded = self.load(model) if isinstance(model, str) else model or self.model
-            found = find_circuit(loaded, pairs, search)
+            found = find(loaded, pairs, search)
             save_circuit(found, path)
             return found
 
