@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -220,34 +221,24 @@ def test_a_metric_that_is_not_known_any_more_is_not_taken_for_another(model, pai
     assert torch.isfinite(torch.tensor(again.evaluation.faithfulness.value))
 
 
-class Offered:
-    """An entry point of an installed package."""
+def register() -> None:
+    """What an installed package offers."""
+    Metric.add("theirs", difference)
 
-    name, value = "theirs", "their_package:register"
-    dist = None
 
-    def __init__(self, found: object) -> None:
-        self.found = found
-
-    def load(self) -> object:
-        return self.found
+def register_half() -> None:
+    Metric.add("half", difference)
+    raise ValueError("no such\nthing")
 
 
 def test_installed_packages_offer_plugins_and_a_failing_one_is_named(plugin, monkeypatch):
-    def register() -> None:
-        Metric.add("theirs", difference)
-
-    def broken() -> None:
-        Metric.add("half", difference)
-        raise ValueError("no such thing")
-
-    offered = [Offered(register)]
+    offered = [EntryPoint("theirs", f"{__name__}:register", plugins.GROUP)]
     monkeypatch.setattr(plugins, "entry_points", lambda group: offered)
     assert [each.name for each in plugins.load_installed()] == ["theirs"]
     assert [each.name for each in plugins.load_installed()] == ["theirs"]
     assert "theirs" in Metric
-    monkeypatch.setattr(plugins, "_loaded", {})
-    offered[0] = Offered(broken)
-    with pytest.raises(OptionError, match="plugin 'theirs' fails: ValueError: no such thing"):
+    offered.append(EntryPoint("broken", f"{__name__}:register_half", plugins.GROUP))
+    with pytest.raises(OptionError, match="plugin 'broken' fails: ValueError: no such thing"):
         plugins.load_installed()
     assert "half" not in Metric
+    assert [each["name"] for each in plugins.record()["plugins"]] == ["theirs"]

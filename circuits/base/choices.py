@@ -114,12 +114,18 @@ class Open(str, metaclass=_Listed):
         return self.target
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is a user's, and not one of those that come with this project."""
+        built_in = ("circuits.", "locate.", "experiments.")
+        return not (isinstance(self.target, str) and self.target.startswith(built_in))
+
+    @property
     def source_sha256(self) -> str | None:
         """Hash of the source of a user's own function; None where there is no source to be had."""
-        if isinstance(self.target, str):
+        if not self.is_own:
             return None
         try:
-            return sha256(inspect.getsource(self.target).encode()).hexdigest()
+            return sha256(inspect.getsource(self.load()).encode()).hexdigest()
         except (OSError, TypeError):
             return None
 

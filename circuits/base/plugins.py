@@ -66,7 +66,7 @@ def load_installed() -> tuple[Plugin, ...]:
         try:
             _registering(lambda point=point: _enter(point))
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = _in_a_line(error)
             raise OptionError(f"the installed plugin {point.name!r} fails: {reason}") from None
         version = point.dist.version if point.dist is not None else None
         _loaded[point.value] = Plugin(point.name, version=version)
@@ -106,8 +106,11 @@ def _run(name: str, path: Path) -> None:
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise FileFormatError(path, reason, lines[-1] if lines else None) from None
+        raise FileFormatError(path, _in_a_line(error), lines[-1] if lines else None) from None
+
+
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _registering(load: Callable[[], None], module: str | None = None) -> None:

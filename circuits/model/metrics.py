@@ -81,7 +81,7 @@ def evaluate_metric(
             raise ValueError(f"the metric {metric} compares with the clean run's logits")
         given = (*given, clean_logits)
     values = metric.load()(*given)
-    if not isinstance(metric.target, str):
+    if metric.is_own:
         _check_values(metric, values, logits)
     return values
 
