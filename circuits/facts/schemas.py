@@ -235,9 +235,7 @@ def _answer(record: Record, key: str, at: Place) -> str:
     return text_field(record if value is None else {key: value}, key, *at)
 
 
-def _probes(
-    record: Record, key: str, kind: ProbeKind, answer: str, at: Place
-) -> Iterator[Probe]:
+def _probes(record: Record, key: str, kind: ProbeKind, answer: str, at: Place) -> Iterator[Probe]:
     """A probe for each prompt under a key; the key may be absent, its text or texts empty."""
     for prompt in _listed(record.get(key), key, at):
         if not isinstance(prompt, str):

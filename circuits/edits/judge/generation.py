@@ -8,6 +8,7 @@ padding is masked, and no position counts it.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from circuits.base.errors import OptionError
 from circuits.model.model import Model
+from circuits.model.tokens import is_boundary
 
 Ids = Sequence[int]
 
@@ -209,5 +211,10 @@ def _entropy(words: Sequence[str], n: int) -> float:
 
 def says(text: str, answer: str) -> bool:
     """Whether a text begins with the answer as whole words, whatever the case and the spaces."""
-    said, wanted = (" ".join(each.split()).casefold() for each in (text, answer))
-    return re.match(rf"{re.escape(wanted)}(?!\w)", said) is not None
+    said, wanted = (" ".join(_normal(each).split()) for each in (text, answer))
+    end = len(wanted)
+    return said.startswith(wanted) and is_boundary(wanted[-1:], said[end : end + 1])
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
