@@ -86,7 +86,7 @@ class Source(Options):
             raise OptionError("`pairs` cannot be combined with `relation` or `facts`")
         if self.wordings:
             raise OptionError("`wordings` are for facts; the prompts of `pairs` are worded already")
-        if self.corrupt is not Corruption.SUBJECT:
+        if self.corrupt != Corruption.SUBJECT:
             raise OptionError("`corrupt` is for facts; the prompts of `pairs` are worded already")
 
     @property
@@ -232,4 +232,5 @@ class Unlearning(Options):
     method: UnlearnMethod = option(UnlearnMethod.GA_GD, "How the set is unlearned.")
     layers: str | None = option(None, _LAYERS)
     settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
+    bos: bool | None = option(None, "Begin texts with the BOS token; default: the model's.")
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)

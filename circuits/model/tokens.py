@@ -174,8 +174,8 @@ class Tokenizer:
 
         Found by tokenising prompt and answer together, so it is right for byte-level BPE and for
         Llama's metaspace alike. No space is put between them after an opening bracket or quote,
-        where the prompt ends in white space, or within a script without spaces. PromptError where the answer changes the prompt's
-        own tokens.
+        where the prompt ends in white space, or within a script without spaces. PromptError where
+        the answer changes the prompt's own tokens.
         """
         answer = answer.strip()
         if not answer:

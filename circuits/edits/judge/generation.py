@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.errors import OptionError
+from circuits.base.errors import NumericalError, OptionError
 from circuits.model.model import Model
 from circuits.model.tokens import is_boundary
 
@@ -114,6 +114,8 @@ class Speaker:
         state, said = _Generation(self, [prompt]), list[int]()
         logits = state.logits
         for step in range(n_tokens):
+            if not bool(torch.isfinite(logits).all()):
+                raise NumericalError("the model's logits are not finite: no text can be sampled")
             best = logits[0].topk(k)
             choice = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator)
             said.append(int(best.indices[int(choice)]))
