@@ -36,6 +36,7 @@ import torch
 from circuits.base.errors import PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.judge.generation import Forced, Speaker, ngram_entropy, read_answer, says
+from circuits.edits.parts.corpus import token_windows
 from circuits.edits.requests import Heading, heading
 from circuits.facts.facts import ProbeKind
 from circuits.model.model import Model
@@ -47,7 +48,6 @@ SAMPLED_FROM = 5
 DRIFT_TOKENS = 1024
 """Of the texts on which perplexity is followed."""
 LONGEST_WINDOW = 256
-CHARACTERS_A_TOKEN = 16  # more than any text has: what is cut off would not be read anyway
 SCORINGS = ("tokens", "likelihood", "generation")
 
 
@@ -273,16 +273,10 @@ def windows(
     model: Model, texts: Sequence[str], max_tokens: int = DRIFT_TOKENS
 ) -> list[tuple[int, ...]]:
     """The first tokens of the texts, cut to lengths that the model takes, BOS in front of each."""
-    tokenizer, found, left = model.tokenizer, [], max_tokens
+    tokenizer = model.tokenizer
     front = (tokenizer.hf.bos_token_id,) if tokenizer.use_bos(None) else ()
     width = min(model.max_tokens, LONGEST_WINDOW) - len(front)
-    for text in texts:
-        if left <= 0:
-            break
-        cut = text[: left * CHARACTERS_A_TOKEN]
-        ids = tokenizer.hf(cut, add_special_tokens=False)["input_ids"][:left]
-        left -= len(ids)
-        found += [(*front, *ids[start : start + width]) for start in range(0, len(ids), width)]
+    found = [(*front, *ids) for ids in token_windows(model, texts, width, max_tokens)]
     return [each for each in found if len(each) > 1]
 
 
