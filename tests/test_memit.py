@@ -10,6 +10,7 @@ import torch
 
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.options import build
+from circuits.edits import settings as hyperparameters
 from circuits.edits.edit import WeightDelta
 from circuits.edits.methods.alphaedit import (
     AlphaEditSettings,
@@ -17,6 +18,7 @@ from circuits.edits.methods.alphaedit import (
     null_space,
     projected_directions,
 )
+from circuits.edits.methods.finetune import FineTuneSettings
 from circuits.edits.methods.memit import MemitSettings, memit, weighted_directions
 from circuits.edits.methods.rome import RomeSettings, rome
 from circuits.edits.methods.run import edit
@@ -177,6 +179,13 @@ def test_every_table_of_hyperparameters_makes_valid_settings():
 )
 def test_layers_by_depth_agree_with_the_published_ones(n_layers, last, share, layers):
     assert layers_by_depth(n_layers, last, share) == tuple(layers)
+
+
+def test_gpt2_xl_is_fine_tuned_as_easyedit_does(model, monkeypatch):
+    monkeypatch.setattr(hyperparameters, "_entry", lambda model: "gpt2-xl")
+    found, origin = settings_for(model, "ft-l", FineTuneSettings, [0])
+    assert (found.clamp, found.batch_size, found.steps) == (5e-4, 3, 25)
+    assert origin.settings == "table of gpt2-xl"
 
 
 def test_a_model_of_another_shape_does_not_get_a_famous_names_layers(model):

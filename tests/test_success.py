@@ -279,6 +279,34 @@ def test_a_model_that_ends_at_once_is_low_in_the_entropy_to_the_end_only(model):
     assert score.fluency[1] > short
 
 
+def test_knowedits_aggregation_is_over_categories_first(model):
+    """One category of three prompts and one of a single prompt count alike."""
+    prompts = ["The capital of Peru is", "The capital of Cuba is", "The capital of Japan is"]
+    kind = ProbeKind.LOCALITY
+    probes = [Probe(kind, each, ("Oslo",), "many") for each in prompts]
+    probes.append(Probe(kind, "The language of Peru is", ("Lima",), "one"))
+    request = EditRequest("The capital of {} is", "Norway", "Lima", "Oslo", None, tuple(probes))
+    judge = Judge(model, [request])
+    token = model.tokenizer.first_token(prompts[0], "Havana")
+    with oracle(model, prompts[0], token).applied(model):
+        (score,) = judge.score()
+        kept = [
+            Judge(model, [EditRequest("The {} of", "x", "y", None, None, (probe,))])
+            for probe in probes
+        ]
+    assert len(kept) == 4
+    before = [Judge(model, [request])._before[0][place].answers[0].best for place in (1, 2, 3, 4)]
+    after = [each._before[0][1].answers[0].best for each in kept]
+    same = [np.mean(np.equal(a, b)) for a, b in zip(before, after, strict=True)]
+    assert not all(same)
+    assert score.after[Measure.LOCALITY].tokens == pytest.approx(np.mean(same))
+    wanted = (np.mean(same[:3]) + same[3]) / 2
+    assert score.by_category[Measure.LOCALITY].tokens == pytest.approx(wanted)
+    table = summarise([score])
+    assert table.knowedit[Measure.LOCALITY]["tokens"].value == pytest.approx(wanted)
+    assert table.as_dict()["knowedit"]["locality"]["tokens"]["value"] == pytest.approx(wanted)
+
+
 def test_norm_growth_compares_with_the_weight(model):
     name = model.mlp_output_name(1)
     growth = norm_growth(model, WeightDelta({name: model.parameter(name).clone()}))

@@ -23,13 +23,13 @@ What is measured:
 - drift: perplexity on a text, after over before. growth: norm of the changed weights.
 
 A measure is the mean over a request's prompts, then over requests; intervals are bootstrapped over
-requests.
+requests. KnowEdit has the mean over a request's categories of prompts first; both are given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -102,6 +102,7 @@ class Asked:
     answers: tuple[tuple[int, ...], ...]
     texts: tuple[str, ...]
     rival: tuple[int, ...] | None
+    category: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ class RequestScore:
 
     `probability` is the target's, as geometric mean over its tokens, before and after; `reply`
     the greedy continuations of the request's own prompt; `fluency` and `entropy_to_end` are in
-    bits, NaN where not asked.
+    bits, NaN where not asked. `by_category` has portability and locality after the edit as KnowEdit
+    averages them: over the prompts of a category, then over categories.
     """
 
     request: EditRequest
@@ -135,6 +137,7 @@ class RequestScore:
     reply: tuple[str, str]
     fluency: tuple[float, float] = (float("nan"), float("nan"))
     entropy_to_end: tuple[float, float] = (float("nan"), float("nan"))
+    by_category: Mapping[Measure, Rates] = field(default_factory=dict)
 
 
 class Judge:
@@ -197,7 +200,7 @@ class Judge:
             except PromptError as error:
                 self.left_out.append(str(error))
             else:
-                made.append(asked)
+                made.append(replace(asked, category=probe.name))
         return made
 
     def _with_room(self, groups: list[list[Asked]]) -> list[list[Asked]]:
@@ -232,6 +235,7 @@ class Judge:
             probability=(float(np.exp(-before[0].nll)), float(np.exp(-after[0].nll))),
             reply=(before[0].text, after[0].text),
             fluency=(self._sampled[index][0], after_sampled[0]),
+            by_category=_by_category(asked, before, after),
             entropy_to_end=(self._sampled[index][1], after_sampled[1]),
         )
 
@@ -343,10 +347,26 @@ def _measures(
     for each, old, new in zip(asked, before, after, strict=True):
         for measure, rates in _rates_of(each, old, new):
             groups.setdefault(measure, []).append(rates)
+    return {measure: _mean_rates(rates) for measure, rates in groups.items()}
+
+
+def _by_category(
+    asked: Sequence[Asked], before: Sequence[Observation], after: Sequence[Observation]
+) -> dict[Measure, Rates]:
+    """Portability and locality: means over the means of the data set's own headings."""
+    found: dict[Measure, dict[str, list[Rates]]] = {}
+    for each, old, new in zip(asked, before, after, strict=True):
+        for measure, rates in _rates_of(each, old, new):
+            if measure in (Measure.PORTABILITY, Measure.LOCALITY):
+                found.setdefault(measure, {}).setdefault(each.category, []).append(rates)
     return {
-        measure: Rates(*(_mean(getattr(each, name) for each in rates) for name in SCORINGS))
-        for measure, rates in groups.items()
+        measure: _mean_rates([_mean_rates(rates) for rates in categories.values()])
+        for measure, categories in found.items()
     }
+
+
+def _mean_rates(rates: Sequence[Rates]) -> Rates:
+    return Rates(*(_mean(getattr(each, name) for each in rates) for name in SCORINGS))
 
 
 def _rates_of(

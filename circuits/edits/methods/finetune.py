@@ -34,9 +34,10 @@ from circuits.model.model import Model
 
 @dataclass(frozen=True)
 class FineTuneSettings(Options):
-    """EasyEdit's defaults. `batch_size` None takes all facts into each step.
+    """EasyEdit's defaults; what it sets for single models stands in `hyperparameters.toml`.
 
-    A batch whose loss (nats a token) is below `stop_below` takes no step.
+    `batch_size` None takes all facts into each step. A batch whose loss (nats a token) is below
+    `stop_below` takes no step.
     """
 
     layers: tuple[int, ...] = (0,)
