@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from circuits.base.choices import Ablation, Corruption, Metric, Templates, TraceKind, UnlearnMethod
+from circuits.base.choices import (
+    Ablation,
+    Corruption,
+    Metric,
+    NoiseUnit,
+    Templates,
+    TraceKind,
+    UnlearnMethod,
+)
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, option
 
@@ -136,7 +144,10 @@ class Tracing(Options):
         low=1,
         high=10_000,
     )
-    noise: float = option(3.0, "In standard deviations of the embedding.", low=0.0, high=1e6)
+    noise: float = option(3.0, "In standard deviations of the embeddings.", low=0.0, high=1e6)
+    noise_unit: NoiseUnit = option(
+        NoiseUnit.MATRIX, "Of the whole embedding matrix, or of the subjects' embeddings."
+    )
     samples: int = option(10, "Draws of the noise.", low=1, high=100_000)
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
 

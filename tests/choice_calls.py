@@ -299,6 +299,19 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         selection=v, threshold=0.5 if str(v) == "threshold" else None
     ),
     ("locate.search:Search", "ranking"): lambda v: call("locate.search:Search")(ranking=v),
+    ("locate.states.tracing:noise_std", "unit"): lambda v: call("locate.states.tracing:noise_std")(
+        model(), v, ["Peru"]
+    ),
+    ("locate.states.tracing:trace", "noise_unit"): lambda v: (
+        call("locate.states.tracing:trace")(
+            model(), "The capital of Peru is", "Peru", "Lima", samples=2, noise_unit=v
+        ).p_corrupted
+    ),
+    ("locate.states.trace_average:trace_facts", "noise_unit"): lambda v: (
+        call("locate.states.trace_average:trace_facts")(
+            model(), pairs(), samples=2, noise_unit=v
+        ).p_corrupted
+    ),
     (f"{AVERAGE}.mean", "kind"): lambda v: results.average_trace().mean(v),
     (f"{AVERAGE}.interval", "kind"): lambda v: results.average_trace().interval(v, resamples=9),
     (f"{AVERAGE}.peak", "kind"): lambda v: results.average_trace().peak(v, "last token"),

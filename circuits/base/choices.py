@@ -266,6 +266,15 @@ class TraceKind(Choice):
         return {"resid": "residual stream", "mlp": "MLP output", "attn": "attention output"}[self]
 
 
+class NoiseUnit(Choice):
+    """What causal tracing's noise is measured in: the standard deviation of the whole embedding
+    MATRIX, or of the embeddings of the SUBJECTS that are traced, as Meng et al. have it.
+    """
+
+    MATRIX = "matrix"
+    SUBJECTS = "subjects"
+
+
 class FigureKind(Choice):
     """What `kc figures` draws from stored results."""
 
