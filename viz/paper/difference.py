@@ -168,7 +168,7 @@ def _look(comparison: Comparison, union: Circuit, layout: Layout) -> EdgeLook:
     scores = union.scores.values[layout.edges]
     widths, strengths = theme.edge_widths(scores), theme.edge_strengths(scores)
     # What changed is often weak; it must be seen beside the strong edges that stayed.
-    differs = np.array([style is not theme.KEPT for style in styles])
+    differs = np.array([style != theme.KEPT for style in styles])
     widths = np.where(differs, np.maximum(widths, LEAST_CHANGED), widths)
     strengths = np.where(differs, 1.0, strengths)
     return EdgeLook(styles, widths, strengths, legend + size_legend(scores))
