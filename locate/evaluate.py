@@ -202,4 +202,4 @@ def evaluate_stored(
 
 def _recorded(choice: Any, value: Any) -> Any:
     """The recorded choice, or None where the file has none that is known here."""
-    return choice(value) if value in tuple(choice) else None
+    return choice.of(value) if value in tuple(choice) else None
