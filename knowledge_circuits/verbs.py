@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from circuits.base.display import Shown
 from circuits.base.errors import OptionError
-from circuits.base.options import build, default_of, meaning
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditOutcome
 from circuits.facts.facts import Relation, atlas
 from circuits.graph.circuit import Circuit
 from circuits.graph.compare import Comparison
 from circuits.model.model import Model
+from knowledge_circuits.options import split, takes
 from locate.changes.rewiring import Rewiring
 from locate.discovery import Discovery
 from locate.edited import Edited
@@ -29,37 +26,6 @@ from locate.states.lens import LensResult
 from locate.states.lens_average import AverageLens
 from locate.states.trace_average import AverageTrace
 from locate.states.tracing import Trace
-
-Verb = TypeVar("Verb", bound=Callable[..., Any])
-_WHAT = ("relation", "facts", "pairs")
-"""Fields of a source that `what` fills."""
-_RENAMED = {"limit": "n_pairs"}
-
-
-def takes(*kinds: type, **usual: Any) -> Callable[[Verb], Verb]:
-    """The verb's options are the fields of these classes: in its signature and its docstring."""
-
-    def told(verb: Verb) -> Verb:
-        own = inspect.signature(verb)
-        kept = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
-        names = {each.name for each in kept}
-        added, lines = [], []
-        for kind in kinds:
-            for each in fields(kind):
-                name = _RENAMED.get(each.name, each.name)
-                if name in names or (kind is Source and each.name in _WHAT):
-                    continue
-                names.add(name)
-                default = usual.get(each.name, default_of(each))
-                added.append(
-                    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-                )
-                lines.append(f"        {name} ({default}): {meaning(each).text}")
-        verb.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
-        verb.__doc__ = "\n".join([str(verb.__doc__).rstrip(), "", "    Options:", *lines, ""])
-        return verb
-
-    return told
 
 
 def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
@@ -127,7 +93,7 @@ def discover(model: Model | str, what: Any, **options: Any) -> Discovery:
     from locate.asked import examples_of
     from locate.discover import discover as find
 
-    source, (search,) = _split({"roles": True, **options}, Source, Search)
+    source, (search,) = split({"roles": True, **options}, Source, Search)
     loaded = _model(model)
     return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
 
@@ -146,7 +112,7 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     from locate.asked import examples_of
     from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches
 
-    source, (chosen,) = _split({"hold_out": 0.0, **options}, Source, Evaluating)
+    source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Evaluating)
     stored = _circuit(circuit)
     source["bos"] = bos_of(stored, source.get("bos"), chosen.allow_mismatch)
     loaded = _model(model)
@@ -178,7 +144,7 @@ def trace(
     from locate.states.tracing import trace as trace_prompt
     from locate.states.tracing import usual_window
 
-    source, (chosen,) = _split({"hold_out": 0.0, **options}, Source, Tracing)
+    source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Tracing)
     loaded = _model(model)
     settings: dict[str, Any] = {
         "kinds": chosen.kinds or tuple(TraceKind),
@@ -215,7 +181,7 @@ def lens(
     from locate.states.lens import lens_positions, logit_lens
     from locate.states.lens_average import average_lens
 
-    source, _ = _split({"hold_out": 0.0, **options}, Source)
+    source, _ = split({"hold_out": 0.0, **options}, Source)
     loaded = _model(model)
     if answer is None:
         if subject is not None or foil is not None:
@@ -246,7 +212,7 @@ def roles(
     from circuits.base.choices import Ablation
     from locate.heads.roles import head_roles
 
-    source, _ = _split({"hold_out": 0.0, **options}, Source)
+    source, _ = split({"hold_out": 0.0, **options}, Source)
     loaded = _model(model)
     return head_roles(
         loaded,
@@ -281,7 +247,7 @@ def edit(
     from circuits.edits.requests import read_requests, slotted
     from locate.edited import edit_facts
 
-    _, (editing, judging) = _split(options, Editing, Judging)
+    _, (editing, judging) = split(options, Editing, Judging)
     if subject is not None and target is not None:
         template = slotted(what, subject)
         requests: Sequence[EditRequest] = [
@@ -314,7 +280,7 @@ def unlearn(
     from circuits.edits.methods.unlearn import unlearn as forget_set
     from locate.edit import parse_layers
 
-    _, (chosen,) = _split(options, Unlearning)
+    _, (chosen,) = split(options, Unlearning)
     return forget_set(
         _model(model),
         _texts(forget),
@@ -352,7 +318,7 @@ def compare(
             raise OptionError("give two circuits, or a model and an edit of it")
         return compare_circuits(_circuit(first), _circuit(second))
     usual = {"roles": True, "hold_out": 0.0, **options}
-    source, (search,) = _split(usual, Source, Search)
+    source, (search,) = split(usual, Source, Search)
     loaded, delta = _model(first), _delta(second)
     if what is None:
         asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
@@ -448,23 +414,6 @@ def explore(result: Any, **options: Any) -> None:
     _circuit(result).explore(**options)
 
 
-def _split(values: dict[str, Any], *kinds: type) -> tuple[dict[str, Any], list[Any]]:
-    """The options of a source by name, and a value of every other class; OptionError for more."""
-    names = {kind: {each.name for each in fields(kind)} for kind in kinds}  # type: ignore[arg-type]
-    given = {("limit" if name == "n_pairs" else name): value for name, value in values.items()}
-    known = {_RENAMED.get(name, name) for each in names.values() for name in each} - set(_WHAT)
-    for name in values:
-        if name not in known and not (name == "relation" and Source in kinds):
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
-            raise OptionError(f"there is no option {name!r}; {hint}")
-    chosen = {
-        kind: {name: value for name, value in given.items() if name in names[kind]}
-        for kind in kinds
-    }
-    return chosen.get(Source, {}), [build(k, v) for k, v in chosen.items() if k is not Source]
-
-
 def _examples(model: Model, what: Any, source: dict[str, Any]) -> Any:
     from locate.asked import examples_of
 
@@ -512,6 +461,7 @@ def _texts(value: Any) -> list[Any]:
     made = []
     for each in value:
         if isinstance(each, dict):
-            each = Example(each.get("prompt", each.get("text", "")), each.get("answer"))
+            text = str(each.get("prompt", each.get("text", "")))
+            each = Example(text, each.get("answer"))
         made.append(Example(each) if isinstance(each, str) else each)
     return made

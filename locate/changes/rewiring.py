@@ -186,7 +186,8 @@ def rewiring(
     A pair's answer is the old object and its foil the new one. With `pairs_after`, the same prompts
     asked otherwise row by row, the two sides' answers are the objects, and the edited model is
     scored on that side's pair whose answer it prefers (`Contrast.ANSWER`).
-    `scoring` may name any method that scores single pairs. `selector` makes circuits of scores. `before` may give the unedited model's scores of these
+    `scoring` may name any method that scores single pairs. `selector` makes circuits of scores.
+    `before` may give the unedited model's scores of these
     pairs, where several edits are held against them. `draws` is the number of random sets in the
     causal check; 0 leaves the check out. `restore_at_most` restores the largest changes only.
     Every pair must name its subject. `progress` sees (pairs attributed, pairs in all).
