@@ -15,6 +15,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.compare import Comparison
 from circuits.model.model import Model
 from knowledge_circuits.options import split, takes
+from knowledge_circuits.values import circuit_of, delta_of, is_path, texts_of
 from locate.changes.rewiring import Rewiring
 from locate.discovery import Discovery
 from locate.edited import Edited
@@ -113,10 +114,10 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches
 
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Evaluating)
-    stored = _circuit(circuit)
+    stored = circuit_of(circuit)
     source["bos"] = bos_of(stored, source.get("bos"), chosen.allow_mismatch)
     loaded = _model(model)
-    stored = fitted(stored, loaded, Path(str(circuit) if _is_path(circuit) else "the circuit"))
+    stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
     warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
     examples = examples_of(loaded, what, chosen.batch_size, **source)
     return evaluate_stored(loaded, stored, examples, chosen, warnings)
@@ -217,7 +218,7 @@ def roles(
     return head_roles(
         loaded,
         _examples(loaded, what, source).pairs,
-        circuit=None if circuit is None else _circuit(circuit),
+        circuit=None if circuit is None else circuit_of(circuit),
         ablation=Ablation.of(ablation),
         seed=source.get("seed", 0),
     )
@@ -257,7 +258,7 @@ def edit(
         requests = [what]
     elif isinstance(what, list | tuple):
         requests = what
-    elif subject is None and target is None and _is_path(what):
+    elif subject is None and target is None and is_path(what):
         requests = read_requests(what).requests
     else:
         raise OptionError("a prompt needs `subject` and `target`")
@@ -283,12 +284,12 @@ def unlearn(
     _, (chosen,) = split(options, Unlearning)
     return forget_set(
         _model(model),
-        _texts(forget),
-        _texts(retain),
+        texts_of(forget),
+        texts_of(retain),
         chosen.method,
         layers=parse_layers(chosen.layers),
         settings=chosen.settings or {},
-        held_out=_texts(held_out),
+        held_out=texts_of(held_out),
         seed=chosen.seed,
     )
 
@@ -314,12 +315,12 @@ def compare(
     from locate.compare import PARTNERS, about_a_relation, about_the_edit, compare_edit
 
     if not isinstance(second, Edited | EditOutcome | WeightDelta) and what is None:
-        if options or not (isinstance(first, Circuit | Discovery) or _is_path(first)):
+        if options or not (isinstance(first, Circuit | Discovery) or is_path(first)):
             raise OptionError("give two circuits, or a model and an edit of it")
-        return compare_circuits(_circuit(first), _circuit(second))
+        return compare_circuits(circuit_of(first), circuit_of(second))
     usual = {"roles": True, "hold_out": 0.0, **options}
     source, (search,) = split(usual, Source, Search)
-    loaded, delta = _model(first), _delta(second)
+    loaded, delta = _model(first), delta_of(second)
     if what is None:
         asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
     else:
@@ -411,7 +412,7 @@ def plot(result: Any, **options: Any) -> Any:
 
 def explore(result: Any, **options: Any) -> None:
     """Open the app on a circuit, within a notebook: `explore(found)`."""
-    _circuit(result).explore(**options)
+    circuit_of(result).explore(**options)
 
 
 def _examples(model: Model, what: Any, source: dict[str, Any]) -> Any:
@@ -422,46 +423,3 @@ def _examples(model: Model, what: Any, source: dict[str, Any]) -> Any:
 
 def _model(model: Model | str) -> Model:
     return load(model) if isinstance(model, str) else model
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str | Path) and Path(value).suffix != ""
-
-
-def _circuit(value: Any) -> Circuit:
-    """A circuit, a discovery's, or a file's."""
-    from locate.evaluate import read_circuit
-
-    if isinstance(value, Circuit):
-        return value
-    found = getattr(value, "circuit", None)
-    if isinstance(found, Circuit):
-        return found
-    if isinstance(value, str | Path):
-        return read_circuit(Path(value))
-    raise OptionError(f"a {type(value).__name__} is no circuit and holds none")
-
-
-def _delta(value: Any) -> WeightDelta:
-    """An edit's change of weights, or a file's."""
-    if isinstance(value, str | Path):
-        return WeightDelta.load(value)
-    found = value if isinstance(value, WeightDelta) else getattr(value, "delta", None)
-    if not isinstance(found, WeightDelta):
-        raise OptionError(f"a {type(value).__name__} holds no change of weights to compare")
-    return found
-
-
-def _texts(value: Any) -> list[Any]:
-    """Examples of a list of texts or records, or of a file."""
-    from circuits.edits.parts.examples import Example, read_examples
-
-    if isinstance(value, str | Path):
-        return read_examples(value)
-    made = []
-    for each in value:
-        if isinstance(each, dict):
-            text = str(each.get("prompt", each.get("text", "")))
-            each = Example(text, each.get("answer"))
-        made.append(Example(each) if isinstance(each, str) else each)
-    return made
