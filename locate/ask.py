@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 
 from circuits.base.choices import KeyValue
+from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import build
 from circuits.base.progress import Progress, Stages, silent
@@ -114,6 +115,43 @@ class EditTrial:
     rewiring: Rewiring
     before: Answers
     after: Answers
+
+
+@dataclass(frozen=True, eq=False)
+class Asked(Shown):
+    """One prompt asked: its circuit, what the model says, and what it says without parts."""
+
+    model: Model
+    question: Question
+    circuit: Circuit
+    answers: Answers
+
+    def without(self, *parts: str) -> Answers:
+        """What the model says when these heads, MLPs and edges carry the corrupted prompt."""
+        nodes = [part for part in parts if "->" not in part]
+        edges = [part for part in parts if "->" in part]
+        return answers(self.model, self.question, without(self.model, nodes, edges))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a kept edge, strongest first."""
+        return self.circuit.rows()
+
+    def summary(self) -> Summary:
+        """The circuit's, with what the model says."""
+        whole = self.circuit.summary()
+        says = f"{self.answers.tokens[0].strip()} ({self.answers.probabilities[0]:.3f})"
+        facts = {"prompt": self.question.prompt, "says": says, **whole.facts}
+        return replace(whole, facts=facts)
+
+    def plot(self, **options: Any) -> Any:
+        """The circuit's picture."""
+        return self.circuit.plot(**options)
+
+
+def ask_model(model: Model, prompt: str, subject: str, answer: str) -> Asked:
+    """Ask, find the prompt's circuit and read the answers, in one go."""
+    question = ask(model, prompt, subject, answer)
+    return Asked(model, question, find_circuit(model, question), answers(model, question))
 
 
 def ask(model: Model, prompt: str, subject: str, answer: str, seed: int = 0) -> Question:

@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 import tests.typecheck  # noqa: F401 - the hook finds it by name
 
 # Shapes and types in the signatures are checked at every call; this stands before the imports.
-install_import_hook(["circuits", "locate", "viz"], "tests.typecheck.check")
+install_import_hook(["circuits", "locate", "viz", "knowledge_circuits"], "tests.typecheck.check")
 
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model

@@ -14,7 +14,7 @@ import pytest
 from circuits.base import choices
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ("circuits", "locate", "viz", "experiments")
+LAYERS = ("circuits", "locate", "viz", "experiments", "knowledge_circuits")
 MODULES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 NAMES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES]
 HEAVY = ("torch", "scipy", "pandas", "transformers", "transformer_lens", "matplotlib", "numpy")

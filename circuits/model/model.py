@@ -26,6 +26,7 @@ from circuits.base import plugins
 from circuits.base.choices import KeyValue
 from circuits.base.errors import OptionError
 from circuits.model.loading import LoadedWeights, check_architecture, load_weights, weights_hash
+from circuits.model.saying import NextTokens
 from circuits.model.tokens import Tokenizer
 from circuits.model.weights import HeadProjections, Weights
 from circuits.model.wiring import Wiring
@@ -52,7 +53,10 @@ class Prefix:
 
 
 class Model(Weights):
-    """A decoder-only transformer whose every head and MLP can be read and replaced."""
+    """A decoder-only transformer whose every head and MLP can be read and replaced.
+
+    `bridge` is the TransformerBridge of TransformerLens that runs it, for whatever is not here.
+    """
 
     def __init__(self, weights: LoadedWeights) -> None:
         from transformer_lens.model_bridge import TransformerBridge
@@ -122,6 +126,32 @@ class Model(Weights):
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.wiring().describe()}, {self.device}, {self.dtype})"
+
+    # --- asking ------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def ask(self, prompt: str, k: int = 5) -> NextTokens:
+        """The k most likely next tokens of a prompt, with their probabilities."""
+        if not 1 <= k <= self.d_vocab:
+            raise OptionError(f"`k` is between 1 and {self.d_vocab}, not {k}")
+        ids = self.tokenizer.encode(prompt).ids
+        logits = self.last_logits(torch.tensor([ids], device=self.device))[0]
+        values, best = logits.float().softmax(-1).topk(k)
+        tokens = tuple(self.tokenizer.token_string(token) for token in best.tolist())
+        return NextTokens(prompt, tokens, tuple(values.tolist()))
+
+    @torch.no_grad()
+    def generate(self, prompt: str, n_tokens: int = 20) -> str:
+        """The greedy continuation of a prompt, as text."""
+        ids = list(self.tokenizer.encode(prompt).ids)
+        if n_tokens < 1:
+            raise OptionError(f"`n_tokens` is at least 1, not {n_tokens}")
+        self.check_length(len(ids) + n_tokens - 1)
+        said: list[int] = []
+        for _ in range(n_tokens):
+            logits = self.last_logits(torch.tensor([ids + said], device=self.device))
+            said.append(int(logits[0].argmax()))
+        return str(self.tokenizer.hf.decode(said))
 
     # --- running -----------------------------------------------------------------------------
 
