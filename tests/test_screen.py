@@ -195,7 +195,7 @@ def test_no_text_of_a_model_or_file_becomes_markup():
         difference_figure(compare(circuit, circuit), title=HOSTILE),
         trace_figure(hostile_trace(), title=HOSTILE),
         lens_figure(lens, title=HOSTILE),
-        curve_figure({HOSTILE: curve}, title=HOSTILE),
+        curve_figure(FaithfulnessCurves({HOSTILE: curve}), title=HOSTILE),
         attribution_figure([HOSTILE], [1.0]),
     ]
     for figure in figures:

@@ -265,7 +265,7 @@ def measured(path: Path) -> Path:
         name: FaithfulnessCurve((0.0, 0.1, 0.5), (0, 10, 50), values, values[0], values[1])
         for name, values in ((HOSTILE, points), ("random", unknown))
     }
-    return draw_faithfulness(curves, path, title=HOSTILE)
+    return draw_faithfulness(FaithfulnessCurves(curves), path, title=HOSTILE)
 
 
 def lensed(path: Path) -> Path:

@@ -2,16 +2,18 @@
 
 A class that mixes in `Shown` says what its summary is; a notebook shows it as HTML, a terminal as
 text. Everything in it is escaped: names and tokens come from models and files. Pictures are drawn
-by `viz.screen`, which stands above this room and is therefore imported only when one is asked for.
+by a room above (`viz.screen`, `viz.app`), which installs itself here.
 """
 
 from __future__ import annotations
 
 import html
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from circuits.base.errors import OptionError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→", "\u00a0": "␣"}
 _CELL = "text-align:left;padding:1px 12px 1px 0;vertical-align:top"
 _HEAD = f"{_CELL};font-weight:600"
+_INSTALLED: dict[str, Callable[..., Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -82,18 +85,25 @@ class Shown:
         return {"text/plain": summary.as_text(), "text/html": summary.as_html()}
 
 
-def plotted(drawing: str, *values: Any, **options: Any) -> go.Figure:
-    """The figure that a function of `viz.screen` draws of these values."""
-    from viz import screen  # upwards: a result can show its picture, and needs it for nothing else
+def install(name: str, function: Callable[..., Any]) -> None:
+    """Have results draw (`figure`) or open (`explore`) themselves by this function."""
+    _INSTALLED[name] = function
 
-    return getattr(screen, drawing)(*values, **options)
+
+def plotted(result: Any, **options: Any) -> go.Figure:
+    """The figure of a result, by whatever room above has offered to draw it."""
+    return _installed("figure")(result, **options)
 
 
 def explored(circuit: Any, **options: Any) -> None:
     """Show a circuit in the app, within a notebook."""
-    from viz.app import explore  # upwards, as `plotted`
+    _installed("explore")(circuit, **options)
 
-    explore(circuit, **options)
+
+def _installed(name: str) -> Callable[..., Any]:
+    if name not in _INSTALLED:
+        raise OptionError("pictures and the app are not loaded; import knowledge_circuits")
+    return _INSTALLED[name]
 
 
 def visible(text: str) -> str:

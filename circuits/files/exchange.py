@@ -20,13 +20,14 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Int
 
+from circuits.base.arrays import ContentError, single_precision
 from circuits.base.choices import ExportFormat
 from circuits.base.errors import CircuitFileError, NumericalError, OptionError
 from circuits.base.records import read_text
 from circuits.base.writing import atomic_write, to_json
 from circuits.files.drawings import to_csv, to_dot, to_gexf, to_graphml, to_node_link
-from circuits.files.store import ContentError, checked_wiring, single_precision
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.model.wiring import checked_wiring
 
 FULL_LIMIT = 250_000
 MAX_JSON_BYTES = 10**9

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +12,11 @@ from circuits.base.errors import OptionError
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.progress import Progress
-from circuits.base.writing import atomic_write
+from circuits.base.writing import as_csv, atomic_write
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.pairs import edit_pairs
 from circuits.edits.requests import slotted
 from circuits.facts.pairs import TokenPair
-from circuits.files.comparisons import save_comparison
 from circuits.files.store import save_circuit
 from circuits.graph.circuit import Circuit
 from circuits.graph.compare import Comparison, Mass, compare
@@ -27,7 +24,6 @@ from circuits.model.model import Model
 from experiments.cli.edit_report import page
 from experiments.cli.finding import Look, Table
 from locate.changes.rewiring import Rewiring, rewiring
-from locate.changes.rewiring_files import save_rewiring
 from locate.discover import Search
 from locate.edges.eap import Attribution
 from locate.examples import Examples
@@ -167,7 +163,7 @@ def edit_look(found: Rewiring, question: Question, notes: Sequence[str], seed: i
         "warnings": list(notes),
     }
     files = _files(comparison, f"{question.name} before and after the edit")
-    files["rewiring.kc.safetensors"] = lambda path: save_rewiring(found, path)
+    files["rewiring.kc.safetensors"] = found.save
     files["layers.csv"] = lambda path: atomic_write(path, as_csv(found.followed.rows()))
     heads = [head.as_row() for head in found.heads]
     files["heads.csv"] = lambda path: atomic_write(path, as_csv(heads))
@@ -199,19 +195,6 @@ def load_pair(before: Path, after: Path) -> Comparison:
     return compare(read_circuit(before), read_circuit(after))
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Records as CSV, lists as words; columns are all keys in order of appearance."""
-    buffer = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {key: " ".join(x) if isinstance(x, list | tuple) else x for key, x in row.items()}
-        )
-    return buffer.getvalue()
-
-
 def _look(
     summary: Mapping[str, Any],
     tables: Sequence[Table],
@@ -234,7 +217,7 @@ def _files(comparison: Comparison, title: str) -> dict[str, Callable[[Path], Any
     return {
         "before.kc.safetensors": lambda path: save_circuit(comparison.before, path),
         "after.kc.safetensors": lambda path: save_circuit(comparison.after, path),
-        "comparison.kc.safetensors": lambda path: save_comparison(comparison, path),
+        "comparison.kc.safetensors": comparison.save,
         "edges.csv": lambda path: atomic_write(path, as_csv(comparison.rows())),
         "difference.svg": picture,
     }

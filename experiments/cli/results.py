@@ -9,14 +9,13 @@ from typing import Any
 from circuits.base.choices import ExportFormat
 from circuits.base.origin import staged
 from circuits.base.writing import atomic_write, save_json
-from circuits.files.curves import BASELINE, save_curves
 from circuits.files.exchange import export_circuit, save_eap_ig
-from circuits.files.store import save_arrays, save_circuit
-from circuits.graph.evaluate import FaithfulnessCurve
+from circuits.files.store import save_circuit
+from circuits.graph.evaluate import BASELINE, FaithfulnessCurves
 from experiments.cli.report import discovery_page, discovery_summary
 from locate.discover import Discovery
 from locate.examples import as_jsonl
-from locate.heads.prompt_heads import save_prompt_heads
+from locate.heads.prompt_heads import HeadsOnPrompts
 
 Writers = Mapping[str, Callable[[Path], Any]]
 
@@ -58,14 +57,12 @@ def write_discovery(
         held_out = as_jsonl(found.examples.held_out)
         writers["held_out.jsonl"] = lambda path: atomic_write(path, held_out)
     if found.curve is not None:
-        origin = circuit.provenance
-        curves = _curves(found)
-        writers["curve.kc.safetensors"] = lambda path: save_curves(curves, path, origin)
+        writers["curve.kc.safetensors"] = _curves(found).save
         writers["curve.svg"] = lambda path: _draw_curve(found, path, title)
     if found.roles is not None:
         writers["roles.json"] = lambda path: save_json(found.roles.as_dict(), path)
     if found.heads:
-        writers["heads.kc.safetensors"] = lambda path: save_prompt_heads(found.heads, path)
+        writers["heads.kc.safetensors"] = HeadsOnPrompts(tuple(found.heads)).save
     names = [*writers, "summary.md", "summary.json"]
     summary = discovery_summary(found, [folder / name for name in names])
     writers["summary.md"] = lambda path: atomic_write(path, discovery_page(found))
@@ -80,24 +77,20 @@ def write_summary(summary: Mapping[str, Any], folder: Path | None) -> list[Path]
     return write_all(folder, {"summary.json": lambda path: save_json(dict(summary), path)})
 
 
-def write_arrays(kind: str, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
-    """A writer of named arrays, for `write_all`."""
-    return lambda path: save_arrays(path, kind, arrays, metadata)
-
-
 def _draw(found: Discovery, path: Path, title: str) -> None:
     from viz.paper.circuit import draw_circuit
 
     draw_circuit(found.circuit, path, title)
 
 
-def _curves(found: Discovery) -> dict[str, FaithfulnessCurve]:
+def _curves(found: Discovery) -> FaithfulnessCurves:
     """The curve by the name of its method, and that of random circuits."""
     curves = {str(found.search.locator): found.curve, BASELINE: found.random_curve}
-    return {name: curve for name, curve in curves.items() if curve is not None}
+    known = {name: curve for name, curve in curves.items() if curve is not None}
+    return FaithfulnessCurves(known, found.circuit.provenance)
 
 
 def _draw_curve(found: Discovery, path: Path, title: str) -> None:
     from viz.paper.curves import draw_faithfulness
 
-    draw_faithfulness(_curves(found), path, title, found.circuit.provenance)
+    draw_faithfulness(_curves(found), path, title)

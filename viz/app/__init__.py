@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from circuits.base.display import install
+
 if TYPE_CHECKING:
     from circuits.graph.circuit import Circuit
 
@@ -22,3 +24,6 @@ def explore(circuit: Circuit, *, height: int = 720, mode: str = "inline") -> Non
     from viz.app.inline import show
 
     show(circuit, height=height, mode=mode)
+
+
+install("explore", explore)

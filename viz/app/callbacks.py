@@ -16,10 +16,9 @@ from viz.app.context import Context
 from viz.app.controls import group_list
 from viz.app.difference_page import comparison_of, difference_work
 from viz.app.exports import DATA, PICTURES, exported, formats_of
-from viz.app.library import Kind
-from viz.app.loaders import StoredLens
 from viz.app.plain_pages import fitted, lens_picture
 from viz.paper.difference import either_circuit
+from viz.screen.curves import lens_lines
 
 WAIT = 20.0
 """Seconds that a reading waits for a job to let go of the model."""
@@ -49,9 +48,12 @@ def register(app: Dash, context: Context) -> None:
     )
     def show_place(place: Any, subject: Any) -> Any:
         value = context.library.value(subject["r"])
-        if not isinstance(value, StoredLens) or place not in value.lines.places:
+        if context.library.entry(subject["r"]).kind.view != "lens":
             raise PreventUpdate
-        return fitted(lens_picture(value, place), "Logit lens")
+        lines = lens_lines(value)
+        if place not in lines.places:
+            raise PreventUpdate
+        return fitted(lens_picture(lines, place), "Logit lens")
 
 
 def _in_browser(app: Dash) -> None:
@@ -339,10 +341,10 @@ def _exports(app: Dash, context: Context) -> None:
         try:
             entry = context.library.entry(subject["r"])
             if format not in formats_of(entry.kind):
-                raise OptionError(f"a {entry.kind.label} is not exported as {format}")
+                raise OptionError(f"a {entry.kind.shown} is not exported as {format}")
             data = exported(context.library.value(entry.id), format, str(title or ""), shown)
         except KnowledgeCircuitsError as error:
             return no_update, parts.note(str(error), "error")
         stem = "".join(c if c.isalnum() else "-" for c in entry.name.partition(".kc.")[0])[-60:]
-        suffix = "node-link.json" if format == "json" and entry.kind is Kind.CIRCUIT else format
+        suffix = "node-link.json" if format == "json" and entry.kind.view == "circuit" else format
         return dcc.send_bytes(data, f"{stem.strip('-') or 'view'}.{suffix}"), ""
