@@ -174,6 +174,7 @@ def find_circuit(
         circuit,
         columns=columns,
         roles=_roles(model, question),
+        evidence={"pairs": [pair.text.as_dict() for pair in question.pairs]},
         provenance={
             **circuit.provenance,
             "relation": question.relation or "one prompt",

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
+from circuits.base import arrays as array_files
 from circuits.base import writing as files
 from circuits.base.arrays import load_arrays, save_arrays
 from circuits.base.errors import (
@@ -23,7 +24,6 @@ from circuits.base.errors import (
     StoreError,
 )
 from circuits.base.writing import atomic_write, save_json, to_json
-from circuits.files import arrays as array_files
 from circuits.files import store
 from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring

@@ -125,7 +125,7 @@ class Comparison(Result):
         return None if self.scores is None else rank_correlation(*self.scores)
 
     @cached_property
-    def unionrank_correlation(self) -> RankCorrelation | None:
+    def union_correlation(self) -> RankCorrelation | None:
         """Rank correlation of the scores of edges in either circuit."""
         if self.scores is None:
             return None

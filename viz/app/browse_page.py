@@ -123,12 +123,12 @@ def preview(context: Context, result: str) -> list[Any]:
             if trace.mode == "text":
                 trace.textfont.size = 8
         head += [
-            html.P(subtitle(value, context.library.record(result)), className="hint"),
+            html.P(subtitle(value), className="hint"),
             html.Div(
                 dcc.Graph(figure=figure, config={"staticPlot": True}, style={"height": "300px"}),
                 className="thumb",
             ),
-            *summary_of(value, context.library.record(result)),
+            *summary_of(value),
         ]
         return head
     return [*head, parts.pairs(facts_of(entry))]

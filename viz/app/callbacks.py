@@ -12,7 +12,7 @@ from circuits.graph.circuit import Circuit, node_kind
 from viz.app import details, parts
 from viz.app.browse_page import preview
 from viz.app.circuit_page import summary_of
-from viz.app.context import Context
+from viz.app.context import Context, prompts_of
 from viz.app.controls import group_list
 from viz.app.difference_page import comparison_of, difference_work
 from viz.app.exports import DATA, PICTURES, exported, formats_of
@@ -193,22 +193,22 @@ def details_of(context: Context, result: str, chosen: dict[str, str]) -> list[An
     circuit = value if comparison is None else either_circuit(comparison)
     node, edge = chosen.get("node", ""), chosen.get("edge", "")
     if node and node in circuit.nodes():
-        found = details.node_details(circuit, node, context.library.record(result, "roles.json"))
-        source = circuit.provenance
-        return [*found, reading_of(context, result, source)] if _can_be_cut(node) else found
+        source = circuit if comparison is None else comparison.before
+        found = details.node_details(circuit, node, source.evidence)
+        return [*found, reading_of(context, source)] if _can_be_cut(node) else found
     if edge:
         found = details.edge_details(circuit, edge, comparison)
-        return [*found, reading_of(context, result, circuit.provenance)]
+        return [*found, reading_of(context, circuit if comparison is None else comparison.before)]
     if comparison is None:
-        return summary_of(circuit, context.library.record(result))
+        return summary_of(circuit)
     about: list[Any] = difference_work(context.library.entry(result), value).about
     return about
 
 
-def reading_of(context: Context, result: str, provenance: Any) -> Any:
+def reading_of(context: Context, circuit: Circuit) -> Any:
     """A choice of prompts for the live reading, where the model may be loaded."""
-    prompts = context.prompts_of(result, provenance)
-    if not prompts or not context.models.can_load(str(provenance.get("model", ""))):
+    prompts = prompts_of(circuit)
+    if not prompts or not context.models.can_load(str(circuit.provenance.get("model", ""))):
         return None
     return html.Div(
         [
@@ -216,7 +216,7 @@ def reading_of(context: Context, result: str, provenance: Any) -> Any:
             dcc.Dropdown(
                 id="prompt-choice",
                 options=[
-                    {"label": parts.visible(each["prompt"]), "value": index}
+                    {"label": parts.visible(each["clean"]), "value": index}
                     for index, each in enumerate(prompts)
                 ],
                 value=0,
@@ -266,7 +266,7 @@ def reading(context: Context, result: str, selected: dict[str, str], choice: int
     """What the selected node or edge does on one prompt, read from the model."""
     value = context.library.value(result)
     circuit = value if isinstance(value, Circuit) else comparison_of(value).before
-    prompts = context.prompts_of(result, circuit.provenance)
+    prompts = prompts_of(circuit)
     if not (isinstance(choice, int) and 0 <= choice < len(prompts)):
         raise OptionError("there is no such prompt")
     words = prompts[choice]
@@ -276,7 +276,7 @@ def reading(context: Context, result: str, selected: dict[str, str], choice: int
         from locate.ask import answers, head_view, without
 
         model = context.models.get(model_name)
-        question = context.question(model_name, words["prompt"], words["subject"], words["answer"])
+        question = context.stored_question(model_name, words, circuit.provenance.get("bos"))
         if node and node_kind(node) == "head":
             return details.head_reading(head_view(model, question, node), question.prompt)
         cut = without(model, [node] if node else (), [edge] if edge else (), circuit.wiring.kv)

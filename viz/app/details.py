@@ -25,7 +25,7 @@ EFFECTS = {
 }
 
 
-def node_details(circuit: Circuit, node: str, roles: Mapping[str, Any]) -> list[Any]:
+def node_details(circuit: Circuit, node: str, evidence: Mapping[str, Any]) -> list[Any]:
     """A node's role with its evidence, and its edges in and out, strongest first."""
     kind = node_kind(node)
     role = circuit.roles.get(node, "")
@@ -47,7 +47,7 @@ def node_details(circuit: Circuit, node: str, roles: Mapping[str, Any]) -> list[
     record = next(
         (
             each
-            for each in roles.get("heads", [])
+            for each in evidence.get("roles", ())
             if isinstance(each, dict) and each.get("name") == node
         ),
         None,
@@ -112,6 +112,8 @@ def edge_details(circuit: Circuit, name: str, comparison: Comparison | None = No
     elif circuit.scores is not None:
         score = float(circuit.scores.values[edge])
         side = "supports the answer" if score >= 0 else "opposes the answer"
+        if circuit.provenance.get("sign") == "unknown":
+            side = "unknown sign"
         rows.append(("score", f"{score:+.4g}, {side}"))
         place = int((np.abs(circuit.scores.values) > abs(score)).sum()) + 1
         rows.append(("rank by |score|", f"{place:,} of {circuit.wiring.n_edges:,}"))
