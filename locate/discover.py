@@ -210,6 +210,7 @@ def origin(model: Model, examples: Examples, search: Search) -> dict[str, Any]:
     """Where a circuit comes from: all that is needed to find it again."""
     return {
         **model.provenance,
+        "d_model": model.d_model,
         **search.scoring(),
         "relation": examples.name,
         "pairs": len(examples.pairs),

@@ -194,7 +194,7 @@ def details_of(context: Context, result: str, chosen: dict[str, str]) -> list[An
     node, edge = chosen.get("node", ""), chosen.get("edge", "")
     if node and node in circuit.nodes():
         source = circuit if comparison is None else comparison.before
-        found = details.node_details(circuit, node, source.evidence)
+        found = details.node_details(circuit, node, source.evidence, comparison)
         return [*found, reading_of(context, source)] if _can_be_cut(node) else found
     if edge:
         found = details.edge_details(circuit, edge, comparison)
@@ -298,11 +298,16 @@ def answers_with(context: Context, asked: tuple[str, str, str, str], off: list[s
             edges = [name for name in off if "->" in name]
             nodes = [name for name in off if "->" not in name]
             left = answers(model, question, without(model, nodes, edges))
+    text = question.pairs[0].text
     named = ", ".join(off[:4]) + (f" and {len(off) - 4} more" if len(off) > 4 else "")
     return [
         details.answers_table(whole, left, "With parts off"),
         html.P(
             parts.visible(f"off: {named}") if off else "Nothing is switched off.", className="hint"
+        ),
+        html.P(
+            parts.visible(f"What is off carries values of: {text.corrupted} … {text.foil}"),
+            className="hint",
         ),
     ]
 

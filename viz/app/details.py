@@ -25,8 +25,16 @@ EFFECTS = {
 }
 
 
-def node_details(circuit: Circuit, node: str, evidence: Mapping[str, Any]) -> list[Any]:
-    """A node's role with its evidence, and its edges in and out, strongest first."""
+def node_details(
+    circuit: Circuit,
+    node: str,
+    evidence: Mapping[str, Any],
+    comparison: Comparison | None = None,
+) -> list[Any]:
+    """A node's role with its evidence, and its edges in and out, strongest first.
+
+    In a comparison each edge says its score before and after, with both signs.
+    """
     kind = node_kind(node)
     role = circuit.roles.get(node, "")
     style = theme.node_style(kind, role)
@@ -56,8 +64,8 @@ def node_details(circuit: Circuit, node: str, evidence: Mapping[str, Any]) -> li
         head += role_evidence(record)
     head.append(html.Div(id="reading"))
     head += [
-        _edge_list("Edges in", circuit, into, source=True),
-        _edge_list("Edges out", circuit, out, source=False),
+        _edge_list("Edges in", circuit, into, True, comparison),
+        _edge_list("Edges out", circuit, out, False, comparison),
     ]
     return head
 
@@ -171,7 +179,13 @@ def _compared(comparison: Comparison, edge: int) -> list[tuple[str, Any]]:
     return rows
 
 
-def _edge_list(title: str, circuit: Circuit, edges: np.ndarray, source: bool) -> html.Details:
+def _edge_list(
+    title: str,
+    circuit: Circuit,
+    edges: np.ndarray,
+    source: bool,
+    comparison: Comparison | None,
+) -> html.Details:
     """Signed and sorted by size; the other end's name, with a bar each."""
     scores = (
         np.ones(len(edges))
@@ -188,6 +202,10 @@ def _edge_list(title: str, circuit: Circuit, edges: np.ndarray, source: bool) ->
         other = wiring.src_names[wiring.edge_src[edge]] if source else wiring.dst_names[dst]
         slot = wiring.dst_slots[dst]
         label = f"{other} ({slot})" if source and slot else other
+        if comparison is not None and comparison.scores is not None:
+            before, after = (float(values[edge]) for values in comparison.scores)
+            score = after  # the bar's colour is the sign that the edge has now
+            label = f"{label}: {before:+.3g} → {after:+.3g}"
         rows.append(
             _edge_row(label, wiring.edge_name(edge), score, largest, circuit.scores is not None)
         )
