@@ -124,6 +124,7 @@ def __getattr__(name: str) -> Any:
     from knowledge_circuits.rooms import check_rooms
 
     check_rooms()
+    import_module("viz").offer()
     value = getattr(import_module(_PLACES[name]), name)
     globals()[name] = value
     return value

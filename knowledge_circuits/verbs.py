@@ -350,18 +350,11 @@ def open(path: str | Path) -> Any:
     >>> open(folder / "capitals.kc.safetensors") == found.circuit
     True
     """
-    from circuits.files.store import describe_file
+    from circuits.files.kinds import open_result
     from locate.evaluate import read_circuit
-    from viz.app.library import Kind
-    from viz.app.loaders import LOADERS, record
 
     path = Path(path)
-    if path.suffix.lower() == ".json":
-        return read_circuit(path)
-    kind, _ = describe_file(path)
-    if kind == Kind.EDIT:
-        return WeightDelta.load(path)
-    return LOADERS.get(Kind(kind), record)(path) if kind in tuple(Kind) else record(path)
+    return read_circuit(path) if path.suffix.lower() == ".json" else open_result(path)
 
 
 def save(result: Any, path: str | Path) -> Any:
@@ -371,31 +364,9 @@ def save(result: Any, path: str | Path) -> Any:
     >>> found = lens("facts-gpt2", "The capital of France is", answer="Paris")
     >>> save(found, Path(tempfile.mkdtemp()) / "lens.kc.safetensors")
     """
-    from circuits.files.comparisons import save_comparison
-    from circuits.files.store import save_arrays, save_circuit
-    from locate.changes.rewiring_files import save_rewiring
-    from locate.heads.role_files import save_roles
-
-    kinds = {
-        Trace: "trace",
-        AverageTrace: "average trace",
-        LensResult: "lens",
-        AverageLens: "average lens",
-    }
-    match result:
-        case Circuit():
-            return save_circuit(result, path)
-        case Comparison():
-            return save_comparison(result, path)
-        case Rewiring():
-            return save_rewiring(result, path)
-        case RoleReport():
-            return save_roles(result, path, result.as_dict())
-        case Discovery() | Edited() | WeightDelta():
-            return result.save(path)
-    if type(result) in kinds:
-        return save_arrays(path, kinds[type(result)], result.arrays(), result.metadata())
-    raise OptionError(f"a {type(result).__name__} is no result that can be stored")
+    if not hasattr(result, "save"):
+        raise OptionError(f"a {type(result).__name__} is no result that can be stored")
+    return result.save(path)
 
 
 def plot(result: Any, **options: Any) -> Any:

@@ -214,7 +214,12 @@ def find_circuit(
         "subject": question.subject,
         "answer": question.answer,
     }
-    return replace(found, roles=_roles(model, question), provenance={**found.provenance, **about})
+    return replace(
+        found,
+        roles=_roles(model, question),
+        evidence={"pairs": [pair.text.as_dict() for pair in question.pairs]},
+        provenance={**found.provenance, **about},
+    )
 
 
 def _search(model: Model, n_edges: int, **scoring: Any) -> Search:

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+import viz
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from experiments.cli import edit, figures, files, find, look, run, serve
 from experiments.cli.console import visible
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = DEBUG in given
     _quieten_libraries()
     _open_streams()
+    viz.offer()
     try:
         arguments, plugins = _apart([word for word in given if word != DEBUG])
         _load(plugins)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,12 +23,15 @@ from viz.layout import Layout, Placement, lay_out
 from viz.paper import canvas
 from viz.paper.circuit import EdgeLook, Entry, columns_in, drawn, size_legend
 
+if TYPE_CHECKING:  # brings torch along; a figure needs no model
+    from locate.changes.rewiring import Rewiring
+
 LEAST_CHANGED = 0.9
 """Least width in points of an edge that changed."""
 
 
 def draw_difference(
-    comparison: Comparison,
+    found: Comparison | Rewiring,
     path: str | Path,
     title: str | None = None,
     max_edges: int = 120,
@@ -40,6 +43,7 @@ def draw_difference(
     Errors as in `viz.paper.circuit.draw_circuit`.
     """
     canvas.check_suffix(path)
+    comparison = found if isinstance(found, Comparison) else found.comparison
     union = shown_circuit(comparison, max_edges)
     layout = lay_out(union, max_edges, placement, columns_in(width))
     with canvas.paper_style():
