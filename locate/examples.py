@@ -291,7 +291,7 @@ def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[Token
 def recalled(model: Model, pairs: Sequence[TokenPair], batch_size: int = 32) -> list[bool]:
     """For each pair whether no token scores higher than the answer after the clean prompt."""
     known = [False] * len(pairs)
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         ranks = rank(model.last_logits(batch.clean).float(), batch.answer)
         for row, place in zip(batch.index, ranks.tolist(), strict=True):
             known[row] = place == 0

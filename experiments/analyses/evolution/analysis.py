@@ -190,7 +190,7 @@ def _sharing(context: Context, answer: str) -> list[str]:
 def _recall(model: Model, pairs: Sequence[TokenPair], batch_size: int) -> dict[str, Any]:
     """Rank (0 is best) and probability of every fact's answer."""
     ranks, shares = np.empty(len(pairs), dtype=int), np.empty(len(pairs))
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         logits = model.last_logits(batch.clean).float()
         rows = list(batch.index)
         ranks[rows] = rank(logits, batch.answer).cpu().numpy()
