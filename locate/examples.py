@@ -242,7 +242,8 @@ def _counts(check: KnowledgeCheck, reports: Sequence[PairingReport]) -> dict[str
 
 
 def _from_pair_file(model: Model, source: Source, path: Path, batch_size: int) -> Examples:
-    pairs = encode_file(model, path, source.bos)
+    lines = encode_file(model, path, source.bos)
+    pairs = list(dict.fromkeys(lines))  # the same pair twice is one observation
     known = recalled(model, pairs, batch_size)
     counts = {"lines": len(pairs), "known": sum(known), "unknown": len(pairs) - sum(known)}
     if source.known_only:
@@ -256,13 +257,21 @@ def _from_pair_file(model: Model, source: Source, path: Path, batch_size: int) -
     apart = round((source.hold_out or 0.0) * len(pairs))
     if apart:
         random.Random(source.seed).shuffle(order)
+    if source.hold_out and not apart:
+        raise OptionError(
+            f"--hold-out {source.hold_out} of {len(pairs)} pairs holds out none; give more pairs, "
+            "or --hold-out 0"
+        )
     if apart == len(pairs):
         raise OptionError(f"--hold-out {source.hold_out} leaves no pair to find a circuit on")
     sides = [sorted(order[apart:])[: source.limit], sorted(order[:apart])[: source.limit]]
     chosen, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None
-    return Examples(name or source.name, chosen, held_out, counts, _warnings(model, counts))
+    notes = _warnings(model, counts)
+    if repeated := len(lines) - counts["lines"]:
+        notes = (*notes, f"{path}: {repeated} lines repeat a pair and are left out")
+    return Examples(name or source.name, chosen, held_out, counts, notes)
 
 
 def _warnings(model: Model, counts: dict[str, Any]) -> tuple[str, ...]:

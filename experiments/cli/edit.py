@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,10 +91,11 @@ def edit(
         parse_layers(layers)
         settings = parse_settings(set_ or ())
         texts = texts_for_drift(text)
+        _check_other(save_model, model)
         asked = _requests(prompt, subject, target, ground_truth, requests, random, relation)
         for folder in (out, save_model):
             if folder is not None:
-                check_writable(folder)
+                check_writable(folder, [requests])
         with console.stage("model"):
             loaded = load(model, device=device, dtype=dtype)
         if random is not None:
@@ -123,9 +123,9 @@ def edit(
         if error is None and not run.deltas:
             raise OptionError(f"nothing to edit: {run.outcomes[0].reason}")
         look = edit_report.edit_look(run, judge, method, seed, evidence)
-        if save_model is not None and run.deltas:
-            edit_report.fill_in_model(run.delta or run.deltas[0], loaded, save_model)
     _finish(console, look, out, edit_report.OWNED)
+    if save_model is not None and run.deltas:
+        edit_report.fill_in_model(run.delta or run.deltas[0], loaded, save_model)
     if error is not None:
         raise error
 
@@ -160,12 +160,13 @@ def unlearn(
 
         if layers == AUTO:
             raise OptionError("--layers auto traces single facts: for unlearning name the layers")
+        _check_other(save_model, model)
         chosen, settings = parse_layers(layers), parse_settings(set_ or ())
         sets = read_examples(forget), read_examples(retain)
         kept = read_examples(held_out) if held_out is not None else ()
         for folder in (out, save_model):
             if folder is not None:
-                check_writable(folder)
+                check_writable(folder, [forget, retain, held_out])
         with console.stage("model"):
             loaded = load(model, device=device, dtype=dtype)
         with console.stage("unlearning") as progress:
@@ -181,9 +182,9 @@ def unlearn(
             )
         growth = norm_growth(loaded, outcome.delta) if outcome.delta is not None else {}
         look = edit_report.unlearn_look(outcome, loaded.name, seed, growth)
-        if save_model is not None and outcome.delta is not None:
-            edit_report.fill_in_model(outcome.delta, loaded, save_model)
     _finish(console, look, out, edit_report.OWNED)
+    if save_model is not None and outcome.delta is not None:
+        edit_report.fill_in_model(outcome.delta, loaded, save_model)
     if outcome.status is EditStatus.DIVERGED:
         raise NumericalError(f"diverged: {outcome.reason}; the weights are as they were")
 
@@ -233,7 +234,7 @@ def compare(
         from locate.discover import Search
 
         if out is not None:
-            check_writable(out)
+            check_writable(out, [before, after, edit])
         if before is not None and after is not None:
             look = comparing.circuits_look(comparing.load_pair(before, after), (before, after))
         else:
@@ -333,6 +334,12 @@ def _requests(
     return [EditRequest(template, str(subject), str(target), ground_truth, relation)]
 
 
+def _check_other(folder: Path | None, model: str) -> None:
+    """Refuse to write an edited model over the one that it is made from."""
+    if folder is not None and folder.exists() and folder.resolve() == Path(model).resolve():
+        raise OptionError(f"--save-model {folder} is the model's own directory; name another")
+
+
 def _check_origin(console: Console, delta: WeightDelta, model: Model) -> None:
     """A word of warning where an edit was made for other weights."""
     made_for = _weights_of(delta.provenance)
@@ -350,8 +357,6 @@ def _weights_of(provenance: object) -> set[str]:
 def _finish(console: Console, look: Look, out: Path | None, owned: tuple[str, ...]) -> None:
     """Write, then show."""
     if out is not None:
-        names = [*look.files, "summary.json"]
-        look = replace(look, summary={**look.summary, "files": [str(out / n) for n in names]})
         owned = (*owned, *(path.name for path in out.glob("edit-*.kc.safetensors")))
     paths = look.write(out, owned)
     for note in look.summary["warnings"]:

@@ -111,7 +111,7 @@ def discover(
             batch_size=batch_size,
             seed=seed,
         )
-        check_writable(folder)
+        check_writable(folder, [facts, pairs])
         check_readable(source)
         with console.stage("model"):
             loaded = load(model, device=device, dtype=dtype)
@@ -182,7 +182,7 @@ def evaluate(
             corrupt=corrupt,
         )
         if out is not None:
-            check_writable(out)
+            check_writable(out, [circuit, facts, pairs])
         check_readable(source)
         with console.stage("model"):
             loaded = load(model, device=device, dtype=dtype)

@@ -15,6 +15,7 @@ from experiments.cli.console import Console
 if TYPE_CHECKING:
     from circuits.model.model import Model
     from locate.examples import Examples, Source
+    from locate.states.tracing import Trace
 
 Prompt = Annotated[
     str | None, typer.Argument(help="A prompt that the answer continues.", metavar="PROMPT")
@@ -92,6 +93,7 @@ def trace(
                     loaded, str(prompt), str(subject), str(answer), bos=bos, **options
                 )
             look = look_trace.prompt_trace(found)
+            _warn_of_another_answer(console, loaded, found)
         else:
             examples = _collect(console, loaded, source)
             with console.stage("traces") as progress:
@@ -249,13 +251,29 @@ def _source(
     )
 
 
+def _warn_of_another_answer(console: Console, model: Model, found: Trace) -> None:
+    """A word where the traced answer is not what the model says: its effects are no recall."""
+    import torch
+
+    prompt = model.tokenizer.encode(found.prompt, found.provenance["bos"])
+    with torch.no_grad():
+        logits = model.last_logits(torch.tensor([prompt.ids], device=model.device))
+    said = int(logits.argmax())
+    if said != found.answer_token:
+        token = model.tokenizer.token_string(said)
+        console.warn(
+            f"{model.name!r} does not answer {found.answer!r} here (p {found.p_clean:.4f}) but "
+            f"{token!r}; what is traced is no recall"
+        )
+
+
 def _check_files(source: Source | None, out: Path | None) -> None:
     """Find mistakes in files and folders before a model is loaded."""
     from circuits.base.origin import check_writable
     from locate.examples import check_readable
 
     if out is not None:
-        check_writable(out)
+        check_writable(out, [source.facts, source.pairs] if source is not None else [])
     if source is not None:
         check_readable(source)
 

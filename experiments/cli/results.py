@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.base.choices import ExportFormat
+from circuits.base.errors import StoreError
 from circuits.base.origin import staged
 from circuits.base.writing import atomic_write, save_json
 from circuits.files.curves import BASELINE, save_curves
@@ -38,6 +39,8 @@ def write_all(folder: Path, writers: Writers, owned: Iterable[str] = ()) -> list
     with staged(folder, owned) as stage:
         for name, write in writers.items():
             write(stage / name)
+        if lost := [name for name in writers if not (stage / name).exists()]:
+            raise StoreError(f"{folder / lost[0]} vanished while it was written")
     return [folder / name for name in writers]
 
 

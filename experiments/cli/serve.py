@@ -49,6 +49,8 @@ def serve(
 ) -> None:
     """Browse results in the browser: circuits, differences, traces; try prompts and edits live."""
     console = Console(False)
+    if not host.strip():
+        raise OptionError("--host is empty, which would listen on every interface; name one")
     root = _root(folder)
     from viz.app.context import Context, Models, embedded_names
     from viz.app.library import Library
