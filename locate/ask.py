@@ -234,7 +234,7 @@ def answers(
 ) -> Answers:
     """What the model says when only the edges of `kept` carry clean values; all by default."""
     pair = question.pairs[0]
-    (batch,) = batches([pair], 1, model.device)
+    (batch,) = batches([pair], 1, model)
     if kept is None:
         logits = model.last_logits(batch.clean)
     else:

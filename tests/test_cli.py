@@ -604,7 +604,7 @@ def test_a_foreign_circuit_of_other_heads_is_refused_by_name(
     assert f"{path}: the circuit is for 3 layers, 3 heads" in message
 
 
-def test_scores_that_are_not_finite_fail_and_write_nothing(
+def test_weights_that_are_not_finite_fail_by_name_and_write_nothing(
     models, pair_file: Path, tmp_path: Path, capsys
 ):
     out = tmp_path / "out"
@@ -613,7 +613,7 @@ def test_scores_that_are_not_finite_fail_and_write_nothing(
         *("discover", "-m", models["broken"], "--pairs", str(pair_file), "--out", str(out)),
         code=4,
     )
-    assert "not a finite number" in message
+    assert "weight 'transformer.h.1.mlp.c_proj.bias' holds NaN or infinity" in message
     assert not out.exists()
 
 

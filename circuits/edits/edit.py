@@ -79,6 +79,47 @@ class LowRank:
 Change = LowRank | Tensor
 
 
+class _Placed:
+    """A delta that is in a model's weights, on top of those that were placed before it."""
+
+    def __init__(self, delta: WeightDelta, model: Model) -> None:
+        self.delta, self.model = delta, model
+
+    def enter(self) -> None:
+        model = self.model
+        self.provenance = model.provenance
+        self.before = {name: model.parameter(name).clone() for name in self.delta.changes}
+        model.placed.append(self)
+        for name, weight in self.before.items():
+            change = self.delta.dense(name).to(weight.device)
+            wide = torch.promote_types(weight.dtype, change.dtype)
+            model.set_parameter(name, (weight.to(wide) + change.to(wide)).to(weight.dtype))
+        edits = [*self.provenance.get("edits", []), self.delta.fingerprint()]
+        model.provenance = self.marked = {**self.provenance, "edits": edits}
+
+    def leave(self) -> None:
+        """Take it back; those placed after it are lifted first and then placed again."""
+        stack = self.model.placed
+        if self not in stack:
+            return
+        later = stack[stack.index(self) + 1 :]
+        for each in (*reversed(later), self):
+            each._lift()
+        for each in later:
+            each.enter()
+
+    def _lift(self) -> None:
+        model = self.model
+        # Whether a weight was changed by hand inside the block shows in the provenance.
+        touched = model.provenance is not getattr(self, "marked", None)
+        for name, weight in self.before.items():
+            model.set_parameter(name, weight)
+        model.placed.remove(self)
+        model.provenance = self.provenance
+        if touched:
+            model.forget_hash()
+
+
 @dataclass(frozen=True, eq=False)
 class WeightDelta(Result):
     """Changes of weights by parameter name, with their origin."""
@@ -144,20 +185,13 @@ class WeightDelta(Result):
                 raise OptionError(
                     f"the edit does not fit {model.name!r}: {name!r} differs in shape"
                 )
-        before = {name: model.parameter(name).clone() for name in self.changes}
-        provenance = model.provenance
-        try:
-            for name, weight in before.items():
-                change = self.dense(name).to(weight.device)
-                wide = torch.promote_types(weight.dtype, change.dtype)
-                model.set_parameter(name, (weight.to(wide) + change.to(wide)).to(weight.dtype))
-            edits = [*provenance.get("edits", []), self.fingerprint()]
-            model.provenance = {**provenance, "edits": edits}
-            yield model
-        finally:
-            for name, weight in before.items():
-                model.set_parameter(name, weight)
-            model.provenance = provenance
+        with model.alone():
+            placed = _Placed(self, model)
+            try:
+                placed.enter()
+                yield model
+            finally:
+                placed.leave()
 
     def __add__(self, other: WeightDelta) -> WeightDelta:
         """Both changes together; the provenance names both."""

@@ -40,6 +40,17 @@ _COLUMN = "column."
 _RECORDS = ("provenance", "scores_provenance", "evidence")
 
 
+def read_only(array: np.ndarray, copy: bool = True) -> np.ndarray:
+    """The array as nobody can write to it: a copy, or a view where the caller keeps the original.
+
+    An array that is read-only already is taken as it is.
+    """
+    if array.flags.writeable:
+        array = array.copy() if copy else array.view()
+        array.setflags(write=False)
+    return array
+
+
 @dataclass(frozen=True, eq=False)
 class EdgeScores(Shown):
     """One score an edge: an estimate of m(clean) - m(edge corrupted); positive supports the fact.
@@ -60,6 +71,9 @@ class EdgeScores(Shown):
                 f"which has {self.wiring.n_edges} edges"
             )
         object.__setattr__(self, "provenance", dict(self.provenance))
+        object.__setattr__(self, "values", read_only(self.values))
+        if self.per_pair is not None:  # large: flagged, not copied
+            object.__setattr__(self, "per_pair", read_only(self.per_pair, copy=False))
 
     def matrix(self) -> Float[np.ndarray, "src dst"]:
         """Scores as a matrix, 0 where there is no edge."""
@@ -153,8 +167,11 @@ class Circuit(Result):
         for name, column in self.columns.items():
             if column.shape != (n_edges,):
                 raise OptionError(f"column {name!r} must hold {n_edges} values, one an edge")
-        for name in ("columns", "roles", "provenance", "evidence"):
+        columns = {name: read_only(column) for name, column in self.columns.items()}
+        object.__setattr__(self, "columns", columns)
+        for name in ("roles", "provenance", "evidence"):
             object.__setattr__(self, name, dict(getattr(self, name)))
+        object.__setattr__(self, "kept", read_only(self.kept))
 
     @classmethod
     def full(cls, wiring: Wiring, scores: EdgeScores | None = None) -> Circuit:

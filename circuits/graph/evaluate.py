@@ -108,7 +108,7 @@ def run_circuits(
     metrics, hits = np.empty((n_runs, len(pairs))), np.empty((n_runs, len(pairs)), dtype=bool)
     projections = head_projections(model, wiring)
     done = 0
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         runner = CircuitRunner(model, batch, wiring, ablation, constants, projections)
         clean, rows = runner.clean_logits, list(batch.index)
         for run, circuit in enumerate([Circuit.full(wiring), Circuit.empty(wiring), *circuits]):
@@ -116,7 +116,7 @@ def run_circuits(
             logits = clean if circuit.kept.all() else runner.run(circuit)
             values = evaluate_metric(metric, logits, batch.answer, batch.foil, clean)
             metrics[run, rows] = values.float().cpu().numpy()
-            _check_finite(metrics[run], batch, pairs, run)
+            _check_finite(model, metrics[run], batch, pairs, run)
             hits[run, rows] = hit_at(logits, batch.answer, k).cpu().numpy()
         done += len(batch)
         if progress is not None:
@@ -126,14 +126,14 @@ def run_circuits(
 
 
 def _check_finite(
-    metrics: np.ndarray, batch: PairBatch, pairs: Sequence[TokenPair], run: int
+    model: Model, metrics: np.ndarray, batch: PairBatch, pairs: Sequence[TokenPair], run: int
 ) -> None:
     for row in batch.index:
         if not np.isfinite(metrics[row]):
             name = ("the whole model", "the empty circuit", "a circuit")[min(run, 2)]
             raise NumericalError(
                 f"the metric of {name} is not a finite number for the prompt "
-                f"{pairs[row].text.clean!r}; try --dtype fp32"
+                f"{pairs[row].text.clean!r}; {model.why_not_finite()}"
             )
 
 

@@ -346,7 +346,7 @@ def _preferred(
 ) -> list[TokenPair]:
     """Of each two pairs the one whose answer the model prefers after the clean prompt."""
     chosen = list(pairs)
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         logits = model.last_logits(batch.clean)
         other = torch.tensor([pairs_after[row].answer for row in batch.index], device=model.device)
         moved = logit_difference(logits, other, batch.answer) > 0

@@ -303,7 +303,7 @@ def direct_logit_attribution(
     contributions = np.empty((len(pairs), wiring.n_src))
     constant, difference = np.empty(len(pairs)), np.empty(len(pairs))
     unembedding = model.unembedding().float()
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         read = _last_position(model, batch.clean)
         direction = unembedding[batch.answer] - unembedding[batch.foil]
         parts, rest = _contributions(model, read, direction)

@@ -197,7 +197,7 @@ def average_lens(
     others = rivals(model, pairs, objects)
     shape = (len(pairs), model.n_layers + 1, len(places), len(followed))
     ranks, probabilities = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         rows = list(batch.index)
         wanted = [_tokens(pairs[row], others[row]) for row in rows]
         where = torch.tensor([_positions(pairs[row])[: len(places)] for row in rows])
