@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 
 from circuits.base.choices import EditStatus, KeyValue
+from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import build
 from circuits.base.progress import Progress, Stages, silent
@@ -117,6 +118,43 @@ class EditTrial:
     after: Answers
 
 
+@dataclass(frozen=True, eq=False)
+class Asked(Shown):
+    """One prompt asked: its circuit, what the model says, and what it says without parts."""
+
+    model: Model
+    question: Question
+    circuit: Circuit
+    answers: Answers
+
+    def without(self, *parts: str) -> Answers:
+        """What the model says when these heads, MLPs and edges carry the corrupted prompt."""
+        nodes = [part for part in parts if "->" not in part]
+        edges = [part for part in parts if "->" in part]
+        return answers(self.model, self.question, without(self.model, nodes, edges))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a kept edge, strongest first."""
+        return self.circuit.rows()
+
+    def summary(self) -> Summary:
+        """The circuit's, with what the model says."""
+        whole = self.circuit.summary()
+        says = f"{self.answers.tokens[0].strip()} ({self.answers.probabilities[0]:.3f})"
+        facts = {"prompt": self.question.prompt, "says": says, **whole.facts}
+        return replace(whole, facts=facts)
+
+    def plot(self, **options: Any) -> Any:
+        """The circuit's picture."""
+        return self.circuit.plot(**options)
+
+
+def ask_model(model: Model, prompt: str, subject: str, answer: str) -> Asked:
+    """Ask, find the prompt's circuit and read the answers, in one go."""
+    question = ask(model, prompt, subject, answer)
+    return Asked(model, question, find_circuit(model, question), answers(model, question))
+
+
 def ask(model: Model, prompt: str, subject: str, answer: str, seed: int = 0) -> Question:
     """The prompt with up to `PARTNERS` corrupted partners.
 
@@ -177,7 +215,12 @@ def find_circuit(
         "subject": question.subject,
         "answer": question.answer,
     }
-    return replace(found, roles=_roles(model, question), provenance={**found.provenance, **about})
+    return replace(
+        found,
+        roles=_roles(model, question),
+        evidence={"pairs": [pair.text.as_dict() for pair in question.pairs]},
+        provenance={**found.provenance, **about},
+    )
 
 
 def _search(model: Model, n_edges: int, **scoring: Any) -> Search:
@@ -192,7 +235,7 @@ def answers(
 ) -> Answers:
     """What the model says when only the edges of `kept` carry clean values; all by default."""
     pair = question.pairs[0]
-    (batch,) = batches([pair], 1, model.device)
+    (batch,) = batches([pair], 1, model)
     if kept is None:
         logits = model.last_logits(batch.clean)
     else:

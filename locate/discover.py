@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import numpy as np
 from circuits.base.choices import Ranking
 from circuits.base.errors import OptionError
 from circuits.base.origin import code_commit, timestamp
+from circuits.base.plain import plain
 from circuits.base.progress import Progress, Stages, silent
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores
@@ -86,6 +87,7 @@ def discover(
     if np.isfinite(headline.faithfulness.value):
         extra = {"faithfulness": headline.faithfulness.value}
         found = replace(found, provenance={**found.provenance, **extra})
+    found = replace(found, evidence=_evidence(examples, evaluation, held_out, stability, roles))
     return Discovery(
         model=model.name,
         search=search,
@@ -101,6 +103,27 @@ def discover(
         seconds=clock.seconds,
         notes=tuple(notes),
     )
+
+
+def _evidence(
+    examples: Examples,
+    evaluation: Evaluation,
+    held_out: Evaluation | None,
+    stability: Mapping[str, int],
+    roles: Any,
+) -> dict[str, Any]:
+    """What a stored circuit needs to be looked into later: its pairs, measures, and roles."""
+    found: dict[str, Any] = {
+        "pairs": [pair.text.as_dict() for pair in examples.pairs],
+        "evaluation": plain(evaluation.as_dict()),
+        "stability": dict(stability),
+    }
+    if held_out is not None:
+        found["held_out_pairs"] = [pair.text.as_dict() for pair in examples.held_out]
+        found["held_out"] = plain(held_out.as_dict())
+    if roles is not None:
+        found["roles"] = plain([head.as_dict() for head in roles.heads])
+    return found
 
 
 def find(model: Model, examples: Examples, search: Search, stages: Stages = silent) -> Circuit:
@@ -144,6 +167,7 @@ def origin(model: Model, examples: Examples, search: Search) -> dict[str, Any]:
     """Where a circuit comes from: all that is needed to find it again."""
     return {
         **model.provenance,
+        "d_model": model.d_model,
         **search.record(),
         "relation": examples.name,
         "pairs": len(examples.pairs),

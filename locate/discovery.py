@@ -12,13 +12,12 @@ from circuits.base.display import Shown, Summary, drawn
 from circuits.base.origin import write_all
 from circuits.base.writing import atomic_write, save_json
 from circuits.facts.pairs import TokenPair
-from circuits.files.curves import BASELINE, save_curves
 from circuits.files.exchange import export_circuit, save_eap_ig
 from circuits.files.store import save_circuit
 from circuits.graph.circuit import Circuit, EdgeScores
-from circuits.graph.evaluate import Evaluation, FaithfulnessCurve
+from circuits.graph.evaluate import BASELINE, Evaluation, FaithfulnessCurve, FaithfulnessCurves
 from locate.examples import Examples, as_jsonl
-from locate.heads.prompt_heads import PromptHeads, save_prompt_heads
+from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
 from locate.heads.roles import RoleReport
 from locate.report import (
     curve_summary,
@@ -215,26 +214,25 @@ class Discovery(Shown):
             "circuit.kc.safetensors": lambda path: save_circuit(circuit, path),
             "circuit.json": lambda path: save_eap_ig(circuit, path, full=full_json),
             "circuit.graphml": lambda path: export_circuit(circuit, path, ExportFormat.GRAPHML),
-            "circuit.svg": lambda path: drawn("circuit.draw_circuit", circuit, path, title),
+            "circuit.svg": lambda path: drawn(circuit, path, title=title),
             "pairs.jsonl": lambda path: atomic_write(path, as_jsonl(examples.pairs)),
         }
         if examples.held_out:
             held_out = as_jsonl(examples.held_out)
             writers["held_out.jsonl"] = lambda path: atomic_write(path, held_out)
         if self.curve is not None:
-            curves, origin = self._curves(), circuit.provenance
-            writers["curve.kc.safetensors"] = lambda path: save_curves(curves, path, origin)
-            writers["curve.svg"] = lambda path: drawn(
-                "curves.draw_faithfulness", curves, path, title, origin
-            )
+            curves = self._curves()
+            writers["curve.kc.safetensors"] = curves.save
+            writers["curve.svg"] = lambda path: drawn(curves, path, title=title)
         if self.roles is not None:
             roles = self.roles.as_dict()
             writers["roles.json"] = lambda path: save_json(roles, path)
         if self.heads:
-            writers["heads.kc.safetensors"] = lambda path: save_prompt_heads(self.heads, path)
+            writers["heads.kc.safetensors"] = HeadsOnPrompts(tuple(self.heads)).save
         return writers
 
-    def _curves(self) -> dict[str, FaithfulnessCurve]:
+    def _curves(self) -> FaithfulnessCurves:
         """The curve by the name of its method, and that of random circuits."""
         curves = {str(self.search.method): self.curve, BASELINE: self.random_curve}
-        return {name: curve for name, curve in curves.items() if curve is not None}
+        known = {name: curve for name, curve in curves.items() if curve is not None}
+        return FaithfulnessCurves(known, self.circuit.provenance)

@@ -237,9 +237,10 @@ def _from_pairs(
     at_hand: Sequence[PromptPair] | None,
 ) -> Examples:
     if at_hand is None:
-        pairs = encode_file(model, path, source.bos)
+        lines = encode_file(model, path, source.bos)
     else:
-        pairs = encode_pairs(model.tokenizer, at_hand, source.bos)
+        lines = encode_pairs(model.tokenizer, at_hand, source.bos)
+    pairs = list(dict.fromkeys(lines))  # the same pair twice is one observation
     known = recalled(model, pairs, batch_size)
     counts = {"lines": len(pairs), "known": sum(known), "unknown": len(pairs) - sum(known)}
     if source.known_only:
@@ -253,13 +254,21 @@ def _from_pairs(
     apart = round((source.hold_out or 0.0) * len(pairs))
     if apart:
         random.Random(source.seed).shuffle(order)
+    if source.hold_out and not apart:
+        raise OptionError(
+            f"`hold_out` {source.hold_out} of {len(pairs)} pairs holds out none; give more pairs, "
+            "or `hold_out` 0"
+        )
     if apart == len(pairs):
         raise OptionError(f"`hold_out` {source.hold_out} leaves no pair to find a circuit on")
     sides = [sorted(order[apart:])[: source.limit], sorted(order[:apart])[: source.limit]]
     chosen, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None
-    return Examples(name or source.name, chosen, held_out, counts, _warnings(model, counts))
+    notes = _warnings(model, counts)
+    if repeated := len(lines) - counts["lines"]:
+        notes = (*notes, f"{path}: {repeated} lines repeat a pair and are left out")
+    return Examples(name or source.name, chosen, held_out, counts, notes)
 
 
 def _warnings(model: Model, counts: dict[str, Any]) -> tuple[str, ...]:
@@ -288,7 +297,7 @@ def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[Token
 def recalled(model: Model, pairs: Sequence[TokenPair], batch_size: int = 32) -> list[bool]:
     """For each pair whether no token scores higher than the answer after the clean prompt."""
     known = [False] * len(pairs)
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         ranks = rank(model.last_logits(batch.clean).float(), batch.answer)
         for row, place in zip(batch.index, ranks.tolist(), strict=True):
             known[row] = place == 0

@@ -11,6 +11,7 @@ import torch
 
 import locate.changes.rewiring
 import locate.edges.eap
+from circuits.base.arrays import save_arrays
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.writing import to_json
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
@@ -18,14 +19,12 @@ from circuits.edits.effects.pairs import Contrast, edit_pairs
 from circuits.edits.methods.run import edit
 from circuits.facts.facts import Fact, relation
 from circuits.facts.pairs import TokenPair
-from circuits.files.store import save_arrays
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue
 from circuits.graph.compare import compare_scores
 from circuits.graph.noise import Decision, Sample, corrupted_subject
 from circuits.graph.select import prune, top_n
 from circuits.model.model import Model, load
 from locate.changes.rewiring import Rewiring, changed_edges, distinct_prompts, rewiring
-from locate.changes.rewiring_files import load_rewiring, save_rewiring
 from locate.changes.rewiring_summary import summarise, whole_numbers
 from locate.search import Scoring
 from locate.states.lens import direct_logit_attribution
@@ -307,11 +306,11 @@ def test_sides_that_ask_other_prompts_are_refused(model, pairs):
 def test_save_then_load_is_identity(model, pairs, tmp_path, draws):
     found = rewired(model, pairs, draws=draws, roles={"a0.h0": "mover"})
     path = tmp_path / "rewiring.kc.safetensors"
-    save_rewiring(found, path)
-    loaded = load_rewiring(path)
+    found.save(path)
+    loaded = Rewiring.load(path)
     assert json.loads(to_json(loaded.as_dict())) == json.loads(to_json(found.as_dict()))
     assert loaded.heads == found.heads
-    save_rewiring(loaded, tmp_path / "again.kc.safetensors")
+    loaded.save(tmp_path / "again.kc.safetensors")
     assert (tmp_path / "again.kc.safetensors").read_bytes() == path.read_bytes()
     assert summarise([loaded]).rows() == summarise([found]).rows()
 
@@ -320,7 +319,7 @@ def test_a_file_that_is_no_rewiring_is_refused(tmp_path):
     path = tmp_path / "r.kc.safetensors"
     save_arrays(path, "rewiring", {}, {"comparison": {}})
     with pytest.raises(FileFormatError, match=r"r\.kc\.safetensors"):
-        load_rewiring(path)
+        Rewiring.load(path)
 
 
 def test_a_summary_is_the_mean_over_requests(model, pairs):

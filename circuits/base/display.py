@@ -2,17 +2,19 @@
 
 A class that mixes in `Shown` says what its summary is; a notebook shows it as HTML, a terminal as
 text. Everything in it is escaped: names and tokens come from models and files. Pictures are drawn
-by `viz.screen`, which stands above this room and is therefore imported only when one is asked for.
+by a room above (`viz.screen`, `viz.app`), which installs itself here.
 """
 
 from __future__ import annotations
 
 import html
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from circuits.base.errors import OptionError
 
 if TYPE_CHECKING:
     import pandas
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→", "\u00a0": "␣"}
 _CELL = "text-align:left;padding:1px 12px 1px 0;vertical-align:top"
 _HEAD = f"{_CELL};font-weight:600"
+_INSTALLED: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -104,24 +107,32 @@ class Shown:
         return {"text/plain": summary.as_text(), "text/html": summary.as_html()}
 
 
-def plotted(drawing: str, *values: Any, **options: Any) -> go.Figure:
-    """The figure that a function of `viz.screen` draws of these values."""
-    from viz import screen  # upwards: a result can show its picture, and needs it for nothing else
-
-    return getattr(screen, drawing)(*values, **options)
+def install(name: str, function: str) -> None:
+    """Have results draw (`figure`, `draw`) or open (`explore`) themselves by "module:function"."""
+    _INSTALLED[name] = function
 
 
-def drawn(drawing: str, *values: Any, **options: Any) -> Any:
-    """Draw these values to a file: by a function of `viz.paper`, as `circuit.draw_circuit`."""
-    module, _, function = drawing.partition(".")
-    return getattr(import_module(f"viz.paper.{module}"), function)(*values, **options)
+def plotted(result: Any, **options: Any) -> go.Figure:
+    """The figure of a result, by whatever room above has offered to draw it."""
+    return _installed("figure")(result, **options)
+
+
+def drawn(result: Any, path: Path, **options: Any) -> None:
+    """Draw a result to a file, as `plotted`."""
+    _installed("draw")(result, path, **options)
 
 
 def explored(circuit: Any, **options: Any) -> None:
     """Show a circuit in the app, within a notebook."""
-    from viz.app import explore  # upwards, as `plotted`
+    _installed("explore")(circuit, **options)
 
-    explore(circuit, **options)
+
+def _installed(name: str) -> Callable[..., Any]:
+    if name not in _INSTALLED:
+        raise OptionError("pictures and the app are not loaded; import knowledge_circuits")
+    module, _, function = _INSTALLED[name].partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
 
 
 def visible(text: str) -> str:

@@ -59,7 +59,7 @@ def source_constants(
         value = value.cpu().double()  # MPS has no float64
         sums[key] = sums[key] + value if key in sums else value
 
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         skip = 1 if pairs[batch.index[0]].clean.bos else 0
         count += batch.clean[:, skip:].numel()
         model.last_logits(batch.clean, source_hooks(model, add))

@@ -143,7 +143,7 @@ def random_circuit(wiring: Wiring, n: int, rng: np.random.Generator) -> Circuit:
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if beginning(middle).sum() <= n else (low, middle - 1)
-    kept = beginning(low)
+    kept = beginning(low).copy()
     while missing := n - int(kept.sum()):
         reached, needed = _connected(wiring, kept)
         inside = np.flatnonzero(reached[wiring.edge_src] & needed[wiring.edge_dst] & ~kept)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
-from circuits.base.writing import atomic_write
-from circuits.files.comparisons import save_comparison
+from circuits.base.writing import as_csv, atomic_write
 from circuits.files.store import save_circuit
 from circuits.graph.compare import Comparison, Mass
 from experiments.cli.edit_report import page
 from experiments.cli.finding import Look, Table
 from locate.changes.rewiring import Rewiring
-from locate.changes.rewiring_files import save_rewiring
 
 FILES = (
     "before.kc.safetensors",
@@ -58,7 +54,7 @@ def edit_look(found: Rewiring) -> Look:
         "warnings": found.provenance["notes"],
     }
     files = _files(comparison, f"{about} before and after the edit")
-    files["rewiring.kc.safetensors"] = lambda path: save_rewiring(found, path)
+    files["rewiring.kc.safetensors"] = found.save
     files["layers.csv"] = lambda path: atomic_write(path, as_csv(found.followed.rows()))
     heads = [head.as_row() for head in found.heads]
     files["heads.csv"] = lambda path: atomic_write(path, as_csv(heads))
@@ -83,19 +79,6 @@ def circuits_look(comparison: Comparison, paths: tuple[Path, Path]) -> Look:
     return _look(summary, tables, _lines(comparison), files, "Two circuits")
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Records as CSV, lists as words; columns are all keys in order of appearance."""
-    buffer = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {key: " ".join(x) if isinstance(x, list | tuple) else x for key, x in row.items()}
-        )
-    return buffer.getvalue()
-
-
 def _look(
     summary: Mapping[str, Any],
     tables: Sequence[Table],
@@ -118,7 +101,7 @@ def _files(comparison: Comparison, title: str) -> dict[str, Callable[[Path], Any
     return {
         "before.kc.safetensors": lambda path: save_circuit(comparison.before, path),
         "after.kc.safetensors": lambda path: save_circuit(comparison.after, path),
-        "comparison.kc.safetensors": lambda path: save_comparison(comparison, path),
+        "comparison.kc.safetensors": comparison.save,
         "edges.csv": lambda path: atomic_write(path, as_csv(comparison.rows())),
         "difference.svg": picture,
     }

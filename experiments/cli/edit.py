@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,7 +73,8 @@ def edit(
         method = checked_method(editing)
         texts_for_drift(judging.text)
         asked = _requests(wish)
-        o.check_files(None, out, save_model)
+        _check_other(save_model, model)
+        o.check_files(None, out, save_model, inputs=[wish.requests])
         loaded = o.load_model(console, model, loading)
         if wish.random is not None:
             names = None if wish.relation is None else [wish.relation]
@@ -84,9 +84,9 @@ def edit(
             raise OptionError("`save_model` writes one model: use it with `sequential`")
         edited = edit_facts(loaded, asked, editing, judging, console.stage)
         look = edit_report.edit_look(edited)
-        if save_model is not None and edited.delta is not None:
-            edit_report.fill_in_model(edited.delta, loaded, save_model)
     _finish(console, look, out, edit_report.OWNED)
+    if save_model is not None and edited.delta is not None:
+        edit_report.fill_in_model(edited.delta, loaded, save_model)
     if (error := worst(edited.run)) is not None:
         raise error
 
@@ -119,7 +119,8 @@ def unlearn(
         chosen = parse_layers(unlearning.layers)
         sets = read_examples(forget), read_examples(retain)
         kept = read_examples(held_out) if held_out is not None else ()
-        o.check_files(None, out, save_model)
+        _check_other(save_model, model)
+        o.check_files(None, out, save_model, inputs=[forget, retain, held_out])
         loaded = o.load_model(console, model, loading)
         with console.stage("unlearning") as progress:
             outcome = forget_set(
@@ -135,9 +136,9 @@ def unlearn(
             )
         growth = norm_growth(loaded, outcome.delta) if outcome.delta is not None else {}
         look = edit_report.unlearn_look(outcome, loaded.name, unlearning.seed, growth)
-        if save_model is not None and outcome.delta is not None:
-            edit_report.fill_in_model(outcome.delta, loaded, save_model)
     _finish(console, look, out, edit_report.OWNED)
+    if save_model is not None and outcome.delta is not None:
+        edit_report.fill_in_model(outcome.delta, loaded, save_model)
     if outcome.status is EditStatus.DIVERGED:
         raise NumericalError(f"diverged: {outcome.reason}; the weights are as they were")
 
@@ -175,7 +176,7 @@ def compare(
     with console.working():
         from experiments.cli import comparing
 
-        o.check_files(None, out)
+        o.check_files(None, out, inputs=[before, after, edit])
         if before is not None and after is not None:
             from circuits.graph.compare import compare as compare_circuits
             from locate.evaluate import read_circuit
@@ -227,11 +228,15 @@ def _requests(wish: Wish) -> list[EditRequest]:
     return [EditRequest(template, subject, target, wish.ground_truth, wish.relation)]
 
 
+def _check_other(folder: Path | None, model: str) -> None:
+    """Refuse to write an edited model over the one that it is made from."""
+    if folder is not None and folder.exists() and folder.resolve() == Path(model).resolve():
+        raise OptionError(f"`save_model` {folder} is the model's own directory; name another")
+
+
 def _finish(console: Console, look: Look, out: Path | None, owned: tuple[str, ...]) -> None:
     """Write, then show."""
     if out is not None:
-        names = [*look.files, "summary.json"]
-        look = replace(look, summary={**look.summary, "files": [str(out / n) for n in names]})
         owned = (*owned, *(path.name for path in out.glob("edit-*.kc.safetensors")))
     paths = look.write(out, owned)
     console.warn(*look.summary["warnings"])

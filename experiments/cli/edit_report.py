@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from circuits.base.errors import StoreError
 from circuits.base.intervals import Interval
+from circuits.base.origin import staged
 from circuits.base.plain import plain
 from circuits.base.writing import atomic_write
 from circuits.edits.edit import WeightDelta
@@ -140,8 +142,13 @@ def page(title: str, lines: Sequence[str], tables: Sequence[Table], legend: str 
 
 def fill_in_model(delta: WeightDelta, model: Any, folder: Path) -> None:
     """The edited model as a Hugging Face directory."""
-    with delta.applied(model):
-        model.save_pretrained(folder)
+    from safetensors import SafetensorError
+
+    with delta.applied(model), staged(folder) as stage:
+        try:
+            model.save_pretrained(stage)
+        except SafetensorError as error:  # a full disk
+            raise StoreError(f"--save-model {folder} cannot be written: {error}") from None
 
 
 def _counted(run: EditRun) -> str:

@@ -73,7 +73,7 @@ def evaluate(
         stored = read_circuit(circuit)
         bos = bos_of(stored, source.bos, evaluating.allow_mismatch)
         source = replace(source, bos=bos)
-        o.check_files(source, out)
+        o.check_files(source, out, inputs=[circuit])
         loaded = o.load_model(console, model, loading)
         stored = fitted(stored, loaded, circuit)
         warnings = mismatches(stored, loaded, bos, evaluating.allow_mismatch)

@@ -52,13 +52,16 @@ def limited(source: Source) -> Source:
     return replace(source, limit=USUAL_LIMIT) if usual else source
 
 
-def check_files(source: Source | None, *folders: Path | None) -> None:
-    """Find mistakes in files and folders before a model is loaded."""
+def check_files(
+    source: Source | None, *folders: Path | None, inputs: Sequence[Path | str | None] = ()
+) -> None:
+    """Find mistakes in files and folders before a model is loaded; no input is an output."""
     from circuits.base.origin import check_writable
 
+    read = [*inputs, *(() if source is None else (source.facts, source.pairs))]
     for folder in folders:
         if folder is not None:
-            check_writable(folder)
+            check_writable(folder, read)
     if source is not None:
         from locate.examples import check_readable
 

@@ -66,12 +66,13 @@ def _draw_circuit(found: Discovery, path: Path) -> Path:
 
 
 def _draw_curve(found: Discovery, path: Path) -> Path:
+    from circuits.graph.evaluate import FaithfulnessCurves
     from viz.paper.curves import draw_faithfulness
 
     assert found.curve is not None
     assert found.random_curve is not None
     curves = {str(found.search.method): found.curve, "random": found.random_curve}
-    return draw_faithfulness(curves, path, provenance=_stable(found.circuit.provenance))
+    return draw_faithfulness(FaithfulnessCurves(curves, _stable(found.circuit.provenance)), path)
 
 
 def _draw_trace(model: Model, path: Path) -> Path:

@@ -120,7 +120,7 @@ def restore_edges(
     stages = 3 + draws
     values = np.empty((stages, len(asked)))
     first = np.empty((stages, len(asked)), dtype=bool)
-    for batch in batches(asked, batch_size, model.device):
+    for batch in batches(asked, batch_size, model):
         rows = list(batch.index)
         old = source_outputs(model, batch.clean)
         unedited = model.last_logits(batch.clean)
@@ -165,7 +165,7 @@ def rewritten_sources(
 ) -> Bool[np.ndarray, " src"]:
     """Sources that write something else in the edited model, anywhere in any clean prompt."""
     found = np.zeros(model.wiring().n_src, dtype=bool)
-    for batch in batches(asked, batch_size, model.device):
+    for batch in batches(asked, batch_size, model):
         before = source_outputs(model, batch.clean)
         with delta.applied(model):
             differs = source_outputs(model, batch.clean) != before

@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from circuits.base.display import Shown, Summary, plotted, token_name
+from circuits.base.arrays import ContentError, Layout
+from circuits.base.display import Summary, plotted, token_name
 from circuits.base.errors import OptionError
+from circuits.base.results import Result
 from circuits.edits.edit import WeightDelta
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Circuit, EdgeScores
@@ -80,7 +82,7 @@ class FollowedObjects:
 
 
 @dataclass(frozen=True, eq=False)
-class Rewiring(Shown):
+class Rewiring(Result):
     """Everything about one edit's effect on the circuit behind the pairs.
 
     `written` holds what each source of the wiring adds to the logit of the old object over that of
@@ -89,6 +91,8 @@ class Rewiring(Shown):
     only where something else is written. `logit_differences` are the whole model's. `restoration`
     is None where it was not asked for. `provenance` names the model, the edit and the settings.
     """
+
+    KIND = "rewiring"
 
     comparison: Comparison
     followed: FollowedObjects
@@ -150,7 +154,40 @@ class Rewiring(Shown):
 
         `comparison.plot()` draws the circuit.
         """
-        return plotted("followed_figure", self.followed, **options)
+        return plotted(self, **options)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The comparison's."""
+        return self.comparison.rows()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The comparison's, the objects' ranks, what is written, the prompts of the check."""
+        from locate.changes.rewiring_files import arrays_of
+
+        return arrays_of(self)
+
+    def metadata(self) -> dict[str, Any]:
+        """What describes all parts, from which every table and figure can be made again."""
+        from locate.changes.rewiring_files import metadata_of
+
+        return metadata_of(self)
+
+    @classmethod
+    def check_header(cls, layouts: Mapping[str, Layout], metadata: Mapping[str, Any]) -> None:
+        """The comparison as comparisons are checked."""
+        about = metadata.get("comparison")
+        if not isinstance(about, dict):
+            raise ContentError("lacks the comparison of a rewiring")
+        prefix = "comparison."
+        own = {n.removeprefix(prefix): each for n, each in layouts.items() if n.startswith(prefix)}
+        Comparison.check_header(own, about)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Rewiring:
+        """The inverse of `arrays` and `metadata`; OptionError where shapes do not fit."""
+        from locate.changes.rewiring_files import read_rewiring
+
+        return read_rewiring(arrays, metadata)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON values."""
@@ -309,7 +346,7 @@ def _preferred(
 ) -> list[TokenPair]:
     """Of each two pairs the one whose answer the model prefers after the clean prompt."""
     chosen = list(pairs)
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         logits = model.last_logits(batch.clean)
         other = torch.tensor([pairs_after[row].answer for row in batch.index], device=model.device)
         moved = logit_difference(logits, other, batch.answer) > 0

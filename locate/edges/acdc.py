@@ -154,9 +154,9 @@ class _MeanMetric:
         constants = None
         if scoring.ablation.is_constant:
             constants = source_constants(model, pairs, scoring.ablation, batch_size)
-        self.metric, self.n_pairs, self.n_runs = scoring.metric, len(pairs), 0
+        self._model, self.metric, self.n_pairs, self.n_runs = model, scoring.metric, len(pairs), 0
         self._runs: list[tuple[PairBatch, CircuitRunner, Tensor]] = []
-        for batch in batches(pairs, batch_size, model.device):
+        for batch in batches(pairs, batch_size, model):
             runner = CircuitRunner(model, batch, wiring, scoring.ablation, constants)
             self._runs.append((batch, runner, model.last_logits(batch.clean)))
 
@@ -169,6 +169,7 @@ class _MeanMetric:
             total += float(values.cpu().double().sum())
         if not math.isfinite(total):
             place = f"without {tried}" if tried else "of the whole model"
-            raise NumericalError(f"the metric {place} is not a finite number; try --dtype fp32")
+            why = self._model.why_not_finite()
+            raise NumericalError(f"the metric {place} is not a finite number; {why}")
         self.n_runs += 1
         return total / self.n_pairs

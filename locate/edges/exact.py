@@ -146,7 +146,7 @@ def _patch(
         constants = source_constants(model, pairs, scoring.ablation, batch_size)
     scores = np.empty((len(pairs), edges.size), dtype=np.float32)
     done = 0
-    for batch in batches(pairs, min(batch_size, max_rows), model.device):
+    for batch in batches(pairs, min(batch_size, max_rows), model):
         run = _CleanRun(model, wiring, batch, constants)
 
         def metric(logits: Tensor, batch: PairBatch = batch, run: _CleanRun = run) -> Tensor:
@@ -159,7 +159,7 @@ def _patch(
             done += len(chunk) * len(batch)
             if progress is not None:
                 progress(done, scores.size)
-        _check_finite(scores, edges, batch, pairs, wiring)
+        _check_finite(model, scores, edges, batch, pairs, wiring)
     return scores
 
 
@@ -366,6 +366,7 @@ def _keep(seen: dict[str, Tensor], names: Sequence[str]) -> list[Hook]:
 
 
 def _check_finite(
+    model: Model,
     scores: Float[np.ndarray, "pair edge"],
     edges: Int[np.ndarray, " edge"],
     batch: PairBatch,
@@ -377,5 +378,6 @@ def _check_finite(
         row, place = bad[0]
         raise NumericalError(
             f"the score of {wiring.edge_name(int(edges[place]))} is not a finite number for the "
-            f"prompt {pairs[batch.index[row]].text.clean!r}; try --dtype fp32"
+            f"prompt {pairs[batch.index[row]].text.clean!r}; "
+            f"{model.why_not_finite()}"
         )

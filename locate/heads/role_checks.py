@@ -99,7 +99,7 @@ def ablate_heads(
     others = rivals(model, pairs, objects)
     constants = source_constants(model, pairs, ablation, batch_size)
     effects = np.empty((len(pairs), len(heads), len(EFFECTS)), dtype=np.float32)
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         rows = list(batch.index)
         # Earlier positions are untouched by an ablation at the last one: they run once.
         prefix = model.share_prefix(batch.clean[:, :-1])

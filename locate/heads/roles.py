@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from circuits.base.display import Shown, Summary, named, plotted, token_name
+from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
+from circuits.base.results import Result
 from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import Ablation
 from circuits.graph.circuit import Circuit, node_kind
@@ -120,12 +121,14 @@ class HeadRole:
 
 
 @dataclass(frozen=True, eq=False)
-class RoleReport(Shown):
+class RoleReport(Result):
     """Roles of a model's (or circuit's) heads for one relation, most important first.
 
     `baseline` is the mean effect of silencing one of `controls`, unlabelled heads drawn at random
     from the labelled heads' layers. `readings` keep the numbers of each pair for all heads.
     """
+
+    KIND = "roles"
 
     heads: tuple[HeadRole, ...]
     criteria: RoleCriteria
@@ -184,11 +187,25 @@ class RoleReport(Shown):
 
     def plot(self, **options: Any) -> go.Figure:
         """Heads by their parts as mover and relation head, as `viz.screen.roles_figure` draws."""
-        return plotted("roles_figure", self, **options)
+        return plotted(self, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The numbers of each pair, for a file; `as_dict` holds the rest."""
-        return self.readings.arrays()
+        """The numbers of each pair, for a file; `metadata` holds the rest."""
+        written = np.array(self.readings.written, dtype=np.int64)
+        return {**self.readings.arrays(), "written": written}
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON values."""
+        return self.as_dict()
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    ) -> RoleReport:
+        """The inverse of `arrays` and `metadata`; an error where they make no report."""
+        from locate.heads.role_files import read_report
+
+        return read_report(arrays, metadata)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON values."""

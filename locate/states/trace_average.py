@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from circuits.base.choices import Choice, NoiseUnit
-from circuits.base.display import Shown, Summary, named, plotted
+from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
+from circuits.base.results import Result, numeric
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from circuits.model.tokens import Span
@@ -56,11 +57,13 @@ _SHARED_OPTIONS = ("model", "weights_sha256", "window", "noise", "embedding_std"
 
 
 @dataclass(frozen=True, eq=False)
-class AverageTrace(Shown):
+class AverageTrace(Result):
     """Indirect effects of several traces; `effects[kind]` is NaN where a prompt lacks a role.
 
     A role that several positions of a prompt share has their mean.
     """
+
+    KIND = "average trace"
 
     effects: Mapping[TraceKind, Float[np.ndarray, "trace role layer"]]
     p_clean: Float[np.ndarray, " trace"]
@@ -162,7 +165,7 @@ class AverageTrace(Shown):
 
     def plot(self, **options: Any) -> go.Figure:
         """Heat maps by kind of state; options are those of `viz.screen.trace_figure`."""
-        return plotted("trace_figure", self, **options)
+        return plotted(self, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers, for a file; `metadata` holds the rest. What is absent is zero there."""
@@ -189,10 +192,9 @@ class AverageTrace(Shown):
         """The inverse of `arrays` and `metadata`; OptionError where they are no such average."""
         try:
             kinds = tuple(TraceKind(kind) for kind in metadata["kinds"])
-            present, p_clean, p_corrupted = (
-                arrays[name] for name in ("present", "p_clean", "p_corrupted")
-            )
-            stored = {kind: arrays[f"effects.{kind}"] for kind in kinds}
+            present = numeric(arrays, "present", "b", 2)
+            p_clean, p_corrupted = (numeric(arrays, n, "f", 1) for n in ("p_clean", "p_corrupted"))
+            stored = {kind: numeric(arrays, f"effects.{kind}", "f", 3) for kind in kinds}
             roles, provenance = metadata["roles"], dict(metadata["provenance"])
         except (KeyError, ValueError, TypeError) as error:
             raise OptionError(f"these arrays are not an average of traces: {error}") from None
@@ -201,6 +203,7 @@ class AverageTrace(Shown):
         if (
             roles != list(ROLES)
             or not shapes
+            or not count
             or set(shapes) != {(count, len(ROLES), n_layers)}
             or present.shape != (count, len(ROLES))
             or p_corrupted.shape != (count,)

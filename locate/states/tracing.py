@@ -23,8 +23,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.choices import NoiseUnit
-from circuits.base.display import Shown, Summary, named, plotted, token_name
+from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.results import Result, numeric, texts
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span
 from locate.states.sweep import Site, TraceKind, corrupted_run, restore_at
@@ -39,12 +40,14 @@ SHOWN = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Trace(Shown):
+class Trace(Result):
     """Answer probabilities of one prompt with each state restored.
 
     `probabilities[kind]` is indexed by layer, position and noise sample; the layer of a window is
     its centre. `answer_token` is the answer's first token, the one that counts.
     """
+
+    KIND = "trace"
 
     prompt: str
     tokens: tuple[str, ...]
@@ -133,7 +136,7 @@ class Trace(Shown):
 
     def plot(self, **options: Any) -> go.Figure:
         """Heat maps by kind of state; options are those of `viz.screen.trace_figure`."""
-        return plotted("trace_figure", self, **options)
+        return plotted(self, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers, for a file; `metadata` holds the rest."""
@@ -152,31 +155,37 @@ class Trace(Shown):
             "provenance": dict(self.provenance),
         }
 
+    def heading(self) -> str:
+        """The prompt."""
+        return self.prompt
+
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Trace:
         """The inverse of `arrays` and `metadata`; OptionError where they do not make a trace."""
         try:
             kinds = {
-                TraceKind(name.removeprefix("probability.")): values
-                for name, values in arrays.items()
+                TraceKind(name.removeprefix("probability.")): numeric(arrays, name, "f", 3)
+                for name in arrays
                 if name != "p_corrupted"
             }
             kinds = {kind: kinds[kind] for kind in ALL_KINDS if kind in kinds}
             found = cls(
                 prompt=str(metadata["prompt"]),
-                tokens=tuple(metadata["tokens"]),
-                subject=Span(*metadata["subject"]),
+                tokens=texts(metadata["tokens"]),
+                subject=Span(*map(int, metadata["subject"])),
                 answer=str(metadata["answer"]),
                 answer_token=int(metadata["answer_token"]),
                 p_clean=float(metadata["p_clean"]),
-                p_corrupted_samples=arrays["p_corrupted"],
+                p_corrupted_samples=numeric(arrays, "p_corrupted", "f", 1),
                 probabilities=kinds,
                 provenance=dict(metadata["provenance"]),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise OptionError(f"these arrays are not a trace: {error}") from None
         expected = (len(found.tokens), len(found.p_corrupted_samples))
-        if any(values.ndim != 3 or values.shape[1:] != expected for values in kinds.values()):
+        shapes = {values.shape for values in kinds.values()}
+        inside = 0 <= found.subject.start < found.subject.stop <= len(found.tokens)
+        if len(shapes) != 1 or shapes.pop()[1:] != expected or not (inside and expected[1]):
             raise OptionError("these arrays are not a trace: their shapes do not fit the prompt")
         return found
 
