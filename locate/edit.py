@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from circuits.edits.parts.moments import Moments, find_moments
 from circuits.model.model import Model
 
 AUTO = "auto"
+MOST_DRIFT = 100.0
+"""By how many times perplexity may rise; beyond that an edit made by itself has diverged."""
 
 
 class Mode(Choice):
@@ -129,11 +131,7 @@ def _each(editor: Callable[..., EditOutcome], judge: Judge, progress: Progress |
     found = _Found()
     for index, request in enumerate(judge.requests):
         outcome = found.take(editor, [request])
-        if outcome.delta is not None:
-            with outcome.delta.applied(judge.model):
-                found.final += judge.score([index])
-                found.drifts.append(judge.drift())
-            found.growth.append(norm_growth(judge.model, outcome.delta))
+        found.judge_alone(outcome, judge, [index])
         if progress:
             progress(index + 1, len(judge.requests))
     return found.run(Mode.EACH, None)
@@ -144,12 +142,8 @@ def _together(
 ) -> EditRun:
     found = _Found()
     outcome = found.take(editor, judge.requests, progress=progress)
-    if outcome.delta is not None:
-        with outcome.delta.applied(judge.model):
-            found.final += judge.score()
-            found.drifts.append(judge.drift())
-        found.growth.append(norm_growth(judge.model, outcome.delta))
-    return found.run(Mode.TOGETHER, outcome.delta)
+    found.judge_alone(outcome, judge)
+    return found.run(Mode.TOGETHER, found.outcomes[-1].delta)
 
 
 def _sequential(
@@ -193,6 +187,28 @@ class _Found:
         self.outcomes.append(editor(*args, **options))
         self.seconds.append(time.perf_counter() - start)
         return self.outcomes[-1]
+
+    def judge_alone(
+        self, outcome: EditOutcome, judge: Judge, which: Sequence[int] | None = None
+    ) -> None:
+        """Score the latest edit; one that ruins the model has diverged, and has no score."""
+        if outcome.delta is None:
+            return
+        with outcome.delta.applied(judge.model):
+            drift = judge.drift()
+            scores = judge.score(which) if not drift > MOST_DRIFT else []
+        if not scores:
+            reason = (
+                f"perplexity on the text rose {drift:.4g} times; more than {MOST_DRIFT:g} counts "
+                "as diverged"
+            )
+            self.outcomes[-1] = replace(
+                outcome, delta=None, status=EditStatus.DIVERGED, reason=reason
+            )
+            return
+        self.final += scores
+        self.drifts.append(drift)
+        self.growth.append(norm_growth(judge.model, outcome.delta))
 
     def run(self, mode: Mode, delta: WeightDelta | None) -> EditRun:
         """The whole as a value."""

@@ -280,6 +280,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         )
     },
     (f"{OPTIONS}:Tracing", "kinds"): lambda v: call(f"{OPTIONS}:Tracing")(kinds=[v]),
+    (f"{OPTIONS}:Tracing", "noise_unit"): lambda v: call(f"{OPTIONS}:Tracing")(noise_unit=v),
     ("locate.heads.role_checks:ablate_heads", "ablation"): lambda v: call(
         "locate.heads.role_checks:ablate_heads"
     )(model(), pairs(), [(0, 1)], ablation=v),

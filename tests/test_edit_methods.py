@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,17 @@ def test_unlearning_reads_its_texts_with_the_runs_bos(model):
     assert [each.provenance["bos"] for each in found] == [True, True, False]
     losses = [each.details["forget"]["before"]["loss"] for each in found]
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_an_edit_after_which_the_model_knows_no_text_has_diverged(model, monkeypatch):
+    editing = Editing(method="ft", layers="1")
+    assert edit_facts(model, [REQUEST], editing).status == {"done": 1}
+    before = weights(model)
+    monkeypatch.setattr("locate.edit.MOST_DRIFT", 1e-3)
+    for asked in ([REQUEST], [REQUEST, OTHER]):
+        ruined = edit_facts(model, asked, replace(editing, sequential=False))
+        assert set(ruined.status) == {"diverged"}
+        assert ruined.delta is None
+        assert ruined.scores == ()
+        assert "counts as diverged" in ruined.run.notes[0]
+    assert same(before, weights(model))
