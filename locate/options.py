@@ -214,7 +214,9 @@ class Editing(Options):
 class Judging(Options):
     """How edits are judged: what is measured beside success, locality and portability."""
 
-    fluency: int = option(0, "Tokens to sample for fluency; 0: none.", low=0, high=2000)
+    fluency: int = option(
+        0, "Tokens of the text for fluency, prompt included; 0: none.", low=0, high=2000
+    )
     text: Path | None = option(
         None, "Text to follow perplexity on; default: the atlas's sentences."
     )
@@ -232,4 +234,5 @@ class Unlearning(Options):
     method: UnlearnMethod = option(UnlearnMethod.GA_GD, "How the set is unlearned.")
     layers: str | None = option(None, _LAYERS)
     settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
+    bos: bool | None = option(None, "Begin texts with the BOS token; default: the model's.")
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
