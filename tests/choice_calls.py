@@ -61,7 +61,7 @@ def circuit() -> Any:
 
 @cache
 def batch() -> Any:
-    return next(iter(call("circuits.facts.pairs:batches")(pairs(), 1, model().device)))
+    return next(iter(call("circuits.facts.pairs:batches")(pairs(), 1, model())))
 
 
 @cache
@@ -120,14 +120,6 @@ def restored(draw: Any) -> Any:
     ).random
 
 
-def evaluated(**options: Any) -> Any:
-    examples = call("locate.examples:Examples")("facts", tuple(pairs()))
-    done = call("locate.evaluate:evaluate_stored")(
-        model(), circuit(), examples, n_random=0, **options
-    )
-    return done.evaluation.as_dict() if hasattr(done.evaluation, "as_dict") else done.evaluation
-
-
 def ran(**options: Any) -> Any:
     runner = call("circuits.graph.running:CircuitRunner")
     constants = None
@@ -181,6 +173,7 @@ def placed(place: str, what: str) -> Callable[[Any], Any]:
 
 
 EVALUATE = "circuits.graph.evaluate"
+OPTIONS = "locate.options"
 SELECT = "circuits.graph.select"
 QUESTIONS = "circuits.facts.questions"
 TRACE, AVERAGE = "locate.states.tracing:Trace", "locate.states.trace_average:AverageTrace"
@@ -269,14 +262,19 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("locate.changes.restoration:restore_edges", "draw"): restored,
     ("locate.changes.rewiring:rewiring", "draw"): rewired,
     ("locate.edit:run_edits", "mode"): edits_run,
-    ("locate.evaluate:evaluate_stored", "metric"): lambda v: evaluated(metric=v),
-    ("locate.evaluate:evaluate_stored", "ablation"): lambda v: evaluated(ablation=v),
-    ("locate.examples:Source", "templates"): lambda v: call("locate.examples:Source")(
-        "capital", templates=v
-    ),
-    ("locate.examples:Source", "corrupt"): lambda v: call("locate.examples:Source")(
-        "capital", corrupt=v
-    ),
+    **{
+        (f"{OPTIONS}:{name}", option): lambda v, name=name, option=option: call(
+            f"{OPTIONS}:{name}"
+        )(**{option: v})
+        for name, option in (
+            ("Evaluating", "metric"),
+            ("Evaluating", "ablation"),
+            ("Source", "templates"),
+            ("Source", "corrupt"),
+            ("Unlearning", "method"),
+        )
+    },
+    (f"{OPTIONS}:Tracing", "kinds"): lambda v: call(f"{OPTIONS}:Tracing")(kinds=[v]),
     ("locate.heads.role_checks:ablate_heads", "ablation"): lambda v: call(
         "locate.heads.role_checks:ablate_heads"
     )(model(), pairs(), [(0, 1)], ablation=v),

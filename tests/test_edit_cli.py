@@ -16,6 +16,7 @@ from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditOutcome
 from circuits.edits.requests import as_jsonl, read_requests
 from circuits.files.store import load_circuit
+from circuits.graph.compare import Comparison
 from circuits.model.model import Model, load
 from experiments.cli.main import main
 from locate import edit as editing

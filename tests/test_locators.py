@@ -14,6 +14,7 @@ from torch import Tensor
 from circuits.base import plugins
 from circuits.base.choices import Metric
 from circuits.base.errors import FileFormatError, NumericalError, OptionError
+from circuits.base.options import build
 from circuits.graph.evaluate import evaluate
 from circuits.graph.select import select
 from locate.changes.rewiring import rewiring
@@ -23,6 +24,7 @@ from locate.edges.eap import attribute
 from locate.edges.exact import patch_edges
 from locate.edges.locators import Locator
 from locate.examples import Examples
+from locate.options import Evaluating
 from locate.search import Scoring
 from tests.oracles import plain_eap
 from tests.test_rewiring import small_edit
@@ -217,7 +219,9 @@ def test_a_metric_that_is_not_known_any_more_is_not_taken_for_another(model, pai
     circuit = select(attribute(model, pairs, metric=squares), "top", 40)
     with pytest.raises(OptionError, match="metric 'squares' is none"):
         evaluate_stored(model, circuit, Examples("facts", tuple(pairs)))
-    again = evaluate_stored(model, circuit, Examples("facts", tuple(pairs)), metric=squares)
+    again = evaluate_stored(
+        model, circuit, Examples("facts", tuple(pairs)), build(Evaluating, {"metric": squares})
+    )
     assert torch.isfinite(torch.tensor(again.evaluation.faithfulness.value))
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,9 @@ def test_scores_that_are_no_numbers_are_neither_written_nor_read(
 ) -> None:
     circuit = a_circuit()
     assert circuit.scores is not None
-    circuit.scores.values[5] = value
+    values = circuit.scores.values.copy()
+    values[5] = value
+    circuit = replace(circuit, scores=replace(circuit.scores, values=values))
     with pytest.raises(NumericalError, match="place 5"):
         save_circuit(circuit, path)
     assert not path.exists()

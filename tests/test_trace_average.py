@@ -186,5 +186,5 @@ def test_arrays_that_are_no_average_are_refused(found: Trace) -> None:
         ({**arrays, "effects.mlp": arrays["effects.mlp"][:, :, :1]}, metadata),
     ]
     for bad_arrays, bad_metadata in wrong:
-        with pytest.raises(OptionError, match="not an average of traces"):
+        with pytest.raises(OptionError, match=r"not an average of traces|is missing"):
             AverageTrace.from_arrays(bad_arrays, bad_metadata)
