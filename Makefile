@@ -45,7 +45,7 @@ types: $(STAMP) ## static types
 check: lint types test ## what continuous integration runs: lint, format, types, tests
 
 bench: $(STAMP) ## measure speed and memory against plain passes
-	$(BIN)/kc bench
+	$(BIN)/python -m experiments.workshop.bench
 
 pictures: $(STAMP) ## draw the README's pictures again
 	$(BIN)/python -m experiments.workshop.pictures

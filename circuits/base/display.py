@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from circuits.base.places import check_extra
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -84,6 +86,7 @@ class Shown:
 
 def plotted(drawing: str, *values: Any, **options: Any) -> go.Figure:
     """The figure that a function of `viz.screen` draws of these values."""
+    check_extra("notebook", "a picture on the screen", "plotly")
     from viz import screen  # upwards: a result can show its picture, and needs it for nothing else
 
     return getattr(screen, drawing)(*values, **options)

@@ -1,4 +1,4 @@
-"""`kc show`, `export`, `models`, `facts` and `bench`: what there is, and in which form."""
+"""`kc show`, `export`, `models` and `facts`: what there is, and in which form."""
 
 from __future__ import annotations
 
@@ -152,28 +152,6 @@ def facts(
         for record, each in zip(records, relations, strict=True):
             record["list"] = [_fact_record(fact, known) for fact in each.facts]
     console.result({"model": model, "relations": records})
-
-
-def bench(
-    only: Annotated[
-        list[str] | None, typer.Option("--only", help="Names of measurements; repeatable.")
-    ] = None,
-    as_json: o.AsJson = False,
-) -> None:
-    """Measure speed and memory against the plain passes that a method cannot do without."""
-    console = Console(as_json)
-    with console.working():
-        from experiments.workshop.bench import run
-
-        found = run(only, progress=console.note)
-    console.table(
-        ("measurement", "value", "bar", "unit", "passed", "note"),
-        [
-            (m.name, f"{m.value:.3g}", f"{m.bar:.3g}", m.unit, "yes" if m.passed else "NO", m.note)
-            for m in found
-        ],
-    )
-    console.result({"measurements": [each.as_dict() for each in found]})
 
 
 def _relations(name: str | None, file: str | None) -> list[Relation]:

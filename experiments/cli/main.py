@@ -65,7 +65,6 @@ app.command()(files.show)
 app.command()(files.export)
 app.command()(files.models)
 app.command()(files.facts)
-app.command()(files.bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

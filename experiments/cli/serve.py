@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from circuits.base.errors import OptionError
+from circuits.base.places import check_extra
 from experiments.cli import options as o
 from experiments.cli.console import Console
+from viz.app import PACKAGES
 
 DEMO = Path("out") / "demo"
 
@@ -50,6 +52,7 @@ def serve(
     """Browse results in the browser: circuits, differences, traces; try prompts and edits live."""
     console = Console(False)
     root = _root(folder)
+    check_extra("app", "the app", *PACKAGES)
     from viz.app.context import Context, Models, embedded_names
     from viz.app.library import Library
     from viz.app.security import is_loopback
