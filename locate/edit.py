@@ -8,17 +8,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from circuits.base.choices import EditMethod, EditStatus
+from circuits.base.choices import Choice, EditMethod, EditStatus
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
@@ -32,7 +30,7 @@ AUTO = "auto"
 EASYEDIT = "easyedit:"
 
 
-class Mode(StrEnum):
+class Mode(Choice):
     """How several requests are answered; the module says more."""
 
     EACH = "each"
@@ -126,7 +124,7 @@ class EditRun:
 def run_edits(
     editor: Callable[..., EditOutcome],
     judge: Judge,
-    mode: Mode,
+    mode: Mode | str,
     progress: Progress | None = None,
 ) -> EditRun:
     """Answer the judge's requests in a mode; the model is left as it was.
@@ -134,7 +132,7 @@ def run_edits(
     Requests without a change (diverged, or already answered so) have no score.
     """
     runs = {Mode.EACH: _each, Mode.TOGETHER: _together, Mode.SEQUENTIAL: _sequential}
-    return runs[mode](editor, judge, progress)
+    return runs[Mode.of(mode)](editor, judge, progress)
 
 
 def _each(editor: Callable[..., EditOutcome], judge: Judge, progress: Progress | None) -> EditRun:
@@ -211,7 +209,7 @@ class _Found:
         notes = tuple(
             f"{outcome.status}: {outcome.reason}"
             for outcome in self.outcomes
-            if outcome.status is not EditStatus.DONE
+            if outcome.status != EditStatus.DONE
         )
         return EditRun(
             mode,
@@ -233,7 +231,7 @@ def check_method(method: str) -> str:
     """The method's own name; OptionError where there is none of that name."""
     if method.startswith(EASYEDIT):
         if not method.removeprefix(EASYEDIT):
-            raise OptionError(f"--method {method} names no method of EasyEdit, as easyedit:ROME")
+            raise OptionError(f"`method` {method} names no method of EasyEdit, as easyedit:ROME")
         return method
     try:
         return str(EditMethod(method))
@@ -250,33 +248,12 @@ def parse_layers(text: str | None) -> list[int] | None:
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
         if not found:
-            raise OptionError(f"--layers {text!r} is no layer, range (3-5) or list (3,5), nor auto")
+            raise OptionError(f"`layers` {text!r} is no layer, range (3-5) or list (3,5), nor auto")
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first or last - first > 10_000:
-            raise OptionError(f"--layers {text!r} ends before it begins")
+            raise OptionError(f"`layers` {text!r} ends before it begins")
         layers += range(first, last + 1)
     return layers
-
-
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """`name=value` texts as settings; a dot leads into a nested one. Values are JSON, else text."""
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, text = pair.partition("=")
-        *path, last = name.strip().split(".")
-        if not sign or not last or not all(path):
-            raise OptionError(f"--set {pair!r} is not NAME=VALUE")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        inner = settings
-        for part in path:
-            inner = inner.setdefault(part, {})
-            if not isinstance(inner, dict):
-                raise OptionError(f"--set {pair!r}: {part!r} is set to a value already")
-        inner[last] = value
-    return settings
 
 
 def chosen_layers(
@@ -307,7 +284,7 @@ def mode_for(method: str, n_requests: int, sequential: bool | None) -> Mode:
 
 def worst(run: EditRun) -> NumericalError | None:
     """The error to end with where an edit diverged."""
-    diverged = [each for each in run.outcomes if each.status is EditStatus.DIVERGED]
+    diverged = [each for each in run.outcomes if each.status == EditStatus.DIVERGED]
     if not diverged:
         return None
     if len(run.outcomes) == 1:

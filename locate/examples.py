@@ -27,7 +27,14 @@ from circuits.base.records import read_jsonl
 from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, atlas, relation
 from circuits.facts.loaders import load_facts
-from circuits.facts.pairs import TokenPair, batches, encode_pair, encode_pairs, read_pairs
+from circuits.facts.pairs import (
+    PromptPair,
+    TokenPair,
+    batches,
+    encode_pair,
+    encode_pairs,
+    read_pairs,
+)
 from circuits.facts.questions import (
     KnowledgeCheck,
     PairingReport,
@@ -39,49 +46,12 @@ from circuits.facts.questions import (
 from circuits.facts.relation_pairs import make_relation_pairs, relations_with_subjects_of
 from circuits.model.metrics import rank
 from circuits.model.model import Model
+from locate.options import Source
+
+__all__ = ["Examples", "Source", "as_jsonl", "check_readable", "collect", "relations_of"]
 
 FEWEST = 2
 """Pairs that each side needs at least; with fewer known facts nothing is held out."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What to ask: a relation of the atlas, a fact file (or one relation of it), or a pair file.
-
-    `wordings` replace the relation's templates. `limit` caps the pairs of each side. `hold_out` is
-    the share of subjects that only evaluation sees; None is a half for facts and nothing for a
-    pair file. `known_only` leaves out what the model does not know; None is yes for facts and no
-    for a pair file, whose lines someone chose. `corrupt` says what corrupted prompts ask.
-    """
-
-    relation: str | None = None
-    facts: str | None = None
-    pairs: Path | None = None
-    templates: Templates = Templates.FIRST
-    wordings: tuple[str, ...] = ()
-    limit: int | None = None
-    hold_out: float | None = None
-    known_only: bool | None = None
-    bos: bool | None = None
-    seed: int = 0
-    corrupt: Corruption = Corruption.SUBJECT
-
-    def __post_init__(self) -> None:
-        if self.pairs is not None and (self.relation or self.facts):
-            raise OptionError("--pairs cannot be combined with --relation or --facts")
-        if self.pairs is None and not self.relation and not self.facts:
-            raise OptionError("say what to ask: --relation NAME, --facts FILE or --pairs FILE")
-        if self.pairs is not None and self.wordings:
-            raise OptionError("--template words facts; the prompts of --pairs are worded already")
-        if self.pairs is not None and self.corrupt is not Corruption.SUBJECT:
-            raise OptionError("--corrupt words facts; the prompts of --pairs are worded already")
-        if self.hold_out is not None and not 0 <= self.hold_out < 1:
-            raise OptionError(f"--hold-out must be at least 0 and below 1, not {self.hold_out}")
-
-    @property
-    def name(self) -> str:
-        """What the pairs are about, for titles and provenance."""
-        return self.relation or self.facts or str(self.pairs)
 
 
 @dataclass(frozen=True)
@@ -111,6 +81,7 @@ class Examples:
 
 def check_readable(source: Source) -> None:
     """Read the source's files, so that a mistake in them is found before a model is loaded."""
+    _check_asked(source)
     if source.pairs is not None:
         read_pairs(source.pairs)
     else:
@@ -118,21 +89,30 @@ def check_readable(source: Source) -> None:
 
 
 def collect(
-    model: Model, source: Source, batch_size: int = 32, known: KnowledgeCheck | None = None
+    model: Model,
+    source: Source,
+    batch_size: int = 32,
+    known: KnowledgeCheck | None = None,
+    *,
+    relations: Sequence[Relation] | None = None,
+    pairs: Sequence[PromptPair] | None = None,
 ) -> Examples:
     """The pairs of a source for a model; PromptError where none can be made, saying why.
 
     `known` are the model's answers, where the source's questions have been asked before.
+    `relations` or `pairs` are those of the source, where they are at hand; nothing is read then.
     """
+    _check_asked(source)
     if source.pairs is not None:
-        return _from_pair_file(model, source, source.pairs, batch_size)
-    relations = relations_of(source)
+        return _from_pairs(model, source, source.pairs, batch_size, pairs)
+    at_hand = relations
+    relations = relations_of(source) if at_hand is None else at_hand
     chosen: Templates | Sequence[str] = source.wordings or source.templates
     ask = partial(_check, model, source, batch_size)
     check = ask(relations, chosen) if known is None else known
     others = None
-    if source.corrupt is Corruption.RELATION:
-        asked_too = _other_relations(source, relations)
+    if source.corrupt == Corruption.RELATION:
+        asked_too = _other_relations(source, relations, at_hand)
         others = ask(asked_too, Templates.TRAIN) if asked_too else KnowledgeCheck(())
     share = 0.5 if source.hold_out is None else source.hold_out
     notes: tuple[str, ...] = ()
@@ -146,7 +126,7 @@ def collect(
         raise PromptError(f"{model.name!r} gives no prompt pairs for {source.name!r}: {found}")
     sides = [tuple(encode_pairs(model.tokenizer, r.pairs, source.bos)) for r in reports]
     held_out = sides[1] if len(sides) > 1 else ()
-    counts = _counts(check, reports)
+    counts = _counts(check, reports, asked=source.known_only is not False)
     return Examples(source.name, sides[0], held_out, counts, notes, source.corrupt)
 
 
@@ -165,6 +145,11 @@ def relations_of(source: Source) -> list[Relation]:
             f"{source.facts} has no relation {source.relation!r}; it has {names}{more}"
         )
     return chosen
+
+
+def _check_asked(source: Source) -> None:
+    if not source.asks:
+        raise OptionError("say what to ask: a `relation`, `facts` or `pairs`")
 
 
 def as_jsonl(pairs: Sequence[TokenPair]) -> str:
@@ -205,11 +190,14 @@ def _check(
     return known_facts(model, relations, templates, source.bos, batch_size)
 
 
-def _other_relations(source: Source, relations: Sequence[Relation]) -> list[Relation]:
+def _other_relations(
+    source: Source, relations: Sequence[Relation], at_hand: Sequence[Relation] | None
+) -> list[Relation]:
     """What else can be asked of the same subjects: in the atlas, or in the same fact file."""
     if source.facts is None:
         return relations_with_subjects_of(relations, atlas().values())
-    return relations_with_subjects_of(relations, load_facts(source.facts))
+    facts = load_facts(source.facts) if at_hand is None else at_hand
+    return relations_with_subjects_of(relations, facts)
 
 
 def _pair_up(
@@ -221,28 +209,38 @@ def _pair_up(
     return make_relation_pairs(model.tokenizer, check, others, *options)
 
 
-def _counts(check: KnowledgeCheck, reports: Sequence[PairingReport]) -> dict[str, Any]:
-    """How many facts there were, and why some have no pair."""
+def _counts(check: KnowledgeCheck, reports: Sequence[PairingReport], asked: bool) -> dict[str, Any]:
+    """How many facts there were, and why some have no pair; None for what nobody `asked`."""
     known = {question.fact for question in check.known}
-    asked = {answer.question.fact for answer in check.answers}
-    unusable = {question.fact for question, _ in check.unusable} - asked
+    facts = {answer.question.fact for answer in check.answers}
+    unusable = {question.fact for question, _ in check.unusable} - facts
     reasons = Counter(str(reason) for report in reports for _, reason in report.unpaired)
     return {
-        "facts": len(asked | unusable),
-        "known": len(known),
-        "unknown": len(asked - known),
+        "facts": len(facts | unusable),
+        "known": len(known) if asked else None,
+        "unknown": len(facts - known) if asked else None,
         "cannot_be_asked": len(unusable),
         "without_partner": dict(reasons),
         "questions": len(check.answers),
-        "answered_right": len(check.known),
+        "answered_right": len(check.known) if asked else None,
     }
 
 
 # --- pair files ----------------------------------------------------------------------------------
 
 
-def _from_pair_file(model: Model, source: Source, path: Path, batch_size: int) -> Examples:
-    pairs = encode_file(model, path, source.bos)
+def _from_pairs(
+    model: Model,
+    source: Source,
+    path: Path,
+    batch_size: int,
+    at_hand: Sequence[PromptPair] | None,
+) -> Examples:
+    if at_hand is None:
+        lines = encode_file(model, path, source.bos)
+    else:
+        lines = encode_pairs(model.tokenizer, at_hand, source.bos)
+    pairs = list(dict.fromkeys(lines))  # the same pair twice is one observation
     known = recalled(model, pairs, batch_size)
     counts = {"lines": len(pairs), "known": sum(known), "unknown": len(pairs) - sum(known)}
     if source.known_only:
@@ -250,19 +248,27 @@ def _from_pair_file(model: Model, source: Source, path: Path, batch_size: int) -
         if not pairs:
             raise PromptError(
                 f"{path}: {model.name!r} knows none of its {len(known)} answers; "
-                "--no-known-only takes them all the same"
+                "without `known_only` it takes them all the same"
             )
     order = list(range(len(pairs)))
     apart = round((source.hold_out or 0.0) * len(pairs))
     if apart:
         random.Random(source.seed).shuffle(order)
+    if source.hold_out and not apart:
+        raise OptionError(
+            f"`hold_out` {source.hold_out} of {len(pairs)} pairs holds out none; give more pairs, "
+            "or `hold_out` 0"
+        )
     if apart == len(pairs):
-        raise OptionError(f"--hold-out {source.hold_out} leaves no pair to find a circuit on")
+        raise OptionError(f"`hold_out` {source.hold_out} leaves no pair to find a circuit on")
     sides = [sorted(order[apart:])[: source.limit], sorted(order[:apart])[: source.limit]]
     chosen, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None
-    return Examples(name or source.name, chosen, held_out, counts, _warnings(model, counts))
+    notes = _warnings(model, counts)
+    if repeated := len(lines) - counts["lines"]:
+        notes = (*notes, f"{path}: {repeated} lines repeat a pair and are left out")
+    return Examples(name or source.name, chosen, held_out, counts, notes)
 
 
 def _warnings(model: Model, counts: dict[str, Any]) -> tuple[str, ...]:
@@ -270,7 +276,7 @@ def _warnings(model: Model, counts: dict[str, Any]) -> tuple[str, ...]:
         return ()
     return (
         f"{model.name!r} recalls {counts['known']} of the {counts['lines']} answers; what carries "
-        "the others is no recall (--known-only leaves them out)",
+        "the others is no recall (asking for known facts only leaves them out)",
     )
 
 
@@ -291,7 +297,7 @@ def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[Token
 def recalled(model: Model, pairs: Sequence[TokenPair], batch_size: int = 32) -> list[bool]:
     """For each pair whether no token scores higher than the answer after the clean prompt."""
     known = [False] * len(pairs)
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         ranks = rank(model.last_logits(batch.clean).float(), batch.answer)
         for row, place in zip(batch.index, ranks.tolist(), strict=True):
             known[row] = place == 0

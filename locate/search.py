@@ -1,66 +1,136 @@
-"""What decides a circuit and its evaluation, apart from the model and the pairs."""
+"""What decides scores, a circuit and its evaluation, apart from the model and the pairs.
+
+Command lines are made from these fields, so this module imports no torch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from circuits.base.choices import Ablation, KeyValue, Locator, Metric, Ranking, Rule, Selection
+from circuits.base.choices import Ablation, KeyValue, Metric, Open, Ranking, Rule, Selection
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
-from circuits.graph.select import select
+from circuits.base.options import Options, as_dict, build, changed, option
+from locate.edges.locators import Locator
 
+if TYPE_CHECKING:
+    from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+
+S = TypeVar("S", bound="Scoring")
 DEFAULT_EDGES = 200
 DEFAULT_SHARE = 0.1
 """Unless told otherwise a circuit has 200 edges, in small models a tenth of all."""
-DEFAULT_TAU = 0.05
-"""ACDC's threshold where none is given, in units of the metric."""
+MOST_SEEDS = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Search:
+class Scoring(Options):
+    """What decides the scores of edges.
+
+    `steps` and `rule` are EAP-IG's. `options` are the options of a method that has a class of its
+    own for them, as a value of that class or by name.
+    """
+
+    method: Locator = option(Locator.EAP_IG, "How edges get scores.")
+    steps: int = option(5, "Integration steps of EAP-IG.", low=1, high=1000)
+    rule: Rule = option(Rule.MIDPOINT, "Where in each step EAP-IG looks.")
+    metric: Metric = option(Metric.LOGIT_DIFFERENCE, "What counts as recalling the fact.")
+    ablation: Ablation = option(Ablation.PATCH, "What replaces a cut edge.")
+    kv: KeyValue = option(
+        KeyValue.GROUPED, "One key and value input a key-value head, or one a query head."
+    )
+    options: Any = option(
+        None,
+        "An option that a method of your own declares; repeatable.",
+        flags=("--option",),
+        metavar="NAME=VALUE",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "options", _own_options(self.method, self.options))
+        if self.method.at_clean and self.metric.relative:
+            raise OptionError(
+                f"{self.method} takes the gradient at the clean run, where {self.metric}, which "
+                "compares with the clean run, has none: every score would be 0; use --method "
+                "eap-ig or another metric"
+            )
+
+    @classmethod
+    def of(cls: type[S], scoring: S | None, values: Mapping[str, Any], **usual: Any) -> S:
+        """The scoring with other values of some options; `usual` holds where none is given."""
+        if scoring is None:
+            return build(cls, {**usual, **values})
+        return changed(scoring, values) if values else scoring
+
+    def record(self) -> dict[str, Any]:
+        """For provenance; options of a method only where it uses them."""
+        names = ["method", "metric", "ablation", "kv", *self.method.uses]
+        own = {each.name for each in fields(Scoring)}
+        plain = as_dict(self)
+        found = {name: plain[name] for name in names if name in own}
+        found |= {
+            f"{name}_sha256": value.source_sha256
+            for name, value in ((name, getattr(self, name)) for name in found)
+            if isinstance(value, Open) and value.source_sha256
+        }
+        return found if self.options is None else {**found, "options": plain["options"]}
+
+
+@dataclass(frozen=True)
+class Search(Scoring):
     """Everything that decides the circuit and its evaluation, apart from model and pairs.
 
     `edges` counts before pruning. With ACDC `threshold` is its tau and `edges` an upper bound: the
     edges whose removal costs most are kept. `resamples` needs at least two pairs and does nothing
-    for ACDC, which has no scores a pair.
+    for a method that gives no scores of single pairs, such as ACDC.
     """
 
-    locator: Locator = Locator.EAP_IG
-    steps: int = 5
-    rule: Rule = Rule.MIDPOINT
-    metric: Metric = Metric.LOGIT_DIFFERENCE
-    ablation: Ablation = Ablation.PATCH
-    kv: KeyValue = KeyValue.GROUPED
-    selection: Selection = Selection.TOP
-    ranking: Ranking = Ranking.ABSOLUTE
-    edges: int | None = None
-    threshold: float | None = None
-    resamples: int = 200
-    n_random: int = 5
-    curve: bool = False
-    roles: bool = False
-    batch_size: int = 16
-    seed: int = 0
+    selection: Selection = option(
+        Selection.TOP,
+        "The best edges, or the best from the logits backwards (greedy).",
+        flags=("--select",),
+    )
+    ranking: Ranking = option(
+        Ranking.ABSOLUTE,
+        "Rank edges by |score|, or by score (supporting ones first).",
+        flags=("--rank",),
+    )
+    edges: int | None = option(
+        None,
+        "Edges to select; default 200, at most a tenth of all.",
+        low=1,
+        flags=("--edges", "-n"),
+    )
+    threshold: float | None = option(
+        None, "Select edges whose score is at least this (ACDC: tau).", low=0
+    )
+    resamples: int = option(
+        200, "Resamples for inclusion frequencies; 0: off.", low=0, high=100_000
+    )
+    n_random: int = option(
+        5, "Random circuits to compare with.", low=0, high=1000, flags=("--random",)
+    )
+    curve: bool = option(False, "Faithfulness of ten sizes, with CPR and CMD.")
+    roles: bool = option(False, "Label mover, relation and mixture heads.")
+    batch_size: int = option(
+        16, "Pairs a pass.", low=1, high=1_000_000, flags=("--batch-size", "-b")
+    )
+    seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.edges is not None and self.threshold is not None:
             raise OptionError("--edges and --threshold exclude each other: give one of them")
-        if self.selection is Selection.THRESHOLD and self.threshold is None:
+        if self.selection == Selection.THRESHOLD and self.threshold is None:
             raise OptionError("--select threshold needs --threshold")
-        if self.selection is Selection.GREEDY and self.threshold is not None:
+        if self.selection == Selection.GREEDY and self.threshold is not None:
             raise OptionError("--select greedy takes --edges; --threshold goes with --select top")
-        if self.selection is Selection.GREEDY and self.locator is Locator.ACDC:
-            raise OptionError("ACDC selects edges itself: --select greedy goes with other methods")
-
-    def scoring(self) -> dict[str, Any]:
-        """What decides the scores, for provenance."""
-        names = ["metric", "ablation", "kv"]
-        names += ["steps", "rule"] if self.locator is Locator.EAP_IG else []
-        return {
-            "method": str(self.locator),
-            **{name: _plain(getattr(self, name)) for name in names},
-        }
+        if self.selection == Selection.GREEDY and self.method.selects:
+            raise OptionError(
+                f"{self.method} selects edges itself: --select greedy goes with other methods"
+            )
 
     def n_edges(self, wiring: Wiring) -> int:
         """Edges to select; OptionError where the model has fewer."""
@@ -75,11 +145,23 @@ class Search:
 
     def selected(self, scores: EdgeScores) -> Circuit:
         """The selection and pruning that this search asks for."""
+        from circuits.graph.select import select
+
         if self.threshold is not None:
             return select(scores, Selection.THRESHOLD, t=self.threshold, by=self.ranking)
         n = self.n_edges(scores.wiring)
         return select(scores, self.selection, n, by=self.ranking)
 
 
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, int) else str(value)
+def _own_options(method: Locator, given: Any) -> Any:
+    """The options of a method that has a class for them; OptionError where they do not fit it."""
+    kind = method.options
+    if kind is None:
+        if given:
+            raise OptionError(f"the method {method} has no options of its own")
+        return None
+    if isinstance(given, kind):
+        return given
+    if given is None or isinstance(given, Mapping):
+        return build(kind, given or {}, str(method))
+    raise OptionError(f"the options of {method} are a {kind.__name__} or its values by name")

@@ -32,7 +32,7 @@ from circuits.graph.evaluate import evaluate, faithfulness_curve, run_circuits
 from circuits.graph.resample import inclusion_frequency
 from circuits.graph.select import random_circuit, select, top_n
 from circuits.model.model import load
-from locate.edges.eap import Attribution, attribute
+from locate.edges.eap import attribute
 from viz.screen import layers_figure
 
 model = load("facts-gpt2", device="cpu")
@@ -62,7 +62,7 @@ finding, testing = pairs[:24], pairs[24:]
 # embedding. A positive score supports the answer, a negative one opposes it; the unit is logits.
 
 # %%
-scores = attribute(model, finding, Attribution(steps=5), keep_pairs=True)
+scores = attribute(model, finding, steps=5, keep_pairs=True)
 scores
 
 # %% [markdown]

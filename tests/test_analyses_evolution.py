@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from circuits.base.errors import OptionError
 from circuits.base.plain import plain
 from circuits.facts.facts import atlas, relation
-from circuits.facts.wordings import CHAINS, COMPARED, REVERSED
+from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
@@ -176,7 +176,7 @@ def test_two_hops_go_through_a_fact_of_each_relation() -> None:
 
 def test_a_comparison_swaps_its_answer_with_the_object() -> None:
     known = atlas()
-    for name in COMPARED:
+    for name in wordings().compared:
         objects = {(fact.subject, fact.object) for fact in known[name].facts}
         asked = probe_set(Probe.COMPARISON, name, known)
         first = 0
@@ -190,9 +190,10 @@ def test_a_comparison_swaps_its_answer_with_the_object() -> None:
 
 def test_wordings_name_relations_of_the_atlas() -> None:
     known = set(atlas())
-    assert known >= set(REVERSED) | set(COMPARED)
-    assert known >= {name for chain in CHAINS for name in (chain.first, chain.second)}
-    assert len({chain.name for chain in CHAINS}) == len(CHAINS)
+    assert known >= set(wordings().reversed) | set(wordings().compared)
+    chains = wordings().chains
+    assert known >= {name for chain in chains for name in (chain.first, chain.second)}
+    assert len({chain.name for chain in chains}) == len(chains)
 
 
 def test_passing_a_negation_is_not_to_say_the_object() -> None:

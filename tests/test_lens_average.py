@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from circuits.base.arrays import load_arrays, save_arrays
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair
-from circuits.files.store import load_arrays, save_arrays
 from circuits.model.model import Model
 from locate.heads.attention import rivals
 from locate.states.lens import lens_positions, logit_lens

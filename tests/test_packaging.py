@@ -164,13 +164,14 @@ def test_a_missing_extra_is_named():
     [
         ("sys.exit(main(['serve', '.']))", "app"),
         ("explored(None)", "notebook"),
-        ("plotted('circuit_figure', None)", "notebook"),
+        ("plotted(None)", "notebook"),
     ],
 )
 def test_without_the_extra_one_line_says_which(code: str, extra: str):
     start = "import sys; sys.modules.update(dash=None, plotly=None)\n"
     start += "from experiments.cli.main import main\n"
     start += "from circuits.base.display import explored, plotted\n"
+    start += "import viz; viz.offer()\n"
     done = subprocess.run(
         [sys.executable, "-c", start + code], cwd=ROOT, capture_output=True, text=True, timeout=60
     )

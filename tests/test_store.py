@@ -14,7 +14,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
+from circuits.base import arrays as array_files
 from circuits.base import writing as files
+from circuits.base.arrays import load_arrays, save_arrays
 from circuits.base.errors import (
     CircuitFileError,
     FileFormatError,
@@ -22,10 +24,10 @@ from circuits.base.errors import (
     StoreError,
 )
 from circuits.base.writing import atomic_write, save_json, to_json
-from circuits.files import arrays as array_files
 from circuits.files import store
-from circuits.files.store import edge_count, load_arrays, load_circuit, save_arrays, save_circuit
+from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.model.wiring import edge_count
 from tests.circuit_strategies import assert_identical, circuits, wirings
 
 LAW = settings(

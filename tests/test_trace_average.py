@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from circuits.base.arrays import load_arrays, save_arrays
 from circuits.base.choices import TraceKind
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair
-from circuits.files.store import load_arrays, save_arrays
 from circuits.model.model import Model
 from circuits.model.tokens import Span
 from locate.states.trace_average import (

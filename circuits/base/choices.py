@@ -7,9 +7,11 @@ add their own.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from hashlib import sha256
 from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
@@ -42,14 +44,21 @@ class _Listed(type):
     def __len__(cls) -> int:
         return len(cls._known)
 
+    def __contains__(cls, name: object) -> bool:
+        return name in cls._known
+
+    def __bool__(cls) -> bool:
+        return True
+
 
 class Open(str, metaclass=_Listed):
     """A named choice to which users add their own; equal to its name, as a closed choice is.
 
-    `target` is what the name stands for, or "module:attribute", imported when it is asked for.
+    `target` is what the name stands for, or "module:attribute", imported when it is asked for. A
+    kind's traits are the annotated attributes of its class, which give their usual values.
     """
 
-    _known: ClassVar[dict[str, Any]]
+    _known: ClassVar[dict[str, Any]] = {}
     target: Any
     text: str
 
@@ -58,10 +67,14 @@ class Open(str, metaclass=_Listed):
         super().__init_subclass__()
         cls._known = {}
 
-    def __new__(cls: type[Own], name: str, target: Any, text: str = "") -> Own:
+    def __new__(cls: type[Own], name: str, target: Any, text: str = "", **traits: Any) -> Own:
         """A value that is not yet known by its name; `add` makes it so."""
         made = super().__new__(cls, name)
         made.target, made.text = target, text
+        for trait, value in traits.items():
+            if trait not in cls.__annotations__:
+                raise OptionError(f"a {_words(cls)} has no trait {trait!r}")
+            setattr(made, trait, value)
         return made
 
     def __getnewargs__(self) -> tuple[Any, ...]:
@@ -73,14 +86,14 @@ class Open(str, metaclass=_Listed):
         return str(self)
 
     @classmethod
-    def add(cls: type[Own], name: str, target: Any, text: str = "") -> Own:
+    def add(cls: type[Own], name: str, target: Any, text: str = "", **traits: Any) -> Own:
         """Make a name known everywhere; OptionError where something else has it already."""
         known = cls._known.get(name)
         if known is not None and known.target != target:
             raise OptionError(f"there is a {_words(cls)} {name!r} already; take another name")
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
             raise OptionError(f"{name!r} is no name for a {_words(cls)}: use a-z, 0-9, - and _")
-        return cls._known.setdefault(name, cls(name, target, text))
+        return cls._known.setdefault(name, cls(name, target, text, **traits))
 
     @classmethod
     def of(cls: type[Own], value: Any, name: str = "") -> Own:
@@ -100,13 +113,31 @@ class Open(str, metaclass=_Listed):
             return getattr(import_module(module), attribute)
         return self.target
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a user's, and not one of those that come with this project."""
+        built_in = ("circuits.", "locate.", "experiments.")
+        return not (isinstance(self.target, str) and self.target.startswith(built_in))
+
+    @property
+    def source_sha256(self) -> str | None:
+        """Hash of the source of a user's own function; None where there is no source to be had."""
+        if not self.is_own:
+            return None
+        try:
+            return sha256(inspect.getsource(self.load()).encode()).hexdigest()
+        except (OSError, TypeError):
+            return None
+
     @classmethod
     def _own(cls: type[Own], function: Callable[..., Any]) -> Own:
         given = getattr(function, "__name__", "<lambda>")
         if given == "<lambda>":
             raise OptionError(f"a {_words(cls)} of your own needs a name: define it with `def`")
-        known = cls._known.get(given)
-        if known is not None and known.target is not function:
+        for known in cls:
+            if known.target is function:
+                return known  # type: ignore[no-any-return]
+        if given in cls._known:
             raise OptionError(f"there is a {_words(cls)} {given!r} already; rename yours")
         return cls(given, function)
 
@@ -120,21 +151,31 @@ def _no_such(what: str, value: Any, kind: Any) -> OptionError:
     return OptionError(f"{what} {value!r:.60} is none; there are {', '.join(map(str, kind))}")
 
 
-class Locator(Choice):
-    """How edges get scores. ACDC makes a circuit by itself, from exact patching."""
+class Metric(Open):
+    """The quantity m whose change an edge's score estimates: one value an example.
 
-    EAP = "eap"
-    EAP_IG = "eap-ig"
-    EXACT = "exact"
-    ACDC = "acdc"
+    The function takes (logits [batch d_vocab], answer [batch], foil [batch]), and where the metric
+    is `relative` also the clean run's logits, with which it compares.
+    """
+
+    relative: bool = False
+
+    LOGIT_DIFFERENCE: ClassVar[Metric]
+    LOG_PROBABILITY: ClassVar[Metric]
+    KL: ClassVar[Metric]
 
 
-class Metric(Choice):
-    """The quantity m whose change an edge's score estimates."""
-
-    LOGIT_DIFFERENCE = "logit-diff"
-    LOG_PROBABILITY = "log-prob"
-    KL = "kl"
+Metric.LOGIT_DIFFERENCE = Metric.add(
+    "logit-diff", "circuits.model.metrics:logit_difference", "answer's logit minus the foil's"
+)
+Metric.LOG_PROBABILITY = Metric.add(
+    "log-prob", "circuits.model.metrics:log_probability", "log-probability of the answer"
+)
+Metric.KL = Metric.add(
+    "kl", "circuits.model.metrics:negative_kl", "minus KL from the clean run", relative=True
+)
+MetricLike = Metric | str | Callable[..., Any]
+"""A metric, its name, or a function of the user's own."""
 
 
 class Ablation(Choice):
@@ -144,12 +185,10 @@ class Ablation(Choice):
     ZERO = "zero"
     MEAN = "mean"
 
-
-class Method(Choice):
-    """EAP: gradient at the clean run. EAP-IG: gradient averaged along the embedding path."""
-
-    EAP = "eap"
-    EAP_IG = "eap-ig"
+    @property
+    def is_constant(self) -> bool:
+        """Whether a constant stands in for every prompt's own value."""
+        return {Ablation.PATCH: False, Ablation.ZERO: True, Ablation.MEAN: True}[self]
 
 
 class Rule(Choice):
@@ -174,6 +213,11 @@ class KeyValue(Choice):
 
     GROUPED = "grouped"
     PER_QUERY_HEAD = "per-query-head"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the query heads of a key-value head share one destination."""
+        return {KeyValue.GROUPED: True, KeyValue.PER_QUERY_HEAD: False}[self]
 
 
 class Selection(Choice):

@@ -8,9 +8,10 @@ are made from the same fields, so this module imports no torch.
 
 from __future__ import annotations
 
+import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from enum import Enum
@@ -122,6 +123,27 @@ def as_dict(options: Any) -> dict[str, Any]:
     return {each.name: _plain(getattr(options, each.name)) for each in fields(options)}
 
 
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """`name=value` texts as settings; a dot leads into a nested one. Values are JSON, else text."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        *path, last = name.strip().split(".")
+        if not sign or not last or not all(path):
+            raise OptionError(f"{pair!r} is not NAME=VALUE")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        inner = settings
+        for part in path:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise OptionError(f"{pair!r}: {part!r} is set to a value already")
+        inner[last] = value
+    return settings
+
+
 def converted(name: str, value: Any, hint: Any) -> Any:
     """The value as the annotation wants it; OptionError where it cannot be made so.
 
@@ -137,7 +159,7 @@ def converted(name: str, value: Any, hint: Any) -> Any:
         if value in get_args(hint):
             return value
         raise OptionError(f"{name} is one of {_listed(get_args(hint))}, not {_shown(value)}")
-    if not isinstance(hint, type) or origin is not None:
+    if hint is Any or not isinstance(hint, type) or origin is not None:
         return value
     if issubclass(hint, Choice | Open):
         return hint.of(value, name)

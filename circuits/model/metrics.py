@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.base.choices import Metric
+from circuits.base.choices import Metric, MetricLike
+from circuits.base.errors import NumericalError, OptionError
 
 
 def logit_difference(
@@ -19,14 +22,19 @@ def logit_difference(
 
 
 def log_probability(
-    logits: Float[Tensor, "batch d_vocab"], answer: Int[Tensor, " batch"]
+    logits: Float[Tensor, "batch d_vocab"],
+    answer: Int[Tensor, " batch"],
+    foil: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Log-probability of the answer's first token, in nats."""
+    """Log-probability of the answer's first token, in nats; the foil plays no part."""
     return _pick(logits.float().log_softmax(-1), answer)
 
 
 def negative_kl(
-    logits: Float[Tensor, "batch d_vocab"], clean_logits: Float[Tensor, "batch d_vocab"]
+    logits: Float[Tensor, "batch d_vocab"],
+    answer: Int[Tensor, " batch"],
+    foil: Int[Tensor, " batch"],
+    clean_logits: Float[Tensor, "batch d_vocab"],
 ) -> Float[Tensor, " batch"]:
     """-KL(clean || this run) in nats, summed over the vocabulary; 0 where the runs agree."""
     clean = clean_logits.float().log_softmax(-1)
@@ -36,9 +44,18 @@ def negative_kl(
 def rank(
     logits: Float[Tensor, "*batch d_vocab"], token: Int[Tensor, "*batch"]
 ) -> Int[Tensor, "*batch"]:
-    """How many tokens score higher than this one; 0 is the best rank."""
+    """How many tokens score higher than this one; 0 is the best rank.
+
+    Among equal logits it takes the middle place: where all are the same, none is known.
+    NumericalError where a logit is NaN or infinite, as then no place means anything.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise NumericalError(
+            "the logits are not finite numbers, so no answer has a rank; a weight may be NaN, or "
+            "a value too large for the model's dtype"
+        )
     own = logits.gather(-1, token.unsqueeze(-1))
-    return (logits > own).sum(-1)
+    return (logits > own).sum(-1) + ((logits == own).sum(-1) - 1) // 2
 
 
 def hit_at(
@@ -46,29 +63,48 @@ def hit_at(
 ) -> Bool[Tensor, " batch"]:
     """Whether the answer's first token is among the k best logits (Yao et al. 2024).
 
-    Among equal logits it takes the middle place: logits that are all the same (zero ablation of
-    everything, under RMSNorm) hit nothing.
+    Logits that are all the same (zero ablation of everything, under RMSNorm) hit nothing.
     """
-    own = logits.gather(-1, answer.unsqueeze(-1))
-    others_equal = (logits == own).sum(-1) - 1
-    return 2 * rank(logits, answer) + others_equal < 2 * k
+    return rank(logits, answer) < k
 
 
 def evaluate_metric(
-    metric: Metric,
+    metric: MetricLike,
     logits: Float[Tensor, "batch d_vocab"],
     answer: Int[Tensor, " batch"],
     foil: Int[Tensor, " batch"],
     clean_logits: Float[Tensor, "batch d_vocab"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """The chosen metric; KL needs the clean run's logits."""
-    if metric is Metric.LOGIT_DIFFERENCE:
-        return logit_difference(logits.float(), answer, foil)
-    if metric is Metric.LOG_PROBABILITY:
-        return log_probability(logits, answer)
-    if clean_logits is None:
-        raise ValueError("the KL metric compares with the clean run's logits")
-    return negative_kl(logits, clean_logits)
+    """The chosen metric; a relative one needs the clean run's logits.
+
+    OptionError where a user's own function gives something else than one number an example,
+    through which gradients flow where they are wanted.
+    """
+    metric = Metric.of(metric)
+    given: tuple[Tensor, ...] = (logits.float(), answer, foil)
+    if metric.relative:
+        if clean_logits is None:
+            raise ValueError(f"the metric {metric} compares with the clean run's logits")
+        given = (*given, clean_logits)
+    values = metric.load()(*given)
+    if metric.is_own:
+        _check_values(metric, values, logits)
+    return values
+
+
+def _check_values(metric: Metric, values: Any, logits: Float[Tensor, "batch d_vocab"]) -> None:
+    """Hold what a user's function gave against what a metric is."""
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        raise OptionError(f"the metric {metric} gives no tensor of numbers, one an example")
+    if values.shape != logits.shape[:1]:
+        raise OptionError(
+            f"the metric {metric} gives a tensor of shape {list(values.shape)} for "
+            f"{len(logits)} examples, not one value an example"
+        )
+    if logits.requires_grad and not values.requires_grad:
+        raise OptionError(f"the metric {metric} cannot be differentiated, which this method needs")
+    if not bool(values.isfinite().all()):
+        raise NumericalError(f"the metric {metric} is not a finite number for every example")
 
 
 def _pick(values: Float[Tensor, "batch d_vocab"], token: Int[Tensor, " batch"]) -> Tensor:

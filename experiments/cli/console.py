@@ -6,6 +6,7 @@ one line a stage elsewhere.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,9 +57,10 @@ class Console:
         """A remark that is no result."""
         print(f"kc: {visible(text)}", file=self._stderr, flush=True)
 
-    def warn(self, text: str) -> None:
-        """Something that the reader should know before believing the result."""
-        self.note(f"warning: {text}")
+    def warn(self, *texts: str) -> None:
+        """What the reader should know before believing the result."""
+        for text in texts:
+            self.note(f"warning: {text}")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Aligned columns."""
@@ -80,10 +82,16 @@ class Console:
 
     def result(self, value: Mapping[str, Any]) -> None:
         """The JSON object of `--json`."""
-        if self.as_json:
-            from circuits.base.writing import to_json
+        if not self.as_json:
+            return
+        from circuits.base.writing import to_json
 
-            print(to_json(dict(value), indent=2), file=self._stdout)
+        text = to_json(dict(value), indent=2)
+        try:
+            text.encode(getattr(self._stdout, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:  # a terminal of few letters: JSON can do without them
+            text = json.dumps(json.loads(text), indent=2)
+        print(text, file=self._stdout)
 
 
 def visible(text: str) -> str:

@@ -39,6 +39,7 @@ Listing = Annotated[
 
 
 def figures(
+    *,
     results: Results = None,
     kind: Kinds = None,
     width: Width = None,
@@ -57,7 +58,7 @@ def figures(
     console = Console(as_json)
     if not results:
         if not listing:
-            raise OptionError("name a folder of results, or --list to see what can be drawn")
+            raise OptionError("name a folder of results, or `listing` to see what can be drawn")
         return _list_kinds(console)
     with console.working():
         from experiments.cli import drawing

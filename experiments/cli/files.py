@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuits.base.choices import Templates
+from circuits.base.choices import ExportFormat
 from circuits.base.errors import OptionError
 from experiments.cli import options as o
 from experiments.cli.console import Console
+from experiments.cli.signature import Fixed, Like, path
+from locate.options import Loading, Source
+from locate.search import Search
 
 if TYPE_CHECKING:
     from circuits.facts.facts import Relation
@@ -28,14 +32,25 @@ Shown = Annotated[int, typer.Option("--edges", "-n", min=1, help="How many edges
 RelationArgument = Annotated[
     str | None, typer.Argument(help="List the facts of this relation.", metavar="[RELATION]")
 ]
+AskedModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="Ask this model which of the facts it knows.")
+]
+OutFile = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="PATH", parser=path, help="File to write.")
+]
+Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
+AtlasOrFile = Annotated[
+    Source,
+    Fixed("relation", "pairs", "wordings", "limit", "hold_out", "known_only", "seed", "corrupt"),
+]
 
 
-def show(circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False) -> None:
+def show(*, circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False) -> None:
     """What a circuit file holds: size, strongest edges, nodes, where it comes from."""
     console = Console(as_json)
     with console.working():
-        from experiments.cli.report import edge_rows, strongest_edges
         from locate.evaluate import read_circuit
+        from locate.report import edge_rows
 
         stored = read_circuit(circuit)
         nodes = stored.nodes()
@@ -46,7 +61,7 @@ def show(circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False) -
             "edges_in_model": stored.wiring.n_edges,
             "nodes": nodes,
             "roles": dict(stored.roles),
-            "strongest_edges": strongest_edges(stored, edges),
+            "strongest_edges": stored.rows(edges),
             "provenance": dict(stored.provenance),
         }
     console.say(f"{stored.n_edges} of {stored.wiring.n_edges} edges, {stored.wiring.describe()}")
@@ -61,16 +76,16 @@ def show(circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False) -
 
 
 def export(
+    *,
     circuit: o.CircuitFile,
-    to: o.Format,
-    out: o.OutFile = None,
+    to: Format,
+    out: OutFile = None,
     full_json: o.FullJson = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Write a circuit for another tool; eap-ig can be read back."""
     console = Console(as_json)
     with console.working():
-        from circuits.base.choices import ExportFormat
         from circuits.files.exchange import export_circuit, save_eap_ig
         from locate.evaluate import read_circuit
 
@@ -78,7 +93,7 @@ def export(
         stem = circuit.name.removesuffix(".safetensors").removesuffix(".kc").removesuffix(".json")
         target = out or circuit.with_name(stem + SUFFIXES[to])
         if target.exists() and target.samefile(circuit):
-            raise OptionError(f"--out {target} is the circuit itself; name another file")
+            raise OptionError(f"`out` {target} is the circuit itself; name another file")
         if to is ExportFormat.EAP_IG:
             save_eap_ig(stored, target, full=full_json)
         else:
@@ -87,7 +102,7 @@ def export(
     console.result({"file": str(circuit), "format": str(to), "files": [str(target)]})
 
 
-def models(as_json: o.AsJson = False) -> None:
+def models(*, as_json: o.AsJson = False) -> None:
     """The models that ship with the project, and how to name others."""
     console = Console(as_json)
     with console.working():
@@ -117,30 +132,27 @@ def models(as_json: o.AsJson = False) -> None:
 
 
 def facts(
+    *,
     relation: RelationArgument = None,
-    file: o.FactSource = None,
-    model: o.OptionalModel = None,
-    split: o.Split = Templates.FIRST,
-    bos: o.Bos = None,
-    batch_size: o.BatchSize = 32,
-    device: o.Device = None,
-    dtype: o.Dtype = "fp32",
+    source: AtlasOrFile,
+    model: AskedModel = None,
+    batch_size: Annotated[int, Like(Search, "batch_size")] = 32,
+    loading: Loading,
     as_json: o.AsJson = False,
 ) -> None:
     """The relations of the atlas or a fact file; one relation's facts; what a model knows."""
     console = Console(as_json)
     with console.working():
-        relations = _relations(relation, file)
+        relations = _relations(replace(source, relation=relation))
         checks: dict[str, Any] = {}
         if model is not None:
             from circuits.facts.questions import known_facts
-            from circuits.model.model import load
 
-            with console.stage("model"):
-                loaded = load(model, device=device, dtype=dtype)
+            loaded = o.load_model(console, model, loading)
+            asked = (source.templates, source.bos, batch_size)
             with console.stage("facts") as progress:
                 for index, each in enumerate(relations, start=1):
-                    checks[each.name] = known_facts(loaded, each, split, bos, batch_size)
+                    checks[each.name] = known_facts(loaded, each, *asked)
                     progress(index, len(relations))
         records = [_relation_record(each, checks.get(each.name)) for each in relations]
         known = _known_by_fact(checks)
@@ -154,14 +166,14 @@ def facts(
     console.result({"model": model, "relations": records})
 
 
-def _relations(name: str | None, file: str | None) -> list[Relation]:
-    from circuits.facts.facts import atlas
+def _relations(source: Source) -> list[Relation]:
+    if not source.asks:
+        from circuits.facts.facts import atlas
 
-    if name is None and file is None:
         return list(atlas().values())
-    from locate.examples import Source, relations_of
+    from locate.examples import relations_of
 
-    return relations_of(Source(relation=name, facts=file))
+    return relations_of(source)
 
 
 def _relation_record(relation: Relation, check: Any) -> dict[str, Any]:

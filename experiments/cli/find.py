@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from circuits.base.choices import (
-    Ablation,
-    Corruption,
-    KeyValue,
-    Locator,
-    Metric,
-    Ranking,
-    Rule,
-    Selection,
-    Templates,
-)
 from experiments.cli import options as o
 from experiments.cli.console import Console
+from experiments.cli.signature import Fixed, Given, Starts
+from locate.options import Evaluating, Loading, Source
+from locate.search import Search
 
 if TYPE_CHECKING:
     from locate.discover import Discovery
@@ -31,182 +22,67 @@ N_SHOWN = 8
 
 
 def discover(
-    context: typer.Context,
+    *,
+    given: Given,
     model: o.ModelName,
-    relation: o.RelationName = None,
-    facts: o.FactSource = None,
-    pairs: o.PairFile = None,
-    method: o.LocatorChoice = Locator.EAP_IG,
-    steps: o.Steps = 5,
-    rule: o.RuleChoice = Rule.MIDPOINT,
-    metric: o.MetricChoice = Metric.LOGIT_DIFFERENCE,
-    ablation: o.AblationChoice = Ablation.PATCH,
-    edges: o.Edges = None,
-    threshold: o.Threshold = None,
-    select: o.Select = Selection.TOP,
-    rank: o.Rank = Ranking.ABSOLUTE,
-    kv: o.Kv = KeyValue.GROUPED,
-    resamples: o.Resamples = 200,
-    random: o.NRandom = 5,
-    curve: o.Curve = False,
-    roles: o.Roles = True,
-    n_pairs: o.NPairs = None,
-    split: o.Split = Templates.FIRST,
-    corrupt: o.Corrupt = Corruption.SUBJECT,
-    template: o.Wordings = None,
-    hold_out: o.HoldOut = None,
-    known_only: o.KnownOnly = None,
-    bos: o.Bos = None,
-    batch_size: o.BatchSize = 16,
-    seed: o.Seed = 0,
-    device: o.Device = None,
-    dtype: o.Dtype = "fp32",
+    source: Source,
+    search: Annotated[Search, Starts(roles=True)],
+    loading: Loading,
     out: o.Out = None,
     full_json: o.FullJson = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Find the circuit that recalls a relation, and measure how well it does."""
-    console = Console(as_json)
-    if method is not Locator.EAP_IG:
-        o.refuse_unused(context, f"with --method {method}", "steps", "rule")
-    if method is Locator.ACDC:
-        o.refuse_unused(context, f"with --method {method}", "resamples")
-    folder = out or _default_folder(model, relation or facts or str(pairs), method)
+    console, method = Console(as_json), search.method
+    unused = [name for name in ("steps", "rule") if name not in method.uses]
+    given.refuse(f"with --method {method}", *unused, *(() if method.per_pair else ("resamples",)))
+    folder = out or _default_folder(model, source.name, method)
     with console.working():
-        from circuits.base.origin import check_writable
-        from circuits.model.model import load
-        from experiments.cli.results import write_discovery
-        from locate.discover import Search
         from locate.discover import discover as find
-        from locate.examples import Source, check_readable, collect
 
-        source = Source(
-            relation=relation,
-            facts=facts,
-            pairs=pairs,
-            templates=split,
-            wordings=tuple(template or ()),
-            limit=_limit(n_pairs, pairs),
-            hold_out=hold_out,
-            known_only=known_only,
-            bos=bos,
-            seed=seed,
-            corrupt=corrupt,
-        )
-        search = Search(
-            locator=method,
-            steps=steps,
-            rule=rule,
-            metric=metric,
-            ablation=ablation,
-            kv=kv,
-            selection=select,
-            ranking=rank,
-            edges=edges,
-            threshold=threshold,
-            resamples=resamples,
-            n_random=random,
-            curve=curve,
-            roles=roles,
-            batch_size=batch_size,
-            seed=seed,
-        )
-        check_writable(folder)
-        check_readable(source)
-        with console.stage("model"):
-            loaded = load(model, device=device, dtype=dtype)
-        with console.stage("facts"):
-            examples = collect(loaded, source, batch_size)
+        o.check_files(source, folder)
+        loaded = o.load_model(console, model, loading)
+        examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
         found = find(loaded, examples, search, console.stage)
         with console.stage("files"):
-            summary, files = write_discovery(found, folder, full_json)
-    for note in found.notes:
-        console.warn(note)
+            files = found.save(folder, full_json)
+    console.warn(*found.notes)
     _print_discovery(console, found)
     console.files(files)
-    console.result(summary)
+    console.result(found.as_dict(files))
 
 
 def evaluate(
+    *,
     circuit: o.CircuitFile,
     model: o.ModelName,
-    relation: o.RelationName = None,
-    facts: o.FactSource = None,
-    pairs: o.PairFile = None,
-    metric: o.OptionalMetric = None,
-    ablation: o.OptionalAblation = None,
-    random: o.NRandom = 5,
-    minimality: o.Minimality = False,
-    n_pairs: o.NPairs = None,
-    split: o.Split = Templates.FIRST,
-    corrupt: o.Corrupt = Corruption.SUBJECT,
-    template: o.Wordings = None,
-    known_only: o.KnownOnly = None,
-    bos: o.Bos = None,
-    batch_size: o.BatchSize = 16,
-    seed: o.Seed = 0,
-    device: o.Device = None,
-    dtype: o.Dtype = "fp32",
-    allow_mismatch: o.AllowMismatch = False,
+    source: Annotated[Source, Fixed(hold_out=0.0)],
+    evaluating: Evaluating,
+    loading: Loading,
     out: o.Out = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Measure a stored circuit, on the pairs of a relation, a fact file or a pair file."""
     console = Console(as_json)
     with console.working():
-        from circuits.base.origin import check_writable
-        from circuits.model.model import load
-        from experiments.cli.report import evaluation_summary, measure_rows
-        from experiments.cli.results import write_summary
-        from locate.evaluate import (
-            bos_of,
-            evaluate_stored,
-            fitted,
-            mismatches,
-            read_circuit,
-        )
-        from locate.examples import Source, check_readable, collect
+        from circuits.base.origin import write_all
+        from circuits.base.writing import save_json
+        from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches, read_circuit
+        from locate.report import measure_rows
 
         stored = read_circuit(circuit)
-        source = Source(
-            relation=relation,
-            facts=facts,
-            pairs=pairs,
-            templates=split,
-            wordings=tuple(template or ()),
-            limit=_limit(n_pairs, pairs),
-            hold_out=0.0,
-            known_only=known_only,
-            bos=bos_of(stored, bos, allow_mismatch),
-            seed=seed,
-            corrupt=corrupt,
-        )
-        if out is not None:
-            check_writable(out)
-        check_readable(source)
-        with console.stage("model"):
-            loaded = load(model, device=device, dtype=dtype)
+        bos = bos_of(stored, source.bos, evaluating.allow_mismatch)
+        source = replace(source, bos=bos)
+        o.check_files(source, out, inputs=[circuit])
+        loaded = o.load_model(console, model, loading)
         stored = fitted(stored, loaded, circuit)
-        warnings = mismatches(stored, loaded, source.bos, allow_mismatch)
-        with console.stage("facts"):
-            examples = collect(loaded, source, batch_size)
-        done = evaluate_stored(
-            loaded,
-            stored,
-            examples,
-            metric=metric,
-            ablation=ablation,
-            n_random=random,
-            minimality=minimality,
-            batch_size=batch_size,
-            seed=seed,
-            warnings=warnings,
-            stages=console.stage,
-        )
-        summary = evaluation_summary(done, circuit)
-        files = write_summary(summary, out)
-    for note in done.warnings:
-        console.warn(note)
+        warnings = mismatches(stored, loaded, bos, evaluating.allow_mismatch)
+        examples = o.pairs_of(console, loaded, o.limited(source), evaluating.batch_size)
+        done = evaluate_stored(loaded, stored, examples, evaluating, warnings, console.stage)
+        summary = done.as_dict(circuit)
+        writers = {"summary.json": lambda path: save_json(summary, path)}
+        files = [] if out is None else write_all(out, writers)
+    console.warn(*done.warnings)
     console.table(*measure_rows({"value": done.evaluation}))
     if summary["minimality"] is not None:
         _print_minimality(console, summary["minimality"])
@@ -216,7 +92,7 @@ def evaluate(
 
 
 def _print_discovery(console: Console, found: Discovery) -> None:
-    from experiments.cli.report import edge_rows, known_line, measure_rows, sides_of
+    from locate.report import edge_rows, known_line, measure_rows
 
     circuit = found.circuit
     console.say(
@@ -224,7 +100,7 @@ def _print_discovery(console: Console, found: Discovery) -> None:
         f"{found.evaluation.n_nodes} nodes; {known_line(found.examples.counts)}"
     )
     console.say()
-    console.table(*measure_rows(sides_of(found)))
+    console.table(*measure_rows(found.sides()))
     console.say()
     console.table(*edge_rows(circuit, N_SHOWN))
     if found.stability:
@@ -250,11 +126,6 @@ def _print_minimality(console: Console, found: Mapping[str, Any]) -> None:
     console.table(("edge", "drop"), rows)
 
 
-def _limit(n_pairs: int | None, pairs: Path | None) -> int | None:
-    """Facts make at most 32 pairs unless told otherwise; a pair file counts in full."""
-    return 32 if n_pairs is None and pairs is None else n_pairs
-
-
-def _default_folder(model: str, name: str, method: Locator) -> Path:
+def _default_folder(model: str, name: str, method: str) -> Path:
     words = (re.sub(r"\W+", "-", Path(part).stem).strip("-") for part in (model, name))
-    return Path("out") / "-".join([*(word for word in words if word), str(method)])
+    return Path("out") / "-".join([*(word for word in words if word), method])

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from circuits.base.origin import write_all
 from circuits.base.writing import save_json
 from experiments.cli.console import Console
-from experiments.cli.results import write_all
 from locate.examples import Examples
 
 SUMMARY = "summary.json"
@@ -37,7 +37,9 @@ class Look:
         """The files and `summary.json`, where a folder is given; `owned` as in `write_all`."""
         if folder is None:
             return []
-        summary = {SUMMARY: lambda path: save_json(dict(self.summary), path)}
+        names = [*self.files, SUMMARY]
+        content = {**self.summary, "files": [str(folder / name) for name in names]}
+        summary = {SUMMARY: lambda path: save_json(content, path)}
         return write_all(folder, {**self.files, **summary}, owned)
 
     def show(self, console: Console, paths: Sequence[Path] = ()) -> None:
@@ -58,6 +60,7 @@ def describe(examples: Examples) -> str:
     """How many facts are looked at, and how many are not known to the model."""
     counts, n_facts = examples.counts, len(examples.pairs)
     total = counts.get("facts", counts.get("lines"))
-    return (
-        f"{examples.name}: {n_facts} facts looked at; the model knows {counts['known']} of {total}"
-    )
+    known = f"the model knows {counts['known']} of {total}"
+    if counts["known"] is None:
+        known = f"not asked which of {total} the model knows"
+    return f"{examples.name}: {n_facts} facts looked at; {known}"

@@ -10,24 +10,43 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from circuits.base.errors import KnowledgeCircuitsError
+import viz
+from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from experiments.cli import edit, figures, files, find, look, run, serve
 from experiments.cli.console import visible
+from experiments.cli.signature import command
 
 DEBUG = "--debug"
+PLUGIN = "--plugin"
+PLUGINS = "KC_PLUGINS"
 INTERRUPTED = 130
 
-app = typer.Typer(
-    help="Find, measure and compare the circuits that recall facts in language models.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+COMMANDS = (
+    *(find.discover, find.evaluate, look.trace, look.roles, look.lens),
+    *(edit.edit, edit.unlearn, edit.compare, run.run, figures.figures, serve.serve),
+    *(files.show, files.export, files.models, files.facts),
 )
+"""As `kc --help` lists them."""
+
+
+def make_app() -> typer.Typer:
+    """The commands, with the choices that are known now."""
+    app = typer.Typer(
+        help="Find, measure and compare the circuits that recall facts in language models.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(options)
+    for each in COMMANDS:
+        app.command()(command(each))
+    return app
 
 
 def _print_version(asked: bool) -> None:
@@ -38,7 +57,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which.")
@@ -46,35 +64,30 @@ def options(
     debug: Annotated[
         bool, typer.Option(DEBUG, help="Show the traceback of an error; works in any place.")
     ] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            PLUGIN,
+            metavar="FILE.py",
+            help="Run this file first: what it registers is a choice like any other; repeatable, "
+            f"works in any place. {PLUGINS} names such files too.",
+        ),
+    ] = None,
 ) -> None:
     """Find, measure and compare the circuits that recall facts in language models."""
-
-
-app.command()(find.discover)
-app.command()(find.evaluate)
-app.command()(look.trace)
-app.command()(look.roles)
-app.command()(look.lens)
-app.command()(edit.edit)
-app.command()(edit.unlearn)
-app.command()(edit.compare)
-app.command()(run.run)
-app.command()(figures.figures)
-app.command()(serve.serve)
-app.command()(files.show)
-app.command()(files.export)
-app.command()(files.models)
-app.command()(files.facts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: runs a command and returns its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    arguments = [argument for argument in given if argument != DEBUG] or ["--help"]
+    debug = DEBUG in given
     _quieten_libraries()
     _open_streams()
+    viz.offer()
     try:
-        code = app(args=arguments, prog_name="kc", standalone_mode=False)
+        arguments, plugins = _apart([word for word in given if word != DEBUG])
+        _load(plugins)
+        code = make_app()(args=arguments or ["--help"], prog_name="kc", standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:
             return _fail("interrupted", INTERRUPTED)
@@ -85,9 +98,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:
-        if DEBUG in given:
+        if debug:
             raise
         return _report(error)
+
+
+def _apart(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without `--plugin FILE`, wherever it stands, and the files of plugins."""
+    rest: list[str] = []
+    plugins = [name for name in os.environ.get(PLUGINS, "").split(os.pathsep) if name]
+    words = iter(given)
+    for word in words:
+        if "\0" in word or any("\ud800" <= char <= "\udfff" for char in word):
+            raise OptionError(f"{word!r} is no text in UTF-8")
+        name, sign, value = word.partition("=")
+        if word == "--":
+            return [*rest, word, *words], plugins
+        if name != PLUGIN:
+            rest.append(word)
+        elif file := value if sign else next(words, ""):
+            plugins.append(file)
+        else:
+            raise OptionError(f"{PLUGIN} needs a file")
+    return rest, plugins
+
+
+def _load(plugins: Sequence[str]) -> None:
+    """Run the files that the user names, so that what they register is known."""
+    if plugins:
+        from circuits.base.plugins import load_plugin
+
+        for name in plugins:
+            load_plugin(Path(name))
 
 
 def _report(error: Exception) -> int:
@@ -114,12 +156,15 @@ def _open_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open as long as the process
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")  # letters it does not have
 
 
 def _quieten_libraries() -> None:
     """Settings of other people's libraries that hold for this process only."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("WANDB_MODE", "disabled")
     # Worker threads that spin while they wait make a run several times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

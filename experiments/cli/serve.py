@@ -9,8 +9,9 @@ import typer
 
 from circuits.base.errors import OptionError
 from circuits.base.places import check_extra
-from experiments.cli import options as o
 from experiments.cli.console import Console
+from experiments.cli.signature import Like
+from locate.options import Loading
 from viz.app import PACKAGES
 
 DEMO = Path("out") / "demo"
@@ -41,16 +42,19 @@ Opens = Annotated[bool, typer.Option("--open/--no-open", help="Open the page in 
 
 
 def serve(
+    *,
     folder: Folder = None,
     host: HostName = "127.0.0.1",
     port: Port = 8050,
     allow_host: AllowedHost = None,
     model: ServedModels = None,
-    device: o.Device = None,
+    device: Annotated[str | None, Like(Loading, "device")] = None,
     open_page: Opens = False,
 ) -> None:
     """Browse results in the browser: circuits, differences, traces; try prompts and edits live."""
     console = Console(False)
+    if not host.strip():  # an unset variable; it would mean every address of this machine
+        raise OptionError("`host` is empty; leave it out for this machine only")
     root = _root(folder)
     check_extra("app", "the app", *PACKAGES)
     from viz.app.context import Context, Models, embedded_names

@@ -50,11 +50,13 @@ from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span
 from experiments.cli.console import Console
 from experiments.workshop.plain_tracing import plain_trace
-from locate.edges.eap import Attribution, Method, attribute
+from locate.edges.eap import attribute
+from locate.edges.locators import Locator
+from locate.search import Scoring
 from locate.states.tracing import subject_noise, trace
 
-EAP = Attribution(method=Method.EAP)
-EAP_IG = Attribution(method=Method.EAP_IG, steps=5)
+EAP = Scoring(Locator.EAP)
+EAP_IG = Scoring(Locator.EAP_IG, steps=5)
 N_PAIRS, N_TOKENS, N_SHARED = 8, 20, 6
 SHAPES = {"gpt2-small": (12, 768, 12), "gpt2-medium": (24, 1024, 16)}
 """Layers, width and heads."""

@@ -16,7 +16,9 @@ reads any more is removed without a run, since it cannot change the metric.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,24 +26,30 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
-from circuits.graph.ablation import Ablation, source_constants
+from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.running import CircuitRunner
 from circuits.graph.select import prune
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
-from locate.edges.exact import Patching
+from locate.edges.locators import Locator
+from locate.search import Scoring, Search
+
+DEFAULT_TAU = 0.05
+"""The threshold where none is given, in units of the metric."""
 
 
 def acdc(
     model: Model,
     pairs: Sequence[TokenPair],
     threshold: float,
-    options: Patching | None = None,
+    scoring: Scoring | None = None,
     *,
     batch_size: int = 16,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Circuit:
     """The circuit that greedy removal leaves, pruned of what no longer hangs together.
 
@@ -51,14 +59,14 @@ def acdc(
     called with (edges decided, edges in all). Raises NumericalError where the metric of a run is
     not finite.
     """
-    options = options or Patching()
+    scoring = Scoring.of(scoring, options, method=Locator.ACDC)
     if not (math.isfinite(threshold) and threshold >= 0):
         raise OptionError(
             f"the threshold must be a finite number from 0 up, not {threshold}: it is how much of "
             "the metric a removed edge may cost"
         )
-    wiring = model.wiring(options.kv)
-    metric = _MeanMetric(model, pairs, wiring, options, batch_size)
+    wiring = model.wiring(scoring.kv)
+    metric = _MeanMetric(model, pairs, wiring, scoring, batch_size)
     kept, drops = wiring.mask.copy(), np.zeros(wiring.n_edges, dtype=np.float32)
     current = metric.of(kept)
     for done, edge in enumerate(reversed(range(wiring.n_edges)), start=1):
@@ -73,18 +81,46 @@ def acdc(
                 kept[src, dst] = True
         if progress is not None:
             progress(done, wiring.n_edges)
-    provenance = {**model.provenance, **options.as_dict(), "method": "acdc", "pairs": len(pairs)}
+    record = replace(scoring, method=Locator.ACDC).record()
+    provenance = {**model.provenance, **record, "pairs": len(pairs)}
     scores = EdgeScores(wiring, drops, provenance=provenance)
     chosen = Circuit(wiring, wiring.from_matrix(kept), scores)
     pruned = prune(chosen)
-    record = {
+    selection = {
         "selection": "acdc",
         "threshold": threshold,
         "runs": metric.n_runs,
         "edges_selected": chosen.n_edges,
         "edges_after_pruning": pruned.n_edges,
     }
-    return Circuit(wiring, pruned.kept, scores, provenance={**provenance, "selection": record})
+    return Circuit(wiring, pruned.kept, scores, provenance={**provenance, "selection": selection})
+
+
+def search(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    search: Search,
+    *,
+    batch_size: int = 16,
+    keep_pairs: bool = False,
+    progress: Progress | None = None,
+) -> Circuit:
+    """ACDC as a locator: the search's threshold is tau, its number of edges an upper bound.
+
+    There are no scores of single pairs to keep.
+    """
+    threshold = DEFAULT_TAU if search.threshold is None else search.threshold
+    circuit = acdc(model, pairs, threshold, search, batch_size=batch_size, progress=progress)
+    if search.edges is None or circuit.n_edges <= search.edges:
+        return circuit
+    assert circuit.scores is not None
+    drops = np.where(circuit.kept, circuit.scores.values, -np.inf)
+    kept = np.zeros_like(circuit.kept)
+    kept[np.argsort(-drops, kind="stable")[: search.edges]] = True
+    capped = prune(replace(circuit, kept=kept))
+    record = {**circuit.provenance["selection"], "n": search.edges}
+    record["edges_after_pruning"] = capped.n_edges
+    return replace(capped, provenance={**capped.provenance, "selection": record})
 
 
 def _is_read(wiring: Wiring, kept: Bool[np.ndarray, "src dst"], dst: int) -> bool:
@@ -110,18 +146,18 @@ class _MeanMetric:
         model: Model,
         pairs: Sequence[TokenPair],
         wiring: Wiring,
-        options: Patching,
+        scoring: Scoring,
         batch_size: int,
     ) -> None:
         if not pairs:
             raise OptionError("there are no prompt pairs to work on")
         constants = None
-        if options.ablation is not Ablation.PATCH:
-            constants = source_constants(model, pairs, options.ablation, batch_size)
-        self.metric, self.n_pairs, self.n_runs = options.metric, len(pairs), 0
+        if scoring.ablation.is_constant:
+            constants = source_constants(model, pairs, scoring.ablation, batch_size)
+        self._model, self.metric, self.n_pairs, self.n_runs = model, scoring.metric, len(pairs), 0
         self._runs: list[tuple[PairBatch, CircuitRunner, Tensor]] = []
-        for batch in batches(pairs, batch_size, model.device):
-            runner = CircuitRunner(model, batch, wiring, options.ablation, constants)
+        for batch in batches(pairs, batch_size, model):
+            runner = CircuitRunner(model, batch, wiring, scoring.ablation, constants)
             self._runs.append((batch, runner, model.last_logits(batch.clean)))
 
     def of(self, kept: Bool[np.ndarray, "src dst"], tried: str | None = None) -> float:
@@ -133,6 +169,7 @@ class _MeanMetric:
             total += float(values.cpu().double().sum())
         if not math.isfinite(total):
             place = f"without {tried}" if tried else "of the whole model"
-            raise NumericalError(f"the metric {place} is not a finite number; try --dtype fp32")
+            why = self._model.why_not_finite()
+            raise NumericalError(f"the metric {place} is not a finite number; {why}")
         self.n_runs += 1
         return total / self.n_pairs

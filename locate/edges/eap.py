@@ -15,7 +15,7 @@ scored nowhere. Examples never share a matrix row: batch size, order and batch m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,83 +23,60 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.base.choices import Method, Rule
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
-from circuits.graph.ablation import Ablation, SourceConstants, source_constants
-from circuits.graph.circuit import EdgeScores, KeyValue, Wiring
-from circuits.model.metrics import Metric, evaluate_metric
-from circuits.model.model import Model
+from circuits.graph.ablation import SourceConstants, source_constants
+from circuits.graph.circuit import EdgeScores, Wiring
+from circuits.model.metrics import evaluate_metric
+from circuits.model.model import Model, Prefix
+from locate.edges.locators import Locator
 from locate.edges.passes import InputGradients, SourceDifferences
+from locate.search import Scoring
 
 CONTRACTION_BYTES = 48 * 2**20
 """Upper bound of the buffers that hold sources and gradients in d_model space."""
 
 
-@dataclass(frozen=True)
-class Attribution:
-    """Everything that decides the scores, apart from model and data."""
-
-    method: Method = Method.EAP_IG
-    steps: int = 5
-    rule: Rule = Rule.MIDPOINT
-    metric: Metric = Metric.LOGIT_DIFFERENCE
-    ablation: Ablation = Ablation.PATCH
-    kv: KeyValue = KeyValue.GROUPED
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OptionError(f"integration needs at least 1 step, not {self.steps}")
-        if self.method is Method.EAP and self.metric is Metric.KL:
-            raise OptionError(
-                "EAP takes the gradient at the clean run, where the KL divergence from the clean "
-                "run has none: every score would be 0; use --method eap-ig or another metric"
-            )
-
-    def as_dict(self) -> dict[str, Any]:
-        """For provenance; the integration fields only where they were used."""
-        fields = {name: str(value) for name, value in asdict(self).items() if name != "steps"}
-        if self.method is Method.EAP_IG:
-            return {**fields, "steps": self.steps}
-        del fields["rule"]
-        return fields
-
-
 def attribute(
     model: Model,
     pairs: Sequence[TokenPair],
-    options: Attribution | None = None,
+    scoring: Scoring | None = None,
     *,
     batch_size: int = 16,
     keep_pairs: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> EdgeScores:
-    """Scores of all edges, averaged over the pairs.
+    """Scores of all edges, averaged over the pairs, by EAP or EAP-IG.
 
+    Single fields of the scoring may be given by name: `attribute(model, pairs, metric="log-prob")`.
     `keep_pairs` also keeps each pair's scores (`EdgeScores.per_pair`, 4 bytes an edge and pair).
     `progress` is called with (pairs done, pairs in all). Raises NumericalError naming the pair
     whose scores are not finite.
     """
-    options = options or Attribution()
-    wiring = model.wiring(options.kv)
+    scoring = Scoring.of(scoring, options)
+    if scoring.method not in _GRADIENTS:
+        raise OptionError(f"the method {scoring.method} is none of {', '.join(_GRADIENTS)}")
+    wiring = model.wiring(scoring.kv)
     if not pairs:
         raise OptionError("there are no prompt pairs to score")
     constants = None
-    if options.ablation is not Ablation.PATCH:
-        constants = source_constants(model, pairs, options.ablation, batch_size)
+    if scoring.ablation.is_constant:
+        constants = source_constants(model, pairs, scoring.ablation, batch_size)
     total = np.zeros(wiring.n_edges)
     per_pair = np.empty((len(pairs), wiring.n_edges), dtype=np.float32) if keep_pairs else None
     done = 0
-    for batch in batches(pairs, batch_size, model.device):
-        scores = _attribute_batch(model, wiring, batch, options, constants)
-        _check_finite(scores, batch, pairs, wiring)
+    for batch in batches(pairs, batch_size, model):
+        scores = _attribute_batch(model, wiring, batch, scoring, constants)
+        _check_finite(model, scores, batch, pairs, wiring)
         total += scores.sum(0, dtype=np.float64)
         if per_pair is not None:
             per_pair[list(batch.index)] = scores
         done += len(batch)
         if progress is not None:
             progress(done, len(pairs))
-    provenance = {**model.provenance, **options.as_dict(), "pairs": len(pairs)}
+    provenance = {**model.provenance, **scoring.record(), "pairs": len(pairs)}
     return EdgeScores(wiring, (total / len(pairs)).astype(np.float32), per_pair, provenance)
 
 
@@ -107,40 +84,78 @@ def _attribute_batch(
     model: Model,
     wiring: Wiring,
     batch: PairBatch,
-    options: Attribution,
+    scoring: Scoring,
     constants: SourceConstants | None,
 ) -> Float[np.ndarray, "pair edge"]:
     differences, gradients = SourceDifferences(model), InputGradients(model, wiring)
     shared = 0 if constants is not None else batch.first_difference
     prefix = model.share_prefix(batch.clean[:, :shared])
-    clean, corrupted = batch.clean[:, shared:], batch.corrupted[:, shared:]
-    clean_logits: Tensor | None = None
-
-    def metric(logits: Tensor) -> Tensor:
-        return evaluate_metric(options.metric, logits, batch.answer, batch.foil, clean_logits)
-
-    if options.method is Method.EAP:
-        if constants is None:
-            with torch.no_grad():
-                model.last_logits(corrupted, differences.hooks(-1), prefix)
-        gradients.run(clean, metric, prefix=prefix, extra_hooks=differences.hooks(1))
-    else:
-        with torch.no_grad():
-            clean_logits = model.last_logits(clean, differences.hooks(1), prefix)
-            end = model.embed(clean)
-            start = model.embed(corrupted) if constants is None else constants.embedding
-        pending = differences.hooks(-1) if constants is None else []
-        for point in options.rule.points(options.steps):
-            embedding = torch.lerp(start.expand_as(end), end, point)
-            hooks, pending = (pending, []) if point == 0.0 else ([], pending)
-            gradients.run(clean, metric, embedding, prefix, extra_hooks=hooks)
-        if pending:  # no integration point was the corrupted run itself
-            with torch.no_grad():
-                model.last_logits(corrupted, pending, prefix)
+    runs = _Runs(model, scoring, batch, shared, prefix, differences, gradients, constants)
+    _GRADIENTS[scoring.method](runs)
     if constants is not None:
         differences.subtract(constants)
     matrix = _contract(wiring, differences, gradients, len(batch))
     return wiring.from_matrix(matrix.cpu().numpy()) / gradients.n_runs
+
+
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """A batch's runs from position `shared` on, and what is to be kept of them."""
+
+    model: Model
+    scoring: Scoring
+    batch: PairBatch
+    shared: int
+    prefix: Prefix | None
+    differences: SourceDifferences
+    gradients: InputGradients
+    constants: SourceConstants | None
+
+    @property
+    def clean(self) -> Tensor:
+        """Tokens of the clean prompts."""
+        return self.batch.clean[:, self.shared :]
+
+    @property
+    def corrupted(self) -> Tensor:
+        """Tokens of the corrupted prompts."""
+        return self.batch.corrupted[:, self.shared :]
+
+    def metric(self, clean_logits: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """The metric of a run's logits."""
+        name, batch = self.scoring.metric, self.batch
+        return lambda logits: evaluate_metric(name, logits, batch.answer, batch.foil, clean_logits)
+
+
+def _at_clean(runs: _Runs) -> None:
+    """EAP: the gradient at the clean run."""
+    if runs.constants is None:
+        with torch.no_grad():
+            runs.model.last_logits(runs.corrupted, runs.differences.hooks(-1), runs.prefix)
+    hooks = runs.differences.hooks(1)
+    runs.gradients.run(runs.clean, runs.metric(None), prefix=runs.prefix, extra_hooks=hooks)
+
+
+def _along_the_path(runs: _Runs) -> None:
+    """EAP-IG: the gradient at points between the corrupted and the clean embedding."""
+    model, scoring, constants = runs.model, runs.scoring, runs.constants
+    differences = runs.differences
+    with torch.no_grad():
+        clean_logits = model.last_logits(runs.clean, differences.hooks(1), runs.prefix)
+        end = model.embed(runs.clean)
+        start = model.embed(runs.corrupted) if constants is None else constants.embedding
+    pending = differences.hooks(-1) if constants is None else []
+    for point in scoring.rule.points(scoring.steps):
+        embedding = torch.lerp(start.expand_as(end), end, point)
+        hooks, pending = (pending, []) if point == 0.0 else ([], pending)
+        metric = runs.metric(clean_logits)
+        runs.gradients.run(runs.clean, metric, embedding, runs.prefix, extra_hooks=hooks)
+    if pending:  # no integration point was the corrupted run itself
+        with torch.no_grad():
+            model.last_logits(runs.corrupted, pending, runs.prefix)
+
+
+_GRADIENTS = {Locator.EAP: _at_clean, Locator.EAP_IG: _along_the_path}
 
 
 @torch.no_grad()
@@ -199,6 +214,7 @@ def _inner_products(
 
 
 def _check_finite(
+    model: Model,
     scores: Float[np.ndarray, "pair edge"],
     batch: PairBatch,
     pairs: Sequence[TokenPair],
@@ -210,5 +226,5 @@ def _check_finite(
         prompt = pairs[batch.index[row]].text.clean
         raise NumericalError(
             f"the score of {wiring.edge_name(int(edge))} is not a finite number for the prompt "
-            f"{prompt!r}; try --dtype fp32"
+            f"{prompt!r}; {model.why_not_finite()}"
         )

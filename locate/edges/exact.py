@@ -18,8 +18,8 @@ batches, and half of all edges end in the upper third of the layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,27 +29,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
-from circuits.graph.ablation import Ablation, SourceConstants, source_constants
-from circuits.graph.circuit import EdgeScores, KeyValue, Wiring
-from circuits.model.metrics import Metric, evaluate_metric
+from circuits.graph.ablation import SourceConstants, source_constants
+from circuits.graph.circuit import EdgeScores, Wiring
+from circuits.model.metrics import evaluate_metric
 from circuits.model.model import HeadProjections, Hook, Model
+from locate.edges.locators import Locator
 from locate.edges.passes import SourceDifferences
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Patching:
-    """Everything that decides the scores, apart from model and data."""
-
-    metric: Metric = Metric.LOGIT_DIFFERENCE
-    ablation: Ablation = Ablation.PATCH
-    kv: KeyValue = KeyValue.GROUPED
-
-    def as_dict(self) -> dict[str, str]:
-        """For provenance."""
-        return {"method": "exact", **{name: str(value) for name, value in asdict(self).items()}}
+from locate.search import Scoring
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,24 +56,26 @@ class PatchedEdges:
 def patch_edges(
     model: Model,
     pairs: Sequence[TokenPair],
-    options: Patching | None = None,
+    scoring: Scoring | None = None,
     *,
     batch_size: int = 16,
     max_rows: int = 256,
     keep_pairs: bool = False,
     progress: Progress | None = None,
+    **options: Any,
 ) -> EdgeScores:
     """Exact scores of all edges, averaged over the pairs.
 
+    Metric, ablation and kv of the scoring count, and may be given by name.
     `max_rows` bounds the sequences that go through the model at once. `keep_pairs` also keeps each
     pair's scores. `progress` is called with (runs done, runs in all), a run being one edge on one
     pair. Raises NumericalError naming the pair whose scores are not finite.
     """
-    options = options or Patching()
-    wiring = model.wiring(options.kv)
+    scoring = _exact(scoring, options)
+    wiring = model.wiring(scoring.kv)
     edges = np.arange(wiring.n_edges)
-    per_pair = _patch(model, pairs, wiring, edges, options, batch_size, max_rows, progress)
-    provenance = _provenance(model, pairs, options)
+    per_pair = _patch(model, pairs, wiring, edges, scoring, batch_size, max_rows, progress)
+    provenance = _provenance(model, pairs, scoring)
     return EdgeScores(wiring, _mean(per_pair), per_pair if keep_pairs else None, provenance)
 
 
@@ -93,24 +83,31 @@ def patch_chosen_edges(
     model: Model,
     pairs: Sequence[TokenPair],
     edges: Sequence[str | int],
-    options: Patching | None = None,
+    scoring: Scoring | None = None,
     *,
     batch_size: int = 16,
     max_rows: int = 256,
     progress: Progress | None = None,
+    **options: Any,
 ) -> PatchedEdges:
     """Exact scores of some edges, given by name or canonical index, in the order given.
 
     Raises OptionError where the model has no such edge; otherwise as `patch_edges`.
     """
-    options = options or Patching()
-    wiring = model.wiring(options.kv)
+    scoring = _exact(scoring, options)
+    wiring = model.wiring(scoring.kv)
     chosen = np.array([_edge_index(wiring, edge) for edge in edges], dtype=np.int64)
     if chosen.size == 0:
         raise OptionError("name at least one edge to patch")
-    per_pair = _patch(model, pairs, wiring, chosen, options, batch_size, max_rows, progress)
+    per_pair = _patch(model, pairs, wiring, chosen, scoring, batch_size, max_rows, progress)
     names = tuple(wiring.edge_name(edge) for edge in chosen)
-    return PatchedEdges(names, _mean(per_pair), per_pair, _provenance(model, pairs, options))
+    return PatchedEdges(names, _mean(per_pair), per_pair, _provenance(model, pairs, scoring))
+
+
+def _exact(scoring: Scoring | None, options: dict[str, Any]) -> Scoring:
+    """The scoring, recorded as what it is."""
+    given = Scoring.of(scoring, options, method=Locator.EXACT)
+    return given if given.method == Locator.EXACT else replace(given, method=Locator.EXACT)
 
 
 def _edge_index(wiring: Wiring, edge: str | int) -> int:
@@ -125,8 +122,8 @@ def _mean(per_pair: Float[np.ndarray, "pair edge"]) -> Float[np.ndarray, " edge"
     return per_pair.mean(0, dtype=np.float64).astype(np.float32)
 
 
-def _provenance(model: Model, pairs: Sequence[TokenPair], options: Patching) -> dict[str, Any]:
-    return {**model.provenance, **options.as_dict(), "pairs": len(pairs)}
+def _provenance(model: Model, pairs: Sequence[TokenPair], scoring: Scoring) -> dict[str, Any]:
+    return {**model.provenance, **scoring.record(), "pairs": len(pairs)}
 
 
 @torch.no_grad()
@@ -135,7 +132,7 @@ def _patch(
     pairs: Sequence[TokenPair],
     wiring: Wiring,
     edges: Int[np.ndarray, " edge"],
-    options: Patching,
+    scoring: Scoring,
     batch_size: int,
     max_rows: int,
     progress: Progress | None,
@@ -145,15 +142,15 @@ def _patch(
     if max_rows < 1:
         raise OptionError(f"a batch must have room for at least 1 row, not {max_rows}")
     constants = None
-    if options.ablation is not Ablation.PATCH:
-        constants = source_constants(model, pairs, options.ablation, batch_size)
+    if scoring.ablation.is_constant:
+        constants = source_constants(model, pairs, scoring.ablation, batch_size)
     scores = np.empty((len(pairs), edges.size), dtype=np.float32)
     done = 0
-    for batch in batches(pairs, min(batch_size, max_rows), model.device):
+    for batch in batches(pairs, min(batch_size, max_rows), model):
         run = _CleanRun(model, wiring, batch, constants)
 
         def metric(logits: Tensor, batch: PairBatch = batch, run: _CleanRun = run) -> Tensor:
-            return evaluate_metric(options.metric, logits, batch.answer, batch.foil, run.logits)
+            return evaluate_metric(scoring.metric, logits, batch.answer, batch.foil, run.logits)
 
         clean, rows = metric(run.logits), np.array(batch.index)
         for chunk in _chunks(wiring, edges, max(1, max_rows // len(batch))):
@@ -162,7 +159,7 @@ def _patch(
             done += len(chunk) * len(batch)
             if progress is not None:
                 progress(done, scores.size)
-        _check_finite(scores, edges, batch, pairs, wiring)
+        _check_finite(model, scores, edges, batch, pairs, wiring)
     return scores
 
 
@@ -369,6 +366,7 @@ def _keep(seen: dict[str, Tensor], names: Sequence[str]) -> list[Hook]:
 
 
 def _check_finite(
+    model: Model,
     scores: Float[np.ndarray, "pair edge"],
     edges: Int[np.ndarray, " edge"],
     batch: PairBatch,
@@ -380,5 +378,6 @@ def _check_finite(
         row, place = bad[0]
         raise NumericalError(
             f"the score of {wiring.edge_name(int(edges[place]))} is not a finite number for the "
-            f"prompt {pairs[batch.index[row]].text.clean!r}; try --dtype fp32"
+            f"prompt {pairs[batch.index[row]].text.clean!r}; "
+            f"{model.why_not_finite()}"
         )

@@ -1,0 +1,67 @@
+"""Scores of edges by whichever method a scoring names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from circuits.base.errors import OptionError
+from circuits.base.progress import Progress
+from circuits.facts.pairs import TokenPair
+from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.model.model import Model
+from locate.edges.locators import Locator
+from locate.search import Scoring
+
+
+def score_edges(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    scoring: Scoring,
+    *,
+    batch_size: int = 16,
+    keep_pairs: bool = False,
+    progress: Progress | None = None,
+) -> EdgeScores | Circuit:
+    """Scores of all edges; a circuit, where the method selects edges itself.
+
+    `keep_pairs` also keeps each pair's scores; OptionError where the method has none.
+    """
+    method = scoring.method
+    if keep_pairs and not method.per_pair:
+        raise OptionError(f"--method {method} gives no scores of single pairs; use eap-ig")
+    options = {"batch_size": batch_size, "keep_pairs": keep_pairs, "progress": progress}
+    found = method.load()(model, pairs, scoring, **options)
+    if not isinstance(found, Circuit if method.selects else EdgeScores):
+        wanted = "a Circuit" if method.selects else "EdgeScores"
+        raise OptionError(f"the method {method} returns {type(found).__name__}, not {wanted}")
+    if isinstance(found, EdgeScores) and keep_pairs:
+        _check_pairs(found, method, len(pairs))
+    provenance = {**model.provenance, **scoring.record(), "pairs": len(pairs)}
+    return replace(found, provenance={**provenance, **found.provenance})
+
+
+def pair_scores(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    scoring: Scoring,
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> EdgeScores:
+    """Scores of all edges with those of single pairs; OptionError where the method has none."""
+    if scoring.method.selects:
+        raise OptionError(f"--method {scoring.method} gives no scores of single pairs; use eap-ig")
+    found = score_edges(
+        model, pairs, scoring, batch_size=batch_size, keep_pairs=True, progress=progress
+    )
+    assert isinstance(found, EdgeScores)
+    return found
+
+
+def _check_pairs(found: EdgeScores, method: Locator, n_pairs: int) -> None:
+    if found.per_pair is None or len(found.per_pair) != n_pairs:
+        raise OptionError(
+            f"the method {method} was asked for the scores of single pairs and gives none; "
+            "register it with per_pair=False"
+        )

@@ -1,0 +1,235 @@
+"""What can be asked of the verbs of this room, as classes of options; imports no torch.
+
+Command lines and help texts are made from these fields, and Python callers fill in the same ones.
+An error names an option in backquotes, as `hold_out`, so that each door can use its own spelling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from circuits.base.choices import Ablation, Corruption, Metric, Templates, TraceKind, UnlearnMethod
+from circuits.base.errors import OptionError
+from circuits.base.options import Options, option
+
+MOST_SEEDS = 2**63 - 1
+MOST_PAIRS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Loading(Options):
+    """Where and how precisely a model runs."""
+
+    device: str | None = option(None, "cpu, cuda, cuda:N or mps; by default the best there is.")
+    dtype: str = option("fp32", "fp32 or bf16.")
+
+
+@dataclass(frozen=True)
+class Source(Options):
+    """What to ask: a relation of the atlas, a fact file (or one relation of it), or a pair file.
+
+    `wordings` replace the relation's templates. `limit` caps the pairs of each side. `hold_out` is
+    the share of subjects that only evaluation sees; None is a half for facts and nothing for a
+    pair file. `known_only` leaves out what the model does not know; None is yes for facts and no
+    for a pair file, whose lines someone chose. `corrupt` says what corrupted prompts ask.
+    """
+
+    relation: str | None = option(
+        None,
+        "A relation of the atlas (`kc facts`), or of --facts.",
+        flags=("--relation", "-r"),
+    )
+    facts: str | None = option(
+        None,
+        "Facts: JSON, JSONL or CSV file, directory or hub data set (LRE, CounterFact, "
+        "known_1000, KnowEdit, or lines with subject, object, prompt).",
+    )
+    pairs: Path | None = option(
+        None,
+        'JSONL with "clean", "corrupted", "answer", "foil" and optionally "subject", "relation".',
+    )
+    templates: Templates = option(
+        Templates.FIRST,
+        "Templates to ask in: the first three training ones, train, ...",
+        flags=("--split",),
+    )
+    wordings: tuple[str, ...] = option(
+        (),
+        "Ask in this wording instead, {} for the subject; repeatable.",
+        flags=("--template",),
+    )
+    limit: int | None = option(
+        None, "At most so many pairs on each side.", low=1, high=MOST_PAIRS, flags=("--n-pairs",)
+    )
+    hold_out: float | None = option(
+        None,
+        "Share of subjects kept for evaluation only; default 0.5, for --pairs 0.",
+        low=0.0,
+        high=0.99,
+    )
+    known_only: bool | None = option(
+        None, "Leave out what the model does not know; default: yes, for --pairs no."
+    )
+    bos: bool | None = option(None, "Begin prompts with the BOS token; default: the model's.")
+    seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
+    corrupt: Corruption = option(
+        Corruption.SUBJECT, "Corrupted prompts: another subject, or another relation."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pairs is None:
+            return
+        if self.relation or self.facts:
+            raise OptionError("`pairs` cannot be combined with `relation` or `facts`")
+        if self.wordings:
+            raise OptionError("`wordings` are for facts; the prompts of `pairs` are worded already")
+        if self.corrupt != Corruption.SUBJECT:
+            raise OptionError("`corrupt` is for facts; the prompts of `pairs` are worded already")
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is anything to ask."""
+        return bool(self.relation or self.facts or self.pairs)
+
+    @property
+    def name(self) -> str:
+        """What the pairs are about, for titles and provenance."""
+        return self.relation or self.facts or str(self.pairs)
+
+
+@dataclass(frozen=True)
+class Evaluating(Options):
+    """How a stored circuit is measured; metric and ablation are its own unless given."""
+
+    metric: Metric | None = option(None, "Default: what the circuit was found with.")
+    ablation: Ablation | None = option(None, "Default: what the circuit was found with.")
+    n_random: int = option(
+        5, "Random circuits to compare with.", low=0, high=1000, flags=("--random",)
+    )
+    minimality: bool = option(
+        False, "What is lost without each single edge; one run an edge.", flags=("--minimality",)
+    )
+    allow_mismatch: bool = option(
+        False,
+        "Evaluate with another tokenizer or BOS choice; recorded.",
+        flags=("--allow-mismatch",),
+    )
+    batch_size: int = option(
+        16, "Pairs a pass.", low=1, high=MOST_PAIRS, flags=("--batch-size", "-b")
+    )
+    seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
+
+
+@dataclass(frozen=True)
+class Tracing(Options):
+    """How facts are traced; no `kinds` means all, no `window` a fifth of the layers."""
+
+    kinds: tuple[TraceKind, ...] = option(
+        (), "State to restore; repeatable, default all three.", flags=("--kind",)
+    )
+    window: int | None = option(
+        None,
+        "Layers restored together (mlp, attn); by default a fifth, as 10 of GPT-2 XL's 48.",
+        low=1,
+        high=10_000,
+    )
+    noise: float = option(3.0, "In standard deviations of the embedding.", low=0.0, high=1e6)
+    samples: int = option(10, "Draws of the noise.", low=1, high=100_000)
+    seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
+
+
+@dataclass(frozen=True)
+class Wish(Options):
+    """What is to be edited: one request, a file of them, or random ones of the atlas."""
+
+    prompt: str | None = option(
+        None, "A prompt with {} (or the subject) that the target ends.", flags=("--prompt", "-p")
+    )
+    subject: str | None = option(None, "The subject.", flags=("--subject", "-s"))
+    target: str | None = option(
+        None, "What the model is to say, no leading space.", flags=("--target", "-t")
+    )
+    ground_truth: str | None = option(None, "What it should have said before.")
+    requests: str | None = option(
+        None, "Edit requests: the project's JSONL, CounterFact, KnowEdit, zsRE or EasyEdit."
+    )
+    random: int | None = option(None, "So many random edits of the atlas.", low=1, high=100_000)
+    relation: str | None = option(
+        None, "A relation of the atlas (`kc facts`), or of --facts.", flags=("--relation", "-r")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        words = {"prompt": self.prompt, "subject": self.subject, "target": self.target}
+        ways = [any(words.values()), self.requests is not None, self.random is not None]
+        if sum(ways) != 1:
+            raise OptionError(
+                "say what to edit: `prompt`, `subject` and `target`, or `requests`, or `random`"
+            )
+        if self.relation is not None and self.requests is not None:
+            raise OptionError(
+                "`relation` goes with `prompt` or `random`; a file names its relations"
+            )
+        missing = [f"`{name}`" for name, value in words.items() if not value]
+        if ways[0] and missing:
+            raise OptionError(
+                f"{' and '.join(missing)} missing: an edit needs `prompt`, `subject` and `target`"
+            )
+
+
+_LAYERS = "5, 3-5 or auto (by causal tracing); default: the method's for the model."
+_SETTINGS = "Another hyperparameter than the method's, as value.clamp=3; repeatable."
+
+
+@dataclass(frozen=True)
+class Editing(Options):
+    """How edits are made: the method with its choices, and what each request is made on."""
+
+    method: str = option(
+        "rome",
+        "rome, rome-original, memit, alphaedit, ft, ft-l, dinm, dinm-easyedit or "
+        "easyedit:NAME (with EASYEDIT_HOME).",
+    )
+    layers: str | None = option(None, _LAYERS)
+    moments: str | None = option(
+        None,
+        "Second moments: a file of them, a text to collect them from, or identity; default: "
+        "the atlas's sentences, for embedded models.",
+    )
+    hparams: Path | None = option(None, "YAML of an EasyEdit method's hyperparameters.")
+    settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
+    cache: Path | None = option(None, "Where collected second moments are kept.")
+    sequential: bool | None = option(
+        None,
+        "One edit after the other, or each by itself; default: all at once, ROME each.",
+        flags=("--sequential/--each",),
+    )
+    seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
+
+
+@dataclass(frozen=True)
+class Judging(Options):
+    """How edits are judged: what is measured beside success, locality and portability."""
+
+    fluency: int = option(0, "Tokens to sample for fluency; 0: none.", low=0, high=2000)
+    text: Path | None = option(
+        None, "Text to follow perplexity on; default: the atlas's sentences."
+    )
+    bos: bool | None = option(None, "Begin prompts with the BOS token; default: the model's.")
+    batch_size: int = option(
+        64, "Pairs a pass.", low=1, high=MOST_PAIRS, flags=("--batch-size", "-b")
+    )
+    seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
+
+
+@dataclass(frozen=True)
+class Unlearning(Options):
+    """How a set is unlearned."""
+
+    method: UnlearnMethod = option(UnlearnMethod.GA_GD, "How the set is unlearned.")
+    layers: str | None = option(None, _LAYERS)
+    settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
+    seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
