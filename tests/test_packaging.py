@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 SHIPPED = ("knowledge_circuits", "circuits", "locate", "viz", "experiments")
-CHECKOUT_ONLY = ("experiments/train/", "experiments/workshop/", "experiments/studies/")
+CHECKOUT_ONLY = ("experiments/train/", "experiments/workshop/")
 LARGEST_WHEEL = 16_000_000
 NOT_IMPORTED = {"nbformat", "ipykernel"}
 """Needed without an import of ours: by plotly's figures, and by a notebook that runs Python."""
@@ -169,8 +169,9 @@ def test_a_missing_extra_is_named():
 )
 def test_without_the_extra_one_line_says_which(code: str, extra: str):
     start = "import sys; sys.modules.update(dash=None, plotly=None)\n"
-    start += "import viz; viz.offer()\nfrom experiments.cli.main import main\n"
+    start += "from experiments.cli.main import main\n"
     start += "from circuits.base.display import explored, plotted\n"
+    start += "import viz; viz.offer()\n"
     done = subprocess.run(
         [sys.executable, "-c", start + code], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
