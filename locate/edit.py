@@ -16,18 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from circuits.base.choices import Choice, EditMethod, EditStatus
+from circuits.base.choices import Choice, EditStatus
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.judge.success import Judge, RequestScore, norm_growth
 from circuits.edits.judge.table import SuccessTable, summarise
-from circuits.edits.methods.registry import EditOutcome, edit
+from circuits.edits.methods.registry import EditMethod
+from circuits.edits.methods.run import EditOutcome, edit
 from circuits.edits.parts.moments import Moments, find_moments
 from circuits.model.model import Model
 
 AUTO = "auto"
-EASYEDIT = "easyedit:"
 
 
 class Mode(Choice):
@@ -43,13 +43,15 @@ class Editor:
     """One method with its choices. Second moments are those of the unedited model throughout."""
 
     model: Model
-    method: str
+    method: EditMethod | str
     layers: Sequence[int] | None = None
     moments: Moments | str | Path | None = None
     seed: int = 0
     cache: Path | None = None
-    hparams: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.method = EditMethod.of(self.method)
 
     def __call__(
         self,
@@ -58,18 +60,6 @@ class Editor:
         progress: Progress | None = None,
     ) -> EditOutcome:
         """The method's answer to the requests, on the model as it is."""
-        if self.method.startswith(EASYEDIT):
-            from circuits.edits.methods.easyedit import easyedit
-
-            name = self.method.removeprefix(EASYEDIT)
-            return easyedit(
-                self.model,
-                requests,
-                name,
-                hparams=self.hparams,
-                settings=self.settings,
-                seed=self.seed,
-            )
         outcome = edit(
             self.model,
             requests,
@@ -227,19 +217,6 @@ class _Found:
 # --- choices -------------------------------------------------------------------------------------
 
 
-def check_method(method: str) -> str:
-    """The method's own name; OptionError where there is none of that name."""
-    if method.startswith(EASYEDIT):
-        if not method.removeprefix(EASYEDIT):
-            raise OptionError(f"`method` {method} names no method of EasyEdit, as easyedit:ROME")
-        return method
-    try:
-        return str(EditMethod(method))
-    except ValueError:
-        known = ", ".join([*EditMethod, f"{EASYEDIT}NAME"])
-        raise OptionError(f"no edit method {method!r}; there are {known}") from None
-
-
 def parse_layers(text: str | None) -> list[int] | None:
     """Layers as `5`, `3-5` or `3,5`; None for `auto` and for the method's own."""
     if text is None or text == AUTO:
@@ -271,14 +248,14 @@ def chosen_layers(
     return [layer], evidence.describe()
 
 
-def mode_for(method: str, n_requests: int, sequential: bool | None) -> Mode:
+def mode_for(method: EditMethod | str, n_requests: int, sequential: bool | None) -> Mode:
     """One request: together. Several: as asked, else all at once where the method can.
 
-    ROME cannot, and makes single edits then.
+    A method that takes one request at a time makes single edits then.
     """
     if sequential is not None:
         return Mode.SEQUENTIAL if sequential else Mode.EACH
-    one_at_a_time = method in (EditMethod.ROME, EditMethod.ROME_ORIGINAL)
+    one_at_a_time = EditMethod.of(method).one_request
     return Mode.EACH if one_at_a_time and n_requests > 1 else Mode.TOGETHER
 
 

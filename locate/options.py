@@ -232,4 +232,5 @@ class Unlearning(Options):
     method: UnlearnMethod = option(UnlearnMethod.GA_GD, "How the set is unlearned.")
     layers: str | None = option(None, _LAYERS)
     settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
+    bos: bool | None = option(None, "Begin texts with the BOS token; default: the model's.")
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)

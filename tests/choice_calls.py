@@ -28,7 +28,7 @@ from tests.tiny import equal_length_pairs, tiny_model
 
 NONSENSE = "no-such-name"
 MADE = {
-    "circuits.edits.methods.registry:EditOutcome",
+    "circuits.edits.methods.run:EditOutcome",
     "locate.edit:EditRun",
     "locate.evaluate:StoredEvaluation",
     "locate.examples:Examples",
@@ -103,7 +103,7 @@ def edit_pairs(contrast: Any) -> Any:
 
 def edit(method: Any) -> Any:
     request = call("circuits.edits.edit:EditRequest")("The capital of {} is", "Peru", "Oslo")
-    return call("circuits.edits.methods.registry:edit")(model(), request, method, layers=[99])
+    return call("circuits.edits.methods.run:edit")(model(), request, method, layers=[99])
 
 
 def rewired(draw: Any) -> Any:
@@ -182,7 +182,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         "circuits.edits.effects.control:control"
     )(delta(), model(), 0, v).dense(model().mlp_output_name(0)),
     ("circuits.edits.effects.pairs:edit_pairs", "contrast"): edit_pairs,
-    ("circuits.edits.methods.registry:edit", "method"): edit,
+    ("circuits.edits.methods.run:edit", "method"): edit,
     ("circuits.edits.methods.unlearn:unlearn", "method"): unlearned,
     ("circuits.edits.parts.examples:fact_examples", "templates"): lambda v: call(
         "circuits.edits.parts.examples:fact_examples"
@@ -261,6 +261,8 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ),
     ("locate.changes.restoration:restore_edges", "draw"): restored,
     ("locate.changes.rewiring:rewiring", "draw"): rewired,
+    ("locate.edit:Editor", "method"): lambda v: str(call("locate.edit:Editor")(model(), v).method),
+    ("locate.edit:mode_for", "method"): lambda v: call("locate.edit:mode_for")(v, 2, None),
     ("locate.edit:run_edits", "mode"): edits_run,
     **{
         (f"{OPTIONS}:{name}", option): lambda v, name=name, option=option: call(

@@ -11,7 +11,7 @@ from circuits.base.choices import EditStatus
 from circuits.base.errors import FileFormatError
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.dinm import DinmSettings, dinm, read_safety_records, toxic_layer
-from circuits.edits.methods.registry import edit
+from circuits.edits.methods.run import edit
 from circuits.edits.parts.training import Trainee, divergence, negative_log_likelihood, passage
 from circuits.facts.facts import Probe, ProbeKind
 from circuits.model.model import Model

@@ -10,8 +10,8 @@ import torch
 from circuits.base.choices import EditStatus
 from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods.registry import edit
 from circuits.edits.methods.rome import KeyValue, RomeSettings, rank_one, rome
+from circuits.edits.methods.run import edit
 from circuits.edits.parts.contexts import ContextSettings, place, sample_contexts
 from circuits.edits.parts.corpus import Corpus, atlas_corpus
 from circuits.edits.parts.keys import (
@@ -262,7 +262,7 @@ def test_every_mistake_gets_one_clear_line(model, moments):
     assert f"layers 0 to {model.n_layers - 1}" in refused(layers=[model.n_layers])
     assert "one layer" in refused(layers=[0, 1])
     assert "edit method 'romeo' is none" in refused(method="romeo")
-    assert "no setting 'stepz'" in refused(settings={"stepz": 3})
+    assert "rome has no option 'stepz'" in refused(settings={"stepz": 3})
     assert "needs a text" in refused(moments=None)
     assert "lack layer" in refused(moments=Moments.identity(model, [0]))
     stranger = tiny_model("gpt2" if model.config.model_type == "llama" else "llama", seed=7)

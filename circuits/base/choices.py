@@ -314,23 +314,6 @@ class ExportFormat(Choice):
     NODE_LINK = "node-link"
 
 
-class EditMethod(Choice):
-    """How an edit is made. FT is FT-M (every target token from those before it)."""
-
-    ROME = "rome"
-    ROME_ORIGINAL = "rome-original"
-    MEMIT = "memit"
-    ALPHAEDIT = "alphaedit"
-    FT_L = "ft-l"
-    FT_M = "ft"
-    DINM = "dinm"
-    DINM_EASYEDIT = "dinm-easyedit"
-
-    @classmethod
-    def _missing_(cls, value: object) -> EditMethod | None:
-        return cls.FT_M if value == "ft-m" else None
-
-
 class EditStatus(Choice):
     """DIVERGED: the change would do harm, so there is none. NO_CHANGE: it is said already."""
 

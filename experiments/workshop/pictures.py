@@ -85,7 +85,7 @@ def _draw_trace(model: Model, path: Path) -> Path:
 def _edited(model: Model) -> Rewiring:
     """What `kc edit --method rome` and `kc compare` find of one edit."""
     from circuits.edits.edit import EditRequest
-    from circuits.edits.methods.registry import edit
+    from circuits.edits.methods.run import edit
     from locate.compare import about_the_edit, compare_edit
     from locate.discover import Search
 

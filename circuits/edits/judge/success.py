@@ -146,7 +146,6 @@ class Judge:
         model: Model,
         requests: Sequence[EditRequest],
         *,
-        bos: bool | None = None,
         batch_size: int = 64,
         extra_tokens: int = EXTRA_TOKENS,
         fluency_tokens: int = 0,
@@ -157,8 +156,8 @@ class Judge:
         self.extra_tokens, self.fluency_tokens, self.seed = extra_tokens, fluency_tokens, seed
         self.left_out: list[str] = []
         self._speaker = Speaker(model, batch_size)
-        self._asked = self._with_room([self._prepare(each, bos) for each in self.requests])
-        self._texts = windows(model, texts, bos)
+        self._asked = self._with_room([self._prepare(each) for each in self.requests])
+        self._texts = windows(model, texts)
         self._before = self._observe(range(len(self.requests)))
         self._fluency = [self._fluency_of(i) for i in range(len(self.requests))]
         self._text_nll = self._speaker.text_nll(self._texts) if self._texts else float("nan")
@@ -180,19 +179,17 @@ class Judge:
         """On the texts, before any edit; NaN without texts."""
         return float(np.exp(self._text_nll))
 
-    def _prepare(self, request: EditRequest, bos: bool | None) -> list[Asked]:
+    def _prepare(self, request: EditRequest) -> list[Asked]:
         """The request's own prompt first, then its probes."""
         tokenizer, truth = self.model.tokenizer, request.ground_truth
         rival = () if truth is None else (truth,)
-        made = [_asked(tokenizer, None, None, request.text, (request.target,), rival, bos)]
+        made = [_asked(tokenizer, None, None, request.text, (request.target,), rival)]
         for probe in request.probes:
             wanted = {ProbeKind.PARAPHRASE: rival, ProbeKind.LOCALITY: (request.target,)}
             rivals = wanted.get(probe.kind, ())
             named = heading(probe)
             try:
-                asked = _asked(
-                    tokenizer, probe.kind, named, probe.prompt, probe.answers, rivals, bos
-                )
+                asked = _asked(tokenizer, probe.kind, named, probe.prompt, probe.answers, rivals)
             except PromptError as error:
                 self.left_out.append(str(error))
             else:
@@ -273,11 +270,11 @@ def observe(
 
 
 def windows(
-    model: Model, texts: Sequence[str], bos: bool | None, max_tokens: int = DRIFT_TOKENS
+    model: Model, texts: Sequence[str], max_tokens: int = DRIFT_TOKENS
 ) -> list[tuple[int, ...]]:
     """The first tokens of the texts, cut to lengths that the model takes, BOS in front of each."""
     tokenizer, found, left = model.tokenizer, [], max_tokens
-    front = (tokenizer.hf.bos_token_id,) if tokenizer.use_bos(bos) else ()
+    front = (tokenizer.hf.bos_token_id,) if tokenizer.use_bos(None) else ()
     width = min(model.max_tokens, LONGEST_WINDOW) - len(front)
     for text in texts:
         if left <= 0:
@@ -311,9 +308,8 @@ def _asked(
     prompt: str,
     answers: Sequence[str],
     rivals: Sequence[str],
-    bos: bool | None,
 ) -> Asked:
-    ids = tokenizer.encode(prompt, bos).ids
+    ids = tokenizer.encode(prompt).ids
     tokens = tuple(tokenizer.continuation(prompt, answer) for answer in answers)
     found = [tokenizer.continuation(prompt, rival) for rival in rivals]
     rival = found[0] if found and found[0] not in tokens else None

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.errors import FileFormatError
+from circuits.base.options import Options, option
 from circuits.base.records import read_json, read_jsonl, text_field
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.parts.training import (
@@ -44,7 +45,7 @@ from circuits.model.model import Model
 
 
 @dataclass(frozen=True)
-class DinmSettings:
+class DinmSettings(Options):
     """The paper's values. `layers` are the candidates for the toxic layer.
 
     `edit_weight` and `locality_weight` are the factors of the two terms; no step is taken where
@@ -52,19 +53,13 @@ class DinmSettings:
     """
 
     layers: tuple[int, ...] = (0,)
-    learning_rate: float = 5e-4
-    steps: int = 10
-    edit_weight: float = 0.1
-    locality_weight: float = 1.0
+    learning_rate: float = option(5e-4, above=0)
+    steps: int = option(10, low=1)
+    edit_weight: float = option(0.1, above=0)
+    locality_weight: float = option(1.0, low=0)
     stop_below: float = 1e-4
-    clamp: float | None = None
+    clamp: float | None = option(None, above=0)
     shipped: bool = False
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OptionError(f"DINM takes at least 1 step, not {self.steps}")
-        if self.edit_weight <= 0 or self.locality_weight < 0:
-            raise OptionError("DINM's edit weight must be above 0, its locality weight not below")
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,13 @@ class Moments(Result):
                 f"{', '.join(map(str, sorted(self.matrices)))}"
             )
 
+        bos, wanted = self.source.get("bos"), model.tokenizer.use_bos(None)
+        if bos not in (None, wanted):
+            raise OptionError(
+                f"the second moments were collected {'with' if bos else 'without'} a BOS token, "
+                f"which this run {'puts' if wanted else 'does not put'} in front of its texts"
+            )
+
     def shrunk(self, layer: int, shrinkage: float) -> Float[Tensor, "d_mlp d_mlp"]:
         """(1 - a) C + a tr(C)/d I: invertible though some directions never occur in the text."""
         matrix = self.matrices[layer].double()
@@ -219,6 +226,7 @@ def collect_moments(
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
         "tokens": count,
+        "bos": model.tokenizer.use_bos(None),
         "edits": list(model.provenance.get("edits", [])),
     }
     return Moments(matrices, model.provenance["weights_sha256"], source)
@@ -228,8 +236,7 @@ def _batches(
     model: Model, corpus: Corpus, max_tokens: int
 ) -> Iterator[tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]]:
     """Texts of similar order in batches, and which of their positions count."""
-    bos = model.tokenizer.hf.bos_token_id if model.tokenizer.default_bos else None
-    front = [bos] if bos is not None else []
+    front = [model.tokenizer.hf.bos_token_id] if model.tokenizer.use_bos(None) else []
     rows: list[list[int]] = []
     seen, width = 0, 0
     for text in corpus.texts:
@@ -259,13 +266,14 @@ def _counted(
 
 
 def _file_name(model: Model, corpus: Corpus, layer: int, max_tokens: int) -> str:
-    """Changes with the weights, edits that are in place, the dtype, the text and its length."""
+    """Changes with the weights, edits in place, the dtype, the text, its length and the BOS."""
     parts = [
         model.provenance["weights_sha256"],
         *model.provenance.get("edits", []),
         str(model.dtype),
         corpus.sha256,
         str(max_tokens),
+        f"bos {model.tokenizer.use_bos(None)}",
     ]
     return f"{sha256('|'.join(parts).encode()).hexdigest()[:32]}-layer{layer}.kc.safetensors"
 

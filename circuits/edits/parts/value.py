@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.errors import NumericalError, OptionError
+from circuits.base.errors import NumericalError
+from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest
 from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence
 from circuits.edits.parts.keys import capture, pad, residual_point
@@ -32,23 +33,15 @@ MAX_ROWS = 256
 
 
 @dataclass(frozen=True)
-class ValueSettings:
+class ValueSettings(Options):
     """Hyperparameters of the optimisation, with ROME's published values for GPT-2 XL."""
 
-    steps: int = 20
-    learning_rate: float = 0.5
-    kl_factor: float = 0.0625
-    weight_decay: float = 0.5
-    clamp: float = 4.0
+    steps: int = option(20, low=1)
+    learning_rate: float = option(0.5, above=0, high=1e6)
+    kl_factor: float = option(0.0625, low=0)
+    weight_decay: float = option(0.5, low=0)
+    clamp: float = option(4.0, above=0)
     stop_below: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OptionError(f"the value needs at least 1 optimisation step, not {self.steps}")
-        if not (0 < self.learning_rate < 1e6 and self.clamp > 0):
-            raise OptionError(
-                "the value's learning rate and clamp must be above 0, and the rate finite"
-            )
 
 
 @dataclass(frozen=True, eq=False)
