@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
+from circuits.base import plugins
 from circuits.base.choices import Open
+from circuits.files import kinds
 from circuits.model.model import Model, load
+from experiments.analyses.engine import registry
 from experiments.cli.main import _apart, main, make_app
 from experiments.workshop import pictures
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+FILES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 README, ERRORS, PLUGINS = "README.md", "docs/errors.md", "docs/tasks/plugins.md"
+CONTRIBUTING = "CONTRIBUTING.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LARGEST_PICTURE = 300_000
 LONGEST_README = 250
+LONGEST_EXAMPLE = 41
+"""Forty lines, and the file's name."""
+FEW = ["--n-pairs", "4", "--no-roles"]
 OTHER_PICTURES = {f"run-{name}.svg" for name, _ in pictures.OF_RUNS} | {
     f"app-{name}.png" for name in ("circuit", "difference", "try")
 }
@@ -64,6 +73,16 @@ def run_python(page: str) -> dict:
     return names
 
 
+def plugin_files(folder: Path) -> list[Path]:
+    """The page of plugins as the files that it tells the reader to write."""
+    files = []
+    for code in blocks(PAGES[PLUGINS], "python"):
+        path = folder / code.splitlines()[0].removeprefix("# ")
+        path.write_text(code, encoding="utf-8")
+        files.append(path)
+    return files
+
+
 COMMANDS = sorted(
     {(page, line) for page in PAGES if page != ERRORS for line in commands(PAGES[page])}
 )
@@ -88,7 +107,18 @@ def desk(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("circuits.model.model.load", known)
     for kind in Open.__subclasses__():
         monkeypatch.setattr(kind, "_known", dict(kind._known))
+    monkeypatch.setattr(plugins, "_loaded", {})
+    monkeypatch.setattr(registry, "_ANALYSES", dict(registry._ANALYSES))
+    monkeypatch.setattr(kinds, "KINDS", dict(kinds.KINDS))
     return tmp_path
+
+
+def test_every_kind_of_result_is_in_the_table_of_kinds():
+    for kind in kinds.KINDS.values():
+        drawn = ", ".join(map(str, kind.figures)) or "none"
+        held = kinds.named(kind.holds).__name__
+        row = rf"\| `{kind.name}` \| `{held}` \| .* \| {drawn} \| {kind.view} \|"
+        assert re.search(row, PAGES["docs/files.md"]), kind.name
 
 
 def test_the_readme_is_short_enough_to_be_read():
@@ -119,13 +149,18 @@ def test_every_link_within_the_project_leads_somewhere(page: str):
 
 def test_every_page_is_in_the_contents():
     listed = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
-    assert listed == {page.removeprefix("docs/") for page in PAGES} - {README, "package.md"}
+    assert listed == {page.removeprefix("docs/") for page in PAGES} - {
+        README,
+        CONTRIBUTING,
+        "package.md",
+    }
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=" ".join)
 def test_every_command_is_understood(page: str, line: str, desk: Path):
     if page == PLUGINS:
-        run_python(page)  # it registers what its commands name
+        for path in plugin_files(desk):
+            plugins.load_plugin(path)
     words, _ = _apart(shlex.split(line, comments=True)[1:])
     command = typer.main.get_command(make_app()).commands[words[0]]
     command.make_context(words[0], list(words[1:]))
@@ -158,7 +193,37 @@ def test_every_make_target_that_is_named_exists():
     assert {"demo", "test", "docs"} <= named <= targets
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "python")])
+def test_every_plugin_is_short_and_does_what_the_page_says(
+    desk: Path, capsys: pytest.CaptureFixture
+):
+    files = {path.name: path for path in plugin_files(desk)}
+    assert all(len(path.read_text().splitlines()) <= LONGEST_EXAMPLE for path in files.values())
+    plugins.load_plugin(files["norms.py"])
+    norms = kinds.named(kinds.KINDS["norms"].holds)
+    norms(np.arange(4.0)).save("norms.kc.safetensors")
+    ran = set()
+    for line in commands(PAGES[PLUGINS]):
+        words = shlex.split(line)[1:]
+        few = FEW if "discover" in words else []
+        few = [*few, "--resamples", "0"] if "metric.py" in words else few
+        assert main([*words, *few]) == 0, line
+        ran |= {word for word in words if word.endswith(".py")}
+    assert ran == set(files)
+    assert kinds.open_result("norms.kc.safetensors").rows()[3] == {"layer": 3, "norm": 3.0}
+    said = capsys.readouterr().out
+    assert "Objects have more than one letter: " in said
+    assert "nudge: 1 done; layers 2" in said
+    [found] = [
+        json.loads(path.read_text()) for path in desk.rglob("summary.json") if "steady" in str(path)
+    ]
+    assert found["provenance"]["options"] == {"penalty": 2.0}
+    assert [each["name"] for each in found["provenance"]["plugins"]][-1] == "locator.py"
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(PAGES[page], "python") and page != PLUGINS]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON)
 def test_the_python_of_a_page_runs(page: str, desk: Path):
     names = run_python(page)
     if page == README:
