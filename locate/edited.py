@@ -265,6 +265,7 @@ def score_record(score: RequestScore) -> dict[str, Any]:
         "probability": plain(list(score.probability)),
         "reply": list(score.reply),
         "fluency": plain(list(score.fluency)),
+        "entropy_to_end": plain(list(score.entropy_to_end)),
     }
 
 

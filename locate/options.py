@@ -214,7 +214,9 @@ class Editing(Options):
 class Judging(Options):
     """How edits are judged: what is measured beside success, locality and portability."""
 
-    fluency: int = option(0, "Tokens to sample for fluency; 0: none.", low=0, high=2000)
+    fluency: int = option(
+        0, "Tokens of the text for fluency, prompt included; 0: none.", low=0, high=2000
+    )
     text: Path | None = option(
         None, "Text to follow perplexity on; default: the atlas's sentences."
     )

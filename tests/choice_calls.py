@@ -184,6 +184,9 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("circuits.edits.effects.pairs:edit_pairs", "contrast"): edit_pairs,
     ("circuits.edits.methods.run:edit", "method"): edit,
     ("circuits.edits.methods.unlearn:unlearn", "method"): unlearned,
+    ("circuits.edits.parts.value:ValueSettings", "kl_position"): lambda v: call(
+        "circuits.edits.parts.value:ValueSettings"
+    )(kl_position=v),
     ("circuits.edits.parts.examples:fact_examples", "templates"): lambda v: call(
         "circuits.edits.parts.examples:fact_examples"
     )(relation(), v),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from circuits.base.errors import OptionError
 from circuits.base.plain import plain
 from circuits.facts.facts import atlas, relation
+from circuits.facts.pairs import PromptPair
 from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from experiments.analyses.engine.claims import Verdict
@@ -32,6 +33,8 @@ SHORT = evolution.Config(
 )
 FEW = mechanisms.Config(facts=8, pairs=4, steps=1, random_circuits=4)
 CHAIN = "city_country+country_currency"
+
+PAIR = PromptPair("France has", "Japan has", "Paris", "Tokyo")
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +200,7 @@ def test_wordings_name_relations_of_the_atlas() -> None:
 
 
 def test_passing_a_negation_is_not_to_say_the_object() -> None:
-    said, other = (Reply(None, "Paris", "", True, chosen) for chosen in (True, False))  # type: ignore[arg-type]
+    said, other = (Reply(PAIR, "Paris", "", True, chosen) for chosen in (True, False))
     assert not is_right(Probe.NEGATION, said)
     assert is_right(Probe.NEGATION, other)
     assert is_right(Probe.CLOZE, said)
@@ -206,7 +209,7 @@ def test_passing_a_negation_is_not_to_say_the_object() -> None:
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=20))
 def test_no_constant_answer_beats_the_stated_guess(answers: list[str]) -> None:
     asked = probe_set(Probe.CLOZE, "animal_class", atlas())
-    replies = [Reply(None, answer, "", True, True) for answer in answers]  # type: ignore[arg-type]
+    replies = [Reply(PAIR, answer, "", True, True) for answer in answers]
     stated = constant_guess(asked, replies)
     assert stated == max(np.mean([answer == always for answer in answers]) for always in "abc")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -11,7 +12,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ from experiments.analyses.engine.registry import analysis, names
 from experiments.analyses.engine.running import redraw, run_all, run_analysis, write_index
 from experiments.analyses.engine.tables import Table
 from experiments.cli.main import main
+from locate.examples import Examples
 from locate.search import Search
 from viz.paper.charts import Bars
 
@@ -393,7 +394,7 @@ def test_a_second_run_computes_nothing_and_reports_the_same(
     assert toy.computed == ["a", "b"]
     assert second.parts.reused == 2
     assert second.report.lead == first.report.lead
-    pages = [replace(each, draw=None) for run in (first, second) for each in run.report.figures]
+    pages = [(each.name, each.caption) for run in (first, second) for each in run.report.figures]
     assert pages[0] == pages[1]
 
 
@@ -493,15 +494,17 @@ def test_facts_are_known_by_what_they_say_and_not_by_their_path(
 def test_another_tokenizer_is_another_run_with_other_circuits(
     toy: Counting, context: Context
 ) -> None:
-    pair = SimpleNamespace(fingerprint="pairs")
+    examples = Examples("r", ())
 
     def marks() -> tuple[str, Path]:
-        path = context._path(context._identity(None), "r", pair, Search())
+        path = context._path(context._identity(None), "r", examples, Search())
         return fingerprint(toy.analysis, Config(), context), path
 
     before, provenance = marks(), dict(context.model.provenance)
     assert marks() == before
-    context._held.model = SimpleNamespace(provenance={**provenance, "tokenizer_sha256": "other"})
+    other = copy.copy(context.model)
+    other.provenance = {**provenance, "tokenizer_sha256": "other"}
+    context._held.model = other
     assert all(new != old for new, old in zip(marks(), before, strict=True))
 
 

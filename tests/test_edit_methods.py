@@ -115,7 +115,7 @@ def test_the_table_says_what_a_method_takes(model):
     with pytest.raises(OptionError, match="edit method 'romeo' is none; there are rome, "):
         EditMethod.of("romeo")
     again = pickle.loads(pickle.dumps(EditMethod.ROME_ORIGINAL))
-    assert again.preset == {"consistent_keys": False}
+    assert again.preset == EditMethod.ROME_ORIGINAL.preset
     for method in EditMethod:
         assert callable(method.load())
         assert method.settings_class is not None

@@ -24,7 +24,7 @@ from circuits.edits.parts.contexts import MEMIT_CONTEXTS, ContextSettings, place
 from circuits.edits.parts.keys import at_subject, key_point, residual_point
 from circuits.edits.parts.moments import Moments, collect_moments
 from circuits.edits.parts.value import ValueSettings, optimise_values
-from circuits.edits.settings import SETTINGS_FILE, layers_by_depth, settings_for
+from circuits.edits.settings import SETTINGS_FILE, layers_by_depth, merge, settings_for
 from circuits.model.model import Model
 from tests.edits import OTHER, REQUEST, TEXT, same, weights
 
@@ -160,14 +160,12 @@ def test_alphaedit_says_where_there_is_no_null_space(model):
 def test_every_table_of_hyperparameters_makes_valid_settings():
     import tomllib
 
-    from circuits.edits.settings import _merge
-
     kinds = {"rome": RomeSettings, "memit": MemitSettings, "alphaedit": AlphaEditSettings}
     tables = tomllib.loads(SETTINGS_FILE.read_text())
     for name, entry in tables["model"].items():
         kind = "gpt2" if "gpt2" in name else "llama"
         for method, settings in kinds.items():
-            table = _merge(tables["type"][kind][method], entry[method])
+            table = merge(tables["type"][kind][method], entry[method])
             del table["depth"]
             found = build(settings, table, name)
             assert 0 <= min(found.layers) <= max(found.layers) < entry["shape"][0]

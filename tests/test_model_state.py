@@ -170,6 +170,7 @@ def test_directories_without_plain_weights_say_what_helps(tmp_path: Path, file: 
         load(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.rope_scaling. is deprecated:FutureWarning")
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -249,6 +251,32 @@ def test_fluency_is_asked_only_where_wanted(model):
     assert np.isnan(score.fluency).all()
     (score,) = Judge(model, [REQUEST], fluency_tokens=12).score()
     assert score.fluency[0] == score.fluency[1] > 0
+
+
+def test_fluency_is_of_so_many_tokens_with_the_prompts_and_does_not_end_at_the_end(model):
+    prompt, end = ids(model, REQUEST.text), model.tokenizer.hf.eos_token_id
+    (plain,) = Judge(model, [REQUEST], fluency_tokens=30).score()
+    said = Speaker(model).sample(prompt, 30, 5, torch.Generator().manual_seed(0))
+    decode = partial(
+        model.tokenizer.hf.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    own = len(model.tokenizer.encode(REQUEST.text, bos=False).ids)
+    wanted = ngram_entropy(decode([*prompt, *said[: 30 - own]]))
+    assert plain.fluency[0] == pytest.approx(wanted)
+    cut = said[: said.index(end)] if end in said else said
+    text = decode([*prompt[1:], *cut], skip_special_tokens=False)
+    assert plain.entropy_to_end[0] == pytest.approx(ngram_entropy(text))
+
+
+def test_a_model_that_ends_at_once_is_low_in_the_entropy_to_the_end_only(model):
+    end = model.tokenizer.hf.eos_token_id
+    judge = Judge(model, [REQUEST], fluency_tokens=30)
+    said = Speaker(model).sample(ids(model, REQUEST.text), 30, 5, torch.Generator().manual_seed(0))
+    judge._speaker.sample = lambda *arguments: [end, *said[1:]]
+    (score,) = judge.score()
+    short = ngram_entropy(REQUEST.text)
+    assert score.entropy_to_end[1] == pytest.approx(short)
+    assert score.fluency[1] > short
 
 
 def test_norm_growth_compares_with_the_weight(model):

@@ -60,7 +60,7 @@ def settings_for(
     else:
         table["layers"] = layers_by_depth(model.n_layers, *depth)
         layer_origin = f"default by depth ({entry})"
-    found = build(kind, _merge(table, given), str(method))
+    found = build(kind, merge(table, given), str(method))
     check_layers(model, found.layers)  # type: ignore[attr-defined]
     return found, Origin(f"table of {entry}" if table else "defaults", layer_origin)
 
@@ -93,11 +93,12 @@ def check_layers(model: Model, layers: Sequence[int]) -> None:
         raise OptionError(f"layers must ascend and not repeat: {', '.join(map(str, layers))}")
 
 
-def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of both, of nested ones too; the second wins."""
     merged = dict(low)
     for name, value in high.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merge(merged[name], value) if both else value
+        merged[name] = merge(merged[name], value) if both else value
     return merged
 
 
@@ -111,7 +112,7 @@ def _table(model: Model, method: str) -> tuple[dict[str, Any], str]:
     table: dict[str, Any] = {}
     for source in (by_type, by_model):
         for key in dict.fromkeys((base, method)):
-            table = _merge(table, source.get(key, {}))
+            table = merge(table, source.get(key, {}))
     used = name if any(key in by_model for key in (base, method)) else f"model type {kind}"
     return table, used or f"model type {kind}"
 

@@ -182,7 +182,6 @@ class Tokenizer:
         if not answer:
             raise PromptError(f"the answer to {prompt!r} is empty")
         _check_unicode(prompt + answer)
-        glue = "" if _wants_no_space(prompt) else " "
         unspaced = _script(prompt[-1:]) and _script(answer[0])
         glue = "" if unspaced or _wants_no_space(prompt) else " "
         return _continuation(self.hf, prompt, glue + answer)

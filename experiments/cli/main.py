@@ -49,12 +49,13 @@ def make_app() -> typer.Typer:
     return app
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         from importlib.metadata import version
 
         typer.echo(f"knowledge-circuits {version('knowledge-circuits')}")
         raise typer.Exit
+    return asked
 
 
 def options(

@@ -49,9 +49,9 @@ class Like(NamedTuple):
 
 
 class Given:
-    """Which options the user gave."""
+    """Which options the user gave; `context` is typer's, which is of no public class."""
 
-    def __init__(self, context: typer.Context, flags: Mapping[str, str]) -> None:
+    def __init__(self, context: Any, flags: Mapping[str, str]) -> None:
         self._context, self._flags = context, flags
 
     def refuse(self, why: str, *names: str) -> None:

@@ -17,8 +17,10 @@ What is measured:
 - locality: prompts that the edit should leave alone. Agreement (KnowEdit) is that the edited model
   says what the model said before, right or wrong; correctness that it says what is true. Both are
   given for all such prompts, for neighbours, and for other relations of the same subject.
-- fluency: n-gram entropy of a sampled continuation. drift: perplexity on a text, after over before.
-  growth: norm of the changed weights.
+- fluency: n-gram entropy of the prompt and what is sampled after it, to 100 tokens in all, whatever
+  ends in between (ROME's evaluation). entropy_to_end: the same of as many tokens beyond the prompt,
+  cut where the model ends its text. A model that stops early is low in the second only.
+- drift: perplexity on a text, after over before. growth: norm of the changed weights.
 
 A measure is the mean over a request's prompts, then over requests; intervals are bootstrapped over
 requests.
@@ -36,6 +38,7 @@ import torch
 from circuits.base.errors import PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.judge.generation import Forced, Speaker, ngram_entropy, read_answer, says
+from circuits.edits.parts.corpus import token_windows
 from circuits.edits.requests import Heading, heading
 from circuits.facts.facts import ProbeKind
 from circuits.model.model import Model
@@ -47,7 +50,6 @@ SAMPLED_FROM = 5
 DRIFT_TOKENS = 1024
 """Of the texts on which perplexity is followed."""
 LONGEST_WINDOW = 256
-CHARACTERS_A_TOKEN = 16  # more than any text has: what is cut off would not be read anyway
 SCORINGS = ("tokens", "likelihood", "generation")
 
 
@@ -122,7 +124,8 @@ class RequestScore:
     """How one request fared: every measure that its prompts allow, before and after the edit.
 
     `probability` is the target's, as geometric mean over its tokens, before and after; `reply`
-    the greedy continuations of the request's own prompt; `fluency` in bits, NaN where not asked.
+    the greedy continuations of the request's own prompt; `fluency` and `entropy_to_end` are in
+    bits, NaN where not asked.
     """
 
     request: EditRequest
@@ -131,12 +134,13 @@ class RequestScore:
     probability: tuple[float, float]
     reply: tuple[str, str]
     fluency: tuple[float, float] = (float("nan"), float("nan"))
+    entropy_to_end: tuple[float, float] = (float("nan"), float("nan"))
 
 
 class Judge:
     """Asks a model about requests before it is edited, and then as often as wanted afterwards.
 
-    `fluency_tokens` is the length of the sampled text (0: none); ROME's evaluation has 100.
+    `fluency_tokens` is the length of the text for fluency (0: none); ROME's evaluation has 100.
     Probes that cannot be asked are left out and listed in `left_out`; PromptError where a request
     itself cannot be.
     """
@@ -159,7 +163,7 @@ class Judge:
         self._asked = self._with_room([self._prepare(each) for each in self.requests])
         self._texts = windows(model, texts)
         self._before = self._observe(range(len(self.requests)))
-        self._fluency = [self._fluency_of(i) for i in range(len(self.requests))]
+        self._sampled = [self._entropies(i) for i in range(len(self.requests))]
         self._text_nll = self._speaker.text_nll(self._texts) if self._texts else float("nan")
 
     def score(self, which: Iterable[int] | None = None) -> list[RequestScore]:
@@ -220,22 +224,30 @@ class Judge:
 
     def _score(self, index: int, after: Sequence[Observation]) -> RequestScore:
         asked, before = self._asked[index], self._before[index]
+        after_sampled = self._entropies(index)
         return RequestScore(
             request=self.requests[index],
             before=_measures(asked, before, before),
             after=_measures(asked, before, after),
             probability=(float(np.exp(-before[0].nll)), float(np.exp(-after[0].nll))),
             reply=(before[0].text, after[0].text),
-            fluency=(self._fluency[index], self._fluency_of(index)),
+            fluency=(self._sampled[index][0], after_sampled[0]),
+            entropy_to_end=(self._sampled[index][1], after_sampled[1]),
         )
 
-    def _fluency_of(self, index: int) -> float:
+    def _entropies(self, index: int) -> tuple[float, float]:
+        """Fluency, and entropy to the end of the text."""
         if not self.fluency_tokens:
-            return float("nan")
+            return float("nan"), float("nan")
         generator = torch.Generator().manual_seed(self.seed)
-        prompt = self._asked[index][0].prompt
+        tokenizer, prompt = self.model.tokenizer, self._asked[index][0].prompt
         said = self._speaker.sample(prompt, self.fluency_tokens, SAMPLED_FROM, generator)
-        return ngram_entropy(_text(self.model.tokenizer, (*prompt, *said)))
+        own = len(prompt) - (prompt[0] == tokenizer.hf.bos_token_id)
+        whole = (*prompt, *said[: max(0, self.fluency_tokens - own)])
+        fluent = tokenizer.hf.decode(
+            whole, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return ngram_entropy(fluent), ngram_entropy(_text(tokenizer, (*prompt, *said)))
 
 
 def observe(
@@ -273,16 +285,10 @@ def windows(
     model: Model, texts: Sequence[str], max_tokens: int = DRIFT_TOKENS
 ) -> list[tuple[int, ...]]:
     """The first tokens of the texts, cut to lengths that the model takes, BOS in front of each."""
-    tokenizer, found, left = model.tokenizer, [], max_tokens
+    tokenizer = model.tokenizer
     front = (tokenizer.hf.bos_token_id,) if tokenizer.use_bos(None) else ()
     width = min(model.max_tokens, LONGEST_WINDOW) - len(front)
-    for text in texts:
-        if left <= 0:
-            break
-        cut = text[: left * CHARACTERS_A_TOKEN]
-        ids = tokenizer.hf(cut, add_special_tokens=False)["input_ids"][:left]
-        left -= len(ids)
-        found += [(*front, *ids[start : start + width]) for start in range(0, len(ids), width)]
+    found = [(*front, *ids) for ids in token_windows(model, texts, width, max_tokens)]
     return [each for each in found if len(each) > 1]
 
 

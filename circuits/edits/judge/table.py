@@ -30,6 +30,7 @@ class SuccessTable:
     score: float
     drift: Interval = UNDEFINED
     change: Interval = UNDEFINED
+    entropy_to_end: tuple[Interval, Interval] = (UNDEFINED, UNDEFINED)
     growth: Interval = UNDEFINED
 
     def as_dict(self) -> dict[str, Any]:
@@ -47,6 +48,7 @@ class SuccessTable:
             "after": plain(self.after),
             "probability": [each.as_dict() for each in self.probability],
             "fluency": [each.as_dict() for each in self.fluency],
+            "entropy_to_end": [each.as_dict() for each in self.entropy_to_end],
             "score": self.score if np.isfinite(self.score) else None,
             "drift": self.drift.as_dict(),
             "change": self.change.as_dict(),
@@ -88,6 +90,7 @@ def summarise(
         after=after,
         probability=tuple(estimate([s.probability[i] for s in scores]) for i in (0, 1)),  # type: ignore[arg-type]
         fluency=tuple(estimate([s.fluency[i] for s in scores]) for i in (0, 1)),  # type: ignore[arg-type]
+        entropy_to_end=tuple(estimate([s.entropy_to_end[i] for s in scores]) for i in (0, 1)),  # type: ignore[arg-type]
         score=_counterfact_score(after),
         drift=estimate(drifts),
         change=estimate([size["change"] for size in sizes]),

@@ -9,7 +9,7 @@
 The original code takes k and W k of step 3 from the bare prompt, but C^-1 k* from the mean key. The
 change is then not the least one, and large where the two keys differ; this is what made single
 edits break the model (R-ROME, Gupta et al. 2024). Here one key stands everywhere; the original is
-kept as an option.
+kept as `rome-original`, with the KL term of its code (`circuits.edits.parts.value`).
 """
 
 from __future__ import annotations

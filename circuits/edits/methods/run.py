@@ -28,7 +28,7 @@ from circuits.edits.parts.contexts import PlacedPrompt, place
 from circuits.edits.parts.keys import MAX_ROWS, pad
 from circuits.edits.parts.moments import Moments, find_moments
 from circuits.edits.parts.value import Progress
-from circuits.edits.settings import as_mapping, settings_for
+from circuits.edits.settings import as_mapping, merge, settings_for
 from circuits.model.model import Model
 
 SHOWN = 8
@@ -192,7 +192,7 @@ def _settings(
     settings: Mapping[str, Any] | None,
 ) -> tuple[Any, Sequence[int] | None, Any]:
     """The method's settings and layers, and where they come from."""
-    given = {**method.preset, **as_mapping(settings)}
+    given = merge(method.preset, as_mapping(settings))
     kind = method.settings_class
     if kind is None:
         return given, layers, {"settings": "given", "layers": "given" if layers else "the method's"}

@@ -7,6 +7,7 @@ that is keyed by those, the layer and the text.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -22,14 +23,17 @@ from circuits.base.display import Summary
 from circuits.base.errors import FileFormatError, NumericalError, OptionError
 from circuits.base.places import user_cache
 from circuits.base.results import Result, numeric
-from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus
+from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus, token_windows
 from circuits.edits.parts.keys import capture, key_point, output_matrix, pad
 from circuits.model.loading import embedded_models
 from circuits.model.model import Model
 
+logger = logging.getLogger(__name__)
 IDENTITY = "identity"
 BATCH_TOKENS = 4096
 MAX_TOKENS = 2_000_000
+LONGEST_WINDOW = 1024
+"""Positions that are read at once, GPT-2's: attention costs their square."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,8 +204,9 @@ def collect_moments(
 ) -> Moments:
     """Run the texts and sum k k^T over all tokens in double precision.
 
-    Texts are cut to the model's length and read until `max_tokens`. The BOS, put in front of each,
-    is not counted: its key is the same everywhere and, in Llama, of another size altogether.
+    Texts longer than the model takes, or LONGEST_WINDOW, are read in windows, all of them, until
+    `max_tokens`. The BOS, put in front of each, is not counted: its key is the same everywhere and,
+    in Llama, of another size altogether. Warns where there are fewer tokens than a key has entries.
     """
     last = max(layers)
     size = {layer: output_matrix(model, layer).shape[1] for layer in layers}
@@ -218,6 +223,12 @@ def collect_moments(
         count += int(counted.sum())
     if count == 0:
         raise OptionError(f"the text {corpus.name!r} has no tokens to take second moments over")
+    if count < max(size.values()):
+        logger.warning(
+            "%r has %d tokens for second moments of keys of %d numbers: directions that it lacks "
+            "count as unused; use a longer text",
+            *(corpus.name, count, max(size.values())),
+        )
     matrices = {layer: (total / count).cpu() for layer, total in sums.items()}
     if not all(bool(torch.isfinite(matrix).all()) for matrix in matrices.values()):
         raise NumericalError(f"the second moments over {corpus.name!r} are not finite")
@@ -235,23 +246,17 @@ def collect_moments(
 def _batches(
     model: Model, corpus: Corpus, max_tokens: int
 ) -> Iterator[tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]]:
-    """Texts of similar order in batches, and which of their positions count."""
+    """Windows of the texts in batches, in order, and which of their positions count."""
     front = [model.tokenizer.hf.bos_token_id] if model.tokenizer.use_bos(None) else []
     rows: list[list[int]] = []
-    seen, width = 0, 0
-    for text in corpus.texts:
-        ids = model.tokenizer.hf(text, add_special_tokens=False)["input_ids"]
-        ids = ids[: min(model.max_tokens - len(front), max_tokens - seen)]
-        if not ids:
-            continue
-        seen += len(ids)
+    width = 0
+    longest = min(model.max_tokens, LONGEST_WINDOW) - len(front)
+    for ids in token_windows(model, corpus.texts, longest, max_tokens):
         rows.append(front + ids)
         width = max(width, len(rows[-1]))
         if width * len(rows) >= BATCH_TOKENS:
             yield _counted(model, rows, len(front))
             rows, width = [], 0
-        if seen >= max_tokens:
-            break
     if rows:
         yield _counted(model, rows, len(front))
 
