@@ -12,12 +12,14 @@ import pytest
 import typer
 
 from circuits.base import plugins
-from circuits.base.choices import Open
+from circuits.base.choices import Metric
+from circuits.edits.methods.registry import EditMethod
 from circuits.files import kinds
 from circuits.model.model import Model, load
 from experiments.analyses.engine import registry
 from experiments.cli.main import _apart, main, make_app
 from experiments.workshop import pictures
+from locate.edges.locators import Locator
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -105,7 +107,7 @@ def desk(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return model if (name, device, dtype) == (model.name, None, "fp32") else load(name, device)
 
     monkeypatch.setattr("circuits.model.model.load", known)
-    for kind in Open.__subclasses__():
+    for kind in (Metric, Locator, EditMethod):
         monkeypatch.setattr(kind, "_known", dict(kind._known))
     monkeypatch.setattr(plugins, "_loaded", {})
     monkeypatch.setattr(registry, "_ANALYSES", dict(registry._ANALYSES))
