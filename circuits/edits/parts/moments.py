@@ -8,7 +8,6 @@ that is keyed by those, the layer and the text.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from circuits.base.display import Summary
 from circuits.base.errors import FileFormatError, NumericalError, OptionError
+from circuits.base.places import user_cache
 from circuits.base.results import Result, numeric
 from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus, token_windows
 from circuits.edits.parts.keys import capture, key_point, output_matrix, pad
@@ -184,7 +184,7 @@ def cached_moments(
     A file that is damaged or of something else is collected again. `cache` defaults to
     `$XDG_CACHE_HOME/knowledge-circuits/moments`.
     """
-    folder = cache or default_cache()
+    folder = cache or user_cache("moments")
     paths = {layer: folder / _file_name(model, corpus, layer, max_tokens) for layer in layers}
     kept = {layer: found for layer in layers if (found := _from_cache(paths[layer], model, layer))}
     missing = [layer for layer in layers if layer not in kept]
@@ -196,12 +196,6 @@ def cached_moments(
     first = kept[layers[0]]
     matrices = {layer: kept[layer].matrices[layer] for layer in layers}
     return Moments(matrices, first.model_hash, first.source)
-
-
-def default_cache() -> Path:
-    """Where moments are kept unless said otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "knowledge-circuits" / "moments"
 
 
 @torch.no_grad()
