@@ -64,6 +64,8 @@ def run_python(page: str) -> dict:
     return names
 
 
+SEARCHING = {page for page in PAGES if page != README and "kc.discover(" in PAGES[page]}
+"""Pages whose Python searches for circuits, which takes some seconds each."""
 COMMANDS = sorted(
     {(page, line) for page in PAGES if page != ERRORS for line in commands(PAGES[page])}
 )
@@ -81,12 +83,12 @@ def model() -> Model:
 def desk(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in, one model for all, and registries that forget afterwards."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "circuits.model.model.load",
-        lambda name, *rest, **more: (
-            model if name == model.name and not (rest + tuple(more.values()))[:1] else load(name)
-        ),
-    )
+
+    def shared(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
+        plain = name == model.name and device is None and dtype == "fp32"
+        return model if plain else load(name, device, dtype)
+
+    monkeypatch.setattr("circuits.model.model.load", shared)
     for kind in Open.__subclasses__():
         monkeypatch.setattr(kind, "_known", dict(kind._known))
     return tmp_path
@@ -105,7 +107,7 @@ def test_every_picture_is_there_and_small(page: str):
 def test_the_readme_and_the_documentation_show_pictures():
     assert len(pictures_of(README)) >= 2
     shown = {path.resolve() for page in PAGES for path in pictures_of(page)}
-    assert shown == {path for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert shown == set((ROOT / "docs" / "pictures").iterdir())
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -159,7 +161,14 @@ def test_every_make_target_that_is_named_exists():
     assert {"demo", "test", "docs"} <= named <= targets
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "python")])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page in SEARCHING else [])
+        for page in PAGES
+        if blocks(PAGES[page], "python")
+    ],
+)
 def test_the_python_of_a_page_runs(page: str, desk: Path):
     names = run_python(page)
     if page == README:
