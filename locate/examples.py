@@ -191,9 +191,7 @@ def _pair_up(
     return make_relation_pairs(model.tokenizer, check, others, *options)
 
 
-def _counts(
-    check: KnowledgeCheck, reports: Sequence[PairingReport], asked: bool
-) -> dict[str, Any]:
+def _counts(check: KnowledgeCheck, reports: Sequence[PairingReport], asked: bool) -> dict[str, Any]:
     """How many facts there were, and why some have no pair; None for what nobody `asked`."""
     known = {question.fact for question in check.known}
     facts = {answer.question.fact for answer in check.answers}

@@ -15,7 +15,7 @@ from circuits.base.errors import OptionError
 from circuits.base.options import Options, option
 
 MOST_SEEDS = 2**63 - 1
-_PAIRS_A_PASS = {"low": 1, "high": 1_000_000, "flags": ("--batch-size", "-b")}
+MOST_PAIRS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Source(Options):
         flags=("--template",),
     )
     limit: int | None = option(
-        None, "At most so many pairs on each side.", low=1, high=1_000_000, flags=("--n-pairs",)
+        None, "At most so many pairs on each side.", low=1, high=MOST_PAIRS, flags=("--n-pairs",)
     )
     hold_out: float | None = option(
         None,
@@ -117,7 +117,9 @@ class Evaluating(Options):
         "Evaluate with another tokenizer or BOS choice; recorded.",
         flags=("--allow-mismatch",),
     )
-    batch_size: int = option(16, "Pairs a pass.", **_PAIRS_A_PASS)
+    batch_size: int = option(
+        16, "Pairs a pass.", low=1, high=MOST_PAIRS, flags=("--batch-size", "-b")
+    )
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
 
 
@@ -217,7 +219,9 @@ class Judging(Options):
         None, "Text to follow perplexity on; default: the atlas's sentences."
     )
     bos: bool | None = option(None, "Begin prompts with the BOS token; default: the model's.")
-    batch_size: int = option(64, "Pairs a pass.", **_PAIRS_A_PASS)
+    batch_size: int = option(
+        64, "Pairs a pass.", low=1, high=MOST_PAIRS, flags=("--batch-size", "-b")
+    )
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
 
 

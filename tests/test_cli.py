@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.base.choices import ExportFormat, Locator
+from circuits.base.choices import ExportFormat
 from circuits.facts.pairs import read_pairs
 from circuits.files.exchange import load_eap_ig
 from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.model.loading import embedded_models
 from experiments.cli.main import main
+from locate.edges.locators import Locator
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer
 
 PAIR = {

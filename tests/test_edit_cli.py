@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from circuits.base.options import parse_settings
 from circuits.base.choices import EditMethod, EditStatus, UnlearnMethod
+from circuits.base.options import parse_settings
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditOutcome
 from circuits.edits.requests import as_jsonl, read_requests

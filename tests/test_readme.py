@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from experiments.cli.main import app
+from experiments.cli.main import make_app
 from experiments.workshop import pictures
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ def test_every_link_within_the_project_leads_somewhere():
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_of_the_readme_is_understood(words: list[str]):
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(make_app())
     command = group.commands[words[0]]
     command.make_context(words[0], list(words[1:]))
 

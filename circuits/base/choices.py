@@ -44,6 +44,9 @@ class _Listed(type):
     def __len__(cls) -> int:
         return len(cls._known)
 
+    def __bool__(cls) -> bool:
+        return True
+
 
 class Open(str, metaclass=_Listed):
     """A named choice to which users add their own; equal to its name, as a closed choice is.
@@ -52,7 +55,7 @@ class Open(str, metaclass=_Listed):
     kind's traits are the annotated attributes of its class, which give their usual values.
     """
 
-    _known: ClassVar[dict[str, Any]]
+    _known: ClassVar[dict[str, Any]] = {}
     target: Any
     text: str
 

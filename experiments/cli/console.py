@@ -88,7 +88,7 @@ class Console:
 
         text = to_json(dict(value), indent=2)
         try:
-            text.encode(self._stdout.encoding or "utf-8")
+            text.encode(getattr(self._stdout, "encoding", None) or "utf-8")
         except UnicodeEncodeError:  # a terminal of few letters: JSON can do without them
             text = json.dumps(json.loads(text), indent=2)
         print(text, file=self._stdout)

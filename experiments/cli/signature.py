@@ -212,8 +212,8 @@ def _built(group: _Group, values: Mapping[str, Any]) -> Any:
                 value = parse_settings(value)
             except OptionError as error:
                 raise OptionError(f"`{name}` {error}") from None
-        if value is not None and value != []:
-            chosen[name] = value
+        if value is not None:
+            chosen[name] = tuple(value) if isinstance(value, list) else value
     return group.kind(**chosen)
 
 
