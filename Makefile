@@ -61,8 +61,10 @@ notebooks: $(STAMP) ## write the notebooks as .ipynb into out/notebooks
 	done
 
 edit-table: $(STAMP) ## edit 100 facts a method and model, and see what was rewired
-	$(TEST_ENV) $(BIN)/python -m experiments.studies.edit_study
-	$(TEST_ENV) $(BIN)/python -m experiments.studies.unlearn_study
+	for model in facts-gpt2 facts-llama; do \
+	  $(TEST_ENV) $(BIN)/kc run edit-study unlearning --model $$model \
+	    --out out/edit-study/$$model || exit 1; \
+	done
 
 serve: $(STAMP) ## browse the results in out/ in the browser
 	$(BIN)/kc serve

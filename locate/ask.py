@@ -14,7 +14,7 @@ subjects that had no part in finding it, there is `kc discover`.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,26 +22,27 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from circuits.base.choices import KeyValue, Selection
+from circuits.base.choices import KeyValue
+from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError, PromptError
+from circuits.base.options import build
+from circuits.base.progress import Progress, Stages, silent
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditMethod, EditStatus, edit
 from circuits.edits.requests import slotted
 from circuits.facts.facts import Fact, atlas, fill
 from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pair
-from circuits.graph.circuit import Circuit, EdgeScores, node_kind
-from circuits.graph.resample import bootstrap_scores, inclusion_frequency
+from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.running import CircuitRunner
-from circuits.graph.select import select
 from circuits.model.metrics import rank
 from circuits.model.model import Model
 from locate.changes.rewiring import Rewiring, rewiring
-from locate.edges.score import pair_scores
-from locate.heads.roles import head_roles
-from locate.search import Scoring
+from locate.discover import find
+from locate.examples import Examples
+from locate.heads.roles import roles_if_any
+from locate.search import Search
 from locate.states.lens import WrittenTokens, written_tokens
 
-Progress = Callable[[int, int], None]
 PARTNERS = 8
 RESAMPLES = 100
 USUAL_EDGES = 200
@@ -54,6 +55,11 @@ class Question:
 
     pairs: tuple[TokenPair, ...]
     relation: str | None
+
+    @property
+    def examples(self) -> Examples:
+        """The pairs, to find a circuit on."""
+        return Examples(self.relation or "one prompt", self.pairs)
 
     @property
     def prompt(self) -> str:
@@ -111,6 +117,43 @@ class EditTrial:
     after: Answers
 
 
+@dataclass(frozen=True, eq=False)
+class Asked(Shown):
+    """One prompt asked: its circuit, what the model says, and what it says without parts."""
+
+    model: Model
+    question: Question
+    circuit: Circuit
+    answers: Answers
+
+    def without(self, *parts: str) -> Answers:
+        """What the model says when these heads, MLPs and edges carry the corrupted prompt."""
+        nodes = [part for part in parts if "->" not in part]
+        edges = [part for part in parts if "->" in part]
+        return answers(self.model, self.question, without(self.model, nodes, edges))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a kept edge, strongest first."""
+        return self.circuit.rows()
+
+    def summary(self) -> Summary:
+        """The circuit's, with what the model says."""
+        whole = self.circuit.summary()
+        says = f"{self.answers.tokens[0].strip()} ({self.answers.probabilities[0]:.3f})"
+        facts = {"prompt": self.question.prompt, "says": says, **whole.facts}
+        return replace(whole, facts=facts)
+
+    def plot(self, **options: Any) -> Any:
+        """The circuit's picture."""
+        return self.circuit.plot(**options)
+
+
+def ask_model(model: Model, prompt: str, subject: str, answer: str) -> Asked:
+    """Ask, find the prompt's circuit and read the answers, in one go."""
+    question = ask(model, prompt, subject, answer)
+    return Asked(model, question, find_circuit(model, question), answers(model, question))
+
+
 def ask(model: Model, prompt: str, subject: str, answer: str, seed: int = 0) -> Question:
     """The prompt with up to `PARTNERS` corrupted partners.
 
@@ -157,38 +200,32 @@ def find_circuit(
     model: Model,
     question: Question,
     n_edges: int = USUAL_EDGES,
-    progress: Progress | None = None,
-    scoring: Scoring | None = None,
+    stages: Stages = silent,
+    **scoring: Any,
 ) -> Circuit:
-    """The prompt's circuit, by EAP-IG unless told otherwise.
+    """The prompt's circuit, with columns `low`, `high` and `inclusion` over partners.
 
-    It has columns `low`, `high` and `inclusion` over partners. Heads are labelled where the partners allow it.
+    By EAP-IG unless `scoring` says otherwise. Heads are labelled where the partners allow it.
     """
-    scores = pair_scores(model, question.pairs, scoring or Scoring(), progress=progress)
-    n_edges = min(n_edges, scores.wiring.n_edges // 4)
-    circuit = selector(n_edges)(replace(scores, per_pair=None))
-    if not circuit.n_edges:
-        raise OptionError("no selected edge lies on a path from the input to the logits; ask more")
-    limits = bootstrap_scores(scores, RESAMPLES, seed=0)
-    inclusion = inclusion_frequency(scores, selector(n_edges), RESAMPLES, seed=0)
-    columns = {"low": limits.low, "high": limits.high, "inclusion": inclusion.astype(np.float32)}
+    found = find(model, question.examples, _search(model, n_edges, **scoring), stages)
+    about = {
+        "relation": question.relation or "one prompt",
+        "prompt": question.prompt,
+        "subject": question.subject,
+        "answer": question.answer,
+    }
     return replace(
-        circuit,
-        columns=columns,
+        found,
         roles=_roles(model, question),
-        provenance={
-            **circuit.provenance,
-            "relation": question.relation or "one prompt",
-            "prompt": question.prompt,
-            "subject": question.subject,
-            "answer": question.answer,
-        },
+        evidence={"pairs": [pair.text.as_dict() for pair in question.pairs]},
+        provenance={**found.provenance, **about},
     )
 
 
-def selector(n_edges: int) -> Callable[[EdgeScores], Circuit]:
-    """The strongest `n_edges` edges, pruned to paths."""
-    return lambda scores: select(scores, Selection.TOP, n=n_edges)
+def _search(model: Model, n_edges: int, **scoring: Any) -> Search:
+    """A quarter of a small model's edges at most."""
+    edges = min(n_edges, model.wiring().n_edges // 4)
+    return build(Search, {"edges": edges, "resamples": RESAMPLES, **scoring})
 
 
 @torch.no_grad()
@@ -197,7 +234,7 @@ def answers(
 ) -> Answers:
     """What the model says when only the edges of `kept` carry clean values; all by default."""
     pair = question.pairs[0]
-    (batch,) = batches([pair], 1, model.device)
+    (batch,) = batches([pair], 1, model)
     if kept is None:
         logits = model.last_logits(batch.clean)
     else:
@@ -249,12 +286,13 @@ def edit_fact(
     target: str,
     n_edges: int = USUAL_EDGES,
     progress: Progress | None = None,
-    scoring: Scoring | None = None,
+    **scoring: Any,
 ) -> EditTrial:
     """Make the model answer the prompt with `target` (ROME) and compare its circuit with before.
 
     NumericalError where the edit did not work, OptionError where nothing is to be done.
     """
+    search = _search(model, n_edges, **scoring)
     request = EditRequest(
         slotted(question.prompt, question.subject),
         question.subject,
@@ -264,7 +302,7 @@ def edit_fact(
     )
     outcome = edit(model, request, EditMethod.ROME, progress=progress)
     if outcome.delta is None:
-        kind = NumericalError if outcome.status is EditStatus.DIVERGED else OptionError
+        kind = NumericalError if outcome.status == EditStatus.DIVERGED else OptionError
         raise kind(f"no edit was made: {outcome.reason}")
     texts = [replace(pair.text, foil=request.target) for pair in question.pairs]
     pairs = [encode_pair(model.tokenizer, text) for text in texts]
@@ -272,8 +310,8 @@ def edit_fact(
         model,
         outcome.delta,
         pairs,
-        selector=selector(min(n_edges, model.wiring().n_edges // 4)),
-        scoring=scoring,
+        selector=search.selected,
+        scoring=search,
         resamples=0,
         draws=0,
         roles=_roles(model, question),
@@ -315,10 +353,8 @@ def _said(model: Model, texts: Sequence[str]) -> list[str]:
 
 
 def _roles(model: Model, question: Question) -> dict[str, str]:
-    try:
-        return dict(head_roles(model, question.pairs, check=False).roles)
-    except OptionError:
-        return {}
+    report, _ = roles_if_any(model, question.pairs, check=False)
+    return {} if report is None else report.roles
 
 
 def _answers(model: Model, logits: torch.Tensor, answer: int, top: int) -> Answers:

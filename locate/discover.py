@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from circuits.base.choices import Ranking
 from circuits.base.errors import OptionError
 from circuits.base.origin import code_commit, timestamp
+from circuits.base.plain import plain
 from circuits.base.progress import Progress, Stages, silent
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores
@@ -32,9 +33,10 @@ from circuits.graph.evaluate import (
     faithfulness_curve,
     run_circuits,
 )
-from circuits.graph.resample import bootstrap_scores, classify, inclusion_frequency
+from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
 from circuits.graph.select import random_circuit, top_n
 from circuits.model.model import Model
+from locate.discovery import Discovery
 from locate.edges.score import score_edges
 from locate.examples import Examples
 from locate.search import Search
@@ -42,31 +44,7 @@ from locate.search import Search
 if TYPE_CHECKING:
     from locate.heads.prompt_heads import PromptHeads
 
-__all__ = ["Discovery", "Search", "discover", "edge_scores", "with_uncertainty"]
-
-
-@dataclass(frozen=True, eq=False)
-class Discovery:
-    """A circuit with all that was found out about it.
-
-    `evaluation` is on the pairs that found the circuit, `held_out` on pairs of other subjects,
-    where there are any. `stability` counts the kept edges by how often resamples keep them. `heads`
-    are the circuit's heads on a few prompts (`locate.heads.prompt_heads`).
-    """
-
-    model: str
-    search: Search
-    examples: Examples
-    circuit: Circuit
-    evaluation: Evaluation
-    held_out: Evaluation | None = None
-    stability: dict[str, int] = field(default_factory=dict)
-    curve: FaithfulnessCurve | None = None
-    random_curve: FaithfulnessCurve | None = None
-    roles: Any = None
-    heads: tuple[Any, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+__all__ = ["Discovery", "Search", "discover", "find", "stability_of", "with_uncertainty"]
 
 
 def discover(
@@ -77,25 +55,10 @@ def discover(
     clock = _Clock(stages)
     notes = list(examples.notes)
     pairs = examples.pairs
-    with clock.stage("scores") as progress:
-        circuit = _found(model, pairs, search, progress)
-    if circuit.n_edges == 0:
-        raise OptionError(
-            "no edge of the selection lies on a path from the input to the logits; "
-            "ask for more --edges or a lower --threshold"
-        )
-    stability: dict[str, int] = {}
-    if circuit.scores is not None and circuit.scores.per_pair is not None:
-        with clock.stage("resamples"):
-            circuit = with_uncertainty(circuit, search)
-        stability = _stability(circuit)
-    elif search.resamples and len(pairs) == 1:
+    found = find(model, examples, search, clock.stage)
+    stability = stability_of(found) if "inclusion" in found.columns else {}
+    if not stability and search.resamples and len(pairs) == 1:
         notes.append("one pair cannot be resampled: no inclusion frequencies")
-    found = replace(
-        circuit,
-        scores=_without_pairs(circuit.scores),
-        provenance={**circuit.provenance, **origin(model, examples, search)},
-    )
     with clock.stage("evaluation") as progress:
         evaluation = _evaluated(model, pairs, found, search, progress)
     held_out = None
@@ -103,19 +66,28 @@ def discover(
         with clock.stage("held-out evaluation") as progress:
             held_out = _evaluated(model, examples.held_out, found, search, progress)
     curve = random_curve = None
-    if search.curve and circuit.scores is not None:
+    if search.curve and found.scores is not None:
         with clock.stage("curve") as progress:
-            curve, random_curve = _curves(model, pairs, circuit.scores, search, progress)
+            curve, random_curve = _curves(model, pairs, found.scores, search, progress)
     roles = None
     heads: tuple[PromptHeads, ...] = ()
     if search.roles:
+        from locate.heads.roles import roles_if_any
+
         with clock.stage("roles"):
-            roles, found = _with_roles(model, pairs, found, search, notes)
+            roles, reason = roles_if_any(
+                model, pairs, circuit=found, batch_size=search.batch_size, seed=search.seed
+            )
+            if roles is None:
+                notes.append(f"no roles: {reason}")
+            else:
+                found = replace(found, roles={**found.roles, **roles.roles})
             heads = _on_examples(model, pairs, found)
     headline = held_out or evaluation
     if np.isfinite(headline.faithfulness.value):
         extra = {"faithfulness": headline.faithfulness.value}
         found = replace(found, provenance={**found.provenance, **extra})
+    found = replace(found, evidence=_evidence(examples, evaluation, held_out, stability, roles))
     return Discovery(
         model=model.name,
         search=search,
@@ -133,20 +105,47 @@ def discover(
     )
 
 
-def edge_scores(
-    model: Model, pairs: Sequence[TokenPair], search: Search, progress: Progress | None = None
-) -> EdgeScores | Circuit:
-    """Scores of all edges, one row a pair included where resampling will want them.
+def _evidence(
+    examples: Examples,
+    evaluation: Evaluation,
+    held_out: Evaluation | None,
+    stability: Mapping[str, int],
+    roles: Any,
+) -> dict[str, Any]:
+    """What a stored circuit needs to be looked into later: its pairs, measures, and roles."""
+    found: dict[str, Any] = {
+        "pairs": [pair.text.as_dict() for pair in examples.pairs],
+        "evaluation": plain(evaluation.as_dict()),
+        "stability": dict(stability),
+    }
+    if held_out is not None:
+        found["held_out_pairs"] = [pair.text.as_dict() for pair in examples.held_out]
+        found["held_out"] = plain(held_out.as_dict())
+    if roles is not None:
+        found["roles"] = plain([head.as_dict() for head in roles.heads])
+    return found
 
-    A circuit, where the method selects edges itself.
+
+def find(model: Model, examples: Examples, search: Search, stages: Stages = silent) -> Circuit:
+    """The circuit that the examples' first side shares, and what resamples of it say; no test.
+
+    It holds its scores, without those of single pairs, and where it comes from. OptionError where
+    nothing that was selected lies on a path from the input to the logits.
     """
-    return score_edges(
-        model,
-        pairs,
-        search,
-        batch_size=search.batch_size,
-        keep_pairs=search.method.per_pair and search.resamples > 0 and len(pairs) > 1,
-        progress=progress,
+    with stages("scores") as progress:
+        circuit = _found(model, examples.pairs, search, progress)
+    if circuit.n_edges == 0:
+        raise OptionError(
+            "no edge of the selection lies on a path from the input to the logits; "
+            "ask for more --edges or a lower --threshold"
+        )
+    if circuit.scores is not None and circuit.scores.per_pair is not None:
+        with stages("resamples"):
+            circuit = with_uncertainty(circuit, search)
+    return replace(
+        circuit,
+        scores=None if circuit.scores is None else replace(circuit.scores, per_pair=None),
+        provenance={**circuit.provenance, **origin(model, examples, search)},
     )
 
 
@@ -168,6 +167,7 @@ def origin(model: Model, examples: Examples, search: Search) -> dict[str, Any]:
     """Where a circuit comes from: all that is needed to find it again."""
     return {
         **model.provenance,
+        "d_model": model.d_model,
         **search.record(),
         "relation": examples.name,
         "pairs": len(examples.pairs),
@@ -191,7 +191,15 @@ def random_circuits(circuit: Circuit, n: int, seed: int) -> list[Circuit]:
 
 
 def _found(model: Model, pairs: Sequence[TokenPair], search: Search, progress: Progress) -> Circuit:
-    found = edge_scores(model, pairs, search, progress)
+    """The selected circuit; its scores hold a row a pair where resampling will want them."""
+    found = score_edges(
+        model,
+        pairs,
+        search,
+        batch_size=search.batch_size,
+        keep_pairs=search.method.per_pair and search.resamples > 0 and len(pairs) > 1,
+        progress=progress,
+    )
     return found if isinstance(found, Circuit) else search.selected(found)
 
 
@@ -246,26 +254,6 @@ def _curves(
     return curves[0], curves[1]
 
 
-def _with_roles(
-    model: Model,
-    pairs: Sequence[TokenPair],
-    circuit: Circuit,
-    search: Search,
-    notes: list[str],
-) -> tuple[Any, Circuit]:
-    """Roles of the circuit's heads; a note where the pairs do not allow them."""
-    from locate.heads.roles import head_roles
-
-    try:
-        report = head_roles(
-            model, pairs, circuit=circuit, batch_size=search.batch_size, seed=search.seed
-        )
-    except OptionError as error:
-        notes.append(f"no roles: {error}")
-        return None, circuit
-    return report, replace(circuit, roles={**circuit.roles, **report.roles})
-
-
 def _on_examples(
     model: Model, pairs: Sequence[TokenPair], circuit: Circuit
 ) -> tuple[PromptHeads, ...]:
@@ -275,15 +263,11 @@ def _on_examples(
     return tuple(read_prompts(model, pairs, heads_of(circuit), circuit.roles))
 
 
-def _stability(circuit: Circuit) -> dict[str, int]:
-    labels = Counter(
-        str(classify(float(share))) for share in circuit.columns["inclusion"][circuit.kept]
-    )
-    return {label: labels.get(label, 0) for label in ("core", "contingent", "noise")}
-
-
-def _without_pairs(scores: EdgeScores | None) -> EdgeScores | None:
-    return None if scores is None else replace(scores, per_pair=None)
+def stability_of(circuit: Circuit) -> dict[str, int]:
+    """How many kept edges are core, contingent and noise."""
+    kept = circuit.columns["inclusion"][circuit.kept]
+    labels = Counter(classify(float(share)) for share in kept)
+    return {str(label): labels[label] for label in Stability}
 
 
 class _Clock:

@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from circuits.base.choices import EditMethod, EditStatus
+from circuits.base.choices import Choice, EditMethod, EditStatus
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
@@ -31,7 +30,7 @@ AUTO = "auto"
 EASYEDIT = "easyedit:"
 
 
-class Mode(StrEnum):
+class Mode(Choice):
     """How several requests are answered; the module says more."""
 
     EACH = "each"
@@ -125,7 +124,7 @@ class EditRun:
 def run_edits(
     editor: Callable[..., EditOutcome],
     judge: Judge,
-    mode: Mode,
+    mode: Mode | str,
     progress: Progress | None = None,
 ) -> EditRun:
     """Answer the judge's requests in a mode; the model is left as it was.
@@ -133,7 +132,7 @@ def run_edits(
     Requests without a change (diverged, or already answered so) have no score.
     """
     runs = {Mode.EACH: _each, Mode.TOGETHER: _together, Mode.SEQUENTIAL: _sequential}
-    return runs[mode](editor, judge, progress)
+    return runs[Mode.of(mode)](editor, judge, progress)
 
 
 def _each(editor: Callable[..., EditOutcome], judge: Judge, progress: Progress | None) -> EditRun:
@@ -210,7 +209,7 @@ class _Found:
         notes = tuple(
             f"{outcome.status}: {outcome.reason}"
             for outcome in self.outcomes
-            if outcome.status is not EditStatus.DONE
+            if outcome.status != EditStatus.DONE
         )
         return EditRun(
             mode,
@@ -285,7 +284,7 @@ def mode_for(method: str, n_requests: int, sequential: bool | None) -> Mode:
 
 def worst(run: EditRun) -> NumericalError | None:
     """The error to end with where an edit diverged."""
-    diverged = [each for each in run.outcomes if each.status is EditStatus.DIVERGED]
+    diverged = [each for each in run.outcomes if each.status == EditStatus.DIVERGED]
     if not diverged:
         return None
     if len(run.outcomes) == 1:

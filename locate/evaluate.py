@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from circuits.base.choices import Ablation, KeyValue, Metric
+from circuits.base.choices import Ablation, Metric
+from circuits.base.display import Shown, Summary
 from circuits.base.errors import CircuitFileError, OptionError
+from circuits.base.intervals import Interval
 from circuits.base.progress import Stages, silent
 from circuits.files.exchange import load_eap_ig
 from circuits.files.store import load_circuit
@@ -21,10 +23,11 @@ from circuits.model.model import Model
 from locate.discover import random_circuits
 from locate.examples import Examples
 from locate.options import Evaluating
+from locate.report import measure_records, measures, minimality
 
 
 @dataclass(frozen=True, eq=False)
-class StoredEvaluation:
+class StoredEvaluation(Shown):
     """A circuit's evaluation; `warnings` says where model and circuit do not quite match.
 
     `drops` is what faithfulness loses without each single kept edge, in canonical order, where it
@@ -40,6 +43,42 @@ class StoredEvaluation:
     warnings: tuple[str, ...] = ()
     drops: Float[np.ndarray, " kept_edge"] | None = None
 
+    @property
+    def faithfulness(self) -> Interval:
+        """0 with every edge cut, 1 for the whole model."""
+        return self.evaluation.faithfulness
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a measure, with its 95 % interval."""
+        return measure_records({"value": self.evaluation})
+
+    def summary(self) -> Summary:
+        """The measures, what they were taken on, and what to know before believing them."""
+        found = self.evaluation.summary()
+        facts = {"model": self.model, "relation": self.examples.name, **found.facts}
+        if self.warnings:
+            facts["note"] = "; ".join(self.warnings)
+        return replace(found, facts=facts)
+
+    def as_dict(self, path: Path) -> dict[str, Any]:
+        """Everything as plain JSON values; `path` is the circuit's file."""
+        return {
+            "model": self.model,
+            "file": str(path),
+            "method": self.circuit.provenance.get("method"),
+            "metric": str(self.metric),
+            "ablation": str(self.ablation),
+            "relation": self.examples.name,
+            **measures(self.evaluation),
+            "edges": self.circuit.n_edges,
+            "edges_in_model": self.circuit.wiring.n_edges,
+            "nodes": self.evaluation.n_nodes,
+            "minimality": None if self.drops is None else minimality(self.circuit, self.drops),
+            "facts": self.examples.counts,
+            "bos": self.examples.bos,
+            "warnings": [*self.warnings, *self.examples.notes],
+        }
+
 
 def read_circuit(path: Path) -> Circuit:
     """A circuit from `*.kc.safetensors` or EAP-IG's `*.json`; CircuitFileError says why not."""
@@ -53,7 +92,7 @@ def fitted(circuit: Circuit, model: Model, path: Path) -> Circuit:
     key a query head fits any such sharing.
     """
     wiring = circuit.wiring
-    if wiring.kv is KeyValue.PER_QUERY_HEAD and wiring.n_kv_heads == wiring.n_heads:
+    if not wiring.kv.is_shared and wiring.n_kv_heads == wiring.n_heads:
         if wiring.n_heads == model.n_heads:
             wiring = replace(wiring, n_kv_heads=model.n_kv_heads)
         if model.wiring(wiring.kv) == wiring:
@@ -124,10 +163,8 @@ def evaluate_stored(
     stages: Stages = silent,
 ) -> StoredEvaluation:
     """Evaluate on all pairs; metric and ablation are the circuit's own unless given."""
-    used_metric = options.metric or _recorded(Metric, circuit.provenance.get("metric"))
-    used_ablation = options.ablation or _recorded(Ablation, circuit.provenance.get("ablation"))
-    used_metric = used_metric or Metric.LOGIT_DIFFERENCE
-    used_ablation = used_ablation or Ablation.PATCH
+    used_metric = Metric.of(_used(options.metric, circuit, "metric", Metric.LOGIT_DIFFERENCE))
+    used_ablation = Ablation.of(_used(options.ablation, circuit, "ablation", Ablation.PATCH))
     batch_size, seed = options.batch_size, options.seed
     notes = list(warnings)
     drawn: list[Circuit] = []
@@ -161,6 +198,6 @@ def evaluate_stored(
     )
 
 
-def _recorded(choice: Any, value: Any) -> Any:
-    """The recorded choice, or None where the file has none that is known here."""
-    return choice(value) if value in tuple(choice) else None
+def _used(given: Any, circuit: Circuit, name: str, usual: Any) -> Any:
+    """What is asked for, else what the circuit was found with, else the usual."""
+    return given if given is not None else circuit.provenance.get(name) or usual

@@ -27,7 +27,14 @@ from circuits.base.records import read_jsonl
 from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, atlas, relation
 from circuits.facts.loaders import load_facts
-from circuits.facts.pairs import TokenPair, batches, encode_pair, encode_pairs, read_pairs
+from circuits.facts.pairs import (
+    PromptPair,
+    TokenPair,
+    batches,
+    encode_pair,
+    encode_pairs,
+    read_pairs,
+)
 from circuits.facts.questions import (
     KnowledgeCheck,
     PairingReport,
@@ -82,22 +89,30 @@ def check_readable(source: Source) -> None:
 
 
 def collect(
-    model: Model, source: Source, batch_size: int = 32, known: KnowledgeCheck | None = None
+    model: Model,
+    source: Source,
+    batch_size: int = 32,
+    known: KnowledgeCheck | None = None,
+    *,
+    relations: Sequence[Relation] | None = None,
+    pairs: Sequence[PromptPair] | None = None,
 ) -> Examples:
     """The pairs of a source for a model; PromptError where none can be made, saying why.
 
     `known` are the model's answers, where the source's questions have been asked before.
+    `relations` or `pairs` are those of the source, where they are at hand; nothing is read then.
     """
     _check_asked(source)
     if source.pairs is not None:
-        return _from_pair_file(model, source, source.pairs, batch_size)
-    relations = relations_of(source)
+        return _from_pairs(model, source, source.pairs, batch_size, pairs)
+    at_hand = relations
+    relations = relations_of(source) if at_hand is None else at_hand
     chosen: Templates | Sequence[str] = source.wordings or source.templates
     ask = partial(_check, model, source, batch_size)
     check = ask(relations, chosen) if known is None else known
     others = None
-    if source.corrupt is Corruption.RELATION:
-        asked_too = _other_relations(source, relations)
+    if source.corrupt == Corruption.RELATION:
+        asked_too = _other_relations(source, relations, at_hand)
         others = ask(asked_too, Templates.TRAIN) if asked_too else KnowledgeCheck(())
     share = 0.5 if source.hold_out is None else source.hold_out
     notes: tuple[str, ...] = ()
@@ -175,11 +190,14 @@ def _check(
     return known_facts(model, relations, templates, source.bos, batch_size)
 
 
-def _other_relations(source: Source, relations: Sequence[Relation]) -> list[Relation]:
+def _other_relations(
+    source: Source, relations: Sequence[Relation], at_hand: Sequence[Relation] | None
+) -> list[Relation]:
     """What else can be asked of the same subjects: in the atlas, or in the same fact file."""
     if source.facts is None:
         return relations_with_subjects_of(relations, atlas().values())
-    return relations_with_subjects_of(relations, load_facts(source.facts))
+    facts = load_facts(source.facts) if at_hand is None else at_hand
+    return relations_with_subjects_of(relations, facts)
 
 
 def _pair_up(
@@ -211,8 +229,18 @@ def _counts(check: KnowledgeCheck, reports: Sequence[PairingReport], asked: bool
 # --- pair files ----------------------------------------------------------------------------------
 
 
-def _from_pair_file(model: Model, source: Source, path: Path, batch_size: int) -> Examples:
-    pairs = encode_file(model, path, source.bos)
+def _from_pairs(
+    model: Model,
+    source: Source,
+    path: Path,
+    batch_size: int,
+    at_hand: Sequence[PromptPair] | None,
+) -> Examples:
+    if at_hand is None:
+        lines = encode_file(model, path, source.bos)
+    else:
+        lines = encode_pairs(model.tokenizer, at_hand, source.bos)
+    pairs = list(dict.fromkeys(lines))  # the same pair twice is one observation
     known = recalled(model, pairs, batch_size)
     counts = {"lines": len(pairs), "known": sum(known), "unknown": len(pairs) - sum(known)}
     if source.known_only:
@@ -226,13 +254,21 @@ def _from_pair_file(model: Model, source: Source, path: Path, batch_size: int) -
     apart = round((source.hold_out or 0.0) * len(pairs))
     if apart:
         random.Random(source.seed).shuffle(order)
+    if source.hold_out and not apart:
+        raise OptionError(
+            f"`hold_out` {source.hold_out} of {len(pairs)} pairs holds out none; give more pairs, "
+            "or `hold_out` 0"
+        )
     if apart == len(pairs):
         raise OptionError(f"`hold_out` {source.hold_out} leaves no pair to find a circuit on")
     sides = [sorted(order[apart:])[: source.limit], sorted(order[:apart])[: source.limit]]
     chosen, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None
-    return Examples(name or source.name, chosen, held_out, counts, _warnings(model, counts))
+    notes = _warnings(model, counts)
+    if repeated := len(lines) - counts["lines"]:
+        notes = (*notes, f"{path}: {repeated} lines repeat a pair and are left out")
+    return Examples(name or source.name, chosen, held_out, counts, notes)
 
 
 def _warnings(model: Model, counts: dict[str, Any]) -> tuple[str, ...]:
@@ -261,7 +297,7 @@ def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[Token
 def recalled(model: Model, pairs: Sequence[TokenPair], batch_size: int = 32) -> list[bool]:
     """For each pair whether no token scores higher than the answer after the clean prompt."""
     known = [False] * len(pairs)
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         ranks = rank(model.last_logits(batch.clean).float(), batch.answer)
         for row, place in zip(batch.index, ranks.tolist(), strict=True):
             known[row] = place == 0

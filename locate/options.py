@@ -86,7 +86,7 @@ class Source(Options):
             raise OptionError("`pairs` cannot be combined with `relation` or `facts`")
         if self.wordings:
             raise OptionError("`wordings` are for facts; the prompts of `pairs` are worded already")
-        if self.corrupt is not Corruption.SUBJECT:
+        if self.corrupt != Corruption.SUBJECT:
             raise OptionError("`corrupt` is for facts; the prompts of `pairs` are worded already")
 
     @property

@@ -15,12 +15,16 @@ from jaxtyping import install_import_hook
 import tests.typecheck  # noqa: F401 - the hook finds it by name
 
 # Shapes and types in the signatures are checked at every call; this stands before the imports.
-install_import_hook(["circuits", "locate", "viz"], "tests.typecheck.check")
+install_import_hook(
+    ["circuits", "locate", "viz", "experiments", "knowledge_circuits"], "tests.typecheck.check"
+)
 
+import viz
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from tests.tiny import equal_length_pairs, tiny_model
 
+viz.offer()
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 

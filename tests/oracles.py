@@ -8,17 +8,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.base.choices import Metric, MetricLike
 from circuits.facts.pairs import PairBatch, TokenPair
 from circuits.graph.ablation import SourceConstants
 from circuits.graph.circuit import Circuit, KeyValue, Wiring
-from circuits.model.metrics import Metric, evaluate_metric
+from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
 
 
 def plain_eap(
     model: Model,
     pairs: Sequence[TokenPair],
-    metric: Metric = Metric.LOGIT_DIFFERENCE,
+    metric: MetricLike = Metric.LOGIT_DIFFERENCE,
     points: Sequence[float] = (1.0,),
 ) -> Float[Tensor, "src dst"]:
     """EAP by the bridge's own flags and backward hooks, one example at a time.
@@ -39,7 +40,7 @@ def plain_eap(
 
 
 def _plain_example(
-    model: Model, wiring: Wiring, pair: TokenPair, metric: Metric, points: Sequence[float]
+    model: Model, wiring: Wiring, pair: TokenPair, metric: MetricLike, points: Sequence[float]
 ) -> Tensor:
     bridge = model.bridge
     clean, corrupted = torch.tensor([pair.clean.ids]), torch.tensor([pair.corrupted.ids])

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from circuits.base.errors import OptionError
 from circuits.base.plain import plain
 from circuits.facts.facts import atlas, relation
-from circuits.facts.wordings import CHAINS, COMPARED, REVERSED
+from circuits.facts.pairs import PromptPair
+from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
@@ -32,6 +33,8 @@ SHORT = evolution.Config(
 )
 FEW = mechanisms.Config(facts=8, pairs=4, steps=1, random_circuits=4)
 CHAIN = "city_country+country_currency"
+
+PAIR = PromptPair("France has", "Japan has", "Paris", "Tokyo")
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +179,7 @@ def test_two_hops_go_through_a_fact_of_each_relation() -> None:
 
 def test_a_comparison_swaps_its_answer_with_the_object() -> None:
     known = atlas()
-    for name in COMPARED:
+    for name in wordings().compared:
         objects = {(fact.subject, fact.object) for fact in known[name].facts}
         asked = probe_set(Probe.COMPARISON, name, known)
         first = 0
@@ -190,13 +193,14 @@ def test_a_comparison_swaps_its_answer_with_the_object() -> None:
 
 def test_wordings_name_relations_of_the_atlas() -> None:
     known = set(atlas())
-    assert known >= set(REVERSED) | set(COMPARED)
-    assert known >= {name for chain in CHAINS for name in (chain.first, chain.second)}
-    assert len({chain.name for chain in CHAINS}) == len(CHAINS)
+    assert known >= set(wordings().reversed) | set(wordings().compared)
+    chains = wordings().chains
+    assert known >= {name for chain in chains for name in (chain.first, chain.second)}
+    assert len({chain.name for chain in chains}) == len(chains)
 
 
 def test_passing_a_negation_is_not_to_say_the_object() -> None:
-    said, other = (Reply(None, "Paris", "", True, chosen) for chosen in (True, False))  # type: ignore[arg-type]
+    said, other = (Reply(PAIR, "Paris", "", True, chosen) for chosen in (True, False))
     assert not is_right(Probe.NEGATION, said)
     assert is_right(Probe.NEGATION, other)
     assert is_right(Probe.CLOZE, said)
@@ -205,7 +209,7 @@ def test_passing_a_negation_is_not_to_say_the_object() -> None:
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=20))
 def test_no_constant_answer_beats_the_stated_guess(answers: list[str]) -> None:
     asked = probe_set(Probe.CLOZE, "animal_class", atlas())
-    replies = [Reply(None, answer, "", True, True) for answer in answers]  # type: ignore[arg-type]
+    replies = [Reply(PAIR, answer, "", True, True) for answer in answers]
     stated = constant_guess(asked, replies)
     assert stated == max(np.mean([answer == always for answer in answers]) for always in "abc")
 

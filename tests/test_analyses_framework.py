@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import re
+import runpy
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,15 +17,18 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.intervals import Interval, bootstrap, mean
+from circuits.base.options import Options, meanings, option
 from circuits.base.plain import interval, plain
 from circuits.model.model import Model
 from experiments.analyses.engine import config as options
+from experiments.analyses.engine import registry
+from experiments.analyses.engine.asking import last_logits
 from experiments.analyses.engine.base import Analysis, Figure, Part, Report, Section, SkipError
 from experiments.analyses.engine.claims import (
     FEWEST,
@@ -40,13 +46,14 @@ from experiments.analyses.engine.claims import (
 )
 from experiments.analyses.engine.context import Context, safe
 from experiments.analyses.engine.page import inline_svg
-from experiments.analyses.engine.registry import MODULES, analysis
+from experiments.analyses.engine.parts import fingerprint
+from experiments.analyses.engine.registry import analysis, names
 from experiments.analyses.engine.running import redraw, run_all, run_analysis, write_index
 from experiments.analyses.engine.tables import Table
 from experiments.cli.main import main
+from locate.examples import Examples
+from locate.search import Search
 from viz.paper.charts import Bars
-
-OWN = ("circuits", "flow", "evolution", "mechanisms")
 
 
 class Colour(StrEnum):
@@ -55,12 +62,13 @@ class Colour(StrEnum):
 
 
 @dataclass(frozen=True)
-class Config:
-    keys: tuple[str, ...] = options.option(("a", "b"), "units", selects=True)
-    scale: float = options.option(1.0, "what values are multiplied by")
-    count: int | None = options.option(None, "how many")
-    colour: Colour = options.option(Colour.RED, "which")
-    flag: bool = options.option(False, "whether")
+class Config(Options):
+    keys: tuple[str, ...] = option(("a", "b"), "units", selects=True)
+    scale: float = option(1.0, "what values are multiplied by")
+    count: int | None = option(None, "how many", low=0, high=9)
+    colour: Colour = option(Colour.RED, "which")
+    flag: bool = option(False, "whether")
+    numbers: tuple[int, ...] = option((), "some")
 
 
 class Counting:
@@ -118,6 +126,8 @@ def context(tmp_path: Path, model: Model) -> Context:
         ("count=null", "count", None),
         ("keys=a, c", "keys", ("a", "c")),
         ("keys=[a, c]", "keys", ("a", "c")),
+        ("keys=", "keys", ()),
+        ("numbers=1,2", "numbers", (1, 2)),
         ("colour=blue", "colour", Colour.BLUE),
         ("flag=true", "flag", True),
     ],
@@ -136,6 +146,15 @@ def test_a_setting_becomes_the_type_of_its_option(setting: str, name: str, value
         ("colour=green", "red, blue"),
         ("flag=1", "true or false"),
         ("scale", "NAME=VALUE"),
+        ("count=-1", "at least 0"),
+        ("count=10", "at most 9"),
+        ("scale=.inf", "finite"),
+        ("count=2020-99-99", "no YAML value"),
+        ("count=!!bool maybe", "tags are not read"),
+        ("count=!!int x", "tags are not read"),
+        ("keys=[&a x, *a]", "aliases are not read"),
+        ("count=" + "9" * 5000, "no YAML value"),
+        ("keys=" + "[" * 1000, "nested too deeply"),
     ],
 )
 def test_an_unknown_option_or_value_is_refused_in_one_line(setting: str, message: str) -> None:
@@ -145,7 +164,7 @@ def test_an_unknown_option_or_value_is_refused_in_one_line(setting: str, message
 
 
 def test_options_survive_their_yaml(tmp_path: Path) -> None:
-    changed = Config(("x",), 2.5, 7, Colour.BLUE, True)
+    changed = Config(("x",), 2.5, 7, Colour.BLUE, True, (1,))
     path = tmp_path / "toy.yaml"
     path.write_text(options.as_yaml(changed))
     assert options.read_config(Config, path) == changed
@@ -159,18 +178,26 @@ def test_a_wrong_config_file_is_named(tmp_path: Path, text: str) -> None:
         options.read_config(Config, path)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_the_packaged_config_files_hold_the_defaults(name: str) -> None:
-    path = options.CONFIG_DIR / f"{name}.yaml"
-    kind = analysis(name).config
-    assert path.read_text() == options.as_yaml(kind())
-    assert options.read_config(kind, path) == kind()
-    assert set(yaml.safe_load(path.read_text())) == {each.name for each in fields(kind)}
+def test_a_config_that_grows_or_never_ends_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "toy.yaml"
+    levels = [f"k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * 9)}]" for n in range(1, 9)]
+    path.write_text("\n".join(["k0: &k0 [x, x]", *levels]))
+    with pytest.raises(FileFormatError, match="aliases are not read") as raised:
+        options.read_config(Config, path)
+    assert len(str(raised.value)) < 300
+    path.write_text("#" * (2 * options.MAX_BYTES))
+    with pytest.raises(FileFormatError, match="at most 1 are read"):
+        options.read_config(Config, path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for endless in (pipe, Path("/dev/zero")):
+        with pytest.raises(FileFormatError, match="not a regular file"):
+            options.read_config(Config, endless)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", names())
 def test_every_option_says_what_it_means(name: str) -> None:
-    assert all(options.meanings(analysis(name).config()).values())
+    assert all(meaning.text for meaning in meanings(analysis(name).config).values())
 
 
 # --- sentences -----------------------------------------------------------------------------------
@@ -241,6 +268,19 @@ def test_every_number_in_a_sentence_is_one_of_its_estimate(values: list[float]) 
         assert number == pytest.approx(limit, abs=0.51, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ([1.0, 2.0, 3.0] * 2, "Cats sleep longer than dogs: "),
+        ([-1.0, -2.0, -3.0] * 2, "Cats sleep less than dogs: "),
+        ([-1.0, 1.0] * 3, "No evidence that cats sleep longer than dogs: "),
+    ],
+)
+def test_a_claim_has_words_for_either_verdict(values: list[float], sentence: str) -> None:
+    found = difference("cats sleep [longer|less] than dogs", values, [0.0] * 6)
+    assert found.sentence.startswith(sentence)
+
+
 def test_equal_sides_are_no_evidence() -> None:
     assert difference("a is above b", [1.0, 2.0], [1.0, 2.0]).verdict is Verdict.NO_EVIDENCE
 
@@ -305,6 +345,12 @@ def test_a_table_keeps_its_values_on_disk_unrounded(tmp_path: Path) -> None:
     assert table.texts()[0][2:] == ["50.0", "–"]
 
 
+def test_a_table_reads_its_columns_from_items() -> None:
+    by_key = Table.of("t", {"a": 1}, {"name": lambda key, _: key, "n": lambda _, n: n})
+    by_item = Table.of("t", [("a", 1)], {"name": lambda each: each[0], "n": lambda each: each[1]})
+    assert by_key == by_item == Table("t", ("name", "n"), [["a", 1]])
+
+
 def test_markdown_cells_cannot_break_the_table() -> None:
     text = Table("t", ("a|b",), [["x|y\nz"]]).markdown()
     assert text.splitlines()[2] == "| x\\|y z |"
@@ -329,6 +375,14 @@ def test_any_key_makes_a_file_name_of_its_own(name: str) -> None:
     assert safe(name) != safe(name + "!")
 
 
+def test_last_logits_are_those_of_each_prompt_alone(model: Model) -> None:
+    prompts = [model.tokenizer.encode(text) for text in ("ab", "abc", "cd", "a")]
+    together = last_logits(model, prompts, 2)
+    with torch.no_grad():
+        alone = [model.last_logits(torch.tensor([each.ids]))[0] for each in prompts]
+    torch.testing.assert_close(together, torch.stack(alone))
+
+
 # --- runs ----------------------------------------------------------------------------------------
 
 
@@ -340,7 +394,7 @@ def test_a_second_run_computes_nothing_and_reports_the_same(
     assert toy.computed == ["a", "b"]
     assert second.parts.reused == 2
     assert second.report.lead == first.report.lead
-    pages = [replace(each, draw=None) for run in (first, second) for each in run.report.figures]
+    pages = [(each.name, each.caption) for run in (first, second) for each in run.report.figures]
     assert pages[0] == pages[1]
 
 
@@ -395,6 +449,63 @@ def test_a_report_is_made_again_without_the_model(toy: Counting, context: Contex
     assert toy.computed == ["a", "b"]
     with pytest.raises(FileFormatError, match="run it first"):
         redraw(toy.analysis, context.folder / "nowhere")
+
+
+def test_a_report_is_not_made_again_of_missing_damaged_or_other_units(
+    toy: Counting, context: Context
+) -> None:
+    run_analysis(toy.analysis, Config(), context)
+    part, page = context.folder / "parts" / "a.json", context.folder / "report.html"
+    whole, report = part.read_text(), page.read_text()
+    other = replace(context, folder=context.folder / "other")
+    run_analysis(toy.analysis, Config(scale=3.0), other)
+    foreign = (other.folder / "parts" / "a.json").read_text()
+    for text in (None, whole[:40], whole.replace('"value": 1.0', '"value": "x"'), foreign):
+        part.unlink() if text is None else part.write_text(text)
+        with pytest.raises(
+            FileFormatError, match=r"a\.json: is (missing|damaged or of another run)"
+        ):
+            redraw(toy.analysis, context.folder)
+    assert page.read_text() == report
+    part.write_text(whole)
+    assert redraw(toy.analysis, context.folder).parts.values["a"]["value"] == 1.0
+
+
+def test_facts_are_known_by_what_they_say_and_not_by_their_path(
+    toy: Counting, context: Context, tmp_path: Path
+) -> None:
+    paths = [tmp_path / "facts.jsonl", tmp_path / "other.jsonl"]
+    line = {"relation": "r", "subject": "France", "object": "Paris", "prompt": "{} has"}
+
+    def computed() -> int:
+        for path in paths:
+            asked = Context(context.model_name, context.folder, facts=str(path))
+            asked._held.model = context.model
+            run_analysis(toy.analysis, Config(keys=("a",)), asked)
+        return len(toy.computed)
+
+    for path in paths:
+        path.write_text(json.dumps(line))
+    assert computed() == 1
+    paths[1].write_text(json.dumps(line | {"object": "Rome"}))
+    assert computed() == 2
+
+
+def test_another_tokenizer_is_another_run_with_other_circuits(
+    toy: Counting, context: Context
+) -> None:
+    examples = Examples("r", ())
+
+    def marks() -> tuple[str, Path]:
+        path = context._path(context._identity(None), "r", examples, Search())
+        return fingerprint(toy.analysis, Config(), context), path
+
+    before, provenance = marks(), dict(context.model.provenance)
+    assert marks() == before
+    other = copy.copy(context.model)
+    other.provenance = {**provenance, "tokenizer_sha256": "other"}
+    context._held.model = other
+    assert all(new != old for new, old in zip(marks(), before, strict=True))
 
 
 def test_two_analyses_do_not_share_a_folder(toy: Counting, context: Context) -> None:
@@ -499,6 +610,8 @@ def test_two_pictures_on_a_page_keep_their_ids_apart() -> None:
     [
         (["run"], "name an analysis"),
         (["run", "circuit"], "did you mean circuits"),
+        (["run", "flow", "icl", "--set", "pairs=3"], "go with one analysis"),
+        (["run", "circuits", "--set", "resamples=-1"], "resamples is at least 0"),
         (["run", "flow", "--set", "pair=3"], "did you mean pairs"),
         (["run", "all", "--set", "pairs=3"], "go with one analysis"),
         (["run", "flow", "--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -519,9 +632,102 @@ def test_a_mistake_costs_one_line(
 def test_the_list_explains_every_analysis(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--list"]) == 0
     text = capsys.readouterr().out
-    for name in MODULES:
+    for name in names():
         assert f"\n{name}: " in f"\n{text}"
         assert analysis(name).question in text
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_shown_options_are_a_config_file_of_the_defaults(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["run", name, "--show"]) == 0
+    path = tmp_path / "options.yaml"
+    path.write_text(capsys.readouterr().out)
+    kind = analysis(name).config
+    assert options.read_config(kind, path) == kind()
+    assert path.read_text().count("# ") == len(meanings(kind))
+
+
+OWN = """
+from dataclasses import dataclass
+
+from circuits.base.options import Options, option
+from experiments.analyses.engine.base import Analysis, Report, Section
+from experiments.analyses.engine.claims import above
+from experiments.analyses.engine.registry import register
+from experiments.analyses.engine.tables import Table
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    relations: tuple[str, ...] = option((), "relations to count; none: all", selects=True)
+    most: int = option(5, "facts a relation", low=1)
+
+
+def steps(context, config):
+    return context.names(config.relations)
+
+
+def compute(context, config, key):
+    facts = context.relations[key].facts[: config.most]
+    return {"lengths": [len(fact.object) for fact in facts]}
+
+
+def report(config, parts):
+    lengths = [length for part in parts.values() for length in part["lengths"]]
+    rows = [[name, len(part["lengths"])] for name, part in parts.items()]
+    table = Table("lengths", ("relation", "facts"), rows)
+    longer = above("objects have more than one letter", lengths, 1.0, unit="letters")
+    return Report(f"{len(lengths)} objects.", (Section("Lengths", "", (table,)),), (longer,))
+
+
+register(
+    Analysis("lengths", "Lengths", "How long are objects?", Config, steps, compute, report)
+)
+"""
+
+
+def test_an_analysis_in_a_file_of_the_users_own_is_run_like_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_ANALYSES", dict(registry._ANALYSES))
+    path, out = tmp_path / "mine.py", tmp_path / "out"
+    path.write_text(OWN)
+    runpy.run_path(str(path))
+    run = ["run", "lengths", "--out", str(out)]
+    assert main(["run", "--list"]) == 0
+    assert main([*run, "--show"]) == 0
+    assert main([*run, "--set", "most=0"]) == 2
+    assert main([*run, "--set", "relations=country_capital", "--set", "most=6"]) == 0
+    text = capsys.readouterr().out
+    assert "lengths: Lengths" in text
+    assert "# facts a relation" in text
+    assert "Objects have more than one letter: " in text
+    (out / "report.html").unlink()
+    assert main([*run, "--redraw"]) == 0
+    assert "6 objects." in (out / "report.html").read_text()
+    path.write_text(OWN.replace('"lengths", "Lengths"', '"sizes", "Sizes"'))
+    runpy.run_path(str(path))
+    assert main(["run", "lengths", "sizes", "--out", str(tmp_path / "both")]) == 0
+    links = Ids((tmp_path / "both" / "report.html").read_text()).addresses
+    assert links == ["lengths/report.html", "sizes/report.html"]
+
+
+def test_a_name_is_given_to_one_analysis(monkeypatch: pytest.MonkeyPatch, toy: Counting) -> None:
+    monkeypatch.setattr(registry, "_ANALYSES", dict(registry._ANALYSES))
+    assert registry.register(registry.register(toy.analysis)) is toy.analysis
+    assert "toy" in names()
+    for name in ("toy", "circuits", "all", "../toy"):
+        with pytest.raises(OptionError, match=r"another name|no name for"):
+            registry.register(replace(toy.analysis, name=name, version=2))
+
+
+def test_all_leaves_out_what_takes_hours() -> None:
+    slow = {name for name in names() if analysis(name).slow}
+    assert slow == {"edit-study", "unlearning"}
+    assert [each.name for each in registry.chosen(["all"])] == [n for n in names() if n not in slow]
+    assert [each.name for each in registry.chosen(["flow", "flow"])] == ["flow"]
 
 
 def test_claims_are_values() -> None:

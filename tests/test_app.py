@@ -16,14 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuits.base.arrays import save_arrays
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
-from circuits.files.store import save_arrays, save_circuit
+from circuits.files.kinds import DAMAGED, KINDS, OTHER
+from circuits.files.store import save_circuit
 from circuits.graph.circuit import Circuit, Wiring
 from tests.test_viz import circuit_of
 from viz.app.context import Context, Models
 from viz.app.exports import DATA, PICTURES, exported, only
 from viz.app.jobs import Jobs
-from viz.app.library import Kind, Library
+from viz.app.library import Library
 from viz.app.routes import page_of
 from viz.app.security import is_loopback
 from viz.app.server import check_port, make_app
@@ -64,8 +66,8 @@ def folder(tmp_path: Path) -> Path:
 def test_every_result_below_the_folder_is_listed_once_and_damage_is_named(folder):
     entries = {entry.name: entry for entry in Library(folder).entries()}
     assert len({entry.id for entry in entries.values()}) == len(entries) == 5
-    assert entries["deep/er/second.kc.safetensors"].kind is Kind.CIRCUIT
-    assert entries["broken.kc.safetensors"].kind is Kind.DAMAGED
+    assert entries["deep/er/second.kc.safetensors"].kind is KINDS["circuit"]
+    assert entries["broken.kc.safetensors"].kind is DAMAGED
     assert "truncated" in entries["cut.kc.safetensors"].error
     assert entries["circuit.kc.safetensors"].about["faithfulness"] == 0.9
 
@@ -117,7 +119,7 @@ def test_only_ids_of_the_list_open_anything(folder, result):
 @pytest.mark.parametrize("name", ["../summary.json", "/etc/passwd", "deep/../x", "..", ""])
 def test_a_neighbour_is_a_plain_name_in_the_same_folder(folder, name):
     library = Library(folder)
-    entry = next(e for e in library.entries() if e.kind is Kind.CIRCUIT)
+    entry = next(e for e in library.entries() if e.kind is KINDS["circuit"])
     assert library.sibling(entry.id, name) is None
 
 
@@ -127,7 +129,7 @@ def test_files_above_the_cap_and_pipes_are_not_opened(folder):
     library = Library(folder, max_bytes=100)
     with pytest.raises(KnowledgeCircuitsError, match="at most"):
         library.value(entries["circuit.kc.safetensors"].id)
-    assert entries["pipe.kc.safetensors"].kind is Kind.DAMAGED
+    assert entries["pipe.kc.safetensors"].kind is DAMAGED
 
 
 def test_a_missing_or_empty_folder_has_no_results(tmp_path):
@@ -214,7 +216,7 @@ def test_every_result_has_a_page_and_damage_is_shown_as_such(folder):
                 page_of(context, state, "", {})
             continue
         page, shown, _ = page_of(context, state, "", {})
-        assert (shown is None) == (entry.kind is Kind.DAMAGED)
+        assert (shown is None) == (entry.kind is DAMAGED)
         if shown is None:
             assert entry.error in texts(page)
 
@@ -224,7 +226,7 @@ def test_without_a_word_the_first_circuit_opens_and_an_empty_folder_says_what_to
 ):
     _, entry, _ = page_of(Context(Library(folder)), ViewState(), "", {})
     assert entry is not None
-    assert entry.kind is Kind.CIRCUIT
+    assert entry.kind is KINDS["circuit"]
     page, entry, _ = page_of(Context(Library(tmp_path / "results" / "deep")), ViewState(), "", {})
     assert entry is not None
     empty = tmp_path / "empty"
@@ -459,6 +461,6 @@ def test_a_kind_that_is_not_known_is_shown_as_what_it_says(tmp_path):
     save_arrays(path, "an-analysis", {"x": np.ones(2)}, {"model": "m", "finding": HOSTILE})
     context = Context(Library(tmp_path))
     (entry,) = context.library.entries()
-    assert entry.kind is Kind.OTHER
+    assert entry.kind is OTHER
     page, _, _ = page_of(context, ViewState(view="record", r=entry.id), "", {})
     assert "finding" in texts(page)

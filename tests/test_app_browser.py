@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -20,13 +20,12 @@ import pytest
 import torch
 from selenium.common.exceptions import JavascriptException
 
-from circuits.files.comparisons import save_comparison
-from circuits.files.store import save_arrays, save_circuit
+from circuits.files.store import save_circuit
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.compare import compare
 from circuits.model.model import Model, load
 from locate.ask import ask, edit_fact, find_circuit
-from locate.changes.rewiring_files import save_rewiring
+from locate.states.lens import lens_positions, logit_lens
 from locate.states.sweep import TraceKind
 from locate.states.tracing import trace
 from tests.browser import open_browser, served, why_no_browser
@@ -133,15 +132,14 @@ def folder(tmp_path_factory, model) -> Path:
     circuit = find_circuit(model, question)
     save_circuit(circuit, root / "circuit.kc.safetensors")
     other = find_circuit(model, ask(model, "The capital of Portugal is", "Portugal", "Lisbon"))
-    save_comparison(compare(circuit, other), root / "comparison.kc.safetensors")
-    save_rewiring(edit_fact(model, question, "Tokyo").rewiring, root / "rewiring.kc.safetensors")
+    compare(circuit, other).save(root / "comparison.kc.safetensors")
+    edit_fact(model, question, "Tokyo").rewiring.save(root / "rewiring.kc.safetensors")
     found = trace(model, PROMPT, SUBJECT, ANSWER, kinds=[TraceKind.MLP], window=1, samples=2)
-    save_arrays(root / "trace.kc.safetensors", "trace", found.arrays(), found.metadata())
-    shape = (model.n_layers + 1, 2, 1)
-    rng = np.random.default_rng(0)
-    arrays = {"rank": rng.integers(0, 99, shape), "probability": rng.random(shape)}
-    about = {"followed": {"answer": ANSWER}, "prompt": HOSTILE, "provenance": {"model": MODEL}}
-    save_arrays(root / "lens.kc.safetensors", "lens", arrays, about)
+    found.save(root / "trace.kc.safetensors")
+    prompt = model.tokenizer.encode(PROMPT)
+    labels = {"answer": model.tokenizer.first_token(PROMPT, ANSWER)}
+    read = logit_lens(model, prompt, labels, lens_positions(prompt, SUBJECT))
+    replace(read, prompt=replace(prompt, text=HOSTILE)).save(root / "lens.kc.safetensors")
     save_circuit(large_circuit(), root / "large.kc.safetensors")
     (root / "broken.kc.safetensors").write_bytes(b"no header, no tensors, nothing")
     return root

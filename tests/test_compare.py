@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from circuits.base.arrays import save_arrays
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.writing import to_json
-from circuits.files.comparisons import load_comparison, save_comparison
-from circuits.files.store import save_arrays
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.compare import Comparison, compare, compare_scores
 from circuits.graph.noise import Decision, NoiseSettings, Sample
@@ -267,18 +266,18 @@ def test_resampling_is_a_function_of_the_seed():
 def test_save_then_load_is_identity(wiring, tmp_path):
     found = compared(wiring)
     path = tmp_path / "comparison.kc.safetensors"
-    save_comparison(found, path)
-    loaded = load_comparison(path)
+    found.save(path)
+    loaded = Comparison.load(path)
     assert loaded.as_dict() == found.as_dict()
     assert loaded.rows() == found.rows()
-    save_comparison(loaded, tmp_path / "again.kc.safetensors")
+    loaded.save(tmp_path / "again.kc.safetensors")
     assert (tmp_path / "again.kc.safetensors").read_bytes() == path.read_bytes()
 
 
 def test_a_plain_comparison_is_stored_too(tmp_path):
     found = compare(random_circuit(WIRINGS[0], 0), random_circuit(WIRINGS[0], 1))
-    save_comparison(found, tmp_path / "c.kc.safetensors")
-    loaded = load_comparison(tmp_path / "c.kc.safetensors")
+    found.save(tmp_path / "c.kc.safetensors")
+    loaded = Comparison.load(tmp_path / "c.kc.safetensors")
     assert loaded.changes is None
     assert loaded.as_dict() == found.as_dict()
 
@@ -299,7 +298,7 @@ def test_a_file_that_is_no_comparison_is_refused(tmp_path, damage):
         del arrays["after.in_graph"]
     save_arrays(path, "comparison", arrays, metadata)
     with pytest.raises(FileFormatError, match=r"c\.kc\.safetensors"):
-        load_comparison(path)
+        Comparison.load(path)
 
 
 def test_settings_that_make_no_sense_are_refused():

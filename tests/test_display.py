@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import viz.screen  # noqa: F401  # results are drawn by it
 from circuits.base.display import Shown, Summary, token_name, visible
+from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit
 from tests.results import (
     WIRING,
@@ -82,6 +84,13 @@ def test_a_picture_is_a_plotly_figure_and_reads_no_markup_from_names(make):
     assert isinstance(figure, go.Figure)
     assert figure.data
     assert "<script" not in figure.to_json().replace("\\u003c", "<")
+
+
+def test_without_a_room_that_draws_the_error_says_what_to_import(monkeypatch):
+    monkeypatch.setattr("circuits.base.display._INSTALLED", {})
+    for ask in (circuit().plot, circuit().explore, trace().plot):
+        with pytest.raises(OptionError, match="import knowledge_circuits"):
+            ask()
 
 
 def test_what_has_no_picture_offers_none():

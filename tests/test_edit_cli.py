@@ -15,8 +15,8 @@ from circuits.base.options import parse_settings
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditOutcome
 from circuits.edits.requests import as_jsonl, read_requests
-from circuits.files.comparisons import load_comparison
 from circuits.files.store import load_circuit
+from circuits.graph.compare import Comparison
 from circuits.model.model import Model, load
 from experiments.cli.main import main
 from locate import edit as editing
@@ -283,7 +283,7 @@ def test_a_model_is_compared_with_itself_edited(kind, models, edited, tmp_path, 
         capsys, "compare", "-m", models[kind], "--edit", str(edited[kind]), *QUICK, "-o", str(out)
     )
     assert sorted(Path(path).name for path in result["files"]) == sorted(os.listdir(out))
-    comparison = load_comparison(out / "comparison.kc.safetensors")
+    comparison = Comparison.load(out / "comparison.kc.safetensors")
     assert comparison.before == load_circuit(out / "before.kc.safetensors")
     assert comparison.after == load_circuit(out / "after.kc.safetensors")
     assert result["comparison"]["jaccard"] == comparison.jaccard < 1

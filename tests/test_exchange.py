@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_a_shared_key_is_written_once_a_query_head_and_the_parts_sum_to_its_scor
 
 def test_the_file_has_what_eap_ig_reads(path: Path) -> None:
     circuit = scored_circuit(Wiring(2, 2, 2))
-    save_eap_ig(circuit, path, d_model=16)
+    save_eap_ig(replace(circuit, provenance={**circuit.provenance, "d_model": 16}), path)
     document = json.loads(path.read_text())
     assert document["cfg"] == {
         "n_layers": 2,

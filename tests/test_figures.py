@@ -15,19 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from circuits.base.arrays import kind_of, load_arrays, save_arrays
 from circuits.base.choices import FigureKind
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.intervals import UNDEFINED, Interval
-from circuits.files.comparisons import save_comparison
-from circuits.files.curves import load_curves, save_curves
-from circuits.files.store import kind_of, load_arrays, load_circuit, save_arrays, save_circuit
+from circuits.files.kinds import KINDS
+from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit
+from circuits.graph.evaluate import FaithfulnessCurves
 from experiments.cli import drawing as figures
 from experiments.cli.main import main
-from locate.changes.rewiring_files import save_rewiring
-from locate.heads.prompt_heads import heads_of, load_prompt_heads, read_prompt, save_prompt_heads
-from locate.heads.role_files import load_roles, save_roles
-from locate.heads.roles import head_roles
+from locate.heads.prompt_heads import HeadsOnPrompts, heads_of, read_prompt
+from locate.heads.roles import RoleReport, head_roles
 from locate.states.lens import LensResult
 from locate.states.tracing import Trace
 from tests import results
@@ -58,12 +57,12 @@ def write_average_lens(path: Path) -> None:
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "circuit": lambda path: save_circuit(results.circuit(), path),
-    "comparison": lambda path: save_comparison(results.comparison(), path),
-    "rewiring": lambda path: save_rewiring(results.rewiring(), path),
-    "curve": lambda path: save_curves(
-        {"eap-ig": results.curve(), "random": results.curve()}, path, results.ORIGIN
-    ),
-    "heads": lambda path: save_prompt_heads([results.prompt_heads()] * 2, path),
+    "comparison": lambda path: results.comparison().save(path),
+    "rewiring": lambda path: results.rewiring().save(path),
+    "curve": lambda path: FaithfulnessCurves(
+        {"eap-ig": results.curve(), "random": results.curve()}, results.ORIGIN
+    ).save(path),
+    "heads": lambda path: HeadsOnPrompts((results.prompt_heads(),) * 2).save(path),
     "lens": write_lens,
     "average_lens": write_average_lens,
     "trace": write_trace,
@@ -340,7 +339,7 @@ def test_what_a_command_stores_is_enough_for_its_figures(arguments, kinds, tmp_p
 
 def test_what_a_file_holds_is_told_by_its_header(stored: Path):
     kinds = {kind_of(stored / f"{name}.kc.safetensors") for name in WRITERS}
-    assert kinds == set(figures.SOURCES)
+    assert kinds == {name for name, kind in KINDS.items() if kind.figures}
     with pytest.raises(FileFormatError, match="no such file"):
         kind_of(stored / "nothing.kc.safetensors")
     with pytest.raises(FileFormatError, match="not a regular file"):
@@ -350,8 +349,10 @@ def test_what_a_file_holds_is_told_by_its_header(stored: Path):
 def test_curves_come_back_as_they_were_stored_undefined_limits_included(tmp_path: Path):
     whole = results.curve()
     lone = type(whole)((0.5,), (3,), (Interval(0.2, np.nan, np.nan),), UNDEFINED, whole.distance)
-    save_curves({"eap-ig": whole, "random": lone}, tmp_path / "c.kc.safetensors", {"seed": 3})
-    curves, origin = load_curves(tmp_path / "c.kc.safetensors")
+    path = tmp_path / "c.kc.safetensors"
+    FaithfulnessCurves({"eap-ig": whole, "random": lone}, {"seed": 3}).save(path)
+    again = FaithfulnessCurves.load(path)
+    curves, origin = again.curves, again.provenance
     assert list(curves) == ["eap-ig", "random"]
     assert curves["eap-ig"] == whole
     assert str(curves["random"]) == str(lone)
@@ -382,8 +383,8 @@ def test_heads_on_prompts_come_back_as_they_were_stored(model, pairs, tmp_path: 
     found = read_prompt(model, pairs[0], heads, {heads[0]: "mover"})
     np.testing.assert_allclose(found.attention.sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(found.weighted.sum(1), 1, atol=1e-5)
-    save_prompt_heads([found, found], tmp_path / "heads.kc.safetensors")
-    again = load_prompt_heads(tmp_path / "heads.kc.safetensors")[1]
+    HeadsOnPrompts((found, found)).save(tmp_path / "heads.kc.safetensors")
+    again = HeadsOnPrompts.load(tmp_path / "heads.kc.safetensors").prompts[1]
     assert (again.weighted == found.weighted).all()
     assert (again.attention == found.attention).all()
     for name in ("prompt", "tokens", "subject", "answer", "answer_token", "heads", "raised"):
@@ -407,8 +408,8 @@ def test_attention_by_token_sums_to_the_attention_by_region(model, pairs):
 
 def test_a_role_report_comes_back_as_it_was_stored(model, pairs, tmp_path: Path):
     report = head_roles(model, pairs)
-    save_roles(report, tmp_path / "roles.kc.safetensors", {"relation": "x"})
-    again = load_roles(tmp_path / "roles.kc.safetensors")
+    report.save(tmp_path / "roles.kc.safetensors")
+    again = RoleReport.load(tmp_path / "roles.kc.safetensors")
     assert again.as_dict() == report.as_dict()
     assert again.roles == report.roles
     assert again.readings.written == report.readings.written
@@ -416,20 +417,13 @@ def test_a_role_report_comes_back_as_it_was_stored(model, pairs, tmp_path: Path)
         assert (again.arrays()[name] == values).all()
 
 
-@pytest.mark.parametrize(
-    ("read", "kind"),
-    [
-        (load_curves, "faithfulness curves"),
-        (load_prompt_heads, "heads on prompts"),
-        (load_roles, "roles"),
-    ],
-)
-def test_a_file_of_the_right_kind_with_the_wrong_content_is_refused(read, kind, tmp_path: Path):
+@pytest.mark.parametrize("holds", [FaithfulnessCurves, HeadsOnPrompts, RoleReport])
+def test_a_file_of_the_right_kind_with_the_wrong_content_is_refused(holds, tmp_path: Path):
     path = tmp_path / "odd.kc.safetensors"
     for content in ({}, {"curves": 3, "prompts": 3, "heads": 3}, {"curves": [{}]}):
-        save_arrays(path, kind, {"x": np.zeros(2)}, content)
-        with pytest.raises(FileFormatError, match=r"odd.kc.safetensors: holds no"):
-            read(path)
+        save_arrays(path, holds.KIND, {"x": np.zeros(2)}, content)
+        with pytest.raises(FileFormatError, match=rf"odd.kc.safetensors: is no {holds.KIND}"):
+            holds.load(path)
 
 
 def test_the_heads_of_a_circuit_are_ordered_by_what_leaves_them():

@@ -240,3 +240,16 @@ def test_results_are_frozen_and_provenance_is_copied() -> None:
     with pytest.raises(AttributeError):
         scores.values = np.zeros(1)  # type: ignore[misc]
     assert json.loads(json.dumps(KeyValue.GROUPED)) == "grouped"
+
+
+def test_nothing_that_a_caller_does_changes_a_circuit_or_its_scores():
+    wiring = Wiring(2, 2, 2)
+    kept, values = np.zeros(wiring.n_edges, dtype=bool), np.zeros(wiring.n_edges)
+    circuit = Circuit(wiring, kept, EdgeScores(wiring, values), {"low": values})
+    kept[:], values[:] = True, 1.0
+    assert circuit.n_edges == 0
+    assert circuit.scores is not None
+    for array in (circuit.kept, circuit.scores.values, circuit.columns["low"]):
+        assert not array.any()
+        with pytest.raises(ValueError, match="read-only"):
+            array[:] = 1

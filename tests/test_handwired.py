@@ -35,8 +35,10 @@ from circuits.graph.select import Selection, random_circuit, select
 from circuits.model.metrics import Metric, rank
 from circuits.model.model import Model
 from locate.edges.acdc import acdc
-from locate.edges.eap import Attribution, Method, attribute
-from locate.edges.exact import Patching, patch_edges
+from locate.edges.eap import attribute
+from locate.edges.exact import patch_edges
+from locate.edges.locators import Locator
+from locate.search import Scoring
 from tests.tiny import COUNTRIES, byte_level_tokenizer
 
 KNOWN = ("input->m0", "m0->a1.h2<v>", "a1.h2->logits")
@@ -49,8 +51,8 @@ HEAD_WIDTH = WIDTH // HEADS
 
 METHODS: dict[str, Callable[[Model, list[TokenPair]], EdgeScores]] = {
     "exact": patch_edges,
-    "eap": lambda model, pairs: attribute(model, pairs, Attribution(method=Method.EAP)),
-    "eap-ig": lambda model, pairs: attribute(model, pairs, Attribution(method=Method.EAP_IG)),
+    "eap": lambda model, pairs: attribute(model, pairs, Scoring(method=Locator.EAP)),
+    "eap-ig": lambda model, pairs: attribute(model, pairs, Scoring(method=Locator.EAP_IG)),
 }
 
 
@@ -173,7 +175,7 @@ def test_random_circuits_of_the_same_size_recall_nothing(wired, facts):
 
 @pytest.mark.parametrize("metric", Metric)
 def test_acdc_leaves_exactly_the_known_circuit(wired, facts, metric):
-    circuit = acdc(wired, facts, 0.5, Patching(metric=metric))
+    circuit = acdc(wired, facts, 0.5, Scoring(metric=metric))
     assert set(circuit.edge_names()) == set(KNOWN)
     # What feeds the noise nodes goes without a run, as nothing reads them any more.
     assert circuit.provenance["selection"]["runs"] < circuit.wiring.n_edges / 2

@@ -14,13 +14,13 @@ import pytest
 from circuits.base import choices
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ("circuits", "locate", "viz", "experiments")
+LAYERS = ("circuits", "locate", "viz", "experiments", "knowledge_circuits")
 MODULES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 NAMES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES]
 HEAVY = ("torch", "scipy", "pandas", "transformers", "transformer_lens", "matplotlib", "numpy")
 LONGEST = 450
-UPWARDS = {"circuits/base/display.py": {"viz"}}
-"""The one exception: a result draws its picture when asked, and knows `viz` for nothing else."""
+ROOMS = ("base", "model", "facts", "graph", "files", "edits")
+"""The rooms within circuits, each of which may import those before it."""
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -49,9 +49,17 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_imports_point_down(path: Path):
     own = LAYERS.index(path.relative_to(ROOT).parts[0])
     tops = {name.split(".")[0] for name in imports_of(path)}
-    above = tops & set(LAYERS[own + 1 :]) - UPWARDS.get(path.relative_to(ROOT).as_posix(), set())
+    above = tops & set(LAYERS[own + 1 :])
     assert not above, f"{path.relative_to(ROOT)} imports {above}"
     assert "tests" not in tops
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_down_within_circuits(room: str):
+    above = {f"circuits.{each}" for each in ROOMS[ROOMS.index(room) + 1 :]}
+    for path in sorted((ROOT / "circuits" / room).rglob("*.py")):
+        rooms = {".".join(name.split(".")[:2]) for name in imports_of(path)}
+        assert not rooms & above, f"{path.relative_to(ROOT)} imports {rooms & above}"
 
 
 def test_a_result_knows_no_drawing_code_before_its_picture_is_asked_for():

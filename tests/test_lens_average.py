@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from circuits.base.arrays import load_arrays, save_arrays
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair
-from circuits.files.store import load_arrays, save_arrays
 from circuits.model.model import Model
 from locate.heads.attention import rivals
 from locate.states.lens import lens_positions, logit_lens
@@ -111,5 +111,5 @@ def test_arrays_that_are_no_lens_and_no_pairs_at_all_are_refused() -> None:
         (arrays, {**metadata, "followed": ["answer", "subject"]}),
         ({**arrays, "probability": np.zeros((1, 2, 1, 1))}, metadata),
     ]:
-        with pytest.raises(OptionError, match="not an averaged lens"):
+        with pytest.raises(OptionError, match=r"not an averaged lens|is missing"):
             AverageLens.from_arrays(bad_arrays, bad_metadata)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from circuits.files.store import load_arrays
+from circuits.base.arrays import load_arrays
 from experiments.cli.main import main
 from locate.states.lens_average import AverageLens, Followed, Place
 from locate.states.trace_average import AverageTrace

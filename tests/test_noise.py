@@ -22,7 +22,8 @@ from circuits.graph.noise import (
     edge_changes,
 )
 from circuits.model.model import Model, load
-from locate.edges.eap import Attribution, attribute
+from locate.edges.eap import attribute
+from locate.search import Scoring
 
 WIRING = Wiring(3, 6, 6)
 N_EDGES = WIRING.n_edges
@@ -353,7 +354,7 @@ def null_calls(
 ) -> dict[str, list[float]]:
     """Share of edges called changed between two draws from one model."""
     flat = [pair for own in by_fact for pair in own]
-    whole = attribute(model, flat, Attribution(steps=2), keep_pairs=True)
+    whole = attribute(model, flat, Scoring(steps=2), keep_pairs=True)
     n_facts, n_partners = len(by_fact), len(by_fact[0])
     row = np.arange(len(flat)).reshape(n_facts, n_partners)
     generator = np.random.default_rng(0)

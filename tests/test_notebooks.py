@@ -72,12 +72,12 @@ CLAIMS: dict[str, dict[str, str]] = {
             "not {p.text.subject for p in finding} & {p.text.subject for p in testing}"
         ),
         "the country enters at layer 0 and goes to m2": (
-            "[circuit.rows(4)[i][0].split('->')[0][:2] for i in range(4)]"
+            "[circuit.rows(4)[i]['edge'].split('->')[0][:2] for i in range(4)]"
             " == ['in', 'in', 'a0', 'a0'] and"
-            " {circuit.rows(4)[i][0].split('->')[1] for i in (2, 3)} == {'m2'}"
+            " {circuit.rows(4)[i]['edge'].split('->')[1] for i in (2, 3)} == {'m2'}"
         ),
         "heads of layer 6 write to the logits": (
-            "{'a6.h1->logits', 'a6.h2->logits'} <= {name for name, _ in circuit.rows(8)}"
+            "{'a6.h1->logits', 'a6.h2->logits'} <= {row['edge'] for row in circuit.rows(8)}"
         ),
         "most nodes lie in layers 0, 6 and 7": (
             "(counts := __import__('viz.paper.layers').paper.layers.count_layers(circuit))"

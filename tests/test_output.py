@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from circuits.base.errors import StoreError
-from circuits.base.origin import check_writable, staged
+from circuits.base.errors import OptionError, StoreError
+from circuits.base.origin import check_writable, staged, timestamp
 from circuits.base.writing import atomic_write
 from circuits.files.exchange import save_eap_ig
 from circuits.graph.circuit import Circuit, Wiring
@@ -30,12 +30,36 @@ def write(folder: Path, files: dict[str, str], owned: tuple[str, ...] = ()) -> N
             (stage / name).write_text(text)
 
 
+def test_a_file_that_no_summary_lists_is_never_removed(tmp_path: Path):
+    (tmp_path / "roles").write_text("the user's own")
+    write(tmp_path, {"circuit": "new"}, ("roles",))
+    assert contents(tmp_path) == {"circuit": "new", "roles": "the user's own"}
+
+
+def test_a_folder_that_holds_an_input_is_not_written_to(tmp_path: Path):
+    (tmp_path / "pairs.jsonl").write_text("the user's own")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in (tmp_path, tmp_path / "link"):
+        with pytest.raises(OptionError, match="name another folder"):
+            check_writable(out, [None, tmp_path / "pairs.jsonl"])
+    check_writable(tmp_path / "out", [tmp_path / "pairs.jsonl"])
+
+
+@pytest.mark.parametrize("epoch", ["", "abc", "1e400", "nan"])
+def test_a_source_date_that_is_none_is_no_error(epoch: str, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    assert timestamp().startswith("20")
+
+
 def test_an_earlier_runs_files_do_not_stand_beside_a_later_runs(tmp_path: Path):
     optional = ("curve", "roles")
-    write(tmp_path, {"circuit": "old", "curve": "old", "roles": "old"}, optional)
+    listed = '{"files": ["x/circuit", "x/curve", "x/roles"]}'
+    old = {"circuit": "old", "curve": "old", "roles": "old", "summary.json": listed}
+    write(tmp_path, old, optional)
     (tmp_path / "notes").write_text("the user's own")
-    write(tmp_path, {"circuit": "new", "roles": "new"}, optional)
-    assert contents(tmp_path) == {"circuit": "new", "roles": "new", "notes": "the user's own"}
+    new = {"circuit": "new", "roles": "new", "summary.json": "{}"}
+    write(tmp_path, new, optional)
+    assert contents(tmp_path) == {**new, "notes": "the user's own"}
 
 
 def test_a_folder_in_the_way_is_refused_before_any_file_is_replaced(tmp_path: Path):

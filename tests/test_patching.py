@@ -15,8 +15,10 @@ from circuits.graph.select import prune
 from circuits.model.metrics import Metric, evaluate_metric
 from circuits.model.model import Model
 from locate.edges.acdc import acdc
-from locate.edges.eap import Attribution, Method, attribute
-from locate.edges.exact import Patching, patch_chosen_edges, patch_edges
+from locate.edges.eap import attribute
+from locate.edges.exact import patch_chosen_edges, patch_edges
+from locate.edges.locators import Locator
+from locate.search import Scoring
 from tests.oracles import plain_circuit_run
 from tests.tiny import equal_length_pairs, tiny_model
 
@@ -38,7 +40,7 @@ def all_but(wiring: Wiring, edge: int) -> Circuit:
     return Circuit(wiring, np.arange(wiring.n_edges) != edge)
 
 
-def brute_force(model: Model, pairs: list[TokenPair], options: Patching) -> np.ndarray:
+def brute_force(model: Model, pairs: list[TokenPair], options: Scoring) -> np.ndarray:
     """One run of the full circuit minus an edge, for every edge, in batches of two."""
     wiring, constants = model.wiring(options.kv), None
     if options.ablation is not Ablation.PATCH:
@@ -67,7 +69,7 @@ def assert_same_scores(ours: np.ndarray, theirs: np.ndarray, relative: float = 1
 @pytest.mark.parametrize("ablation", Ablation)
 def test_a_score_is_the_drop_of_a_run_of_the_full_circuit_minus_the_edge(shallow, kv, ablation):
     pairs = equal_length_pairs(shallow)[:2]
-    options = Patching(ablation=ablation, kv=kv)
+    options = Scoring(ablation=ablation, kv=kv)
     scores = patch_edges(shallow, pairs, options, keep_pairs=True)
     assert_same_scores(scores.per_pair, brute_force(shallow, pairs, options))
     np.testing.assert_allclose(scores.values, scores.per_pair.mean(0), rtol=1e-5, atol=1e-7)
@@ -75,7 +77,7 @@ def test_a_score_is_the_drop_of_a_run_of_the_full_circuit_minus_the_edge(shallow
 
 @pytest.mark.parametrize("metric", [Metric.LOG_PROBABILITY, Metric.KL])
 def test_other_metrics_equal_brute_force_too(shallow, metric):
-    pairs, options = equal_length_pairs(shallow)[:2], Patching(metric=metric)
+    pairs, options = equal_length_pairs(shallow)[:2], Scoring(metric=metric)
     scores = patch_edges(shallow, pairs, options, keep_pairs=True)
     theirs = brute_force(shallow, pairs, options)
     assert np.abs(scores.per_pair - theirs).max() < 2e-6 < 1e-4 < np.abs(theirs).max()
@@ -93,7 +95,7 @@ def test_every_edge_equals_the_plain_node_by_node_run(shallow, kv):
 
     full = value(Circuit.full(wiring))
     plain = np.array([full - value(all_but(wiring, edge)) for edge in range(wiring.n_edges)])
-    assert_same_scores(patch_edges(shallow, pairs, Patching(kv=kv)).values, plain)
+    assert_same_scores(patch_edges(shallow, pairs, Scoring(kv=kv)).values, plain)
 
 
 @pytest.mark.parametrize(("batch_size", "max_rows"), [(1, 7), (2, 3), (3, 16)])
@@ -128,7 +130,7 @@ def test_as_the_corruption_shrinks_attribution_becomes_exact(kind):
             for clean, corrupted in zip(pair.clean.ids, pair.corrupted.ids, strict=True):
                 table[corrupted] = torch.lerp(table[clean], table[corrupted], share)
         exact = patch_edges(model, [pair]).values
-        estimated = attribute(model, [pair], Attribution(method=Method.EAP)).values
+        estimated = attribute(model, [pair], Scoring(method=Locator.EAP)).values
         errors.append(np.abs(estimated - exact).max() / np.abs(exact).max())
     assert errors[1] < 0.05
     assert errors[1] < errors[0] / 4
@@ -138,7 +140,7 @@ def test_edges_from_a_head_that_writes_nothing_score_zero(kind):
     model = tiny_model(kind)
     with torch.no_grad():
         model.head_output_weights(0)[1] = 0
-    options = Patching(ablation=Ablation.ZERO)
+    options = Scoring(ablation=Ablation.ZERO)
     scores = patch_edges(model, equal_length_pairs(model)[:1], options).matrix()
     silent, loud = (scores[model.wiring().head_src(0, head)] for head in (1, 2))
     assert np.abs(silent).max() < 1e-5 < 1e-3 < np.abs(loud).max()
@@ -198,7 +200,7 @@ def test_absurd_arguments_are_refused(model, pairs):
 
 
 def plain_acdc(
-    model: Model, pairs: list[TokenPair], threshold: float, options: Patching
+    model: Model, pairs: list[TokenPair], threshold: float, options: Scoring
 ) -> tuple[np.ndarray, np.ndarray]:
     """Algorithm 1 of the paper, with a run for every edge; kept edges and measured drops."""
     wiring = model.wiring(options.kv)
@@ -229,7 +231,7 @@ def plain_acdc(
 
 @pytest.mark.parametrize(
     "options",
-    [Patching(), Patching(kv=KeyValue.PER_QUERY_HEAD), Patching(metric=Metric.KL)],
+    [Scoring(), Scoring(kv=KeyValue.PER_QUERY_HEAD), Scoring(metric=Metric.KL)],
     ids=lambda options: f"{options.metric}-{options.kv}",
 )
 def test_acdc_equals_the_plain_greedy_loop(shallow, options):
@@ -250,22 +252,22 @@ def test_acdc_tries_the_inputs_of_a_shared_value_while_any_head_of_its_group_is_
         for layer in range(2):  # the first head of each group is cut off at once, the second not
             model.head_output_weights(layer)[[0, 2]] = 0
     pairs = equal_length_pairs(model)[:2]
-    threshold = moderate_threshold(model, pairs, Patching())
-    kept, drops = plain_acdc(model, pairs, threshold, Patching())
+    threshold = moderate_threshold(model, pairs, Scoring())
+    kept, drops = plain_acdc(model, pairs, threshold, Scoring())
     circuit = acdc(model, pairs, threshold)
     assert any(circuit.wiring.edge_name(edge).endswith("<v>") for edge in np.flatnonzero(kept))
     assert circuit.provenance["selection"]["edges_selected"] == kept.sum()
     np.testing.assert_allclose(circuit.scores.values, drops, atol=2e-6)
 
 
-def moderate_threshold(model: Model, pairs: list[TokenPair], options: Patching) -> float:
+def moderate_threshold(model: Model, pairs: list[TokenPair], options: Scoring) -> float:
     """Between the effects there are, and far from rounding."""
     return float(patch_edges(model, pairs, options).values.max() / 50)
 
 
 def test_a_removed_edge_costs_less_than_the_threshold_and_a_kept_one_does_not(shallow):
     pairs = equal_length_pairs(shallow)[:2]
-    threshold = moderate_threshold(shallow, pairs, Patching())
+    threshold = moderate_threshold(shallow, pairs, Scoring())
     circuit = acdc(shallow, pairs, threshold)
     assert circuit.n_edges > 0
     assert (circuit.scores.values[circuit.kept] >= threshold).all()
@@ -290,7 +292,7 @@ def test_a_negative_or_infinite_threshold_is_refused(model, pairs, threshold):
 @pytest.mark.parametrize("ablation", [Ablation.ZERO, Ablation.MEAN])
 def test_acdc_scores_into_the_last_edge_are_exact_patching(model, pairs, ablation):
     """The first edge tried is removed from the whole model, as exact patching does."""
-    options = Patching(ablation=ablation)
+    options = Scoring(ablation=ablation)
     circuit = acdc(model, pairs[:2], 0.1, options)
     name = circuit.wiring.edge_name(circuit.wiring.n_edges - 1)
     exact = patch_chosen_edges(model, pairs[:2], [name], options)

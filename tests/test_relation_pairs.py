@@ -104,5 +104,5 @@ def test_facts_without_another_relation_are_refused_in_words(trained: Model):
     with pytest.raises(PromptError, match="no other relation of its subject is known"):
         collect(trained, Source(relation="book_author", corrupt=Corruption.RELATION, hold_out=0.0))
     source = Source(relation="country_capital")
-    with pytest.raises(OptionError, match="--corrupt"):
+    with pytest.raises(OptionError, match="`corrupt`"):
         replace(source, relation=None, pairs=Path("pairs.jsonl"), corrupt=Corruption.RELATION)

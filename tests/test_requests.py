@@ -12,14 +12,13 @@ from circuits.base.errors import FileFormatError, OptionError
 from circuits.edits.edit import EditRequest
 from circuits.edits.judge.counterfactuals import (
     DECIDED,
-    HOPS,
-    REVERSED,
     ProbeCounts,
     atlas_requests,
     with_atlas_probes,
 )
 from circuits.edits.requests import Heading, as_jsonl, heading, read_requests, slotted
 from circuits.facts.facts import Probe, ProbeKind, atlas, fill, relation
+from circuits.facts.wordings import read_wordings, wordings
 from circuits.model.tokens import Tokenizer, find_mentions
 from tests.tiny import byte_level_tokenizer
 
@@ -281,10 +280,27 @@ def test_the_relation_is_told_from_the_wording():
 
 
 def test_tables_about_relations_name_relations_of_the_atlas():
-    named = {*HOPS, *REVERSED, *DECIDED, *(name for row in DECIDED.values() for name in row)}
+    found = wordings()
+    decided = {name for row in DECIDED.values() for name in row}
+    named = {*found.phrases, *found.asked_back, *DECIDED, *decided}
     ways = {way for row in DECIDED.values() for each in row.values() for way in each}
     assert named | ways <= set(atlas())
-    assert {hop.kind for hop in HOPS.values()} <= {each.kind for each in atlas().values()}
+    assert {hop.kind for hop in found.phrases.values()} <= {each.kind for each in atlas().values()}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("backward,country_capital,,{} is", "csv:2: form 'backward' is none of reversed, asked"),
+        ("reversed,country_capital,,It is", r"csv:2: needs 1 \{\}"),
+        ("compared,country_capital,,Of {} is", r"csv:2: needs 2 \{\}"),
+    ],
+)
+def test_a_wrong_wording_is_named_by_its_line(tmp_path: Path, row: str, message: str):
+    path = tmp_path / "wordings.csv"
+    path.write_text(f"form,relation,of,template\n{row}\n")
+    with pytest.raises(FileFormatError, match=message):
+        read_wordings(path)
 
 
 def test_more_edits_than_facts_are_refused():

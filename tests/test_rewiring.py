@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import locate.changes.rewiring
+import locate.edges.eap
+from circuits.base.arrays import save_arrays
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.writing import to_json
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
@@ -17,19 +19,17 @@ from circuits.edits.effects.pairs import Contrast, edit_pairs
 from circuits.edits.methods.registry import edit
 from circuits.facts.facts import Fact, relation
 from circuits.facts.pairs import TokenPair
-from circuits.files.store import save_arrays
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue
 from circuits.graph.compare import compare_scores
 from circuits.graph.noise import Decision, Sample, corrupted_subject
 from circuits.graph.select import prune, top_n
 from circuits.model.model import Model, load
 from locate.changes.rewiring import Rewiring, changed_edges, distinct_prompts, rewiring
-from locate.changes.rewiring_files import load_rewiring, save_rewiring
 from locate.changes.rewiring_summary import summarise, whole_numbers
-from locate.edges.eap import Attribution
+from locate.search import Scoring
 from locate.states.lens import direct_logit_attribution
 
-FAST = {"attribution": Attribution(steps=2), "resamples": 4, "draws": 2, "n_heads": 2}
+FAST = {"scoring": Scoring(steps=2), "resamples": 4, "draws": 2, "n_heads": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -159,19 +159,19 @@ def test_the_model_is_left_bit_for_bit_as_it_was(model, pairs):
 
 def test_each_model_is_attributed_once_however_many_resamples(model, pairs, monkeypatch):
     calls = []
-    plain = locate.changes.rewiring.attribute
+    plain = locate.edges.eap.attribute
 
     def counted(*args, **options):
         calls.append(len(args[1]))
         return plain(*args, **options)
 
-    monkeypatch.setattr(locate.changes.rewiring, "attribute", counted)
+    monkeypatch.setattr(locate.edges.eap, "attribute", counted)
     seen = []
     found = rewired(model, pairs, resamples=50, progress=lambda n, of: seen.append((n, of)))
     assert calls == [len(pairs)] * 2
     assert seen[-1] == (2 * len(pairs), 2 * len(pairs))
     calls.clear()
-    before = plain(model, pairs, FAST["attribution"], keep_pairs=True)
+    before = plain(model, pairs, FAST["scoring"], keep_pairs=True)
     again = rewired(model, pairs, resamples=50, before=before)
     assert calls == [len(pairs)]
     assert again.comparison.as_dict() == found.comparison.as_dict()
@@ -179,9 +179,9 @@ def test_each_model_is_attributed_once_however_many_resamples(model, pairs, monk
 
 def test_the_comparison_is_that_of_both_models_own_scores(model, pairs):
     found = rewired(model, pairs)
-    plain = locate.changes.rewiring.attribute(model, pairs, FAST["attribution"])
+    plain = locate.edges.eap.attribute(model, pairs, FAST["scoring"])
     with small_edit(model).applied(model):
-        edited = locate.changes.rewiring.attribute(model, pairs, FAST["attribution"])
+        edited = locate.edges.eap.attribute(model, pairs, FAST["scoring"])
     before, after = found.comparison.scores
     np.testing.assert_allclose(before, plain.values, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after, edited.values, rtol=1e-4, atol=1e-5)
@@ -286,7 +286,7 @@ def _logits(model: Model, pair: TokenPair) -> np.ndarray:
 
 def test_keys_and_values_may_be_counted_for_every_query_head(model, pairs):
     kv = KeyValue.PER_QUERY_HEAD
-    options = {**FAST, "attribution": Attribution(steps=2, kv=kv)}
+    options = {**FAST, "scoring": Scoring(steps=2, kv=kv)}
     found = rewiring(model, small_edit(model), pairs, selector=selector, **options)
     assert found.comparison.before.wiring == model.wiring(kv)
     assert found.restoration.random.shape == (2, len(distinct_prompts(pairs)))
@@ -306,11 +306,11 @@ def test_sides_that_ask_other_prompts_are_refused(model, pairs):
 def test_save_then_load_is_identity(model, pairs, tmp_path, draws):
     found = rewired(model, pairs, draws=draws, roles={"a0.h0": "mover"})
     path = tmp_path / "rewiring.kc.safetensors"
-    save_rewiring(found, path)
-    loaded = load_rewiring(path)
+    found.save(path)
+    loaded = Rewiring.load(path)
     assert json.loads(to_json(loaded.as_dict())) == json.loads(to_json(found.as_dict()))
     assert loaded.heads == found.heads
-    save_rewiring(loaded, tmp_path / "again.kc.safetensors")
+    loaded.save(tmp_path / "again.kc.safetensors")
     assert (tmp_path / "again.kc.safetensors").read_bytes() == path.read_bytes()
     assert summarise([loaded]).rows() == summarise([found]).rows()
 
@@ -319,7 +319,7 @@ def test_a_file_that_is_no_rewiring_is_refused(tmp_path):
     path = tmp_path / "r.kc.safetensors"
     save_arrays(path, "rewiring", {}, {"comparison": {}})
     with pytest.raises(FileFormatError, match=r"r\.kc\.safetensors"):
-        load_rewiring(path)
+        Rewiring.load(path)
 
 
 def test_a_summary_is_the_mean_over_requests(model, pairs):

@@ -261,7 +261,7 @@ def test_every_mistake_gets_one_clear_line(model, moments):
     assert "not in the prompt" in refused(EditRequest("x{}y is", "France", "Tokyo"))
     assert f"layers 0 to {model.n_layers - 1}" in refused(layers=[model.n_layers])
     assert "one layer" in refused(layers=[0, 1])
-    assert "no edit method 'romeo'" in refused(method="romeo")
+    assert "edit method 'romeo' is none" in refused(method="romeo")
     assert "no setting 'stepz'" in refused(settings={"stepz": 3})
     assert "needs a text" in refused(moments=None)
     assert "lack layer" in refused(moments=Moments.identity(model, [0]))

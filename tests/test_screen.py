@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring, node_kind
 from circuits.graph.compare import compare
-from circuits.graph.evaluate import FaithfulnessCurve, Interval
+from circuits.graph.evaluate import FaithfulnessCurve, FaithfulnessCurves, Interval
 from circuits.graph.noise import Decision
 from circuits.model.tokens import Span
 from locate.states.lens_average import AverageLens, Followed, Place
@@ -195,7 +195,7 @@ def test_no_text_of_a_model_or_file_becomes_markup():
         difference_figure(compare(circuit, circuit), title=HOSTILE),
         trace_figure(hostile_trace(), title=HOSTILE),
         lens_figure(lens, title=HOSTILE),
-        curve_figure({HOSTILE: curve}, title=HOSTILE),
+        curve_figure(FaithfulnessCurves({HOSTILE: curve}), title=HOSTILE),
         attribution_figure([HOSTILE], [1.0]),
     ]
     for figure in figures:

@@ -183,7 +183,7 @@ def test_sets_that_cannot_be_used_are_refused(model):
         unlearn(model, FORGET, [], "ga-gd")
     with pytest.raises(PromptError, match="text 2 of the forget set"):
         unlearn(model, [FORGET[0], Example(" ")], RETAIN, "ga")
-    with pytest.raises(OptionError, match="no unlearning method 'ga-gdd'; there are ga, ga-gd"):
+    with pytest.raises(OptionError, match="unlearn method 'ga-gdd' is none; there are ga, ga-gd"):
         unlearn(model, FORGET, RETAIN, "ga-gdd")
 
 

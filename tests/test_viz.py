@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from circuits.base.errors import OptionError, StoreError
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring, node_kind, node_layer
 from circuits.graph.compare import compare
-from circuits.graph.evaluate import FaithfulnessCurve, Interval
+from circuits.graph.evaluate import FaithfulnessCurve, FaithfulnessCurves, Interval
 from circuits.graph.select import prune
 from circuits.model.tokens import Span
 from locate.states.lens_average import AverageLens, Followed, Place
@@ -265,7 +265,7 @@ def measured(path: Path) -> Path:
         name: FaithfulnessCurve((0.0, 0.1, 0.5), (0, 10, 50), values, values[0], values[1])
         for name, values in ((HOSTILE, points), ("random", unknown))
     }
-    return draw_faithfulness(curves, path, title=HOSTILE)
+    return draw_faithfulness(FaithfulnessCurves(curves), path, title=HOSTILE)
 
 
 def lensed(path: Path) -> Path:

@@ -13,12 +13,12 @@ Units: one column across, one layer up. Nothing here knows a plotting library.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from circuits.base.choices import Choice
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, Wiring, node_kind, node_layer
 from viz.routing import HALF_HEIGHT, HALF_WIDTH, Obstacles, Router, sample_curves
@@ -31,7 +31,7 @@ BAR_MARGIN = 0.72
 PORTS = {"q": -0.18, "k": 0.0, "v": 0.18, "": 0.0}
 
 
-class Placement(StrEnum):
+class Placement(Choice):
     """Whether unused rows and columns are closed, or a node's place depends on the wiring only."""
 
     COMPACT = "compact"
@@ -201,7 +201,7 @@ def _most_on_paths(wiring: Wiring, ranked: np.ndarray, limit: int) -> tuple[np.n
 def lay_out(
     circuit: Circuit,
     max_edges: int = 150,
-    placement: Placement = Placement.COMPACT,
+    placement: Placement | str = Placement.COMPACT,
     max_columns: int = 16,
 ) -> Layout:
     """Layout of a circuit's strongest edges (see `strongest`).
@@ -218,10 +218,12 @@ def lay_out(
     tail, head = nodes.of_src[wiring.edge_src[edges]], nodes.of_dst[wiring.edge_dst[edges]]
     drawn = np.zeros(len(nodes.names), dtype=bool)
     drawn[np.concatenate([tail, head, [0, len(drawn) - 1]])] = True
-    placed = drawn if placement is Placement.COMPACT else np.ones_like(drawn)
+    placed, limit = {
+        Placement.COMPACT: (drawn, max_columns),
+        Placement.FIXED: (np.ones_like(drawn), wiring.n_heads),
+    }[Placement.of(placement)]
 
     y, rows = _heights(nodes, placed)
-    limit = max_columns if placement is Placement.COMPACT else wiring.n_heads
     x, n_columns = _columns(nodes, placed, limit)
     mlp = (nodes.kinds == "mlp") & placed
     columns = np.arange(n_columns, dtype=float)

@@ -44,6 +44,9 @@ class _Listed(type):
     def __len__(cls) -> int:
         return len(cls._known)
 
+    def __contains__(cls, name: object) -> bool:
+        return name in cls._known
+
     def __bool__(cls) -> bool:
         return True
 
@@ -111,12 +114,18 @@ class Open(str, metaclass=_Listed):
         return self.target
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is a user's, and not one of those that come with this project."""
+        built_in = ("circuits.", "locate.", "experiments.")
+        return not (isinstance(self.target, str) and self.target.startswith(built_in))
+
+    @property
     def source_sha256(self) -> str | None:
         """Hash of the source of a user's own function; None where there is no source to be had."""
-        if isinstance(self.target, str):
+        if not self.is_own:
             return None
         try:
-            return sha256(inspect.getsource(self.target).encode()).hexdigest()
+            return sha256(inspect.getsource(self.load()).encode()).hexdigest()
         except (OSError, TypeError):
             return None
 
@@ -176,6 +185,11 @@ class Ablation(Choice):
     ZERO = "zero"
     MEAN = "mean"
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether a constant stands in for every prompt's own value."""
+        return {Ablation.PATCH: False, Ablation.ZERO: True, Ablation.MEAN: True}[self]
+
 
 class Rule(Choice):
     """Where the integration points sit in each of the path's equal steps.
@@ -199,6 +213,11 @@ class KeyValue(Choice):
 
     GROUPED = "grouped"
     PER_QUERY_HEAD = "per-query-head"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the query heads of a key-value head share one destination."""
+        return {KeyValue.GROUPED: True, KeyValue.PER_QUERY_HEAD: False}[self]
 
 
 class Selection(Choice):

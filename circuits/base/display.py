@@ -2,23 +2,28 @@
 
 A class that mixes in `Shown` says what its summary is; a notebook shows it as HTML, a terminal as
 text. Everything in it is escaped: names and tokens come from models and files. Pictures are drawn
-by `viz.screen`, which stands above this room and is therefore imported only when one is asked for.
+by a room above (`viz.screen`, `viz.app`), which installs itself here.
 """
 
 from __future__ import annotations
 
 import html
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from circuits.base.errors import OptionError
+
 if TYPE_CHECKING:
+    import pandas
     import plotly.graph_objects as go
 
 VISIBLE = {"\n": "↵", "\r": "↵", "\t": "→", "\u00a0": "␣"}
 _CELL = "text-align:left;padding:1px 12px 1px 0;vertical-align:top"
 _HEAD = f"{_CELL};font-weight:600"
+_INSTALLED: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,31 @@ class Summary:
 
 
 class Shown:
-    """A result that shows itself by its `summary`."""
+    """A result that shows itself by its `summary`, in a notebook, a terminal and when printed."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A dataclass would write all its arrays instead."""
+        super().__init_subclass__(**options)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Shown.__repr__  # type: ignore[method-assign]
 
     def summary(self) -> Summary:
         """What is worth knowing at a glance."""
         raise NotImplementedError
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a line of the result's table; by default of its summary's."""
+        summary = self.summary()
+        return [dict(zip(summary.header, row, strict=True)) for row in summary.rows]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The `rows` as a table of pandas."""
+        import pandas
+
+        return pandas.DataFrame(self.rows())
+
+    def __repr__(self) -> str:
+        return self.summary().as_text()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """What Jupyter asks for; it drops the forms that it was told to leave out."""
@@ -82,18 +107,32 @@ class Shown:
         return {"text/plain": summary.as_text(), "text/html": summary.as_html()}
 
 
-def plotted(drawing: str, *values: Any, **options: Any) -> go.Figure:
-    """The figure that a function of `viz.screen` draws of these values."""
-    from viz import screen  # upwards: a result can show its picture, and needs it for nothing else
+def install(name: str, function: str) -> None:
+    """Have results draw (`figure`, `draw`) or open (`explore`) themselves by "module:function"."""
+    _INSTALLED[name] = function
 
-    return getattr(screen, drawing)(*values, **options)
+
+def plotted(result: Any, **options: Any) -> go.Figure:
+    """The figure of a result, by whatever room above has offered to draw it."""
+    return _installed("figure")(result, **options)
+
+
+def drawn(result: Any, path: Path, **options: Any) -> None:
+    """Draw a result to a file, as `plotted`."""
+    _installed("draw")(result, path, **options)
 
 
 def explored(circuit: Any, **options: Any) -> None:
     """Show a circuit in the app, within a notebook."""
-    from viz.app import explore  # upwards, as `plotted`
+    _installed("explore")(circuit, **options)
 
-    explore(circuit, **options)
+
+def _installed(name: str) -> Callable[..., Any]:
+    if name not in _INSTALLED:
+        raise OptionError("pictures and the app are not loaded; import knowledge_circuits")
+    module, _, function = _INSTALLED[name].partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
 
 
 def visible(text: str) -> str:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
+from typing import Any
 
-from circuits.base.errors import StoreError
+from circuits.base.errors import OptionError, StoreError
 
 
-def check_writable(directory: Path) -> None:
-    """StoreError, before any work is done, where results could not be written there."""
+def check_writable(directory: Path, inputs: Iterable[Path | str | None] = ()) -> None:
+    """StoreError, before any work is done, where results could not be written there.
+
+    OptionError where one of the files that are read stands in that very folder: a file of that
+    name might be written or removed.
+    """
+    for path in inputs:
+        if path is not None and Path(path).exists() and _holds(directory, Path(path)):
+            raise OptionError(
+                f"{path} is read and stands in --out {directory}; name another folder"
+            )
     if directory.exists() and not directory.is_dir():
         raise StoreError(f"--out {directory} is a file; name a folder")
     nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
@@ -26,14 +37,27 @@ def check_writable(directory: Path) -> None:
         raise StoreError(f"--out {directory} cannot be written: no permission in {nearest}")
 
 
+def _holds(directory: Path, path: Path) -> bool:
+    return directory.resolve() in (path.resolve().parent, path.absolute().parent.resolve())
+
+
+def _listed(directory: Path) -> set[str]:
+    """Names of the files that an earlier run's summary says it wrote there."""
+    try:
+        files = json.loads((directory / "summary.json").read_text())["files"]
+        return {Path(name).name for name in files}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return set()
+
+
 @contextmanager
 def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
     """A new folder whose files move to `directory` when the block ends without an exception.
 
     An exception, Ctrl-C or a full disk leaves `directory` as it was, or absent. Of files that are
-    there, those named in `owned` go, where this run has none of that name: no earlier run's file
-    stands beside this one's. All others stay. Of two runs into one directory the later one's files
-    are there.
+    there, those named in `owned` go that an earlier run's `summary.json` lists and this run has
+    not: no earlier run's file stands beside this one's. All others stay. Of two
+    runs into one directory the later one's files are there.
     """
     check_writable(directory)
     is_new = not directory.exists()
@@ -50,7 +74,8 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
             if (directory / path.name).is_dir():
                 raise StoreError(f"--out {directory} cannot be written: {path.name} is a folder")
         with _locked(directory):
-            for name in set(owned) - {path.name for path in made}:
+            earlier = set(owned) & _listed(directory)
+            for name in earlier - {path.name for path in made}:
                 (directory / name).unlink(missing_ok=True)
             for path in made:
                 os.replace(path, directory / path.name)
@@ -65,6 +90,21 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
         if is_new and not done:
             with suppress(OSError):  # another run may have written there in the meantime
                 directory.rmdir()
+
+
+def write_all(
+    folder: Path, writers: Mapping[str, Callable[[Path], Any]], owned: Iterable[str] = ()
+) -> list[Path]:
+    """Have every file written, then put all into the folder; returns their paths there.
+
+    Files of the names in `owned` that an earlier run left and this one does not write go.
+    """
+    with staged(folder, owned) as stage:
+        for name, write in writers.items():
+            write(stage / name)
+        if lost := [name for name in writers if not (stage / name).exists()]:
+            raise StoreError(f"{folder / lost[0]} vanished while it was written")
+    return [folder / name for name in writers]
 
 
 @contextmanager
@@ -86,8 +126,11 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def timestamp() -> str:
     """Now in UTC; SOURCE_DATE_EPOCH, where set, makes files reproducible byte for byte."""
-    seconds = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    try:
+        return datetime.fromtimestamp(float(given), UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # unset, or no time at all
+        return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
 
 
 def code_commit() -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from circuits.base.choices import Open
 from circuits.base.intervals import UNDEFINED, Interval
 
 
@@ -22,7 +23,7 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    if isinstance(value, Enum):
+    if isinstance(value, Enum | Open):
         return value.value
     if isinstance(value, np.generic):
         return plain(value.item())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -63,6 +65,21 @@ def save_json(value: Any, path: str | Path) -> None:
     except NumericalError as error:
         raise NumericalError(f"{path}: not written: {error}") from None
     atomic_write(path, text + "\n")
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Records as CSV, lists as words; columns are all keys in order of appearance."""
+    buffer = io.StringIO()
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _words(value) for name, value in row.items()})
+    return buffer.getvalue()
+
+
+def _words(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _plain(value: Any) -> Any:

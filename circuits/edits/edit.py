@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.base.display import Shown, Summary, named
-from circuits.base.errors import FileFormatError, NumericalError, OptionError
+from circuits.base.display import Summary, named
+from circuits.base.errors import NumericalError, OptionError
+from circuits.base.results import Result, numeric
 from circuits.facts.facts import SLOT, Probe, fill
-from circuits.files.store import load_arrays, save_arrays
 from circuits.model.model import Model
-
-KIND = "weight-delta"
 
 
 @dataclass(frozen=True)
@@ -82,9 +79,52 @@ class LowRank:
 Change = LowRank | Tensor
 
 
+class _Placed:
+    """A delta that is in a model's weights, on top of those that were placed before it."""
+
+    def __init__(self, delta: WeightDelta, model: Model) -> None:
+        self.delta, self.model = delta, model
+
+    def enter(self) -> None:
+        model = self.model
+        self.provenance = model.provenance
+        self.before = {name: model.parameter(name).clone() for name in self.delta.changes}
+        model.placed.append(self)
+        for name, weight in self.before.items():
+            change = self.delta.dense(name).to(weight.device)
+            wide = torch.promote_types(weight.dtype, change.dtype)
+            model.set_parameter(name, (weight.to(wide) + change.to(wide)).to(weight.dtype))
+        edits = [*self.provenance.get("edits", []), self.delta.fingerprint()]
+        model.provenance = self.marked = {**self.provenance, "edits": edits}
+
+    def leave(self) -> None:
+        """Take it back; those placed after it are lifted first and then placed again."""
+        stack = self.model.placed
+        if self not in stack:
+            return
+        later = stack[stack.index(self) + 1 :]
+        for each in (*reversed(later), self):
+            each._lift()
+        for each in later:
+            each.enter()
+
+    def _lift(self) -> None:
+        model = self.model
+        # Whether a weight was changed by hand inside the block shows in the provenance.
+        touched = model.provenance is not getattr(self, "marked", None)
+        for name, weight in self.before.items():
+            model.set_parameter(name, weight)
+        model.placed.remove(self)
+        model.provenance = self.provenance
+        if touched:
+            model.forget_hash()
+
+
 @dataclass(frozen=True, eq=False)
-class WeightDelta(Shown):
+class WeightDelta(Result):
     """Changes of weights by parameter name, with their origin."""
+
+    KIND = "weight-delta"
 
     changes: Mapping[str, Change]
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -127,7 +167,7 @@ class WeightDelta(Shown):
     def fingerprint(self) -> str:
         """sha256 of the changes."""
         digest = sha256()
-        for name, array in sorted(self._arrays().items()):
+        for name, array in sorted(self.arrays().items()):
             digest.update(name.encode() + array.tobytes())
         return digest.hexdigest()
 
@@ -145,20 +185,13 @@ class WeightDelta(Shown):
                 raise OptionError(
                     f"the edit does not fit {model.name!r}: {name!r} differs in shape"
                 )
-        before = {name: model.parameter(name).clone() for name in self.changes}
-        provenance = model.provenance
-        try:
-            for name, weight in before.items():
-                change = self.dense(name).to(weight.device)
-                wide = torch.promote_types(weight.dtype, change.dtype)
-                model.set_parameter(name, (weight.to(wide) + change.to(wide)).to(weight.dtype))
-            edits = [*provenance.get("edits", []), self.fingerprint()]
-            model.provenance = {**provenance, "edits": edits}
-            yield model
-        finally:
-            for name, weight in before.items():
-                model.set_parameter(name, weight)
-            model.provenance = provenance
+        with model.alone():
+            placed = _Placed(self, model)
+            try:
+                placed.enter()
+                yield model
+            finally:
+                placed.leave()
 
     def __add__(self, other: WeightDelta) -> WeightDelta:
         """Both changes together; the provenance names both."""
@@ -189,32 +222,48 @@ class WeightDelta(Shown):
         method = self.provenance.get("method", "?")
         return f"WeightDelta({method}, {len(self.changes)} parameters, norm {self.norm():.3g})"
 
-    def save(self, path: str | Path) -> None:
-        """Write to a safetensors file with provenance and a hash."""
-        save_arrays(path, KIND, self._arrays(), {"provenance": self.provenance})
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a parameter: shape, rank (None: full) and norm."""
+        return [
+            {
+                "parameter": name,
+                "shape": " × ".join(map(str, change.shape)),
+                "rank": change.rank if isinstance(change, LowRank) else None,
+                "norm": float(self.dense(name).double().norm()),
+            }
+            for name, change in self.changes.items()
+        ]
 
-    @classmethod
-    def load(cls, path: str | Path) -> WeightDelta:
-        """Read what `save` wrote; FileFormatError for anything else."""
-        arrays, metadata = load_arrays(path, KIND)
-        changes: dict[str, Change] = {}
-        for key in arrays:
-            name, _, part = key.rpartition("|")
-            if part == "dense":
-                changes[name] = torch.from_numpy(arrays[key].copy())
-            elif part == "left" and f"{name}|right" in arrays:
-                pair = (arrays[key], arrays[f"{name}|right"])
-                changes[name] = LowRank(*(torch.from_numpy(array.copy()) for array in pair))
-            elif part != "right":
-                raise FileFormatError(path, f"holds an unknown part {key!r}")
-        return cls(changes, metadata.get("provenance", {}))
-
-    def _arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The changes in single precision: `name|dense`, or `name|left` and `name|right`."""
         return {
             f"{name}|{part}": tensor.detach().float().cpu().numpy()
             for name, change in self.changes.items()
             for part, tensor in _parts(change).items()
         }
+
+    def metadata(self) -> dict[str, Any]:
+        """Where it comes from."""
+        return {"provenance": self.provenance}
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    ) -> WeightDelta:
+        """The inverse of `arrays` and `metadata`; OptionError for parts that do not fit."""
+        changes: dict[str, Change] = {}
+        for key, array in arrays.items():
+            name, _, part = key.rpartition("|")
+            if part == "dense":
+                changes[name] = torch.from_numpy(array.copy())
+            elif part == "left" and f"{name}|right" in arrays:
+                pair = [numeric(arrays, f"{name}|{side}", "f", 2) for side in ("left", "right")]
+                if pair[0].shape[1] != pair[1].shape[0]:
+                    raise OptionError(f"the parts of {name!r:.60} do not fit")
+                changes[name] = LowRank(*(torch.from_numpy(each.copy()) for each in pair))
+            elif part != "right":
+                raise OptionError(f"holds an unknown part {key!r:.60}")
+        return cls(changes, dict(metadata.get("provenance", {})))
 
     def _shape(self, name: str) -> torch.Size:
         return self.changes[name].shape

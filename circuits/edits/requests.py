@@ -90,7 +90,7 @@ def request_of(fact: Fact) -> EditRequest:
 
 
 def read_requests(
-    source: str | Path, schema: Schema | None = None, max_bytes: int = MAX_BYTES
+    source: str | Path, schema: Schema | str | None = None, max_bytes: int = MAX_BYTES
 ) -> RequestFile:
     """The requests of a file; FileFormatError names file and line of a row that is malformed.
 

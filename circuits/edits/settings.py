@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from circuits.base.choices import EditMethod
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.model.model import Model
 
@@ -36,7 +35,7 @@ class Origin:
 
 def settings_for(
     model: Model,
-    method: EditMethod | str,
+    method: str,
     kind: type[S],
     layers: Sequence[int] | None = None,
     choices: Mapping[str, Any] | None = None,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+from circuits.base.choices import Choice
 from circuits.facts.facts import Fact, fill
 from circuits.model.tokens import Prompt, find_mentions
 
 
-class Style(StrEnum):
+class Style(Choice):
     """SENTENCE: full sentences in the question's own wording. LIST: `subject: object.`, no words.
 
     A list does not say what is asked, so that only its examples tell the relation.
@@ -49,13 +49,13 @@ class Demonstrated:
 
 
 def demonstrated(
-    template: str, subject: str, demonstrations: Sequence[Fact], style: Style = Style.SENTENCE
+    template: str, subject: str, demonstrations: Sequence[Fact], style: Style | str = Style.SENTENCE
 ) -> Demonstrated:
     """The question about the subject, after as many answered ones as there are demonstrations.
 
     `template` is not used by the style LIST. Without demonstrations it is the question alone.
     """
-    asked = template if style is Style.SENTENCE else "{}:"
+    asked = {Style.SENTENCE: template, Style.LIST: "{}:"}[Style.of(style)]
     text = ""
     subjects, objects = [], []
     for each in demonstrations:
@@ -69,7 +69,7 @@ def demonstrated(
 
 
 def with_demonstrations(
-    template: str, subject: str, demonstrations: Sequence[Fact], style: Style = Style.SENTENCE
+    template: str, subject: str, demonstrations: Sequence[Fact], style: Style | str = Style.SENTENCE
 ) -> str:
     """The text of `demonstrated`."""
     return demonstrated(template, subject, demonstrations, style).text

@@ -52,7 +52,7 @@ class FactFile:
 
 
 def load_facts(
-    source: str | Path, schema: Schema | None = None, max_bytes: int = MAX_BYTES
+    source: str | Path, schema: Schema | str | None = None, max_bytes: int = MAX_BYTES
 ) -> list[Relation]:
     """Relations from a file, a directory of files, or a data set's name on the hub.
 
@@ -65,9 +65,10 @@ def load_facts(
 
 
 def read_facts(
-    source: str | Path, schema: Schema | None = None, max_bytes: int = MAX_BYTES
+    source: str | Path, schema: Schema | str | None = None, max_bytes: int = MAX_BYTES
 ) -> FactFile:
     """As `load_facts`, with the rows that were left out."""
+    schema = None if schema is None else Schema.of(schema)
     path, left_out = _found(source), list[LeftOut]()
     relations: list[Relation] = []
     for file in _files(path):
@@ -80,16 +81,17 @@ def read_facts(
 
 
 def list_facts(
-    source: str | Path, schema: Schema | None = None, max_bytes: int = MAX_BYTES
+    source: str | Path, schema: Schema | str | None = None, max_bytes: int = MAX_BYTES
 ) -> tuple[list[Fact], list[LeftOut]]:
     """Facts one by one in the order of the rows, each with its wording, and what was left out."""
+    schema = None if schema is None else Schema.of(schema)
     facts: list[Fact] = []
     left_out: list[LeftOut] = []
     for file in _files(_found(source)):
         rows, has_lines = _read_rows(file, max_bytes)
         if rows:
             read = schema or detect(rows[0][1], file)
-            if read is Schema.LRE:
+            if read == Schema.LRE:
                 raise FileFormatError(file, "holds relations, not single facts")
             facts.extend(_read_each(file, rows, has_lines, read, left_out))
     return facts, left_out
@@ -126,10 +128,12 @@ def _read_file(
     if not rows:
         raise FileFormatError(path, "holds no facts")
     schema = schema or detect(rows[0][1], path)
-    if schema is Schema.LRE:
+    if schema == Schema.LRE:
         yield from (lre_relation(record, Place(path)) for _, record in rows)
         return
-    yield from _group(_read_each(path, rows, has_lines, schema, left_out), category=str(schema))
+    yield from group_facts(
+        _read_each(path, rows, has_lines, schema, left_out), category=str(schema)
+    )
 
 
 def _read_each(
@@ -145,7 +149,7 @@ def _read_each(
         try:
             facts.append(read(record, place))
         except PromptError as error:
-            if schema is Schema.PLAIN:
+            if schema == Schema.PLAIN:
                 raise FileFormatError(place.path, str(error), place.line) from None
             left_out.append(LeftOut(str(path), number, str(error)))
     return facts
@@ -181,7 +185,7 @@ def _read_parquet(path: Path) -> list[Record]:
 # --- together ------------------------------------------------------------------------------------
 
 
-def _group(facts: Iterable[Fact], category: str) -> Iterator[Relation]:
+def group_facts(facts: Iterable[Fact], category: str) -> Iterator[Relation]:
     """One relation a name; its templates are its facts' wordings, the most frequent first."""
     by_name: dict[str, list[Fact]] = {}
     for fact in facts:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.records import read_jsonl, text_field
+from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span, Tokenizer
 
 
@@ -39,7 +40,10 @@ class PromptPair:
 
 @dataclass(frozen=True)
 class TokenPair:
-    """One example as tokens. `answer` and `foil` are first continuation tokens."""
+    """One example as tokens. `answer` and `foil` are first continuation tokens.
+
+    `tokenizer` is the fingerprint of the one that made them; None where that is not known.
+    """
 
     text: PromptPair
     clean: Prompt
@@ -47,6 +51,7 @@ class TokenPair:
     answer: int
     foil: int
     subject: Span | None
+    tokenizer: str | None = None
 
     @property
     def first_difference(self) -> int:
@@ -88,7 +93,7 @@ def encode_pair(tokenizer: Tokenizer, pair: PromptPair, bos: bool | None = None)
             f"token {tokenizer.token_string(answer)!r}, so no score can tell them apart"
         )
     subject = None if pair.subject is None else clean.span_of(pair.subject)
-    return TokenPair(pair, clean, corrupted, answer, foil, subject)
+    return TokenPair(pair, clean, corrupted, answer, foil, subject, tokenizer.fingerprint)
 
 
 def encode_pairs(
@@ -107,11 +112,23 @@ def encode_pairs(
 
 
 def batches(
-    pairs: Sequence[TokenPair], batch_size: int, device: torch.device | str = "cpu"
+    pairs: Sequence[TokenPair], batch_size: int, model: Model | None = None
 ) -> Iterator[PairBatch]:
-    """Batches of equal length, at most `batch_size` rows each, in order of length."""
+    """Batches of equal length, at most `batch_size` rows each, in order of length.
+
+    They are on the model's device; PromptError for pairs that another tokenizer made.
+    """
     if batch_size < 1:
         raise OptionError(f"batch size must be at least 1, not {batch_size}")
+    device = "cpu" if model is None else model.device
+    if model is not None and {pair.tokenizer for pair in pairs} - {
+        None,
+        model.tokenizer.fingerprint,
+    }:
+        raise PromptError(
+            f"these pairs were tokenised for another model than {model.name!r}; encode them again "
+            "with its tokenizer"
+        )
     by_length: dict[int, list[int]] = {}
     for index, pair in enumerate(pairs):
         by_length.setdefault(len(pair.clean), []).append(index)
@@ -135,13 +152,14 @@ def batches(
 
 def read_pairs(path: str | Path) -> list[PromptPair]:
     """Pairs from a JSONL file: clean, corrupted, answer, foil and optionally subject, relation."""
-    pairs = [_pair_from_record(record, path, line) for line, record in read_jsonl(path)]
+    pairs = [pair_from_record(record, path, line) for line, record in read_jsonl(path)]
     if not pairs:
         raise FileFormatError(path, "holds no pairs")
     return pairs
 
 
-def _pair_from_record(record: dict[str, Any], path: str | Path, line: int) -> PromptPair:
+def pair_from_record(record: dict[str, Any], path: str | Path, line: int) -> PromptPair:
+    """A pair from its fields; FileFormatError names what is missing or no text."""
     optional = [name for name in ("subject", "relation") if record.get(name) is not None]
     names = ["clean", "corrupted", "answer", "foil", *optional]
     checked = {name: text_field(record, name, path, line) for name in names}

@@ -125,7 +125,7 @@ class PairingReport:
 
 def questions(
     relations: Relation | Iterable[Relation],
-    templates: Templates | Sequence[str] = Templates.FIRST,
+    templates: Templates | str | Sequence[str] = Templates.FIRST,
 ) -> list[Question]:
     """Every fact in each of the chosen templates, once.
 
@@ -133,6 +133,8 @@ def questions(
     no trained model has seen; a list of templates is taken as it is. Facts with their own wording
     are asked in that one unless a list is given. OptionError where a relation has none.
     """
+    if isinstance(templates, str):
+        templates = Templates.of(templates)
     asked: dict[tuple[str, str, str, str], Question] = {}
     for relation in _as_list(relations):
         chosen = _choose(relation, templates)
@@ -149,7 +151,7 @@ def questions(
 def known_facts(
     model: Model,
     relations: Relation | Iterable[Relation],
-    templates: Templates | Sequence[str] = Templates.FIRST,
+    templates: Templates | str | Sequence[str] = Templates.FIRST,
     bos: bool | None = None,
     batch_size: int = 32,
 ) -> KnowledgeCheck:
@@ -218,7 +220,7 @@ def make_pairs(
 def pairs_for(
     model: Model,
     relations: Relation | Iterable[Relation],
-    templates: Templates | Sequence[str] = Templates.FIRST,
+    templates: Templates | str | Sequence[str] = Templates.FIRST,
     seed: int = 0,
     n: int | None = None,
     bos: bool | None = None,
@@ -367,18 +369,17 @@ def nearer(one: Unpaired, other: Unpaired) -> Unpaired:
 
 
 def _choose(relation: Relation, templates: Templates | Sequence[str]) -> Sequence[str]:
-    if isinstance(templates, str) and not isinstance(templates, Templates):
-        raise OptionError(f"templates must be a list or one of {', '.join(Templates)}")
-    if not isinstance(templates, Templates):
-        chosen: Sequence[str] = tuple(dict.fromkeys(templates))
-    elif templates is Templates.HELD_OUT:
-        chosen = relation.held_out
-    elif templates is Templates.ALL:
-        chosen = (*relation.templates, *relation.held_out)
+    if isinstance(templates, Templates):
+        chosen: Sequence[str] = {
+            Templates.FIRST: relation.templates[:FIRST_TEMPLATES],
+            Templates.TRAIN: relation.templates,
+            Templates.HELD_OUT: relation.held_out,
+            Templates.ALL: (*relation.templates, *relation.held_out),
+        }[templates]
     else:
-        chosen = relation.templates[: FIRST_TEMPLATES if templates is Templates.FIRST else None]
+        chosen = tuple(dict.fromkeys(templates))
     if not chosen:
-        kind = "held-out templates" if templates is Templates.HELD_OUT else "templates"
+        kind = "held-out templates" if templates == Templates.HELD_OUT else "templates"
         raise OptionError(f"relation {relation.name!r} has no {kind}")
     for template in chosen:
         fill(template, "")

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from circuits.base.choices import Choice
 from circuits.base.errors import FileFormatError, PromptError
 from circuits.base.records import text_field
 from circuits.facts.facts import SLOT, Fact, Probe, ProbeKind, Relation
@@ -36,7 +36,7 @@ class Place(NamedTuple):
     line: int | None = None
 
 
-class Schema(StrEnum):
+class Schema(Choice):
     """How a file states its facts."""
 
     LRE = "lre"

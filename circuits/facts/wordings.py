@@ -1,28 +1,40 @@
-"""Questions that no template of the atlas asks: reversed, two hops, comparisons, unseen subjects.
+"""Questions that no template of the atlas asks: reversed, two hops, comparisons.
 
-Wordings hold `{}` for the subject and end where the answer follows. They are tables that grow with
-the atlas; a relation that is not in one of them is not asked in that way.
+They stand beside the atlas in `wordings.csv` and grow with it; a relation that has no row of a form
+is not asked in that way. A template holds `{}` for the subject and ends where the answer follows.
+The forms are
+
+- `reversed` and `asked back`: from the object back to the subject, for relations in which an object
+  belongs to one subject; the object stands first, or the question does;
+- `phrase`: the object of a relation in words, `of` the kind of subject that it is;
+- `two hops`: the relation `of` asked about the object of `relation`, in one question;
+- `compared`: which of two subjects has an `{object}`.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
-REVERSED = {
-    "country_capital": "{} is the capital of",
-    "country_largest_city": "{} is the largest city in",
-    "country_demonym": "{} are the people from",
-    "us_state_capital": "{} is the state capital of",
-    "element_symbol": "{} is the chemical symbol for",
-    "adjective_antonym": "{} is the opposite of",
-    "adjective_comparative": "{} is the comparative of",
-    "adjective_superlative": "{} is the superlative of",
-    "noun_plural": "{} is the plural of",
-    "verb_past": "{} is the past tense of",
-    "verb_gerund": "{} is the gerund of",
-    "animal_young": "{} is the word for a baby",
-}
-"""From the object back to the subject, for relations in which an object belongs to one subject."""
+from circuits.base.errors import FileFormatError
+from circuits.base.records import read_csv
+from circuits.facts.facts import ATLAS_DIR, SLOT
+
+_SLOTS = {"reversed": 1, "asked back": 1, "phrase": 1, "two hops": 1, "compared": 2}
+"""By form: how many subjects its templates have."""
+_NAMES_ONLY = re.compile(r"^\{\}|\{\}'|(country|company|city|city of|city like) \{\}")
+"""Where in a template a name fits, but not a phrase with an article."""
+
+
+class Hop(NamedTuple):
+    """The object of a relation in words, and the kind of subject that it is."""
+
+    phrase: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -43,45 +55,49 @@ class Chain:
         return f"{self.first}+{self.second}"
 
 
-CHAINS = (
-    Chain("landmark_country", "country_capital", "The capital of the country where {} stands is"),
-    Chain(
-        "landmark_country",
-        "country_language",
-        "The official language of the country where {} stands is",
-    ),
-    Chain(
-        "city_country",
-        "country_currency",
-        "The currency of the country where the city of {} is located is the",
-    ),
-    Chain(
-        "dish_country",
-        "country_capital",
-        "The capital of the country that the dish {} comes from is",
-    ),
-    Chain(
-        "product_company",
-        "company_industry",
-        "The main business of the company that makes {} is",
-    ),
-    Chain(
-        "athlete_country",
-        "country_continent",
-        "The continent where the country of the athlete {} is located is",
-    ),
-)
-"""Two-hop questions whose parts the atlas holds."""
+@dataclass(frozen=True)
+class Wordings:
+    """All of them by relation; the module says what they are."""
 
-COMPARED = {
-    "country_continent": "Of {} and {}, the one that is located in {object} is",
-    "animal_class": "Of the {} and the {}, the one in the class of the {object} is the",
-    "athlete_sport": "Of {} and {}, the one whose sport is {object} is",
-    "person_occupation": "Of {} and {}, the one whose occupation was {object} is",
-    "company_country": "Of {} and {}, the one whose home country is {object} is",
-    "element_phase": "Of {} and {}, the one whose phase is {object} is",
-}
-"""Which of two subjects has an object."""
+    reversed: Mapping[str, str]
+    asked_back: Mapping[str, str]
+    phrases: Mapping[str, Hop]
+    chains: tuple[Chain, ...]
+    compared: Mapping[str, str]
+
+
+@cache
+def wordings() -> Wordings:
+    """Those that ship with the atlas."""
+    return read_wordings(ATLAS_DIR / "wordings.csv")
+
+
+def read_wordings(path: Path) -> Wordings:
+    """A file of wordings; FileFormatError names the line of the first mistake."""
+    found: dict[str, list[tuple[str, str, str]]] = {form: [] for form in _SLOTS}
+    for line, row in read_csv(path, ("form", "relation", "of", "template")):
+        form, template = row["form"], row["template"]
+        if form not in found:
+            raise FileFormatError(path, f"form {form!r} is none of {', '.join(found)}", line)
+        if template.count(SLOT) != _SLOTS[form]:
+            raise FileFormatError(path, f"needs {_SLOTS[form]} {SLOT} in a template", line)
+        found[form].append((row["relation"], row["of"], template))
+
+    def by_relation(form: str) -> dict[str, str]:
+        return {relation: template for relation, _, template in found[form]}
+
+    return Wordings(
+        reversed=by_relation("reversed"),
+        asked_back=by_relation("asked back"),
+        phrases={name: Hop(template, kind) for name, kind, template in found["phrase"]},
+        chains=tuple(Chain(*row) for row in found["two hops"]),
+        compared=by_relation("compared"),
+    )
+
+
+def takes_phrases(template: str) -> bool:
+    """Whether a phrase with an article fits in the subject's place, and not only a name."""
+    return not _NAMES_ONLY.search(template)
 
 
 def negated(template: str) -> str | None:

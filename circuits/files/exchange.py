@@ -20,13 +20,14 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Int
 
+from circuits.base.arrays import ContentError, single_precision
 from circuits.base.choices import ExportFormat
 from circuits.base.errors import CircuitFileError, NumericalError, OptionError
 from circuits.base.records import read_text
 from circuits.base.writing import atomic_write, to_json
 from circuits.files.drawings import to_csv, to_dot, to_gexf, to_graphml, to_node_link
-from circuits.files.store import ContentError, checked_wiring, single_precision
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.model.wiring import checked_wiring
 
 FULL_LIMIT = 250_000
 MAX_JSON_BYTES = 10**9
@@ -35,9 +36,10 @@ LARGEST = float(np.finfo(np.float32).max)
 """Scores are in single precision; a larger one would become infinite."""
 
 
-def export_circuit(circuit: Circuit, path: str | Path, format: ExportFormat) -> None:
+def export_circuit(circuit: Circuit, path: str | Path, format: ExportFormat | str) -> None:
     """Write a circuit's kept subgraph (EAP-IG: see `save_eap_ig`) for another tool."""
-    if format is ExportFormat.EAP_IG:
+    format = ExportFormat.of(format)
+    if format == ExportFormat.EAP_IG:
         save_eap_ig(circuit, path)
         return
     writers: dict[ExportFormat, Callable[[Circuit], bytes | str]] = {
@@ -50,16 +52,16 @@ def export_circuit(circuit: Circuit, path: str | Path, format: ExportFormat) -> 
     atomic_write(path, writers[format](circuit))
 
 
-def save_eap_ig(circuit: Circuit, path: str | Path, full: bool = False, d_model: int = 0) -> None:
+def save_eap_ig(circuit: Circuit, path: str | Path, full: bool = False) -> None:
     """Write EAP-IG's JSON, one edge a line.
 
     All edges are written where there are at most 250,000 of them or `full` asks for it, else the
     kept ones; EAP-IG takes an absent edge as one of score 0 outside the circuit. Scores are in
-    single precision. EAP-IG wants a `d_model` to lay out circuits of single neurons; ours are not,
-    and 0 will do.
+    single precision. `d_model` is the provenance's, as readers lay out single neurons by it; 0
+    where it is not known.
     """
     try:
-        text = "".join(_lines(circuit, full, d_model))
+        text = "".join(_lines(circuit, full))
     except NumericalError as error:
         raise NumericalError(f"{path}: not written: {error}") from None
     atomic_write(path, text)
@@ -112,7 +114,7 @@ def grouped_edges(wiring: Wiring) -> Int[np.ndarray, " edge"]:
     return first[dst][single.edge_dst] + single.edge_src
 
 
-def _lines(circuit: Circuit, full: bool, d_model: int) -> Iterator[str]:
+def _lines(circuit: Circuit, full: bool) -> Iterator[str]:
     original = circuit.wiring
     wiring = original.with_kv(KeyValue.PER_QUERY_HEAD)
     origin = np.arange(wiring.n_edges)
@@ -130,11 +132,12 @@ def _lines(circuit: Circuit, full: bool, d_model: int) -> Iterator[str]:
     chosen = np.arange(wiring.n_edges) if everything else np.flatnonzero(kept)
     extra = _column_texts(circuit, origin[chosen])
 
+    d_model = circuit.provenance.get("d_model")
     cfg = {
         "n_layers": wiring.n_layers,
         "n_heads": wiring.n_heads,
         "parallel_attn_mlp": False,
-        "d_model": d_model,
+        "d_model": d_model if type(d_model) is int else 0,
     }
     yield f'{{"cfg": {to_json(cfg)},\n"kc": {to_json(_own(circuit))},\n"nodes": {{\n'
     in_graph = _nodes_in_graph(wiring, kept)

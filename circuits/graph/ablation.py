@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.choices import Ablation
+from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair, batches
 from circuits.model.model import Model
 
@@ -44,11 +45,12 @@ def source_hooks(
 
 @torch.no_grad()
 def source_constants(
-    model: Model, pairs: Sequence[TokenPair], ablation: Ablation, batch_size: int = 16
+    model: Model, pairs: Sequence[TokenPair], ablation: Ablation | str, batch_size: int = 16
 ) -> SourceConstants:
     """The constants for ZERO or MEAN ablation; the mean is over all clean prompts' positions."""
-    if ablation is Ablation.PATCH:
-        raise ValueError("patching replaces by the corrupted run, not by constants")
+    ablation = Ablation.of(ablation)
+    if not ablation.is_constant:
+        raise OptionError("patching replaces by the corrupted run, not by constants")
     sums: dict[str, Tensor] = {}
     count = 0
 
@@ -57,11 +59,11 @@ def source_constants(
         value = value.cpu().double()  # MPS has no float64
         sums[key] = sums[key] + value if key in sums else value
 
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         skip = 1 if pairs[batch.index[0]].clean.bos else 0
         count += batch.clean[:, skip:].numel()
         model.last_logits(batch.clean, source_hooks(model, add))
-    scale = 0.0 if ablation is Ablation.ZERO else 1.0 / count
+    scale = {Ablation.ZERO: 0.0, Ablation.MEAN: 1.0 / count}[ablation]
     values = {key: (total * scale).to(model.device, model.dtype) for key, total in sums.items()}
     shape = (model.n_heads, model.d_head)
     return SourceConstants(

@@ -13,10 +13,20 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float
 
+from circuits.base.arrays import ContentError, Layout, single_precision
 from circuits.base.choices import KeyValue
 from circuits.base.display import Shown, Summary, explored, named, plotted
-from circuits.base.errors import OptionError
-from circuits.model.wiring import SLOTS, Wiring, node_kind, node_layer, node_order
+from circuits.base.errors import CircuitFileError, OptionError
+from circuits.base.results import Result, within
+from circuits.model.wiring import (
+    SLOTS,
+    Wiring,
+    edge_count,
+    node_kind,
+    node_layer,
+    node_order,
+    stored_wiring,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,6 +35,20 @@ __all__ = ["SLOTS", "Circuit", "EdgeScores", "KeyValue", "Wiring", "node_kind", 
 
 SHOWN = 8
 """Edges in a summary."""
+EDGE_ORDER = "by-destination"
+_COLUMN = "column."
+_RECORDS = ("provenance", "scores_provenance", "evidence")
+
+
+def read_only(array: np.ndarray, copy: bool = True) -> np.ndarray:
+    """The array as nobody can write to it: a copy, or a view where the caller keeps the original.
+
+    An array that is read-only already is taken as it is.
+    """
+    if array.flags.writeable:
+        array = array.copy() if copy else array.view()
+        array.setflags(write=False)
+    return array
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +71,9 @@ class EdgeScores(Shown):
                 f"which has {self.wiring.n_edges} edges"
             )
         object.__setattr__(self, "provenance", dict(self.provenance))
+        object.__setattr__(self, "values", read_only(self.values))
+        if self.per_pair is not None:  # large: flagged, not copied
+            object.__setattr__(self, "per_pair", read_only(self.per_pair, copy=False))
 
     def matrix(self) -> Float[np.ndarray, "src dst"]:
         """Scores as a matrix, 0 where there is no edge."""
@@ -60,6 +87,10 @@ class EdgeScores(Shown):
         kept = np.zeros(len(self.values), dtype=bool)
         kept[np.argsort(-np.abs(self.values), kind="stable")[:n]] = True
         return Circuit(self.wiring, kept, self, provenance=self.provenance)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record an edge, strongest first."""
+        return Circuit.full(self.wiring, self).rows()
 
     def summary(self) -> Summary:
         """Method, spread of the scores, and the strongest edges."""
@@ -75,7 +106,7 @@ class EdgeScores(Shown):
             facts,
             "strongest edges",
             ("edge", "score"),
-            strong.rows(SHOWN),
+            strong.strongest(SHOWN),
         )
 
     def plot(self, max_edges: int = 150, **options: Any) -> go.Figure:
@@ -106,13 +137,18 @@ class EdgeScores(Shown):
 
 
 @dataclass(frozen=True, eq=False)
-class Circuit(Shown):
+class Circuit(Result):
     """A subset of a wiring's edges, with what is known about them.
 
     `columns` are further values an edge (`inclusion`, `low`, `high`, ...) in canonical order;
-    `roles` names a node's role. Circuits combine with `&`, `|`, `-` and `~`; none of these changes
-    its arguments, and a combination keeps the left side's scores, columns, roles and provenance.
+    `roles` names a node's role; `evidence` is what was measured on it, as plain JSON (`pairs`,
+    `evaluation`, `held_out`, `stability`, `roles`). Circuits combine with `&`, `|`, `-` and `~`;
+    none of these changes its arguments, and a combination keeps the left side's scores, columns,
+    roles and provenance.
     """
+
+    KIND = "circuit"
+    FAULT = CircuitFileError
 
     wiring: Wiring
     kept: Bool[np.ndarray, " edge"]
@@ -120,6 +156,7 @@ class Circuit(Shown):
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n_edges = self.wiring.n_edges
@@ -130,8 +167,11 @@ class Circuit(Shown):
         for name, column in self.columns.items():
             if column.shape != (n_edges,):
                 raise OptionError(f"column {name!r} must hold {n_edges} values, one an edge")
-        for name in ("columns", "roles", "provenance"):
+        columns = {name: read_only(column) for name, column in self.columns.items()}
+        object.__setattr__(self, "columns", columns)
+        for name in ("roles", "provenance", "evidence"):
             object.__setattr__(self, name, dict(getattr(self, name)))
+        object.__setattr__(self, "kept", read_only(self.kept))
 
     @classmethod
     def full(cls, wiring: Wiring, scores: EdgeScores | None = None) -> Circuit:
@@ -163,12 +203,65 @@ class Circuit(Shown):
             kept = kept[np.argsort(-np.abs(self.scores.values[kept]), kind="stable")]
         return kept.tolist()
 
-    def rows(self, n: int | None = None) -> list[tuple[str, ...]]:
+    def rows(self, n: int | None = None) -> list[dict[str, Any]]:
+        """One record for each of the n strongest edges: name, score and columns, where it has any.
+
+        In canonical order where there are no scores.
+        """
+        records = []
+        for edge in self.ranked()[:n]:
+            record: dict[str, Any] = {"edge": self.wiring.edge_name(edge)}
+            if self.scores is not None:
+                record["score"] = float(self.scores.values[edge])
+            for name, column in self.columns.items():
+                record[name] = float(column[edge])
+            records.append(record)
+        return records
+
+    def strongest(self, n: int = SHOWN) -> list[tuple[str, ...]]:
         """Name and score, where there is one, of the n strongest edges, as text."""
-        edges = self.ranked()[:n]
-        if self.scores is None:
-            return [(self.wiring.edge_name(edge),) for edge in edges]
-        return [(self.wiring.edge_name(e), f"{self.scores.values[e]:.4g}") for e in edges]
+        names = ("edge",) if self.scores is None else ("edge", "score")
+        return [tuple(as_cell(row[name]) for name in names) for row in self.rows(n)]
+
+    def arrays(self, include_pairs: bool = False) -> dict[str, np.ndarray]:
+        """Kept bits, scores (single precision) and columns; scores of single pairs if asked for."""
+        arrays = {"in_graph": np.packbits(self.kept)}
+        if self.scores is not None:
+            arrays["score"] = single_precision(self.scores.values)
+            if include_pairs and self.scores.per_pair is not None:
+                arrays["per_pair"] = single_precision(self.scores.per_pair)
+        return arrays | {_COLUMN + name: column for name, column in self.columns.items()}
+
+    def metadata(self) -> dict[str, Any]:
+        """Geometry, roles, provenance and evidence, as plain JSON values."""
+        found: dict[str, Any] = {
+            "geometry": self.wiring.geometry(),
+            "edge_order": EDGE_ORDER,
+            "n_edges": self.n_edges,
+            "roles": self.roles,
+            "provenance": self.provenance,
+        }
+        if self.scores is not None:
+            found["scores_provenance"] = self.scores.provenance
+        return {**found, "evidence": self.evidence} if self.evidence else found
+
+    @classmethod
+    def check_header(cls, layouts: Mapping[str, Layout], metadata: Mapping[str, Any]) -> None:
+        """Refuse, by the header alone, arrays that do not fit the geometry that a file claims."""
+        check_circuit(layouts, metadata)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Circuit:
+        """The inverse of `arrays` and `metadata`, which `check` has passed."""
+        wiring = stored_wiring(metadata)
+        kept = np.unpackbits(arrays["in_graph"], count=wiring.n_edges).astype(bool)
+        scores = None
+        if "score" in arrays:
+            origin = metadata.get("scores_provenance", {})
+            scores = EdgeScores(wiring, arrays["score"], arrays.get("per_pair"), origin)
+        columns = within(arrays, _COLUMN)
+        about = metadata["roles"], metadata["provenance"], metadata.get("evidence", {})
+        return cls(wiring, kept, scores, columns, *about)
 
     def summary(self) -> Summary:
         """Size, origin, faithfulness where it is known, roles, and the strongest edges."""
@@ -185,12 +278,12 @@ class Circuit(Shown):
             facts,
             "strongest edges" if self.scores is not None else "first edges",
             ("edge",) if self.scores is None else ("edge", "score"),
-            self.rows(SHOWN),
+            self.strongest(SHOWN),
         )
 
     def plot(self, **options: Any) -> go.Figure:
         """Nodes by layer and head; options are those of `viz.screen.circuit_figure`."""
-        return plotted("circuit_figure", self, **options)
+        return plotted(self, **options)
 
     def explore(self, **options: Any) -> None:
         """Open the app on this circuit within a notebook; options as of `viz.app.explore`."""
@@ -213,7 +306,7 @@ class Circuit(Shown):
                 f"circuits of {self.wiring.describe()} and of {other.wiring.describe()} "
                 "cannot be combined"
             )
-        return replace(self, kept=operation(self.kept, other.kept))
+        return replace(self, kept=operation(self.kept, other.kept), evidence={})
 
     def __and__(self, other: Circuit) -> Circuit:
         return self._combined(other, np.logical_and)
@@ -225,7 +318,7 @@ class Circuit(Shown):
         return self._combined(other, np.greater)
 
     def __invert__(self) -> Circuit:
-        return replace(self, kept=~self.kept)
+        return replace(self, kept=~self.kept, evidence={})
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -281,5 +374,44 @@ class Circuit(Shown):
         return graph
 
 
+def as_cell(value: str | float) -> str:
+    """Four digits of a number; text as it is."""
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
 def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in provenance.items() if isinstance(value, str | int | float)}
+
+
+def check_circuit(layouts: Mapping[str, Layout], metadata: Mapping[str, Any]) -> None:
+    """ContentError where arrays do not fit the geometry that a file claims."""
+    wiring = stored_wiring(metadata)
+    if metadata.get("edge_order") != EDGE_ORDER:
+        raise ContentError(f"has an unknown edge order {metadata.get('edge_order')!r:.40}")
+    roles = metadata.get("roles")
+    if not isinstance(roles, dict) or not all(isinstance(role, str) for role in roles.values()):
+        raise ContentError("has malformed roles")
+    if not all(isinstance(metadata.get(k, {}), dict) for k in _RECORDS):
+        raise ContentError("has malformed provenance or evidence")
+    if "in_graph" not in layouts or "provenance" not in metadata:
+        raise ContentError("lacks the kept bits or the provenance of a circuit")
+    if "per_pair" in layouts and "score" not in layouts:
+        raise ContentError("has scores of examples but no scores")
+    n_edges = edge_count(wiring.n_layers, wiring.n_heads, wiring.n_key_inputs)
+    for name, layout in layouts.items():
+        dtype, shape = layout.dtype, layout.shape
+        if name == "in_graph":
+            fits = dtype == np.uint8 and shape == (-(-n_edges // 8),)
+        elif name == "score":
+            fits = dtype == np.float32 and shape == (n_edges,)
+        elif name == "per_pair":
+            fits = dtype == np.float32 and len(shape) == 2 and shape[1] == n_edges
+        elif name.startswith(_COLUMN):
+            fits = shape == (n_edges,)
+        else:
+            raise ContentError(f"has an unknown tensor {name!r:.60}")
+        if not fits:
+            raise ContentError(
+                f"tensor {name!r:.60} ({dtype}, shape {list(shape)}) does not fit "
+                f"{wiring.describe()}, which has {n_edges} edges"
+            )

@@ -12,7 +12,6 @@ and role of an edge are those of the node that writes.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,11 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import stats
 
-from circuits.base.display import Shown, Summary, named, plotted
+from circuits.base.arrays import ContentError, Layout
+from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, EdgeScores, node_kind, node_layer
+from circuits.base.intervals import Interval
+from circuits.base.results import Result, numeric, prefixed, within
+from circuits.graph.agreement import Mass, RankCorrelation, rank_correlation
+from circuits.graph.circuit import (
+    EDGE_ORDER,
+    Circuit,
+    EdgeScores,
+    check_circuit,
+    node_kind,
+    node_layer,
+)
 from circuits.graph.noise import Decision, EdgeChanges, NoiseSettings, Sample, edge_changes
 from circuits.graph.overlap import jaccard, node_jaccard, node_mask, node_names
 from circuits.graph.rediscovery import Rediscovery, rediscover
@@ -34,43 +43,21 @@ if TYPE_CHECKING:
 
 DECIDES_SCORES = ("method", "steps", "rule", "metric", "ablation", "kv")
 """What must be equal on both sides, or scores differ for another reason than the model."""
-
-
 SHOWN = 8
 """Edges in a summary."""
-
-
-@dataclass(frozen=True)
-class RankCorrelation:
-    """Spearman's and Kendall's correlation of two score vectors; NaN where one is constant."""
-
-    spearman: float
-    kendall: float
-
-
-@dataclass(frozen=True)
-class Mass:
-    """Score mass of the edges that leave a group of nodes, in units of the metric.
-
-    `moved` sums |after - before|, `share` is its part of all that moved (0 where nothing did);
-    `changed` counts the edges called changed, None where there is no noise floor.
-    """
-
-    group: str
-    edges: int
-    before: float
-    after: float
-    moved: float
-    share: float
-    changed: int | None
+_SIDES = ("before", "after")
+_CHANGES, _REDISCOVERY = "changes.", "rediscovery."
+_INTERVALS = ("jaccard", "node_jaccard", "floor")
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison(Shown):
+class Comparison(Result):
     """Two circuits of one wiring and what differs; everything is derived from the fields.
 
     Edge masks are in canonical order. Properties about scores are None where a side has none.
     """
+
+    KIND = "comparison"
 
     before: Circuit
     after: Circuit
@@ -135,7 +122,7 @@ class Comparison(Shown):
     @cached_property
     def correlation(self) -> RankCorrelation | None:
         """Rank correlation of all edges' scores."""
-        return None if self.scores is None else _correlation(*self.scores)
+        return None if self.scores is None else rank_correlation(*self.scores)
 
     @cached_property
     def union_correlation(self) -> RankCorrelation | None:
@@ -143,7 +130,7 @@ class Comparison(Shown):
         if self.scores is None:
             return None
         either = (self.before | self.after).kept
-        return _correlation(*(values[either] for values in self.scores))
+        return rank_correlation(*(values[either] for values in self.scores))
 
     @property
     def dissimilarity(self) -> float | None:
@@ -211,7 +198,71 @@ class Comparison(Shown):
 
     def plot(self, **options: Any) -> go.Figure:
         """Before and after in one picture; options are those of `viz.screen.difference_figure`."""
-        return plotted("difference_figure", self, **options)
+        return plotted(self, **options)
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """That of the circuit before."""
+        return self.before.provenance
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Both circuits, the noise floor and the rediscovery; not the scores of single pairs."""
+        arrays: dict[str, np.ndarray] = {}
+        for side in _SIDES:
+            arrays |= prefixed(getattr(self, side).arrays(), f"{side}.")
+        if self.changes is not None:
+            arrays |= prefixed(self.changes.arrays(), _CHANGES)
+        if self.rediscovery is not None:
+            found = {side: getattr(self.rediscovery, side) for side in _SIDES}
+            arrays |= prefixed(found, _REDISCOVERY)
+        return arrays
+
+    def metadata(self) -> dict[str, Any]:
+        """What describes both circuits, and the settings of the rest."""
+        found: dict[str, Any] = {side: getattr(self, side).metadata() for side in _SIDES}
+        if self.changes is not None:
+            found["changes"] = self.changes.as_dict()
+        if self.rediscovery is not None:
+            found["rediscovery"] = self.rediscovery.as_dict()
+        return found
+
+    @classmethod
+    def check_header(cls, layouts: Mapping[str, Layout], metadata: Mapping[str, Any]) -> None:
+        """Both circuits as circuits are checked, and one value an edge of all the rest."""
+        for side in _SIDES:
+            own = {
+                name.removeprefix(f"{side}."): layout
+                for name, layout in layouts.items()
+                if name.startswith(f"{side}.")
+            }
+            check_circuit(own, _side(metadata, side))
+        n_bytes = layouts["before.in_graph"].shape[0]
+        for name, layout in layouts.items():
+            inside = name.startswith(("before.", "after."))
+            if not inside and (len(layout.shape) != 1 or -(-layout.shape[0] // 8) != n_bytes):
+                raise ContentError(f"tensor {name!r:.60} does not fit the circuits")
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    ) -> Comparison:
+        """The inverse of `arrays` and `metadata`."""
+        sides = [
+            Circuit.from_arrays(within(arrays, f"{side}."), _side(metadata, side))
+            for side in _SIDES
+        ]
+        changes, rediscovery = None, None
+        if "changes" in metadata:
+            changes = EdgeChanges.from_arrays(within(arrays, _CHANGES), metadata["changes"])
+        if "rediscovery" in metadata:
+            about = metadata["rediscovery"]
+            rediscovery = Rediscovery(
+                **{name: Interval.from_dict(about[name]) for name in _INTERVALS},
+                before=numeric(arrays, f"{_REDISCOVERY}before", "f", 1),
+                after=numeric(arrays, f"{_REDISCOVERY}after", "f", 1),
+                resamples=int(about["resamples"]),
+            )
+        return compare(sides[0], sides[1], changes, rediscovery)
 
     def rows(self) -> list[dict[str, Any]]:
         """One record an edge of either circuit or called changed, the largest change first."""
@@ -304,6 +355,14 @@ class Comparison(Shown):
         return row
 
 
+def _side(metadata: Mapping[str, Any], side: str) -> dict[str, Any]:
+    """What describes one circuit; in older files both share a geometry."""
+    about = metadata.get(side)
+    if not isinstance(about, dict):
+        raise ContentError(f"lacks the circuit {side}")
+    return {"geometry": metadata.get("geometry"), "edge_order": EDGE_ORDER, **about}
+
+
 def compare(
     before: Circuit,
     after: Circuit,
@@ -353,17 +412,6 @@ def compare_scores(
     if roles is not None:
         circuits = [replace(circuit, roles=roles) for circuit in circuits]
     return compare(circuits[0], circuits[1], changes, found)
-
-
-def _correlation(left: np.ndarray, right: np.ndarray) -> RankCorrelation:
-    if len(left) and np.array_equal(left, right):
-        return RankCorrelation(1.0, 1.0)
-    if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
-        return RankCorrelation(float("nan"), float("nan"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = stats.spearmanr(left, right).statistic, stats.kendalltau(left, right).statistic
-    return RankCorrelation(*(float(each) for each in found))
 
 
 def _shown(value: Any) -> str:

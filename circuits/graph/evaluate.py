@@ -13,21 +13,23 @@ f is undefined where m(M) = m(empty); then it is NaN here and null on disk, neve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.display import Shown, Summary, plotted
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean, percentiles
+from circuits.base.results import Result, numeric
 from circuits.facts.pairs import PairBatch, TokenPair, batches
-from circuits.graph.ablation import Ablation, source_constants
+from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.graph.running import CircuitRunner, head_projections
-from circuits.model.metrics import Metric, evaluate_metric, hit_at
+from circuits.model.metrics import evaluate_metric, hit_at
 from circuits.model.model import Model
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Kept fractions of edges at which CPR and CMD are taken."""
+BASELINE = "random"
+"""The name of a curve of random circuits."""
 UNDEFINED_BELOW = 1e-6
 """Faithfulness is undefined where |m(M) - m(empty)| is not above this."""
 
@@ -78,8 +82,8 @@ def run_circuits(
     pairs: Sequence[TokenPair],
     circuits: Sequence[Circuit],
     *,
-    metric: Metric = Metric.LOGIT_DIFFERENCE,
-    ablation: Ablation = Ablation.PATCH,
+    metric: MetricLike = Metric.LOGIT_DIFFERENCE,
+    ablation: Ablation | str = Ablation.PATCH,
     batch_size: int = 16,
     k: int = 10,
     progress: Callable[[int, int], None] | None = None,
@@ -89,6 +93,7 @@ def run_circuits(
     All circuits must share one wiring; one base pass serves them all. NumericalError where a
     metric is not finite.
     """
+    metric, ablation = Metric.of(metric), Ablation.of(ablation)
     if not pairs:
         raise OptionError("there are no prompt pairs to evaluate on")
     wirings = {circuit.wiring for circuit in circuits} or {model.wiring()}
@@ -97,13 +102,13 @@ def run_circuits(
     wiring = wirings.pop()
     check_geometry(model, wiring)
     constants = None
-    if ablation is not Ablation.PATCH:
+    if ablation.is_constant:
         constants = source_constants(model, pairs, ablation, batch_size)
     n_runs = len(circuits) + 2
     metrics, hits = np.empty((n_runs, len(pairs))), np.empty((n_runs, len(pairs)), dtype=bool)
     projections = head_projections(model, wiring)
     done = 0
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         runner = CircuitRunner(model, batch, wiring, ablation, constants, projections)
         clean, rows = runner.clean_logits, list(batch.index)
         for run, circuit in enumerate([Circuit.full(wiring), Circuit.empty(wiring), *circuits]):
@@ -111,7 +116,7 @@ def run_circuits(
             logits = clean if circuit.kept.all() else runner.run(circuit)
             values = evaluate_metric(metric, logits, batch.answer, batch.foil, clean)
             metrics[run, rows] = values.float().cpu().numpy()
-            _check_finite(metrics[run], batch, pairs, run)
+            _check_finite(model, metrics[run], batch, pairs, run)
             hits[run, rows] = hit_at(logits, batch.answer, k).cpu().numpy()
         done += len(batch)
         if progress is not None:
@@ -121,14 +126,14 @@ def run_circuits(
 
 
 def _check_finite(
-    metrics: np.ndarray, batch: PairBatch, pairs: Sequence[TokenPair], run: int
+    model: Model, metrics: np.ndarray, batch: PairBatch, pairs: Sequence[TokenPair], run: int
 ) -> None:
     for row in batch.index:
         if not np.isfinite(metrics[row]):
             name = ("the whole model", "the empty circuit", "a circuit")[min(run, 2)]
             raise NumericalError(
                 f"the metric of {name} is not a finite number for the prompt "
-                f"{pairs[row].text.clean!r}; try --dtype fp32"
+                f"{pairs[row].text.clean!r}; {model.why_not_finite()}"
             )
 
 
@@ -193,8 +198,8 @@ def evaluate(
     circuit: Circuit,
     *,
     random_circuits: Sequence[Circuit] = (),
-    metric: Metric = Metric.LOGIT_DIFFERENCE,
-    ablation: Ablation = Ablation.PATCH,
+    metric: MetricLike = Metric.LOGIT_DIFFERENCE,
+    ablation: Ablation | str = Ablation.PATCH,
     batch_size: int = 16,
     resamples: int = 1000,
     seed: int = 0,
@@ -271,7 +276,79 @@ class FaithfulnessCurve(Shown):
 
     def plot(self, name: str = "circuit", **others: FaithfulnessCurve) -> go.Figure:
         """Faithfulness against size, beside other curves by name (`random` is the baseline)."""
-        return plotted("curve_figure", {name: self, **others})
+        return FaithfulnessCurves({name: self, **others}).plot()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a size: edges, their share, and faithfulness with its limits."""
+        points = zip(self.sizes, self.fractions, self.faithfulness, strict=True)
+        return [{"edges": n, "fraction": part, **point.as_dict()} for n, part, point in points]
+
+
+@dataclass(frozen=True)
+class FaithfulnessCurves(Result):
+    """Curves by name, in their order, with their origin; `BASELINE` names random circuits'."""
+
+    KIND = "faithfulness curves"
+
+    curves: Mapping[str, FaithfulnessCurve]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a curve and size."""
+        return [
+            {"curve": name, **row} for name, curve in self.curves.items() for row in curve.rows()
+        ]
+
+    def summary(self) -> Summary:
+        """The areas of each curve."""
+        rows = [(name, str(each.area), str(each.distance)) for name, each in self.curves.items()]
+        header = ("curve", "area (CPR)", "distance (CMD)")
+        return Summary(f"{len(rows)} faithfulness curves", {}, "", header, rows)
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Faithfulness against size; options are those of `viz.screen.curve_figure`."""
+        return plotted(self, **options)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Sizes and fractions by the place of the curve."""
+        arrays = {}
+        for place, curve in enumerate(self.curves.values()):
+            arrays[f"{place}.sizes"] = np.array(curve.sizes, dtype=np.int64)
+            arrays[f"{place}.fractions"] = np.array(curve.fractions, dtype=np.float64)
+        return arrays
+
+    def metadata(self) -> dict[str, Any]:
+        """Names and intervals."""
+        records = [
+            {
+                "name": name,
+                "faithfulness": [point.as_dict() for point in curve.faithfulness],
+                "area": curve.area.as_dict(),
+                "distance": curve.distance.as_dict(),
+            }
+            for name, curve in self.curves.items()
+        ]
+        return {"curves": records, "provenance": dict(self.provenance)}
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    ) -> FaithfulnessCurves:
+        """The inverse of `arrays` and `metadata`; OptionError where lengths do not fit."""
+        curves = {
+            str(record["name"]): FaithfulnessCurve(
+                fractions=tuple(numeric(arrays, f"{place}.fractions", "f", 1).tolist()),
+                sizes=tuple(numeric(arrays, f"{place}.sizes", "i", 1).tolist()),
+                faithfulness=tuple(map(Interval.from_dict, record["faithfulness"])),
+                area=Interval.from_dict(record["area"]),
+                distance=Interval.from_dict(record["distance"]),
+            )
+            for place, record in enumerate(metadata["curves"])
+        }
+        lengths = [{len(c.faithfulness), len(c.sizes), len(c.fractions)} for c in curves.values()]
+        if any(len(each) > 1 for each in lengths):
+            raise OptionError("their lengths do not fit")
+        return cls(curves, dict(metadata["provenance"]))
 
 
 def faithfulness_curve(
@@ -313,8 +390,8 @@ def single_edge_drops(
     pairs: Sequence[TokenPair],
     circuit: Circuit,
     *,
-    metric: Metric = Metric.LOGIT_DIFFERENCE,
-    ablation: Ablation = Ablation.PATCH,
+    metric: MetricLike = Metric.LOGIT_DIFFERENCE,
+    ablation: Ablation | str = Ablation.PATCH,
     batch_size: int = 16,
 ) -> Float[np.ndarray, " kept_edge"]:
     """Drop in faithfulness when each kept edge alone is removed, in canonical order.

@@ -30,14 +30,13 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from circuits.base.choices import FalseDiscovery
+from circuits.base.choices import Choice, FalseDiscovery
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import PromptPair
 from circuits.graph.circuit import EdgeScores
@@ -47,7 +46,7 @@ _CHUNK_BYTES = 64 * 2**20
 _CERTAIN = 1e6  # a statistic this large leaves no doubt, and its cube is still a number
 
 
-class Decision(StrEnum):
+class Decision(Choice):
     """What the pairs say about an edge's change; see the module's text."""
 
     CHANGED = "changed"
@@ -73,6 +72,7 @@ class NoiseSettings:
     control: FalseDiscovery = FalseDiscovery.BH
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "control", FalseDiscovery.of(self.control))
         if not 0 < self.level < 1:
             raise OptionError(f"the level must lie between 0 and 1, not {self.level}")
         for name in ("margin", "margin_share"):
@@ -150,9 +150,9 @@ class EdgeChanges:
     partners: int
     settings: NoiseSettings
 
-    def called(self, decision: Decision) -> Bool[np.ndarray, " edge"]:
+    def called(self, decision: Decision | str) -> Bool[np.ndarray, " edge"]:
         """The edges of which this is the decision."""
-        return self.code == DECISIONS.index(decision)
+        return self.code == DECISIONS.index(Decision.of(decision))
 
     def decision(self, edge: int) -> Decision:
         """The decision about one edge."""
@@ -180,7 +180,7 @@ class EdgeChanges:
         """The inverse of `arrays` and `as_dict`; OptionError where they are none."""
         try:
             settings = dict(metadata["settings"])
-            settings["control"] = FalseDiscovery(settings["control"])
+            settings["control"] = FalseDiscovery.of(settings["control"])
             rest = {key: metadata[key] for key in ("margin", "df", "facts", "partners")}
             fields = {**arrays, "code": arrays["code"].astype(np.int64), **rest}
             return cls(**fields, settings=NoiseSettings(**settings))

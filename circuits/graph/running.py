@@ -53,13 +53,13 @@ class CircuitRunner:
         model: Model,
         batch: PairBatch,
         wiring: Wiring,
-        ablation: Ablation = Ablation.PATCH,
+        ablation: Ablation | str = Ablation.PATCH,
         constants: SourceConstants | None = None,
         projections: Sequence[HeadProjections] | None = None,
     ) -> None:
         """`projections` may be given to share them between batches (`head_projections`)."""
-        self.model, self.wiring, self.ablation = model, wiring, ablation
-        self.start = batch.first_difference if ablation is Ablation.PATCH else 0
+        self.model, self.wiring, self.ablation = model, wiring, Ablation.of(ablation)
+        self.start = 0 if self.ablation.is_constant else batch.first_difference
         self.n_examples, length = batch.clean.shape
         self.n_positions = length - self.start
         self.n_rows = self.n_examples * self.n_positions
@@ -68,11 +68,11 @@ class CircuitRunner:
         self.clean_logits = model.last_logits(batch.clean[:, self.start :], prefix=self._prefix)
         places = torch.arange(length, device=model.device)
         self._causal = places[None, :] <= places[self.start :, None]
-        if ablation is Ablation.PATCH:
-            self.base = self._corrupted_run(batch)
-        else:
+        if self.ablation.is_constant:
             assert constants is not None, "zero and mean ablation need constants"
             self.base = self._constant_run(batch, constants)
+        else:
+            self.base = self._corrupted_run(batch)
         clean = model.embed(batch.clean[:, self.start :]).flatten(0, 1)
         self._embedding_change = clean - self.base.embedding
 
@@ -95,7 +95,7 @@ class CircuitRunner:
         shared = torch.arange(n_heads, device=kept.device) // wiring.queries_per_key
         first = wiring.head_src(layer)
         active = kept[first : first + n_heads].any(1)
-        if self.ablation is Ablation.PATCH:  # a constant is no function of unchanged inputs
+        if not self.ablation.is_constant:  # a constant is no function of unchanged inputs
             key_changed = changed[n_heads : n_heads + n_keys] | changed[n_heads + n_keys :]
             active = active & (changed[:n_heads] | key_changed[shared])
         heads = active.nonzero()[:, 0]
@@ -150,7 +150,7 @@ class CircuitRunner:
         wiring = self.wiring
         column = kept[:, wiring.mlp_dst(layer)][:, None]
         active = kept[wiring.mlp_src(layer)].any()
-        if self.ablation is Ablation.PATCH:
+        if not self.ablation.is_constant:
             active = active & sources.rows_of(column).any()
         if not active:
             return

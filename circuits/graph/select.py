@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import repeat
@@ -24,7 +24,7 @@ from circuits.base.errors import NumericalError, OptionError
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 
 
-def top_n(scores: EdgeScores, n: int, by: Ranking = Ranking.ABSOLUTE) -> Circuit:
+def top_n(scores: EdgeScores, n: int, by: Ranking | str = Ranking.ABSOLUTE) -> Circuit:
     """The n best edges, unpruned; signed ranking takes negative ones where n asks for so many."""
     keys = _keys(scores, by)
     _check_count(n, scores.wiring)
@@ -34,15 +34,15 @@ def top_n(scores: EdgeScores, n: int, by: Ranking = Ranking.ABSOLUTE) -> Circuit
     return Circuit(scores.wiring, kept, scores, provenance=scores.provenance)
 
 
-def threshold(scores: EdgeScores, t: float, by: Ranking = Ranking.ABSOLUTE) -> Circuit:
+def threshold(scores: EdgeScores, t: float, by: Ranking | str = Ranking.ABSOLUTE) -> Circuit:
     """Edges whose (absolute) score is at least t, unpruned; t is in units of the metric."""
-    if not math.isfinite(t) or (by is Ranking.ABSOLUTE and t < 0):
+    if not math.isfinite(t) or (t < 0 and Ranking.of(by) == Ranking.ABSOLUTE):
         raise OptionError(f"the threshold must be a number of at least 0, not {t}")
     kept = _keys(scores, by) >= t
     return Circuit(scores.wiring, kept, scores, provenance=scores.provenance)
 
 
-def greedy(scores: EdgeScores, n: int, by: Ranking = Ranking.ABSOLUTE) -> Circuit:
+def greedy(scores: EdgeScores, n: int, by: Ranking | str = Ranking.ABSOLUTE) -> Circuit:
     """The n edges found from the logits backwards, unpruned.
 
     Each step adds the best edge among those whose destination is connected to the logits already;
@@ -91,22 +91,21 @@ def prune(circuit: Circuit) -> Circuit:
 
 def select(
     scores: EdgeScores,
-    selection: Selection,
+    selection: Selection | str,
     n: int | None = None,
     t: float | None = None,
-    by: Ranking = Ranking.ABSOLUTE,
+    by: Ranking | str = Ranking.ABSOLUTE,
 ) -> Circuit:
     """Select, prune, and record both sizes under `provenance["selection"]`.
 
     TOP and GREEDY take `n` (edges before pruning), THRESHOLD takes `t`.
     """
-    if (t is None) if selection is Selection.THRESHOLD else (n is None):
-        wanted = "a threshold" if selection is Selection.THRESHOLD else "a number of edges"
+    selection, by = Selection.of(selection), Ranking.of(by)
+    name, limit = ("threshold", t) if selection == Selection.THRESHOLD else ("n", n)
+    if limit is None:
+        wanted = {"threshold": "a threshold", "n": "a number of edges"}[name]
         raise OptionError(f"selection {selection.value!r} needs {wanted}")
-    if selection is Selection.THRESHOLD:
-        chosen = threshold(scores, t if t is not None else 0.0, by)
-    else:
-        chosen = (top_n if selection is Selection.TOP else greedy)(scores, n or 0, by)
+    chosen = _SELECTIONS[selection](scores, limit, by)
     pruned = prune(chosen)
     record: dict[str, Any] = {
         "selection": selection.value,
@@ -114,8 +113,15 @@ def select(
         "edges_selected": chosen.n_edges,
         "edges_after_pruning": pruned.n_edges,
     }
-    record |= {"threshold": t} if selection is Selection.THRESHOLD else {"n": n}
+    record[name] = limit
     return replace(pruned, provenance={**pruned.provenance, "selection": record})
+
+
+_SELECTIONS: dict[Selection, Callable[..., Circuit]] = {
+    Selection.TOP: top_n,
+    Selection.GREEDY: greedy,
+    Selection.THRESHOLD: threshold,
+}
 
 
 def random_circuit(wiring: Wiring, n: int, rng: np.random.Generator) -> Circuit:
@@ -137,7 +143,7 @@ def random_circuit(wiring: Wiring, n: int, rng: np.random.Generator) -> Circuit:
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if beginning(middle).sum() <= n else (low, middle - 1)
-    kept = beginning(low)
+    kept = beginning(low).copy()
     while missing := n - int(kept.sum()):
         reached, needed = _connected(wiring, kept)
         inside = np.flatnonzero(reached[wiring.edge_src] & needed[wiring.edge_dst] & ~kept)
@@ -222,14 +228,15 @@ def _inputs_of_sources(wiring: Wiring) -> list[tuple[int, ...]]:
     return inputs
 
 
-def _keys(scores: EdgeScores, by: Ranking) -> Float[np.ndarray, " edge"]:
+def _keys(scores: EdgeScores, by: Ranking | str) -> Float[np.ndarray, " edge"]:
     bad = np.flatnonzero(~np.isfinite(scores.values))
     if bad.size:
         raise NumericalError(
             f"the score of edge {scores.wiring.edge_name(int(bad[0]))} is NaN or infinite, "
             "so edges cannot be ranked"
         )
-    return np.abs(scores.values) if by is Ranking.ABSOLUTE else scores.values
+    values = scores.values
+    return {Ranking.ABSOLUTE: np.abs(values), Ranking.SIGNED: values}[Ranking.of(by)]
 
 
 def _check_count(n: int, wiring: Wiring) -> None:

@@ -20,6 +20,7 @@ import torch
 from circuits.base.errors import (
     KnowledgeCircuitsError,
     ModelNotFoundError,
+    NumericalError,
     OptionError,
     UnsupportedArchitectureError,
 )
@@ -72,11 +73,14 @@ def resolve(name: str) -> Source:
             f"the model has no name; use an embedded model ({', '.join(embedded_models())}), a "
             "Hugging Face directory or a hub name"
         )
+    if "\0" in name:
+        raise ModelNotFoundError(f"{name!r} is no possible name of a model")
     path = Path(os.path.expanduser(name))  # unlike Path.expanduser, leaves an unknown ~user alone
     base, _, revision = name.partition("@")
     if base in embedded_models():
         return _resolve_embedded(base, revision)
     if path.is_dir():
+        _check_directory(path, name)
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(
                 f"{name!r} is a directory without config.json, so not a Hugging Face model"
@@ -118,6 +122,7 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
     try:
         config = AutoConfig.from_pretrained(source.weights, **options)
         check_architecture(config, name)
+        _check_size(config, source.weights, name)
         hf_tokenizer = AutoTokenizer.from_pretrained(source.tokenizer, **options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.weights,
@@ -134,22 +139,57 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
         raise
     except Exception as error:  # a damaged directory makes the libraries raise almost anything
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        raise ModelNotFoundError(f"{name!r} cannot be loaded: {kind}{_gist(error)}") from None
+        raise ModelNotFoundError(f"{name!r} cannot be loaded: {kind}{gist(error)}") from None
     finally:
         if progress_was_on:
             hf_logging.enable_progress_bar()
     hf_model.to(where)  # type: ignore[arg-type]
     hf_model.eval()
+    parameters = dict(hf_model.named_parameters())
+    if bad := first_not_finite(parameters):
+        raise NumericalError(f"{name!r} cannot be used: weight {bad!r} holds NaN or infinity")
     provenance = {
         "model": name,
         "revision": getattr(config, "_commit_hash", None),
         "dtype": dtype,
-        "weights_sha256": weights_hash(hf_model),
+        "weights_sha256": weights_hash(parameters),
     }
     return LoadedWeights(name, hf_model, hf_tokenizer, provenance)
 
 
-def _gist(error: Exception) -> str:
+def _check_size(config: Any, weights: str, name: str) -> None:
+    """Refuse more layers than the file has bytes for, which would take for ever to set up."""
+    layers = config.num_hidden_layers
+    files = [path.stat().st_size for path in Path(weights).glob("*.safetensors")]
+    # A layer has two norms at the least, a weight two bytes.
+    if files and (type(layers) is not int or not 0 < layers <= sum(files) // 4):
+        raise ModelNotFoundError(
+            f"{name!r} cannot be loaded: config.json names {_short(layers)} layers, more or less "
+            "than its weights can hold"
+        )
+
+
+def _check_directory(path: Path, name: str) -> None:
+    """Refuse, with what helps, directories that hold no plain weights."""
+    if (path / "adapter_config.json").is_file():
+        raise ModelNotFoundError(
+            f"{name!r} holds an adapter, which would be left out; merge it into its base model "
+            "(`merge_and_unload` of peft) and save that"
+        )
+    if any(path.glob("*.safetensors")) or not any(path.glob("pytorch_model*.bin")):
+        return
+    raise ModelNotFoundError(
+        f"{name!r} holds its weights as a pickle, which can run code and is never opened; save "
+        "them as safetensors (`save_pretrained` of transformers does)"
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def gist(error: Exception) -> str:
     """The first line of an error's message, and those after it that a colon announces."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
     last = next((place for place, line in enumerate(lines) if not line.endswith(":")), len(lines))
@@ -157,10 +197,17 @@ def _gist(error: Exception) -> str:
 
 
 def _check_complete(report: Mapping[str, Any], name: str) -> None:
-    """Refuse weights that are absent or of another shape: `transformers` makes up random ones."""
-    absent = sorted(report["missing_keys"])
+    """Refuse weights that are absent, of another shape or of no use.
+
+    `transformers` makes up random ones for the first two and leaves out the last without a word.
+    """
     others = sorted(each[0] for each in report["mismatched_keys"])
-    for weights, fault in ((others, "of another shape than config.json says"), (absent, "missing")):
+    faults = (
+        (others, "of another shape than config.json says"),
+        (sorted(report["missing_keys"]), "missing"),
+        (sorted(report["unexpected_keys"]), "there that config.json has no place for"),
+    )
+    for weights, fault in faults:
         if weights:
             more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
             raise ModelNotFoundError(
@@ -197,10 +244,16 @@ def parse_device(device: str | None) -> torch.device:
     return wanted
 
 
-def weights_hash(hf_model: Any) -> str:
+def first_not_finite(parameters: Mapping[str, torch.Tensor]) -> str | None:
+    """Name of the first of these that holds NaN or infinity."""
+    bad = (name for name, value in parameters.items() if not bool(torch.isfinite(value).all()))
+    return next(bad, None)
+
+
+def weights_hash(parameters: Mapping[str, torch.Tensor]) -> str:
     """sha256 over all parameters' names and bytes, in order of name."""
     digest = sha256()
-    for name, parameter in sorted(hf_model.named_parameters()):
+    for name, parameter in sorted(parameters.items()):
         digest.update(name.encode())
         raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().data)
@@ -221,6 +274,23 @@ def check_architecture(config: Any, name: str) -> None:
             raise UnsupportedArchitectureError(
                 f"{name!r} sets {field}={value!r}, a variant of {kind} that is not covered"
             )
+    if quantised := getattr(config, "quantization_config", None):
+        how = quantised.get("quant_method", "?") if isinstance(quantised, Mapping) else "?"
+        raise UnsupportedArchitectureError(
+            f"{name!r} is quantised ({how}): its weights are not plain matrices; use the model "
+            "that it was made from"
+        )
+    if getattr(config, "sliding_window", None) is not None:  # a key of its own: Llama has no such
+        raise UnsupportedArchitectureError(
+            f"{name!r} sets sliding_window={_short(config.sliding_window)}, which is not covered"
+        )
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if isinstance(rope, Mapping) and rope.get("rope_type", rope.get("type")) == "longrope":
+        # Its angles change with the prompt's length, and a shared prefix has none of its own.
+        raise UnsupportedArchitectureError(
+            f"{name!r} rotates by 'longrope', which is not covered; covered are the default, "
+            "linear, dynamic, yarn and llama3"
+        )
 
 
 SUPPORTED: dict[str, dict[str, Any]] = {

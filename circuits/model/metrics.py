@@ -44,9 +44,18 @@ def negative_kl(
 def rank(
     logits: Float[Tensor, "*batch d_vocab"], token: Int[Tensor, "*batch"]
 ) -> Int[Tensor, "*batch"]:
-    """How many tokens score higher than this one; 0 is the best rank."""
+    """How many tokens score higher than this one; 0 is the best rank.
+
+    Among equal logits it takes the middle place: where all are the same, none is known.
+    NumericalError where a logit is NaN or infinite, as then no place means anything.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise NumericalError(
+            "the logits are not finite numbers, so no answer has a rank; a weight may be NaN, or "
+            "a value too large for the model's dtype"
+        )
     own = logits.gather(-1, token.unsqueeze(-1))
-    return (logits > own).sum(-1)
+    return (logits > own).sum(-1) + ((logits == own).sum(-1) - 1) // 2
 
 
 def hit_at(
@@ -54,12 +63,9 @@ def hit_at(
 ) -> Bool[Tensor, " batch"]:
     """Whether the answer's first token is among the k best logits (Yao et al. 2024).
 
-    Among equal logits it takes the middle place: logits that are all the same (zero ablation of
-    everything, under RMSNorm) hit nothing.
+    Logits that are all the same (zero ablation of everything, under RMSNorm) hit nothing.
     """
-    own = logits.gather(-1, answer.unsqueeze(-1))
-    others_equal = (logits == own).sum(-1) - 1
-    return 2 * rank(logits, answer) + others_equal < 2 * k
+    return rank(logits, answer) < k
 
 
 def evaluate_metric(
@@ -81,7 +87,7 @@ def evaluate_metric(
             raise ValueError(f"the metric {metric} compares with the clean run's logits")
         given = (*given, clean_logits)
     values = metric.load()(*given)
-    if not isinstance(metric.target, str):
+    if metric.is_own:
         _check_values(metric, values, logits)
     return values
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +25,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.base.choices import KeyValue
-from circuits.base.errors import OptionError
-from circuits.model.loading import LoadedWeights, check_architecture, load_weights, weights_hash
+from circuits.base.errors import (
+    KnowledgeCircuitsError,
+    ModelNotFoundError,
+    NumericalError,
+    OptionError,
+)
+from circuits.model.loading import (
+    LoadedWeights,
+    check_architecture,
+    gist,
+    load_weights,
+    weights_hash,
+)
+from circuits.model.saying import NextTokens
 from circuits.model.tokens import Tokenizer
 from circuits.model.weights import HeadProjections, Weights
 from circuits.model.wiring import Wiring
@@ -51,7 +65,10 @@ class Prefix:
 
 
 class Model(Weights):
-    """A decoder-only transformer whose every head and MLP can be read and replaced."""
+    """A decoder-only transformer whose every head and MLP can be read and replaced.
+
+    `bridge` is the TransformerBridge of TransformerLens that runs it, for whatever is not here.
+    """
 
     def __init__(self, weights: LoadedWeights) -> None:
         from transformer_lens.model_bridge import TransformerBridge
@@ -61,15 +78,17 @@ class Model(Weights):
         self.name = weights.name
         self.max_tokens: int = hf_model.config.max_position_embeddings
         self.tokenizer = Tokenizer(weights.hf_tokenizer, max_tokens=self.max_tokens)
-        self.provenance: dict[str, Any] = {
+        # The bridge keeps these very tensors, under other names.
+        self._parameters: dict[str, torch.nn.Parameter] = dict(hf_model.named_parameters())
+        self.provenance = {
             **weights.provenance,
             "tokenizer_sha256": self.tokenizer.fingerprint,
             "versions": library_versions(),
         }
-        # The bridge keeps these very tensors, under other names.
-        self._parameters: dict[str, torch.nn.Parameter] = dict(hf_model.named_parameters())
+        self._turn, self.placed = threading.RLock(), []
         self._buffers: dict[str, Tensor] = dict(hf_model.named_buffers())
         self.config = hf_model.config
+        self._generation = getattr(hf_model, "generation_config", None)
         self.bridge = TransformerBridge.boot_transformers(
             hf_model.config.model_type,  # only a label here: weights and tokenizer are given
             hf_model=hf_model,
@@ -102,18 +121,65 @@ class Model(Weights):
         if any("GeneralizedComponent" in str(type(part).__mro__) for part in hf_model.modules()):
             raise ValueError("this model is wrapped already; make a fresh one for a second Model")
         hf_model.set_attn_implementation("eager")
-        provenance = {"model": name, "revision": None, "weights_sha256": weights_hash(hf_model)}
-        provenance["dtype"] = str(hf_model.dtype).removeprefix("torch.")
+        provenance = {
+            "model": name,
+            "revision": None,
+            "weights_sha256": weights_hash(dict(hf_model.named_parameters())),
+            "dtype": str(hf_model.dtype).removeprefix("torch."),
+        }
         return cls(LoadedWeights(name, hf_model.eval(), hf_tokenizer, provenance))
 
-    def wiring(self, kv: KeyValue = KeyValue.GROUPED) -> Wiring:
+    def wiring(self, kv: KeyValue | str = KeyValue.GROUPED) -> Wiring:
         """The model's graph."""
-        return Wiring(self.n_layers, self.n_heads, self.n_kv_heads, kv)
+        return Wiring(self.n_layers, self.n_heads, self.n_kv_heads, KeyValue.of(kv))
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.wiring().describe()}, {self.device}, {self.dtype})"
 
+    # --- asking ------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def ask(self, prompt: str, k: int = 5) -> NextTokens:
+        """The k most likely next tokens of a prompt, with their probabilities."""
+        if not 1 <= k <= self.d_vocab:
+            raise OptionError(f"`k` is between 1 and {self.d_vocab}, not {k}")
+        ids = self.tokenizer.encode(prompt).ids
+        logits = self.last_logits(torch.tensor([ids], device=self.device))[0]
+        values, best = logits.float().softmax(-1).topk(k)
+        tokens = tuple(self.tokenizer.token_string(token) for token in best.tolist())
+        return NextTokens(prompt, tokens, tuple(values.tolist()))
+
+    @torch.no_grad()
+    def generate(self, prompt: str, n_tokens: int = 20) -> str:
+        """The greedy continuation of a prompt, as text."""
+        ids = list(self.tokenizer.encode(prompt).ids)
+        if n_tokens < 1:
+            raise OptionError(f"`n_tokens` is at least 1, not {n_tokens}")
+        self.check_length(len(ids) + n_tokens - 1)
+        said: list[int] = []
+        for _ in range(n_tokens):
+            logits = self.last_logits(torch.tensor([ids + said], device=self.device))
+            said.append(int(logits[0].argmax()))
+        return str(self.tokenizer.hf.decode(said))
+
     # --- running -----------------------------------------------------------------------------
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within the block no other thread runs or edits this model: it gets an OptionError.
+
+        Hooks and edits are in the model itself, so two runs at a time would take each other's.
+        Refusing, unlike waiting, cannot deadlock. Blocks of one thread may be nested.
+        """
+        if not self._turn.acquire(blocking=False):
+            raise OptionError(
+                f"{self.name!r} is in use in another thread; run one thing at a time, or load the "
+                "model once for each thread"
+            )
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def last_logits(
         self,
@@ -128,9 +194,10 @@ class Model(Weights):
         """
         self.check_length(tokens.shape[1] + (prefix.length if prefix else 0))
         options = {"past_key_values": _cache(prefix, tokens.shape[0])} if prefix else {}
-        logits = self.bridge.run_with_hooks(
-            tokens, fwd_hooks=[*hooks, CONTIGUOUS], logits_to_keep=1, **options
-        )
+        with self.alone():
+            logits = self.bridge.run_with_hooks(
+                tokens, fwd_hooks=[*hooks, CONTIGUOUS], logits_to_keep=1, **options
+            )
         return logits[:, -1]
 
     @torch.no_grad()
@@ -142,13 +209,14 @@ class Model(Weights):
 
         self.check_length(tokens.shape[1])
         cache: Any = DynamicCache()
-        logits = self.bridge.run_with_hooks(
-            tokens,
-            fwd_hooks=[*hooks, CONTIGUOUS],
-            logits_to_keep=1,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with self.alone():
+            logits = self.bridge.run_with_hooks(
+                tokens,
+                fwd_hooks=[*hooks, CONTIGUOUS],
+                logits_to_keep=1,
+                past_key_values=cache,
+                use_cache=True,
+            )
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         return logits[:, -1], Prefix(tokens.shape[1], layers)
 
@@ -160,9 +228,11 @@ class Model(Weights):
                 f"{self.max_tokens}"
             )
 
-    def hooks(self, hooks: Sequence[Hook]) -> AbstractContextManager[Any]:
+    @contextmanager
+    def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
         """Forward hooks that are in place within a `with` block."""
-        return self.bridge.hooks(fwd_hooks=list(hooks))
+        with self.alone(), self.bridge.hooks(fwd_hooks=list(hooks)):
+            yield
 
     @torch.no_grad()
     def share_prefix(self, tokens: Int[Tensor, "batch pos"]) -> Prefix | None:
@@ -170,13 +240,15 @@ class Model(Weights):
         if tokens.shape[1] == 0:
             return None
         rows = tokens[:1] if bool((tokens == tokens[:1]).all()) else tokens
-        _, cache = self.bridge(rows, return_type="logits_and_cache", logits_to_keep=1)
+        with self.alone():
+            _, cache = self.bridge(rows, return_type="logits_and_cache", logits_to_keep=1)
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         return Prefix(tokens.shape[1], layers)
 
     def run_block(self, layer: int, residual: Tensor, **options: Any) -> Tensor:
         """One block, hooks included, on a residual of shape batch pos d_model."""
-        output = self.bridge.blocks[layer](residual, **options)
+        with self.alone():
+            output = self.bridge.blocks[layer](residual, **options)
         return output[0] if isinstance(output, tuple) else output
 
     def run_attention(
@@ -197,13 +269,15 @@ class Model(Weights):
         if self.is_rotary:
             positions = torch.arange(start, start + residual.shape[1], device=residual.device)[None]
             options["position_embeddings"] = self.bridge.rotary_emb(residual, positions)
-        output = block.attn(hidden_states=block.ln1(residual), **options)
+        with self.alone():
+            output = block.attn(hidden_states=block.ln1(residual), **options)
         return output[0] if isinstance(output, tuple) else output
 
     def run_mlp(self, layer: int, resid_mid: Tensor) -> Tensor:
         """A layer's MLP, its norm included, on a residual of shape batch pos d_model."""
         block = self.bridge.blocks[layer]
-        output = block.mlp(block.ln2(resid_mid))
+        with self.alone():
+            output = block.mlp(block.ln2(resid_mid))
         return output[0] if isinstance(output, tuple) else output
 
     def normalise(self, residual: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
@@ -239,13 +313,30 @@ class Model(Weights):
         return logits.reshape(*residual.shape[:-1], logits.shape[-1])
 
 
-def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
+def load(name: str | Path, device: str | None = None, dtype: str = "fp32") -> Model:
     """A model by embedded name, local Hugging Face directory or hub name.
 
     `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32 or bf16.
     Raises ModelNotFoundError or UnsupportedArchitectureError with one line that says what to do.
     """
-    return Model(load_weights(name, device, dtype))
+    if not isinstance(name, str | Path):
+        raise OptionError(f"a model is named by text or a path, not by {name!r}")
+    weights = load_weights(str(name), device, dtype)
+    try:
+        model = Model(weights)
+        with torch.no_grad():  # what a damaged configuration breaks, the first pass shows
+            logits = model.last_logits(torch.zeros(1, 1, dtype=torch.long, device=model.device))
+    except (KnowledgeCircuitsError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ModelNotFoundError(
+            f"{weights.name!r} cannot be run: {type(error).__name__}: {gist(error)}"
+        ) from None
+    if not bool(torch.isfinite(logits).all()):
+        raise NumericalError(
+            f"{weights.name!r} gives logits that are not finite; {model.why_not_finite()}"
+        )
+    return model
 
 
 def library_versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -109,6 +109,7 @@ class Tokenizer:
         """
         if not text.strip():
             raise PromptError("the prompt is empty")
+        _check_unicode(text)
         with_bos = self.use_bos(bos)
         encoding = self.hf(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = list(encoding["input_ids"]), [tuple(o) for o in encoding["offset_mapping"]]
@@ -149,6 +150,7 @@ class Tokenizer:
         answer = answer.strip()
         if not answer:
             raise PromptError(f"the answer to {prompt!r} is empty")
+        _check_unicode(prompt + answer)
         glue = "" if _wants_no_space(prompt) else " "
         return _continuation(self.hf, prompt, glue + answer)
 
@@ -156,10 +158,18 @@ class Tokenizer:
         """First continuation token of the answer: the one that scores count."""
         return self.continuation(prompt, answer)[0]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 of the tokenizer's full definition."""
         return sha256(self.hf.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def _check_unicode(text: str) -> None:
+    """Words from a command line that are not UTF-8 arrive as halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(f"{_short(text)} is no valid Unicode text (not UTF-8?)") from None
 
 
 def _short(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.base import plugins
 from circuits.base.choices import KeyValue
 from circuits.base.errors import OptionError
+from circuits.model.loading import first_not_finite, weights_hash
 from circuits.model.tokens import Tokenizer
 
 
@@ -34,6 +37,7 @@ class Weights:
 
     name: str
     config: Any
+    _generation: Any  # the generation configuration
     bridge: Any
     tokenizer: Tokenizer
     dtype: torch.dtype
@@ -43,6 +47,45 @@ class Weights:
     uses_rms_norm: bool
     _parameters: dict[str, torch.nn.Parameter]
     _buffers: dict[str, Tensor]
+    _provenance: dict[str, Any]
+    placed: list[Any]  # the edits that are in the weights, the first one first
+    _versions: dict[str, int]  # of the weights that `_provenance` tells of
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the weights come from, and the plugins loaded; the hash is that of the weights now.
+
+        Torch counts the changes of every tensor, so they are hashed again only where one changed.
+        """
+        versions = self._count_changes()
+        if versions != self._versions:
+            now = weights_hash(self._parameters)
+            self._provenance = {**self._provenance, "weights_sha256": now}
+            self._versions = versions
+        return {**self._provenance, **plugins.record()}
+
+    @provenance.setter
+    def provenance(self, value: dict[str, Any]) -> None:
+        self._provenance, self._versions = value, self._count_changes()
+
+    def forget_hash(self) -> None:
+        """Have the weights hashed again when the provenance is next read."""
+        self._versions = {}
+
+    def _count_changes(self) -> dict[str, int]:
+        return {name: tensor._version for name, tensor in self._parameters.items()}
+
+    def first_not_finite(self) -> str | None:
+        """Name of the first weight that holds NaN or infinity."""
+        return first_not_finite(self._parameters)
+
+    def why_not_finite(self) -> str:
+        """The end of a message about a number that is not finite: what is wrong, or what to try."""
+        if name := self.first_not_finite():
+            return f"the weight {name!r} is not finite"
+        if self.dtype != torch.float32:
+            return "try --dtype fp32"
+        return "all weights are finite, so a value grew too large on the way"
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -91,9 +134,11 @@ class Weights:
         """
         from transformers import AutoModelForCausalLM
 
+        config = copy.deepcopy(self.config)
+        config.tie_word_embeddings = self._is_tied
         with torch.device("meta"):
             plain = AutoModelForCausalLM.from_config(
-                self.config, dtype=self.dtype, attn_implementation="eager"
+                config, dtype=self.dtype, attn_implementation="eager"
             )
         for name, tensor in {**self._parameters, **self._buffers}.items():
             value = tensor.detach() if share else tensor.detach().clone()
@@ -101,8 +146,16 @@ class Weights:
             module = plain.get_submodule(path)
             is_parameter = leaf in module._parameters
             setattr(module, leaf, torch.nn.Parameter(value, False) if is_parameter else value)
-        plain.tie_weights()
+        if self._is_tied:
+            plain.tie_weights()
+        if self._generation is not None:
+            plain.generation_config = copy.deepcopy(self._generation)
         return plain.requires_grad_(False).eval()
+
+    @property
+    def _is_tied(self) -> bool:
+        """Whether embedding and output matrix are one tensor, whatever the configuration says."""
+        return "lm_head.weight" not in self._parameters
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights as they are now, configuration and tokenizer for `transformers`."""
@@ -110,7 +163,9 @@ class Weights:
         self.tokenizer.hf.save_pretrained(folder)
 
     @torch.no_grad()
-    def head_projections(self, layer: int, kv: KeyValue = KeyValue.GROUPED) -> HeadProjections:
+    def head_projections(
+        self, layer: int, kv: KeyValue | str = KeyValue.GROUPED
+    ) -> HeadProjections:
         """Query, key and value matrices with the norm folded in, as the wiring orders them."""
         weights = torch.cat([w.transpose(1, 2) for w in self.head_input_weights(layer, kv)])
         weights = weights * self.attention_norm_gain(layer)
@@ -119,7 +174,7 @@ class Weights:
         return HeadProjections(weights, self.head_offsets(layer, kv))
 
     def head_input_weights(
-        self, layer: int, kv: KeyValue = KeyValue.GROUPED
+        self, layer: int, kv: KeyValue | str = KeyValue.GROUPED
     ) -> list[Float[Tensor, "head d_model d_head"]]:
         """W_Q, W_K and W_V as the model holds them; one K and V a query head where asked for."""
         attention = self.bridge.blocks[layer].attn
@@ -127,7 +182,7 @@ class Weights:
 
     @torch.no_grad()
     def head_offsets(
-        self, layer: int, kv: KeyValue = KeyValue.GROUPED
+        self, layer: int, kv: KeyValue | str = KeyValue.GROUPED
     ) -> Float[Tensor, "dst d_head"]:
         """What queries, keys and values are where the normalised residual is zero."""
         block, offsets = self.bridge.blocks[layer], []
@@ -142,8 +197,8 @@ class Weights:
             offsets.append(self._each_query(offset, letter, kv))
         return torch.cat(offsets)
 
-    def _each_query(self, value: Tensor, letter: str, kv: KeyValue) -> Tensor:
-        if letter == "Q" or kv is KeyValue.GROUPED:
+    def _each_query(self, value: Tensor, letter: str, kv: KeyValue | str) -> Tensor:
+        if letter == "Q" or KeyValue.of(kv).is_shared:
             return value
         return value.repeat_interleave(self.n_heads // self.n_kv_heads, 0)
 

@@ -14,6 +14,7 @@ has one key and one value destination a key-value head (`a5.kv1<k>`), the model'
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,10 +22,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from circuits.base.arrays import ContentError
 from circuits.base.choices import KeyValue
 from circuits.base.errors import OptionError
 
 SLOTS = ("q", "k", "v")
+MAX_EDGES = 50_000_000
+GEOMETRY = ("n_layers", "n_heads", "n_kv_heads", "kv")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Wiring:
     kv: KeyValue = KeyValue.GROUPED
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kv", KeyValue.of(self.kv))
         if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1:
             raise OptionError("a wiring needs at least one layer, one head and one key-value head")
         if self.n_heads % self.n_kv_heads:
@@ -47,12 +52,12 @@ class Wiring:
     @property
     def is_grouped(self) -> bool:
         """True where a key or value destination serves more than one query head."""
-        return self.kv is KeyValue.GROUPED and self.n_kv_heads != self.n_heads
+        return self.kv.is_shared and self.n_kv_heads != self.n_heads
 
     @property
     def n_key_inputs(self) -> int:
         """Key destinations a layer (as many as value destinations)."""
-        return self.n_kv_heads if self.kv is KeyValue.GROUPED else self.n_heads
+        return self.n_kv_heads if self.kv.is_shared else self.n_heads
 
     @property
     def queries_per_key(self) -> int:
@@ -86,6 +91,11 @@ class Wiring:
     def mlp_src(self, layer: int) -> int:
         """Source index of an MLP."""
         return 1 + layer * (self.n_heads + 1) + self.n_heads
+
+    @property
+    def src_layers(self) -> Int[np.ndarray, " src"]:
+        """Layer of each source; -1 for the embedding."""
+        return np.concatenate([[-1], np.repeat(np.arange(self.n_layers), self.n_heads + 1)])
 
     def attn_dst(self, layer: int) -> int:
         """Index of the first attention destination of a layer."""
@@ -208,9 +218,13 @@ class Wiring:
         """`[..., src, dst]` to `[..., edge]` in canonical order."""
         return matrix[..., self.edge_src, self.edge_dst]
 
-    def with_kv(self, kv: KeyValue) -> Wiring:
+    def with_kv(self, kv: KeyValue | str) -> Wiring:
         """The same model with another convention for keys and values."""
-        return replace(self, kv=kv)
+        return replace(self, kv=KeyValue.of(kv))
+
+    def geometry(self) -> dict[str, Any]:
+        """The four numbers that it is made of, for a file."""
+        return {name: getattr(self, name) for name in GEOMETRY}
 
     def describe(self) -> str:
         """Geometry in words, for messages."""
@@ -223,6 +237,12 @@ def node_layer(node: str) -> int | None:
     """Layer of a node's name; None for `input` and `logits`."""
     match = re.match(r"[am](\d+)", node)
     return int(match[1]) if match else None
+
+
+def head_site(head: str) -> tuple[int, int]:
+    """Layer and number of a head's name."""
+    layer, _, index = head.partition(".")
+    return int(layer[1:]), int(index[1:])
 
 
 def node_kind(node: str) -> str:
@@ -242,3 +262,39 @@ def node_order(node: str) -> tuple[int, int, int]:
     layer = node_layer(node) or 0
     index = int(re.sub(r"\D", "", node.partition(".")[2]) or 0)
     return (layer, {"head": 0, "kv": 1, "mlp": 2}[kind], index)
+
+
+def edge_count(n_layers: int, n_heads: int, n_key_inputs: int) -> int:
+    """Edges of a wiring by arithmetic alone, so that an absurd geometry allocates nothing."""
+    attn = n_heads + 2 * n_key_inputs
+    earlier = n_layers + (n_heads + 1) * n_layers * (n_layers - 1) // 2
+    return attn * earlier + earlier + n_layers * n_heads + 1 + n_layers * (n_heads + 1)
+
+
+def checked_wiring(n_layers: Any, n_heads: Any, n_kv_heads: Any, kv: Any) -> Wiring:
+    """A wiring from numbers that a file claims; ContentError where they are absurd."""
+    numbers = {"n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": n_kv_heads}
+    for name, number in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ContentError(f"{name} must be a whole number of at least 1, not {number!r:.40}")
+    if n_heads % n_kv_heads:
+        raise ContentError(f"{n_heads} heads cannot share {n_kv_heads} key-value heads evenly")
+    if kv not in tuple(KeyValue):
+        raise ContentError(f"unknown key-value convention {kv!r:.40}")
+    n_key_inputs = n_kv_heads if kv == KeyValue.GROUPED else n_heads
+    if max(numbers.values()) > MAX_EDGES or (
+        edge_count(n_layers, n_heads, n_key_inputs) > MAX_EDGES
+    ):
+        raise ContentError(
+            f"claims a model of {n_layers!r:.20} layers and {n_heads!r:.20} heads; "
+            f"at most {MAX_EDGES} edges are read"
+        )
+    return Wiring(n_layers, n_heads, n_kv_heads, KeyValue(kv))
+
+
+def stored_wiring(metadata: Mapping[str, Any]) -> Wiring:
+    """The wiring of a file's `geometry`; ContentError where it has none."""
+    geometry = metadata.get("geometry")
+    if not isinstance(geometry, dict) or set(geometry) != set(GEOMETRY):
+        raise ContentError("lacks a model geometry")
+    return checked_wiring(*(geometry[name] for name in GEOMETRY))

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from circuits.base.errors import OptionError
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
-from circuits.base.progress import Progress
-from circuits.base.writing import atomic_write
-from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.effects.pairs import edit_pairs
-from circuits.edits.requests import slotted
-from circuits.facts.pairs import TokenPair
-from circuits.files.comparisons import save_comparison
+from circuits.base.writing import as_csv, atomic_write
 from circuits.files.store import save_circuit
-from circuits.graph.circuit import Circuit
-from circuits.graph.compare import Comparison, Mass, compare
-from circuits.model.model import Model
+from circuits.graph.compare import Comparison, Mass
 from experiments.cli.edit_report import page
 from experiments.cli.finding import Look, Table
-from locate.changes.rewiring import Rewiring, rewiring
-from locate.changes.rewiring_files import save_rewiring
-from locate.discover import Search
-from locate.examples import Examples
-from locate.heads.roles import head_roles
+from locate.changes.rewiring import Rewiring
 
 FILES = (
     "before.kc.safetensors",
@@ -52,115 +36,29 @@ _LEGEND = (
 )
 
 
-@dataclass(frozen=True)
-class Question:
-    """The pairs that a comparison is made on: before, after, and what they ask about."""
-
-    name: str
-    before: tuple[TokenPair, ...]
-    after: tuple[TokenPair, ...]
-    notes: tuple[str, ...] = ()
-
-
-def requests_of(delta: WeightDelta) -> list[EditRequest]:
-    """The requests that a delta, or each part of a sum of deltas, answers."""
-    return list(dict.fromkeys(_requests_in(delta.provenance)))
-
-
-def _requests_in(provenance: Mapping[str, Any]) -> Iterator[EditRequest]:
-    for part in provenance.get("sum", ()):
-        yield from _requests_in(part)
-    for record in provenance.get("requests", ()):
-        target = record.get("target") or record.get("target_new")
-        names = ("ground_truth", "relation")
-        yield EditRequest(
-            slotted(record["prompt"], record["subject"]),
-            record["subject"],
-            target,
-            *(record.get(name) for name in names),
-        )
-
-
-def about_the_edit(model: Model, delta: WeightDelta, partners: int, seed: int) -> Question:
-    """Pairs that ask for the edited facts: the old object against the new one."""
-    requests = requests_of(delta)
-    known = [each for each in requests if each.ground_truth is not None and each.relation]
-    if not known:
-        raise OptionError(
-            "the edit names no request with a relation of the atlas and a true object: say with "
-            "--relation which pairs to compare on"
-        )
-    pairs = edit_pairs(model.tokenizer, known, partners=partners, seed=seed)
-    before, after = pairs.encode(model.tokenizer)
-    notes = [f"left out: {request.text!r}: {reason}" for request, reason in pairs.skipped]
-    if len(known) < len(requests):
-        notes.append(f"{len(requests) - len(known)} requests without relation left out")
-    return Question("the edited facts", tuple(before), tuple(after), tuple(notes))
-
-
-def about_a_relation(examples: Examples) -> Question:
-    """Pairs that ask for a relation's facts, edited or not."""
-    return Question(examples.name, examples.pairs, examples.pairs, examples.notes)
-
-
-def compare_edit(
-    model: Model,
-    delta: WeightDelta,
-    question: Question,
-    search: Search,
-    draws: int,
-    progress: Progress | None = None,
-) -> tuple[Rewiring, tuple[str, ...]]:
-    """What the edit did to the circuit behind the question, and notes to the reader."""
-    notes, roles = list(question.notes), {}
-    if search.roles:
-        try:
-            roles = dict(head_roles(model, question.before, batch_size=search.batch_size).roles)
-        except OptionError as error:
-            notes.append(f"no roles: {error}")
-    found = rewiring(
-        model,
-        delta,
-        question.before,
-        question.after,
-        selector=search.selected,
-        scoring=search,
-        roles=roles,
-        resamples=search.resamples,
-        draws=draws,
-        seed=search.seed,
-        batch_size=search.batch_size,
-        progress=progress,
-    )
-    return found, tuple(notes)
-
-
-# --- what is shown and stored --------------------------------------------------------------------
-
-
-def edit_look(found: Rewiring, question: Question, notes: Sequence[str], seed: int) -> Look:
+def edit_look(found: Rewiring) -> Look:
     """A rewiring: tables, circuits before and after, picture."""
-    found = _asked(found, question.name)
+    about = str(found.provenance["relation"])
     comparison = found.comparison
     tables = [*_mass_tables(comparison), _edge_table(comparison), _head_table(found)]
     tables.append(_layer_table(found))
     lines = [*_lines(comparison), *_restored(found)]
     summary = {
         "model": found.provenance.get("model"),
-        "question": question.name,
-        "pairs": len(question.before),
+        "question": about,
+        "pairs": found.provenance["pairs"],
         **plain(found.as_dict()),
-        "seed": seed,
+        "seed": found.provenance["seed"],
         "commit": code_commit(),
         "created": timestamp(),
-        "warnings": list(notes),
+        "warnings": found.provenance["notes"],
     }
-    files = _files(comparison, f"{question.name} before and after the edit")
-    files["rewiring.kc.safetensors"] = lambda path: save_rewiring(found, path)
+    files = _files(comparison, f"{about} before and after the edit")
+    files["rewiring.kc.safetensors"] = found.save
     files["layers.csv"] = lambda path: atomic_write(path, as_csv(found.followed.rows()))
     heads = [head.as_row() for head in found.heads]
     files["heads.csv"] = lambda path: atomic_write(path, as_csv(heads))
-    return _look(summary, tables, lines, files, f"What the edit did to {question.name}")
+    return _look(summary, tables, lines, files, f"What the edit did to {about}")
 
 
 def circuits_look(comparison: Comparison, paths: tuple[Path, Path]) -> Look:
@@ -179,26 +77,6 @@ def circuits_look(comparison: Comparison, paths: tuple[Path, Path]) -> Look:
     tables = [*_mass_tables(comparison), _edge_table(comparison)]
     files = _files(comparison, f"{paths[0].stem} and {paths[1].stem}")
     return _look(summary, tables, _lines(comparison), files, "Two circuits")
-
-
-def load_pair(before: Path, after: Path) -> Comparison:
-    """Two stored circuits, compared; OptionError where they are not of one wiring."""
-    from locate.evaluate import read_circuit
-
-    return compare(read_circuit(before), read_circuit(after))
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Records as CSV, lists as words; columns are all keys in order of appearance."""
-    buffer = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {key: " ".join(x) if isinstance(x, list | tuple) else x for key, x in row.items()}
-        )
-    return buffer.getvalue()
 
 
 def _look(
@@ -223,25 +101,10 @@ def _files(comparison: Comparison, title: str) -> dict[str, Callable[[Path], Any
     return {
         "before.kc.safetensors": lambda path: save_circuit(comparison.before, path),
         "after.kc.safetensors": lambda path: save_circuit(comparison.after, path),
-        "comparison.kc.safetensors": lambda path: save_comparison(comparison, path),
+        "comparison.kc.safetensors": comparison.save,
         "edges.csv": lambda path: atomic_write(path, as_csv(comparison.rows())),
         "difference.svg": picture,
     }
-
-
-def _asked(found: Rewiring, about: str) -> Rewiring:
-    """The rewiring and its circuits, saying what they were asked about."""
-
-    def told(circuit: Circuit) -> Circuit:
-        return replace(circuit, provenance={**circuit.provenance, "relation": about})
-
-    comparison = found.comparison
-    before, after = told(comparison.before), told(comparison.after)
-    return replace(
-        found,
-        comparison=replace(comparison, before=before, after=after),
-        provenance={**found.provenance, "relation": about},
-    )
 
 
 def _lines(comparison: Comparison) -> list[str]:

@@ -1,7 +1,7 @@
 """Figures from stored results: what a file holds decides which figures it gives; no model is run.
 
 1. *Find*: the `*.kc.safetensors` files of a folder (or single ones), known by their headers.
-2. *Choose*: the kinds of figures that each gives (`SOURCES`), or those asked for.
+2. *Choose*: the kinds of figures that each gives (`circuits.files.kinds`), or those asked for.
 3. *Draw*: each at the width and in the format asked for, all of them or none.
 """
 
@@ -12,27 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from circuits.base.arrays import kind_of
 from circuits.base.choices import FigureFormat, FigureKind
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.origin import staged
-from circuits.files.store import kind_of, load_arrays, load_circuit
+from circuits.files.kinds import find_kind, named, open_result
 from viz import theme
+from viz.paper import draw_with
 
 SUFFIX = ".kc.safetensors"
 NARROWEST, WIDEST = 2.0, 20.0
 WIDTHS = {"single": theme.SINGLE_COLUMN, "double": theme.DOUBLE_COLUMN}
-SOURCES: dict[str, tuple[FigureKind, ...]] = {
-    "circuit": (FigureKind.CIRCUIT, FigureKind.LAYERS),
-    "comparison": (FigureKind.DIFFERENCE,),
-    "rewiring": (FigureKind.DIFFERENCE, FigureKind.OBJECTS),
-    "trace": (FigureKind.TRACE,),
-    "average trace": (FigureKind.TRACE,),
-    "lens": (FigureKind.LENS,),
-    "average lens": (FigureKind.LENS,),
-    "faithfulness curves": (FigureKind.FAITHFULNESS,),
-    "heads on prompts": (FigureKind.ATTENTION, FigureKind.TOKENS),
-}
-"""The kinds of figures that each kind of stored result gives."""
 WRITERS: dict[FigureKind, str] = {
     FigureKind.CIRCUIT: "discover, compare",
     FigureKind.LAYERS: "discover, compare",
@@ -71,9 +61,9 @@ class Stored:
         return self.path.name.removesuffix(SUFFIX).removesuffix(".safetensors")
 
     @property
-    def figures(self) -> tuple[FigureKind, ...]:
+    def figures(self) -> tuple[str, ...]:
         """What can be drawn from it."""
-        return SOURCES.get(self.kind, ())
+        return tuple(find_kind(self.kind).figures)
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,7 @@ class Planned:
     """One figure to draw from one stored result; `place` counts where a file holds several."""
 
     stored: Stored
-    kind: FigureKind
+    kind: str
 
     @property
     def name(self) -> str:
@@ -204,121 +194,9 @@ def draw_all(planned: Sequence[Planned], folder: Path, look: Look) -> list[Path]
 
 def _drawings(planned: Planned, look: Look) -> Iterator[Callable[[Path], Any]]:
     """One function a figure: most files give one, heads on several prompts one a prompt."""
-    kind, path = planned.kind, planned.stored.path
-    if kind in (FigureKind.CIRCUIT, FigureKind.LAYERS):
-        yield _circuit(path, kind, look)
-    elif kind is FigureKind.DIFFERENCE:
-        yield _difference(planned.stored, look)
-    elif kind is FigureKind.OBJECTS:
-        yield _objects(path, look)
-    elif kind is FigureKind.TRACE:
-        yield _trace(planned.stored, look)
-    elif kind is FigureKind.LENS:
-        yield _lens(planned.stored, look)
-    elif kind is FigureKind.FAITHFULNESS:
-        yield _faithfulness(path, look)
-    else:
-        yield from _heads(path, kind, look)
-
-
-def _options(look: Look, usual: float, title: str | None) -> dict[str, Any]:
-    return {"width": look.width or usual, "title": title if look.titles else None}
-
-
-def _named(origin: Any) -> str | None:
-    """A title from a provenance: relation and model, as far as they are known."""
-    parts = [str(origin[key]) for key in ("relation", "model") if origin.get(key)]
-    return " in ".join(parts) or None
-
-
-def _circuit(path: Path, kind: FigureKind, look: Look) -> Callable[[Path], Any]:
-    from viz.paper.circuit import draw_circuit
-    from viz.paper.layers import draw_layers
-
-    circuit = load_circuit(path)
-    options = _options(look, theme.DOUBLE_COLUMN, _named(circuit.provenance))
-    if kind is FigureKind.LAYERS:
-        return lambda target: draw_layers(circuit, target, **options)
-    if look.max_edges is not None:
-        options["max_edges"] = look.max_edges
-    return lambda target: draw_circuit(circuit, target, **options)
-
-
-def _difference(stored: Stored, look: Look) -> Callable[[Path], Any]:
-    from circuits.files.comparisons import load_comparison
-    from locate.changes.rewiring_files import load_rewiring
-    from viz.paper.difference import draw_difference
-
-    if stored.kind == "rewiring":
-        comparison = load_rewiring(stored.path).comparison
-    else:
-        comparison = load_comparison(stored.path)
-    options = _options(look, theme.DOUBLE_COLUMN, _named(comparison.before.provenance))
-    if look.max_edges is not None:
-        options["max_edges"] = look.max_edges
-    return lambda target: draw_difference(comparison, target, **options)
-
-
-def _objects(path: Path, look: Look) -> Callable[[Path], Any]:
-    from locate.changes.rewiring_files import load_rewiring
-    from viz.paper.lenses import draw_objects
-
-    found = load_rewiring(path)
-    options = _options(look, theme.DOUBLE_COLUMN, _named(found.provenance))
-    return lambda target: draw_objects(found, target, **options)
-
-
-def _trace(stored: Stored, look: Look) -> Callable[[Path], Any]:
-    from locate.states.trace_average import AverageTrace
-    from locate.states.tracing import Trace
-    from viz.paper.curves import draw_average_trace, draw_trace
-
-    if stored.kind == "trace":
-        trace = _restored(Trace.from_arrays, stored)
-        options = _options(look, theme.DOUBLE_COLUMN, trace.prompt)
-        return lambda target: draw_trace(trace, target, **options)
-    average = _restored(AverageTrace.from_arrays, stored)
-    options = _options(look, theme.DOUBLE_COLUMN, _named(average.provenance))
-    return lambda target: draw_average_trace(average, target, **options)
-
-
-def _lens(stored: Stored, look: Look) -> Callable[[Path], Any]:
-    from locate.states.lens import LensResult
-    from locate.states.lens_average import AverageLens
-    from viz.paper.lenses import draw_average_lens, draw_prompt_lens
-
-    if stored.kind == "lens":
-        lens = _restored(LensResult.from_arrays, stored)
-        options = _options(look, theme.DOUBLE_COLUMN, lens.prompt.text)
-        return lambda target: draw_prompt_lens(lens, target, **options)
-    average = _restored(AverageLens.from_arrays, stored)
-    options = _options(look, theme.DOUBLE_COLUMN, _named(average.provenance))
-    return lambda target: draw_average_lens(average, target, **options)
-
-
-def _faithfulness(path: Path, look: Look) -> Callable[[Path], Any]:
-    from circuits.files.curves import load_curves
-    from viz.paper.curves import draw_faithfulness
-
-    curves, origin = load_curves(path)
-    options = _options(look, theme.SINGLE_COLUMN, _named(origin))
-    return lambda target: draw_faithfulness(curves, target, provenance=origin, **options)
-
-
-def _heads(path: Path, kind: FigureKind, look: Look) -> Iterator[Callable[[Path], Any]]:
-    from locate.heads.prompt_heads import load_prompt_heads
-    from viz.paper.heads import draw_attention, draw_written
-
-    draw = draw_attention if kind is FigureKind.ATTENTION else draw_written
-    for found in load_prompt_heads(path):
-        options = _options(look, theme.DOUBLE_COLUMN, found.prompt)
-        options["heads"] = look.heads
-        yield lambda target, found=found, options=options: draw(found, target, **options)
-
-
-def _restored(read: Callable[..., Any], stored: Stored) -> Any:
-    """A result from its arrays; FileFormatError names the file where they make none."""
-    try:
-        return read(*load_arrays(stored.path, stored.kind))
-    except OptionError as error:
-        raise FileFormatError(stored.path, str(error)) from None
+    result = open_result(planned.stored.path)
+    draw = named(find_kind(planned.stored.kind).figures[planned.kind])
+    options = {"width": look.width, "max_edges": look.max_edges, "heads": look.heads}
+    for part in result.parts():
+        given = {**options, "title": part.heading() if look.titles else None}
+        yield lambda target, part=part, given=given: draw_with(draw, part, target, given)

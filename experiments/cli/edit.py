@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,11 +17,9 @@ from locate.search import Search
 if TYPE_CHECKING:
     from circuits.edits.edit import EditRequest, WeightDelta
     from circuits.model.model import Model
-    from experiments.cli.comparing import Question
     from experiments.cli.finding import Look
+    from locate.compare import BothSides
 
-PARTNERS = 8
-"""Corrupted subjects for each edited fact."""
 ABOUT_A_MODEL = (
     *("relation", "method", "steps", "metric", "edges", "selection", "ranking", "kv", "resamples"),
     *("draws", "roles", "limit", "templates", "bos", "device", "dtype"),
@@ -68,57 +65,29 @@ def edit(
     """Edit facts, and measure whether the edit worked and what it cost."""
     console = Console(as_json)
     with console.working():
-        from circuits.edits.judge.counterfactuals import atlas_requests, with_atlas_probes
-        from circuits.edits.judge.success import Judge
+        from circuits.edits.judge.counterfactuals import atlas_requests
         from experiments.cli import edit_report
-        from locate import edit as verbs
+        from locate.edit import Mode, mode_for, texts_for_drift, worst
+        from locate.edited import checked_method, edit_facts
 
-        method = verbs.check_method(editing.method)
-        if editing.hparams is not None and not method.startswith(verbs.EASYEDIT):
-            raise OptionError("`hparams` is EasyEdit's: it goes with `method` easyedit:NAME")
-        verbs.parse_layers(editing.layers)
-        texts = verbs.texts_for_drift(judging.text)
+        method = checked_method(editing)
+        texts_for_drift(judging.text)
         asked = _requests(wish)
-        o.check_files(None, out, save_model)
+        _check_other(save_model, model)
+        o.check_files(None, out, save_model, inputs=[wish.requests])
         loaded = o.load_model(console, model, loading)
         if wish.random is not None:
             names = None if wish.relation is None else [wish.relation]
             asked = atlas_requests(wish.random, editing.seed, names, loaded.tokenizer)
-        mode = verbs.mode_for(method, len(asked), editing.sequential)
-        if save_model is not None and mode is verbs.Mode.EACH and len(asked) > 1:
+        each = mode_for(method, len(asked), editing.sequential) is Mode.EACH
+        if save_model is not None and each and len(asked) > 1:
             raise OptionError("`save_model` writes one model: use it with `sequential`")
-        asked = [with_atlas_probes(request, editing.seed) for request in asked]
-        with console.stage("questions"):
-            judge = Judge(
-                loaded,
-                asked,
-                bos=judging.bos,
-                batch_size=judging.batch_size,
-                fluency_tokens=judging.fluency,
-                texts=texts,
-                seed=judging.seed,
-            )
-        chosen, evidence = verbs.chosen_layers(loaded, editing.layers, asked)
-        editor = verbs.Editor(
-            loaded,
-            method,
-            chosen,
-            editing.moments,
-            editing.seed,
-            editing.cache,
-            editing.hparams,
-            editing.settings or {},
-        )
-        with console.stage("edits") as progress:
-            run = verbs.run_edits(editor, judge, mode, progress)
-        error = verbs.worst(run)
-        if error is None and not run.deltas:
-            raise OptionError(f"nothing to edit: {run.outcomes[0].reason}")
-        look = edit_report.edit_look(run, judge, method, editing.seed, evidence)
-        if save_model is not None and run.deltas:
-            edit_report.fill_in_model(run.delta or run.deltas[0], loaded, save_model)
+        edited = edit_facts(loaded, asked, editing, judging, console.stage)
+        look = edit_report.edit_look(edited)
     _finish(console, look, out, edit_report.OWNED)
-    if error is not None:
+    if save_model is not None and edited.delta is not None:
+        edit_report.fill_in_model(edited.delta, loaded, save_model)
+    if (error := worst(edited.run)) is not None:
         raise error
 
 
@@ -150,7 +119,8 @@ def unlearn(
         chosen = parse_layers(unlearning.layers)
         sets = read_examples(forget), read_examples(retain)
         kept = read_examples(held_out) if held_out is not None else ()
-        o.check_files(None, out, save_model)
+        _check_other(save_model, model)
+        o.check_files(None, out, save_model, inputs=[forget, retain, held_out])
         loaded = o.load_model(console, model, loading)
         with console.stage("unlearning") as progress:
             outcome = forget_set(
@@ -165,9 +135,9 @@ def unlearn(
             )
         growth = norm_growth(loaded, outcome.delta) if outcome.delta is not None else {}
         look = edit_report.unlearn_look(outcome, loaded.name, unlearning.seed, growth)
-        if save_model is not None and outcome.delta is not None:
-            edit_report.fill_in_model(outcome.delta, loaded, save_model)
     _finish(console, look, out, edit_report.OWNED)
+    if save_model is not None and outcome.delta is not None:
+        edit_report.fill_in_model(outcome.delta, loaded, save_model)
     if outcome.status is EditStatus.DIVERGED:
         raise NumericalError(f"diverged: {outcome.reason}; the weights are as they were")
 
@@ -205,35 +175,39 @@ def compare(
     with console.working():
         from experiments.cli import comparing
 
-        o.check_files(None, out)
+        o.check_files(None, out, inputs=[before, after, edit])
         if before is not None and after is not None:
-            look = comparing.circuits_look(comparing.load_pair(before, after), (before, after))
+            from circuits.graph.compare import compare as compare_circuits
+            from locate.evaluate import read_circuit
+
+            both = compare_circuits(read_circuit(before), read_circuit(after))
+            look = comparing.circuits_look(both, (before, after))
         else:
             from circuits.edits.edit import WeightDelta
             from circuits.facts.facts import relation as known_relation
+            from locate.compare import compare_edit, foreign_weights
 
             delta = WeightDelta.load(str(edit))
             if source.relation is not None:
                 known_relation(source.relation)
             loaded = o.load_model(console, str(model), loading)
-            _check_origin(console, delta, loaded)
+            if (warning := foreign_weights(delta, loaded)) is not None:
+                console.warn(warning)
             with console.stage("pairs"):
-                question = _question(loaded, delta, source, search.batch_size)
+                asked = _sides(loaded, delta, source, search.batch_size)
             with console.stage("circuits") as progress:
-                found, notes = comparing.compare_edit(
-                    loaded, delta, question, search, draws, progress
-                )
-            look = comparing.edit_look(found, question, notes, search.seed)
+                found = compare_edit(loaded, delta, asked, search, draws, progress)
+            look = comparing.edit_look(found)
     _finish(console, look, out, comparing.FILES)
 
 
-def _question(model: Model, delta: WeightDelta, source: Source, batch_size: int) -> Question:
-    from experiments.cli import comparing
+def _sides(model: Model, delta: WeightDelta, source: Source, batch_size: int) -> BothSides:
+    from locate.compare import PARTNERS, about_a_relation, about_the_edit
     from locate.examples import collect
 
     if source.relation is None:
-        return comparing.about_the_edit(model, delta, source.limit or PARTNERS, source.seed)
-    return comparing.about_a_relation(collect(model, o.limited(source), batch_size))
+        return about_the_edit(model, delta, source.limit or PARTNERS, source.seed)
+    return about_a_relation(collect(model, o.limited(source), batch_size))
 
 
 def _requests(wish: Wish) -> list[EditRequest]:
@@ -253,25 +227,15 @@ def _requests(wish: Wish) -> list[EditRequest]:
     return [EditRequest(template, subject, target, wish.ground_truth, wish.relation)]
 
 
-def _check_origin(console: Console, delta: WeightDelta, model: Model) -> None:
-    """A word of warning where an edit was made for other weights."""
-    made_for = _weights_of(delta.provenance)
-    if made_for and model.provenance["weights_sha256"] not in made_for:
-        console.warn(f"the edit was made for other weights than those of {model.name!r}")
-
-
-def _weights_of(provenance: object) -> set[str]:
-    if not isinstance(provenance, dict):
-        return set()
-    own = {str(provenance["weights_sha256"])} if "weights_sha256" in provenance else set()
-    return own.union(*(_weights_of(part) for part in provenance.get("sum", ())))
+def _check_other(folder: Path | None, model: str) -> None:
+    """Refuse to write an edited model over the one that it is made from."""
+    if folder is not None and folder.exists() and folder.resolve() == Path(model).resolve():
+        raise OptionError(f"`save_model` {folder} is the model's own directory; name another")
 
 
 def _finish(console: Console, look: Look, out: Path | None, owned: tuple[str, ...]) -> None:
     """Write, then show."""
     if out is not None:
-        names = [*look.files, "summary.json"]
-        look = replace(look, summary={**look.summary, "files": [str(out / n) for n in names]})
         owned = (*owned, *(path.name for path in out.glob("edit-*.kc.safetensors")))
     paths = look.write(out, owned)
     console.warn(*look.summary["warnings"])

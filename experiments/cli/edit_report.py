@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from circuits.base.errors import StoreError
 from circuits.base.intervals import Interval
-from circuits.base.origin import code_commit, timestamp
+from circuits.base.origin import staged
 from circuits.base.plain import plain
 from circuits.base.writing import atomic_write
 from circuits.edits.edit import WeightDelta
-from circuits.edits.judge.success import SCORINGS, Judge, RequestScore
+from circuits.edits.judge.success import SCORINGS, RequestScore
 from circuits.edits.judge.table import SuccessTable, summarise
 from circuits.edits.methods.registry import EditOutcome
-from circuits.edits.requests import as_dict, as_jsonl
 from experiments.cli.finding import Look, Table
-from experiments.cli.report import markdown_table, number
 from locate.edit import EditRun
+from locate.edited import DELTA, Edited, origin
+from locate.report import markdown_table, number
 
-DELTA = "edit.kc.safetensors"
 OWNED = (DELTA, "requests.jsonl", "summary.md")
 """What an earlier run may have left in the folder."""
 MOST_SHOWN = 8
@@ -35,65 +35,28 @@ _LEGEND = (
 )
 
 
-def edit_look(run: EditRun, judge: Judge, method: str, seed: int, evidence: str = "") -> Look:
-    """One `kc edit`: how the requests fared, the delta and the requests as files.
-
-    `evidence` says how the layers were chosen, where a trace did.
-    """
+def edit_look(edited: Edited) -> Look:
+    """One `kc edit`: how the requests fared, the delta and the requests as files."""
+    run, method, model = edited.run, edited.method, edited.model.name
     table = run.table() if run.final else None
     first = run.outcomes[0]
-    deltas = run.deltas
-    summary: dict[str, Any] = {
-        "model": judge.model.name,
-        "method": method,
-        "mode": str(run.mode),
-        "status": run.counts(),
-        "layers": sorted({layer for each in run.outcomes for layer in each.layers}),
-        "layers_evidence": evidence or None,
-        "requests": len(judge.requests),
-        "success": None if table is None else table.as_dict(),
-        "right_after": summarise(run.right_after).as_dict() if run.right_after else None,
-        "perplexity_before": number(judge.perplexity),
-        "norms": [number(delta.norm()) for delta in deltas],
-        "weights": [{name: dict(sizes) for name, sizes in each.items()} for each in run.growth],
-        "seconds": [round(each, 3) for each in run.seconds],
-        "scores": [score_record(score) for score in run.final],
-        "details": [plain(dict(outcome.details)) for outcome in run.outcomes],
-        "provenance": _origin(first, seed),
-        "warnings": [*run.notes, *judge.left_out],
-    }
     tables = []
     if table is not None:
         tables.append(measure_table(table, "after everything" if run.right_after else ""))
     if run.right_after:
         tables.append(measure_table(summarise(run.right_after), "right after each edit"))
-    lines = [f"{method}: {_counted(run)}; layers {', '.join(map(str, summary['layers']))}"]
-    if evidence:
-        lines.append(f"layers by causal tracing: {evidence}")
+    lines = [f"{method}: {_counted(run)}; layers {', '.join(map(str, edited.layers))}"]
+    if edited.evidence:
+        lines.append(f"layers by causal tracing: {edited.evidence}")
     if "moments" in first.provenance:
         lines.append(f"second moments: {_moments(first.provenance['moments'])}")
     lines += [_said(score) for score in run.final[:MOST_SHOWN]]
     if table is not None:
         lines.append(side_effects(table))
-    files: dict[str, Callable[[Path], Any]] = delta_files(run)
-    files["requests.jsonl"] = lambda path: atomic_write(path, as_jsonl(judge.requests))
-    title = f"{method} in {judge.model.name}"
+    files = edited.writers()
+    title = f"{method} in {model}"
     files["summary.md"] = lambda path: atomic_write(path, page(title, lines, tables, _LEGEND))
-    return Look(summary, tables, lines, files)
-
-
-def delta_files(run: EditRun) -> dict[str, Callable[[Path], Any]]:
-    """The whole change in one file, or, of edits that do not belong together, one file each."""
-    deltas = {
-        place: outcome.delta
-        for place, outcome in enumerate(run.outcomes, start=1)
-        if outcome.delta is not None
-    }
-    if run.delta is not None:
-        return {DELTA: run.delta.save}
-    if len(run.outcomes) == 1 and deltas:
-        return {DELTA: deltas[1].save}
-    return {f"edit-{place:04d}.kc.safetensors": delta.save for place, delta in deltas.items()}
+    return Look(edited.as_dict(), tables, lines, files)
 
 
 def measure_table(table: SuccessTable, title: str = "") -> Table:
@@ -157,7 +120,7 @@ def unlearn_look(outcome: EditOutcome, model: str, seed: int, growth: Mapping[st
         "norm": None if outcome.delta is None else number(outcome.delta.norm()),
         "weights": {name: dict(sizes) for name, sizes in growth.items()},
         "details": plain(dict(details)),
-        "provenance": _origin(outcome, seed),
+        "provenance": origin(outcome.provenance, seed),
         "warnings": [outcome.reason] if outcome.reason else [],
     }
     files: dict[str, Callable[[Path], Any]] = {}
@@ -177,29 +140,15 @@ def page(title: str, lines: Sequence[str], tables: Sequence[Table], legend: str 
     return "\n".join([*parts, *(["", legend] if legend else [])]) + "\n"
 
 
-def score_record(score: RequestScore) -> dict[str, Any]:
-    """One request's scores as plain JSON values."""
-    return {
-        **as_dict(score.request),
-        "before": {str(m): plain(vars(rates)) for m, rates in score.before.items()},
-        "after": {str(m): plain(vars(rates)) for m, rates in score.after.items()},
-        "probability": plain(list(score.probability)),
-        "reply": list(score.reply),
-        "fluency": plain(list(score.fluency)),
-    }
-
-
 def fill_in_model(delta: WeightDelta, model: Any, folder: Path) -> None:
     """The edited model as a Hugging Face directory."""
-    with delta.applied(model):
-        model.save_pretrained(folder)
+    from safetensors import SafetensorError
 
-
-def _origin(outcome: EditOutcome, seed: int) -> dict[str, Any]:
-    """Where the numbers come from; the requests stand in their own file."""
-    skipped = ("requests", "earlier", "forget", "retain")
-    kept = {key: value for key, value in outcome.provenance.items() if key not in skipped}
-    return {**plain(kept), "seed": seed, "commit": code_commit(), "created": timestamp()}
+    with delta.applied(model), staged(folder) as stage:
+        try:
+            model.save_pretrained(stage)
+        except SafetensorError as error:  # a full disk
+            raise StoreError(f"--save-model {folder} cannot be written: {error}") from None
 
 
 def _counted(run: EditRun) -> str:

@@ -49,8 +49,8 @@ def show(*, circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False
     """What a circuit file holds: size, strongest edges, nodes, where it comes from."""
     console = Console(as_json)
     with console.working():
-        from experiments.cli.report import edge_rows, strongest_edges
         from locate.evaluate import read_circuit
+        from locate.report import edge_rows
 
         stored = read_circuit(circuit)
         nodes = stored.nodes()
@@ -61,7 +61,7 @@ def show(*, circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False
             "edges_in_model": stored.wiring.n_edges,
             "nodes": nodes,
             "roles": dict(stored.roles),
-            "strongest_edges": strongest_edges(stored, edges),
+            "strongest_edges": stored.rows(edges),
             "provenance": dict(stored.provenance),
         }
     console.say(f"{stored.n_edges} of {stored.wiring.n_edges} edges, {stored.wiring.describe()}")

@@ -38,7 +38,6 @@ def discover(
     given.refuse(f"with --method {method}", *unused, *(() if method.per_pair else ("resamples",)))
     folder = out or _default_folder(model, source.name, method)
     with console.working():
-        from experiments.cli.results import write_discovery
         from locate.discover import discover as find
 
         o.check_files(source, folder)
@@ -46,11 +45,11 @@ def discover(
         examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
         found = find(loaded, examples, search, console.stage)
         with console.stage("files"):
-            summary, files = write_discovery(found, folder, full_json)
+            files = found.save(folder, full_json)
     console.warn(*found.notes)
     _print_discovery(console, found)
     console.files(files)
-    console.result(summary)
+    console.result(found.as_dict(files))
 
 
 def evaluate(
@@ -66,21 +65,23 @@ def evaluate(
     """Measure a stored circuit, on the pairs of a relation, a fact file or a pair file."""
     console = Console(as_json)
     with console.working():
-        from experiments.cli.report import evaluation_summary, measure_rows
-        from experiments.cli.results import write_summary
+        from circuits.base.origin import write_all
+        from circuits.base.writing import save_json
         from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches, read_circuit
+        from locate.report import measure_rows
 
         stored = read_circuit(circuit)
         bos = bos_of(stored, source.bos, evaluating.allow_mismatch)
         source = replace(source, bos=bos)
-        o.check_files(source, out)
+        o.check_files(source, out, inputs=[circuit])
         loaded = o.load_model(console, model, loading)
         stored = fitted(stored, loaded, circuit)
         warnings = mismatches(stored, loaded, bos, evaluating.allow_mismatch)
         examples = o.pairs_of(console, loaded, o.limited(source), evaluating.batch_size)
         done = evaluate_stored(loaded, stored, examples, evaluating, warnings, console.stage)
-        summary = evaluation_summary(done, circuit)
-        files = write_summary(summary, out)
+        summary = done.as_dict(circuit)
+        writers = {"summary.json": lambda path: save_json(summary, path)}
+        files = [] if out is None else write_all(out, writers)
     console.warn(*done.warnings)
     console.table(*measure_rows({"value": done.evaluation}))
     if summary["minimality"] is not None:
@@ -91,7 +92,7 @@ def evaluate(
 
 
 def _print_discovery(console: Console, found: Discovery) -> None:
-    from experiments.cli.report import edge_rows, known_line, measure_rows, sides_of
+    from locate.report import edge_rows, known_line, measure_rows
 
     circuit = found.circuit
     console.say(
@@ -99,7 +100,7 @@ def _print_discovery(console: Console, found: Discovery) -> None:
         f"{found.evaluation.n_nodes} nodes; {known_line(found.examples.counts)}"
     )
     console.say()
-    console.table(*measure_rows(sides_of(found)))
+    console.table(*measure_rows(found.sides()))
     console.say()
     console.table(*edge_rows(circuit, N_SHOWN))
     if found.stability:

@@ -77,6 +77,7 @@ def trace(
                     loaded, str(prompt), str(subject), str(answer), bos=source.bos, **options
                 )
             look = look_trace.prompt_trace(found)
+            _warn_of_another_answer(console, loaded, found)
         paths = look.write(out, look_trace.FILES)
     look.show(console, paths)
 
@@ -185,3 +186,19 @@ def _check_question(
     for name, word in words.items():
         if word is not None:
             raise OptionError(f"`{name}` goes with a PROMPT, not with {facts}, `pairs`")
+
+
+def _warn_of_another_answer(console: Console, model: Model, found: Trace) -> None:
+    """A word where the traced answer is not what the model says: its effects are no recall."""
+    import torch
+
+    prompt = model.tokenizer.encode(found.prompt, found.provenance["bos"])
+    with torch.no_grad():
+        logits = model.last_logits(torch.tensor([prompt.ids], device=model.device))
+    said = int(logits.argmax())
+    if said != found.answer_token:
+        token = model.tokenizer.token_string(said)
+        console.warn(
+            f"{model.name!r} does not answer {found.answer!r} here (p {found.p_clean:.4f}) but "
+            f"{token!r}; what is traced is no recall"
+        )

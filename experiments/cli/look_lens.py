@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from circuits.files.store import save_arrays
 from circuits.model.model import Model
 from experiments.cli.finding import Look, Table, describe
 from locate.examples import Examples
@@ -35,6 +34,7 @@ def prompt_lens(
     words = {label: word for label, word in followed.items() if word is not None}
     labels = {label: model.tokenizer.first_token(prompt, word) for label, word in words.items()}
     found = logit_lens(model, encoded, labels, lens_positions(encoded, words.get("subject")))
+    found = replace(found, provenance={**found.provenance, "followed": words})
     metadata: dict[str, Any] = {
         "model": model.name,
         "prompt": prompt,
@@ -52,9 +52,7 @@ def prompt_lens(
         {**metadata, "layers": found.rows()},
         tables=(_prompt_table(found),),
         files={
-            "lens.kc.safetensors": lambda path: save_arrays(
-                path, "lens", found.arrays(), {**metadata, **found.metadata()}
-            ),
+            "lens.kc.safetensors": found.save,
             "lens.svg": draw,
         },
     )
@@ -64,6 +62,7 @@ def relation_lens(lens: AverageLens, attribution: LogitAttribution, examples: Ex
     """The averaged lens and the largest contributions to the logit difference."""
     model, name = lens.provenance["model"], examples.name
     lens = replace(lens, provenance={**lens.provenance, "relation": name})
+    attribution = replace(attribution, provenance={**attribution.provenance, "relation": name})
     difference = float(attribution.logit_difference.mean())
     shared = {"model": model, "relation": name, "pairs": lens.n_facts}
     attributed: dict[str, Any] = {
@@ -71,11 +70,6 @@ def relation_lens(lens: AverageLens, attribution: LogitAttribution, examples: Ex
         "constant": float(attribution.constant.mean()),
         "contributions": attribution.rows(),
         "provenance": dict(attribution.provenance),
-    }
-    arrays = {
-        "contributions": attribution.contributions,
-        "constant": attribution.constant,
-        "logit_difference": attribution.logit_difference,
     }
     largest = Table(
         f"mean logit difference {difference:.3f}, largest contributions:",
@@ -93,13 +87,9 @@ def relation_lens(lens: AverageLens, attribution: LogitAttribution, examples: Ex
         tables=(*(_average_table(lens, place) for place in lens.places), largest),
         lines=(describe(examples),),
         files={
-            "average_lens.kc.safetensors": lambda path: save_arrays(
-                path, "average lens", lens.arrays(), lens.metadata()
-            ),
+            "average_lens.kc.safetensors": lens.save,
             "average_lens.svg": draw,
-            "attribution.kc.safetensors": lambda path: save_arrays(
-                path, "attribution", arrays, {**shared, **attributed}
-            ),
+            "attribution.kc.safetensors": attribution.save,
         },
     )
 

@@ -10,8 +10,7 @@ from typing import Any
 from circuits.model.model import Model
 from experiments.cli.finding import Look, Table, describe
 from locate.examples import Examples
-from locate.heads.prompt_heads import PromptHeads, read_prompts, save_prompt_heads
-from locate.heads.role_files import save_roles
+from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads, read_prompts
 from locate.heads.roles import HeadRole, RoleReport
 
 FILES = ("roles.kc.safetensors", "heads.kc.safetensors")
@@ -45,11 +44,9 @@ def roles(report: RoleReport, examples: Examples, shown: Sequence[PromptHeads] =
         [_row(head) for head in heads],
     )
     nothing = () if report.labelled else ("no head meets the criterion of a role",)
-    files: dict[str, Callable[[Path], Any]] = {
-        "roles.kc.safetensors": lambda path: save_roles(report, path, summary)
-    }
+    files: dict[str, Callable[[Path], Any]] = {"roles.kc.safetensors": report.save}
     if shown:
-        files["heads.kc.safetensors"] = lambda path: save_prompt_heads(shown, path)
+        files["heads.kc.safetensors"] = HeadsOnPrompts(tuple(shown)).save
     return Look(
         summary,
         tables=(table,),

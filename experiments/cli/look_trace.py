@@ -10,7 +10,6 @@ import numpy as np
 
 from circuits.base.choices import TraceKind
 from circuits.base.intervals import Interval, bootstrap, mean
-from circuits.files.store import save_arrays
 from experiments.cli.finding import Look, Table, describe
 from locate.examples import Examples
 from locate.states.trace_average import AverageTrace, PositionRole
@@ -47,9 +46,7 @@ def prompt_trace(found: Trace) -> Look:
         tables=(table,),
         lines=(f"p clean {found.p_clean:.4f}, p corrupted {found.p_corrupted:.4f}",),
         files={
-            "trace.kc.safetensors": lambda path: save_arrays(
-                path, "trace", found.arrays(), found.metadata()
-            ),
+            "trace.kc.safetensors": found.save,
             "trace.svg": draw,
         },
     )
@@ -91,9 +88,7 @@ def average_trace(found: AverageTrace, examples: Examples) -> Look:
         tables=(*(_table(found, kind) for kind in found.kinds), peak_table),
         lines=(describe(examples), f"p clean {clean}, p corrupted {corrupted}"),
         files={
-            "average_trace.kc.safetensors": lambda path: save_arrays(
-                path, "average trace", found.arrays(), found.metadata()
-            ),
+            "average_trace.kc.safetensors": found.save,
             "average_trace.svg": draw,
         },
     )

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+import viz
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from experiments.cli import edit, figures, files, find, look, run, serve
 from experiments.cli.console import visible
@@ -48,12 +49,13 @@ def make_app() -> typer.Typer:
     return app
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         from importlib.metadata import version
 
         typer.echo(f"knowledge-circuits {version('knowledge-circuits')}")
         raise typer.Exit
+    return asked
 
 
 def options(
@@ -82,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = DEBUG in given
     _quieten_libraries()
     _open_streams()
+    viz.offer()
     try:
         arguments, plugins = _apart([word for word in given if word != DEBUG])
         _load(plugins)

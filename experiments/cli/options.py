@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from circuits.model.model import Model
     from locate.examples import Examples
 
-USUAL_LIMIT = 32
-"""Facts make at most so many pairs unless told otherwise; a pair file counts in full."""
-
 ModelName = Annotated[
     str,
     typer.Option(
@@ -49,17 +46,22 @@ AsJson = Annotated[
 
 def limited(source: Source) -> Source:
     """The source with the usual limit, where none was given and it is no pair file."""
+    from locate.asked import USUAL_LIMIT
+
     usual = source.limit is None and source.pairs is None
     return replace(source, limit=USUAL_LIMIT) if usual else source
 
 
-def check_files(source: Source | None, *folders: Path | None) -> None:
-    """Find mistakes in files and folders before a model is loaded."""
+def check_files(
+    source: Source | None, *folders: Path | None, inputs: Sequence[Path | str | None] = ()
+) -> None:
+    """Find mistakes in files and folders before a model is loaded; no input is an output."""
     from circuits.base.origin import check_writable
 
+    read = [*inputs, *(() if source is None else (source.facts, source.pairs))]
     for folder in folders:
         if folder is not None:
-            check_writable(folder)
+            check_writable(folder, read)
     if source is not None:
         from locate.examples import check_readable
 

@@ -14,13 +14,10 @@ from locate.options import Loading, Source
 from locate.search import Search
 
 if TYPE_CHECKING:
-    from experiments.analyses.engine.base import Analysis
+    from experiments.analyses.engine.base import Analysis, Run
     from experiments.analyses.engine.context import Context
-    from experiments.analyses.engine.running import Run
 
-EVERYTHING = "all"
-
-Name = Annotated[str | None, typer.Argument(help="An analysis (--list), or all.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Analyses (--list), or all.")]
 Listing = Annotated[bool, typer.Option("--list", help="Explain each analysis and its options.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML with options of the analysis.")
@@ -29,6 +26,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="One option of the analysis; repeatable."),
 ]
+Show = Annotated[
+    bool, typer.Option("--show", help="Print the options as YAML, as --config takes it.")
+]
 Redraw = Annotated[
     bool, typer.Option("--redraw", help="Make the report in --out again, without the model.")
 ]
@@ -36,12 +36,13 @@ Redraw = Annotated[
 
 def run(
     *,
-    name: Name = None,
+    names: Names = None,
     model: o.ModelName = "facts-gpt2",
     facts: Annotated[str | None, Like(Source, "facts")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     listing: Listing = False,
+    show: Show = False,
     redraw: Redraw = False,
     seed: Annotated[int, Like(Source, "seed")] = 0,
     batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
@@ -57,25 +58,31 @@ def run(
     with console.working():
         from circuits.base.errors import OptionError
         from experiments.analyses.engine.context import Context
-        from experiments.analyses.engine.registry import MODULES, analysis
+        from experiments.analyses.engine.registry import EVERYTHING, chosen
+        from experiments.analyses.engine.registry import names as known
         from experiments.analyses.engine.running import run_all, write_index
 
-        if name is None:
-            raise OptionError(f"name an analysis: {', '.join(MODULES)}, or all; `listing` explains")
-        if name == EVERYTHING and (config or settings):
-            raise OptionError("`config` and `settings` go with one analysis, not with all")
-        folder = out or Path("out") / f"{Path(model).name.replace('@', '-')}-{name}"
-        names = list(MODULES) if name == EVERYTHING else [name]
-        chosen = [analysis(each) for each in names]
-        device, dtype = loading.device, loading.dtype
-        context = Context(model, folder, seed, device, dtype, facts, batch_size=batch_size)
-        if name == EVERYTHING:
-            runs, left_out = run_all(chosen, context, console.stage, console.warn, redraw)
-            summary, page = write_index(runs, left_out, folder)
-            files = [page]
-        else:
-            runs = [_one(chosen[0], context, config, settings, redraw, console)]
+        asked = list(dict.fromkeys(names or ()))
+        if not asked:
+            raise OptionError(f"name an analysis: {', '.join(known())}, or all; --list explains")
+        found = chosen(asked)
+        one = len(found) == 1 and asked != [EVERYTHING]
+        if not one and (config or settings or show):
+            raise OptionError("--config, --set and --show go with one analysis, not with several")
+        if show:
+            _options(console, found[0], config, settings)
+            return
+        folder = out or Path("out") / f"{Path(model).name.replace('@', '-')}-{'-'.join(asked)}"
+        context = Context(
+            model, folder, seed, loading.device, loading.dtype, facts, batch_size=batch_size
+        )
+        if one:
+            runs = [_one(found[0], context, config, settings, redraw, console)]
             summary, files = runs[0].summary, runs[0].files[:1]
+        else:
+            runs, left_out = run_all(found, context, console.stage, console.warn, redraw)
+            summary, page = write_index(runs, left_out, folder)
+            files = (page,)
     for done in runs:
         _show(console, done)
     console.files(files)
@@ -90,14 +97,31 @@ def _one(
     again: bool,
     console: Console,
 ) -> Run:
-    from experiments.analyses.engine import config as options
     from experiments.analyses.engine.running import redraw, run_analysis
 
     if again:
         return redraw(chosen, context.folder, console.stage)
-    values: Any = options.read_config(chosen.config, config) if config else chosen.config()
-    values = options.with_settings(values, settings or [])
+    values = _values(chosen, config, settings)
     return run_analysis(chosen, values, context, console.stage, console.warn)
+
+
+def _values(chosen: Analysis, config: Path | None, settings: list[str] | None) -> Any:
+    """The defaults, changed by the file, changed by the settings."""
+    from experiments.analyses.engine.config import read_config, with_settings
+
+    values = read_config(chosen.config, config) if config else chosen.config()
+    return with_settings(values, settings or [])
+
+
+def _options(
+    console: Console, chosen: Analysis, config: Path | None, settings: list[str] | None
+) -> None:
+    from circuits.base.options import as_dict
+    from experiments.analyses.engine.config import as_yaml
+
+    values = _values(chosen, config, settings)
+    console.say(as_yaml(values).rstrip())
+    console.result(as_dict(values))
 
 
 def _show(console: Console, done: Run) -> None:
@@ -108,15 +132,15 @@ def _show(console: Console, done: Run) -> None:
 
 def _list(console: Console) -> None:
     with console.working():
-        from experiments.analyses.engine import config as options
-        from experiments.analyses.engine.registry import analyses
+        from circuits.base.options import as_dict, meanings
+        from experiments.analyses.engine.config import option_text
+        from experiments.analyses.engine.registry import analysis, names
 
-        found = analyses()
+        found = [analysis(name) for name in names()]
     for each in found:
         console.say(f"{each.name}: {each.title}\n  {each.question}")
-        values = each.config()
-        for name, meaning in options.meanings(values).items():
-            value = options.option_text(options.as_dict(values)[name])
-            console.say(f"    {name} = {value}: {meaning}")
+        known = meanings(each.config)
+        for name, value in as_dict(each.config()).items():
+            console.say(f"    {name} = {option_text(value)}: {known[name].text}")
         console.say()
     console.result({each.name: {"title": each.title, "question": each.question} for each in found})

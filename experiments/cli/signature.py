@@ -22,7 +22,7 @@ import typer
 
 from circuits.base.choices import Open
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
-from circuits.base.options import default_of, meaning, parse_settings, types_of
+from circuits.base.options import build, default_of, meaning, parse_settings, types_of
 
 _CONTEXT = "typer_context"
 
@@ -49,9 +49,9 @@ class Like(NamedTuple):
 
 
 class Given:
-    """Which options the user gave."""
+    """Which options the user gave; `context` is typer's, which is of no public class."""
 
-    def __init__(self, context: typer.Context, flags: Mapping[str, str]) -> None:
+    def __init__(self, context: Any, flags: Mapping[str, str]) -> None:
         self._context, self._flags = context, flags
 
     def refuse(self, why: str, *names: str) -> None:
@@ -212,9 +212,9 @@ def _built(group: _Group, values: Mapping[str, Any]) -> Any:
                 value = parse_settings(value)
             except OptionError as error:
                 raise OptionError(f"`{name}` {error}") from None
-        if value is not None:
-            chosen[name] = tuple(value) if isinstance(value, list) else value
-    return group.kind(**chosen)
+        if value is not None and value != []:
+            chosen[name] = value
+    return build(group.kind, chosen)
 
 
 def _spelling(name: str, flag: inspect.Parameter) -> str:

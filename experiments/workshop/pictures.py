@@ -66,12 +66,13 @@ def _draw_circuit(found: Discovery, path: Path) -> Path:
 
 
 def _draw_curve(found: Discovery, path: Path) -> Path:
+    from circuits.graph.evaluate import FaithfulnessCurves
     from viz.paper.curves import draw_faithfulness
 
     assert found.curve is not None
     assert found.random_curve is not None
     curves = {str(found.search.method): found.curve, "random": found.random_curve}
-    return draw_faithfulness(curves, path, provenance=_stable(found.circuit.provenance))
+    return draw_faithfulness(FaithfulnessCurves(curves, _stable(found.circuit.provenance)), path)
 
 
 def _draw_trace(model: Model, path: Path) -> Path:
@@ -85,15 +86,14 @@ def _edited(model: Model) -> Rewiring:
     """What `kc edit --method rome` and `kc compare` find of one edit."""
     from circuits.edits.edit import EditRequest
     from circuits.edits.methods.registry import edit
-    from experiments.cli.comparing import about_the_edit, compare_edit
+    from locate.compare import about_the_edit, compare_edit
     from locate.discover import Search
 
     request = EditRequest("The capital of {} is", "France", "Rome", "Paris", RELATION)
     delta = edit(model, request, "rome").delta
     assert delta is not None
-    question = about_the_edit(model, delta, PARTNERS, 0)
-    found, _ = compare_edit(model, delta, question, Search(roles=True), draws=0)
-    return found
+    asked = about_the_edit(model, delta, PARTNERS, 0)
+    return compare_edit(model, delta, asked, Search(roles=True), draws=0)
 
 
 def _draw_difference(found: Rewiring, path: Path) -> Path:

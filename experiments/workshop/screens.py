@@ -107,14 +107,12 @@ def take_screens(
     model: Model, found: Discovery, edited: Rewiring, question: tuple[str, str, str], out: Path
 ) -> list[Path]:
     """Write `app-circuit.png`, `app-difference.png` and `app-try.png`; returns their paths."""
-    from experiments.cli.results import write_discovery
-    from locate.changes.rewiring_files import save_rewiring
 
     words = dict(zip(("prompt", "subject", "answer"), question, strict=True))
     with tempfile.TemporaryDirectory(prefix="kc-screens-") as name:
         folder = Path(name)
-        write_discovery(found, folder)
-        save_rewiring(edited, folder / "rewiring.kc.safetensors")
+        found.save(folder)
+        edited.save(folder / "rewiring.kc.safetensors")
         with served(folder, model) as (url, ids), open_browser() as driver:
             views: dict[str, tuple[dict[str, Any], str]] = {
                 "app-circuit": (

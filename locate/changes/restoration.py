@@ -97,7 +97,7 @@ def restore_edges(
     *,
     wiring: Wiring | None = None,
     draws: int = 20,
-    draw: Draw = Draw.CARRYING,
+    draw: Draw | str = Draw.CARRYING,
     seed: int = 0,
     batch_size: int = 16,
 ) -> Restoration:
@@ -114,13 +114,13 @@ def restore_edges(
         raise OptionError(f"the number of random sets must be at least 0, not {draws}")
     generator = np.random.default_rng(seed)
     pool = np.ones(wiring.n_edges, dtype=bool)
-    if draw is Draw.CARRYING:
+    if Draw.of(draw) == Draw.CARRYING:
         pool = rewritten_sources(model, delta, asked, batch_size)[wiring.edge_src]
     drawn = [random_edges(edges, pool, generator) for _ in range(draws)]
     stages = 3 + draws
     values = np.empty((stages, len(asked)))
     first = np.empty((stages, len(asked)), dtype=bool)
-    for batch in batches(asked, batch_size, model.device):
+    for batch in batches(asked, batch_size, model):
         rows = list(batch.index)
         old = source_outputs(model, batch.clean)
         unedited = model.last_logits(batch.clean)
@@ -165,7 +165,7 @@ def rewritten_sources(
 ) -> Bool[np.ndarray, " src"]:
     """Sources that write something else in the edited model, anywhere in any clean prompt."""
     found = np.zeros(model.wiring().n_src, dtype=bool)
-    for batch in batches(asked, batch_size, model.device):
+    for batch in batches(asked, batch_size, model):
         before = source_outputs(model, batch.clean)
         with delta.applied(model):
             differs = source_outputs(model, batch.clean) != before

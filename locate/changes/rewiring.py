@@ -14,7 +14,7 @@ fact; the pairs of a whole relation ask what the edit did to its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from circuits.base.display import Shown, Summary, plotted, token_name
+from circuits.base.arrays import ContentError, Layout
+from circuits.base.display import Summary, plotted, token_name
 from circuits.base.errors import OptionError
+from circuits.base.results import Result
 from circuits.edits.edit import WeightDelta
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Circuit, EdgeScores
@@ -33,7 +35,7 @@ from circuits.model.metrics import logit_difference
 from circuits.model.model import Model
 from locate.changes.restoration import Draw, Restoration, restore_edges
 from locate.edges.score import pair_scores
-from locate.heads.head_changes import HeadChange, head_changes, view_heads
+from locate.heads.head_changes import HeadChange, HeadViews, head_changes, view_heads
 from locate.search import Scoring
 from locate.states.lens import direct_logit_attribution, lens_positions, logit_lens
 
@@ -80,7 +82,7 @@ class FollowedObjects:
 
 
 @dataclass(frozen=True, eq=False)
-class Rewiring(Shown):
+class Rewiring(Result):
     """Everything about one edit's effect on the circuit behind the pairs.
 
     `written` holds what each source of the wiring adds to the logit of the old object over that of
@@ -89,6 +91,8 @@ class Rewiring(Shown):
     only where something else is written. `logit_differences` are the whole model's. `restoration`
     is None where it was not asked for. `provenance` names the model, the edit and the settings.
     """
+
+    KIND = "rewiring"
 
     comparison: Comparison
     followed: FollowedObjects
@@ -102,6 +106,15 @@ class Rewiring(Shown):
     def switched(self) -> tuple[HeadChange, ...]:
         """The heads shown that spoke for the old object before and for the new one after."""
         return tuple(head for head in self.heads if head.switched)
+
+    def switched_of(self, sources: Container[str]) -> float | None:
+        """The share of these sources that now says the new object, of those that said the old one.
+
+        None where none did.
+        """
+        names = self.comparison.before.wiring.src_names
+        spoke = [at for at, name in enumerate(names) if name in sources and self.written[0, at] > 0]
+        return float((self.written[1, spoke] < 0).mean()) if spoke else None
 
     @property
     def swing(self) -> float:
@@ -141,7 +154,40 @@ class Rewiring(Shown):
 
         `comparison.plot()` draws the circuit.
         """
-        return plotted("followed_figure", self.followed, **options)
+        return plotted(self, **options)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The comparison's."""
+        return self.comparison.rows()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The comparison's, the objects' ranks, what is written, the prompts of the check."""
+        from locate.changes.rewiring_files import arrays_of
+
+        return arrays_of(self)
+
+    def metadata(self) -> dict[str, Any]:
+        """What describes all parts, from which every table and figure can be made again."""
+        from locate.changes.rewiring_files import metadata_of
+
+        return metadata_of(self)
+
+    @classmethod
+    def check_header(cls, layouts: Mapping[str, Layout], metadata: Mapping[str, Any]) -> None:
+        """The comparison as comparisons are checked."""
+        about = metadata.get("comparison")
+        if not isinstance(about, dict):
+            raise ContentError("lacks the comparison of a rewiring")
+        prefix = "comparison."
+        own = {n.removeprefix(prefix): each for n, each in layouts.items() if n.startswith(prefix)}
+        Comparison.check_header(own, about)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Rewiring:
+        """The inverse of `arrays` and `metadata`; OptionError where shapes do not fit."""
+        from locate.changes.rewiring_files import read_rewiring
+
+        return read_rewiring(arrays, metadata)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON values."""
@@ -186,10 +232,12 @@ def rewiring(
     A pair's answer is the old object and its foil the new one. With `pairs_after`, the same prompts
     asked otherwise row by row, the two sides' answers are the objects, and the edited model is
     scored on that side's pair whose answer it prefers (`Contrast.ANSWER`).
-    `scoring` may name any method that scores single pairs. `selector` makes circuits of scores. `before` may give the unedited model's scores of these
+    `scoring` may name any method that scores single pairs.
+    `selector` makes circuits of scores. `before` may give the unedited model's scores of these
     pairs, where several edits are held against them. `draws` is the number of random sets in the
-    causal check; 0 leaves the check out. `restore_at_most` restores the largest changes only.
-    Every pair must name its subject. `progress` sees (pairs attributed, pairs in all).
+    causal check, `n_heads` of the most changed heads on either count; 0 leaves the part out.
+    `restore_at_most` restores the largest changes only. Every pair must name its subject.
+    `progress` sees (pairs attributed, pairs in all).
     """
     scoring = scoring or Scoring()
     draw = Draw.of(draw)
@@ -207,12 +255,13 @@ def rewiring(
         )
 
     before = attributed(pairs, 0) if before is None else before
-    views, lenses = [view_heads(model, asked, batch_size)], [_follow(model, asked)]
+    views = [view_heads(model, asked, batch_size)] if n_heads else []
+    lenses = [_follow(model, asked)]
     direct = [direct_logit_attribution(model, asked, batch_size)]
     with delta.applied(model):
         said = pairs if pairs_after is None else _preferred(model, pairs, pairs_after, batch_size)
         after = attributed(said, (n_runs - 1) * len(pairs))
-        views.append(view_heads(model, asked, batch_size))
+        views += [view_heads(model, asked, batch_size)] if n_heads else []
         lenses.append(_follow(model, asked))
         direct.append(direct_logit_attribution(model, asked, batch_size))
     sample = Sample.of([pair.text for pair in pairs])
@@ -245,7 +294,7 @@ def rewiring(
         followed=_followed(asked, lenses),
         written=np.stack([each.mean() for each in direct]),
         logit_differences=_both(float(each.logit_difference.mean()) for each in direct),
-        heads=head_changes(model, comparison, views[0], views[1], n_heads, roles or {}),
+        heads=_heads(model, comparison, views, n_heads, roles),
         restoration=restoration,
         provenance={
             **model.provenance,
@@ -297,7 +346,7 @@ def _preferred(
 ) -> list[TokenPair]:
     """Of each two pairs the one whose answer the model prefers after the clean prompt."""
     chosen = list(pairs)
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         logits = model.last_logits(batch.clean)
         other = torch.tensor([pairs_after[row].answer for row in batch.index], device=model.device)
         moved = logit_difference(logits, other, batch.answer) > 0
@@ -326,6 +375,19 @@ def _followed(
     places = tuple(lens_positions(asked[0].clean, asked[0].text.subject))
     prompts = tuple(pair.text.clean for pair in asked)
     return FollowedObjects(prompts, places, rank, probability)
+
+
+def _heads(
+    model: Model,
+    comparison: Comparison,
+    views: Sequence[HeadViews],
+    n_heads: int,
+    roles: Mapping[str, str] | None,
+) -> tuple[HeadChange, ...]:
+    if not n_heads:
+        return ()
+    before, after = views
+    return head_changes(model, comparison, before, after, n_heads, roles or {})
 
 
 def _both(values: Iterable[float]) -> tuple[float, float]:

@@ -25,7 +25,6 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from circuits.base.choices import Ablation
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
@@ -153,11 +152,11 @@ class _MeanMetric:
         if not pairs:
             raise OptionError("there are no prompt pairs to work on")
         constants = None
-        if scoring.ablation != Ablation.PATCH:
+        if scoring.ablation.is_constant:
             constants = source_constants(model, pairs, scoring.ablation, batch_size)
-        self.metric, self.n_pairs, self.n_runs = scoring.metric, len(pairs), 0
+        self._model, self.metric, self.n_pairs, self.n_runs = model, scoring.metric, len(pairs), 0
         self._runs: list[tuple[PairBatch, CircuitRunner, Tensor]] = []
-        for batch in batches(pairs, batch_size, model.device):
+        for batch in batches(pairs, batch_size, model):
             runner = CircuitRunner(model, batch, wiring, scoring.ablation, constants)
             self._runs.append((batch, runner, model.last_logits(batch.clean)))
 
@@ -170,6 +169,7 @@ class _MeanMetric:
             total += float(values.cpu().double().sum())
         if not math.isfinite(total):
             place = f"without {tried}" if tried else "of the whole model"
-            raise NumericalError(f"the metric {place} is not a finite number; try --dtype fp32")
+            why = self._model.why_not_finite()
+            raise NumericalError(f"the metric {place} is not a finite number; {why}")
         self.n_runs += 1
         return total / self.n_pairs

@@ -23,7 +23,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.base.choices import Ablation
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
@@ -63,14 +62,14 @@ def attribute(
     if not pairs:
         raise OptionError("there are no prompt pairs to score")
     constants = None
-    if scoring.ablation != Ablation.PATCH:
+    if scoring.ablation.is_constant:
         constants = source_constants(model, pairs, scoring.ablation, batch_size)
     total = np.zeros(wiring.n_edges)
     per_pair = np.empty((len(pairs), wiring.n_edges), dtype=np.float32) if keep_pairs else None
     done = 0
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         scores = _attribute_batch(model, wiring, batch, scoring, constants)
-        _check_finite(scores, batch, pairs, wiring)
+        _check_finite(model, scores, batch, pairs, wiring)
         total += scores.sum(0, dtype=np.float64)
         if per_pair is not None:
             per_pair[list(batch.index)] = scores
@@ -215,6 +214,7 @@ def _inner_products(
 
 
 def _check_finite(
+    model: Model,
     scores: Float[np.ndarray, "pair edge"],
     batch: PairBatch,
     pairs: Sequence[TokenPair],
@@ -226,5 +226,5 @@ def _check_finite(
         prompt = pairs[batch.index[row]].text.clean
         raise NumericalError(
             f"the score of {wiring.edge_name(int(edge))} is not a finite number for the prompt "
-            f"{prompt!r}; try --dtype fp32"
+            f"{prompt!r}; {model.why_not_finite()}"
         )

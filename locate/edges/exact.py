@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.choices import Ablation
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
@@ -143,11 +142,11 @@ def _patch(
     if max_rows < 1:
         raise OptionError(f"a batch must have room for at least 1 row, not {max_rows}")
     constants = None
-    if scoring.ablation != Ablation.PATCH:
+    if scoring.ablation.is_constant:
         constants = source_constants(model, pairs, scoring.ablation, batch_size)
     scores = np.empty((len(pairs), edges.size), dtype=np.float32)
     done = 0
-    for batch in batches(pairs, min(batch_size, max_rows), model.device):
+    for batch in batches(pairs, min(batch_size, max_rows), model):
         run = _CleanRun(model, wiring, batch, constants)
 
         def metric(logits: Tensor, batch: PairBatch = batch, run: _CleanRun = run) -> Tensor:
@@ -160,7 +159,7 @@ def _patch(
             done += len(chunk) * len(batch)
             if progress is not None:
                 progress(done, scores.size)
-        _check_finite(scores, edges, batch, pairs, wiring)
+        _check_finite(model, scores, edges, batch, pairs, wiring)
     return scores
 
 
@@ -367,6 +366,7 @@ def _keep(seen: dict[str, Tensor], names: Sequence[str]) -> list[Hook]:
 
 
 def _check_finite(
+    model: Model,
     scores: Float[np.ndarray, "pair edge"],
     edges: Int[np.ndarray, " edge"],
     batch: PairBatch,
@@ -378,5 +378,6 @@ def _check_finite(
         row, place = bad[0]
         raise NumericalError(
             f"the score of {wiring.edge_name(int(edges[place]))} is not a finite number for the "
-            f"prompt {pairs[batch.index[row]].text.clean!r}; try --dtype fp32"
+            f"prompt {pairs[batch.index[row]].text.clean!r}; "
+            f"{model.why_not_finite()}"
         )

@@ -132,7 +132,7 @@ def read_heads(
     written = torch.zeros(
         model.n_layers, model.n_heads, model.d_model, dtype=torch.float64
     )  # on the CPU, as MPS has no float64
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         rows = list(batch.index)
         seen: dict[str, Tensor] = {}
         model.last_logits(batch.clean, _reading_hooks(model, seen))

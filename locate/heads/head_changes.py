@@ -90,7 +90,7 @@ def view_heads(model: Model, asked: Sequence[TokenPair], batch_size: int = 16) -
     heads = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
     step = max(1, _LOGIT_BYTES // (4 * min(batch_size, len(asked)) * model.d_vocab))
     sums = torch.zeros(2, len(heads), dtype=torch.float64)
-    for batch in batches(asked, batch_size, model.device):
+    for batch in batches(asked, batch_size, model):
         objects = torch.stack([batch.answer, batch.foil], -1)[:, None]
         for start in range(0, len(heads), step):
             part = slice(start, start + step)

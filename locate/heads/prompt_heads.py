@@ -7,8 +7,7 @@ picture of a head can be drawn, and drawn again from a file, without the model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +15,13 @@ import torch
 from jaxtyping import Float
 
 from circuits.base.display import Shown, Summary, named, plotted, token_name
-from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.errors import OptionError
+from circuits.base.results import Result, numeric, texts
 from circuits.facts.pairs import TokenPair
-from circuits.files.store import load_arrays, save_arrays
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Span
+from circuits.model.wiring import head_site
 from locate.states.lens import written_tokens
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 # As many prompts as fit a glance; a head that behaves differently on each has no simple role.
 N_PROMPTS = 3
-KIND = "heads on prompts"
 N_WRITTEN = 10
 AT_ONCE = 128
 """Heads whose logits over the whole vocabulary are held at a time."""
@@ -93,7 +92,104 @@ class PromptHeads(Shown):
 
     def plot(self, **options: Any) -> go.Figure:
         """Attention by head and token; options are those of `viz.screen.attention_figure`."""
-        return plotted("attention_figure", self, **options)
+        return HeadsOnPrompts((self,)).plot(**options)
+
+    def heading(self) -> str:
+        """The prompt."""
+        return self.prompt
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a head: where it looks most, with its share, and what it raises."""
+        found = []
+        for head, shares, raised in zip(self.heads, self.weighted, self.raised, strict=True):
+            best = int(shares.argmax())
+            found.append(
+                {
+                    "prompt": self.prompt,
+                    "head": head,
+                    "looks at": token_name(self.tokens[best]),
+                    "share": float(shares[best]),
+                    "raises": " ".join(token_name(text) for text, _ in raised[:4]),
+                }
+            )
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class HeadsOnPrompts(Result):
+    """Heads on one or several prompts, as a file holds them."""
+
+    KIND = "heads on prompts"
+
+    prompts: tuple[PromptHeads, ...]
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """That of the first prompt's."""
+        return self.prompts[0].provenance if self.prompts else {}
+
+    def parts(self) -> tuple[PromptHeads, ...]:
+        """The prompts: each has its own picture."""
+        return self.prompts
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a prompt and head."""
+        return [row for each in self.prompts for row in each.rows()]
+
+    def summary(self) -> Summary:
+        """The first prompt's, and how many there are."""
+        if not self.prompts:
+            return Summary("Heads on no prompt")
+        first = self.prompts[0].summary()
+        return replace(first, facts={**first.facts, "prompts": str(len(self.prompts))})
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Attention by head and token on the first prompt, as `viz.screen.attention_figure`."""
+        return plotted(self, **options)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Attention, plain and weighted, by the place of the prompt."""
+        return {
+            f"{place}.{name}": getattr(each, name)
+            for place, each in enumerate(self.prompts)
+            for name in ("attention", "weighted")
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the arrays, a record a prompt."""
+        names = ("attention", "weighted")
+        records = []
+        for each in self.prompts:
+            record = {name: value for name, value in vars(each).items() if name not in names}
+            span = each.subject
+            record["subject"] = None if span is None else [span.start, span.stop]
+            records.append(record)
+        return {"prompts": records}
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    ) -> HeadsOnPrompts:
+        """The inverse of `arrays` and `metadata`; OptionError where sizes do not fit."""
+        return cls(
+            tuple(
+                PromptHeads(
+                    prompt=str(record["prompt"]),
+                    tokens=texts(record["tokens"]),
+                    subject=None if record["subject"] is None else _span(record["subject"]),
+                    answer=str(record["answer"]),
+                    answer_token=str(record["answer_token"]),
+                    heads=texts(record["heads"]),
+                    attention=numeric(arrays, f"{place}.attention", "f", 2),
+                    weighted=numeric(arrays, f"{place}.weighted", "f", 2),
+                    raised=tuple(map(_written, record["raised"])),
+                    lowered=tuple(map(_written, record["lowered"])),
+                    roles={str(head): str(label) for head, label in record["roles"].items()},
+                    provenance=dict(record["provenance"]),
+                )
+                for place, record in enumerate(metadata["prompts"])
+            )
+        )
 
 
 def heads_of(circuit: Circuit) -> list[str]:
@@ -127,7 +223,7 @@ def read_prompt(
     for head in heads:
         if node_kind(head) != "head" or head not in names:
             raise OptionError(f"{model.name!r} has no head {head!r}")
-    sites = [_site(head) for head in heads]
+    sites = [head_site(head) for head in heads]
     seen: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -182,55 +278,6 @@ def read_prompts(
     return [read_prompt(model, pair, heads, roles) for pair in chosen]
 
 
-def save_prompt_heads(found: Sequence[PromptHeads], path: str | Path) -> None:
-    """Write the heads on one or several prompts."""
-    arrays: dict[str, np.ndarray] = {}
-    records = []
-    for place, each in enumerate(found):
-        arrays |= {f"{place}.attention": each.attention, f"{place}.weighted": each.weighted}
-        span = each.subject
-        records.append(
-            {
-                "prompt": each.prompt,
-                "tokens": each.tokens,
-                "subject": None if span is None else [span.start, span.stop],
-                "answer": each.answer,
-                "answer_token": each.answer_token,
-                "heads": each.heads,
-                "raised": each.raised,
-                "lowered": each.lowered,
-                "roles": each.roles,
-                "provenance": each.provenance,
-            }
-        )
-    save_arrays(path, KIND, arrays, {"prompts": records})
-
-
-def load_prompt_heads(path: str | Path) -> list[PromptHeads]:
-    """Read what `save_prompt_heads` wrote; FileFormatError names the file and the reason."""
-    arrays, metadata = load_arrays(path, KIND)
-    try:
-        return [
-            PromptHeads(
-                prompt=str(record["prompt"]),
-                tokens=tuple(map(str, record["tokens"])),
-                subject=None if record["subject"] is None else Span(*record["subject"]),
-                answer=str(record["answer"]),
-                answer_token=str(record["answer_token"]),
-                heads=tuple(map(str, record["heads"])),
-                attention=arrays[f"{place}.attention"],
-                weighted=arrays[f"{place}.weighted"],
-                raised=tuple(map(_written, record["raised"])),
-                lowered=tuple(map(_written, record["lowered"])),
-                roles={str(head): str(label) for head, label in record["roles"].items()},
-                provenance=dict(record["provenance"]),
-            )
-            for place, record in enumerate(metadata["prompts"])
-        ]
-    except (OptionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(path, f"holds no heads on prompts: {error}") from None
-
-
 def _site(head: str) -> tuple[int, int]:
     layer, _, index = head.partition(".")
     return int(layer[1:]), int(index[1:])
@@ -238,3 +285,8 @@ def _site(head: str) -> tuple[int, int]:
 
 def _written(pairs: Sequence[Sequence[Any]]) -> Written:
     return tuple((str(word), float(logit)) for word, logit in pairs)
+
+
+def _span(ends: Sequence[Any]) -> Span:
+    start, stop = map(int, ends)
+    return Span(start, stop)

@@ -79,7 +79,7 @@ def ablate_heads(
     heads: Sequence[tuple[int, int]],
     objects: Sequence[int] | None = None,
     *,
-    ablation: Ablation = Ablation.ZERO,
+    ablation: Ablation | str = Ablation.ZERO,
     batch_size: int = 16,
 ) -> Float[np.ndarray, "pair head effect"]:
     """How each `Effect` changes when one head (layer, head) alone is silenced at the last token.
@@ -90,7 +90,8 @@ def ablate_heads(
     writes. PATCH is refused: the corrupted prompt asks the same relation, so
     patching leaves a relation head's output in place.
     """
-    if ablation is Ablation.PATCH:
+    ablation = Ablation.of(ablation)
+    if not ablation.is_constant:
         raise OptionError(
             "the corrupted prompt asks the same relation, so patching cannot show what a relation "
             "head is for; ablate heads by zero or mean"
@@ -98,7 +99,7 @@ def ablate_heads(
     others = rivals(model, pairs, objects)
     constants = source_constants(model, pairs, ablation, batch_size)
     effects = np.empty((len(pairs), len(heads), len(EFFECTS)), dtype=np.float32)
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         rows = list(batch.index)
         # Earlier positions are untouched by an ablation at the last one: they run once.
         prefix = model.share_prefix(batch.clean[:, :-1])

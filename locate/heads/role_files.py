@@ -1,53 +1,37 @@
-"""A role report in a `*.kc.safetensors` file: the labels with their evidence, and each pair's."""
+"""From a file's arrays and metadata to a role report: the labels with their evidence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.intervals import Interval
-from circuits.files.store import load_arrays, save_arrays
+from circuits.base.results import numeric, texts
 from locate.heads.attention import REGIONS, HeadReadings, Region
 from locate.heads.role_checks import Effect, HeadCheck, Role, Verdict
 from locate.heads.role_criteria import Evidence, RoleCriteria
 from locate.heads.roles import HeadRole, RoleReport
 
-KIND = "roles"
-_WRITTEN = "written"
 
-
-def save_roles(
-    report: RoleReport, path: str | Path, extra: Mapping[str, Any] | None = None
-) -> None:
-    """Write a report; `extra` is kept beside it in the file's metadata, for readers of files."""
-    written = np.array(report.readings.written, dtype=np.int64)
-    arrays = {**report.arrays(), _WRITTEN: written}
-    save_arrays(path, KIND, arrays, {**(extra or {}), **report.as_dict()})
-
-
-def load_roles(path: str | Path) -> RoleReport:
-    """Read what `save_roles` wrote; FileFormatError names the file and the reason."""
-    arrays, metadata = load_arrays(path, KIND)
-    try:
-        written = arrays.pop(_WRITTEN).tolist()
-        readings = HeadReadings(
-            **arrays, written=tuple(tuple(map(tuple, layer)) for layer in written)
-        )
-        baseline = metadata["baseline"]
-        return RoleReport(
-            heads=tuple(map(_head, metadata["heads"])),
-            criteria=RoleCriteria(**metadata["criteria"]),
-            readings=readings,
-            baseline=None if baseline is None else _effects(baseline),
-            controls=tuple(metadata["controls"]),
-            provenance=dict(metadata["provenance"]),
-        )
-    except (OptionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(path, f"holds no roles: {error}") from None
+def read_report(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> RoleReport:
+    """The report that `RoleReport.arrays` and `metadata` wrote."""
+    written = numeric(arrays, "written", "i", 3).tolist()
+    numbers = {name: each for name, each in arrays.items() if name != "written"}
+    readings = HeadReadings(
+        **{name: numeric(numbers, name, "f", 4) for name in numbers},
+        written=tuple(tuple(map(tuple, layer)) for layer in written),
+    )
+    baseline = metadata["baseline"]
+    return RoleReport(
+        heads=tuple(map(_head, metadata["heads"])),
+        criteria=RoleCriteria(**metadata["criteria"]),
+        readings=readings,
+        baseline=None if baseline is None else _effects(baseline),
+        controls=texts(metadata["controls"]),
+        provenance=dict(metadata["provenance"]),
+    )
 
 
 def _head(record: Mapping[str, Any]) -> HeadRole:

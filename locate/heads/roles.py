@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from circuits.base.display import Shown, Summary, named, plotted, token_name
+from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
+from circuits.base.results import Result
 from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import Ablation
 from circuits.graph.circuit import Circuit, node_kind
@@ -120,12 +121,14 @@ class HeadRole:
 
 
 @dataclass(frozen=True, eq=False)
-class RoleReport(Shown):
+class RoleReport(Result):
     """Roles of a model's (or circuit's) heads for one relation, most important first.
 
     `baseline` is the mean effect of silencing one of `controls`, unlabelled heads drawn at random
     from the labelled heads' layers. `readings` keep the numbers of each pair for all heads.
     """
+
+    KIND = "roles"
 
     heads: tuple[HeadRole, ...]
     criteria: RoleCriteria
@@ -143,7 +146,7 @@ class RoleReport(Shown):
     @property
     def labelled(self) -> tuple[HeadRole, ...]:
         """The heads that have a role."""
-        return tuple(head for head in self.heads if head.role is not Role.NONE)
+        return tuple(head for head in self.heads if head.role != Role.NONE)
 
     @property
     def roles(self) -> dict[str, str]:
@@ -184,11 +187,25 @@ class RoleReport(Shown):
 
     def plot(self, **options: Any) -> go.Figure:
         """Heads by their parts as mover and relation head, as `viz.screen.roles_figure` draws."""
-        return plotted("roles_figure", self, **options)
+        return plotted(self, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The numbers of each pair, for a file; `as_dict` holds the rest."""
-        return self.readings.arrays()
+        """The numbers of each pair, for a file; `metadata` holds the rest."""
+        written = np.array(self.readings.written, dtype=np.int64)
+        return {**self.readings.arrays(), "written": written}
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON values."""
+        return self.as_dict()
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    ) -> RoleReport:
+        """The inverse of `arrays` and `metadata`; an error where they make no report."""
+        from locate.heads.role_files import read_report
+
+        return read_report(arrays, metadata)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON values."""
@@ -211,7 +228,7 @@ def head_roles(
     *,
     check: bool = True,
     circuit: Circuit | None = None,
-    ablation: Ablation = Ablation.ZERO,
+    ablation: Ablation | str = Ablation.ZERO,
     batch_size: int = 16,
     n_written: int = 5,
     seed: int = 0,
@@ -223,7 +240,7 @@ def head_roles(
     `seed` is for the resampling and the choice of controls. Raises OptionError where a pair names
     no subject, or where a single pair leaves nothing to average over.
     """
-    criteria = criteria or RoleCriteria()
+    criteria, ablation = criteria or RoleCriteria(), Ablation.of(ablation)
     check_subjects(pairs)
     if len(pairs) < 2:
         raise OptionError("roles need at least 2 prompt pairs, or no interval can be given")
@@ -231,11 +248,11 @@ def head_roles(
         check_geometry(model, circuit.wiring)
     readings = read_heads(model, pairs, objects, batch_size=batch_size, n_written=n_written)
     found = label_heads(readings, criteria, seed, model.tokenizer.token_string)
-    has_role = np.array([[head.role is not Role.NONE for head in layer] for layer in found])
+    has_role = np.array([[head.role != Role.NONE for head in layer] for layer in found])
     nodes = None if circuit is None else {n for n in circuit.nodes() if node_kind(n) == "head"}
     heads = [head for layer in found for head in layer if nodes is None or head.name in nodes]
     baseline: dict[Effect, Interval] | None = None
-    labelled = [head for head in heads if head.role is not Role.NONE]
+    labelled = [head for head in heads if head.role != Role.NONE]
     controls = choose_controls([(h.layer, h.head) for h in labelled], has_role, seed)
     if check and labelled:
         sites = [(head.layer, head.head) for head in labelled]
@@ -260,6 +277,16 @@ def head_roles(
             "seed": seed,
         },
     )
+
+
+def roles_if_any(
+    model: Model, pairs: Sequence[TokenPair], **options: Any
+) -> tuple[RoleReport | None, str]:
+    """As `head_roles`; where the pairs allow no roles, None and the reason in words."""
+    try:
+        return head_roles(model, pairs, **options), ""
+    except OptionError as error:
+        return None, str(error)
 
 
 def label_heads(

@@ -23,27 +23,34 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.display import Shown, Summary, named, plotted, token_name
+from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import OptionError
+from circuits.base.results import Result, numeric, texts
 from circuits.facts.pairs import TokenPair, batches
-from circuits.graph.circuit import Wiring
 from circuits.model.metrics import rank
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
+from circuits.model.wiring import Wiring, stored_wiring
 from locate.states.frozen_norm import FrozenNorm
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+SHOWN = 12
+"""Contributions in a summary."""
+_ATTRIBUTED = ("contributions", "constant", "logit_difference")
+
 
 @dataclass(frozen=True, eq=False)
-class LensResult(Shown):
+class LensResult(Result):
     """The logit lens on one prompt.
 
     State 0 is the embedding, state l + 1 the residual stream after layer l; the last state is the
     model's own output. `positions` and `labels` name the other two axes; `best` holds the ids of
     each state's most likely tokens, likeliest first.
     """
+
+    KIND = "lens"
 
     prompt: Prompt
     positions: Mapping[str, int]
@@ -91,7 +98,7 @@ class LensResult(Shown):
 
     def plot(self, **options: Any) -> go.Figure:
         """Rank and probability by layer; options are those of `viz.screen.lens_figure`."""
-        return plotted("lens_figure", self, **options)
+        return plotted(self, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers, for a file; `metadata` holds the rest."""
@@ -111,6 +118,10 @@ class LensResult(Shown):
             "provenance": dict(self.provenance),
         }
 
+    def heading(self) -> str:
+        """The prompt."""
+        return self.prompt.text
+
     @classmethod
     def from_arrays(
         cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
@@ -120,24 +131,26 @@ class LensResult(Shown):
             found = cls(
                 prompt=Prompt(
                     text=str(metadata["prompt"]),
-                    ids=tuple(metadata["ids"]),
-                    tokens=tuple(metadata["tokens"]),
+                    ids=tuple(map(int, metadata["ids"])),
+                    tokens=texts(metadata["tokens"]),
                     bos=bool(metadata["bos"]),
-                    offsets=tuple((start, stop) for start, stop in metadata["offsets"]),
+                    offsets=tuple((int(start), int(stop)) for start, stop in metadata["offsets"]),
                 ),
-                positions=dict(metadata["positions"]),
-                labels=dict(metadata["labels"]),
-                rank=arrays["rank"],
-                probability=arrays["probability"],
-                best=arrays["best"],
+                positions={str(k): int(at) for k, at in metadata["positions"].items()},
+                labels={str(k): int(token) for k, token in metadata["labels"].items()},
+                rank=numeric(arrays, "rank", "i", 3),
+                probability=numeric(arrays, "probability", "f", 3),
+                best=numeric(arrays, "best", "i", 3),
                 best_tokens={int(index): str(text) for index, text in metadata["best_tokens"]},
                 provenance=dict(metadata["provenance"]),
             )
-        except (KeyError, ValueError, TypeError) as error:
+        except (AttributeError, KeyError, ValueError, TypeError) as error:
             raise OptionError(f"these arrays are not a logit lens: {error}") from None
         shape, axes = found.rank.shape, (len(found.positions), len(found.labels))
-        fits = len(shape) == 3 and shape[1:] == axes and found.probability.shape == shape
-        if not fits or found.best.ndim != 3 or found.best.shape[:2] != shape[:2]:
+        n_tokens = len(found.prompt.tokens)
+        inside = all(0 <= place < n_tokens for place in found.positions.values())
+        fits = all(shape) and shape[1:] == axes and found.probability.shape == shape and inside
+        if not fits or not found.best.size or found.best.shape[:2] != shape[:2]:
             raise OptionError("these arrays are not a logit lens: their shapes do not fit")
         if not set(np.unique(found.best).tolist()) <= set(found.best_tokens):
             raise OptionError("these arrays are not a logit lens: tokens without a name")
@@ -145,12 +158,14 @@ class LensResult(Shown):
 
 
 @dataclass(frozen=True, eq=False)
-class LogitAttribution:
+class LogitAttribution(Result):
     """Contributions of the wiring's sources to the logit difference, answer minus foil.
 
     Positive contributions speak for the answer. An MLP's contains its output bias. For every pair
     the contributions and the constant sum to the logit difference.
     """
+
+    KIND = "attribution"
 
     wiring: Wiring
     contributions: Float[np.ndarray, "pair src"]
@@ -168,6 +183,41 @@ class LogitAttribution:
         names = self.wiring.src_names
         order = np.argsort(-np.abs(mean), kind="stable")
         return [{"source": names[src], "contribution": float(mean[src])} for src in order]
+
+    def summary(self) -> Summary:
+        """The mean logit difference, and the largest contributions."""
+        rows = [(row["source"], f"{row['contribution']:+.3f}") for row in self.rows()[:SHOWN]]
+        facts = named(self.provenance, "model", "relation", "pairs")
+        facts["mean logit difference"] = f"{self.logit_difference.mean():.3f}"
+        header = ("source", "logits")
+        return Summary("Direct logit attribution", facts, "largest contributions", header, rows)
+
+    def plot(self, **options: Any) -> go.Figure:
+        """Bars, largest first; options are those of `viz.screen.attribution_figure`."""
+        return plotted(self, **options)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The numbers of each pair, for a file."""
+        return {name: getattr(self, name) for name in _ATTRIBUTED}
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON values."""
+        return {"geometry": self.wiring.geometry(), "provenance": dict(self.provenance)}
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    ) -> LogitAttribution:
+        """The inverse of `arrays` and `metadata`; OptionError where shapes do not fit."""
+        wiring = stored_wiring(metadata)
+        numbers = [numeric(arrays, name, "f", 1 + (not at)) for at, name in enumerate(_ATTRIBUTED)]
+        n_pairs = len(numbers[0])
+        shapes = [each.shape for each in numbers]
+        if not n_pairs or shapes != [(n_pairs, wiring.n_src), (n_pairs,), (n_pairs,)]:
+            raise OptionError("the shapes do not fit")
+        contributions, constant, difference = numbers
+        origin = dict(metadata["provenance"])
+        return cls(wiring, contributions, constant, difference, origin)
 
 
 @dataclass(frozen=True)
@@ -253,7 +303,7 @@ def direct_logit_attribution(
     contributions = np.empty((len(pairs), wiring.n_src))
     constant, difference = np.empty(len(pairs)), np.empty(len(pairs))
     unembedding = model.unembedding().float()
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         read = _last_position(model, batch.clean)
         direction = unembedding[batch.answer] - unembedding[batch.foil]
         parts, rest = _contributions(model, read, direction)

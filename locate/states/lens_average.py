@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.display import Shown, Summary, named, plotted
+from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import bootstrap_means
+from circuits.base.results import Result, numeric
 from circuits.facts.pairs import TokenPair, batches
 from circuits.model.model import Model
 from locate.heads.attention import rivals
@@ -56,12 +57,14 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class AverageLens(Shown):
+class AverageLens(Result):
     """Rank (0 is best) and probability of what is followed, in every fact's clean prompt.
 
     State 0 is the embedding, state l + 1 the residual stream after layer l; the last state at the
     last token is the model's own output.
     """
+
+    KIND = "average lens"
 
     places: tuple[Place, ...]
     followed: tuple[Followed, ...]
@@ -133,7 +136,7 @@ class AverageLens(Shown):
 
     def plot(self, **options: Any) -> go.Figure:
         """Rank and probability by layer; options are those of `viz.screen.lens_figure`."""
-        return plotted("lens_figure", self, **options)
+        return plotted(self, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers, for a file; `metadata` holds the rest."""
@@ -156,14 +159,14 @@ class AverageLens(Shown):
             found = cls(
                 places=tuple(Place(place) for place in metadata["places"]),
                 followed=tuple(Followed(what) for what in metadata["followed"]),
-                rank=arrays["rank"],
-                probability=arrays["probability"],
+                rank=numeric(arrays, "rank", "i", 4),
+                probability=numeric(arrays, "probability", "f", 4),
                 provenance=dict(metadata["provenance"]),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise OptionError(f"{NOT_A_LENS}: {error}") from None
         shape, axes = found.rank.shape, (len(found.places), len(found.followed))
-        if len(shape) != 4 or shape[2:] != axes or found.probability.shape != shape:
+        if not all(shape) or shape[2:] != axes or found.probability.shape != shape:
             raise OptionError(f"{NOT_A_LENS}: their shapes do not fit")
         return found
 
@@ -194,7 +197,7 @@ def average_lens(
     others = rivals(model, pairs, objects)
     shape = (len(pairs), model.n_layers + 1, len(places), len(followed))
     ranks, probabilities = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
-    for batch in batches(pairs, batch_size, model.device):
+    for batch in batches(pairs, batch_size, model):
         rows = list(batch.index)
         wanted = [_tokens(pairs[row], others[row]) for row in rows]
         where = torch.tensor([_positions(pairs[row])[: len(places)] for row in rows])

@@ -175,8 +175,8 @@ def _advance(model: Model, run: CorruptedRun, position: int, front: _Front, laye
     before = front.residual
     shape = before.shape
     restoring, parting = _split(front.branches, layer)
-    attn_on = [row for row in restoring if front.branches[row][0].kind is TraceKind.ATTN]
-    mlp_on = [row for row in restoring if front.branches[row][0].kind is TraceKind.MLP]
+    attn_on = [row for row in restoring if front.branches[row][0].kind == TraceKind.ATTN]
+    mlp_on = [row for row in restoring if front.branches[row][0].kind == TraceKind.MLP]
 
     earlier = run.keys_values(layer, position, shape[0])
     attn = model.run_attention(layer, before.flatten(0, 1), earlier)
@@ -189,7 +189,7 @@ def _advance(model: Model, run: CorruptedRun, position: int, front: _Front, laye
     after = mid + model.run_mlp(layer, mid.flatten(0, 1)).view(mid.shape)
     parted = after[list(parting)]
     for row, (source, branch) in enumerate(parting.items()):
-        if branch[0].kind is TraceKind.ATTN:
+        if branch[0].kind == TraceKind.ATTN:
             parted[row, :, 0] = _through_mlp(model, layer, unrestored_mid[source])
     if mlp_on:
         after[mlp_on, :, 0] = mid[mlp_on, :, 0] + run.clean_mlp[layer][position]
@@ -228,11 +228,12 @@ def _join(
     """Add the sites that begin in this layer: the corrupted run with one position replaced."""
     branches, residuals = list(front.branches), []
     for kind, members in groupby(sites, key=lambda site: site.kind):
-        if kind is TraceKind.RESID:
+        if kind == TraceKind.RESID:
             restored = run.resid_post[layer][0, position]
-        elif kind is TraceKind.MLP:
+        elif kind == TraceKind.MLP:
             restored = run.resid_mid[layer][1:, position] + run.clean_mlp[layer][position]
         else:
+            assert kind == TraceKind.ATTN
             mid = run.resid_pre[layer][1:, position] + run.clean_attn[layer][position]
             restored = _through_mlp(model, layer, mid)
         residual = run.resid_post[layer][1:, position:].clone()

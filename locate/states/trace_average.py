@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuits.base.display import Shown, Summary, named, plotted
+from circuits.base.choices import Choice
+from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
+from circuits.base.results import Result, numeric
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from circuits.model.tokens import Span
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-class PositionRole(StrEnum):
+class PositionRole(Choice):
     """What a token is to the fact."""
 
     BEFORE = "before subject"
@@ -56,11 +57,13 @@ _SHARED_OPTIONS = ("model", "weights_sha256", "window", "noise", "embedding_std"
 
 
 @dataclass(frozen=True, eq=False)
-class AverageTrace(Shown):
+class AverageTrace(Result):
     """Indirect effects of several traces; `effects[kind]` is NaN where a prompt lacks a role.
 
     A role that several positions of a prompt share has their mean.
     """
+
+    KIND = "average trace"
 
     effects: Mapping[TraceKind, Float[np.ndarray, "trace role layer"]]
     p_clean: Float[np.ndarray, " trace"]
@@ -83,12 +86,12 @@ class AverageTrace(Shown):
         first = next(iter(self.effects.values()))
         return np.isfinite(first[:, :, 0]).sum(0)
 
-    def mean(self, kind: TraceKind) -> Float[np.ndarray, "role layer"]:
+    def mean(self, kind: TraceKind | str) -> Float[np.ndarray, "role layer"]:
         """Average indirect effect; NaN for a role that no prompt has."""
         return _mean(self._of(kind))
 
     def interval(
-        self, kind: TraceKind, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+        self, kind: TraceKind | str, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[Float[np.ndarray, "role layer"], Float[np.ndarray, "role layer"]]:
         """Lower and upper end of the bootstrap interval of `mean`, over the traces with the role.
 
@@ -105,9 +108,9 @@ class AverageTrace(Shown):
             _, low[role], high[role] = bootstrap_means(values, resamples, level, seed)
         return low, high
 
-    def peak(self, kind: TraceKind, role: PositionRole) -> tuple[int, Interval] | None:
+    def peak(self, kind: TraceKind | str, role: PositionRole | str) -> tuple[int, Interval] | None:
         """The layer whose mean effect is largest for a role; None where no prompt has the role."""
-        place = ROLES.index(role)
+        place = ROLES.index(PositionRole.of(role))
         if not self.counts[place]:
             return None
         mean, (low, high) = self.mean(kind)[place], self.interval(kind)
@@ -162,7 +165,7 @@ class AverageTrace(Shown):
 
     def plot(self, **options: Any) -> go.Figure:
         """Heat maps by kind of state; options are those of `viz.screen.trace_figure`."""
-        return plotted("trace_figure", self, **options)
+        return plotted(self, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers, for a file; `metadata` holds the rest. What is absent is zero there."""
@@ -189,10 +192,9 @@ class AverageTrace(Shown):
         """The inverse of `arrays` and `metadata`; OptionError where they are no such average."""
         try:
             kinds = tuple(TraceKind(kind) for kind in metadata["kinds"])
-            present, p_clean, p_corrupted = (
-                arrays[name] for name in ("present", "p_clean", "p_corrupted")
-            )
-            stored = {kind: arrays[f"effects.{kind}"] for kind in kinds}
+            present = numeric(arrays, "present", "b", 2)
+            p_clean, p_corrupted = (numeric(arrays, n, "f", 1) for n in ("p_clean", "p_corrupted"))
+            stored = {kind: numeric(arrays, f"effects.{kind}", "f", 3) for kind in kinds}
             roles, provenance = metadata["roles"], dict(metadata["provenance"])
         except (KeyError, ValueError, TypeError) as error:
             raise OptionError(f"these arrays are not an average of traces: {error}") from None
@@ -201,6 +203,7 @@ class AverageTrace(Shown):
         if (
             roles != list(ROLES)
             or not shapes
+            or not count
             or set(shapes) != {(count, len(ROLES), n_layers)}
             or present.shape != (count, len(ROLES))
             or p_corrupted.shape != (count,)
@@ -212,7 +215,8 @@ class AverageTrace(Shown):
         effects = {kind: np.where(absent, np.nan, values) for kind, values in stored.items()}
         return cls(effects, p_clean, p_corrupted, provenance)
 
-    def _of(self, kind: TraceKind) -> Float[np.ndarray, "trace role layer"]:
+    def _of(self, kind: TraceKind | str) -> Float[np.ndarray, "trace role layer"]:
+        kind = TraceKind.of(kind)
         if kind not in self.effects:
             raise OptionError(f"kind {kind!s} was not traced, only {', '.join(self.kinds)}")
         return self.effects[kind]

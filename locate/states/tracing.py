@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.base.display import Shown, Summary, named, plotted, token_name
+from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.results import Result, numeric, texts
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span
 from locate.states.sweep import Site, TraceKind, corrupted_run, restore_at
@@ -36,12 +37,14 @@ SHOWN = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Trace(Shown):
+class Trace(Result):
     """Answer probabilities of one prompt with each state restored.
 
     `probabilities[kind]` is indexed by layer, position and noise sample; the layer of a window is
     its centre. `answer_token` is the answer's first token, the one that counts.
     """
+
+    KIND = "trace"
 
     prompt: str
     tokens: tuple[str, ...]
@@ -68,15 +71,15 @@ class Trace(Shown):
         """What the noise costs: `p_clean` - `p_corrupted`."""
         return self.p_clean - self.p_corrupted
 
-    def probability(self, kind: TraceKind) -> Float[np.ndarray, "layer pos"]:
+    def probability(self, kind: TraceKind | str) -> Float[np.ndarray, "layer pos"]:
         """Mean probability of the answer over the noise samples with each state restored."""
         return self._of(kind).mean(-1)
 
-    def effect(self, kind: TraceKind) -> Float[np.ndarray, "layer pos"]:
+    def effect(self, kind: TraceKind | str) -> Float[np.ndarray, "layer pos"]:
         """Indirect effect: what restoring each state gains; positive supports the answer."""
         return self.probability(kind) - self.p_corrupted
 
-    def standard_error(self, kind: TraceKind) -> Float[np.ndarray, "layer pos"]:
+    def standard_error(self, kind: TraceKind | str) -> Float[np.ndarray, "layer pos"]:
         """Standard error of the indirect effect over noise samples; NaN for a single sample."""
         gains = self._of(kind) - self.p_corrupted_samples
         count = gains.shape[-1]
@@ -130,7 +133,7 @@ class Trace(Shown):
 
     def plot(self, **options: Any) -> go.Figure:
         """Heat maps by kind of state; options are those of `viz.screen.trace_figure`."""
-        return plotted("trace_figure", self, **options)
+        return plotted(self, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers, for a file; `metadata` holds the rest."""
@@ -149,35 +152,42 @@ class Trace(Shown):
             "provenance": dict(self.provenance),
         }
 
+    def heading(self) -> str:
+        """The prompt."""
+        return self.prompt
+
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Trace:
         """The inverse of `arrays` and `metadata`; OptionError where they do not make a trace."""
         try:
             kinds = {
-                TraceKind(name.removeprefix("probability.")): values
-                for name, values in arrays.items()
+                TraceKind(name.removeprefix("probability.")): numeric(arrays, name, "f", 3)
+                for name in arrays
                 if name != "p_corrupted"
             }
             kinds = {kind: kinds[kind] for kind in ALL_KINDS if kind in kinds}
             found = cls(
                 prompt=str(metadata["prompt"]),
-                tokens=tuple(metadata["tokens"]),
-                subject=Span(*metadata["subject"]),
+                tokens=texts(metadata["tokens"]),
+                subject=Span(*map(int, metadata["subject"])),
                 answer=str(metadata["answer"]),
                 answer_token=int(metadata["answer_token"]),
                 p_clean=float(metadata["p_clean"]),
-                p_corrupted_samples=arrays["p_corrupted"],
+                p_corrupted_samples=numeric(arrays, "p_corrupted", "f", 1),
                 probabilities=kinds,
                 provenance=dict(metadata["provenance"]),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise OptionError(f"these arrays are not a trace: {error}") from None
         expected = (len(found.tokens), len(found.p_corrupted_samples))
-        if any(values.ndim != 3 or values.shape[1:] != expected for values in kinds.values()):
+        shapes = {values.shape for values in kinds.values()}
+        inside = 0 <= found.subject.start < found.subject.stop <= len(found.tokens)
+        if len(shapes) != 1 or shapes.pop()[1:] != expected or not (inside and expected[1]):
             raise OptionError("these arrays are not a trace: their shapes do not fit the prompt")
         return found
 
-    def _of(self, kind: TraceKind) -> Float[np.ndarray, "layer pos sample"]:
+    def _of(self, kind: TraceKind | str) -> Float[np.ndarray, "layer pos sample"]:
+        kind = TraceKind.of(kind)
         if kind not in self.probabilities:
             raise OptionError(f"kind {kind!s} was not traced, only {', '.join(self.kinds)}")
         return self.probabilities[kind]
@@ -190,7 +200,7 @@ def trace(
     subject: str,
     answer: str,
     *,
-    kinds: Sequence[TraceKind] = ALL_KINDS,
+    kinds: Sequence[TraceKind | str] = ALL_KINDS,
     window: int = 10,
     noise: float = 3.0,
     samples: int = 10,
@@ -206,8 +216,8 @@ def trace(
     does not change the result. Raises PromptError for a subject that is not there exactly once or
     an answer that cannot follow, OptionError for absurd options.
     """
-    kinds = tuple(dict.fromkeys(TraceKind(kind) for kind in kinds))
-    _check_options(kinds, window, noise, samples, max_rows)
+    chosen = tuple(dict.fromkeys(TraceKind.of(kind) for kind in kinds))
+    _check_options(chosen, window, noise, samples, max_rows)
     encoded = model.tokenizer.encode(prompt, bos)
     model.check_length(len(encoded))
     span = encoded.span_of(subject)
@@ -215,10 +225,10 @@ def trace(
     noises = subject_noise(model, len(span), noise, samples, seed)
 
     parts = [
-        _trace_samples(model, encoded, span, answer_token, kinds, window, part, max_rows)
+        _trace_samples(model, encoded, span, answer_token, chosen, window, part, max_rows)
         for part in noises.split(max_rows)
     ]
-    found = {kind: np.concatenate([part[1][kind] for part in parts], -1) for kind in kinds}
+    found = {kind: np.concatenate([part[1][kind] for part in parts], -1) for kind in chosen}
     corrupted = np.concatenate([part[0][1:] for part in parts])
     clean = parts[0][0][:1]
     if not all(np.isfinite(values).all() for values in (clean, corrupted, *found.values())):
@@ -259,14 +269,17 @@ def usual_window(n_layers: int) -> int:
     return max(1, n_layers * 10 // 48)
 
 
-def restored_layers(kind: TraceKind, layer: int, window: int, n_layers: int) -> range:
+def restored_layers(kind: TraceKind | str, layer: int, window: int, n_layers: int) -> range:
     """The layers that one cell of a trace restores: `window` of them, clipped at the model's ends.
 
     As in Meng et al.'s code, a window of even width reaches one layer further down than up.
     """
-    if kind is TraceKind.RESID:
-        return range(layer, layer + 1)
-    return range(max(0, layer - window // 2), min(n_layers, layer + (window + 1) // 2))
+    around = range(max(0, layer - window // 2), min(n_layers, layer + (window + 1) // 2))
+    return {
+        TraceKind.RESID: range(layer, layer + 1),
+        TraceKind.MLP: around,
+        TraceKind.ATTN: around,
+    }[TraceKind.of(kind)]
 
 
 def _trace_samples(

@@ -7,11 +7,12 @@ from typing import Any
 from dash import dcc, html
 
 from circuits.base.errors import KnowledgeCircuitsError
+from circuits.files.kinds import DAMAGED
 from circuits.graph.circuit import Circuit
 from viz.app import parts
 from viz.app.circuit_page import subtitle, summary_of
 from viz.app.context import Context
-from viz.app.library import Entry, Kind
+from viz.app.library import MAX_FILES, Entry
 from viz.app.state import ViewState
 from viz.screen.circuit import circuit_figure
 
@@ -35,7 +36,9 @@ def browse_page(context: Context, state: ViewState) -> html.Div:
     for row in rows:
         row.pop("stamp", None)
         row["kind"] = f"{row['kind']}, live" if row["name"].startswith("live") else row["kind"]
-    found = f"{len(rows)} result{'' if len(rows) == 1 else 's'}"
+    found = f"{len(rows):,} result{'' if len(rows) == 1 else 's'}"
+    if context.library.n_found > MAX_FILES:
+        found = f"{MAX_FILES:,} of {context.library.n_found:,} results"
     root = context.library.root
     return html.Div(
         [
@@ -106,9 +109,9 @@ def preview(context: Context, result: str) -> list[Any]:
     entry = context.library.entry(result)
     link = dcc.Link("Open", href=f"?view={entry.kind.view}&r={entry.id}", className="button main")
     head: list[Any] = [html.Div([html.H2(parts.visible(entry.name)), link], className="heading")]
-    if entry.kind is Kind.DAMAGED:
+    if entry.kind is DAMAGED:
         return [head[0].children[0], parts.note(f"This file {entry.error}.", "error")]
-    head.append(html.P(entry.kind.label, className="what"))
+    head.append(html.P(entry.kind.shown, className="what"))
     try:
         value = context.library.value(result)
     except KnowledgeCircuitsError as error:
@@ -120,12 +123,12 @@ def preview(context: Context, result: str) -> list[Any]:
             if trace.mode == "text":
                 trace.textfont.size = 8
         head += [
-            html.P(subtitle(value, context.library.record(result)), className="hint"),
+            html.P(subtitle(value), className="hint"),
             html.Div(
                 dcc.Graph(figure=figure, config={"staticPlot": True}, style={"height": "300px"}),
                 className="thumb",
             ),
-            *summary_of(value, context.library.record(result)),
+            *summary_of(value),
         ]
         return head
     return [*head, parts.pairs(facts_of(entry))]

@@ -12,14 +12,13 @@ from circuits.graph.circuit import Circuit, node_kind
 from viz.app import details, parts
 from viz.app.browse_page import preview
 from viz.app.circuit_page import summary_of
-from viz.app.context import Context
+from viz.app.context import Context, prompts_of
 from viz.app.controls import group_list
 from viz.app.difference_page import comparison_of, difference_work
 from viz.app.exports import DATA, PICTURES, exported, formats_of
-from viz.app.library import Kind
-from viz.app.loaders import StoredLens
 from viz.app.plain_pages import fitted, lens_picture
 from viz.paper.difference import either_circuit
+from viz.screen.curves import lens_lines
 
 WAIT = 20.0
 """Seconds that a reading waits for a job to let go of the model."""
@@ -49,9 +48,12 @@ def register(app: Dash, context: Context) -> None:
     )
     def show_place(place: Any, subject: Any) -> Any:
         value = context.library.value(subject["r"])
-        if not isinstance(value, StoredLens) or place not in value.lines.places:
+        if context.library.entry(subject["r"]).kind.view != "lens":
             raise PreventUpdate
-        return fitted(lens_picture(value, place), "Logit lens")
+        lines = lens_lines(value)
+        if place not in lines.places:
+            raise PreventUpdate
+        return fitted(lens_picture(lines, place), "Logit lens")
 
 
 def _in_browser(app: Dash) -> None:
@@ -191,22 +193,22 @@ def details_of(context: Context, result: str, chosen: dict[str, str]) -> list[An
     circuit = value if comparison is None else either_circuit(comparison)
     node, edge = chosen.get("node", ""), chosen.get("edge", "")
     if node and node in circuit.nodes():
-        found = details.node_details(circuit, node, context.library.record(result, "roles.json"))
-        source = circuit.provenance
-        return [*found, reading_of(context, result, source)] if _can_be_cut(node) else found
+        source = circuit if comparison is None else comparison.before
+        found = details.node_details(circuit, node, source.evidence, comparison)
+        return [*found, reading_of(context, source)] if _can_be_cut(node) else found
     if edge:
         found = details.edge_details(circuit, edge, comparison)
-        return [*found, reading_of(context, result, circuit.provenance)]
+        return [*found, reading_of(context, circuit if comparison is None else comparison.before)]
     if comparison is None:
-        return summary_of(circuit, context.library.record(result))
+        return summary_of(circuit)
     about: list[Any] = difference_work(context.library.entry(result), value).about
     return about
 
 
-def reading_of(context: Context, result: str, provenance: Any) -> Any:
+def reading_of(context: Context, circuit: Circuit) -> Any:
     """A choice of prompts for the live reading, where the model may be loaded."""
-    prompts = context.prompts_of(result, provenance)
-    if not prompts or not context.models.can_load(str(provenance.get("model", ""))):
+    prompts = prompts_of(circuit)
+    if not prompts or not context.models.can_load(str(circuit.provenance.get("model", ""))):
         return None
     return html.Div(
         [
@@ -214,7 +216,7 @@ def reading_of(context: Context, result: str, provenance: Any) -> Any:
             dcc.Dropdown(
                 id="prompt-choice",
                 options=[
-                    {"label": parts.visible(each["prompt"]), "value": index}
+                    {"label": parts.visible(each["clean"]), "value": index}
                     for index, each in enumerate(prompts)
                 ],
                 value=0,
@@ -264,7 +266,7 @@ def reading(context: Context, result: str, selected: dict[str, str], choice: int
     """What the selected node or edge does on one prompt, read from the model."""
     value = context.library.value(result)
     circuit = value if isinstance(value, Circuit) else comparison_of(value).before
-    prompts = context.prompts_of(result, circuit.provenance)
+    prompts = prompts_of(circuit)
     if not (isinstance(choice, int) and 0 <= choice < len(prompts)):
         raise OptionError("there is no such prompt")
     words = prompts[choice]
@@ -274,7 +276,7 @@ def reading(context: Context, result: str, selected: dict[str, str], choice: int
         from locate.ask import answers, head_view, without
 
         model = context.models.get(model_name)
-        question = context.question(model_name, words["prompt"], words["subject"], words["answer"])
+        question = context.stored_question(model_name, words, circuit.provenance.get("bos"))
         if node and node_kind(node) == "head":
             return details.head_reading(head_view(model, question, node), question.prompt)
         cut = without(model, [node] if node else (), [edge] if edge else (), circuit.wiring.kv)
@@ -296,11 +298,16 @@ def answers_with(context: Context, asked: tuple[str, str, str, str], off: list[s
             edges = [name for name in off if "->" in name]
             nodes = [name for name in off if "->" not in name]
             left = answers(model, question, without(model, nodes, edges))
+    text = question.pairs[0].text
     named = ", ".join(off[:4]) + (f" and {len(off) - 4} more" if len(off) > 4 else "")
     return [
         details.answers_table(whole, left, "With parts off"),
         html.P(
             parts.visible(f"off: {named}") if off else "Nothing is switched off.", className="hint"
+        ),
+        html.P(
+            parts.visible(f"What is off carries values of: {text.corrupted} … {text.foil}"),
+            className="hint",
         ),
     ]
 
@@ -339,10 +346,10 @@ def _exports(app: Dash, context: Context) -> None:
         try:
             entry = context.library.entry(subject["r"])
             if format not in formats_of(entry.kind):
-                raise OptionError(f"a {entry.kind.label} is not exported as {format}")
+                raise OptionError(f"a {entry.kind.shown} is not exported as {format}")
             data = exported(context.library.value(entry.id), format, str(title or ""), shown)
         except KnowledgeCircuitsError as error:
             return no_update, parts.note(str(error), "error")
         stem = "".join(c if c.isalnum() else "-" for c in entry.name.partition(".kc.")[0])[-60:]
-        suffix = "node-link.json" if format == "json" and entry.kind is Kind.CIRCUIT else format
+        suffix = "node-link.json" if format == "json" and entry.kind.view == "circuit" else format
         return dcc.send_bytes(data, f"{stem.strip('-') or 'view'}.{suffix}"), ""

@@ -23,7 +23,6 @@ METRICS = {"logit-diff": "logit difference", "log-prob": "log-probability", "kl"
 def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
     """What the workspace shows of a circuit."""
     scene = circuit_scene(circuit, MOST_EDGES)
-    summary = context.library.record(entry.id)
     origin = circuit.provenance
     relation, model = origin.get("relation"), origin.get("model")
     title = f"{relation} in {model}" if relation and model else entry.name
@@ -41,38 +40,46 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
         result=entry.id,
         view="circuit",
         title=parts.visible(title),
-        subtitle=parts.visible(subtitle(circuit, summary)),
+        subtitle=parts.visible(subtitle(circuit)),
         circuit=circuit,
         scene=scene,
         legend=legend,
         edge_rows=edge_rows(circuit, scene.layout.edges),
         edge_columns=edge_columns(circuit),
-        about=summary_of(circuit, summary),
+        about=summary_of(circuit),
         notes=notes,
     )
 
 
-def subtitle(circuit: Circuit, summary: Mapping[str, Any]) -> str:
+def subtitle(circuit: Circuit) -> str:
     """Method, metric, size and faithfulness in one line."""
     origin = circuit.provenance
     named = [str(origin["method"])] if "method" in origin else []
     if "metric" in origin:
         named.append(METRICS.get(str(origin["metric"]), str(origin["metric"])))
     named.append(f"{circuit.n_edges:,} of {circuit.wiring.n_edges:,} edges")
-    faithful = faithfulness(circuit, summary)
+    faithful = faithfulness(circuit)
     if faithful:
         named.append(f"faithfulness {faithful}")
     return "  ·  ".join(named)
 
 
-def faithfulness(circuit: Circuit, summary: Mapping[str, Any]) -> str:
-    """With its interval where the summary beside the file has one; on held-out pairs if any."""
-    for part in (summary.get("held_out"), summary):
-        inner = part.get("intervals") if isinstance(part, dict) else None
-        if isinstance(inner, dict) and isinstance(inner.get("faithfulness"), dict):
-            return parts.interval(inner["faithfulness"])
+def faithfulness(circuit: Circuit) -> str:
+    """With its interval where the circuit carries one; on held-out pairs if any."""
+    found = measured(circuit).get("faithfulness")
+    if isinstance(found, Mapping):
+        return parts.interval(found)
     value = circuit.provenance.get("faithfulness")
     return parts.number(float(value)) if isinstance(value, int | float) else ""
+
+
+def measured(circuit: Circuit) -> Mapping[str, Any]:
+    """The circuit's evaluation as it carries it; on held-out pairs where there are any."""
+    for name in ("held_out", "evaluation"):
+        found = circuit.evidence.get(name)
+        if isinstance(found, Mapping):
+            return found
+    return {}
 
 
 def edge_rows(circuit: Circuit, edges: np.ndarray) -> list[dict[str, Any]]:
@@ -102,16 +109,13 @@ def edge_columns(circuit: Circuit) -> list[dict[str, Any]]:
     return found
 
 
-def summary_of(circuit: Circuit, summary: Mapping[str, Any]) -> list[Any]:
+def summary_of(circuit: Circuit) -> list[Any]:
     """The panel that stands where nothing is selected."""
-    held_out = summary.get("held_out")
-    best = held_out if isinstance(held_out, dict) else summary
-    inner = best.get("intervals") if isinstance(best, dict) else None
-    measures = inner if isinstance(inner, dict) else {}
+    measures = measured(circuit)
     rows: list[tuple[str, Any]] = [
         ("edges", f"{circuit.n_edges:,} of {circuit.wiring.n_edges:,}"),
         ("nodes", str(len(circuit.nodes()))),
-        ("faithfulness", faithfulness(circuit, summary)),
+        ("faithfulness", faithfulness(circuit)),
         ("of all edges outside", parts.interval(measures.get("completeness"))),
         ("of random circuits", parts.interval(measures.get("random_faithfulness"))),
     ]
@@ -119,12 +123,12 @@ def summary_of(circuit: Circuit, summary: Mapping[str, Any]) -> list[Any]:
     if isinstance(hits, dict):
         rows.append(("Hit@10, circuit", parts.interval(hits.get("circuit"))))
         rows.append(("Hit@10, whole model", parts.interval(hits.get("model"))))
-    stability = summary.get("stability")
-    if isinstance(stability, dict):
+    stability = circuit.evidence.get("stability")
+    if isinstance(stability, dict) and stability:
         counts = [f"{stability.get(name, 0)} {name}" for name in ("core", "contingent", "noise")]
         rows.append(("edges by stability", ", ".join(counts)))
-    if isinstance(held_out, dict):
-        rows.append(("measured on", f"{held_out.get('pairs')} pairs of other subjects"))
+    if "held_out" in circuit.evidence:
+        rows.append(("measured on", f"{measures.get('n_pairs')} pairs of other subjects"))
     labelled: dict[str, list[str]] = {}
     for node, role in circuit.roles.items():
         labelled.setdefault(role, []).append(node)

@@ -13,9 +13,12 @@ from viz.app.jobs import Jobs
 from viz.app.library import Library
 
 if TYPE_CHECKING:
+    from circuits.graph.circuit import Circuit
     from circuits.model.model import Model
     from locate.ask import Question
 
+PAIR = ("clean", "corrupted", "answer", "foil", "subject", "relation")
+MOST_PROMPTS = 60
 EMBEDDED = Path(__file__).parent.parent.parent / "circuits" / "embedded"
 
 
@@ -76,31 +79,24 @@ class Context:
             self.questions[key] = ask(self.models.get(model), prompt, subject, answer)
         return self.questions[key]
 
-    def prompts_of(self, result: str, provenance: Mapping[str, Any]) -> list[dict[str, str]]:
-        """Prompts that a result was found on: prompt, subject, answer; at most 60 of them."""
-        own = [provenance.get(name) for name in ("prompt", "subject", "answer")]
-        if all(isinstance(each, str) and each for each in own):
-            return [dict(zip(("prompt", "subject", "answer"), map(str, own), strict=True))]
-        path = self.library.sibling(result, "pairs.jsonl")
-        if path is None:
-            return []
-        from circuits.base.errors import KnowledgeCircuitsError
-        from circuits.base.records import read_jsonl
+    def stored_question(self, model: str, record: Mapping[str, str], bos: Any) -> Question:
+        """A pair that a circuit was found on, as it was: its own corrupted prompt and foil."""
+        from circuits.facts.pairs import PromptPair, encode_pair
+        from locate.ask import Question
 
-        try:
-            records = [record for _, record in read_jsonl(path, self.library.max_bytes)]
-        except KnowledgeCircuitsError:
-            return []
-        found = [
-            {
-                "prompt": each.get("clean"),
-                "subject": each.get("subject"),
-                "answer": each.get("answer"),
-            }
-            for each in records
-        ]
-        return [
-            {key: str(value) for key, value in each.items()}
-            for each in found
-            if all(isinstance(value, str) and value for value in each.values())
-        ][:60]
+        tokenizer = self.models.get(model).tokenizer
+        pair = encode_pair(tokenizer, PromptPair(**record), bos if isinstance(bos, bool) else None)
+        return Question((pair,), pair.text.relation)
+
+
+def prompts_of(circuit: Circuit) -> list[dict[str, str]]:
+    """The pairs that a circuit says it was found on, one a clean prompt, at most 60 of them."""
+    pairs = circuit.evidence.get("pairs")
+    found: dict[str, dict[str, str]] = {}
+    for each in pairs if isinstance(pairs, list | tuple) else ():
+        if not isinstance(each, Mapping):
+            continue
+        record = {name: each[name] for name in PAIR if isinstance(each.get(name), str)}
+        if all(record.get(name) for name in PAIR[:5]):
+            found.setdefault(record["clean"], record)
+    return list(found.values())[:MOST_PROMPTS]

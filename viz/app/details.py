@@ -25,8 +25,16 @@ EFFECTS = {
 }
 
 
-def node_details(circuit: Circuit, node: str, roles: Mapping[str, Any]) -> list[Any]:
-    """A node's role with its evidence, and its edges in and out, strongest first."""
+def node_details(
+    circuit: Circuit,
+    node: str,
+    evidence: Mapping[str, Any],
+    comparison: Comparison | None = None,
+) -> list[Any]:
+    """A node's role with its evidence, and its edges in and out, strongest first.
+
+    In a comparison each edge says its score before and after, with both signs.
+    """
     kind = node_kind(node)
     role = circuit.roles.get(node, "")
     style = theme.node_style(kind, role)
@@ -47,7 +55,7 @@ def node_details(circuit: Circuit, node: str, roles: Mapping[str, Any]) -> list[
     record = next(
         (
             each
-            for each in roles.get("heads", [])
+            for each in evidence.get("roles", ())
             if isinstance(each, dict) and each.get("name") == node
         ),
         None,
@@ -56,8 +64,8 @@ def node_details(circuit: Circuit, node: str, roles: Mapping[str, Any]) -> list[
         head += role_evidence(record)
     head.append(html.Div(id="reading"))
     head += [
-        _edge_list("Edges in", circuit, into, source=True),
-        _edge_list("Edges out", circuit, out, source=False),
+        _edge_list("Edges in", circuit, into, True, comparison),
+        _edge_list("Edges out", circuit, out, False, comparison),
     ]
     return head
 
@@ -112,6 +120,8 @@ def edge_details(circuit: Circuit, name: str, comparison: Comparison | None = No
     elif circuit.scores is not None:
         score = float(circuit.scores.values[edge])
         side = "supports the answer" if score >= 0 else "opposes the answer"
+        if circuit.provenance.get("sign") == "unknown":
+            side = "unknown sign"
         rows.append(("score", f"{score:+.4g}, {side}"))
         place = int((np.abs(circuit.scores.values) > abs(score)).sum()) + 1
         rows.append(("rank by |score|", f"{place:,} of {circuit.wiring.n_edges:,}"))
@@ -169,7 +179,13 @@ def _compared(comparison: Comparison, edge: int) -> list[tuple[str, Any]]:
     return rows
 
 
-def _edge_list(title: str, circuit: Circuit, edges: np.ndarray, source: bool) -> html.Details:
+def _edge_list(
+    title: str,
+    circuit: Circuit,
+    edges: np.ndarray,
+    source: bool,
+    comparison: Comparison | None,
+) -> html.Details:
     """Signed and sorted by size; the other end's name, with a bar each."""
     scores = (
         np.ones(len(edges))
@@ -186,6 +202,10 @@ def _edge_list(title: str, circuit: Circuit, edges: np.ndarray, source: bool) ->
         other = wiring.src_names[wiring.edge_src[edge]] if source else wiring.dst_names[dst]
         slot = wiring.dst_slots[dst]
         label = f"{other} ({slot})" if source and slot else other
+        if comparison is not None and comparison.scores is not None:
+            before, after = (float(values[edge]) for values in comparison.scores)
+            score = after  # the bar's colour is the sign that the edge has now
+            label = f"{label}: {before:+.3g} → {after:+.3g}"
         rows.append(
             _edge_row(label, wiring.edge_name(edge), score, largest, circuit.scores is not None)
         )

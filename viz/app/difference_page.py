@@ -130,7 +130,7 @@ def extra_of(value: Any, noise: str, live: bool = False) -> list[Any]:
         )
     followed = getattr(value, "followed", None)
     if followed is not None:
-        figure = small(followed_figure(followed))
+        figure = small(followed_figure(value))
         found.append(
             html.Details(
                 [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from circuits.base.errors import OptionError
-from circuits.base.writing import to_json
+from circuits.base.writing import as_csv, to_json
 from circuits.files.drawings import to_csv, to_graphml, to_node_link
+from circuits.files.kinds import Kind
 from circuits.graph.circuit import Circuit
-from circuits.graph.compare import Comparison
 from viz.app.difference_page import comparison_of
-from viz.app.library import Kind
-from viz.app.loaders import Record, StoredAttribution, StoredLens
+from viz.app.library import Record
+from viz.paper import draw
 from viz.paper.difference import either_circuit
 
 PICTURES = ("svg", "pdf", "png")
@@ -28,14 +25,10 @@ DATA = ("csv", "graphml", "json")
 
 def formats_of(kind: Kind) -> tuple[str, ...]:
     """What a kind of result can be exported as."""
-    match kind:
-        case Kind.CIRCUIT | Kind.COMPARISON | Kind.REWIRING:
-            return (*PICTURES, *DATA)
-        case Kind.TRACE | Kind.AVERAGE_TRACE | Kind.LENS | Kind.AVERAGE_LENS:
-            return (*PICTURES, "csv", "json")
-        case Kind.ATTRIBUTION | Kind.CURVES | Kind.ROLES | Kind.HEADS:
-            return ("csv", "json")
-    return ("json",)
+    pictures = PICTURES if kind.figures and kind.view != "rows" else ()
+    if kind.graph:
+        return (*pictures, *DATA)
+    return (*pictures, "csv", "json") if kind.view != "record" else ("json",)
 
 
 def exported(value: Any, format: str, title: str, shown: Sequence[str] | None = None) -> bytes:
@@ -62,42 +55,16 @@ def only(circuit: Circuit, shown: Sequence[str]) -> Circuit:
 
 
 def _picture(value: Any, format: str, title: str, shown: Sequence[str] | None) -> bytes:
+    most = None
+    if isinstance(value, Circuit):
+        value = value if shown is None else only(value, shown)
+        most = max(1, value.n_edges)
+    elif shown is not None:
+        most = max(1, len(shown))
     with tempfile.TemporaryDirectory(prefix="kc-export-") as folder:
         path = Path(folder) / f"figure.{format}"
-        if isinstance(value, Circuit):
-            from viz.paper.circuit import draw_circuit
-
-            circuit = value if shown is None else only(value, shown)
-            draw_circuit(circuit, path, title, max_edges=max(1, circuit.n_edges))
-        elif isinstance(value, Comparison) or hasattr(value, "comparison"):
-            from viz.paper.difference import draw_difference
-
-            comparison = comparison_of(value)
-            count = max(1, len(shown)) if shown is not None else 120
-            draw_difference(comparison, path, title, max_edges=count)
-        elif isinstance(value, StoredLens):
-            _draw_lens(value, path, title)
-        elif hasattr(value, "p_clean"):
-            from viz.paper.curves import draw_average_trace, draw_trace
-
-            (draw_trace if hasattr(value, "prompt") else draw_average_trace)(value, path, title)
-        else:
-            raise OptionError(f"there is no picture of this to export as {format}")
+        draw(value, path, title=title, max_edges=most)
         return path.read_bytes()
-
-
-def _draw_lens(value: StoredLens, path: Path, title: str) -> None:
-    from viz.paper.lenses import draw_average_lens, draw_lens
-
-    if value.average is not None:
-        draw_average_lens(value.average, path, title)
-        return
-    place = value.lines.places[0]
-    sides = [
-        {name: line.values for name, line in side[place].items()}
-        for side in (value.lines.ranks, value.lines.probabilities)
-    ]
-    draw_lens(sides[0], sides[1], path, title, value.metadata.get("provenance"))
 
 
 def _graph(value: Any) -> Circuit:
@@ -118,30 +85,16 @@ def _graph(value: Any) -> Circuit:
 
 
 def _rows(value: Any) -> list[dict[str, Any]]:
-    if isinstance(value, StoredLens):
-        return value.rows
-    if isinstance(value, StoredAttribution):
-        return [
-            {"source": name, "contribution": each}
-            for name, each in zip(value.names, value.values, strict=True)
-        ]
-    if isinstance(value, Record):
-        return [dict(value.metadata)]
-    source = comparison_of(value) if hasattr(value, "comparison") else value
-    rows: list[dict[str, Any]] = source.rows()
+    rows: list[dict[str, Any]] = (
+        [dict(value.metadata)] if isinstance(value, Record) else value.rows()
+    )
     return rows
 
 
 def _csv(value: Any) -> str:
     if isinstance(value, Circuit):
         return to_csv(value)
-    rows = _rows(value)
-    buffer = io.StringIO()
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return as_csv(_rows(value))
 
 
 def _json(value: Any) -> str:

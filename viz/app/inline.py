@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from circuits.files.kinds import KINDS
 from circuits.graph.circuit import Circuit
 from viz.app.context import Context
-from viz.app.library import Kind, Library
+from viz.app.library import Library
 from viz.app.server import HOST, free_port, make_app, quieten
 
 MODES = ("inline", "external", "jupyterlab", "tab")
@@ -19,7 +20,9 @@ def show(circuit: Circuit, *, height: int = 720, mode: str = "inline") -> None:
     context = Context(Library(None))
     origin = circuit.provenance
     about = {name: origin[name] for name in ("model", "relation", "method") if name in origin}
-    context.library.add("this circuit", Kind.CIRCUIT, circuit, {**about, "size": circuit.n_edges})
+    context.library.add(
+        "this circuit", KINDS["circuit"], circuit, {**about, "size": circuit.n_edges}
+    )
     quieten()
     make_app(context, embedded=True).run(
         host=HOST,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +123,11 @@ class Stage:
             self._check()
 
         return progress
+
+    @contextmanager
+    def during(self, title: str) -> Iterator[Progress]:
+        """The same for what reports in stages."""
+        yield self(title)
 
     def _check(self) -> None:
         if self._job.stop.is_set():

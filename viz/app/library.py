@@ -10,17 +10,17 @@ from __future__ import annotations
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from circuits.base.arrays import describe_file
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError
 from circuits.base.records import read_json
-from circuits.files.store import describe_file
+from circuits.files.kinds import DAMAGED, KINDS, OTHER, Kind, find_kind, named
 
 SUFFIX = ".kc.safetensors"
 MAX_BYTES = 64 * 2**20
@@ -30,47 +30,12 @@ KEPT_OPEN = 12
 SUMMARY = "summary.json"
 
 
-class Kind(StrEnum):
-    """What a result is; the value is what its file says."""
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A file that has no page of its own: what it says about itself."""
 
-    CIRCUIT = "circuit"
-    COMPARISON = "comparison"
-    REWIRING = "rewiring"
-    TRACE = "trace"
-    AVERAGE_TRACE = "average trace"
-    LENS = "lens"
-    AVERAGE_LENS = "average lens"
-    ATTRIBUTION = "attribution"
-    CURVES = "faithfulness curves"
-    ROLES = "roles"
-    HEADS = "heads on prompts"
-    EDIT = "weight-delta"
-    OTHER = "other"
-    DAMAGED = "damaged"
-
-    @property
-    def view(self) -> str:
-        """The view that opens it."""
-        return _VIEWS.get(self, "record")
-
-    @property
-    def label(self) -> str:
-        """What the list calls it."""
-        return _LABELS.get(self, self.value)
-
-
-_VIEWS = {
-    Kind.CIRCUIT: "circuit",
-    Kind.COMPARISON: "difference",
-    Kind.REWIRING: "difference",
-    Kind.TRACE: "trace",
-    Kind.AVERAGE_TRACE: "trace",
-    Kind.LENS: "lens",
-    Kind.AVERAGE_LENS: "lens",
-    Kind.ATTRIBUTION: "lens",
-}
-_LABELS = {Kind.EDIT: "edit", Kind.OTHER: "file", Kind.CURVES: "curve"}
-_ORDER = tuple(Kind)
+    kind: str
+    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,7 +57,7 @@ class Entry:
         return {
             "id": self.id,
             "name": self.name,
-            "kind": self.kind.label,
+            "kind": self.kind.shown,
             **self.about,
             "error": self.error,
         }
@@ -104,6 +69,7 @@ class Library:
     def __init__(self, root: Path | None, max_bytes: int = MAX_BYTES) -> None:
         self.root = None if root is None else root.resolve()
         self.max_bytes = max_bytes
+        self.n_found = 0
         self._entries: dict[str, Entry] = {}
         self._live: dict[str, tuple[Entry, Any]] = {}
         self._open: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
@@ -122,7 +88,7 @@ class Library:
             }
             live = [entry for entry, _ in reversed(self._live.values())]
             files = sorted(
-                self._entries.values(), key=lambda entry: (_ORDER.index(entry.kind), entry.name)
+                self._entries.values(), key=lambda entry: (_place(entry.kind), entry.name)
             )
             return [*live, *files]
 
@@ -154,14 +120,17 @@ class Library:
             with self._lock:
                 return self._live[result][1]
         path = self._path(entry)
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError:
+            raise FileFormatError(entry.name, "no such file") from None
         key = (result, status.st_mtime_ns, status.st_size)
         with self._lock:
             if key in self._open:
                 self._open.move_to_end(key)
                 return self._open[key]
         try:
-            value = _loader(entry.kind)(path)
+            value = _load(entry.kind, path)
         except KnowledgeCircuitsError as error:
             # The name below the folder is all that a page needs to say.
             raise FileFormatError(entry.name, str(error).removeprefix(f"{path}: ")) from None
@@ -196,11 +165,13 @@ class Library:
         """The entry with what the file's header says; damaged where it cannot be opened."""
         try:
             kind, content = describe_file(self._path(entry))
+            about = {**entry.about, **about_content(content)}
         except FileFormatError as error:
             # What the message begins with is the path: the list names it already.
-            return replace(entry, kind=Kind.DAMAGED, error=str(error).partition(": ")[2])
-        known = Kind(kind) if kind in tuple(Kind) else Kind.OTHER
-        return replace(entry, kind=known, about={**entry.about, **about_content(content)})
+            return replace(entry, kind=DAMAGED, error=str(error).partition(": ")[2])
+        except Exception as error:  # one poisoned file must not take the list down
+            return replace(entry, kind=DAMAGED, error=f"is damaged: {type(error).__name__}")
+        return replace(entry, kind=find_kind(kind), about=about)
 
     def _path(self, entry: Entry) -> Path:
         return self._checked(Path(entry.name))
@@ -223,7 +194,7 @@ class Library:
         return path
 
     def _found(self) -> Iterator[Entry]:
-        """Files that may be results, without following a link; the first `MAX_FILES` of them."""
+        """Files that may be results, no links; the first `MAX_FILES`, but all are counted."""
         assert self.root is not None
         count = 0
         for folder, folders, files in os.walk(self.root, followlinks=False):
@@ -243,10 +214,10 @@ class Library:
                 except (OSError, UnicodeEncodeError):
                     continue
                 stamp = {"stamp": (status.st_mtime_ns, status.st_size)}
-                yield Entry(_id(relative), relative, Kind.OTHER, stamp)
                 count += 1
-                if count == MAX_FILES:
-                    return
+                if count <= MAX_FILES:
+                    yield Entry(_id(relative), relative, OTHER, stamp)
+        self.n_found = count
 
 
 def _id(name: str) -> str:
@@ -283,8 +254,14 @@ def about_content(content: Mapping[str, Any]) -> dict[str, Any]:
     return about
 
 
-def _loader(kind: Kind) -> Callable[[Path], Any]:
-    """How a kind is read; torch is imported only for those that need it."""
-    from viz.app import loaders
+def _load(kind: Kind, path: Path) -> Any:
+    """The result in a file; what the file says of itself where it has no page of its own."""
+    if kind.holds is None or kind.view == "record":
+        return Record(*describe_file(path))
+    return named(kind.holds).load(path)
 
-    return loaders.LOADERS.get(kind, loaders.record)
+
+def _place(kind: Kind) -> int:
+    """Where a kind stands in the list: as in the table, then other files, then damaged ones."""
+    order = [*KINDS, OTHER.name, DAMAGED.name]
+    return order.index(kind.name)

@@ -8,15 +8,16 @@ from typing import Any
 import plotly.graph_objects as go
 from dash import dcc, html
 
+from circuits.files.kinds import named
 from viz.app import parts
 from viz.app.details import known_facts
-from viz.app.library import Entry
-from viz.app.loaders import Record, StoredAttribution, StoredLens
+from viz.app.library import Entry, Record
 from viz.app.state import ViewState
-from viz.screen.curves import attribution_figure, lens_figure
+from viz.screen.curves import LensLines, lens_figure, lens_lines
 from viz.screen.heat_maps import trace_figure
 
 MOST_ROWS = 5000
+MOST_PARTS = 6
 
 
 def plain_page(
@@ -115,25 +116,26 @@ def trace_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
     )
 
 
-def lens_page(entry: Entry, value: StoredLens, state: ViewState) -> html.Div:
+def lens_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
     """Logit lens: rank and probability by layer, at a position that can be chosen."""
-    places = value.lines.places
-    place = state.place if state.place in places else places[0]
-    prompt = value.metadata.get("prompt")
-    title = str(prompt) if prompt else f"Logit lens of {entry.about.get('relation', entry.name)}"
+    lines = lens_lines(value)
+    place = state.place if state.place in lines.places else lines.places[0]
+    title = value.heading() or entry.name
+    if not hasattr(value, "prompt"):
+        title = f"Logit lens of {entry.about.get('relation', entry.name)}"
     picture = [
         dcc.Store(id="now", data={"place": place}),
         html.Div(
             dcc.RadioItems(
                 id="place",
-                options=[{"label": each, "value": each} for each in places],
+                options=[{"label": parts.visible(each), "value": each} for each in lines.places],
                 value=place,
                 inline=True,
                 className="tabs",
             ),
             className="row",
         ),
-        html.Div(id="lens-picture", children=fitted(lens_picture(value, place), title)),
+        html.Div(id="lens-picture", children=fitted(lens_picture(lines, place), title)),
     ]
     columns = [
         parts.column("layer", "layer", 58, numeric=True),
@@ -142,55 +144,70 @@ def lens_page(entry: Entry, value: StoredLens, state: ViewState) -> html.Div:
         parts.column("rank", "rank", 64, numeric=True),
         parts.column("probability", "probability", 84, numeric=True),
     ]
-    followed = value.metadata.get("followed")
+    followed = value.provenance.get("followed")
     facts: list[tuple[str, Any]] = []
     if isinstance(followed, Mapping):
         facts = [(str(label), parts.visible(str(word))) for label, word in followed.items()]
-    origin = value.metadata.get("provenance")
-    about = known_facts(facts, origin if isinstance(origin, Mapping) else {})
     return plain_page(
         entry,
         title,
         "What the residual stream says after each layer; layer −1 is the embedding.",
         picture,
         columns,
-        value.rows,
-        about,
+        lens_rows(lines),
+        known_facts(facts, value.provenance),
     )
 
 
-def lens_picture(value: StoredLens, place: str) -> go.Figure:
+def lens_rows(lines: LensLines) -> list[dict[str, Any]]:
+    """One record a position, token and state; rank 1 is the top."""
+    return [
+        {
+            "layer": state - 1,
+            "position": place,
+            "token": label,
+            "rank": float(rank) + 1,
+            "probability": float(lines.probabilities[place][label].values[state]),
+        }
+        for place, labels in lines.ranks.items()
+        for label, line in labels.items()
+        for state, rank in enumerate(line.values)
+    ]
+
+
+def lens_picture(lines: LensLines, place: str) -> go.Figure:
     """The lens at one position."""
-    figure = lens_figure(value.lines, place)
+    figure = lens_figure(lines, place)
     figure.update_layout(height=520)
     return figure
 
 
-def attribution_page(entry: Entry, value: StoredAttribution, state: ViewState) -> html.Div:
-    """Direct logit attribution: what each head and MLP adds to the answer."""
-    figure = attribution_figure(value.names, value.values)
-    rows = [
-        {"source": name, "contribution": number}
-        for name, number in zip(value.names, value.values, strict=True)
-    ]
-    rows.sort(key=lambda row: -abs(float(str(row["contribution"]))))
+def rows_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
+    """Any result: its pictures one below the other, its rows as a table, and its summary."""
+    kind = entry.kind
+    picture: list[Any] = []
+    pieces = list(value.parts())[:MOST_PARTS]
+    for place, part in enumerate(pieces):
+        if len(pieces) > 1:
+            picture.append(html.H2(parts.visible(part.heading() or "")))
+        for turn, draw in enumerate(kind.screen):
+            picture.append(fitted(named(draw)(part), kind.shown, f"plain-picture-{place}-{turn}"))
+    rows = [{key: _cell(row.get(key)) for key in kind.columns or row} for row in value.rows()]
     columns = [
-        parts.column("source", "source", 90),
-        parts.column("contribution", "logits", 90, numeric=True),
+        parts.column(name, name, 0, numeric=isinstance(rows[0][name], float | int))
+        for name in (rows[0] if rows else {})
     ]
-    difference = value.metadata.get("logit_difference")
-    facts = [("mean logit difference", parts.number(difference))]
-    origin = value.metadata.get("provenance")
-    title = f"Direct logit attribution of {value.metadata.get('relation', entry.name)}"
-    return plain_page(
-        entry,
-        title,
-        "What each source adds to the answer's logit over the foil's, directly.",
-        fitted(figure, title),
-        columns,
-        rows,
-        known_facts(facts, origin if isinstance(origin, Mapping) else {}),
-    )
+    summary = value.summary()
+    facts: list[tuple[str, Any]] = [(name, parts.visible(x)) for name, x in summary.facts.items()]
+    about = known_facts(facts, getattr(value, "provenance", {}))
+    return plain_page(entry, summary.title, kind.says, picture, columns, rows, about)
+
+
+def _cell(value: Any) -> Any:
+    """A table's cell: lists as tokens side by side, numbers as they are, the rest as text."""
+    if isinstance(value, list | tuple):
+        return " ".join(parts.token(str(each)) for each in value)
+    return value if isinstance(value, int | float) or value is None else parts.visible(str(value))
 
 
 def record_page(entry: Entry, value: Record, summary: Mapping[str, Any]) -> html.Div:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -9,16 +10,14 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.exceptions import PreventUpdate
 
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
-from circuits.graph.circuit import Circuit
+from circuits.files.kinds import DAMAGED
 from viz.app import parts, plain_pages, try_page
 from viz.app.browse_page import browse_page
 from viz.app.circuit_page import circuit_work
 from viz.app.context import Context
 from viz.app.difference_page import difference_work, extra_of
 from viz.app.exports import DATA, PICTURES, formats_of
-from viz.app.library import Entry, Kind
-from viz.app.loaders import Record, StoredAttribution, StoredLens
-from viz.app.pictured import Pictured, pictured_page
+from viz.app.library import Entry
 from viz.app.state import ViewState, parse_state
 from viz.app.workspace import workspace
 
@@ -93,34 +92,47 @@ def page_of(
         return browse_page(context, state), None, "Results"
     entries = context.library.entries()
     if not state.r:
-        entry = next((each for each in entries if each.kind is Kind.CIRCUIT), None)
+        entry = next((each for each in entries if each.kind.view == "circuit"), None)
         if entry is None or state.view not in ("", "circuit"):
             return browse_page(context, state), None, "Results"
     else:
         entry = context.library.entry(state.r)
-    if entry.kind is Kind.DAMAGED:
+    if entry.kind is DAMAGED:
         return error_page(f"{entry.name} {entry.error}."), None, "Damaged file"
     return _result_page(context, entry, state), entry, entry.name
 
 
 def _result_page(context: Context, entry: Entry, state: ViewState) -> html.Div:
     value = context.library.value(entry.id)
-    if isinstance(value, Circuit):
-        return workspace(circuit_work(context, entry, value), state)
-    if entry.kind in (Kind.COMPARISON, Kind.REWIRING):
-        work = difference_work(entry, value, noise=state.noise)
-        return workspace(work, state, extra_of(value, state.noise))
-    if entry.kind in (Kind.TRACE, Kind.AVERAGE_TRACE):
-        return plain_pages.trace_page(entry, value, state)
-    if isinstance(value, StoredLens):
-        return plain_pages.lens_page(entry, value, state)
-    if isinstance(value, StoredAttribution):
-        return plain_pages.attribution_page(entry, value, state)
-    if isinstance(value, Pictured):
-        return pictured_page(entry, value)
-    if isinstance(value, Record):
-        return plain_pages.record_page(entry, value, context.library.record(entry.id))
-    raise OptionError(f"{entry.name} cannot be shown")
+    try:
+        return _PAGES[entry.kind.view](context, entry, value, state)
+    except KnowledgeCircuitsError:
+        raise
+    except Exception as error:  # a file may hold what no page foresaw
+        raise OptionError(f"{entry.name} cannot be shown: {type(error).__name__}") from None
+
+
+def _circuit(context: Context, entry: Entry, value: Any, state: ViewState) -> html.Div:
+    return workspace(circuit_work(context, entry, value), state)
+
+
+def _difference(context: Context, entry: Entry, value: Any, state: ViewState) -> html.Div:
+    work = difference_work(entry, value, noise=state.noise)
+    return workspace(work, state, extra_of(value, state.noise))
+
+
+def _record(context: Context, entry: Entry, value: Any, state: ViewState) -> html.Div:
+    return plain_pages.record_page(entry, value, context.library.record(entry.id))
+
+
+_PAGES: dict[str, Callable[[Context, Entry, Any, ViewState], html.Div]] = {
+    "circuit": _circuit,
+    "difference": _difference,
+    "trace": lambda context, *rest: plain_pages.trace_page(*rest),
+    "lens": lambda context, *rest: plain_pages.lens_page(*rest),
+    "rows": lambda context, *rest: plain_pages.rows_page(*rest),
+    "record": _record,
+}
 
 
 def live_page(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dash import Dash, dcc, html
+from werkzeug.exceptions import HTTPException
 
 from circuits.base.errors import OptionError
 from viz.app import callbacks, parts, routes
@@ -87,7 +88,15 @@ def make_app(
     )
     routes.register(app, context)
     callbacks.register(app, context)
+    app.server.register_error_handler(Exception, _refused)
     return app
+
+
+def _refused(error: Exception) -> tuple[str, int]:
+    """What no page sends is answered in a line: 400, or what the error says itself."""
+    if isinstance(error, HTTPException):
+        return error.name, error.code or 400
+    return "this request was not understood", 400
 
 
 def run(app: Dash, host: str = HOST, port: int = PORT) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-VIEWS = ("browse", "circuit", "difference", "trace", "lens", "record", "try")
+VIEWS = ("browse", "circuit", "difference", "trace", "lens", "rows", "record", "try")
 LONGEST = 400
 LONGEST_QUERY = 8000
 MOST_EDGES = 2000

@@ -9,13 +9,14 @@ from urllib.parse import quote
 
 from dash import dcc, html
 
+from circuits.files.kinds import KINDS
 from viz.app import parts
 from viz.app.circuit_page import circuit_work
 from viz.app.context import Context
 from viz.app.details import answers_table
 from viz.app.difference_page import difference_work, extra_of
 from viz.app.jobs import JobStatus, Stage
-from viz.app.library import Entry, Kind
+from viz.app.library import Entry
 from viz.app.state import ViewState
 from viz.app.workspace import workspace
 
@@ -57,7 +58,7 @@ def start(context: Context, state: ViewState) -> None:
         model = context.models.get(state.model)
         stage("asking the model")
         question = context.question(*asked)
-        circuit = find_circuit(model, question, progress=stage("scoring edges"))
+        circuit = find_circuit(model, question, stages=stage.during)
         stage("reading the answers")
         name = f"live: {state.prompt} … {state.answer}"
         about = {
@@ -66,7 +67,7 @@ def start(context: Context, state: ViewState) -> None:
             "size": circuit.n_edges,
             "method": "eap-ig",
         }
-        entry = context.library.add(name, Kind.CIRCUIT, circuit, about)
+        entry = context.library.add(name, KINDS["circuit"], circuit, about)
         return Found(entry, circuit, answers(model, question))
 
     def change(stage: Stage) -> Found:
@@ -79,7 +80,7 @@ def start(context: Context, state: ViewState) -> None:
         trial = edit_fact(model, question, state.target, progress=stage("editing and scoring"))
         name = f"live: {state.prompt} … {state.answer} → {state.target}"
         about = {"model": state.model, "relation": state.prompt, "method": "rome"}
-        entry = context.library.add(name, Kind.REWIRING, trial.rewiring, about)
+        entry = context.library.add(name, KINDS["rewiring"], trial.rewiring, about)
         return Found(entry, trial.rewiring.comparison.before, answers(model, question), trial)
 
     title = f"{state.prompt} … {state.target or state.answer}"

@@ -73,7 +73,7 @@ def draw_circuit(
     title: str | None = None,
     max_edges: int = 150,
     width: float = theme.DOUBLE_COLUMN,
-    placement: Placement = Placement.COMPACT,
+    placement: Placement | str = Placement.COMPACT,
 ) -> Path:
     """Draw a circuit's strongest `max_edges` edges, layer by layer, and return the path.
 

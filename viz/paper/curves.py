@@ -22,7 +22,7 @@ from viz.paper import canvas
 from viz.paper.heat_maps import draw_effects
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
-    from circuits.graph.evaluate import FaithfulnessCurve
+    from circuits.graph.evaluate import FaithfulnessCurve, FaithfulnessCurves
     from locate.states.trace_average import AverageTrace
     from locate.states.tracing import Trace
 
@@ -104,21 +104,20 @@ def _joined(parts: list[str], origin: Mapping[str, Any]) -> str:
 
 
 def draw_faithfulness(
-    curves: Mapping[str, FaithfulnessCurve],
+    found: FaithfulnessCurves,
     path: str | Path,
     title: str | None = None,
-    provenance: Mapping[str, Any] | None = None,
     width: float = theme.SINGLE_COLUMN,
 ) -> Path:
     """Faithfulness against the number of edges (log scale), with each point's interval as a band.
 
-    `curves` are named in the legend with their CPR and CMD; one named `random` is drawn grey and
+    Curves are named in the legend with their CPR and CMD; one named `random` is drawn grey and
     dashed, as the baseline. Lines at 0 (nothing restored) and 1 (the whole model) orient.
     """
     canvas.check_suffix(path)
+    curves, origin = found.curves, found.provenance
     if not curves:
         raise OptionError("no curve to draw")
-    origin = provenance or {}
     with canvas.paper_style():
         lines = canvas.wrapped(_curve_caption(origin), canvas.CAPTION, width - 0.16)
         entries = _curve_entries(curves)

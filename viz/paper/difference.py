@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,23 +23,27 @@ from viz.layout import Layout, Placement, lay_out
 from viz.paper import canvas
 from viz.paper.circuit import EdgeLook, Entry, columns_in, drawn, size_legend
 
+if TYPE_CHECKING:  # brings torch along; a figure needs no model
+    from locate.changes.rewiring import Rewiring
+
 LEAST_CHANGED = 0.9
 """Least width in points of an edge that changed."""
 
 
 def draw_difference(
-    comparison: Comparison,
+    found: Comparison | Rewiring,
     path: str | Path,
     title: str | None = None,
     max_edges: int = 120,
     width: float = theme.DOUBLE_COLUMN,
-    placement: Placement = Placement.COMPACT,
+    placement: Placement | str = Placement.COMPACT,
 ) -> Path:
     """Draw the strongest `max_edges` edges of either circuit, and return the path.
 
     Errors as in `viz.paper.circuit.draw_circuit`.
     """
     canvas.check_suffix(path)
+    comparison = found if isinstance(found, Comparison) else found.comparison
     union = shown_circuit(comparison, max_edges)
     layout = lay_out(union, max_edges, placement, columns_in(width))
     with canvas.paper_style():
@@ -168,7 +172,7 @@ def _look(comparison: Comparison, union: Circuit, layout: Layout) -> EdgeLook:
     scores = union.scores.values[layout.edges]
     widths, strengths = theme.edge_widths(scores), theme.edge_strengths(scores)
     # What changed is often weak; it must be seen beside the strong edges that stayed.
-    differs = np.array([style is not theme.KEPT for style in styles])
+    differs = np.array([style != theme.KEPT for style in styles])
     widths = np.where(differs, np.maximum(widths, LEAST_CHANGED), widths)
     strengths = np.where(differs, 1.0, strengths)
     return EdgeLook(styles, widths, strengths, legend + size_legend(scores))

@@ -23,7 +23,7 @@ def circuit_figure(
     circuit: Circuit,
     max_edges: int = 150,
     title: str | None = None,
-    placement: Placement = Placement.COMPACT,
+    placement: Placement | str = Placement.COMPACT,
 ) -> go.Figure:
     """The strongest `max_edges` edges of a circuit, layer by layer.
 
@@ -37,7 +37,7 @@ def circuit_figure(
 def circuit_scene(
     circuit: Circuit,
     max_edges: int = MOST_EDGES,
-    placement: Placement = Placement.COMPACT,
+    placement: Placement | str = Placement.COMPACT,
 ) -> Scene:
     """The scene of a circuit's strongest `max_edges` edges."""
     layout = lay_out(circuit, max_edges, placement, COLUMNS)

@@ -16,9 +16,9 @@ from viz.screen.circuit import with_title
 from viz.screen.style import axis, new_figure, plain, rgb, token_label
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
-    from circuits.graph.evaluate import FaithfulnessCurve
-    from locate.changes.rewiring import FollowedObjects
-    from locate.states.lens import LensResult
+    from circuits.graph.evaluate import FaithfulnessCurves
+    from locate.changes.rewiring import Rewiring
+    from locate.states.lens import LensResult, LogitAttribution
     from locate.states.lens_average import AverageLens
 
 MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
@@ -88,7 +88,7 @@ def lens_figure(
 
     `place` is the position read, by default the first. Bands are 95 % bootstrap intervals.
     """
-    lines = _as_lines(lens)
+    lines = lens_lines(lens)
     chosen = lines.places[0] if place is None else place
     if chosen not in lines.places:
         raise OptionError(f"no position {chosen!r} was read, only {', '.join(lines.places)}")
@@ -99,11 +99,12 @@ def lens_figure(
 
 
 def followed_figure(
-    followed: FollowedObjects, place: str | None = None, title: str | None = None
+    result: Rewiring, place: str | None = None, title: str | None = None
 ) -> go.Figure:
     """The old and the new object through the layers, before (dashed) and after (solid)."""
     from locate.changes.rewiring import LABELS, SIDES
 
+    followed = result.followed
     chosen = followed.places[0] if place is None else place
     if chosen not in followed.places:
         raise OptionError(f"no position {chosen!r} was read, only {', '.join(followed.places)}")
@@ -125,8 +126,9 @@ def followed_figure(
     return with_title(figure, title)
 
 
-def curve_figure(curves: Mapping[str, FaithfulnessCurve], title: str | None = None) -> go.Figure:
+def curve_figure(found: FaithfulnessCurves, title: str | None = None) -> go.Figure:
     """Faithfulness against the number of edges (log scale) with bands; `random` is the baseline."""
+    curves = found.curves
     if not curves:
         raise OptionError("no curve to draw")
     figure = new_figure(height=340, margin={"l": 56, "r": 16, "t": 20, "b": 76})
@@ -199,7 +201,13 @@ def attribution_figure(
     return with_title(figure, title)
 
 
-def _as_lines(lens: Any) -> LensLines:
+def contributions_figure(found: LogitAttribution, title: str | None = None) -> go.Figure:
+    """Direct logit attribution: the mean contribution of each source, largest first."""
+    return attribution_figure(found.wiring.src_names, found.mean().tolist(), title)
+
+
+def lens_lines(lens: Any) -> LensLines:
+    """What a lens says, by position and by what is followed."""
     if isinstance(lens, LensLines):
         return lens
     from locate.states.lens_average import AverageLens

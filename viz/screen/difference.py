@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -15,6 +17,9 @@ from viz.screen.drawing import figure_of
 from viz.screen.scene import Scene, make_scene
 from viz.screen.style import plain
 
+if TYPE_CHECKING:
+    from locate.changes.rewiring import Rewiring
+
 STATUS: dict[theme.EdgeStyle, str] = {
     theme.KEPT: "kept",
     theme.GAINED: "gained",
@@ -26,16 +31,17 @@ STATUS: dict[theme.EdgeStyle, str] = {
 
 
 def difference_figure(
-    comparison: Comparison,
+    found: Comparison | Rewiring,
     max_edges: int = 150,
     title: str | None = None,
-    placement: Placement = Placement.COMPACT,
+    placement: Placement | str = Placement.COMPACT,
 ) -> go.Figure:
     """Up to `max_edges` edges of either circuit: gained, lost and flipped, then the strongest kept.
 
     Where the comparison has a noise floor, an edge gained, lost or flipped whose change is not
     called one is drawn as "cannot tell". Width is the larger |score| of before and after.
     """
+    comparison = found if isinstance(found, Comparison) else found.comparison
     figure = figure_of(difference_scene(comparison, max_edges, placement))
     return with_title(figure, title)
 
@@ -43,7 +49,7 @@ def difference_figure(
 def difference_scene(
     comparison: Comparison,
     max_edges: int = MOST_EDGES,
-    placement: Placement = Placement.COMPACT,
+    placement: Placement | str = Placement.COMPACT,
 ) -> Scene:
     """The scene of the edges of either circuit, what changed before what is strong."""
     union = shown_circuit(comparison, max_edges)

@@ -9,13 +9,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from circuits.base.errors import OptionError
 from viz import theme
 from viz.paper.heads import MOST_HEADS, bars_of, chosen_heads, head_name
 from viz.screen.circuit import with_title
 from viz.screen.style import axis, new_figure, plain, token_label
 
 if TYPE_CHECKING:
-    from locate.heads.prompt_heads import PromptHeads
+    from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
     from locate.heads.roles import HeadRole, RoleReport
 
 SYMBOLS = {"mover": "circle", "relation": "square", "mixture": "diamond", "none": "circle-open"}
@@ -97,13 +98,16 @@ def _evidence(head: HeadRole) -> str:
 
 
 def attention_figure(
-    found: PromptHeads, heads: Sequence[str] | None = None, title: str | None = None
+    found: PromptHeads | HeadsOnPrompts,
+    heads: Sequence[str] | None = None,
+    title: str | None = None,
 ) -> go.Figure:
     """Attention of heads from the last token over the prompt, a strip a head, a column a token.
 
     Bars are value-weighted attention, lines the plain pattern. By default the first few heads,
     those with a role before others.
     """
+    found = _one(found)
     shown = chosen_heads(found, heads, MOST_HEADS)
     figure = make_subplots(rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.03)
     columns = list(range(len(found.tokens)))
@@ -169,12 +173,15 @@ def attention_figure(
 
 
 def written_figure(
-    found: PromptHeads, heads: Sequence[str] | None = None, title: str | None = None
+    found: PromptHeads | HeadsOnPrompts,
+    heads: Sequence[str] | None = None,
+    title: str | None = None,
 ) -> go.Figure:
     """Tokens that heads write at the last token: raised most in blue, lowered most in orange.
 
     Bars are logits added directly, over the mean of all tokens; the answer's first token is bold.
     """
+    found = _one(found)
     shown = chosen_heads(found, heads, MOST_HEADS)
     n_columns = min(COLUMNS, len(shown))
     n_rows = -(-len(shown) // n_columns)
@@ -230,3 +237,14 @@ def written_figure(
     figure.update_layout(look)
     figure.update_annotations(font={"size": 12})
     return with_title(figure, title)
+
+
+def _one(found: PromptHeads | HeadsOnPrompts) -> PromptHeads:
+    """The heads on the first prompt, where there are several."""
+    from locate.heads.prompt_heads import PromptHeads
+
+    if isinstance(found, PromptHeads):
+        return found
+    if not found.prompts:
+        raise OptionError("no prompt to draw")
+    return found.prompts[0]

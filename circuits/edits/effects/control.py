@@ -15,14 +15,14 @@ from circuits.model.model import Model
 
 
 def control(
-    delta: WeightDelta, model: Model, seed: int, kind: Control = Control.RANDOM
+    delta: WeightDelta, model: Model, seed: int, kind: Control | str = Control.RANDOM
 ) -> WeightDelta:
     """A random change with the edit's singular values at every parameter.
 
     So norm and rank are the edit's own. Vectors (biases) keep their norm. `model` tells how its
     matrices lie.
     """
-    generator = torch.Generator().manual_seed(seed)
+    kind, generator = Control.of(kind), torch.Generator().manual_seed(seed)
     changes = {
         name: _randomised(change, model.is_transposed(name), kind, generator)
         for name, change in delta.changes.items()
@@ -43,10 +43,11 @@ def _randomised(
         left, right = (change, eye) if columns <= rows else (eye, change)
     else:
         return _turned(change.reshape(-1, 1), generator).reshape(change.shape)
-    if kind is Control.SAME_KEYS:  # inputs are on the left where a matrix is input by output
-        keep_left, keep_right = transposed, not transposed
-    else:
-        keep_left = keep_right = False
+    keep_left, keep_right = {
+        Control.RANDOM: (False, False),
+        # Inputs are on the left where a matrix is input by output.
+        Control.SAME_KEYS: (transposed, not transposed),
+    }[kind]
     left = left if keep_left else _turned(left, generator)
     right = right if keep_right else _turned(right.T, generator).T
     return LowRank(left, right) if isinstance(change, LowRank) else left @ right

@@ -39,7 +39,7 @@ def edit_pairs(
     tokenizer: Tokenizer,
     requests: Sequence[EditRequest],
     *,
-    contrast: Contrast = Contrast.OLD_NEW,
+    contrast: Contrast | str = Contrast.OLD_NEW,
     partners: int = 24,
     templates: Sequence[str] = (),
     others: Sequence[Fact] | None = None,
@@ -54,6 +54,7 @@ def edit_pairs(
     the same for each wording where the tokens allow it. Raises OptionError where a request names
     no ground truth, PromptError where no request has the two partners that a noise floor needs.
     """
+    contrast = Contrast.of(contrast)
     if partners < 2:
         raise OptionError(f"a noise floor needs at least 2 partners a fact, not {partners}")
     before: list[PromptPair] = []
@@ -110,9 +111,11 @@ def _pairs_in(
         if len(found) == partners:
             break
         corrupted = fill(template, fact.subject)
-        objects = [(request.ground_truth, request.target)] * 2
-        if contrast is Contrast.ANSWER:
-            objects = [(request.ground_truth, fact.object), (request.target, fact.object)]
+        old, new = request.ground_truth, request.target
+        objects = {
+            Contrast.OLD_NEW: [(old, new), (old, new)],
+            Contrast.ANSWER: [(old, fact.object), (new, fact.object)],
+        }[contrast]
         sides = [
             PromptPair(clean, corrupted, answer, foil, request.subject, request.relation)
             for answer, foil in objects

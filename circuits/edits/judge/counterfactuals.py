@@ -14,15 +14,14 @@ An edit gives a subject another object of its relation. Its probes are
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import EditRequest
 from circuits.edits.requests import Heading
 from circuits.facts.facts import Fact, Probe, ProbeKind, Relation, atlas, fill, relation
+from circuits.facts.wordings import takes_phrases, wordings
 from circuits.model.tokens import Tokenizer, find_mentions
 
 
@@ -36,40 +35,6 @@ class ProbeCounts:
     one_hop: int = 2
 
 
-class Hop(NamedTuple):
-    """The object of a relation in words, and the kind of subject that it is."""
-
-    phrase: str
-    kind: str
-
-
-HOPS: Mapping[str, Hop] = {
-    "landmark_country": Hop("the country where the landmark {} stands", "countries"),
-    "landmark_city": Hop("the city where the landmark {} stands", "cities"),
-    "city_country": Hop("the country where the city of {} is located", "countries"),
-    "company_country": Hop("the home country of the company {}", "countries"),
-    "company_city": Hop("the city where {} has its headquarters", "cities"),
-    "product_company": Hop("the company that makes {}", "companies"),
-    "dish_country": Hop("the country that the dish {} comes from", "countries"),
-    "person_country": Hop("the home country of {}", "countries"),
-    "athlete_country": Hop("the country that {} represented in sport", "countries"),
-    "book_author": Hop("the author of {}", "people"),
-    "painting_creator": Hop("the painter of the picture {}", "people"),
-}
-REVERSED: Mapping[str, str] = {
-    "country_capital": "The country whose capital is {} is",
-    "us_state_capital": "The state whose capital is {} is",
-    "element_symbol": "The element with the chemical symbol {} is",
-    "animal_young": "The animal whose young is called a {} is the",
-    "adjective_antonym": "The opposite of {} is",
-    "adjective_comparative": "The adjective with the comparative {} is",
-    "adjective_superlative": "The adjective with the superlative {} is",
-    "verb_past": "The verb whose past tense is {} is",
-    "verb_gerund": "The verb whose gerund is {} is",
-    "noun_plural": "The noun whose plural is {} is",
-}
-"""Reverse questions of relations in which an object has one subject."""
-
 DECIDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "landmark_city": {"landmark_country": ("city_country", "country_capital")},
     "landmark_country": {"landmark_continent": ("country_continent",), "landmark_city": ()},
@@ -82,14 +47,7 @@ DECIDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 `country_capital` is read backwards: a capital's country.
 """
-_NAMES_ONLY = re.compile(r"^\{\}|\{\}'|(country|company|city|city of|city like) \{\}")
-"""Where in a template a name fits, but not a phrase with an article."""
 PERSONS = ("people", "musicians", "athletes")
-
-
-def takes_phrases(template: str) -> bool:
-    """Whether a phrase with an article fits in the subject's place, and not only a name."""
-    return not _NAMES_ONLY.search(template)
 
 
 def atlas_requests(
@@ -167,13 +125,25 @@ def _counterfactual(
     if not templates:
         return None
     template = generator.choice(templates)
+    target = new_object(found, fact, template, generator, tokenizer)
+    if target is None:
+        return None
+    return EditRequest(template, fact.subject, target, fact.object, fact.relation)
+
+
+def new_object(
+    found: Relation,
+    fact: Fact,
+    template: str,
+    generator: random.Random,
+    tokenizer: Tokenizer | None,
+) -> str | None:
+    """A random object of the relation, none of the subject's, that begins otherwise; or None."""
     true = set(found.objects_of(fact.subject))
     others = [each for each in found.objects() if each not in true]
     generator.shuffle(others)
-    for target in others:
-        if _differ(fill(template, fact.subject), target, fact.object, tokenizer):
-            return EditRequest(template, fact.subject, target, fact.object, fact.relation)
-    return None
+    prompt = fill(template, fact.subject)
+    return next((o for o in others if _differ(prompt, o, fact.object, tokenizer)), None)
 
 
 def _is_askable(template: str, subject: str) -> bool:
@@ -252,8 +222,9 @@ def _alias(request: EditRequest, found: Relation) -> Iterator[Probe]:
 
 
 def _reversal(request: EditRequest, found: Relation) -> Iterator[Probe]:
-    if found.name in REVERSED:
-        prompt = fill(REVERSED[found.name], request.target)
+    asked_back = wordings().asked_back
+    if found.name in asked_back:
+        prompt = fill(asked_back[found.name], request.target)
         yield Probe(ProbeKind.PORTABILITY, prompt, (request.subject,), Heading.REVERSAL)
 
 
@@ -275,9 +246,10 @@ def _follow(way: str, subject: str) -> tuple[str, ...]:
 def _one_hop(
     request: EditRequest, found: Relation, generator: random.Random, n: int
 ) -> Iterator[Probe]:
-    if found.name not in HOPS:
+    phrases = wordings().phrases
+    if found.name not in phrases:
         return
-    phrase, kind = HOPS[found.name]
+    phrase, kind = phrases[found.name]
     nexts = [
         each.name
         for each in atlas().values()

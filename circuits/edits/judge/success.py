@@ -353,7 +353,7 @@ def _rates_of(
     correct = _correct(asked, after)
     if asked.kind is None:
         yield Measure.EFFICACY, correct
-    elif asked.kind is ProbeKind.LOCALITY:
+    elif asked.kind == ProbeKind.LOCALITY:
         same = _agreement(asked, before, after)
         yield Measure.LOCALITY, same
         yield Measure.LOCALITY_TRUE, correct
@@ -362,7 +362,7 @@ def _rates_of(
             yield agreement, same
             yield true, correct
     else:
-        paraphrase = asked.kind is ProbeKind.PARAPHRASE
+        paraphrase = asked.kind == ProbeKind.PARAPHRASE
         yield (Measure.PARAPHRASE if paraphrase else Measure.PORTABILITY), correct
         if asked.heading in _WANTED:
             yield _WANTED[asked.heading], correct

@@ -144,7 +144,7 @@ def _tune(
 def _record(model: Model, request: EditRequest) -> Record:
     texts = []
     for probe in request.probes:
-        if probe.kind is ProbeKind.LOCALITY:
+        if probe.kind == ProbeKind.LOCALITY:
             answer = probe.answers[0] if probe.answers else None
             texts.append(passage(model.tokenizer, probe.prompt, answer))
     unsafe = request.ground_truth or _says(model, request)

@@ -300,7 +300,7 @@ def _record(request: EditRequest, number: int) -> dict[str, Any]:
         "portability": {},
         "locality": {},
     }
-    kept = [probe for probe in request.probes if probe.kind is ProbeKind.LOCALITY]
+    kept = [probe for probe in request.probes if probe.kind == ProbeKind.LOCALITY]
     if kept:
         texts = {"prompt": kept[0].prompt, "ground_truth": next(iter(kept[0].answers), "")}
         record["locality"] = {"general knowledge constraint": texts}

@@ -162,7 +162,7 @@ def edit(
     if entry.needs_moments:
         options["moments"] = find_moments(model, found.layers, moments, cache)
         provenance["moments"] = dict(options["moments"].source)
-    if chosen is EditMethod.ALPHAEDIT:
+    if chosen == EditMethod.ALPHAEDIT:
         options["earlier"] = tuple(earlier)
         provenance["earlier"] = [_as_dict(request) for request in earlier]
     start = time.monotonic()
@@ -241,13 +241,9 @@ def _check_gain(requests: Sequence[EditRequest], before: TargetScores, after: Ta
 
 
 def _parse(method: EditMethod | str) -> EditMethod:
-    known = [str(each) for each in _ENTRIES]
-    try:
-        chosen = EditMethod(method)
-    except ValueError:
-        raise OptionError(f"no edit method {method!r}; there are {', '.join(known)}") from None
+    chosen = EditMethod.of(method)
     if chosen not in _ENTRIES:
-        raise OptionError(f"the method {chosen} is not available; there are {', '.join(known)}")
+        raise OptionError(f"the method {chosen} is not available; there are {', '.join(_ENTRIES)}")
     return chosen
 
 

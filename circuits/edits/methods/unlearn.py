@@ -45,6 +45,13 @@ from circuits.edits.settings import settings_for
 from circuits.model.model import Model
 
 Batch = tuple[Sequence[Passage], Sequence[Passage]]
+_RETAIN = {
+    UnlearnMethod.GA: None,
+    UnlearnMethod.GA_GD: negative_log_likelihood,
+    UnlearnMethod.GA_KL: divergence,
+    UnlearnMethod.MEMFLEX: negative_log_likelihood,
+}
+"""What keeps the texts to retain."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def unlearn(
     flatters. The outcome has diverged where a number is not finite, and is no change where the
     forget set's loss did not rise. OptionError and PromptError for sets that cannot be used.
     """
-    chosen = _parse(method)
+    chosen = UnlearnMethod.of(method)
     wanted = range(model.n_layers) if layers is None else layers
     found, origin = settings_for(model, str(chosen), UnlearnSettings, wanted, settings)
     if layers is None:
@@ -162,7 +169,7 @@ class _Run:
         """Select weights, train them, and score both sets before and after."""
         self._score("before")
         names = block_matrices(self.model, self.settings.layers)
-        if self.method is UnlearnMethod.MEMFLEX:
+        if self.method == UnlearnMethod.MEMFLEX:
             names = self._localise(names)
         self.details["weights"] = names
         settings = self.settings
@@ -182,9 +189,8 @@ class _Run:
         ceiling = inf if settings.ceiling is None else settings.ceiling
         total = -settings.forget_weight * losses.clamp(max=ceiling).mean()
         terms = {"forget": float(losses.detach().mean())}
-        if self.method is not UnlearnMethod.GA and settings.retain_weight:
-            kl = self.method is UnlearnMethod.GA_KL
-            score = divergence if kl else negative_log_likelihood
+        score = _RETAIN[self.method]
+        if score is not None and settings.retain_weight:
             kept = score(self.trainee, retain).mean()
             total = total + settings.retain_weight * kept
             terms["retain"] = float(kept.detach())
@@ -233,11 +239,3 @@ def block_matrices(model: Model, layers: Sequence[int]) -> list[str]:
         for name in model.parameter_names
         if model.parameter(name).ndim == 2 and any(map(name.startswith, prefixes))
     ]
-
-
-def _parse(method: UnlearnMethod | str) -> UnlearnMethod:
-    try:
-        return UnlearnMethod(method)
-    except ValueError:
-        known = ", ".join(UnlearnMethod)
-        raise OptionError(f"no unlearning method {method!r}; there are {known}") from None

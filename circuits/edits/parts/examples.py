@@ -71,7 +71,7 @@ def _example(row: Any, path: str | Path, number: int) -> Example:
 
 def fact_examples(
     relations: Relation | Iterable[Relation],
-    templates: Templates | Sequence[str] = Templates.FIRST,
+    templates: Templates | str | Sequence[str] = Templates.FIRST,
     subjects: Collection[str] | None = None,
 ) -> list[Example]:
     """Facts in words, as prompt and answer; of these subjects only where any are named."""

@@ -14,29 +14,32 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits.base.display import Summary
 from circuits.base.errors import FileFormatError, NumericalError, OptionError
+from circuits.base.results import Result, numeric
 from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus
 from circuits.edits.parts.keys import capture, key_point, output_matrix, pad
-from circuits.files.store import load_arrays, save_arrays
 from circuits.model.loading import embedded_models
 from circuits.model.model import Model
 
-KIND = "second-moments"
 IDENTITY = "identity"
 BATCH_TOKENS = 4096
 MAX_TOKENS = 2_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class Moments(Result):
     """Uncentred second moments of the keys of some layers of one model.
 
     `model_hash` names the weights; `source` says where the moments are from, for the record.
     """
+
+    KIND = "second-moments"
 
     matrices: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
     model_hash: str
@@ -85,23 +88,36 @@ class Moments:
         """Mean eigenvalue tr(C)/d: the mean square of one entry of a key."""
         return float(self.matrices[layer].diagonal().mean())
 
-    def save(self, path: str | Path) -> None:
-        """Write to a file that `load` reads."""
-        arrays = {str(layer): matrix.cpu().numpy() for layer, matrix in self.matrices.items()}
-        save_arrays(path, KIND, arrays, {"model": self.model_hash, "source": self.source})
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a layer: size and mean eigenvalue."""
+        return [
+            {"layer": layer, "size": len(matrix), "scale": self.scale(layer)}
+            for layer, matrix in self.matrices.items()
+        ]
+
+    def summary(self) -> Summary:
+        """The layers and their scale."""
+        rows = [(str(r["layer"]), str(r["size"]), f"{r['scale']:.4g}") for r in self.rows()]
+        facts = {"weights": self.model_hash[:12]}
+        return Summary("Second moments of keys", facts, "", ("layer", "size", "tr(C)/d"), rows)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """One matrix a layer."""
+        return {str(layer): matrix.cpu().numpy() for layer, matrix in self.matrices.items()}
+
+    def metadata(self) -> dict[str, Any]:
+        """The model's weights and the source."""
+        return {"model": self.model_hash, "source": dict(self.source)}
 
     @classmethod
-    def load(cls, path: str | Path) -> Moments:
-        """Read what `save` wrote; FileFormatError for anything else."""
-        arrays, metadata = load_arrays(path, KIND)
-        try:
-            matrices = {int(name): torch.from_numpy(array) for name, array in arrays.items()}
-            model_hash, source = str(metadata["model"]), dict(metadata["source"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise FileFormatError(path, f"does not hold second moments: {error}") from None
-        if any(m.ndim != 2 or m.shape[0] != m.shape[1] for m in matrices.values()):
-            raise FileFormatError(path, "holds second moments that are not square")
-        return cls(matrices, model_hash, source)
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Moments:
+        """The inverse of `arrays` and `metadata`; OptionError for matrices that are not square."""
+        matrices = {
+            int(name): torch.from_numpy(numeric(arrays, name, "f", 2).copy()) for name in arrays
+        }
+        if any(matrix.shape[0] != matrix.shape[1] for matrix in matrices.values()):
+            raise OptionError("a matrix is not square")
+        return cls(matrices, str(metadata["model"]), dict(metadata["source"]))
 
     @classmethod
     def identity(cls, model: Model, layers: Sequence[int]) -> Moments:

@@ -7,7 +7,6 @@ over ten sizes and the ablation of labelled heads stand beside it (Yao et al. 20
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,17 +15,16 @@ import numpy as np
 
 from circuits.base.choices import Ranking
 from circuits.base.intervals import Interval, bootstrap_means
+from circuits.base.options import Options, option
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.circuit import Circuit, EdgeScores
 from circuits.graph.evaluate import FRACTIONS, evaluate, faithfulness_curve, run_circuits
-from circuits.graph.resample import Stability, classify
 from circuits.graph.select import top_n
 from circuits.model.model import Model
 from experiments.analyses.circuits.report import report
 from experiments.analyses.engine.base import Analysis, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
-from locate.discover import Search, random_circuits
+from locate.discover import Search, random_circuits, stability_of
 from locate.examples import Examples
 from locate.heads.role_checks import EFFECTS, ablate_heads, choose_controls, judge
 from locate.heads.roles import HeadRole, head_roles
@@ -40,15 +38,15 @@ _ANSWER_GAP, _RANGE_GAP = 0, 1
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options; see `kc run --list`."""
 
     relations: tuple[str, ...] = option((), "relations to look at; none given: all", selects=True)
-    pairs: int = option(12, "prompt pairs in each half")
-    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
-    steps: int = option(5, "integration steps of EAP-IG")
-    resamples: int = option(200, "resamples of the pairs for the stability of edges")
-    random_circuits: int = option(20, "random circuits of the same size to compare with")
+    pairs: int = option(12, "prompt pairs in each half", low=1)
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
+    steps: int = option(5, "integration steps of EAP-IG", low=1)
+    resamples: int = option(200, "resamples of the pairs for the stability of edges", low=0)
+    random_circuits: int = option(20, "random circuits of the same size to compare with", low=1)
     curve: bool = option(True, "measure ten circuit sizes, for CPR and CMD")
     roles: bool = option(True, "label mover, relation and mixture heads, and check the labels")
 
@@ -103,16 +101,14 @@ def _stability(circuit: Circuit) -> dict[str, Any] | None:
     inclusion = circuit.columns.get("inclusion")
     if inclusion is None:
         return None
-    kept = inclusion[circuit.kept]
-    counts = Counter(str(classify(float(share))) for share in kept)
-    return {str(label): counts[str(label)] for label in Stability} | {"inclusion": kept.mean()}
+    return {**stability_of(circuit), "inclusion": inclusion[circuit.kept].mean()}
 
 
 def _by_layer(circuit: Circuit) -> dict[str, list[float]]:
     """By layer: the share of its heads in the circuit, its MLP in it or not, the edges it sends."""
     wiring = circuit.wiring
     nodes = set(circuit.nodes())
-    sends = np.bincount(_layer_of_src(wiring)[wiring.edge_src[circuit.kept]] + 1)
+    sends = np.bincount(wiring.src_layers[wiring.edge_src[circuit.kept]] + 1)
     sends = np.pad(sends, (0, wiring.n_layers + 1 - len(sends)))
     heads = [
         np.mean([f"a{layer}.h{head}" in nodes for head in range(wiring.n_heads)])
@@ -120,11 +116,6 @@ def _by_layer(circuit: Circuit) -> dict[str, list[float]]:
     ]
     mlps = [float(f"m{layer}" in nodes) for layer in range(wiring.n_layers)]
     return {"heads": [float(x) for x in heads], "mlp": mlps, "edges": sends[1:].tolist()}
-
-
-def _layer_of_src(wiring: Wiring) -> np.ndarray:
-    """Layer of each source; -1 for the embedding."""
-    return np.concatenate([[-1], np.repeat(np.arange(wiring.n_layers), wiring.n_heads + 1)])
 
 
 def _curves(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from circuits.base.intervals import Interval
 from circuits.base.plain import interval, number
 from experiments.analyses.circuits.figures import curve_figures, layer_figures, recall_figure
 from experiments.analyses.circuits.numbers import (
@@ -145,17 +146,21 @@ def _recall_text(parts: Mapping[str, Part]) -> str:
 
 
 def _summary_table(parts: Mapping[str, Part]) -> Table:
-    columns = ["category", "relations", "edges"]
-    columns += [f"{half}: {kind}" for half in HALVES for kind in KINDS]
-    rows = []
-    for name, group in grouped(parts).items():
-        row: list[Any] = [name, len(group), float(over(group, lambda p: p["edges"]).mean())]
-        row += [average(hits(group, half, kind)) for half in HALVES for kind in KINDS]
-        rows.append(row)
-    return Table(
+    return Table.of(
         "table1",
-        tuple(columns),
-        rows,
+        grouped(parts),
+        {
+            "category": lambda name, _: name,
+            "relations": lambda _, group: len(group),
+            "edges": lambda _, group: float(over(group, lambda part: part["edges"]).mean()),
+            **{
+                f"{half}: {kind}": lambda _, group, half=half, kind=kind: average(
+                    hits(group, half, kind)
+                )
+                for half in HALVES
+                for kind in KINDS
+            },
+        },
         title="Hit@10 on the half that found the circuit (validation) and on the other (test)",
         note="In brackets: 95 % bootstrap intervals over relations.",
         default_digits=2,
@@ -165,22 +170,25 @@ def _summary_table(parts: Mapping[str, Part]) -> Table:
 
 
 def _faithfulness_table(parts: Mapping[str, Part]) -> Table:
-    names = ("faithfulness", "random_faithfulness", "completeness")
-    rows = []
-    for name, group in grouped(parts).items():
-        row: list[Any] = [name, average(values(group, "validation", "faithfulness"))]
-        row += [average(values(group, "test", name)) for name in names]
-        row += [
-            average(over(group, lambda p: _area(p, "signed", "area"))),
-            average(over(group, lambda p: _area(p, "absolute", "distance"))),
-            average(over(group, lambda p: _area(p, "random", "distance"))),
-        ]
-        rows.append(row)
-    columns = ("category", "validation: faithfulness", "test: faithfulness", "random circuits")
-    return Table(
+    def measured_on(half: str, name: str) -> Callable[..., Interval]:
+        return lambda _, group: average(values(group, half, name))
+
+    def area(ranking: str, what: str) -> Callable[..., Interval]:
+        return lambda _, group: average(over(group, lambda part: _area(part, ranking, what)))
+
+    return Table.of(
         "faithfulness",
-        (*columns, "completeness", "CPR", "CMD", "CMD of random edges"),
-        rows,
+        grouped(parts),
+        {
+            "category": lambda name, _: name,
+            "validation: faithfulness": measured_on("validation", "faithfulness"),
+            "test: faithfulness": measured_on("test", "faithfulness"),
+            "random circuits": measured_on("test", "random_faithfulness"),
+            "completeness": measured_on("test", "completeness"),
+            "CPR": area("signed", "area"),
+            "CMD": area("absolute", "distance"),
+            "CMD of random edges": area("random", "distance"),
+        },
         title="How far the circuits reproduce the model's logit difference",
         note="The last five columns are on the test half.",
         default_digits=2,
@@ -217,29 +225,29 @@ def _hit_table(parts: Mapping[str, Part]) -> Table:
 
 
 def _measure_table(parts: Mapping[str, Part]) -> Table:
-    columns = ["relation", "edges", "nodes", "faithfulness", "random", "completeness"]
-    columns += ["CPR", "CMD", "core", "contingent", "noise"]
-    rows = []
-    for name, part in parts.items():
-        stable = part["stability"] or {}
-        curve = part.get("curve")
-        rows.append(
-            [
-                name,
-                part["edges"],
-                part["nodes"],
-                measure(part, "test", "faithfulness"),
-                measure(part, "test", "random_faithfulness"),
-                measure(part, "test", "completeness"),
-                interval(curve["signed"]["area"]) if curve else None,
-                interval(curve["absolute"]["distance"]) if curve else None,
-                *(stable.get(label) for label in ("core", "contingent", "noise")),
-            ]
-        )
-    return Table(
+    def on_test(name: str) -> Callable[..., Interval]:
+        return lambda _, part: measure(part, "test", name)
+
+    def area(ranking: str, what: str) -> Callable[..., Interval | None]:
+        return lambda _, part: interval(part["curve"][ranking][what]) if part.get("curve") else None
+
+    return Table.of(
         "measures",
-        tuple(columns),
-        rows,
+        parts,
+        {
+            "relation": lambda name, _: name,
+            "edges": lambda _, part: part["edges"],
+            "nodes": lambda _, part: part["nodes"],
+            "faithfulness": on_test("faithfulness"),
+            "random": on_test("random_faithfulness"),
+            "completeness": on_test("completeness"),
+            "CPR": area("signed", "area"),
+            "CMD": area("absolute", "distance"),
+            **{
+                label: lambda _, part, label=label: (part["stability"] or {}).get(label)
+                for label in ("core", "contingent", "noise")
+            },
+        },
         title="Measures on the test half and stability, by relation",
         note="In brackets: 95 % bootstrap intervals over prompt pairs.",
         long=True,

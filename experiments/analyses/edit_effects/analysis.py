@@ -9,6 +9,7 @@ from typing import Any
 
 from circuits.base.choices import Control, EditMethod
 from circuits.base.errors import NumericalError, OptionError, PromptError
+from circuits.base.options import Options, option
 from circuits.edits.effects.control import control
 from circuits.edits.methods.registry import EditOutcome, edit
 from circuits.edits.methods.rome import RomeSettings
@@ -19,27 +20,31 @@ from experiments.analyses.edit_effects.numbers import PLACES
 from experiments.analyses.edit_effects.prompts import request_of
 from experiments.analyses.edit_effects.report import report
 from experiments.analyses.engine.base import Analysis, Part, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
-from experiments.analyses.hallucination.look import roles_of
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the analysis."""
 
     relations: tuple[str, ...] = option((), "relations to edit facts of; none named: all")
-    facts: int = option(6, "facts that are edited, one after the other, each on the unedited model")
+    facts: int = option(
+        6, "facts that are edited, one after the other, each on the unedited model", low=1
+    )
     methods: tuple[EditMethod, ...] = option(
         (EditMethod.ROME, EditMethod.MEMIT, EditMethod.FT_M, EditMethod.ALPHAEDIT), "edit methods"
     )
     layers: tuple[int, ...] = option(
-        (), "early, usual and late layer; none given: a third of ROME's, ROME's, the last but one"
+        (),
+        "early, usual and late layer; none given: a third of ROME's, ROME's, the last but one",
+        low=0,
     )
-    partners: int = option(6, "corrupted subjects a fact, for the edges' scores")
-    neighbours: int = option(8, "other subjects of the relation that should not change")
-    steps: int = option(3, "integration steps of EAP-IG")
-    role_pairs: int = option(12, "prompt pairs a relation from which roles of heads are read")
+    partners: int = option(6, "corrupted subjects a fact, for the edges' scores", low=2)
+    neighbours: int = option(8, "other subjects of the relation that should not change", low=0)
+    steps: int = option(3, "integration steps of EAP-IG", low=1)
+    role_pairs: int = option(
+        12, "prompt pairs a relation from which roles of heads are read", low=1
+    )
     controls: bool = option(True, "beside each edit a random change of its size and keys")
 
 
@@ -63,7 +68,7 @@ def compute(context: Context, config: Config, key: str) -> Part:
             request,
             context.relations[name],
             list(context.relations.values()),
-            roles_of(context, name, config.role_pairs),
+            context.roles(name, config.role_pairs),
             partners=config.partners,
             neighbours=config.neighbours,
             steps=config.steps,

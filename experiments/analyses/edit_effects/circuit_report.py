@@ -9,42 +9,44 @@ from experiments.analyses.edit_effects.measures import GROUPS
 from experiments.analyses.edit_effects.numbers import (
     OVER,
     PLACES,
+    WHERE,
     Row,
+    cells,
     chosen,
+    column,
+    compared,
     correlation,
-    named,
+    effect,
+    mean,
     numbers,
     over_facts,
     separation,
+    swing,
     within,
 )
 from experiments.analyses.engine.base import Figure, Section
 from experiments.analyses.engine.claims import Claim, average, claim, difference
+from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table
 from viz.paper.charts import Bars
+
+WRITERS = tuple(group for group in GROUPS if group != "embedding")
 
 
 def writer_section(rows: Sequence[Row], methods: Sequence[str]) -> Section:
     """Which components say the new object, by method and layer."""
     usual = {method: chosen(rows, method, "usual") for method in methods}
-    groups = [group for group in GROUPS if group != "embedding"]
     series = {
-        named(method): [
-            average(numbers(own, lambda row, group=group: row.swing(group)))  # type: ignore[misc]
-            for group in groups
-        ]
+        named(method): [mean(own, swing(group)) for group in WRITERS]
         for method, own in usual.items()
     }
     everything = [row for own in usual.values() for row in own]
+    facts = [row.fact for row in everything]
     series["control edits"] = [
-        average(
-            numbers(everything, lambda row, group=group: row.swing(group, "control")),  # type: ignore[misc]
-            [row.fact for row in everything],
-        )
-        for group in groups
+        average(numbers(everything, swing(group, "control")), facts) for group in WRITERS
     ]
     chart = Bars(
-        groups,
+        WRITERS,
         series,
         "logits from the old to the new object",
         muted=("control edits",),
@@ -56,83 +58,68 @@ def writer_section(rows: Sequence[Row], methods: Sequence[str]) -> Section:
         "usual layer: change of their direct part in the logits, with 95 % intervals over facts. "
         "Grey: random changes of the same size and keys."
     )
-    body = []
-    for place in PLACES:
-        for method in methods:
-            own = chosen(rows, method, place)
-            body.append(
-                [
-                    named(method),
-                    place,
-                    *(
-                        average(numbers(own, lambda row, group=group: row.swing(group)))  # type: ignore[misc]
-                        for group in groups
-                    ),
-                    average(numbers(own, lambda row: row.of("switched"))),
-                    average(numbers(own, lambda row: row.of("switched", "control"))),
-                ]
-            )
-    table = Table(
+    switches = {
+        "mover heads that switch": column(effect("switched")),
+        "switch, control": column(effect("switched", "control")),
+    }
+    table = Table.of(
         "writers",
-        ("method", "edited at", *groups, "mover heads that switch", "switch, control"),
-        body,
+        {(place, m): chosen(rows, m, place) for place in PLACES for m in methods},
+        {
+            "method": lambda cell, _: named(cell[1]),
+            "edited at": lambda cell, _: cell[0],
+            **{group: column(swing(group)) for group in WRITERS},
+            **switches,
+        },
         title="Who says the new object",
         note="In logits, from the old to the new object. Switch: spoke for the old object before "
         "and speak for the new one after, of the mover heads that spoke for the old one.",
         default_digits=1,
-        percent=frozenset({"mover heads that switch", "switch, control"}),
-        digits={"mover heads that switch": 0, "switch, control": 0},
+        percent=set(switches),
+        digits=dict.fromkeys(switches, 0),
     )
+    figure = Figure("writers", caption, chart.draw)
     return Section(
-        "Who says the new object",
-        "",
-        (table,),
-        mover_claims(rows, methods)[2:],
-        (Figure("writers", caption, chart.draw),),
+        "Who says the new object", "", (table,), mover_claims(rows, methods)[2:], (figure,)
     )
 
 
 def mover_claims(rows: Sequence[Row], methods: Sequence[str]) -> tuple[Claim, ...]:
     """What mover heads and the edited MLP say after edits."""
-    usual = chosen(rows, place="usual")
     claims = [
-        difference(
-            "edits at the usual layer make more mover heads say the new object than random changes "
-            "of their size do",
-            numbers(usual, lambda row: row.of("switched")),
-            numbers(usual, lambda row: row.of("switched", "control")),
-            opposite="edits at the usual layer make fewer mover heads say the new object than "
+        compared(
+            "edits at the usual layer make [more|fewer] mover heads say the new object than "
             "random changes of their size do",
+            chosen(rows, place="usual"),
+            effect("switched"),
+            effect("switched", "control"),
             unit="points of the mover heads",
             scale=100,
-            over=OVER,
-            clusters=[row.fact for row in usual],
         )
     ]
     if {"ft", "rome"} <= set(methods):
         tuned, located = (chosen(rows, method, "usual") for method in ("ft", "rome"))
         claims.append(
             difference(
-                "FT-M makes the edited MLP itself say the new object, more than ROME does",
-                numbers(tuned, lambda row: row.swing("edited MLP")),
-                numbers(located, lambda row: row.swing("edited MLP")),
-                opposite="ROME makes the edited MLP itself say the new object, more than FT-M does",
+                "[FT-M|ROME] makes the edited MLP itself say the new object, more than "
+                "[ROME|FT-M] does",
+                numbers(tuned, swing("edited MLP")),
+                numbers(located, swing("edited MLP")),
                 unit="logits",
                 over=OVER,
             )
         )
     for method in methods:
-        own = chosen(rows, method, "usual")
         claims.append(
-            difference(
-                f"after {named(method)} at the usual layer, mover heads say more of the new object "
-                "than the edited MLP itself",
-                numbers(own, lambda row: row.swing("mover heads")),
-                numbers(own, lambda row: row.swing("edited MLP")),
-                opposite=f"after {named(method)} at the usual layer, the edited MLP itself says "
-                "more of the new object than mover heads",
+            compared(
+                f"after {named(method)} at the usual layer, [mover heads say more of the new "
+                "object than the edited MLP itself|the edited MLP itself says more of the new "
+                "object than mover heads]",
+                chosen(rows, method, "usual"),
+                swing("mover heads"),
+                swing("edited MLP"),
+                by_fact=False,
                 unit="logits",
-                over=OVER,
             )
         )
     return tuple(claims)
@@ -143,28 +130,18 @@ def mover_claims(rows: Sequence[Row], methods: Sequence[str]) -> tuple[Claim, ..
 
 def circuit_section(rows: Sequence[Row], methods: Sequence[str]) -> Section:
     """How the circuits before and after differ."""
-    columns: tuple[str, ...] = ("method", "edited at", "edges in common", "nodes in common")
-    columns += ("mass moved", "mass moved, control", "edges changed", "edges changed, control")
-    body = []
-    for method in methods:
-        for place in PLACES:
-            own = chosen(rows, method, place)
-            body.append(
-                [
-                    named(method),
-                    place,
-                    average(numbers(own, lambda row: row.of("jaccard"))),
-                    average(numbers(own, lambda row: row.of("node_jaccard"))),
-                    average(numbers(own, lambda row: row.of("dissimilarity"))),
-                    average(numbers(own, lambda row: row.of("dissimilarity", "control"))),
-                    average(numbers(own, lambda row: row.of("changed"))),
-                    average(numbers(own, lambda row: row.of("changed", "control"))),
-                ]
-            )
-    table = Table(
+    table = Table.of(
         "circuits",
-        columns,
-        body,
+        cells(rows, methods),
+        {
+            **WHERE,
+            "edges in common": column(effect("jaccard")),
+            "nodes in common": column(effect("node_jaccard")),
+            "mass moved": column(effect("dissimilarity")),
+            "mass moved, control": column(effect("dissimilarity", "control")),
+            "edges changed": column(effect("changed")),
+            "edges changed, control": column(effect("changed", "control")),
+        },
         title="The circuit before and after",
         note="In common: Jaccard index of the selected circuits. Mass moved: share of the |score| "
         "of both sides; 0 for equal scores. Edges changed: called so at a false discovery rate of "
@@ -177,18 +154,14 @@ def circuit_section(rows: Sequence[Row], methods: Sequence[str]) -> Section:
 
 def control_claim(rows: Sequence[Row]) -> Claim:
     """That edits change more of the circuit than random changes of their size."""
-    usual = chosen(rows, place="usual")
-    return difference(
-        "edits at the usual layer move more of the circuit's score mass than random changes of "
-        "their size and keys",
-        numbers(usual, lambda row: row.of("dissimilarity")),
-        numbers(usual, lambda row: row.of("dissimilarity", "control")),
-        opposite="edits at the usual layer move less of the circuit's score mass than random "
+    return compared(
+        "edits at the usual layer move [more|less] of the circuit's score mass than random "
         "changes of their size and keys",
+        chosen(rows, place="usual"),
+        effect("dissimilarity"),
+        effect("dissimilarity", "control"),
         unit="points of score mass",
         scale=100,
-        over=OVER,
-        clusters=[row.fact for row in usual],
     )
 
 
@@ -199,7 +172,6 @@ def prediction_claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
     """Whether the edited layer's in-circuit score tells which edits succeed."""
     facts = len({row.fact for row in rows})
     area = over_facts(rows, _area)
-    inside = over_facts(rows, lambda some: within(some, correlation))
     return (
         claim(
             "the in-circuit score of the edited layer tells which edits succeed",
@@ -212,12 +184,10 @@ def prediction_claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
             counted=f"{len(rows)} edits of n = {facts} facts",
         ),
         claim(
-            "within one layer and method, edits take better in facts whose circuit uses the layer "
-            "more",
-            inside,
-            facts,
-            opposite="within one layer and method, edits take worse in facts whose circuit uses "
+            "within one layer and method, edits take [better|worse] in facts whose circuit uses "
             "the layer more",
+            over_facts(rows, _within),
+            facts,
             unit="",
             quantity="mean rank correlation of in-circuit score and p of the new object",
             over=OVER,
@@ -237,58 +207,51 @@ def _correlation(rows: Sequence[Row]) -> float:
     )
 
 
+def _within(rows: Sequence[Row]) -> float:
+    return within(rows, correlation)
+
+
 def prediction_section(
     rows: Sequence[Row], methods: Sequence[str], claims: tuple[Claim, ...]
 ) -> Section:
     """The in-circuit score beside success, over layers and within one."""
-    body = []
-    for name, own in (("all", list(rows)), *((m, chosen(rows, m)) for m in methods)):
-        body.append(
-            [
-                named(name),
-                len(own),
-                int(numbers(own, lambda row: row.success).sum()),
-                over_facts(own, _area),
-                over_facts(own, _correlation),
-                over_facts(own, lambda some: within(some, correlation)),
-            ]
-        )
-    body.append(body.pop(0))
-    table = Table(
+    table = Table.of(
         "prediction",
-        (
-            "method",
-            "edits",
-            "succeed",
-            "separation",
-            "rank correlation",
-            "rank correlation within a layer",
-        ),
-        body,
+        {**{method: chosen(rows, method) for method in methods}, "all": list(rows)},
+        {
+            "method": lambda name, _: named(name),
+            "edits": lambda _, own: len(own),
+            "succeed": lambda _, own: int(numbers(own, lambda row: row.success).sum()),
+            "separation": lambda _, own: over_facts(own, _area),
+            "rank correlation": lambda _, own: over_facts(own, _correlation),
+            "rank correlation within a layer": lambda _, own: over_facts(own, _within),
+        },
         title="In-circuit score of the edited layer, and success",
         note="Separation: of edits that succeed and fail; rank correlation: with the new object's "
         "probability. 95 % intervals over facts.",
         default_digits=2,
         totals=("all",),
     )
-    by_layer = Table(
+    at_place = {place: own for place in PLACES if (own := chosen(rows, place=place))}
+    by_layer = Table.of(
         "in_circuit",
-        ("edited at", "layer", "in-circuit score", "succeed"),
-        [
-            [
-                place,
-                own[0].layer,
-                average(numbers(own, lambda row: row.in_circuit), [row.fact for row in own]),
-                average(numbers(own, lambda row: row.success), [row.fact for row in own]),
-            ]
-            for place in PLACES
-            if (own := chosen(rows, place=place))
-        ],
+        at_place,
+        {
+            "edited at": lambda place, _: place,
+            "layer": lambda _, own: own[0].layer,
+            "in-circuit score": lambda _, own: _by_fact(own, "in_circuit"),
+            "succeed": lambda _, own: _by_fact(own, "success"),
+        },
         title="By layer",
-        percent=frozenset({"in-circuit score", "succeed"}),
+        percent={"in-circuit score", "succeed"},
     )
     text = (
         "The score can tell edits apart because layers differ, or because facts do; the rank "
         "correlation within a layer and method looks at facts alone."
     )
     return Section("Does the circuit tell which edits fail?", text, (by_layer, table), claims[1:])
+
+
+def _by_fact(rows: Sequence[Row], name: str) -> Interval:
+    values = numbers(rows, lambda row: getattr(row, name))
+    return average(values, [row.fact for row in rows])

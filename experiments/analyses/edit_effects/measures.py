@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,25 @@ import numpy as np
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.pairs import edit_pairs
 from circuits.facts.facts import Relation
-from circuits.graph.circuit import EdgeScores, node_kind
-from circuits.graph.compare import compare_scores
-from circuits.graph.noise import Decision, Sample
+from circuits.graph.noise import Decision
 from circuits.model.model import Model
-from experiments.analyses.edit_effects.prompts import KINDS, Asked, Said, prompts_of, say
+from experiments.analyses.edit_effects.prompts import KINDS, Said, prompts_of, say
+from experiments.analyses.engine.groups import (
+    EMBEDDING,
+    HEADS,
+    MLPS,
+    MOVERS,
+    RELATION,
+    group_of,
+    is_mover,
+)
+from locate.changes.rewiring import LABELS, Rewiring, rewiring
 from locate.edges.eap import attribute
-from locate.heads.role_checks import Role
 from locate.search import Scoring, Search
-from locate.states.lens import direct_logit_attribution, logit_lens
+from locate.states.lens import logit_lens
 
-MOVERS = (str(Role.MOVER), str(Role.MIXTURE))
-GROUPS = ("edited MLP", "mover heads", "other heads", "other MLPs", "embedding")
+EDITED, OTHER_MLPS = "edited MLP", "other MLPs"
+GROUPS = (EDITED, MOVERS, HEADS, OTHER_MLPS, EMBEDDING)
 
 
 class EditedFact:
@@ -52,71 +58,63 @@ class EditedFact:
             model.tokenizer, [request], partners=partners, others=relation.facts, seed=seed
         )
         self.pairs = pairs.encode(model.tokenizer)[0]
-        self.asked: list[Asked] = prompts_of(model, request, relation, others, neighbours, seed)
+        self.asked = prompts_of(model, request, relation, others, neighbours, seed)
         self.options = Scoring(steps=steps)
-        self.wiring = model.wiring()
-        self.before = self._seen()
-        mass = np.abs(self.before["scores"].values).astype(float)
-        self.mass = np.bincount(self.wiring.edge_src, mass, self.wiring.n_src) / mass.sum()
+        self.scores = attribute(
+            model, self.pairs, self.options, batch_size=batch_size, keep_pairs=True
+        )
+        self.said = say(model, self.asked, batch_size)
+        wiring, mass = self.scores.wiring, np.abs(self.scores.values).astype(float)
+        self.mass = np.bincount(wiring.edge_src, mass, wiring.n_src) / mass.sum()
 
     def unedited(self) -> dict[str, Any]:
         """The numbers that all edits of the fact share."""
-        before = self.before
+        model, pair = self.model, self.pairs[0]
+        lens = logit_lens(
+            model, pair.clean, dict(zip(LABELS, (pair.answer, pair.foil), strict=True))
+        )
         return {
-            "lens": before["lens"],
-            "known": self._rates(before["said"]),
-            "movers": sum(role in MOVERS for role in self.roles.values()),
+            "lens": _by_object(lens.rank[:, 0], lens.probability[:, 0]),
+            "known": self._rates(self.said),
+            "movers": sum(is_mover(role) for role in self.roles.values()),
             "mlp_mass": [
-                float(self.mass[self.wiring.mlp_src(layer)]) for layer in range(self.model.n_layers)
+                float(self.mass[self.scores.wiring.mlp_src(layer)])
+                for layer in range(model.n_layers)
             ],
         }
 
     def measured(self, delta: WeightDelta, layer: int) -> dict[str, Any]:
         """What the edit, which changes this layer's MLP, does."""
-        after = self._seen(delta)
-        comparison = compare_scores(
-            self.before["scores"],
-            after["scores"],
-            Search().selected,
-            Sample.of([pair.text for pair in self.pairs]),
+        found = rewiring(
+            self.model,
+            delta,
+            self.pairs,
+            selector=Search().selected,
+            scoring=self.options,
+            before=self.scores,
             resamples=0,
+            n_heads=0,
+            draws=0,
+            batch_size=self.batch_size,
         )
+        with delta.applied(self.model):
+            said = say(self.model, self.asked, self.batch_size)
+        comparison, followed = found.comparison, found.followed
         assert comparison.changes is not None, "scores of single pairs were kept"
+        after, last = 1, followed.places.index("last")
         return {
-            "lens": after["lens"],
-            "rates": self._rates(after["said"]),
-            "new_probability": float(after["said"].new[0]),
-            "swing": self._swing(after["written"], layer),
-            "switched": self._switched(after["written"]),
+            "lens": _by_object(
+                followed.rank[after, 0, :, last], followed.probability[after, 0, :, last]
+            ),
+            "rates": self._rates(said),
+            "new_probability": float(said.new[0]),
+            "swing": self._swing(found, layer),
+            "switched": found.switched_of([n for n, role in self.roles.items() if is_mover(role)]),
             "jaccard": comparison.jaccard,
             "node_jaccard": comparison.node_jaccard,
             "dissimilarity": comparison.dissimilarity,
             "changed": int(comparison.changes.called(Decision.CHANGED).sum()),
             "moved_by_layer": {mass.group: mass.share for mass in comparison.by_layer()},
-        }
-
-    def _seen(self, delta: WeightDelta | None = None) -> dict[str, Any]:
-        model = self.model
-        with delta.applied(model) if delta is not None else nullcontext():
-            scores: EdgeScores = attribute(
-                model, self.pairs, self.options, batch_size=self.batch_size, keep_pairs=True
-            )
-            written = direct_logit_attribution(model, self.pairs[:1], self.batch_size)
-            pair = self.pairs[0]
-            tokens = {"old": pair.answer, "new": pair.foil}
-            lens = logit_lens(model, pair.clean, tokens, top=1)
-            said = say(model, self.asked, self.batch_size)
-        return {
-            "scores": scores,
-            "written": written.contributions[0],
-            "said": said,
-            "lens": {
-                label: {
-                    "rank": lens.rank[:, 0, column],
-                    "probability": lens.probability[:, 0, column].astype(float),
-                }
-                for column, label in enumerate(tokens)
-            },
         }
 
     def _rates(self, said: Said) -> dict[str, dict[str, float]]:
@@ -135,28 +133,25 @@ class EditedFact:
                 }
         return found
 
-    def _swing(self, written: np.ndarray, layer: int) -> dict[str, float]:
+    def _swing(self, found: Rewiring, layer: int) -> dict[str, float]:
         """By how many logits each group's direct words moved from the old to the new object."""
-        change = self.before["written"] - written
-        groups = [self._group(name, layer) for name in self.wiring.src_names]
+        change = found.written[0] - found.written[1]
+        groups = [self._group(name, layer) for name in self.scores.wiring.src_names]
         return {
             group: float(sum(x for x, own in zip(change, groups, strict=True) if own == group))
             for group in GROUPS
         }
 
-    def _switched(self, written: np.ndarray) -> float | None:
-        """Share of mover heads that spoke for the old object and speak for the new one now."""
-        movers = [
-            src
-            for src, name in enumerate(self.wiring.src_names)
-            if self.roles.get(name, "") in MOVERS and self.before["written"][src] > 0
-        ]
-        return float((written[movers] < 0).mean()) if movers else None
-
     def _group(self, name: str, layer: int) -> str:
         if name == f"m{layer}":
-            return "edited MLP"
-        kind = node_kind(name)
-        if kind == "head":
-            return "mover heads" if self.roles.get(name, "") in MOVERS else "other heads"
-        return "other MLPs" if kind == "mlp" else "embedding"
+            return EDITED
+        found = group_of(name, self.roles)
+        return {MLPS: OTHER_MLPS, RELATION: HEADS}.get(found, found)
+
+
+def _by_object(rank: np.ndarray, probability: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """The curves of both objects by layer, of arrays with an axis of `LABELS` at the end."""
+    return {
+        label: {"rank": rank[:, at], "probability": probability[:, at].astype(float)}
+        for at, label in enumerate(LABELS)
+    }

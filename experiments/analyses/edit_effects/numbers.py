@@ -12,11 +12,11 @@ from scipy import stats
 from circuits.base.intervals import Interval, percentiles
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Part
-from experiments.analyses.engine.claims import widened
+from experiments.analyses.engine.claims import Claim, average, difference, widened
+from experiments.analyses.engine.names import named
 
 OVER = "facts"
 PLACES = ("early", "usual", "late")
-NAMES = {"rome": "ROME", "memit": "MEMIT", "ft": "FT-M", "alphaedit": "AlphaEdit"}
 RESAMPLES = 1000
 
 
@@ -64,11 +64,6 @@ class Row:
         return np.nan if found is None else number(found["swing"][group])
 
 
-def named(method: str) -> str:
-    """A method as papers write it."""
-    return NAMES.get(method, method)
-
-
 def rows_of(parts: Mapping[str, Part]) -> list[Row]:
     """All edits of all facts."""
     return [
@@ -96,9 +91,64 @@ def chosen(rows: Sequence[Row], method: str | None = None, place: str | None = N
     ]
 
 
-def numbers(rows: Sequence[Row], read: Callable[[Row], float]) -> np.ndarray:
+Read = Callable[[Row], float]
+"""What takes one number from an edit."""
+
+
+def numbers(rows: Sequence[Row], read: Read) -> np.ndarray:
     """One number a row."""
     return np.array([read(row) for row in rows], dtype=float)
+
+
+def effect(what: str, side: str = "effect") -> Read:
+    """A reader of a number of the effect, or of the control edit."""
+    return lambda row: row.of(what, side)
+
+
+def swing(group: str, side: str = "effect") -> Read:
+    """A reader of what a group's words moved from the old to the new object."""
+    return lambda row: row.swing(group, side)
+
+
+def rate(kind: str, what: str) -> Read:
+    """A reader of a rate after the edit."""
+    return lambda row: row.rate(kind, what)
+
+
+def before(kind: str, what: str) -> Read:
+    """A reader of a rate in the unedited model."""
+    return lambda row: row.before(kind, what)
+
+
+def mean(rows: Sequence[Row], read: Read) -> Interval:
+    """The mean over rows with its interval."""
+    return average(numbers(rows, read))
+
+
+def column(read: Read) -> Callable[[Any, Sequence[Row]], Interval]:
+    """A column of a table that has a row for each of some groups of edits."""
+    return lambda _, own: mean(own, read)
+
+
+def cells(rows: Sequence[Row], methods: Sequence[str]) -> dict[tuple[str, str], list[Row]]:
+    """The edits by method and place, as the rows of a table."""
+    return {(m, place): chosen(rows, m, place) for m in methods for place in PLACES}
+
+
+WHERE: dict[str, Callable[[tuple[str, str], Any], str]] = {
+    "method": lambda cell, _: named(cell[0]),
+    "edited at": lambda cell, _: cell[1],
+}
+"""The first columns of a table of `cells`."""
+
+
+def compared(
+    what: str, rows: Sequence[Row], left: Read, right: Read, by_fact: bool = True, **options: Any
+) -> Claim:
+    """The claim that one number of the edits is above another; facts are resampled whole."""
+    clusters = [row.fact for row in rows] if by_fact else None
+    sides = numbers(rows, left), numbers(rows, right)
+    return difference(what, *sides, over=OVER, clusters=clusters, **options)
 
 
 def separation(scores: np.ndarray, success: np.ndarray) -> float:

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from circuits.base.errors import PromptError
 from circuits.edits.edit import EditRequest
-from circuits.facts.facts import Fact, Relation, fill
+from circuits.edits.judge.counterfactuals import new_object
+from circuits.facts.facts import Relation, fill
 from circuits.facts.questions import known_facts
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
-from locate.states.transplant import batches_of
+from experiments.analyses.engine.asking import last_logits
 
 KINDS = ("edit", "paraphrase", "neighbour", "same subject")
 
@@ -56,7 +56,7 @@ def request_of(model: Model, relation: Relation, number: int, seed: int) -> Edit
         fact = question.fact
         if fact.subject in taken:
             continue
-        target = _target(model, relation, fact, question.prompt, generator)
+        target = new_object(relation, fact, question.template, generator, model.tokenizer)
         if target is None:
             continue
         if len(taken) == number:
@@ -80,71 +80,36 @@ def prompts_of(
     wording.
     """
     generator = random.Random(f"{seed}/{relation.name}/{request.subject}")
-    truth = request.ground_truth or ""
-    made = [_asked(model, "edit", request.prompt, request.subject, truth, request.target)]
-    for template in (*relation.templates[:5], *relation.held_out):
-        if template != request.prompt:
-            made.append(
-                _asked(model, "paraphrase", template, request.subject, truth, request.target)
-            )
+    truth, own = request.ground_truth or "", request.subject
+    wanted = [("edit", request.prompt, own, truth)]
+    wanted += [
+        ("paraphrase", template, own, truth)
+        for template in (*relation.templates[:5], *relation.held_out)
+        if template != request.prompt
+    ]
     pool = [
-        fact
-        for fact in relation.facts
-        if fact.subject != request.subject and fact.object != request.target
+        fact for fact in relation.facts if fact.subject != own and fact.object != request.target
     ]
     generator.shuffle(pool)
     alike = [fact for fact in pool if fact.object == truth][: neighbours // 2]
     rest = [fact for fact in pool if fact not in alike][: neighbours - len(alike)]
-    for fact in (*alike, *rest):
-        made.append(
-            _asked(model, "neighbour", request.prompt, fact.subject, fact.object, request.target)
-        )
-    for other in others:
-        if other.kind == relation.kind and other.name != relation.name and other.templates:
-            for value in other.objects_of(request.subject)[:1]:
-                made.append(
-                    _asked(
-                        model,
-                        "same subject",
-                        other.templates[0],
-                        request.subject,
-                        value,
-                        request.target,
-                    )
-                )
+    wanted += [("neighbour", request.prompt, each.subject, each.object) for each in (*alike, *rest)]
+    wanted += [
+        ("same subject", other.templates[0], own, value)
+        for other in others
+        if other.kind == relation.kind and other.name != relation.name and other.templates
+        for value in other.objects_of(own)[:1]
+    ]
+    made = (_asked(model, *each, request.target) for each in wanted)
     return [each for each in made if each is not None]
 
 
-@torch.no_grad()
 def say(model: Model, asked: Sequence[Asked], batch_size: int = 16) -> Said:
     """What the model says now."""
-    best = np.empty(len(asked), dtype=np.int64)
-    shares = np.empty((2, len(asked)))
-    for rows, tokens in batches_of(model, [each.prompt for each in asked], batch_size):
-        logits = model.last_logits(tokens).float()
-        probability = logits.softmax(-1).cpu()
-        best[rows] = logits.argmax(-1).cpu().numpy()
-        for place, row in enumerate(rows):
-            shares[0, row] = float(probability[place, asked[row].old])
-            shares[1, row] = float(probability[place, asked[row].new])
-    return Said(best, shares[0], shares[1])
-
-
-def _target(
-    model: Model, relation: Relation, fact: Fact, prompt: str, generator: random.Random
-) -> str | None:
-    """Another object whose first token differs from the true one's."""
-    own = set(relation.objects_of(fact.subject))
-    objects = [each for each in relation.objects() if each not in own]
-    generator.shuffle(objects)
-    try:
-        truth = model.tokenizer.first_token(prompt, fact.object)
-        for each in objects:
-            if model.tokenizer.first_token(prompt, each) != truth:
-                return each
-    except PromptError:
-        pass
-    return None
+    logits = last_logits(model, [each.prompt for each in asked], batch_size)
+    probability, row = logits.softmax(-1).double().numpy(), np.arange(len(asked))
+    old, new = (probability[row, [getattr(a, side) for a in asked]] for side in ("old", "new"))
+    return Said(logits.argmax(-1).numpy(), old, new)
 
 
 def _asked(

@@ -17,17 +17,21 @@ from experiments.analyses.edit_effects.circuit_report import (
     writer_section,
 )
 from experiments.analyses.edit_effects.numbers import (
-    OVER,
     PLACES,
     Row,
+    before,
+    cells,
     chosen,
-    named,
+    column,
+    compared,
     numbers,
+    rate,
     rows_of,
 )
 from experiments.analyses.engine.base import Figure, Part, Report, Section
 from experiments.analyses.engine.by_layer import curve, powers_of_ten
-from experiments.analyses.engine.claims import Claim, average, difference, share
+from experiments.analyses.engine.claims import Claim, share
+from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table
 from viz.paper.charts import Bars, Lines
 
@@ -96,33 +100,27 @@ def _lead(rows: Sequence[Row], methods: Sequence[str], layers: Mapping[str, int]
 def _success_section(
     rows: Sequence[Row], methods: Sequence[str], layers: Mapping[str, int]
 ) -> Section:
-    columns: tuple[str, ...] = ("method", "layer", "succeeds", "p of new object", "paraphrases")
-    columns += ("neighbours kept", "neighbours say new", "other relations kept")
-    body = []
-    for method in methods:
-        for place in PLACES:
-            own = chosen(rows, method, place)
-            body.append(
-                [
-                    named(method),
-                    f"{place} ({layers[place]})",
-                    share(numbers(own, lambda row: row.success) > 0),
-                    average(numbers(own, lambda row: row.probability)),
-                    average(numbers(own, lambda row: row.rate("paraphrase", "new"))),
-                    average(numbers(own, _kept("neighbour"))),
-                    average(numbers(own, lambda row: row.rate("neighbour", "new"))),
-                    average(numbers(own, _kept("same subject"))),
-                ]
-            )
-    table = Table(
+    columns = {
+        "succeeds": lambda _, own: share(numbers(own, lambda row: row.success) > 0),
+        "p of new object": column(lambda row: row.probability),
+        "paraphrases": column(rate("paraphrase", "new")),
+        "neighbours kept": column(_kept("neighbour")),
+        "neighbours say new": column(rate("neighbour", "new")),
+        "other relations kept": column(_kept("same subject")),
+    }
+    table = Table.of(
         "success",
-        columns,
-        body,
+        cells(rows, methods),
+        {
+            "method": lambda cell, _: named(cell[0]),
+            "layer": lambda cell, _: f"{cell[1]} ({layers[cell[1]]})",
+            **columns,
+        },
         title="Success, and what else changes",
         note=f"Mean over {len({row.fact for row in rows})} facts with 95 % intervals (Wilson's for "
         "success, bootstrap for the rest). Kept: right after the edit, of those right before.",
-        percent=frozenset(columns[2:]),
-        digits=dict.fromkeys(columns[2:], 0),
+        percent=set(columns),
+        digits=dict.fromkeys(columns, 0),
     )
     chart = Bars(
         [named(method) for method in methods],
@@ -161,26 +159,22 @@ def _leak_claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
     done = [row for row in rows if row.success > 0.5]
     if not done:
         return ()
-    clusters = [row.fact for row in done]
     return (
-        difference(
-            "edits that succeed make the new object likelier for other subjects of the relation",
-            numbers(done, lambda row: row.rate("neighbour", "p_new")),
-            numbers(done, lambda row: row.before("neighbour", "p_new")),
-            opposite="edits that succeed make the new object less likely for other subjects",
+        compared(
+            "edits that succeed make the new object [likelier|less likely] for other subjects"
+            "[ of the relation|]",
+            done,
+            rate("neighbour", "p_new"),
+            before("neighbour", "p_new"),
             unit="points of probability",
             scale=100,
-            over=OVER,
-            clusters=clusters,
         ),
-        difference(
-            "edits that succeed lose answers about the subject's other relations",
-            numbers(done, lambda row: row.before("same subject", "old")),
-            numbers(done, lambda row: row.rate("same subject", "old")),
-            opposite="edits that succeed gain answers about the subject's other relations",
+        compared(
+            "edits that succeed [lose|gain] answers about the subject's other relations",
+            done,
+            before("same subject", "old"),
+            rate("same subject", "old"),
             scale=100,
-            over=OVER,
-            clusters=clusters,
         ),
     )
 
@@ -218,21 +212,13 @@ def _layer_section(
         "Rank of the new object at the last token by layer, before and after edits at three "
         "layers. Geometric mean over facts with 95 % intervals."
     )
-    body = [
-        [
-            named(row_method),
-            place,
-            *(
-                float(each.value)
-                for each in _ranks([r for r in chosen(rows, row_method, place) if r.effect])
-            ),
-        ]
-        for row_method in methods
-        for place in PLACES
-        if any(r.effect for r in chosen(rows, row_method, place))
+    body: list[list[Any]] = [
+        ["unedited", f"{label} object", *(each.value for each in ranks)]
+        for label, ranks in unedited.items()
     ]
-    body.insert(0, ["unedited", "old object", *(each.value for each in unedited["old"])])
-    body.insert(1, ["unedited", "new object", *(each.value for each in unedited["new"])])
+    for (method, place), own in cells(rows, methods).items():
+        if done := [row for row in own if row.effect]:
+            body.append([named(method), place, *(float(each.value) for each in _ranks(done))])
     names = ["embedding", *(f"layer {layer}" for layer in range(n_states - 1))]
     table = Table(
         "ranks",

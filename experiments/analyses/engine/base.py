@@ -8,7 +8,7 @@ an interrupted run goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ class Analysis:
     `steps` lists the keys of the units, `compute` gives a unit's values as anything that
     `circuits.base.plain` turns into JSON, `report` makes the report of all units' values.
     Raise `version` when a unit's values come to mean something else: stored ones are then not used.
+    `config` is a frozen dataclass of `circuits.base.options`. `kc run all` leaves `slow` ones out.
     """
 
     name: str
@@ -95,3 +96,51 @@ class Analysis:
     compute: Callable[[Context, Any, str], Part]
     report: Callable[[Any, Mapping[str, Part]], Report]
     version: int = 1
+    slow: bool = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All units of a run: values by key, reasons of those left out, seconds, how many were stored.
+
+    `reused` counts the units that were there before and not computed again. `fingerprint` is the
+    run's (`experiments.analyses.engine.parts`).
+    """
+
+    fingerprint: str
+    values: Mapping[str, Part]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    reused: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its options, its units, its report; `files` were written, the page first."""
+
+    analysis: Analysis
+    config: Any
+    report: Report
+    parts: Parts
+    provenance: Mapping[str, Any]
+    files: tuple[Path, ...] = ()
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.provenance["model"])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """For JSON: the claims, what was left out, and where the numbers come from."""
+        return {
+            "analysis": self.analysis.name,
+            "question": self.analysis.question,
+            "model": self.model,
+            "lead": self.report.lead,
+            "claims": [claim.as_dict() for claim in self.report.claims],
+            "left_out": dict(self.parts.skipped),
+            "units": len(self.parts.values),
+            "reused": self.parts.reused,
+            "provenance": self.provenance,
+        }

@@ -11,6 +11,7 @@ Percentile intervals of a handful of values are too narrow: theirs are taken at 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,7 @@ from circuits.base.errors import OptionError
 from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean, percentiles
 from experiments.analyses.engine.tables import shown
 
+_CHOICE = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
 FEWEST = 5
 """Values that a verdict needs: five of one sign come by chance in 1 of 16 cases."""
 
@@ -87,10 +89,11 @@ def difference(
 ) -> Claim:
     """The claim that the mean of a is above the mean of b, with a bootstrap interval.
 
-    `what` is the claim as a clause without capital ("new heads matter more than random ones"),
-    `opposite` the reverse as such a clause. Values are multiplied by `scale` (100 for `points` of
-    percent, with shares between 0 and 1). Paired values resample together; `clusters` names the
-    group of each (paired) value, and groups are then what is resampled and counted.
+    `what` is the claim as a clause without capital, in words for either verdict: "heads matter
+    [more|less] than MLPs do". `opposite` is the reverse where it is worded otherwise. Values
+    are multiplied by `scale` (100 for `points` of percent, with shares between 0 and 1). Paired
+    values resample together; `clusters` names the group of each (paired) value, and groups are then
+    what is resampled and counted.
     """
     left, right = np.asarray(a, dtype=float) * scale, np.asarray(b, dtype=float) * scale
     if paired and left.shape != right.shape:
@@ -137,7 +140,9 @@ def claim(
     over: str = "facts",
     counted: str = "",
 ) -> Claim:
-    """The claim that an estimate (in `unit`) is above 0, from its interval."""
+    """The claim that an estimate (in `unit`) is above 0, in words as those of `difference`."""
+    what, reverse = (_CHOICE.sub(side, what) for side in (r"\1", r"\2"))
+    opposite = opposite or (reverse if reverse != what else "")
     verdict = judge(estimate, n)
     counted = counted or f"n = {n} {over}"
     counted += ", too few to decide" if n < FEWEST else ""

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from circuits.base.choices import Templates
-from circuits.base.errors import CircuitFileError
+from circuits.base.errors import CircuitFileError, OptionError, PromptError
 from circuits.base.progress import Progress
 from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, atlas
 from circuits.facts.questions import KnowledgeCheck, known_facts
+from circuits.facts.wordings import wordings
 from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import resolve
 from circuits.model.model import Model, load
-from locate.discover import Search, edge_scores, origin, with_uncertainty
+from locate.discover import Search, find
 from locate.examples import Examples, Source, collect, relations_of
+from locate.heads.roles import head_roles
 
 CIRCUITS = "circuits"
+Made = TypeVar("Made")
 
 
 def _unwatched(done: int, total: int) -> None:
@@ -36,9 +39,7 @@ class _Held:
     model: Model | None = None
     other: tuple[str, Model] | None = None
     hashes: dict[str, str] = field(default_factory=dict)
-    relations: dict[str, Relation] | None = None
-    known: dict[tuple[str, Templates], KnowledgeCheck] = field(default_factory=dict)
-    examples: dict[tuple[Any, ...], Examples] = field(default_factory=dict)
+    made: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -75,7 +76,7 @@ class Context:
             self._held.other = None  # make room before, not after
             self._held.other = (name, load(name, self.device, self.dtype))
         other = self._held.other[1]
-        self._held.hashes[name] = other.provenance["weights_sha256"]
+        self._held.hashes[name] = identity(other)
         return other
 
     def exists(self, name: str) -> None:
@@ -86,15 +87,32 @@ class Context:
         """The same run with another folder for parts; model, pairs and circuits stay shared."""
         return replace(self, folder=folder, shared=self.shared or self.folder)
 
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What several units need, made when first asked for; the key holds what decides it."""
+        if key not in self._held.made:
+            self._held.made[key] = make()
+        return self._held.made[key]  # type: ignore[no-any-return]
+
     # --- facts -------------------------------------------------------------------------------
 
     @property
     def relations(self) -> dict[str, Relation]:
         """The relations that can be asked about, by name: the atlas's, or those of `facts`."""
-        if self._held.relations is None:
+
+        def read() -> dict[str, Relation]:
             found = relations_of(Source(facts=self.facts)) if self.facts else atlas().values()
-            self._held.relations = {relation.name: relation for relation in found}
-        return self._held.relations
+            return {relation.name: relation for relation in found}
+
+        return self.once(("relations", self.facts), read)
+
+    @property
+    def facts_sha256(self) -> str:
+        """Hash of the facts that can be asked about, as they were read, and of all wordings."""
+
+        def read() -> str:
+            return sha256(repr((self.relations, wordings())).encode()).hexdigest()
+
+        return self.once(("facts", self.facts), read)
 
     def names(self, chosen: Sequence[str] = ()) -> list[str]:
         """Names of the chosen relations, all of them for none; OptionError for an unknown one."""
@@ -128,18 +146,25 @@ class Context:
         )
         if model is not None and model is not self.model:
             return collect(model, source)
-        key = (relation, limit, templates, hold_out, known_only)
-        if key not in self._held.examples:
-            known = self._known(relation, templates) if known_only else None
-            self._held.examples[key] = collect(self.model, source, known=known)
-        return self._held.examples[key]
+        known = self._known(relation, templates) if known_only else None
+        return self.once(source, lambda: collect(self.model, source, known=known))
 
     def _known(self, relation: str, templates: Templates) -> KnowledgeCheck:
         """What the model knows of a relation; asked once, however many pairs are made of it."""
-        key = (relation, templates)
-        if key not in self._held.known:
-            self._held.known[key] = known_facts(self.model, self.relations[relation], templates)
-        return self._held.known[key]
+        key = ("known", self.facts, relation, templates)
+        return self.once(key, lambda: known_facts(self.model, self.relations[relation], templates))
+
+    def roles(self, relation: str, limit: int, hold_out: float | None = None) -> Mapping[str, str]:
+        """The roles of heads in a relation's pairs, by head; none where it has no such pairs."""
+
+        def read() -> Mapping[str, str]:
+            try:
+                pairs = self.examples(relation, limit, hold_out=hold_out).pairs
+                return head_roles(self.model, pairs, check=False, seed=self.seed).roles
+            except (OptionError, PromptError):
+                return {}
+
+        return self.once(("roles", self.facts, relation, limit, hold_out, self.seed), read)
 
     # --- circuits ----------------------------------------------------------------------------
 
@@ -161,30 +186,31 @@ class Context:
         search = replace(search or Search(), seed=self.seed, batch_size=self.batch_size)
         asked = None if isinstance(model, str) else model
         pairs = examples or self.examples(relation, limit, model=asked)
-        path = self._path(self._weights(model), relation, pairs, search)
+        path = self._path(self._identity(model), relation, pairs, search)
         try:
             return load_circuit(path)
         except CircuitFileError:  # absent, or of an earlier format
             loaded = self.load(model) if isinstance(model, str) else model or self.model
-            found = find_circuit(loaded, pairs, search)
+            found = find(loaded, pairs, search)
             save_circuit(found, path)
             return found
 
-    def _weights(self, model: Model | str | None) -> str:
-        """Hash of a model's weights; that of a name is known once it was loaded in this run."""
+    def _identity(self, model: Model | str | None) -> str:
+        """That of a model; of a name it is known once it was loaded in this run."""
         if isinstance(model, str):
             if model != self.model_name and model in self._held.hashes:
                 return self._held.hashes[model]
             model = self.load(model)
-        return str((model or self.model).provenance["weights_sha256"])
+        return identity(model or self.model)
 
-    def _path(self, weights: str, relation: str, pairs: Examples, search: Search) -> Path:
+    def _path(self, model: str, relation: str, pairs: Examples, search: Search) -> Path:
         """A name that says the relation, with a hash of all that decides the circuit."""
         decisive = {
-            "weights": weights,
+            "model": model,
             "dtype": self.dtype,
             "pairs": pairs.fingerprint,
-            "search": {k: str(v) for k, v in asdict(search).items() if k not in _INDECISIVE},
+            "search": {k: str(v) for k, v in asdict(search).items() if k not in _INDECISIVE}
+            | search.record(),  # with the hash of a metric or method of the user's own
         }
         digest = sha256(to_json(decisive).encode()).hexdigest()[:12]
         return (self.shared or self.folder) / CIRCUITS / f"{safe(relation)}-{digest}.kc.safetensors"
@@ -194,14 +220,9 @@ _INDECISIVE = ("n_random", "curve", "roles", "batch_size")
 """Parts of a search that do not decide which edges a circuit has."""
 
 
-def find_circuit(model: Model, examples: Examples, search: Search) -> Circuit:
-    """The circuit of the examples' first side, with inclusion frequencies, without evaluation."""
-    circuit = search.selected(edge_scores(model, examples.pairs, search))
-    if circuit.scores is not None and circuit.scores.per_pair is not None:
-        scores = replace(circuit.scores, per_pair=None)
-        circuit = replace(with_uncertainty(circuit, search), scores=scores)
-    provenance = {**circuit.provenance, **origin(model, examples, search)}
-    return replace(circuit, provenance=provenance)
+def identity(model: Model) -> str:
+    """What decides a model's answers: hashes of its weights and of its tokenizer."""
+    return " ".join(str(model.provenance[f"{what}_sha256"]) for what in ("weights", "tokenizer"))
 
 
 def safe(name: str) -> str:

@@ -6,76 +6,58 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from circuits.base.intervals import Interval
+from circuits.base.options import as_dict, meanings
 from circuits.model.loading import embedded_models
 from experiments.analyses.engine import config as options
-from experiments.analyses.engine.base import Analysis, Figure, Report
-from experiments.analyses.engine.parts import Parts
+from experiments.analyses.engine.base import Figure, Run
 from experiments.analyses.engine.tables import Table, shown
-
-if TYPE_CHECKING:
-    from experiments.analyses.engine.running import Run
 
 PAGES = Path(__file__).parent / "pages"
 PIXELS_PER_POINT = 1.7
 """How large pictures stand on the page: a journal page's width fills the column."""
 
 
-def html_page(
-    analysis: Analysis,
-    config: Any,
-    report: Report,
-    parts: Parts,
-    provenance: Mapping[str, Any],
-    folder: Path,
-) -> str:
+def html_page(run: Run, folder: Path) -> str:
     """The page, with its figures inside: it needs no other file and no network."""
 
     def picture(figure: Figure) -> Markup:
         svg = (folder / "figures" / f"{figure.name}.svg").read_text(encoding="utf-8")
         return Markup(inline_svg(svg, figure.name, figure.caption))
 
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            analysis=analysis,
-            report=report,
-            model=provenance["model"],
-            caveats=caveats(provenance, parts),
-            origin=origin_rows(provenance, parts),
-            options=option_rows(config),
-            left_out=parts.skipped,
-            picture=picture,
-            cell=_cell,
-        )
+    page = _environment().get_template("report.html.j2")
+    return page.render(
+        run=run,
+        analysis=run.analysis,
+        report=run.report,
+        caveats=caveats(run),
+        origin=origin_rows(run),
+        options=option_rows(run.config),
+        picture=picture,
+        cell=_cell,
     )
 
 
-def index_page(runs: Sequence[Run], left_out: Mapping[str, str], model: str) -> str:
+def index_page(runs: Sequence[Run], left_out: Mapping[str, str]) -> str:
     """One page that leads to all reports of a run."""
     page = _environment().get_template("index.html.j2")
+    model = runs[0].model
     caution = small_model(model)
     return page.render(runs=runs, left_out=left_out, model=model, caution=caution)
 
 
-def markdown_page(
-    analysis: Analysis,
-    config: Any,
-    report: Report,
-    parts: Parts,
-    provenance: Mapping[str, Any],
-) -> str:
+def markdown_page(run: Run) -> str:
     """The same in Markdown; figures are links."""
-    lines = [f"# {analysis.title}: {provenance['model']}", "", f"*{analysis.question}*", ""]
+    analysis, report, skipped = run.analysis, run.report, run.parts.skipped
+    lines = [f"# {analysis.title}: {run.model}", "", f"*{analysis.question}*", ""]
     lines += [report.lead, ""]
     lines += [f"- {claim.sentence}" for claim in report.answer]
-    lines += ["", *caveats(provenance, parts)]
+    lines += ["", *caveats(run)]
     for section in report.sections:
         lines += ["", f"## {section.title}", ""]
         lines += [section.text, ""] if section.text else []
@@ -86,20 +68,20 @@ def markdown_page(
             lines += ["", f"![{figure.name}](figures/{figure.name}.svg)", "", figure.caption]
     lines += ["", "## How it was done", ""]
     lines += [f"{paragraph}\n" for paragraph in report.method]
-    if parts.skipped:
+    if skipped:
         lines += ["Left out:", ""]
-        lines += [f"- {key}: {reason}" for key, reason in parts.skipped.items()] + [""]
-    lines += [f"- {name}: {value}" for name, value in origin_rows(provenance, parts)]
-    lines += ["", "```yaml", options.as_yaml(config).rstrip(), "```", ""]
+        lines += [f"- {key}: {reason}" for key, reason in skipped.items()] + [""]
+    lines += [f"- {name}: {value}" for name, value in origin_rows(run)]
+    lines += ["", "```yaml", options.as_yaml(run.config).rstrip(), "```", ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
-def caveats(provenance: Mapping[str, Any], parts: Parts) -> list[str]:
+def caveats(run: Run) -> list[str]:
     """What a reader should know before believing the numbers."""
-    found = [text] if (text := small_model(str(provenance["model"]))) else []
-    if parts.skipped:
-        total = len(parts.skipped) + len(parts.values)
-        found.append(f"{len(parts.skipped)} of {total} units could not be looked at; see the foot.")
+    found, skipped = [text] if (text := small_model(run.model)) else [], run.parts.skipped
+    if skipped:
+        total = len(skipped) + len(run.parts.values)
+        found.append(f"{len(skipped)} of {total} units could not be looked at; see the foot.")
     return found
 
 
@@ -114,30 +96,30 @@ def small_model(name: str) -> str:
     )
 
 
-def origin_rows(provenance: Mapping[str, Any], parts: Parts) -> list[tuple[str, str]]:
+def origin_rows(run: Run) -> list[tuple[str, str]]:
     """Where the numbers come from, as names and values."""
-    model = str(provenance["model"])
+    provenance, model = run.provenance, run.model
     if provenance.get("revision"):
         model += f" at {provenance['revision']}"
-    rows = [
+    seconds = shown(provenance["seconds_computing"], 0)
+    return [
         ("model", model),
         ("weights", f"sha256 {provenance['weights_sha256']}, {provenance['dtype']}"),
         ("facts", str(provenance["facts"])),
         ("seed", str(provenance["seed"])),
-        ("units", f"{len(parts.values)}, {shown(provenance['seconds_computing'], 0)} s to compute"),
+        ("units", f"{len(run.parts.values)}, {seconds} s to compute"),
         ("versions", ", ".join(f"{k} {v}" for k, v in provenance["versions"].items())),
         ("code", str(provenance["commit"] or "installed package")),
         ("made", str(provenance["created"])),
     ]
-    return rows
 
 
 def option_rows(config: Any) -> list[tuple[str, str, str]]:
     """Name, value and meaning of every option."""
-    meanings = options.meanings(config)
+    known = meanings(config)
     return [
-        (name, options.option_text(value), meanings[name])
-        for name, value in options.as_dict(config).items()
+        (name, options.option_text(value), known[name].text)
+        for name, value in as_dict(config).items()
     ]
 
 

@@ -1,51 +1,41 @@
-"""Units of work on disk: each is stored when it is done, and used again while it still holds."""
+"""Units of work on disk: each is stored when it is done, and used again while it still holds.
+
+A stored unit names the run that it belongs to and holds a hash of itself, so that a unit of another
+run, or a damaged one, is never taken for it.
+"""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from circuits.base.errors import PromptError
+from circuits.base.errors import FileFormatError, PromptError
 from circuits.base.plain import plain
 from circuits.base.progress import Stages, silent
+from circuits.base.records import read_json
 from circuits.base.writing import save_json, to_json
 from experiments.analyses.engine import config as options
-from experiments.analyses.engine.base import Analysis, Part, SkipError
-from experiments.analyses.engine.context import Context, safe
+from experiments.analyses.engine.base import Analysis, Parts, SkipError
+from experiments.analyses.engine.context import Context, identity, safe
 
 PARTS = "parts"
 
 
-@dataclass(frozen=True)
-class Parts:
-    """All units of a run: values by key, reasons of those left out, seconds, how many were stored.
-
-    `reused` counts the units that were there before and not computed again.
-    """
-
-    values: Mapping[str, Part]
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    reused: int = 0
-
-
 def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
-    """Hash of all that decides a unit's values: analysis, options, weights, facts, seed."""
+    """Hash of all that decides a unit's values: analysis, options, model, facts, seed."""
     decisive = {
         "analysis": analysis.name,
         "version": analysis.version,
-        "config": options.as_dict(config, selecting=False),
-        "weights": context.model.provenance["weights_sha256"],
+        "config": options.deciding(config),
+        "model": identity(context.model),
         "dtype": context.model.provenance["dtype"],
-        "facts": context.facts,
+        "facts": context.facts_sha256,
         "seed": context.seed,
     }
-    return sha256(to_json(decisive).encode()).hexdigest()
+    return _hash(decisive)
 
 
 def compute_parts(
@@ -68,24 +58,27 @@ def compute_parts(
         if record is None:
             with stages(f"{analysis.name} {key}") as progress:
                 context.progress = progress
-                record = _computed(analysis, config, context, key)
+                record = {"fingerprint": mark, **_computed(analysis, config, context, key)}
             if record["skipped"]:
                 note(f"{analysis.name} {key} left out: {record['skipped']}")
-            save_json({"fingerprint": mark, **record}, path)
+            save_json({**record, "sha256": _hash(record)}, path)
         else:
             reused += 1
         found[key] = record
-    return _gathered(found, reused)
+    return _gathered(mark, found, reused)
 
 
-def stored_parts(folder: Path, keys: Sequence[str]) -> Parts:
-    """The units of an earlier run as they are on disk."""
+def stored_parts(folder: Path, mark: str, keys: Sequence[str]) -> Parts:
+    """The units of an earlier run; FileFormatError where one is missing, damaged or another's."""
     found = {}
     for key in keys:
-        record = _stored(folder / PARTS / f"{safe(key)}.json", None, key)
-        if record is not None:
-            found[key] = record
-    return _gathered(found, len(found))
+        path = folder / PARTS / f"{safe(key)}.json"
+        record = _stored(path, mark, key)
+        if record is None:
+            what = "is damaged or of another run" if path.exists() else "is missing"
+            raise FileFormatError(path, f"{what}; run the analysis again")
+        found[key] = record
+    return _gathered(mark, found, len(found))
 
 
 def _computed(analysis: Analysis, config: Any, context: Context, key: str) -> dict[str, Any]:
@@ -98,18 +91,23 @@ def _computed(analysis: Analysis, config: Any, context: Context, key: str) -> di
     return {"key": key, "skipped": reason, "seconds": seconds, "value": value}
 
 
-def _stored(path: Path, mark: str | None, key: str) -> dict[str, Any] | None:
-    """The record, if it is whole, of this key and (where a mark is given) made the same way."""
+def _stored(path: Path, mark: str, key: str) -> dict[str, Any] | None:
+    """The record, if it is whole, of this key and of the run with this mark."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        same = mark is None or record["fingerprint"] == mark
-        return record if same and record["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
+        record = dict(read_json(path))
+        whole = record.pop("sha256") == _hash(record)
+        return record if whole and (record["fingerprint"], record["key"]) == (mark, key) else None
+    except (FileFormatError, ValueError, KeyError, TypeError):
         return None
 
 
-def _gathered(found: Mapping[str, Mapping[str, Any]], reused: int) -> Parts:
+def _hash(record: Mapping[str, Any]) -> str:
+    return sha256(to_json(record).encode()).hexdigest()
+
+
+def _gathered(mark: str, found: Mapping[str, Mapping[str, Any]], reused: int) -> Parts:
     return Parts(
+        fingerprint=mark,
         values={k: record["value"] for k, record in found.items() if not record["skipped"]},
         skipped={k: record["skipped"] for k, record in found.items() if record["skipped"]},
         seconds={k: record["seconds"] for k, record in found.items()},

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError, PromptError
+from circuits.base.options import as_dict, changed
 from circuits.base.origin import check_writable, code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.progress import Stages, silent
+from circuits.base.records import read_json
 from circuits.base.writing import atomic_write, save_json
-from experiments.analyses.engine import config as options
-from experiments.analyses.engine.base import Analysis, Report
+from experiments.analyses.engine.base import Analysis, Parts, Run
 from experiments.analyses.engine.context import Context
-from experiments.analyses.engine.output import write_report
+from experiments.analyses.engine.output import SUMMARY, write_report
 from experiments.analyses.engine.page import index_page
-from experiments.analyses.engine.parts import Parts, compute_parts, stored_parts
-
-SUMMARY = "summary.json"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its report, what went into it, the files that were written."""
-
-    analysis: Analysis
-    report: Report
-    parts: Parts
-    summary: dict[str, Any]
-    files: list[Path]
+from experiments.analyses.engine.parts import compute_parts, stored_parts
 
 
 def run_analysis(
@@ -59,8 +46,10 @@ def run_analysis(
         "version": analysis.version,
         "seed": context.seed,
         "facts": context.facts or "the atlas",
-        "config": options.as_dict(config),
+        "facts_sha256": context.facts_sha256,
+        "config": as_dict(config),
         "units": [*parts.values, *parts.skipped],
+        "fingerprint": parts.fingerprint,
         "commit": code_commit(),
         "created": timestamp(),
         "seconds_computing": round(sum(parts.seconds.values()), 1),
@@ -102,8 +91,8 @@ def run_all(
 def _check_own(folder: Path, analysis: Analysis) -> None:
     """OptionError where another analysis has its results in the folder."""
     try:
-        other = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["analysis"]
-    except (OSError, ValueError, KeyError, TypeError):
+        other = read_json(folder / SUMMARY)["analysis"]
+    except (FileFormatError, KeyError, TypeError):
         return
     if other != analysis.name:
         raise OptionError(f"--out {folder} holds a run of {other}; name another folder")
@@ -114,27 +103,32 @@ def write_index(
 ) -> tuple[dict[str, Any], Path]:
     """A page that leads to the reports of several analyses, and their summaries in one file."""
     summary: dict[str, Any] = {
-        "model": runs[0].summary["model"],
+        "model": runs[0].model,
         "analyses": {run.analysis.name: run.summary for run in runs},
         "left_out": dict(left_out),
     }
     path = folder / "report.html"
-    atomic_write(path, index_page(runs, left_out, summary["model"]))
+    atomic_write(path, index_page(runs, left_out))
     save_json(plain(summary), folder / SUMMARY)
     return summary, path
 
 
 def redraw(analysis: Analysis, folder: Path, stages: Stages = silent) -> Run:
-    """The report made again from the stored units, without the model."""
+    """The report made again from the stored units, without the model.
+
+    FileFormatError where there is no earlier run, or not all of its units.
+    """
     path = folder / SUMMARY
     try:
-        provenance = json.loads(path.read_text(encoding="utf-8"))["provenance"]
-        if provenance["analysis"] != analysis.name:
-            raise OptionError(f"{folder} holds a run of {provenance['analysis']}")
-        config = options.changed(analysis.config(), provenance["config"])
-        parts = stored_parts(folder, provenance["units"])
-    except (OSError, ValueError, KeyError, TypeError):
+        provenance = read_json(path)["provenance"]
+        owner, mark, units = (provenance[name] for name in ("analysis", "fingerprint", "units"))
+        settings = dict(provenance["config"])
+    except (FileFormatError, ValueError, KeyError, TypeError):
         raise FileFormatError(path, "is no summary of an earlier run; run it first") from None
+    if owner != analysis.name:
+        raise OptionError(f"{folder} holds a run of {owner}")
+    config = changed(analysis.config(), settings)
+    parts = stored_parts(folder, mark, units)
     with stages(f"{analysis.name} report"):
         return _reported(analysis, config, parts, provenance, folder)
 
@@ -142,6 +136,5 @@ def redraw(analysis: Analysis, folder: Path, stages: Stages = silent) -> Run:
 def _reported(
     analysis: Analysis, config: Any, parts: Parts, provenance: dict[str, Any], folder: Path
 ) -> Run:
-    report = analysis.report(config, parts.values)
-    summary, files = write_report(analysis, config, report, parts, provenance, folder)
-    return Run(analysis, report, parts, summary, files)
+    run = Run(analysis, config, analysis.report(config, parts.values), parts, provenance)
+    return replace(run, files=write_report(run, folder))

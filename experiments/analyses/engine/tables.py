@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -32,7 +32,7 @@ class Table:
     rows: Sequence[Sequence[Any]]
     title: str = ""
     note: str = ""
-    percent: frozenset[str] = frozenset()
+    percent: Collection[str] = ()
     digits: Mapping[str, int] = field(default_factory=dict)
     default_digits: int = 3
     long: bool = False
@@ -45,6 +45,19 @@ class Table:
                 raise ValueError(
                     f"table {self.name!r} has {len(self.columns)} columns and a row of {len(row)}"
                 )
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        items: Mapping[Any, Any] | Iterable[Any],
+        columns: Mapping[str, Callable[..., Any]],
+        **options: Any,
+    ) -> Table:
+        """One row an item, each column with what it reads: from a mapping, its key and value."""
+        given = items.items() if isinstance(items, Mapping) else [(item,) for item in items]
+        rows = [[read(*each) for read in columns.values()] for each in given]
+        return cls(name, tuple(columns), rows, **options)
 
     def texts(self) -> list[list[str]]:
         """Every cell as readers see it."""

@@ -17,15 +17,16 @@ import numpy as np
 import torch
 
 from circuits.base.errors import OptionError
-from circuits.facts.pairs import TokenPair, batches
-from circuits.graph.circuit import Circuit, node_layer
+from circuits.base.options import Options, option
+from circuits.facts.pairs import TokenPair
+from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.overlap import jaccard, node_jaccard
 from circuits.model.loading import embedded_checkpoints, embedded_models
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Model
+from experiments.analyses.engine.asking import last_logits
 from experiments.analyses.engine.base import Analysis, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
 from experiments.analyses.evolution.numbers import FINAL, FOUND, RUN
 from experiments.analyses.evolution.report import report
@@ -46,7 +47,7 @@ FEWER = 5
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options; see `kc run --list`."""
 
     relations: tuple[str, ...] = option(
@@ -55,10 +56,10 @@ class Config:
     revisions: tuple[str, ...] = option(
         (), "checkpoints in order of training; none given: those that ship with the model"
     )
-    pairs: int = option(10, "prompt pairs in each half")
-    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
-    steps: int = option(5, "integration steps of EAP-IG")
-    random_circuits: int = option(20, "random circuits for the level of chance")
+    pairs: int = option(10, "prompt pairs in each half", low=1)
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
+    steps: int = option(5, "integration steps of EAP-IG", low=1)
+    random_circuits: int = option(20, "random circuits for the level of chance", low=1)
 
 
 def checkpoints(context: Context, config: Config) -> list[str]:
@@ -170,9 +171,8 @@ def score_entropy(circuit: Circuit) -> float:
 def _edges_by_layer(circuit: Circuit) -> list[int]:
     """Kept edges by the layer that writes; the first is the embedding."""
     wiring = circuit.wiring
-    layers = [node_layer(name) for name in wiring.src_names]
-    place = np.array([0 if layer is None else layer + 1 for layer in layers])
-    counts = np.bincount(place[wiring.edge_src[circuit.kept]], minlength=wiring.n_layers + 1)
+    layers = wiring.src_layers[wiring.edge_src[circuit.kept]]
+    counts = np.bincount(layers + 1, minlength=wiring.n_layers + 1)
     return [int(count) for count in counts]
 
 
@@ -189,13 +189,12 @@ def _sharing(context: Context, answer: str) -> list[str]:
 @torch.no_grad()
 def _recall(model: Model, pairs: Sequence[TokenPair], batch_size: int) -> dict[str, Any]:
     """Rank (0 is best) and probability of every fact's answer."""
-    ranks, shares = np.empty(len(pairs), dtype=int), np.empty(len(pairs))
-    for batch in batches(pairs, batch_size, model.device):
-        logits = model.last_logits(batch.clean).float()
-        rows = list(batch.index)
-        ranks[rows] = rank(logits, batch.answer).cpu().numpy()
-        shares[rows] = answer_probability(logits, batch.answer).cpu().numpy()
-    return {"ranks": ranks, "probability": shares}
+    logits = last_logits(model, [pair.clean for pair in pairs], batch_size)
+    answers = torch.tensor([pair.answer for pair in pairs])
+    return {
+        "ranks": rank(logits, answers).numpy(),
+        "probability": answer_probability(logits, answers).double().numpy(),
+    }
 
 
 def _yardsticks(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from circuits.base.intervals import Interval
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, average, difference, measured
@@ -131,21 +132,18 @@ def _answer(found: Mapping[str, Any], runs: Mapping[str, Any]) -> list[Claim]:
             over=OVER,
         ),
         difference(
-            f"at {step_name(before)} the circuits agree less with those of other subjects in the "
-            "last model than the last circuits themselves do",
+            f"at {step_name(before)} the circuits agree [less|more] with those of other subjects "
+            "in the last model than the last circuits themselves do",
             overlaps(found, FINAL, "edges", True),
             overlaps(found, before, "edges", True),
-            opposite=f"at {step_name(before)} the circuits agree more with those of other subjects "
-            "in the last model than the last circuits themselves do",
             unit="of the edges",
             over=OVER,
         ),
         difference(
-            "the scores gather on fewer edges in the last circuits than at the first checkpoint",
+            "the scores [gather on fewer|are spread over the] edges[| more evenly] in the last "
+            "circuits than at the first checkpoint",
             [number(part["entropy"]) for part in found[labels[0]].values()],
             [number(part["entropy"]) for part in found[FINAL].values()],
-            opposite="the scores are spread over the edges more evenly in the last circuits than "
-            "at the first checkpoint",
             unit="bits",
             over=OVER,
         ),
@@ -179,12 +177,10 @@ def _transplant_claims(labels: Sequence[str], runs: Mapping[str, Any]) -> tuple[
             over=OVER,
         ),
         difference(
-            f"in the model of {step_name(early)} its own circuit is more faithful than the last "
-            "one",
+            f"in the model of {step_name(early)} [its own|the last] circuit is more faithful "
+            "than [the last one|its own]",
             transplanted(runs, early, early, "metric"),
             transplanted(runs, FINAL, early, "metric"),
-            opposite=f"in the model of {step_name(early)} the last circuit is more faithful than "
-            "its own",
             unit="",
             over=OVER,
         ),
@@ -220,12 +216,10 @@ def _frequency_claims(found: Mapping[str, Any]) -> tuple[Claim, ...]:
         return ()
     return (
         difference(
-            "facts whose object other facts share are recalled earlier than facts whose object is "
-            "their own",
+            "facts whose object [other facts share|is their own] are recalled earlier than facts "
+            "whose object [is their own|other facts share]",
             single,
             shared,
-            opposite="facts whose object is their own are recalled earlier than facts whose object "
-            "other facts share",
             unit="checkpoints",
             over="relations that have both",
         ),
@@ -236,36 +230,23 @@ def _frequency_claims(found: Mapping[str, Any]) -> tuple[Claim, ...]:
 
 
 def _progress_table(found: Mapping[str, Any], runs: Mapping[str, Any]) -> Table:
-    rows = []
-    for label, relations in found.items():
-        values = list(relations.values())
-        rows.append(
-            [
-                tick(label),
-                accuracy(relations),
-                average(np.array([len(part["edges"]) for part in values])),
-                average(overlaps(found, label, "edges")),
-                average(overlaps(found, label, "nodes")),
-                average(np.array([number(part["entropy"]) for part in values])),
-                average(transplanted(runs, label, label, "metric")),
-                average(transplanted(runs, label, label, "hit")),
-                average(transplanted(runs, "random", label, "hit")),
-            ]
-        )
-    return Table(
+    def mean(values: Any) -> Interval:
+        return average(np.array(list(values)))
+
+    return Table.of(
         "training",
-        (
-            "step",
-            "facts recalled",
-            "edges",
-            "edges shared with the last",
-            "nodes shared",
-            "entropy, bits",
-            "faithfulness",
-            "Hit@10",
-            "Hit@10, random",
-        ),
-        rows,
+        found,
+        {
+            "step": lambda label, _: tick(label),
+            "facts recalled": lambda _, own: accuracy(own),
+            "edges": lambda _, own: mean(len(part["edges"]) for part in own.values()),
+            "edges shared with the last": lambda label, _: average(overlaps(found, label, "edges")),
+            "nodes shared": lambda label, _: average(overlaps(found, label, "nodes")),
+            "entropy, bits": lambda _, own: mean(number(part["entropy"]) for part in own.values()),
+            "faithfulness": lambda label, _: mean(transplanted(runs, label, label, "metric")),
+            "Hit@10": lambda label, _: mean(transplanted(runs, label, label, "hit")),
+            "Hit@10, random": lambda label, _: mean(transplanted(runs, "random", label, "hit")),
+        },
         title="The model and its own circuits at every checkpoint",
         note=(
             f"Means over {len(found[FINAL])} relations with 95 % intervals; faithfulness and "

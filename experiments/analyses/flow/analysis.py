@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from circuits.base.intervals import Interval, percentiles
+from circuits.base.options import Options, option
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Wiring, node_kind
 from circuits.model.model import Model
 from experiments.analyses.engine.base import Analysis, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
 from experiments.analyses.flow.report import report
 from locate.states.lens import direct_logit_attribution
@@ -39,13 +39,15 @@ RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options; see `kc run --list`."""
 
     relations: tuple[str, ...] = option((), "relations to look at; none given: all", selects=True)
-    pairs: int = option(12, "facts in each half: one names the components, the other tests them")
-    components: int = option(3, "strongest heads and MLPs that are tested together")
-    draws: int = option(20, "random sets of as many components of the same layers")
+    pairs: int = option(
+        12, "facts in each half: one names the components, the other tests them", low=1
+    )
+    components: int = option(3, "strongest heads and MLPs that are tested together", low=1)
+    draws: int = option(20, "random sets of as many components of the same layers", low=1)
 
 
 def steps(context: Context, config: Config) -> list[str]:
@@ -162,7 +164,7 @@ def _tested(
 def random_sets(wiring: Wiring, chosen: Sequence[int], draws: int, seed: int) -> list[list[int]]:
     """As many components as chosen, each of the layer of one of them, none of them chosen."""
     generator = np.random.default_rng(seed)
-    layer_of = np.concatenate([[-1], np.repeat(np.arange(wiring.n_layers), wiring.n_heads + 1)])
+    layer_of = wiring.src_layers
     sets = []
     for _ in range(draws):
         free: Bool[np.ndarray, " src"] = np.ones(wiring.n_src, dtype=bool)

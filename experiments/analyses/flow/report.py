@@ -10,6 +10,7 @@ import numpy as np
 from circuits.base.intervals import Interval
 from circuits.base.plain import interval, number
 from experiments.analyses.engine.base import Figure, Part, Report, Section
+from experiments.analyses.engine.by_layer import powers_of_ten
 from experiments.analyses.engine.claims import Claim, average, difference, measured
 from experiments.analyses.engine.tables import Table, shown
 from viz.paper.charts import Lines
@@ -103,10 +104,9 @@ def _answer(parts: Mapping[str, Part], config: Any) -> list[Claim]:
     claims = [
         measured("the mean layer of recall is", average(layers), len(parts), over=OVER),
         difference(
-            "heads push the answer more than MLPs do at the last token",
+            "[heads|MLPs] push the answer more than [MLPs|heads] do at the last token",
             heads,
             mlps,
-            opposite="MLPs push the answer more than heads do at the last token",
             unit="logits",
             over=OVER,
         ),
@@ -122,12 +122,9 @@ def _answer(parts: Mapping[str, Part], config: Any) -> list[Claim]:
     if before is not None:
         claims.append(
             difference(
-                "just before the layer of recall the object ranks higher at the subject's last "
-                "token than it does in the embedding",
-                before[0],
-                before[1],
-                opposite="just before the layer of recall the object ranks lower at the subject's "
+                "just before the layer of recall the object ranks [higher|lower] at the subject's "
                 "last token than it does in the embedding",
+                *before,
                 unit="decades of rank",
                 over=OVER,
             )
@@ -170,45 +167,38 @@ def _push_text(parts: Mapping[str, Part]) -> str:
 
 
 def _recall_table(parts: Mapping[str, Part]) -> Table:
-    rows = []
-    for name, part in parts.items():
-        layer = int(interval(part["recall"]).value)
-        probability = curve_of(part, LAST, ANSWER, "probability")
+    def layer(part: Part) -> int:
+        return int(interval(part["recall"]).value)
+
+    def probability(part: Part, state: int) -> Interval:
+        return curve_of(part, LAST, ANSWER, "probability")[state]
+
+    def recalled_there(part: Part) -> float:
         by_fact = np.bincount(part["recall_by_fact"])
-        rows.append(
-            [
-                name,
-                part["category"],
-                part["facts"],
-                interval(part["recall"]),
-                probability[layer],
-                probability[layer + 1],
-                probability[-1],
-                float(by_fact[layer] / by_fact.sum()),
-            ]
-        )
-    return Table(
+        return float(by_fact[layer(part)] / by_fact.sum())
+
+    return Table.of(
         "recall",
-        (
-            "relation",
-            "category",
-            "facts",
-            "layer of recall",
-            "p before it",
-            "p after it",
-            "p at the end",
-            "facts recalled there",
-        ),
-        rows,
+        parts,
+        {
+            "relation": lambda name, _: name,
+            "category": lambda _, part: part["category"],
+            "facts": lambda _, part: part["facts"],
+            "layer of recall": lambda _, part: interval(part["recall"]),
+            "p before it": lambda _, part: probability(part, layer(part)),
+            "p after it": lambda _, part: probability(part, layer(part) + 1),
+            "p at the end": lambda _, part: probability(part, -1),
+            "facts recalled there": lambda _, part: recalled_there(part),
+        },
         title="The layer of recall, by relation",
         note=(
             "p: mean probability of the object at the last token, with 95 % intervals over facts. "
             "Last column: share of facts whose own steepest layer is this one."
         ),
-        percent=frozenset({"facts recalled there"}),
+        percent={"facts recalled there"},
         default_digits=2,
         digits={"layer of recall": 0, "facts recalled there": 0},
-        long=len(rows) > 12,
+        long=len(parts) > 12,
     )
 
 
@@ -225,33 +215,22 @@ def _curve_table(parts: Mapping[str, Part]) -> Table:
 
 
 def _component_table(parts: Mapping[str, Part], config: Any) -> Table:
-    rows = []
-    for name, part in parts.items():
-        test = part["test"]
-        named = ", ".join(f"{c['name']} {shown(number(c['push']), 1)}" for c in part["components"])
-        rows.append(
-            [
-                name,
-                number(part["total"]),
-                named,
-                test["facts"],
-                average(test["whole"]),
-                average(test["without"]),
-                average(test["without_random"]),
-            ]
-        )
-    return Table(
+    def named(part: Part) -> str:
+        found = part["components"]
+        return ", ".join(f"{each['name']} {shown(number(each['push']), 1)}" for each in found)
+
+    return Table.of(
         "components",
-        (
-            "relation",
-            "logit difference",
-            "strongest components and their push",
-            "facts tested",
-            "p",
-            "p without them",
-            "p without random ones",
-        ),
-        rows,
+        parts,
+        {
+            "relation": lambda name, _: name,
+            "logit difference": lambda _, part: number(part["total"]),
+            "strongest components and their push": lambda _, part: named(part),
+            "facts tested": lambda _, part: part["test"]["facts"],
+            "p": lambda _, part: average(part["test"]["whole"]),
+            "p without them": lambda _, part: average(part["test"]["without"]),
+            "p without random ones": lambda _, part: average(part["test"]["without_random"]),
+        },
         title="The strongest components, and what their loss costs",
         note=(
             f"Means over facts of the other half with 95 % intervals; random: mean of "
@@ -259,7 +238,7 @@ def _component_table(parts: Mapping[str, Part], config: Any) -> Table:
         ),
         default_digits=2,
         digits={"logit difference": 1},
-        long=len(rows) > 12,
+        long=len(parts) > 12,
     )
 
 
@@ -279,8 +258,7 @@ def _over_relations(
     stack = np.array([[point.value for point in curve] for curve in curves if curve])
     if statistic == "probability":
         return [average(column) for column in stack.T]
-    means = [average(column) for column in np.log10(stack).T]
-    return [Interval(10**each.value, 10**each.low, 10**each.high) for each in means]
+    return powers_of_ten([average(column) for column in np.log10(stack).T])
 
 
 def _lens_figure(parts: Mapping[str, Part], statistic: str) -> Figure:

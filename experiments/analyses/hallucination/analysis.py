@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from circuits.base.options import Options, option
 from circuits.facts.facts import Relation
 from experiments.analyses.engine.base import Analysis, Part, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
 from experiments.analyses.hallucination import look
 from experiments.analyses.hallucination.recall import Cases, attributes, find_cases
@@ -17,21 +17,29 @@ from experiments.analyses.hallucination.report import report
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the analysis."""
 
     relations: tuple[str, ...] = option((), "relations to look at; none named: all", selects=True)
-    wordings: int = option(3, "training wordings to ask in, beside the held-out ones; 0: all")
-    facts: int = option(8, "facts a relation that are followed, of those answered wrong")
-    edge_facts: int = option(24, "facts a relation on which edges are compared")
-    fewest: int = option(4, "relations with fewer such facts are counted, and not followed")
-    demonstrations: int = option(3, "examples that help a fact that no wording gets right")
-    partners: int = option(1, "corrupted subjects a fact, for the edges' scores")
-    steps: int = option(3, "integration steps of EAP-IG")
-    level: float = option(0.05, "false discovery rate at which an edge is called changed")
-    components: tuple[int, ...] = option((1, 2, 5, 10), "how many blamed components to transplant")
-    draws: int = option(20, "random sets of as many components")
-    role_pairs: int = option(24, "prompt pairs a relation from which roles of heads are read")
+    wordings: int = option(
+        3, "training wordings to ask in, beside the held-out ones; 0: all", low=0
+    )
+    facts: int = option(8, "facts a relation that are followed, of those answered wrong", low=1)
+    edge_facts: int = option(24, "facts a relation on which edges are compared", low=1)
+    fewest: int = option(4, "relations with fewer such facts are counted, and not followed", low=1)
+    demonstrations: int = option(3, "examples that help a fact that no wording gets right", low=0)
+    partners: int = option(1, "corrupted subjects a fact, for the edges' scores", low=1)
+    steps: int = option(3, "integration steps of EAP-IG", low=1)
+    level: float = option(
+        0.05, "false discovery rate at which an edge is called changed", low=0, high=1
+    )
+    components: tuple[int, ...] = option(
+        (1, 2, 5, 10), "how many blamed components to transplant", low=1
+    )
+    draws: int = option(20, "random sets of as many components", low=1)
+    role_pairs: int = option(
+        24, "prompt pairs a relation from which roles of heads are read", low=1
+    )
 
 
 def steps(context: Context, config: Config) -> Sequence[str]:
@@ -73,7 +81,7 @@ def _followed(
     every = look.paired(model, found.cases, relation, config.partners, seed)
     cases = replace(found, cases=found.cases[: config.facts])
     sides = every[: config.facts]
-    roles = look.roles_of(context, key, config.role_pairs)
+    roles = context.roles(key, config.role_pairs)
     true_of = attributes(relation, others)
     return {
         "kinds": look.kinds(cases),

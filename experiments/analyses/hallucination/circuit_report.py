@@ -30,32 +30,31 @@ SHOWN = 12
 def writer_section(rows: Rows) -> Section:
     """What kinds of components, and which ones, write for the wrong answer."""
     groups = group_rows(rows)
-    body = []
-    for name, (wrong, right) in groups.items():
-        clusters = rows.paired_relations
-        body.append(
-            [
-                name,
-                average(right, clusters),
-                average(wrong, clusters),
-                average(wrong - right, clusters),
-            ]
-        )
+    clusters = rows.paired_relations
+    written = {
+        name: {
+            "answered right": average(right, clusters),
+            "answered wrong": average(wrong, clusters),
+            "change": average(wrong - right, clusters),
+        }
+        for name, (wrong, right) in groups.items()
+    }
     table = Table(
         "writers",
         ("component", "answered right", "answered wrong", "change"),
-        body,
+        [[name, *found.values()] for name, found in written.items()],
         title="Logits written for the true object over the wrong answer, at the last token",
-        note=f"{len(rows.paired_relations)} cases; 95 % intervals over "
-        f"{len(set(rows.paired_relations))} relations. Negative: written for the wrong answer.",
+        note=f"{len(clusters)} cases; 95 % intervals over {len(set(clusters))} relations. "
+        "Negative: written for the wrong answer.",
         default_digits=2,
         totals=("all",),
     )
+    kinds = [name for name in groups if name != "all"]
     chart = Bars(
-        [name for name in groups if name != "all"],
+        kinds,
         {
-            "answered right": [row[1] for row in body if row[0] != "all"],
-            "answered wrong": [row[2] for row in body if row[0] != "all"],
+            side: [written[name][side] for name in kinds]
+            for side in ("answered right", "answered wrong")
         },
         "logits, true over wrong",
         level=0.0,
@@ -75,14 +74,10 @@ def writer_section(rows: Rows) -> Section:
 
 
 def _component_table(rows: Rows) -> Table:
-    body = [
-        [name, role, right, wrong, change, q]
-        for name, role, right, wrong, change, q in component_rows(rows)[:SHOWN]
-    ]
     return Table(
         "components",
         ("component", "most frequent role", "answered right", "answered wrong", "change", "q"),
-        body,
+        component_rows(rows)[:SHOWN],
         title="The components whose writing changes most",
         note="q: false discovery rate over all components (sign-flip test over relations).",
         default_digits=2,
@@ -120,12 +115,10 @@ def writer_claims(rows: Rows) -> tuple[Claim, ...]:
     if len(wrong):
         claims.append(
             difference(
-                "more mover heads favour the wrong answer over the true object where the fact is "
-                "answered wrong than where it is answered right",
+                "[more|fewer] mover heads favour the wrong answer over the true object where the "
+                "fact is answered wrong than where it is answered right",
                 wrong,
                 movers_for_wrong(rows, "right")[0],
-                opposite="fewer mover heads favour the wrong answer over the true object where the "
-                "fact is answered wrong than where it is answered right",
                 unit="points of the mover heads",
                 scale=100,
                 over=OVER,
@@ -135,10 +128,9 @@ def writer_claims(rows: Rows) -> tuple[Claim, ...]:
     if len(rows.attention["wrong"]):
         claims.append(
             difference(
-                "mover heads attend more to the subject where the answer is right",
+                "mover heads attend [more|less] to the subject where the answer is right",
                 np.array(rows.attention["right"]),
                 np.array(rows.attention["wrong"]),
-                opposite="mover heads attend less to the subject where the answer is right",
                 unit="points of attention",
                 scale=100,
                 over=OVER,
@@ -160,30 +152,18 @@ def edge_section(parts: Mapping[str, Part], level: float) -> Section:
     }
     if not found:
         return Section("Which edges differ", "Too few facts have partners to compare edges.")
-    body = [
-        [
-            name,
-            each["facts"],
-            each["tested"],
-            each["changed"],
-            each["control"],
-            each["dissimilarity"],
-            each["control_dissimilarity"],
-        ]
-        for name, each in found.items()
-    ]
+    columns = {
+        "facts": "facts",
+        "edges tested": "tested",
+        "called changed": "changed",
+        "called changed, control": "control",
+        "mass moved": "dissimilarity",
+        "mass moved, control": "control_dissimilarity",
+    }
     by_relation = Table(
         "edges_by_relation",
-        (
-            "relation",
-            "facts",
-            "edges tested",
-            "called changed",
-            "called changed, control",
-            "mass moved",
-            "mass moved, control",
-        ),
-        body,
+        ("relation", *columns),
+        [[name, *(each[column] for column in columns.values())] for name, each in found.items()],
         title="Edges that score otherwise where the answer is wrong",
         note="Control: two wordings that are both answered right. Mass moved: share of the sum of "
         "|score| of both sides.",
@@ -191,12 +171,10 @@ def edge_section(parts: Mapping[str, Part], level: float) -> Section:
     )
     claims = (
         difference(
-            "edge scores move more between a right and a wrong answer than between two wordings "
-            "that are both answered right",
+            "edge scores move [more|less] between a right and a wrong answer than between two "
+            "wordings that are both answered right",
             [each["dissimilarity"] for each in found.values()],
             [each["control_dissimilarity"] for each in found.values()],
-            opposite="edge scores move less between a right and a wrong answer than between two "
-            "wordings that are both answered right",
             unit="points of score mass",
             scale=100,
             over=OVER,
@@ -234,23 +212,23 @@ def _node_table(found: Mapping[str, Any]) -> Table:
 
 
 def _called_table(found: Mapping[str, Any]) -> Table:
-    body = [
-        [
-            name,
-            row["edge"],
-            row["right"],
-            Interval(row["wrong"] - row["right"], number(row["low"]), number(row["high"])),
-            row["control"],
-            row["q"],
-        ]
-        for name, each in found.items()
-        for row in each["rows"]
-    ]
-    return Table(
+    called = [(name, row) for name, each in found.items() for row in each["rows"]]
+
+    def change(row: Mapping[str, Any]) -> Interval:
+        return Interval(row["wrong"] - row["right"], number(row["low"]), number(row["high"]))
+
+    return Table.of(
         "edges_called",
-        ("relation", "edge", "score, right", "change when wrong", "change, control", "q"),
-        body,
+        called,
+        {
+            "relation": lambda each: each[0],
+            "edge": lambda each: each[1]["edge"],
+            "score, right": lambda each: each[1]["right"],
+            "change when wrong": lambda each: change(each[1]),
+            "change, control": lambda each: each[1]["control"],
+            "q": lambda each: each[1]["q"],
+        },
         title="Edges called changed",
         digits={"q": 4},
-        long=len(body) > SHOWN,
+        long=len(called) > SHOWN,
     )

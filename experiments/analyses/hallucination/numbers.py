@@ -11,14 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 from circuits.base.intervals import Interval
-from circuits.graph.circuit import node_kind
 from experiments.analyses.engine.base import Part
 from experiments.analyses.engine.by_layer import curve
 from experiments.analyses.engine.claims import average, false_discovery, paired_p
+from experiments.analyses.engine.groups import GROUPS, MOVERS, group_of
 from experiments.analyses.hallucination.recall import KINDS, Kind
-from locate.heads.role_checks import Role
-
-MOVERS = (str(Role.MOVER), str(Role.MIXTURE))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +102,14 @@ def group_rows(rows: Rows) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     Wrong and right, one value a paired case; `all` is the model's whole difference of logits.
     """
-    found: dict[str, list[list[float]]] = {name: [[], []] for name in _GROUPS}
+    found: dict[str, list[list[float]]] = {name: [[], []] for name in GROUPS}
     whole: list[list[float]] = [[], []]
     for each in rows.parts.values():
         names, roles = each["written"]["sources"], each["roles"]
-        groups = np.array([_group(name, roles) for name in names])
+        groups = np.array([group_of(name, roles) for name in names])
         for place, side in enumerate(("wrong", "right")):
             values = np.array(each["written"][side]).reshape(-1, len(names))
-            for name in _GROUPS:
+            for name in GROUPS:
                 found[name][place] += values[:, groups == name].sum(1).tolist()
             whole[place] += each["written"][f"{side}_difference"]
     kept = {name: sides for name, sides in found.items() if np.any(sides)}
@@ -127,7 +124,7 @@ def written_for_wrong(rows: Rows, kind: Kind | None) -> tuple[np.ndarray, list[s
 
     One value a paired case (of a kind of wrong answer, where one is given), and the relations.
     """
-    movers = group_rows(rows).get(_MOVER, (np.zeros(len(rows.paired_relations)),) * 2)[0]
+    movers = group_rows(rows).get(MOVERS, (np.zeros(len(rows.paired_relations)),) * 2)[0]
     chosen = [kind is None or each == str(kind) for each in rows.paired_kinds]
     names = [n for n, kept in zip(rows.paired_relations, chosen, strict=True) if kept]
     return -movers[np.array(chosen, dtype=bool)], names
@@ -143,7 +140,7 @@ def movers_for_wrong(rows: Rows, side: str) -> tuple[np.ndarray, list[str]]:
     clusters: list[str] = []
     for name, each in rows.parts.items():
         sources, roles = each["written"]["sources"], each["roles"]
-        movers = np.array([_group(source, roles) == _MOVER for source in sources])
+        movers = np.array([group_of(source, roles) == MOVERS for source in sources])
         values = np.array(each["written"][side]).reshape(-1, len(sources))
         if movers.any() and len(values):
             shares += (values[:, movers] < 0).mean(1).tolist()
@@ -209,20 +206,6 @@ def repaired_by_layer(rows: Rows, kind: str) -> list[Interval]:
     known = np.isfinite(values[:, 0])
     names = [name for name, kept in zip(rows.relations, known, strict=True) if kept]
     return curve(values[known], names)
-
-
-_MOVER = "mover heads"
-_GROUPS = (_MOVER, "relation heads", "other heads", "MLPs", "embedding")
-
-
-def _group(name: str, roles: Mapping[str, str]) -> str:
-    kind = node_kind(name)
-    if kind == "head":
-        role = roles.get(name, "")
-        if role in MOVERS:
-            return _MOVER
-        return "relation heads" if role == str(Role.RELATION) else "other heads"
-    return "MLPs" if kind == "mlp" else "embedding"
 
 
 def _states(followed: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from circuits.graph.circuit import Wiring, node_kind, node_layer
+from circuits.graph.circuit import Wiring, node_kind
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
 from experiments.analyses.hallucination.look import other_prompt
@@ -111,13 +111,13 @@ def repair_by_component(
 def matched(wiring: Wiring, blamed: Sequence[int], generator: np.random.Generator) -> list[int]:
     """For each blamed source another of its kind, from the nearest layer that has one left."""
     free = {src: name for src, name in enumerate(wiring.src_names) if src and src not in blamed}
-    chosen = []
+    chosen, layers = [], np.maximum(wiring.src_layers, 0)
     for src in blamed:
         name = wiring.src_names[src]
         alike = [other for other, label in free.items() if node_kind(label) == node_kind(name)]
         if not alike:
             continue
-        distance = {each: abs(_layer(wiring, each) - _layer(wiring, src)) for each in alike}
+        distance = {each: abs(layers[each] - layers[src]) for each in alike}
         nearest = [each for each in alike if distance[each] == min(distance.values())]
         chosen.append(int(generator.choice(nearest)))
         del free[chosen[-1]]
@@ -210,7 +210,3 @@ def _other(
 
 def _ends(prompts: Sequence[Prompt | None]) -> list[int]:
     return [0 if prompt is None else len(prompt) - 1 for prompt in prompts]
-
-
-def _layer(wiring: Wiring, src: int) -> int:
-    return node_layer(wiring.src_names[src]) or 0

@@ -23,12 +23,11 @@ def reading_claim(rows: Rows) -> Claim:
     """That the question's state repairs, beside that of another wrongly worded question."""
     own, control = _early(rows, OTHER_LAST, OTHER_WRONG)
     return difference(
-        "another subject's early state at the last token repairs more answers where that subject "
-        "was asked about in the right wording than where it was asked about in the wrong one",
+        "another subject's early state at the last token repairs [more|fewer] answers where that "
+        "subject was asked about in the right wording than[ where it was asked about|] in the "
+        "wrong one",
         own[0],
         control,
-        opposite="another subject's early state at the last token repairs fewer answers where that "
-        "subject was asked about in the right wording than in the wrong one",
         scale=100,
         over=OVER,
         clusters=own[1],
@@ -150,7 +149,7 @@ def _state_table(series: Mapping[str, Sequence[Interval]]) -> Table:
         body,
         title="Wrong answers repaired by the residual stream of another run",
         note="The unpatched run repairs none by definition. 95 % intervals over relations.",
-        percent=frozenset(series),
+        percent=set(series),
         long=True,
     )
 
@@ -164,6 +163,6 @@ def _blame_table(donor: str, found: Any) -> Table:
         body,
         title=f"The components that are blamed most (donor: {donor})",
         note="Counted over relations, halves and numbers of components.",
-        percent=frozenset({"share of all blame"}),
+        percent={"share of all blame"},
         long=True,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -124,56 +124,50 @@ def _wrong_section(parts: Mapping[str, Part], rows: Rows) -> Section:
 
 
 def _count_table(parts: Mapping[str, Part]) -> Table:
-    columns: tuple[str, ...] = (
-        "relation",
-        "facts",
-        "questions",
-        "wrong",
-        "share wrong",
-        "facts recoverable",
-    )
-    columns += ("facts never right", "followed")
-    body = []
-    for name, part in parts.items():
+    def share_wrong(part: Part) -> float | None:
         counts = part["counts"]
-        followed = len(part["followed"]["cases"]) if part["followed"] else 0
-        body.append(
-            [
-                name,
-                counts["facts"],
-                counts["questions"],
-                counts["wrong"],
-                counts["wrong"] / counts["questions"] if counts["questions"] else None,
-                counts["recoverable"],
-                counts["never"],
-                followed,
-            ]
-        )
-    body.sort(key=lambda row: -(row[4] or 0))
-    return Table(
+        return counts["wrong"] / counts["questions"] if counts["questions"] else None
+
+    def counted(name: str) -> Callable[..., int]:
+        return lambda _, part: part["counts"][name]
+
+    return Table.of(
         "wrong_answers",
-        columns,
-        body,
+        dict(sorted(parts.items(), key=lambda item: -(share_wrong(item[1]) or 0))),
+        {
+            "relation": lambda name, _: name,
+            "facts": counted("facts"),
+            "questions": counted("questions"),
+            "wrong": counted("wrong"),
+            "share wrong": lambda _, part: share_wrong(part),
+            "facts recoverable": counted("recoverable"),
+            "facts never right": counted("never"),
+            "followed": lambda _, part: len((part["followed"] or {"cases": ()})["cases"]),
+        },
         title="Wrong answers by relation",
-        percent=frozenset({"share wrong"}),
+        percent={"share wrong"},
         note="Followed: cases that the rest of this page looks at.",
-        long=len(body) > 12,
+        long=len(parts) > 12,
     )
 
 
 def _kind_table(rows: Rows) -> Table:
-    body = [
-        [str(kind), int(hits.sum()), share(hits.astype(bool)), average(hits, rows.relations)]
-        for kind, hits in kind_rows(rows).items()
-    ]
-    return Table(
+    shares = {
+        "share, over cases": lambda _, hits: share(hits.astype(bool)),
+        "share, over relations": lambda _, hits: average(hits, rows.relations),
+    }
+    return Table.of(
         "kinds",
-        ("the wrong answer is", "cases", "share, over cases", "share, over relations"),
-        body,
+        kind_rows(rows),
+        {
+            "the wrong answer is": lambda kind, _: str(kind),
+            "cases": lambda _, hits: int(hits.sum()),
+            **shares,
+        },
         title="What is said instead",
         note="Objects are recognised by their first token; where several hold, the first counts. "
         "In brackets: Wilson intervals over cases, bootstrap intervals over relations.",
-        percent=frozenset({"share, over cases", "share, over relations"}),
+        percent=set(shares),
     )
 
 
@@ -195,12 +189,10 @@ def _kind_claims(rows: Rows) -> tuple[Claim, ...]:
     hits = kind_rows(rows)[Kind.OTHER_RELATION]
     return (
         difference(
-            "wrong answers are true of the same subject under another relation more often than "
-            "the wrong answers to other subjects would be",
+            "wrong answers are true of [the same|their own] subject under another relation "
+            "[more|less] often than the wrong answers to other subjects would be",
             hits,
             np.array(rows.chance),
-            opposite="wrong answers are true of their own subject under another relation less "
-            "often than the wrong answers to other subjects would be",
             scale=100,
             over=OVER,
             clusters=rows.relations,

@@ -11,13 +11,14 @@ import numpy as np
 
 from circuits.base.choices import Ablation, Metric
 from circuits.base.errors import OptionError
+from circuits.base.options import Options, option
 from circuits.facts.demonstrations import Style
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.overlap import jaccard, node_jaccard
 from circuits.model.model import Model
+from circuits.model.wiring import head_site
 from experiments.analyses.engine.base import Analysis, Part, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
 from experiments.analyses.icl.prompts import Shot, ask, shots_of
 from experiments.analyses.icl.report import report
@@ -32,24 +33,28 @@ FEWEST = 4
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the analysis."""
 
     relations: tuple[str, ...] = option((), "relations to look at; none named: all", selects=True)
-    most: int = option(12, "relations drawn at random where none is named; 0: all", selects=True)
+    most: int = option(
+        12, "relations drawn at random where none is named; 0: all", selects=True, low=0
+    )
     styles: tuple[Style, ...] = option(
         (Style.LIST, Style.SENTENCE), "list (`France: Paris.`), sentence (the question's wording)"
     )
-    counts: tuple[int, ...] = option((0, 1, 2, 5), "examples before the question")
-    compare: int = option(2, "examples with which circuits are compared to those without")
-    facts: int = option(16, "facts a relation and style; one half finds circuits, one tests heads")
+    counts: tuple[int, ...] = option((0, 1, 2, 5), "examples before the question", low=0)
+    compare: int = option(2, "examples with which circuits are compared to those without", low=1)
+    facts: int = option(
+        16, "facts a relation and style; one half finds circuits, one tests heads", low=1
+    )
     held_out: bool = option(True, "sentences in a wording that no model here was trained on")
-    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
-    steps: int = option(3, "integration steps of EAP-IG")
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
+    steps: int = option(3, "integration steps of EAP-IG", low=1)
     ablation: Ablation = option(
         Ablation.MEAN, "what cut edges and silenced heads carry: mean, zero"
     )
-    draws: int = option(20, "random sets of as many heads")
+    draws: int = option(20, "random sets of as many heads", low=1)
     known_only: bool = option(True, "circuits of facts that are right after the examples only")
 
 
@@ -227,7 +232,7 @@ class _Heads:
 
 def heads_of(circuit: Circuit) -> list[Head]:
     """The attention heads that an edge of the circuit touches."""
-    return [_parsed(name) for name in circuit.nodes() if node_kind(name) == "head"]
+    return [head_site(name) for name in circuit.nodes() if node_kind(name) == "head"]
 
 
 def name_of(head: Head) -> str:
@@ -241,17 +246,12 @@ def _head_mass(circuit: Circuit) -> dict[Head, float]:
     assert scores is not None, "a circuit that was selected has its scores"
     mass = np.bincount(wiring.edge_src, np.abs(scores.values).astype(float), wiring.n_src)
     heads = {
-        _parsed(name): float(mass[src])
+        head_site(name): float(mass[src])
         for src, name in enumerate(wiring.src_names)
         if node_kind(name) == "head"
     }
     total = sum(heads.values()) or 1.0
     return {head: value / total for head, value in heads.items()}
-
-
-def _parsed(name: str) -> Head:
-    layer, head = name[1:].split(".h")
-    return int(layer), int(head)
 
 
 def _drawn(pool: Sequence[Head], n: int, generator: np.random.Generator) -> list[Head]:

@@ -100,12 +100,10 @@ class _Style:
         named = {"new": "the heads that are new with examples", "grown": "the heads that grew most"}
         beside = {"random": "random heads", "circuit": "other heads of the circuit"}[control]
         return difference(
-            f"asked {self.asked}, silencing {named[who]} costs more probability than silencing as "
-            f"many {beside}",
+            f"asked {self.asked}, silencing {named[who]} costs [more|less] probability than "
+            f"silencing as many {beside}",
             self.mean("with_examples", "probability", control),
             self.mean("with_examples", "probability", who),
-            opposite=f"asked {self.asked}, silencing {named[who]} costs less probability than "
-            f"silencing as many {beside}",
             scale=100,
             over=OVER,
         )
@@ -113,12 +111,10 @@ class _Style:
     def count_claim(self) -> Claim:
         """That examples bring in more heads than chance does."""
         return difference(
-            f"asked {self.asked}, examples bring more heads into the circuit than another half of "
-            "the facts does",
+            f"asked {self.asked}, examples bring [more|fewer] heads into the circuit than "
+            "another half of the facts does",
             self.over(lambda heads: len(heads["new"])),
             self.over(lambda heads: heads["new_by_chance"]),
-            opposite=f"asked {self.asked}, examples bring fewer heads into the circuit than "
-            "another half of the facts does",
             unit="heads",
             over=OVER,
         )
@@ -141,28 +137,26 @@ class _Style:
             self.cost_claim("grown", "random"),
             self.cost_claim("grown", "circuit"),
             difference(
-                "silencing the new heads costs more probability with examples than without",
+                "silencing the new heads costs more probability [with|without] examples[ than "
+                "without|]",
                 cost("with_examples"),
                 cost("without_examples"),
-                opposite="silencing the new heads costs more probability without examples",
                 scale=100,
                 over=OVER,
             ),
             difference(
-                "the new heads attend more to the examples than the circuit's other heads",
+                "the new heads attend [more|less] to the examples than the circuit's other heads",
                 attention("new"),
                 attention("circuit"),
-                opposite="the new heads attend less to the examples than the circuit's other heads",
                 unit="points of attention",
                 scale=100,
                 over=OVER,
             ),
             difference(
-                "the new heads have a higher induction score than a head that attends evenly",
+                "the new heads have a [higher|lower] induction score than a head that attends "
+                "evenly",
                 induction("new"),
                 induction("even"),
-                opposite="the new heads have a lower induction score than a head that attends "
-                "evenly",
                 unit="",
                 over=OVER,
             ),
@@ -237,12 +231,10 @@ def _gain_section(styles: Mapping[str, _Style]) -> Section:
     )
     claims = tuple(
         difference(
-            f"asked {style.asked}, more facts are right after {style.counts[-1]} examples than "
-            "without",
+            f"asked {style.asked}, [more|fewer] facts are right after {style.counts[-1]} "
+            "examples than without",
             style.by_count("right", style.counts[-1]),
             style.by_count("right", 0),
-            opposite=f"asked {style.asked}, fewer facts are right after {style.counts[-1]} "
-            "examples than without",
             scale=100,
             over=OVER,
         )
@@ -326,39 +318,26 @@ def _cost_table(style: _Style) -> Table:
         note="In brackets: 95 % intervals over facts, in the last row over relations. Grown heads: "
         "as many as are new, those whose score grew most. Circuit heads: as many others of the "
         "circuit with examples.",
-        percent=frozenset(LABELS.values()),
+        percent=set(LABELS.values()),
         digits={"new heads": 1},
         totals=("all",),
     )
 
 
 def _circuit_table(style: _Style) -> Table:
-    body = [
-        [
-            key,
-            ", ".join(heads["new"]) or "none",
-            heads["new_by_chance"],
-            ", ".join(heads["grown"]),
-            heads["jaccard"],
-            heads["floor"],
-            heads["node_jaccard"],
-            heads["node_floor"],
-        ]
-        for key, heads in style.heads.items()
-    ]
-    return Table(
+    return Table.of(
         f"circuits_{style.name}",
-        (
-            "relation",
-            "new heads",
-            "new by chance",
-            "heads that grew most",
-            "edges in common",
-            "two halves",
-            "nodes in common",
-            "two halves, nodes",
-        ),
-        body,
+        style.heads,
+        {
+            "relation": lambda name, _: name,
+            "new heads": lambda _, heads: ", ".join(heads["new"]) or "none",
+            "new by chance": lambda _, heads: heads["new_by_chance"],
+            "heads that grew most": lambda _, heads: ", ".join(heads["grown"]),
+            "edges in common": lambda _, heads: heads["jaccard"],
+            "two halves": lambda _, heads: heads["floor"],
+            "nodes in common": lambda _, heads: heads["node_jaccard"],
+            "two halves, nodes": lambda _, heads: heads["node_floor"],
+        },
         title="The circuit with examples beside the one without",
         note="In common: Jaccard index. Two halves: of two circuits without examples, each from "
         "one half of the facts: what a change of facts alone does.",

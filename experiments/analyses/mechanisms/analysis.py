@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from circuits.base.errors import PromptError
+from circuits.base.options import Options, option
 from circuits.facts.facts import fill
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair, encode_pairs
 from circuits.facts.questions import Answer, KnowledgeCheck, Question, make_pairs
@@ -26,14 +27,13 @@ from circuits.graph.noise import corrupted_subject
 from circuits.graph.overlap import jaccard, node_jaccard
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
+from experiments.analyses.engine.asking import last_logits
 from experiments.analyses.engine.base import Analysis, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
 from experiments.analyses.mechanisms.probes import Probe, ProbeSet, bases, probe_set
 from experiments.analyses.mechanisms.report import report
 from locate.discover import Search, random_circuits
 from locate.examples import Examples
-from locate.states.transplant import batches_of
 
 RELATIONS = (
     "country_capital",
@@ -51,7 +51,7 @@ FEWEST = 4
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options; see `kc run --list`."""
 
     relations: tuple[str, ...] = option(
@@ -59,11 +59,11 @@ class Config:
         "relations of the cloze, exact, paraphrase and negation probes",
         selects=True,
     )
-    facts: int = option(40, "questions a probe and relation at most")
-    pairs: int = option(12, "prompt pairs that find a circuit")
-    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
-    steps: int = option(5, "integration steps of EAP-IG")
-    random_circuits: int = option(20, "random circuits for the level of chance")
+    facts: int = option(40, "questions a probe and relation at most", low=1)
+    pairs: int = option(12, "prompt pairs that find a circuit", low=1)
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
+    steps: int = option(5, "integration steps of EAP-IG", low=1)
+    random_circuits: int = option(20, "random circuits for the level of chance", low=1)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _ask(
             usable.append((question, prompt))
         except PromptError:
             continue
-    logits = _last_logits(model, [prompt for _, prompt in usable], batch_size)
+    logits = last_logits(model, [prompt for _, prompt in usable], batch_size)
     for (question, prompt), row in zip(usable, logits, strict=True):
         text, answer = question.prompt, question.fact.object
         candidates = sorted({model.tokenizer.first_token(text, c) for c in asked.candidates})
@@ -174,14 +174,6 @@ def _ask(
             top = _whole_object(model, prompt, model.tokenizer.continuation(text, answer))
         chosen = candidates[int(row[candidates].argmax())] == token
         yield Reply(question, answer, model.tokenizer.token_string(best), top, chosen)
-
-
-@torch.no_grad()
-def _last_logits(model: Model, prompts: Sequence[Prompt], batch_size: int) -> list[torch.Tensor]:
-    found: dict[int, torch.Tensor] = {}
-    for rows, tokens in batches_of(model, prompts, batch_size):
-        found.update(zip(rows, model.last_logits(tokens).float().cpu(), strict=True))
-    return [found[row] for row in range(len(prompts))]
 
 
 @torch.no_grad()
@@ -209,7 +201,7 @@ def _ask_pairs(
                 usable.append((pair, prompt, tokens))
         except PromptError:
             continue
-    logits = _last_logits(model, [prompt for _, prompt, _ in usable], context.batch_size)
+    logits = last_logits(model, [prompt for _, prompt, _ in usable], context.batch_size)
     for (pair, _, (token, other)), row in zip(usable, logits, strict=True):
         best = int(row.argmax())
         said = model.tokenizer.token_string(best)

@@ -23,7 +23,7 @@ from enum import StrEnum
 
 from circuits.facts.facts import Fact, Relation
 from circuits.facts.pairs import PromptPair
-from circuits.facts.wordings import CHAINS, COMPARED, REVERSED, negated
+from circuits.facts.wordings import negated, wordings
 
 
 class Probe(StrEnum):
@@ -79,11 +79,11 @@ def bases(probe: Probe, relations: Mapping[str, Relation], chosen: Sequence[str]
     """What a probe can be asked about: relations, or names of chains."""
     match probe:
         case Probe.REVERSAL:
-            return [name for name in REVERSED if name in relations]
+            return [name for name in wordings().reversed if name in relations]
         case Probe.TWO_HOP | Probe.UNSEEN:
-            return [c.name for c in CHAINS if {c.first, c.second} <= set(relations)]
+            return [c.name for c in wordings().chains if {c.first, c.second} <= set(relations)]
         case Probe.COMPARISON:
-            return [name for name in COMPARED if name in relations]
+            return [name for name in wordings().compared if name in relations]
         case Probe.PARAPHRASE:
             return [name for name in chosen if relations[name].held_out]
         case Probe.NEGATION:
@@ -132,13 +132,13 @@ def _reversed(relation: Relation) -> ProbeSet:
         for value, subjects in owners.items()
         if len(subjects) == 1 and value != subjects[0]
     ]
-    asked = _asked(relation, facts, REVERSED[relation.name])
+    asked = _asked(relation, facts, wordings().reversed[relation.name])
     return ProbeSet(Probe.REVERSAL, relation.name, asked, relation.subjects())
 
 
 def _chained(probe: Probe, name: str, relations: Mapping[str, Relation]) -> ProbeSet:
     """Facts of a chain: the first relation's subject, the second relation's object."""
-    chain = next(each for each in CHAINS if each.name == name)
+    chain = next(each for each in wordings().chains if each.name == name)
     first, second = relations[chain.first], relations[chain.second]
     objects = {fact.subject: fact.object for fact in second.facts}
     facts = [
@@ -155,7 +155,7 @@ def _compared(relation: Relation, seed: int) -> ProbeSet:
 
     Clean and corrupted prompt differ in the object only, so that the right answer swaps.
     """
-    template = COMPARED[relation.name]
+    template = wordings().compared[relation.name]
     generator = random.Random(f"{seed}/{relation.name}/comparison")
     pairs: list[PromptPair] = []
     alternatives: dict[str, tuple[str, str]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,10 +129,9 @@ def _lead(groups: Mapping[str, Sequence[Part]]) -> str:
 
 def _beats_guess(probe: str, group: Sequence[Part]) -> Claim:
     return difference(
-        f"on {ASKED[probe]} the model does better than the best constant guess",
+        f"on {ASKED[probe]} the model does [better|worse] than the best constant guess",
         _rates(group, "right"),
         _guesses(group),
-        opposite=f"on {ASKED[probe]} the model does worse than the best constant guess",
         scale=100,
         over="chains" if "+" in group[0]["name"] else OVER,
     )
@@ -143,23 +142,18 @@ def _accuracy_claims(groups: Mapping[str, Sequence[Part]]) -> dict[str, Claim]:
 
 
 def _overlap_claims(groups: Mapping[str, Sequence[Part]]) -> list[Claim]:
-    claims = []
-    for probe, group in groups.items():
-        if probe == "cloze" or len(_with_circuit(group)) < 2:
-            continue
-        claims.append(
-            difference(
-                f"the circuit of {ASKED[probe]} shares less with that of plain recall than a "
-                "second discovery of plain recall does",
-                _shares(group, "again"),
-                _shares(group, "overlap"),
-                opposite=f"the circuit of {ASKED[probe]} shares more with that of plain recall "
-                "than a second discovery of plain recall does",
-                unit="of the edges",
-                over=OVER,
-            )
+    return [
+        difference(
+            f"the circuit of {ASKED[probe]} shares [less|more] with that of plain recall than a "
+            "second discovery of plain recall does",
+            _shares(group, "again"),
+            _shares(group, "overlap"),
+            unit="of the edges",
+            over=OVER,
         )
-    return claims
+        for probe, group in groups.items()
+        if probe != "cloze" and len(_with_circuit(group)) >= 2
+    ]
 
 
 def _circuit_text(groups: Mapping[str, Sequence[Part]]) -> str:
@@ -181,86 +175,62 @@ def _circuit_text(groups: Mapping[str, Sequence[Part]]) -> str:
 
 
 def _main_table(groups: Mapping[str, Sequence[Part]]) -> Table:
-    rows = []
-    for probe, group in groups.items():
-        rows.append(
-            [
-                group[0]["mechanism"],
-                probe,
-                len(group),
-                sum(part["n"] for part in group),
-                average(_rates(group, "right")),
-                average(_guesses(group)).value,
-                average(_rates(group, "top")),
-            ]
-        )
-    return Table(
+    shares = {
+        "right": lambda _, group: average(_rates(group, "right")),
+        "best constant guess": lambda _, group: average(_guesses(group)).value,
+        "top of all tokens": lambda _, group: average(_rates(group, "top")),
+    }
+    return Table.of(
         "accuracy",
-        (
-            "mechanism",
-            "probe",
-            "relations",
-            "questions",
-            "right",
-            "best constant guess",
-            "top of all tokens",
-        ),
-        rows,
+        groups,
+        {
+            "mechanism": lambda _, group: group[0]["mechanism"],
+            "probe": lambda probe, _: probe,
+            "relations": lambda _, group: len(group),
+            "questions": lambda _, group: sum(part["n"] for part in group),
+            **shares,
+        },
         title="Accuracy by probe",
         note=(
             "In brackets: 95 % intervals over relations or chains. A negation is right where "
             "another object is the best; there the last column says how often the true object is "
             "on top all the same."
         ),
-        percent=frozenset({"right", "best constant guess", "top of all tokens"}),
+        percent=set(shares),
     )
 
 
 def _example_table(groups: Mapping[str, Sequence[Part]]) -> Table:
-    rows = [
-        [probe, each["prompt"], each["answer"], each["said"].strip() or repr(each["said"])]
-        for probe, group in groups.items()
-        for each in [group[0]["example"]]
-    ]
-    return Table(
+    return Table.of(
         "examples",
-        ("probe", "first question", "answer", "the model's first token"),
-        rows,
+        {probe: group[0]["example"] for probe, group in groups.items()},
+        {
+            "probe": lambda probe, _: probe,
+            "first question": lambda _, each: each["prompt"],
+            "answer": lambda _, each: each["answer"],
+            "the model's first token": lambda _, each: each["said"].strip() or repr(each["said"]),
+        },
         title="One question of each probe",
         long=True,
     )
 
 
 def _circuit_table(groups: Mapping[str, Sequence[Part]]) -> Table:
-    rows = []
-    for probe, group in groups.items():
-        if not _with_circuit(group):
-            continue
-        rows.append(
-            [
-                probe,
-                len(_with_circuit(group)),
-                average(_shares(group, "overlap")),
-                average(_shares(group, "again")),
-                average(_shares(group, "chance")),
-                average(_shares(group, "overlap", "nodes")),
-                average(_carried(group, "carried")),
-                average(_carried(group, "carried_random")),
-            ]
-        )
-    return Table(
+    return Table.of(
         "overlap",
-        (
-            "probe",
-            "circuits",
-            "edges shared",
-            "second discovery",
-            "random circuits",
-            "nodes shared",
-            "carried by plain recall",
-            "carried by random circuits",
-        ),
-        rows,
+        {probe: found for probe, group in groups.items() if (found := _with_circuit(group))},
+        {
+            "probe": lambda probe, _: probe,
+            "circuits": lambda _, group: len(group),
+            "edges shared": lambda _, group: average(_shares(group, "overlap")),
+            "second discovery": lambda _, group: average(_shares(group, "again")),
+            "random circuits": lambda _, group: average(_shares(group, "chance")),
+            "nodes shared": lambda _, group: average(_shares(group, "overlap", "nodes")),
+            "carried by plain recall": lambda _, group: average(_carried(group, "carried")),
+            "carried by random circuits": lambda _, group: average(
+                _carried(group, "carried_random")
+            ),
+        },
         title="Circuits of the probes beside the circuit of plain recall",
         note="Shared: Jaccard index. In brackets: 95 % intervals over relations or chains.",
         default_digits=2,
@@ -268,39 +238,29 @@ def _circuit_table(groups: Mapping[str, Sequence[Part]]) -> Table:
 
 
 def _unit_table(parts: Mapping[str, Part]) -> Table:
-    rows = []
-    for part in parts.values():
-        circuit = part.get("circuit")
-        rows.append(
-            [
-                part["probe"],
-                part["name"],
-                part["n"],
-                float(np.mean(part["right"])),
-                number(part["guess"]),
-                float(np.mean(part["top"])),
-                number(circuit["overlap"]["edges"]) if circuit else None,
-                number(circuit["again"]["edges"]) if circuit else None,
-                interval(circuit["carried"]) if circuit else None,
-            ]
-        )
-    return Table(
+    def of_circuit(read: Callable[[Any], Any]) -> Callable[[Part], Any]:
+        return lambda part: read(part["circuit"]) if part.get("circuit") else None
+
+    shares = {
+        "right": lambda part: float(np.mean(part["right"])),
+        "best constant guess": lambda part: number(part["guess"]),
+        "top of all tokens": lambda part: float(np.mean(part["top"])),
+    }
+    return Table.of(
         "units",
-        (
-            "probe",
-            "relation or chain",
-            "questions",
-            "right",
-            "best constant guess",
-            "top of all tokens",
-            "edges shared",
-            "second discovery",
-            "carried",
-        ),
-        rows,
+        parts.values(),
+        {
+            "probe": lambda part: part["probe"],
+            "relation or chain": lambda part: part["name"],
+            "questions": lambda part: part["n"],
+            **shares,
+            "edges shared": of_circuit(lambda found: number(found["overlap"]["edges"])),
+            "second discovery": of_circuit(lambda found: number(found["again"]["edges"])),
+            "carried": of_circuit(lambda found: interval(found["carried"])),
+        },
         title="Every probe and relation",
-        percent=frozenset({"right", "best constant guess", "top of all tokens"}),
-        digits={"right": 0, "best constant guess": 0, "top of all tokens": 0},
+        percent=set(shares),
+        digits=dict.fromkeys(shares, 0),
         default_digits=2,
         long=True,
     )

@@ -11,19 +11,19 @@ from operator import or_
 from typing import Any
 
 import numpy as np
-import torch
 
 from circuits.base.errors import PromptError
+from circuits.base.options import Options, option
 from circuits.facts.facts import Relation
 from circuits.facts.pairs import TokenPair
 from circuits.facts.questions import known_facts
-from circuits.facts.wordings import REVERSED
+from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.overlap import overlap
 from circuits.graph.select import random_circuit
+from experiments.analyses.engine.asking import last_logits
 from experiments.analyses.engine.base import Analysis, Part, SkipError
-from experiments.analyses.engine.config import option
 from experiments.analyses.engine.context import Context
 from experiments.analyses.multihop.prompts import (
     Chain,
@@ -39,7 +39,6 @@ from experiments.analyses.multihop.prompts import (
 from experiments.analyses.multihop.report import REVERSAL, report
 from locate.examples import Examples
 from locate.search import Search
-from locate.states.transplant import batches_of
 
 FEWEST = 6
 """Pairs that a circuit of a question needs at least."""
@@ -48,22 +47,24 @@ SHOWN_RANDOM = 5
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the analysis."""
 
     chains: tuple[str, ...] = option(
         (), "chains as `first > second`; none named: all", selects=True
     )
-    most: int = option(6, "chains drawn at random where none is named; 0: all", selects=True)
-    reversals: int = option(6, "relations also asked backwards, drawn at random", selects=True)
+    most: int = option(6, "chains drawn at random where none is named; 0: all", selects=True, low=0)
+    reversals: int = option(
+        6, "relations also asked backwards, drawn at random", selects=True, low=0
+    )
     forms: tuple[Form, ...] = option(
         (Form.NESTED, Form.FOLLOW, Form.WRITTEN), "nested, follow (by a pronoun), written out"
     )
-    pairs: int = option(16, "prompt pairs for a circuit")
-    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all")
-    steps: int = option(5, "integration steps of EAP-IG")
-    draws: int = option(20, "random circuits of the same size")
-    unrelated: int = option(5, "other relations whose circuits are held against the hops'")
+    pairs: int = option(16, "prompt pairs for a circuit", low=1)
+    edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
+    steps: int = option(5, "integration steps of EAP-IG", low=1)
+    draws: int = option(20, "random circuits of the same size", low=1)
+    unrelated: int = option(5, "other relations whose circuits are held against the hops'", low=0)
 
 
 def steps(context: Context, config: Config) -> Sequence[str]:
@@ -77,7 +78,7 @@ def steps(context: Context, config: Config) -> Sequence[str]:
         names = list(config.chains)
     elif config.most and len(names) > config.most:
         names = generator.sample(names, config.most)
-    backwards = [name for name in REVERSED if name in context.relations]
+    backwards = [name for name in wordings().reversed if name in context.relations]
     generator.shuffle(backwards)
     return [*names, *(f"{REVERSAL}{name}" for name in backwards[: config.reversals])]
 
@@ -163,14 +164,10 @@ class _Chained:
             "function": self._function(again, own, hops, unrelated),
         }
 
-    @torch.no_grad()
     def _answers(self, pairs: Sequence[TokenPair]) -> dict[str, Any]:
         """Which answers are right, and how often they would be by saying another fact's answer."""
-        said = np.empty(len(pairs), dtype=np.int64)
-        for rows, tokens in batches_of(
-            self.model, [pair.clean for pair in pairs], self.context.batch_size
-        ):
-            said[rows] = self.model.last_logits(tokens).float().argmax(-1).cpu().numpy()
+        prompts = [pair.clean for pair in pairs]
+        said = last_logits(self.model, prompts, self.context.batch_size).argmax(-1).numpy()
         answers = np.array([pair.answer for pair in pairs])
         same = said[:, None] == answers[None, :]
         chance = (same.sum() - same.trace()) / max(1, len(pairs) * (len(pairs) - 1))

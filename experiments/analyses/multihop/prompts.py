@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from circuits.base.errors import PromptError
-from circuits.edits.judge.counterfactuals import HOPS, takes_phrases
 from circuits.facts.facts import Relation, fill
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair
-from circuits.facts.wordings import REVERSED
+from circuits.facts.wordings import takes_phrases, wordings
 from circuits.model.model import Model
 
 
@@ -54,7 +53,7 @@ class TwoHops:
 
 def chains_of(relations: Mapping[str, Relation]) -> Iterator[Chain]:
     """All chains that can be put into one question and whose second subjects are known objects."""
-    for name, hop in HOPS.items():
+    for name, hop in wordings().phrases.items():
         if name not in relations:
             continue
         objects = set(relations[name].objects())
@@ -81,7 +80,7 @@ def wording(chain: Chain, form: Form, hops: TwoHops) -> str | None:
     if form is Form.NESTED:
         fitting = [each for each in second.templates if takes_phrases(each)]
         template = (fitting or list(second.templates))[0]
-        return fill(template, fill(HOPS[chain.first.name].phrase, hops.subject))
+        return fill(template, fill(wordings().phrases[chain.first.name].phrase, hops.subject))
     stated = f"{fill(chain.first.templates[0], hops.subject)} {hops.bridge}. "
     if form is Form.WRITTEN:
         return stated + fill(second.templates[0], hops.bridge)
@@ -120,7 +119,7 @@ def reversed_facts(relation: Relation) -> list[TwoHops]:
 
 def reversed_wording(relation: Relation, hops: TwoHops) -> str | None:
     """The question from the object back to the subject; None where the relation has none."""
-    template = REVERSED.get(relation.name)
+    template = wordings().reversed.get(relation.name)
     return None if template is None else fill(template, hops.subject)
 
 

@@ -111,64 +111,40 @@ class _Form:
 
     def answer_claims(self) -> tuple[Claim, ...]:
         """Whether the model answers the question at all."""
-        if not self.is_enough:
-            return ()
-        asked = (
-            f"asked {self.label}, the model answers two hops"
-            if self.name != BACKWARDS
-            else "asked backwards, the model answers"
-        )
-        return (
-            difference(
-                f"{asked} more often than by chance",
-                self.right,
-                self.chance,
-                opposite=f"{asked} less often than by chance",
-                scale=100,
-                over=self.over,
-            ),
-        )
+        hops = "" if self.name == BACKWARDS else " two hops"
+        what = f"asked {self.label}, the model answers{hops} [more|less] often than by chance"
+        return self._claimed(what, self.right, self.chance, scale=100)
 
     def overlap_claims(self) -> tuple[Claim, ...]:
         """Whether hops hold more of the circuit's edges than the controls do."""
-        if not self.is_enough:
-            return ()
-        what = "the relation's own circuit" if self.name == BACKWARDS else "the hops' circuits"
-        verb = "holds" if self.name == BACKWARDS else "hold"
-        return tuple(
-            difference(
-                f"asked {self.label}, {what} {verb} more of the question's edges than {other}",
-                self.shares("hops", "edges"),
-                self.shares(beside, "edges"),
-                opposite=f"asked {self.label}, {what} {verb} fewer of the question's edges than "
-                f"{other}",
-                scale=100,
-                over=self.over,
-            )
-            for beside, other in (
-                ("random", "random circuits of their size"),
-                ("unrelated", "circuits of unrelated relations"),
-            )
+        held = f"{self._hops('holds', 'hold')} [more|fewer] of the question's edges than"
+        what = f"asked {self.label}, {held}"
+        hops = self.shares("hops", "edges")
+        random, unrelated = (self.shares(beside, "edges") for beside in ("random", "unrelated"))
+        return (
+            *self._claimed(f"{what} random circuits of their size", hops, random, scale=100),
+            *self._claimed(f"{what} circuits of unrelated relations", hops, unrelated, scale=100),
         )
 
     def function_claims(self) -> tuple[Claim, ...]:
         """Whether hops alone answer more of the question than unrelated circuits do."""
-        if not self.is_enough:
-            return ()
-        what = "the relation's own circuit" if self.name == BACKWARDS else "the hops' circuits"
-        verb = "is" if self.name == BACKWARDS else "are"
-        return (
-            difference(
-                f"asked {self.label}, {what} {verb} more faithful to the question than circuits of "
-                "unrelated relations",
-                self.function("hops"),
-                self.function("unrelated"),
-                opposite=f"asked {self.label}, {what} {verb} less faithful to the question than "
-                "circuits of unrelated relations",
-                unit="",
-                over=self.over,
-            ),
+        return self._claimed(
+            f"asked {self.label}, {self._hops('is', 'are')} [more|less] faithful to the question "
+            "than circuits of unrelated relations",
+            self.function("hops"),
+            self.function("unrelated"),
+            unit="",
         )
+
+    def _hops(self, one: str, several: str) -> str:
+        """The hops' circuits with a verb."""
+        if self.name == BACKWARDS:
+            return f"the relation's own circuit {one}"
+        return f"the hops' circuits {several}"
+
+    def _claimed(self, what: str, *sides: np.ndarray, **options: Any) -> tuple[Claim, ...]:
+        """A claim, where there are questions enough for one."""
+        return (difference(what, *sides, over=self.over, **options),) if self.is_enough else ()
 
 
 # --- what the model answers ----------------------------------------------------------------------
@@ -226,7 +202,7 @@ def _answer_section(forms: Sequence[_Form]) -> Section:
         title="Right answers",
         note="In brackets: Wilson intervals over facts. Chance: an answer that is right for "
         "another fact of the chain.",
-        percent=frozenset({"right", "chance"}),
+        percent={"right", "chance"},
         digits={"right": 0, "chance": 0},
         long=len(body) > 12,
     )
@@ -274,7 +250,7 @@ def _overlap_section(forms: Sequence[_Form]) -> Section:
         title="How much of a question's circuit other circuits hold",
         note="Mean over chains (backwards: relations) with 95 % intervals. Yao et al. 2024 report "
         "71 % of the nodes and 49 % of the edges in GPT-2 medium, without such controls.",
-        percent=frozenset(BESIDE.values()),
+        percent=set(BESIDE.values()),
         digits=dict.fromkeys(BESIDE.values(), 0),
     )
     detail = Table(
@@ -292,7 +268,7 @@ def _overlap_section(forms: Sequence[_Form]) -> Section:
             for name, part in form.parts.items()
         ],
         title="Shares of edges by chain",
-        percent=frozenset({"first hop", "second hop", *BESIDE.values()}),
+        percent={"first hop", "second hop", *BESIDE.values()},
         digits=dict.fromkeys(("first hop", "second hop", *BESIDE.values()), 0),
         long=True,
     )

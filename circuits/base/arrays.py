@@ -191,14 +191,15 @@ def _layouts(header: Mapping[str, Any], n_data_bytes: int) -> dict[str, Layout]:
         try:
             layout = Layout(_NUMPY_OF[entry["dtype"]], tuple(entry["shape"]))
             begin, stop = entry["data_offsets"]
-            whole = all(type(number) is int and number >= 0 for number in (*layout.shape, begin))
+            numbers = (*layout.shape, begin, stop)
+            whole = all(type(number) is int and 0 <= number < 2**63 for number in numbers)
             if (
                 not whole
                 or len(layout.shape) > MAX_AXES
                 or stop - begin != math.prod(layout.shape) * layout.dtype.itemsize
             ):
                 raise ValueError
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise ContentError(f"tensor {name!r:.60} is of no known type or shape") from None
         layouts[name], end = layout, max(end, stop)
     if len(layouts) > MAX_TENSORS:
@@ -235,7 +236,9 @@ def _record(header: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
 
 def _parse(text: str | bytes, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ContentError(f"is damaged: {what}: {reason}") from None
@@ -255,6 +258,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text:.20} is no number that fits")
+    return number
 
 
 def _payload_hash(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:

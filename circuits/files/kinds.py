@@ -1,0 +1,201 @@
+"""The kinds of stored results: one row a kind says all that files, figures and the app need.
+
+Names of functions and classes are "module:name" and are imported when needed, so that the table
+itself needs none of the rooms above. `add_kind` adds a row for a class of your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from circuits.base.arrays import kind_of
+from circuits.base.choices import FigureKind
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.results import Result
+
+Named = str | Callable[..., Any]
+"""A function or class, or "module:name" of one."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of stored result.
+
+    `holds` is its class, `figures` its pictures on paper by what they show (the first is drawn
+    where none is named), `screen` its pictures on the screen, `view` the page of the app that
+    opens it. `graph` says that edges can be exported as a graph. `says` explains the picture and
+    `columns` names what the table of the page "rows" shows, by default everything.
+    """
+
+    name: str
+    holds: Named | None = None
+    figures: Mapping[str, Named] = field(default_factory=dict)
+    screen: tuple[Named, ...] = ()
+    view: str = "record"
+    label: str = ""
+    graph: bool = False
+    says: str = ""
+    columns: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """What a list calls it."""
+        return self.label or self.name
+
+
+def _kinds(*rows: Kind) -> dict[str, Kind]:
+    return {row.name: row for row in rows}
+
+
+KINDS: dict[str, Kind] = _kinds(
+    Kind(
+        "circuit",
+        "circuits.graph.circuit:Circuit",
+        {
+            FigureKind.CIRCUIT: "viz.paper.circuit:draw_circuit",
+            FigureKind.LAYERS: "viz.paper.layers:draw_layers",
+        },
+        ("viz.screen.circuit:circuit_figure",),
+        "circuit",
+        graph=True,
+    ),
+    Kind(
+        "comparison",
+        "circuits.graph.compare:Comparison",
+        {FigureKind.DIFFERENCE: "viz.paper.difference:draw_difference"},
+        ("viz.screen.difference:difference_figure",),
+        "difference",
+        graph=True,
+    ),
+    Kind(
+        "rewiring",
+        "locate.changes.rewiring:Rewiring",
+        {
+            FigureKind.DIFFERENCE: "viz.paper.difference:draw_difference",
+            FigureKind.OBJECTS: "viz.paper.lenses:draw_objects",
+        },
+        ("viz.screen.curves:followed_figure",),
+        "difference",
+        graph=True,
+    ),
+    Kind(
+        "trace",
+        "locate.states.tracing:Trace",
+        {FigureKind.TRACE: "viz.paper.curves:draw_trace"},
+        ("viz.screen.heat_maps:trace_figure",),
+        "trace",
+    ),
+    Kind(
+        "average trace",
+        "locate.states.trace_average:AverageTrace",
+        {FigureKind.TRACE: "viz.paper.curves:draw_average_trace"},
+        ("viz.screen.heat_maps:trace_figure",),
+        "trace",
+    ),
+    Kind(
+        "lens",
+        "locate.states.lens:LensResult",
+        {FigureKind.LENS: "viz.paper.lenses:draw_prompt_lens"},
+        ("viz.screen.curves:lens_figure",),
+        "lens",
+    ),
+    Kind(
+        "average lens",
+        "locate.states.lens_average:AverageLens",
+        {FigureKind.LENS: "viz.paper.lenses:draw_average_lens"},
+        ("viz.screen.curves:lens_figure",),
+        "lens",
+    ),
+    Kind(
+        "attribution",
+        "locate.states.lens:LogitAttribution",
+        screen=("viz.screen.curves:contributions_figure",),
+        view="rows",
+        says="What each source adds to the answer's logit over the foil's, directly.",
+    ),
+    Kind(
+        "faithfulness curves",
+        "circuits.graph.evaluate:FaithfulnessCurves",
+        {FigureKind.FAITHFULNESS: "viz.paper.curves:draw_faithfulness"},
+        ("viz.screen.curves:curve_figure",),
+        "rows",
+        label="curve",
+        says="0: nothing restored, 1: the whole model. Bands are 95 % bootstrap intervals.",
+    ),
+    Kind(
+        "roles",
+        "locate.heads.roles:RoleReport",
+        screen=("viz.screen.heads:roles_figure",),
+        view="rows",
+        says="Each head's share of all heads' work as a mover (across) and relation head (up).",
+        columns=("head", "role", "score", "written", "verdict"),
+    ),
+    Kind(
+        "heads on prompts",
+        "locate.heads.prompt_heads:HeadsOnPrompts",
+        {
+            FigureKind.ATTENTION: "viz.paper.heads:draw_attention",
+            FigureKind.TOKENS: "viz.paper.heads:draw_written",
+        },
+        ("viz.screen.heads:attention_figure", "viz.screen.heads:written_figure"),
+        "rows",
+        says="Bars: value-weighted attention from the last token; below, the tokens heads write.",
+    ),
+    Kind("weight-delta", "circuits.edits.edit:WeightDelta", label="edit"),
+    Kind("second-moments", "circuits.edits.parts.moments:Moments", label="second moments"),
+)
+OTHER = Kind("other", label="file")
+DAMAGED = Kind("damaged")
+
+
+def add_kind(
+    holds: type[Result],
+    *,
+    screen: Callable[..., Any] | None = None,
+    paper: Callable[..., Any] | None = None,
+    label: str = "",
+) -> Kind:
+    """Have files of a class of your own opened, listed, shown and drawn like all others.
+
+    `screen(result)` gives a plotly figure, `paper(result, path)` writes a file. OptionError where
+    another class has the kind already.
+    """
+    name = holds.KIND
+    if name in KINDS and named(KINDS[name].holds) is not holds:
+        raise OptionError(f"there is a kind {name!r} already; choose another KIND")
+    figures = {} if paper is None else {name.replace(" ", "-"): paper}
+    KINDS[name] = Kind(name, holds, figures, () if screen is None else (screen,), "rows", label)
+    return KINDS[name]
+
+
+def find_kind(name: str) -> Kind:
+    """The row of a kind by its name; `OTHER` for one that is not in the table."""
+    return KINDS.get(name, OTHER)
+
+
+def kind_of_result(result: Any) -> Kind:
+    """The row of a result; OptionError where its class is not in the table."""
+    kind = find_kind(getattr(type(result), "KIND", ""))
+    if kind is OTHER:
+        raise OptionError(f"a {type(result).__name__} is no stored kind of result")
+    return kind
+
+
+def named(target: Named | None) -> Any:
+    """What "module:name" names, imported now; a function or class is itself."""
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+def open_result(path: str | Path) -> Any:
+    """The result in a file, whatever its kind; FileFormatError names the file and the reason."""
+    kind = find_kind(kind_of(path))
+    if kind.holds is None:
+        raise FileFormatError(path, f"holds a {kind_of(path)!r:.60}, which no class reads")
+    return named(kind.holds).load(path)

@@ -1,0 +1,20 @@
+"""Methods as papers write them."""
+
+from __future__ import annotations
+
+_NAMES = {
+    "rome": "ROME",
+    "memit": "MEMIT",
+    "ft": "FT-M",
+    "ft-l": "FT-L",
+    "alphaedit": "AlphaEdit",
+    "ga": "GA",
+    "ga-gd": "GA+GD",
+    "ga-kl": "GA+KL",
+    "memflex": "MemFlex",
+}
+
+
+def named(method: str) -> str:
+    """A method of editing or unlearning in words; its own name where papers have none."""
+    return _NAMES.get(method, method)

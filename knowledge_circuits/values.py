@@ -1,0 +1,54 @@
+"""What callers of the door may hand in for a circuit, an edit or a set of texts, as that value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from circuits.base.errors import OptionError
+from circuits.edits.edit import WeightDelta
+from circuits.graph.circuit import Circuit
+
+
+def is_path(value: Any) -> bool:
+    """Whether this names a file."""
+    return isinstance(value, str | Path) and Path(value).suffix != ""
+
+
+def circuit_of(value: Any) -> Circuit:
+    """A circuit, a discovery's, or a file's."""
+    from locate.evaluate import read_circuit
+
+    if isinstance(value, Circuit):
+        return value
+    found = getattr(value, "circuit", None)
+    if isinstance(found, Circuit):
+        return found
+    if isinstance(value, str | Path):
+        return read_circuit(Path(value))
+    raise OptionError(f"a {type(value).__name__} is no circuit and holds none")
+
+
+def delta_of(value: Any) -> WeightDelta:
+    """An edit's change of weights, or a file's."""
+    if isinstance(value, str | Path):
+        return WeightDelta.load(value)
+    found = value if isinstance(value, WeightDelta) else getattr(value, "delta", None)
+    if not isinstance(found, WeightDelta):
+        raise OptionError(f"a {type(value).__name__} holds no change of weights to compare")
+    return found
+
+
+def texts_of(value: Any) -> list[Any]:
+    """Examples of a list of texts or records, or of a file."""
+    from circuits.edits.parts.examples import Example, read_examples
+
+    if isinstance(value, str | Path):
+        return read_examples(value)
+    made = []
+    for each in value:
+        if isinstance(each, dict):
+            text = str(each.get("prompt", each.get("text", "")))
+            each = Example(text, each.get("answer"))
+        made.append(Example(each) if isinstance(each, str) else each)
+    return made

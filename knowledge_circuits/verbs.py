@@ -1,0 +1,396 @@
+"""The verbs of the door: what a caller names becomes values, and the rooms below do the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from circuits.base.display import Shown
+from circuits.base.errors import OptionError
+from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.methods.registry import EditOutcome
+from circuits.facts.facts import Relation, atlas
+from circuits.graph.circuit import Circuit
+from circuits.graph.compare import Comparison
+from circuits.model.model import Model
+from knowledge_circuits.options import split, takes
+from knowledge_circuits.values import circuit_of, delta_of, is_path, texts_of
+from locate.changes.rewiring import Rewiring
+from locate.discovery import Discovery
+from locate.edited import Edited
+from locate.evaluate import StoredEvaluation
+from locate.heads.roles import RoleReport
+from locate.options import Editing, Evaluating, Judging, Source, Tracing, Unlearning
+from locate.search import Search
+from locate.states.lens import LensResult
+from locate.states.lens_average import AverageLens
+from locate.states.trace_average import AverageTrace
+from locate.states.tracing import Trace
+
+
+def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
+    """A model: one that ships (`models`), a Hugging Face folder, or a name on the hub.
+
+    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32 or bf16.
+
+    >>> model = load("facts-gpt2", device="cpu")
+    >>> model.ask("The capital of France is", k=1).tokens
+    (' Paris',)
+    """
+    from circuits.model.model import load as load_model
+
+    return load_model(name, device, dtype)
+
+
+def models() -> list[str]:
+    """Names of the models that ship with the project.
+
+    >>> "facts-gpt2" in models()
+    True
+    """
+    from circuits.model.loading import embedded_models
+
+    return list(embedded_models())
+
+
+def relations() -> list[str]:
+    """Names of the relations that ship with the project; `relation(name)` gives one.
+
+    >>> "country_capital" in relations()
+    True
+    """
+    return list(atlas())
+
+
+def facts(path: str | Path) -> list[Relation]:
+    r"""The relations of a file, a folder or a data set on the hub, with their facts.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "capitals.csv"
+    >>> _ = path.write_text("subject,object,prompt\nFrance,Paris,The capital of {} is\n")
+    >>> facts(path)[0].facts[0].object
+    'Paris'
+    """
+    from circuits.facts.loaders import load_facts
+
+    return load_facts(path)
+
+
+@takes(Source, Search, roles=True)
+def discover(model: Model | str, what: Any, **options: Any) -> Discovery:
+    """Find the circuit that recalls something, and measure how well it does.
+
+    `what` is a relation's name, a Relation, a list of facts or of prompt pairs, or the path of a
+    file of either. At most 32 pairs a side are made of facts, unless `n_pairs` says otherwise. Half
+    of the subjects find the circuit, the others test it.
+
+    >>> found = discover("facts-gpt2", "country_capital", n_pairs=6, resamples=20, roles=False)
+    >>> found.scores["a6.h1->logits"] > 1
+    True
+    >>> found.faithfulness.value > 0.8
+    True
+    """
+    from locate.asked import examples_of
+    from locate.discover import discover as find
+
+    source, (search,) = split({"roles": True, **options}, Source, Search)
+    loaded = _model(model)
+    return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
+
+
+@takes(Source, Evaluating)
+def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> StoredEvaluation:
+    """Measure a circuit (or a discovery's, or a file's) on pairs about `what`.
+
+    Metric and ablation are those that the circuit was found with, unless given.
+
+    >>> model = load("facts-gpt2", device="cpu")
+    >>> found = discover(model, "country_capital", n_pairs=6, resamples=0, roles=False)
+    >>> evaluate(model, found, "country_language", n_pairs=6).faithfulness.value > 0.5
+    True
+    """
+    from locate.asked import examples_of
+    from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches
+
+    source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Evaluating)
+    stored = circuit_of(circuit)
+    source["bos"] = bos_of(stored, source.get("bos"), chosen.allow_mismatch)
+    loaded = _model(model)
+    stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
+    warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
+    examples = examples_of(loaded, what, chosen.batch_size, **source)
+    return evaluate_stored(loaded, stored, examples, chosen, warnings)
+
+
+@takes(Tracing, Source)
+def trace(
+    model: Model | str,
+    what: Any,
+    subject: str | None = None,
+    answer: str | None = None,
+    **options: Any,
+) -> Trace | AverageTrace:
+    """Where a fact passes: which state, restored, brings the answer back after noise.
+
+    `what` is a prompt, with its `subject` and `answer`; or what `discover` takes, for the average
+    over facts.
+
+    >>> found = trace("facts-gpt2", "The capital of France is", "France", "Paris", samples=2)
+    >>> found.p_clean > 0.9
+    True
+    """
+    from circuits.base.choices import TraceKind
+    from locate.states.trace_average import trace_facts
+    from locate.states.tracing import trace as trace_prompt
+    from locate.states.tracing import usual_window
+
+    source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Tracing)
+    loaded = _model(model)
+    settings: dict[str, Any] = {
+        "kinds": chosen.kinds or tuple(TraceKind),
+        "window": chosen.window or usual_window(loaded.n_layers),
+        "noise": chosen.noise,
+        "samples": chosen.samples,
+        "seed": chosen.seed,
+    }
+    if subject is None and answer is None:
+        examples = _examples(loaded, what, {"known_only": True, **source})
+        return trace_facts(loaded, examples.pairs, **settings)
+    if subject is None or answer is None:
+        raise OptionError("a prompt needs `subject` and `answer`")
+    return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
+
+
+@takes(Source)
+def lens(
+    model: Model | str,
+    what: Any,
+    answer: str | None = None,
+    subject: str | None = None,
+    foil: str | None = None,
+    **options: Any,
+) -> LensResult | AverageLens:
+    """What the model would say after every layer: rank and probability of the answer.
+
+    `what` is a prompt, with its `answer`; or what `discover` takes, for the average over facts.
+
+    >>> found = lens("facts-gpt2", "The capital of France is", answer="Paris")
+    >>> int(found.rank[-1, 0, 0])
+    0
+    """
+    from locate.states.lens import lens_positions, logit_lens
+    from locate.states.lens_average import average_lens
+
+    source, _ = split({"hold_out": 0.0, **options}, Source)
+    loaded = _model(model)
+    if answer is None:
+        if subject is not None or foil is not None:
+            raise OptionError("a prompt needs `answer`")
+        return average_lens(loaded, _examples(loaded, what, source).pairs)
+    encoded = loaded.tokenizer.encode(what, source.get("bos"))
+    words = {"answer": answer, "foil": foil, "subject": subject}
+    followed = {
+        label: loaded.tokenizer.first_token(what, word)
+        for label, word in words.items()
+        if word is not None
+    }
+    return logit_lens(loaded, encoded, followed, lens_positions(encoded, subject))
+
+
+@takes(Source)
+def roles(
+    model: Model | str, what: Any, circuit: Any = None, ablation: str = "zero", **options: Any
+) -> RoleReport:
+    """Which heads move the answer from the subject, and which say what is asked for.
+
+    With a `circuit` only its heads are reported. Labels are checked by `ablation`.
+
+    >>> report = roles("facts-gpt2", "country_capital", n_pairs=8)
+    >>> report.roles["a6.h1"]
+    'mover'
+    """
+    from circuits.base.choices import Ablation
+    from locate.heads.roles import head_roles
+
+    source, _ = split({"hold_out": 0.0, **options}, Source)
+    loaded = _model(model)
+    return head_roles(
+        loaded,
+        _examples(loaded, what, source).pairs,
+        circuit=None if circuit is None else circuit_of(circuit),
+        ablation=Ablation.of(ablation),
+        seed=source.get("seed", 0),
+    )
+
+
+@takes(Editing, Judging)
+def edit(
+    model: Model | str,
+    what: Any,
+    subject: str | None = None,
+    target: str | None = None,
+    ground_truth: str | None = None,
+    relation: str | None = None,
+    **options: Any,
+) -> Edited:
+    """Change what a model knows, and judge what that did; the model itself stays as it is.
+
+    `what` is a prompt, with its `subject` and `target`; or an EditRequest, several, or the path of
+    a file of them. `with edited.applied():` the model has the change.
+
+    >>> model = load("facts-gpt2", device="cpu")
+    >>> edited = edit(model, "The capital of {} is", subject="France", target="Rome")
+    >>> with edited.applied():
+    ...     model.ask("The capital of France is", k=1).tokens
+    (' Rome',)
+    """
+    from circuits.edits.requests import read_requests, slotted
+    from locate.edited import edit_facts
+
+    _, (editing, judging) = split(options, Editing, Judging)
+    if subject is not None and target is not None:
+        template = slotted(what, subject)
+        requests: Sequence[EditRequest] = [
+            EditRequest(template, subject, target, ground_truth, relation)
+        ]
+    elif isinstance(what, EditRequest):
+        requests = [what]
+    elif isinstance(what, list | tuple):
+        requests = what
+    elif subject is None and target is None and is_path(what):
+        requests = read_requests(what).requests
+    else:
+        raise OptionError("a prompt needs `subject` and `target`")
+    return edit_facts(_model(model), requests, editing, judging)
+
+
+@takes(Unlearning)
+def unlearn(
+    model: Model | str, forget: Any, retain: Any, held_out: Any = (), **options: Any
+) -> EditOutcome:
+    """Forget a set of texts or facts while keeping another; the outcome's `delta` is the change.
+
+    A set is a list of texts, of dictionaries with `prompt` and `answer`, or the path of a file.
+
+    >>> done = unlearn("facts-gpt2", ["The capital of France is Paris"],
+    ...                ["The capital of Italy is Rome"], method="ga-gd", layers="2")
+    >>> done.method
+    'ga-gd'
+    """
+    from circuits.edits.methods.unlearn import unlearn as forget_set
+    from locate.edit import parse_layers
+
+    _, (chosen,) = split(options, Unlearning)
+    return forget_set(
+        _model(model),
+        texts_of(forget),
+        texts_of(retain),
+        chosen.method,
+        layers=parse_layers(chosen.layers),
+        settings=chosen.settings or {},
+        held_out=texts_of(held_out),
+        seed=chosen.seed,
+    )
+
+
+@takes(Search, Source, roles=True)
+def compare(
+    first: Any, second: Any, what: Any = None, draws: int = 20, **options: Any
+) -> Comparison | Rewiring:
+    """Two circuits side by side, or a model's circuit before and after an edit.
+
+    `first` and `second` are circuits (discoveries, files), or a model and an edit of it; then
+    `what` says what to ask about, by default the edited facts.
+
+    >>> model = load("facts-gpt2", device="cpu")
+    >>> few = {"n_pairs": 6, "resamples": 0, "roles": False}
+    >>> left, right = (discover(model, name, **few)
+    ...                for name in ("country_capital", "country_language"))
+    >>> 0 < compare(left, right).jaccard < 1
+    True
+    """
+    from circuits.graph.compare import compare as compare_circuits
+    from locate.asked import examples_of
+    from locate.compare import PARTNERS, about_a_relation, about_the_edit, compare_edit
+
+    if not isinstance(second, Edited | EditOutcome | WeightDelta) and what is None:
+        if options or not (isinstance(first, Circuit | Discovery) or is_path(first)):
+            raise OptionError("give two circuits, or a model and an edit of it")
+        return compare_circuits(circuit_of(first), circuit_of(second))
+    usual = {"roles": True, "hold_out": 0.0, **options}
+    source, (search,) = split(usual, Source, Search)
+    loaded, delta = _model(first), delta_of(second)
+    if what is None:
+        asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
+    else:
+        asked = about_a_relation(examples_of(loaded, what, search.batch_size, **source))
+    return compare_edit(loaded, delta, asked, search, draws)
+
+
+def ask(model: Model | str, prompt: str, subject: str, answer: str) -> Any:
+    """One prompt: its circuit, what the model says, and says with parts switched off.
+
+    >>> asked = ask("facts-gpt2", "The capital of France is", "France", "Paris")
+    >>> asked.without("m2").probability < asked.answers.probability
+    True
+    """
+    from locate.ask import ask_model
+
+    return ask_model(_model(model), prompt, subject, answer)
+
+
+def open(path: str | Path) -> Any:
+    """Any stored result: a circuit, a comparison, a trace, an edit, ...
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> found = discover("facts-gpt2", "country_capital", n_pairs=4, resamples=0, roles=False)
+    >>> _ = save(found.circuit, folder / "capitals.kc.safetensors")
+    >>> open(folder / "capitals.kc.safetensors") == found.circuit
+    True
+    """
+    from circuits.files.kinds import open_result
+    from locate.evaluate import read_circuit
+
+    path = Path(path)
+    return read_circuit(path) if path.suffix.lower() == ".json" else open_result(path)
+
+
+def save(result: Any, path: str | Path) -> Any:
+    """Store a result: a discovery or edit as a folder, anything else as one file; see `open`.
+
+    >>> import tempfile
+    >>> found = lens("facts-gpt2", "The capital of France is", answer="Paris")
+    >>> save(found, Path(tempfile.mkdtemp()) / "lens.kc.safetensors")
+    """
+    if not hasattr(result, "save"):
+        raise OptionError(f"a {type(result).__name__} is no result that can be stored")
+    return result.save(path)
+
+
+def plot(result: Any, **options: Any) -> Any:
+    """The picture of a result, as a figure of plotly.
+
+    >>> found = lens("facts-gpt2", "The capital of France is", answer="Paris")
+    >>> type(plot(found)).__name__
+    'Figure'
+    """
+    if not isinstance(result, Shown) or not hasattr(result, "plot"):
+        raise OptionError(f"a {type(result).__name__} has no picture")
+    return result.plot(**options)
+
+
+def explore(result: Any, **options: Any) -> None:
+    """Open the app on a circuit, within a notebook: `explore(found)`."""
+    circuit_of(result).explore(**options)
+
+
+def _examples(model: Model, what: Any, source: dict[str, Any]) -> Any:
+    from locate.asked import examples_of
+
+    return examples_of(model, what, **source)
+
+
+def _model(model: Model | str) -> Model:
+    return load(model) if isinstance(model, str) else model

@@ -1,0 +1,96 @@
+"""Whatever a caller asks about, as prompt pairs: names, relations, facts, pairs, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from circuits.base.errors import OptionError
+from circuits.base.options import build
+from circuits.base.records import parse_json
+from circuits.facts.facts import Fact, Relation, atlas
+from circuits.facts.loaders import group_facts
+from circuits.facts.pairs import PromptPair, TokenPair, pair_from_record
+from circuits.model.model import Model
+from locate.examples import Examples, collect
+from locate.options import Source
+
+USUAL_LIMIT = 32
+"""Facts make at most so many pairs unless told otherwise; pairs count in full."""
+WAYS = (
+    "a relation's name, a Relation, a list of facts, of relations or of prompt pairs, or the path "
+    "of a file of facts or pairs"
+)
+
+
+def examples_of(model: Model, what: Any, batch_size: int = 32, **options: Any) -> Examples:
+    """Prompt pairs for a model about `what`; `options` are those of `Source`.
+
+    OptionError for what cannot be asked about, PromptError where no pairs can be made of it.
+    """
+    if isinstance(what, Examples):
+        return what
+    source, relations, pairs = _source(what, options)
+    if source.limit is None and source.pairs is None:
+        source = replace(source, limit=USUAL_LIMIT)
+    return collect(model, source, batch_size, relations=relations, pairs=pairs)
+
+
+Taken = tuple[Source, list[Relation] | None, list[PromptPair] | None]
+
+
+def _source(what: Any, options: Mapping[str, Any]) -> Taken:
+    """The source, and the relations or pairs themselves where they are at hand."""
+    if isinstance(what, Relation):
+        return build(Source, {**options, "relation": what.name}), [what], None
+    if isinstance(what, str | Path):
+        return build(Source, {**options, **_named(str(what))}), None, None
+    items = list(what) if isinstance(what, Sequence) else []
+    kinds = {type(item) for item in items}
+    if kinds and kinds <= {PromptPair, TokenPair, dict}:
+        found = [_pair(item, number) for number, item in enumerate(items, start=1)]
+        return build(Source, {**options, "pairs": Path(f"{len(found)} pairs")}), None, found
+    if kinds == {Fact}:
+        relations = [_worded(each) for each in group_facts(items, "given")]
+    elif kinds == {Relation}:
+        relations = items
+    else:
+        raise OptionError(f"nothing can be asked about {what!r:.60}; give {WAYS}")
+    name = relations[0].name if len(relations) == 1 else f"{len(relations)} relations"
+    return build(Source, {**options, "facts": name}), relations, None
+
+
+def _named(what: str) -> dict[str, Any]:
+    """A relation of the atlas, or a file of pairs or facts."""
+    path = Path(os.path.expanduser(what))
+    if what in atlas() or not (path.exists() or "/" in what or path.suffix):
+        return {"relation": what}
+    return {"pairs": path} if _holds_pairs(path) else {"facts": what}
+
+
+def _holds_pairs(path: Path) -> bool:
+    """Whether the first line of a JSONL file is a prompt pair."""
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = next((line for line in islice(file, 100) if line.strip()), "{}")
+    record = parse_json(first, path, 1)
+    return isinstance(record, dict) and "clean" in record
+
+
+def _pair(item: Any, number: int) -> PromptPair:
+    if isinstance(item, TokenPair):
+        return item.text
+    return pair_from_record(item, "pair", number) if isinstance(item, dict) else item
+
+
+def _worded(relation: Relation) -> Relation:
+    """Facts without a wording take the atlas's, where it knows their relation."""
+    known = atlas().get(relation.name)
+    if relation.templates or known is None:
+        return relation
+    return replace(known, facts=relation.facts)

@@ -1,0 +1,147 @@
+"""What became of a circuit: two stored ones side by side, or one model before and after an edit.
+
+1. *Ask*: pairs about the edited facts (the old object against the new one), or about a relation.
+2. *Find* both circuits on them, and hold them against each other (`locate.changes.rewiring`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from circuits.base.errors import OptionError
+from circuits.base.progress import Progress
+from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.effects.pairs import edit_pairs
+from circuits.edits.requests import slotted
+from circuits.facts.pairs import TokenPair
+from circuits.graph.circuit import Circuit
+from circuits.model.model import Model
+from locate.changes.rewiring import Rewiring, rewiring
+from locate.examples import Examples
+from locate.heads.roles import roles_if_any
+from locate.search import Search
+
+PARTNERS = 8
+"""Corrupted subjects for each edited fact."""
+N_PAIRS = 32
+"""Pairs of a relation."""
+DRAWS = 20
+"""Random edge sets in the causal check."""
+
+
+@dataclass(frozen=True)
+class BothSides:
+    """The pairs that a comparison is made on: before, after, and what they ask about."""
+
+    name: str
+    before: tuple[TokenPair, ...]
+    after: tuple[TokenPair, ...]
+    notes: tuple[str, ...] = ()
+
+
+def requests_of(delta: WeightDelta) -> list[EditRequest]:
+    """The requests that a delta, or each part of a sum of deltas, answers."""
+    return list(dict.fromkeys(_requests_in(delta.provenance)))
+
+
+def about_the_edit(
+    model: Model, delta: WeightDelta, partners: int = PARTNERS, seed: int = 0
+) -> BothSides:
+    """Pairs that ask for the edited facts: the old object against the new one."""
+    requests = requests_of(delta)
+    known = [each for each in requests if each.ground_truth is not None and each.relation]
+    if not known:
+        raise OptionError(
+            "the edit names no request with a relation of the atlas and a true object: name the "
+            "relation to compare on"
+        )
+    pairs = edit_pairs(model.tokenizer, known, partners=partners, seed=seed)
+    before, after = pairs.encode(model.tokenizer)
+    notes = [f"left out: {request.text!r}: {reason}" for request, reason in pairs.skipped]
+    if len(known) < len(requests):
+        notes.append(f"{len(requests) - len(known)} requests without relation left out")
+    return BothSides("the edited facts", tuple(before), tuple(after), tuple(notes))
+
+
+def about_a_relation(examples: Examples) -> BothSides:
+    """Pairs that ask for a relation's facts, edited or not."""
+    return BothSides(examples.name, examples.pairs, examples.pairs, examples.notes)
+
+
+def compare_edit(
+    model: Model,
+    delta: WeightDelta,
+    asked: BothSides,
+    search: Search,
+    draws: int = DRAWS,
+    progress: Progress | None = None,
+) -> Rewiring:
+    """What the edit did to the circuit behind the pairs.
+
+    The result and its circuits say what was asked (`relation`), and under `notes` what was left
+    out on the way.
+    """
+    notes, report = list(asked.notes), None
+    if search.roles:
+        report, reason = roles_if_any(model, asked.before, batch_size=search.batch_size)
+        notes += [] if report is not None else [f"no roles: {reason}"]
+    found = rewiring(
+        model,
+        delta,
+        asked.before,
+        asked.after,
+        selector=search.selected,
+        scoring=search,
+        roles={} if report is None else report.roles,
+        resamples=search.resamples,
+        draws=draws,
+        seed=search.seed,
+        batch_size=search.batch_size,
+        progress=progress,
+    )
+    return _told(found, {"relation": asked.name, "notes": notes})
+
+
+def foreign_weights(delta: WeightDelta, model: Model) -> str | None:
+    """A line where the edit was made for other weights than the model's; None where not."""
+    made_for = _weights_of(delta.provenance)
+    if made_for and model.provenance["weights_sha256"] not in made_for:
+        return f"the edit was made for other weights than those of {model.name!r}"
+    return None
+
+
+def _told(found: Rewiring, about: Mapping[str, Any]) -> Rewiring:
+    """The rewiring saying what it was asked about, and its circuits the relation."""
+
+    def told(circuit: Circuit) -> Circuit:
+        return replace(circuit, provenance={**circuit.provenance, "relation": about["relation"]})
+
+    sides = found.comparison
+    return replace(
+        found,
+        comparison=replace(sides, before=told(sides.before), after=told(sides.after)),
+        provenance={**found.provenance, **about},
+    )
+
+
+def _requests_in(provenance: Mapping[str, Any]) -> Iterator[EditRequest]:
+    for part in provenance.get("sum", ()):
+        yield from _requests_in(part)
+    for record in provenance.get("requests", ()):
+        target = record.get("target") or record.get("target_new")
+        names = ("ground_truth", "relation")
+        yield EditRequest(
+            slotted(record["prompt"], record["subject"]),
+            record["subject"],
+            target,
+            *(record.get(name) for name in names),
+        )
+
+
+def _weights_of(provenance: Any) -> set[str]:
+    if not isinstance(provenance, Mapping):
+        return set()
+    own = {str(provenance["weights_sha256"])} if "weights_sha256" in provenance else set()
+    return own.union(*(_weights_of(part) for part in provenance.get("sum", ())))

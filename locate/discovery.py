@@ -1,0 +1,238 @@
+"""A discovery: a circuit with all that was found out about it, its tables, its page, its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuits.base.choices import ExportFormat
+from circuits.base.display import Shown, Summary, drawn
+from circuits.base.origin import write_all
+from circuits.base.writing import atomic_write, save_json
+from circuits.facts.pairs import TokenPair
+from circuits.files.exchange import export_circuit, save_eap_ig
+from circuits.files.store import save_circuit
+from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.evaluate import BASELINE, Evaluation, FaithfulnessCurve, FaithfulnessCurves
+from locate.examples import Examples, as_jsonl
+from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
+from locate.heads.roles import RoleReport
+from locate.report import (
+    curve_summary,
+    edge_rows,
+    known_line,
+    markdown_table,
+    measure_rows,
+    measures,
+)
+from locate.search import Search
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Writers = dict[str, Callable[[Path], Any]]
+N_STRONGEST = 10
+OPTIONAL_FILES = (
+    "held_out.jsonl",
+    "curve.svg",
+    "curve.kc.safetensors",
+    "roles.json",
+    "heads.kc.safetensors",
+)
+"""What some discoveries write and others do not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Discovery(Shown):
+    """A circuit with all that was found out about it.
+
+    `evaluation` is on the pairs that found the circuit, `held_out` on pairs of other subjects,
+    where there are any. `stability` counts the kept edges by how often resamples keep them. `heads`
+    are the circuit's heads on a few prompts (`locate.heads.prompt_heads`).
+    """
+
+    model: str
+    search: Search
+    examples: Examples
+    circuit: Circuit
+    evaluation: Evaluation
+    held_out: Evaluation | None = None
+    stability: dict[str, int] = field(default_factory=dict)
+    curve: FaithfulnessCurve | None = None
+    random_curve: FaithfulnessCurve | None = None
+    roles: RoleReport | None = None
+    heads: tuple[PromptHeads, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def scores(self) -> EdgeScores:
+        """A score for every edge of the model, by name: `scores["a6.h1->logits"]`."""
+        assert self.circuit.scores is not None, "every search scores edges"
+        return self.circuit.scores
+
+    @property
+    def pairs(self) -> tuple[TokenPair, ...]:
+        """The prompt pairs that found the circuit; `examples.held_out` are those that tested it."""
+        return self.examples.pairs
+
+    @property
+    def faithfulness(self) -> Any:
+        """On other subjects where there are any, else on the pairs that found the circuit."""
+        return (self.held_out or self.evaluation).faithfulness
+
+    def sides(self) -> dict[str, Evaluation]:
+        """The evaluations by the name of their pairs."""
+        sides = {"pairs that found it": self.evaluation}
+        return sides | ({"other subjects": self.held_out} if self.held_out is not None else {})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a kept edge, strongest first: score, its interval, inclusion."""
+        return self.circuit.rows()
+
+    def summary(self) -> Summary:
+        """Size, what was asked, roles, and the measures on either side."""
+        whole = self.circuit.summary()
+        facts = {name: text for name, text in whole.facts.items() if name != "faithfulness"}
+        facts["facts"] = known_line(self.examples.counts)
+        if self.notes:
+            facts["note"] = "; ".join(self.notes)
+        header, rows = measure_rows(self.sides())
+        return Summary(
+            whole.title,
+            facts,
+            "means, and 95 % intervals over pairs",
+            ("measure", *header[1:]),
+            rows,
+        )
+
+    def plot(self, **options: Any) -> go.Figure:
+        """The circuit's picture; options as of `Circuit.plot`."""
+        return self.circuit.plot(**options)
+
+    def explore(self, **options: Any) -> None:
+        """Open the app on the circuit within a notebook; options as of `Circuit.explore`."""
+        self.circuit.explore(**options)
+
+    def save(self, folder: str | Path, full_json: bool = False) -> list[Path]:
+        """Write the circuit in all its forms, its pairs and its summary; returns the files' paths.
+
+        These are the files of `kc discover`, whole or not at all. `full_json` has all edges in
+        `circuit.json`, however many.
+        """
+        writers = self._writers(full_json)
+        paths = [Path(folder) / name for name in (*writers, "summary.md", "summary.json")]
+        record = self.as_dict(paths)
+        writers["summary.md"] = lambda path: atomic_write(path, self.page())
+        writers["summary.json"] = lambda path: save_json(record, path)
+        return write_all(Path(folder), writers, OPTIONAL_FILES)
+
+    def as_dict(self, files: Sequence[Path] = ()) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON values.
+
+        Measures at the top are those on the pairs that found the circuit; `held_out` has those on
+        pairs of other subjects, null where there are none.
+        """
+        circuit, search = self.circuit, self.search
+        selection = circuit.provenance.get("selection", {})
+        stability = {"resamples": search.resamples, **self.stability} if self.stability else None
+        curves = {"curve": self.curve, "random_curve": self.random_curve}
+        return {
+            "model": self.model,
+            **search.record(),
+            "relation": self.examples.name,
+            **measures(self.evaluation),
+            "edges": circuit.n_edges,
+            "edges_selected": selection.get("edges_selected"),
+            "edges_in_model": circuit.wiring.n_edges,
+            "nodes": self.evaluation.n_nodes,
+            "held_out": None if self.held_out is None else measures(self.held_out),
+            "facts": self.examples.counts,
+            "stability": stability,
+            **{name: each and curve_summary(each) for name, each in curves.items()},
+            "roles": dict(circuit.roles),
+            "strongest_edges": circuit.rows(N_STRONGEST),
+            "selection": selection,
+            "bos": self.examples.bos,
+            "seed": search.seed,
+            "provenance": dict(circuit.provenance),
+            "seconds": self.seconds,
+            "warnings": list(self.notes),
+            "files": [str(path) for path in files],
+        }
+
+    def page(self) -> str:
+        """The summary as Markdown, with what the numbers mean."""
+        circuit, search = self.circuit, self.search
+        scoring = ", ".join(f"{name} {value}" for name, value in search.record().items())
+        lines = [
+            f"# The circuit of {self.examples.name} in {self.model}",
+            "",
+            f"{circuit.n_edges} of {circuit.wiring.n_edges} edges between "
+            f"{self.evaluation.n_nodes} nodes; {circuit.wiring.describe()}. Found with {scoring}, "
+            f"seed {search.seed}.",
+            f"{known_line(self.examples.counts)}. Answers count by their first token.",
+            "",
+            *markdown_table(*measure_rows(self.sides())),
+            "",
+            "In brackets: 95 % bootstrap intervals over pairs. Faithfulness is 0 with no edge kept "
+            "and 1 for the whole model; random circuits have as many edges, connected.",
+            "",
+            "## Strongest edges",
+            "",
+            *markdown_table(*edge_rows(circuit, 20)),
+            "",
+            "A score estimates what the metric loses when the edge is corrupted: positive supports "
+            "the answer.",
+        ]
+        if self.stability:
+            counted = ", ".join(f"{count} {label}" for label, count in self.stability.items())
+            lines += [
+                "",
+                f"Of {search.resamples} resamples of the pairs, `inclusion` is the share whose "
+                f"circuit keeps the edge: {counted} (core: at least 95 %, noise: below 50 %).",
+            ]
+        if self.curve is not None:
+            lines += [
+                "",
+                f"CPR {self.curve.area}, CMD {self.curve.distance} over "
+                f"{len(self.curve.sizes)} sizes.",
+            ]
+        if circuit.roles:
+            named = (f"- {node}: {role}" for node, role in circuit.roles.items())
+            lines += ["", "## Roles of heads", "", *named]
+        for note in self.notes:
+            lines += ["", f"Note: {note}."]
+        return "\n".join(lines) + "\n"
+
+    def _writers(self, full_json: bool) -> Writers:
+        circuit, examples = self.circuit, self.examples
+        title = f"{examples.name} in {self.model}"
+        writers: Writers = {
+            "circuit.kc.safetensors": lambda path: save_circuit(circuit, path),
+            "circuit.json": lambda path: save_eap_ig(circuit, path, full=full_json),
+            "circuit.graphml": lambda path: export_circuit(circuit, path, ExportFormat.GRAPHML),
+            "circuit.svg": lambda path: drawn(circuit, path, title=title),
+            "pairs.jsonl": lambda path: atomic_write(path, as_jsonl(examples.pairs)),
+        }
+        if examples.held_out:
+            held_out = as_jsonl(examples.held_out)
+            writers["held_out.jsonl"] = lambda path: atomic_write(path, held_out)
+        if self.curve is not None:
+            curves = self._curves()
+            writers["curve.kc.safetensors"] = curves.save
+            writers["curve.svg"] = lambda path: drawn(curves, path, title=title)
+        if self.roles is not None:
+            roles = self.roles.as_dict()
+            writers["roles.json"] = lambda path: save_json(roles, path)
+        if self.heads:
+            writers["heads.kc.safetensors"] = HeadsOnPrompts(tuple(self.heads)).save
+        return writers
+
+    def _curves(self) -> FaithfulnessCurves:
+        """The curve by the name of its method, and that of random circuits."""
+        curves = {str(self.search.method): self.curve, BASELINE: self.random_curve}
+        known = {name: curve for name, curve in curves.items() if curve is not None}
+        return FaithfulnessCurves(known, self.circuit.provenance)

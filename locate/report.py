@@ -1,0 +1,134 @@
+"""Measures and edges as tables to read and as plain JSON values; numbers only, no decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from circuits.base.intervals import Interval
+from circuits.graph.circuit import Circuit, as_cell
+from circuits.graph.evaluate import Evaluation, FaithfulnessCurve
+
+Row = Sequence[str]
+N_STRONGEST = 10
+MEASURES = (
+    *("clean", "corrupted", "circuit"),
+    *("faithfulness", "completeness", "random_faithfulness"),
+)
+SMALL_DROP = 0.001
+"""An edge without which faithfulness loses less than this is called idle."""
+
+
+def number(value: float) -> float | None:
+    """For JSON: null where a number is undefined."""
+    return float(value) if np.isfinite(value) else None
+
+
+def measures(evaluation: Evaluation) -> dict[str, Any]:
+    """Means of the measures, and under `intervals` the same with their 95 % intervals."""
+    return {
+        "pairs": evaluation.n_pairs,
+        **{name: number(getattr(evaluation, name).value) for name in MEASURES},
+        "hit_at_10": {name: number(rate.value) for name, rate in evaluation.hit_at_10.items()},
+        "intervals": evaluation.as_dict(),
+    }
+
+
+def minimality(circuit: Circuit, drops: Float[np.ndarray, " kept_edge"]) -> dict[str, Any]:
+    """What faithfulness loses without each single kept edge, largest loss first.
+
+    `idle` counts edges without which it loses less than `SMALL_DROP`, or gains.
+    """
+    kept = list(circuit.edges())
+    order = np.argsort(-drops, kind="stable")
+    return {
+        "idle": int((drops < SMALL_DROP).sum()),
+        "below": SMALL_DROP,
+        "edges": [
+            {"edge": circuit.wiring.edge_name(kept[i]), "drop": number(float(drops[i]))}
+            for i in order
+        ],
+    }
+
+
+def curve_summary(curve: FaithfulnessCurve) -> dict[str, Any]:
+    """A faithfulness curve with CPR and CMD, the areas over it."""
+    return {
+        "edges": list(curve.sizes),
+        "fraction": list(curve.fractions),
+        "faithfulness": [point.as_dict() for point in curve.faithfulness],
+        "cpr": curve.area.as_dict(),
+        "cmd": curve.distance.as_dict(),
+    }
+
+
+def measure_rows(sides: Mapping[str, Evaluation]) -> tuple[Row, list[Row]]:
+    """A table of measures, one column a side."""
+
+    def row(label: str, read: Any) -> Row:
+        return (label, *(str(read(side)) for side in sides.values()))
+
+    def hits(name: str) -> Any:
+        return lambda side: side.hit_at_10.get(name, Interval(np.nan, np.nan, np.nan))
+
+    rows: list[Row] = [
+        row("pairs", lambda side: side.n_pairs),
+        row("metric, whole model", lambda side: side.clean),
+        row("metric, nothing kept", lambda side: side.corrupted),
+        row("metric, circuit", lambda side: side.circuit),
+        row("faithfulness", lambda side: side.faithfulness),
+        row("  random circuits", lambda side: side.random_faithfulness),
+        row("  all edges outside", lambda side: side.completeness),
+        row("Hit@10, whole model", hits("model")),
+        row("Hit@10, circuit", hits("circuit")),
+        row("Hit@10, random circuits", hits("random")),
+    ]
+    defined: list[Row] = [cells for cells in rows if set(cells[1:]) != {"undefined"}]
+    return ("", *sides), defined
+
+
+def measure_records(sides: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    """One record a measure and side: value and 95 % interval, None where undefined."""
+    return [
+        {"pairs": side, "measure": name, **each}
+        for side, evaluation in sides.items()
+        for name, each in _intervals(evaluation).items()
+    ]
+
+
+def _intervals(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
+    found = {name: getattr(evaluation, name).as_dict() for name in MEASURES}
+    hits = {f"hit_at_10_{name}": rate.as_dict() for name, rate in evaluation.hit_at_10.items()}
+    return found | hits
+
+
+def edge_rows(circuit: Circuit, n: int = N_STRONGEST) -> tuple[Row, list[Row]]:
+    """A table of the strongest edges."""
+    records = circuit.rows(n)
+    header = tuple(records[0]) if records else ("edge",)
+    return header, [tuple(map(as_cell, record.values())) for record in records]
+
+
+def known_line(counts: Mapping[str, Any]) -> str:
+    """How many of the facts the model knows, in one line."""
+    if "lines" in counts:
+        return f"{counts['known']} of {counts['lines']} pairs recalled by the model"
+    text = f"{counts['known']} of {counts['facts']} facts known to the model"
+    if counts["known"] is None:
+        text = f"{counts['facts']} facts, not asked whether the model knows them"
+    left_out = dict(counts["without_partner"])
+    if counts["cannot_be_asked"]:
+        left_out["cannot be asked"] = counts["cannot_be_asked"]
+    return text + "".join(f"; {count} left out: {reason}" for reason, count in left_out.items())
+
+
+def markdown_table(header: Row, rows: Sequence[Row]) -> list[str]:
+    """A table in Markdown; pipes in cells are escaped."""
+
+    def line(cells: Row) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(header), "|" + "---|" * len(header), *(line(row) for row in rows)]

@@ -1,0 +1,97 @@
+"""The study of many edits, on a tiny model; and the picture of a difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from circuits.base.choices import EditMethod
+from circuits.base.errors import OptionError
+from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.compare import compare
+from experiments.analyses.edit_study.analysis import ANALYSIS, Config, steps
+from experiments.analyses.edit_study.report import CONTROLS
+from experiments.analyses.engine.base import Run
+from experiments.analyses.engine.context import Context
+from experiments.analyses.engine.running import redraw, run_analysis
+from tests.tiny import byte_level_tokenizer, gpt2_hf
+from viz import theme
+from viz.paper.difference import draw_difference, edge_styles
+
+FEW = Config(methods=(EditMethod.FT_M,), edits=2, rewired=1, fluency_tokens=0)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    gpt2_hf().save_pretrained(folder)
+    byte_level_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def done(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Context]:
+    context = Context(tiny, tmp_path_factory.mktemp("study"))
+    return run_analysis(ANALYSIS, FEW, context), context
+
+
+def test_what_edits_move_is_told_in_shares_of_the_layers(done: tuple[Run, Context]):
+    run, _ = done
+    part = run.parts.values["ft"]
+    assert sum(part["status"].values()) == len(part["requests"]) == 2
+    assert part["rewiring"]["n"] == 1
+    tables = {table.name: table for table in run.report.tables}
+    by_layer = tables["layer_moved_share"]
+    assert [row[1] for row in by_layer.rows] == ["input", "0", "1", "2"]
+    assert sum(row[2].value for row in by_layer.rows) == pytest.approx(1)
+    assert [row[1] for row in tables["rewiring"].rows] == ["edit", "random", "same-keys"]
+    assert len(tables["requests"].rows) == 2
+
+
+def test_what_edits_rewire_is_claimed_beside_both_controls(done: tuple[Run, Context]):
+    run, _ = done
+    for beside in CONTROLS.values():
+        found = [claim for claim in run.report.claims if beside in claim.sentence]
+        assert [claim.n for claim in found] == [1, 1]  # heads switched, edges changed
+        assert all("too few to decide" in claim.sentence for claim in found)
+
+
+def test_a_study_is_computed_once(done: tuple[Run, Context], tiny: str):
+    run, context = done
+    again = run_analysis(ANALYSIS, FEW, Context(tiny, context.folder))
+    assert again.parts.reused == 1
+    assert again.report.lead == run.report.lead
+    assert redraw(ANALYSIS, context.folder).report.claims == run.report.claims
+
+
+def test_only_facts_of_the_atlas_have_what_judges_an_edit(tiny: str, tmp_path: Path):
+    with pytest.raises(OptionError, match="takes no others"):
+        steps(Context(tiny, tmp_path, facts="facts.jsonl"), FEW)
+
+
+def test_a_difference_is_drawn_by_what_became_of_each_edge(tmp_path: Path):
+    wiring = Wiring(2, 2, 2)
+    before = np.ones(wiring.n_edges)
+    after = before.copy()
+    after[0] = -1
+    kept = np.ones(wiring.n_edges, dtype=bool)
+    lost, gained = kept.copy(), kept.copy()
+    gained[1], lost[2] = False, False
+    comparison = compare(
+        Circuit(wiring, gained, EdgeScores(wiring, before)),
+        Circuit(wiring, lost, EdgeScores(wiring, after)),
+    )
+    styles = edge_styles(comparison, np.arange(4))
+    assert styles == [theme.FLIPPED, theme.GAINED, theme.LOST, theme.KEPT]
+    text = draw_difference(comparison, tmp_path / "difference.svg").read_text()
+    assert text.lstrip().startswith("<?xml")
+    unscored = compare(Circuit(wiring, gained), Circuit(wiring, lost))
+    assert draw_difference(unscored, tmp_path / "unscored.pdf").stat().st_size > 1000
+
+
+def test_what_became_of_an_edge_is_told_by_colour_and_by_line():
+    styles = (theme.KEPT, theme.GAINED, theme.LOST, theme.FLIPPED)
+    assert len({style.colour for style in styles}) == 4
+    assert len({style.dash for style in styles}) >= 3

@@ -1,0 +1,74 @@
+"""The study of unlearning: its sets do not overlap, and its scores are the model's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from circuits.base.choices import UnlearnMethod
+from circuits.base.intervals import bootstrap, mean
+from circuits.edits.parts.examples import Example, fact_examples
+from circuits.facts.facts import atlas
+from circuits.model.model import Model, load
+from experiments.analyses.engine.claims import Verdict
+from experiments.analyses.unlearning.analysis import Config, accuracy, draw, scores, unlearned
+from experiments.analyses.unlearning.report import (
+    FORGET,
+    RETAIN,
+    REWORDED,
+    SETS,
+    UNSEEN,
+    report,
+)
+
+Sets = dict[str, list[Example]]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load("facts-gpt2", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Sets:
+    relations = [atlas()[name] for name in ("country_capital", "animal_class", "verb_past")]
+    return draw(fact_examples(relations), relations, 3, 20, seed=0)
+
+
+def test_no_subject_stands_in_two_sets_and_other_wordings_are_of_the_facts_to_forget(drawn: Sets):
+    forget, reworded, retain, unseen = ({each.subject for each in drawn[name]} for name in SETS)
+    assert forget == reworded
+    assert forget.isdisjoint(retain | unseen)
+    assert retain.isdisjoint(unseen)
+    assert {each.text for each in drawn[FORGET]}.isdisjoint(each.text for each in drawn[REWORDED])
+    facts = {(each.relation, each.subject, each.answer) for each in drawn[FORGET]}
+    assert {(each.relation, each.subject, each.answer) for each in drawn[REWORDED]} == facts
+
+
+def test_unlearning_lowers_the_forget_set_and_leaves_the_model_as_it_was(model: Model, drawn: Sets):
+    before, kept = accuracy(model, drawn), scores(model, drawn[RETAIN])
+    after = unlearned(model, UnlearnMethod.GA_GD, drawn, seed=0)["after"]
+    assert after[FORGET] < 0.3 < 0.9 < before[FORGET]
+    assert after[RETAIN] > 0.9
+    assert set(after) == set(before) == set(SETS)
+    assert scores(model, drawn[RETAIN]) == kept
+
+
+def test_a_row_holds_the_means_over_the_draws_and_a_claim_its_control():
+    def part(after: float, unseen: float) -> dict[str, object]:
+        left = {**dict.fromkeys(SETS, after), RETAIN: 1.0, UNSEEN: unseen}
+        result = {"method": "ga", "status": "done", "after": left}
+        diverged = {"method": "ga-gd", "status": "diverged", "after": None}
+        return {"before": dict.fromkeys(SETS, 1.0), "methods": [result, diverged]}
+
+    after = [0.25, 0.75, 0.5, 0.25, 0.5]
+    found = report(Config(), {str(n): part(each, 0.9) for n, each in enumerate(after)})
+    unedited, row, empty = found.tables[0].rows
+    assert [cell.value for cell in unedited[1:5]] == [1.0] * 4
+    assert row[1] == bootstrap(mean, np.array(after), seed=0)
+    assert (row[0], row[-1]) == ("GA", "5 done")
+    assert (empty[0], empty[-1]) == ("GA+GD", "5 diverged")
+    kept, undefined = found.answer
+    assert kept.verdict is Verdict.SUPPORTED
+    assert kept.sentence.startswith("GA loses more of facts that it never saw than of the facts to")
+    assert undefined.verdict is Verdict.UNDEFINED
