@@ -15,7 +15,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench pictures screens notebooks edit-table serve browser clean
+.PHONY: help setup demo test check lint types bench pictures screens docs docs-serve notebooks edit-table serve browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,13 +45,19 @@ types: $(STAMP) ## static types
 check: lint types test ## what continuous integration runs: lint, format, types, tests
 
 bench: $(STAMP) ## measure speed and memory against plain passes
-	$(BIN)/kc bench
+	$(BIN)/python -m experiments.workshop.bench
 
 pictures: $(STAMP) ## draw the README's pictures again
 	$(BIN)/python -m experiments.workshop.pictures
 
 screens: $(STAMP) ## take the README's pictures of the app again (needs Chromium)
 	$(BIN)/python -m experiments.workshop.pictures --screens
+
+docs: $(STAMP) ## build the documentation into out/docs; a warning is an error
+	$(BIN)/zensical build --clean --strict
+
+docs-serve: docs ## the same, then show it on this machine
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory out/docs 8001
 
 notebooks: $(STAMP) ## write the notebooks as .ipynb into out/notebooks
 	mkdir -p out/notebooks
@@ -77,5 +83,5 @@ browser: ## install Chromium and its driver for the browser tests, where apt-get
 	else echo "install chromium and chromedriver with your system's package manager"; fi
 
 clean: ## remove the environment, results in out/ and caches
-	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

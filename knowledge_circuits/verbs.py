@@ -9,7 +9,7 @@ from typing import Any
 from circuits.base.display import Shown
 from circuits.base.errors import OptionError
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods.registry import EditOutcome
+from circuits.edits.methods.run import EditOutcome
 from circuits.facts.facts import Relation, atlas
 from circuits.graph.circuit import Circuit
 from circuits.graph.compare import Comparison
@@ -289,6 +289,7 @@ def unlearn(
         chosen.method,
         layers=parse_layers(chosen.layers),
         settings=chosen.settings or {},
+        bos=chosen.bos,
         held_out=texts_of(held_out),
         seed=chosen.seed,
     )

@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from circuits.base.choices import KeyValue
+from circuits.base.choices import EditStatus, KeyValue
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import build
 from circuits.base.progress import Progress, Stages, silent
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods.registry import EditMethod, EditStatus, edit
+from circuits.edits.methods.registry import EditMethod
+from circuits.edits.methods.run import edit
 from circuits.edits.requests import slotted
 from circuits.facts.facts import Fact, atlas, fill
 from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pair

@@ -12,22 +12,24 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from circuits.base.choices import Choice, EditMethod, EditStatus
+from circuits.base.choices import Choice, EditStatus
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.judge.success import Judge, RequestScore, norm_growth
 from circuits.edits.judge.table import SuccessTable, summarise
-from circuits.edits.methods.registry import EditOutcome, edit
+from circuits.edits.methods.registry import EditMethod
+from circuits.edits.methods.run import EditOutcome, edit
 from circuits.edits.parts.moments import Moments, find_moments
 from circuits.model.model import Model
 
 AUTO = "auto"
-EASYEDIT = "easyedit:"
+MOST_DRIFT = 100.0
+"""By how many times perplexity may rise; beyond that an edit made by itself has diverged."""
 
 
 class Mode(Choice):
@@ -43,13 +45,15 @@ class Editor:
     """One method with its choices. Second moments are those of the unedited model throughout."""
 
     model: Model
-    method: str
+    method: EditMethod | str
     layers: Sequence[int] | None = None
     moments: Moments | str | Path | None = None
     seed: int = 0
     cache: Path | None = None
-    hparams: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.method = EditMethod.of(self.method)
 
     def __call__(
         self,
@@ -58,18 +62,6 @@ class Editor:
         progress: Progress | None = None,
     ) -> EditOutcome:
         """The method's answer to the requests, on the model as it is."""
-        if self.method.startswith(EASYEDIT):
-            from circuits.edits.methods.easyedit import easyedit
-
-            name = self.method.removeprefix(EASYEDIT)
-            return easyedit(
-                self.model,
-                requests,
-                name,
-                hparams=self.hparams,
-                settings=self.settings,
-                seed=self.seed,
-            )
         outcome = edit(
             self.model,
             requests,
@@ -139,11 +131,7 @@ def _each(editor: Callable[..., EditOutcome], judge: Judge, progress: Progress |
     found = _Found()
     for index, request in enumerate(judge.requests):
         outcome = found.take(editor, [request])
-        if outcome.delta is not None:
-            with outcome.delta.applied(judge.model):
-                found.final += judge.score([index])
-                found.drifts.append(judge.drift())
-            found.growth.append(norm_growth(judge.model, outcome.delta))
+        found.judge_alone(outcome, judge, [index])
         if progress:
             progress(index + 1, len(judge.requests))
     return found.run(Mode.EACH, None)
@@ -154,12 +142,8 @@ def _together(
 ) -> EditRun:
     found = _Found()
     outcome = found.take(editor, judge.requests, progress=progress)
-    if outcome.delta is not None:
-        with outcome.delta.applied(judge.model):
-            found.final += judge.score()
-            found.drifts.append(judge.drift())
-        found.growth.append(norm_growth(judge.model, outcome.delta))
-    return found.run(Mode.TOGETHER, outcome.delta)
+    found.judge_alone(outcome, judge)
+    return found.run(Mode.TOGETHER, found.outcomes[-1].delta)
 
 
 def _sequential(
@@ -204,6 +188,28 @@ class _Found:
         self.seconds.append(time.perf_counter() - start)
         return self.outcomes[-1]
 
+    def judge_alone(
+        self, outcome: EditOutcome, judge: Judge, which: Sequence[int] | None = None
+    ) -> None:
+        """Score the latest edit; one that ruins the model has diverged, and has no score."""
+        if outcome.delta is None:
+            return
+        with outcome.delta.applied(judge.model):
+            drift = judge.drift()
+            scores = judge.score(which) if not drift > MOST_DRIFT else []
+        if not scores:
+            reason = (
+                f"perplexity on the text rose {drift:.4g} times; more than {MOST_DRIFT:g} counts "
+                "as diverged"
+            )
+            self.outcomes[-1] = replace(
+                outcome, delta=None, status=EditStatus.DIVERGED, reason=reason
+            )
+            return
+        self.final += scores
+        self.drifts.append(drift)
+        self.growth.append(norm_growth(judge.model, outcome.delta))
+
     def run(self, mode: Mode, delta: WeightDelta | None) -> EditRun:
         """The whole as a value."""
         notes = tuple(
@@ -225,19 +231,6 @@ class _Found:
 
 
 # --- choices -------------------------------------------------------------------------------------
-
-
-def check_method(method: str) -> str:
-    """The method's own name; OptionError where there is none of that name."""
-    if method.startswith(EASYEDIT):
-        if not method.removeprefix(EASYEDIT):
-            raise OptionError(f"`method` {method} names no method of EasyEdit, as easyedit:ROME")
-        return method
-    try:
-        return str(EditMethod(method))
-    except ValueError:
-        known = ", ".join([*EditMethod, f"{EASYEDIT}NAME"])
-        raise OptionError(f"no edit method {method!r}; there are {known}") from None
 
 
 def parse_layers(text: str | None) -> list[int] | None:
@@ -271,14 +264,14 @@ def chosen_layers(
     return [layer], evidence.describe()
 
 
-def mode_for(method: str, n_requests: int, sequential: bool | None) -> Mode:
+def mode_for(method: EditMethod | str, n_requests: int, sequential: bool | None) -> Mode:
     """One request: together. Several: as asked, else all at once where the method can.
 
-    ROME cannot, and makes single edits then.
+    A method that takes one request at a time makes single edits then.
     """
     if sequential is not None:
         return Mode.SEQUENTIAL if sequential else Mode.EACH
-    one_at_a_time = method in (EditMethod.ROME, EditMethod.ROME_ORIGINAL)
+    one_at_a_time = EditMethod.of(method).one_request
     return Mode.EACH if one_at_a_time and n_requests > 1 else Mode.TOGETHER
 
 

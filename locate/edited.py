@@ -23,13 +23,13 @@ from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.judge.counterfactuals import with_atlas_probes
 from circuits.edits.judge.success import Judge, RequestScore
 from circuits.edits.judge.table import SuccessTable, summarise
+from circuits.edits.methods.registry import EditMethod
 from circuits.edits.requests import as_dict, as_jsonl
+from circuits.edits.settings import as_mapping
 from circuits.model.model import Model
 from locate.edit import (
-    EASYEDIT,
     Editor,
     EditRun,
-    check_method,
     chosen_layers,
     mode_for,
     parse_layers,
@@ -207,26 +207,28 @@ def edit_facts(
     method = checked_method(editing)
     texts = texts_for_drift(judging.text)
     asked = [with_atlas_probes(request, editing.seed) for request in requests]
+    run_on = model.with_bos(judging.bos)
     with stages("questions"):
         judge = Judge(
-            model,
+            run_on,
             asked,
-            bos=judging.bos,
             batch_size=judging.batch_size,
             fluency_tokens=judging.fluency,
             texts=texts,
             seed=judging.seed,
         )
-    layers, evidence = chosen_layers(model, editing.layers, asked)
+    settings = dict(as_mapping(editing.settings))
+    if editing.hparams is not None:
+        settings["hparams"] = editing.hparams
+    layers, evidence = chosen_layers(run_on, editing.layers, asked)
     editor = Editor(
-        model,
+        run_on,
         method,
         layers,
         editing.moments,
         editing.seed,
         editing.cache,
-        editing.hparams,
-        editing.settings or {},
+        settings,
     )
     mode = mode_for(method, len(asked), editing.sequential)
     with stages("edits") as progress:
@@ -245,10 +247,10 @@ def edit_facts(
     )
 
 
-def checked_method(editing: Editing) -> str:
-    """The method's name; OptionError for a choice that does not fit, before a model is loaded."""
-    method = check_method(editing.method)
-    if editing.hparams is not None and not method.startswith(EASYEDIT):
+def checked_method(editing: Editing) -> EditMethod:
+    """The method; OptionError for a choice that does not fit, before a model is loaded."""
+    method = EditMethod.of(editing.method)
+    if editing.hparams is not None and not method.is_foreign:
         raise OptionError("`hparams` is EasyEdit's: it goes with `method` easyedit:NAME")
     parse_layers(editing.layers)
     return method
@@ -263,6 +265,7 @@ def score_record(score: RequestScore) -> dict[str, Any]:
         "probability": plain(list(score.probability)),
         "reply": list(score.reply),
         "fluency": plain(list(score.fluency)),
+        "entropy_to_end": plain(list(score.entropy_to_end)),
     }
 
 

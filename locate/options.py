@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from circuits.base.choices import Ablation, Corruption, Metric, Templates, TraceKind, UnlearnMethod
+from circuits.base.choices import (
+    Ablation,
+    Corruption,
+    Metric,
+    NoiseUnit,
+    Templates,
+    TraceKind,
+    UnlearnMethod,
+)
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, option
 
@@ -136,7 +144,10 @@ class Tracing(Options):
         low=1,
         high=10_000,
     )
-    noise: float = option(3.0, "In standard deviations of the embedding.", low=0.0, high=1e6)
+    noise: float = option(3.0, "In standard deviations of the embeddings.", low=0.0, high=1e6)
+    noise_unit: NoiseUnit = option(
+        NoiseUnit.MATRIX, "Of the whole embedding matrix, or of the subjects' embeddings."
+    )
     samples: int = option(10, "Draws of the noise.", low=1, high=100_000)
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
 
@@ -214,7 +225,9 @@ class Editing(Options):
 class Judging(Options):
     """How edits are judged: what is measured beside success, locality and portability."""
 
-    fluency: int = option(0, "Tokens to sample for fluency; 0: none.", low=0, high=2000)
+    fluency: int = option(
+        0, "Tokens of the text for fluency, prompt included; 0: none.", low=0, high=2000
+    )
     text: Path | None = option(
         None, "Text to follow perplexity on; default: the atlas's sentences."
     )
@@ -232,4 +245,5 @@ class Unlearning(Options):
     method: UnlearnMethod = option(UnlearnMethod.GA_GD, "How the set is unlearned.")
     layers: str | None = option(None, _LAYERS)
     settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
+    bos: bool | None = option(None, "Begin texts with the BOS token; default: the model's.")
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)

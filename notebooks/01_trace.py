@@ -24,16 +24,16 @@
 # `gpt2` or a folder of your own to ask the same of another model.
 
 # %%
+import knowledge_circuits as kc
 from circuits.facts.facts import relation
 from circuits.facts.pairs import encode_pairs
 from circuits.facts.questions import pairs_for
-from circuits.model.model import load
 from locate.states.lens import lens_positions, logit_lens
 from locate.states.lens_average import average_lens
 from locate.states.trace_average import trace_facts
 from locate.states.tracing import trace
 
-model = load("facts-gpt2", device="cpu")
+model = kc.load("facts-gpt2", device="cpu")
 
 # %% [markdown]
 # ## Does it know?

@@ -24,6 +24,7 @@
 # %%
 import numpy as np
 
+import knowledge_circuits as kc
 from circuits.base.choices import Selection
 from circuits.facts.facts import relation
 from circuits.facts.pairs import encode_pairs
@@ -31,11 +32,10 @@ from circuits.facts.questions import pairs_for
 from circuits.graph.evaluate import evaluate, faithfulness_curve, run_circuits
 from circuits.graph.resample import inclusion_frequency
 from circuits.graph.select import random_circuit, select, top_n
-from circuits.model.model import load
 from locate.edges.eap import attribute
 from viz.screen import layers_figure
 
-model = load("facts-gpt2", device="cpu")
+model = kc.load("facts-gpt2", device="cpu")
 
 # %% [markdown]
 # ## The question as pairs of prompts

@@ -20,19 +20,19 @@
 # Rome and looks.
 
 # %%
+import knowledge_circuits as kc
 from circuits.base.choices import Selection
 from circuits.edits.edit import EditRequest
 from circuits.edits.effects.pairs import edit_pairs
-from circuits.edits.methods.registry import edit
+from circuits.edits.methods.run import edit
 from circuits.facts.facts import relation
 from circuits.facts.pairs import encode_pairs
 from circuits.facts.questions import pairs_for
 from circuits.graph.select import select
-from circuits.model.model import load
 from locate.changes.rewiring import rewiring
 from locate.states.lens import logit_lens
 
-model = load("facts-gpt2", device="cpu")
+model = kc.load("facts-gpt2", device="cpu")
 
 # %% [markdown]
 # ## The edit

@@ -22,18 +22,18 @@
 # %%
 from dataclasses import replace
 
+import knowledge_circuits as kc
 from circuits.base.choices import Selection
 from circuits.facts.facts import relation
 from circuits.facts.pairs import encode_pairs
 from circuits.facts.questions import pairs_for
 from circuits.graph.select import select
-from circuits.model.model import load
 from locate.edges.eap import attribute
 from locate.heads.prompt_heads import read_prompt
 from locate.heads.roles import head_roles
 from viz.screen import layers_figure, written_figure
 
-model = load("facts-gpt2", device="cpu")
+model = kc.load("facts-gpt2", device="cpu")
 report = pairs_for(model, relation("country_capital"), n=24)
 pairs = encode_pairs(model.tokenizer, report.pairs)
 

@@ -27,9 +27,10 @@ from pathlib import Path
 import numpy as np
 from IPython.display import Markdown
 
+import knowledge_circuits as kc
 from circuits.base.plain import plain
 from circuits.facts.demonstrations import Style
-from circuits.facts.facts import atlas, relation
+from circuits.facts.facts import atlas
 from experiments.analyses.engine.claims import difference
 from experiments.analyses.engine.context import Context
 from experiments.analyses.hallucination.recall import find_cases, partners
@@ -51,7 +52,7 @@ model = context.model
 # two that it has never seen. A *case* is a fact that is wrong in one wording and right in another.
 
 # %%
-jobs = relation("person_occupation")
+jobs = kc.relation("person_occupation")
 wordings = (*jobs.templates[:3], *jobs.held_out)
 found = find_cases(model, jobs, wordings, 12, others=atlas().values())
 {"questions": found.questions, "wrong": found.wrong, "cases": len(found.cases)}
@@ -174,7 +175,7 @@ names = (
 )
 cases = {
     name: find_cases(model, asked, (asked.templates[0], *asked.held_out), 8, demonstrations=0)
-    for name, asked in ((name, relation(name)) for name in names)
+    for name, asked in ((name, kc.relation(name)) for name in names)
 }
 states = [repair_by_state(model, each, seed=0, batch_size=16) for each in cases.values()]
 repaired = {kind: np.mean([np.mean(each[kind], 0) for each in states], 0) for kind in states[0]}
@@ -228,7 +229,7 @@ blamed, verdict.sentence
 # currency; with examples before it, it is a question.
 
 # %%
-shots = shots_of(model, relation("country_continent"), "", Style.LIST, (0, 1, 2, 5), 16, seed=0)
+shots = shots_of(model, kc.relation("country_continent"), "", Style.LIST, (0, 1, 2, 5), 16, seed=0)
 shots[0][2].asked.text
 
 # %%

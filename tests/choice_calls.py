@@ -28,7 +28,7 @@ from tests.tiny import equal_length_pairs, tiny_model
 
 NONSENSE = "no-such-name"
 MADE = {
-    "circuits.edits.methods.registry:EditOutcome",
+    "circuits.edits.methods.run:EditOutcome",
     "locate.edit:EditRun",
     "locate.evaluate:StoredEvaluation",
     "locate.examples:Examples",
@@ -103,7 +103,7 @@ def edit_pairs(contrast: Any) -> Any:
 
 def edit(method: Any) -> Any:
     request = call("circuits.edits.edit:EditRequest")("The capital of {} is", "Peru", "Oslo")
-    return call("circuits.edits.methods.registry:edit")(model(), request, method, layers=[99])
+    return call("circuits.edits.methods.run:edit")(model(), request, method, layers=[99])
 
 
 def rewired(draw: Any) -> Any:
@@ -182,8 +182,11 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         "circuits.edits.effects.control:control"
     )(delta(), model(), 0, v).dense(model().mlp_output_name(0)),
     ("circuits.edits.effects.pairs:edit_pairs", "contrast"): edit_pairs,
-    ("circuits.edits.methods.registry:edit", "method"): edit,
+    ("circuits.edits.methods.run:edit", "method"): edit,
     ("circuits.edits.methods.unlearn:unlearn", "method"): unlearned,
+    ("circuits.edits.parts.value:ValueSettings", "kl_position"): lambda v: call(
+        "circuits.edits.parts.value:ValueSettings"
+    )(kl_position=v),
     ("circuits.edits.parts.examples:fact_examples", "templates"): lambda v: call(
         "circuits.edits.parts.examples:fact_examples"
     )(relation(), v),
@@ -261,6 +264,8 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ),
     ("locate.changes.restoration:restore_edges", "draw"): restored,
     ("locate.changes.rewiring:rewiring", "draw"): rewired,
+    ("locate.edit:Editor", "method"): lambda v: str(call("locate.edit:Editor")(model(), v).method),
+    ("locate.edit:mode_for", "method"): lambda v: call("locate.edit:mode_for")(v, 2, None),
     ("locate.edit:run_edits", "mode"): edits_run,
     **{
         (f"{OPTIONS}:{name}", option): lambda v, name=name, option=option: call(
@@ -275,6 +280,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         )
     },
     (f"{OPTIONS}:Tracing", "kinds"): lambda v: call(f"{OPTIONS}:Tracing")(kinds=[v]),
+    (f"{OPTIONS}:Tracing", "noise_unit"): lambda v: call(f"{OPTIONS}:Tracing")(noise_unit=v),
     ("locate.heads.role_checks:ablate_heads", "ablation"): lambda v: call(
         "locate.heads.role_checks:ablate_heads"
     )(model(), pairs(), [(0, 1)], ablation=v),
@@ -292,6 +298,19 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         selection=v, threshold=0.5 if str(v) == "threshold" else None
     ),
     ("locate.search:Search", "ranking"): lambda v: call("locate.search:Search")(ranking=v),
+    ("locate.states.tracing:noise_std", "unit"): lambda v: call("locate.states.tracing:noise_std")(
+        model(), v, ["Peru"]
+    ),
+    ("locate.states.tracing:trace", "noise_unit"): lambda v: (
+        call("locate.states.tracing:trace")(
+            model(), "The capital of Peru is", "Peru", "Lima", samples=2, noise_unit=v
+        ).p_corrupted
+    ),
+    ("locate.states.trace_average:trace_facts", "noise_unit"): lambda v: (
+        call("locate.states.trace_average:trace_facts")(
+            model(), pairs(), samples=2, noise_unit=v
+        ).p_corrupted
+    ),
     (f"{AVERAGE}.mean", "kind"): lambda v: results.average_trace().mean(v),
     (f"{AVERAGE}.interval", "kind"): lambda v: results.average_trace().interval(v, resamples=9),
     (f"{AVERAGE}.peak", "kind"): lambda v: results.average_trace().peak(v, "last token"),

@@ -7,7 +7,7 @@ import numpy as np
 from circuits.base.choices import EditStatus, TraceKind
 from circuits.base.intervals import UNDEFINED, Interval
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
-from circuits.edits.methods.registry import EditOutcome
+from circuits.edits.methods.run import EditOutcome
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.compare import Comparison, compare
 from circuits.graph.evaluate import Evaluation, FaithfulnessCurve

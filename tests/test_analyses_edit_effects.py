@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from circuits.base import plain
-from circuits.base.choices import EditMethod
 from circuits.base.errors import OptionError
 from circuits.edits.edit import WeightDelta
+from circuits.edits.methods.registry import EditMethod
 from circuits.facts.facts import atlas, relation
 from experiments.analyses.edit_effects.analysis import (
     ANALYSIS,

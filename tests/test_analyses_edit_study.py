@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuits.base.choices import EditMethod
 from circuits.base.errors import OptionError
+from circuits.edits.methods.registry import EditMethod
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.compare import compare
 from experiments.analyses.edit_study.analysis import ANALYSIS, Config, steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from circuits.base.choices import EditStatus
 from circuits.base.errors import FileFormatError
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.dinm import DinmSettings, dinm, read_safety_records, toxic_layer
-from circuits.edits.methods.registry import edit
+from circuits.edits.methods.run import edit
 from circuits.edits.parts.training import Trainee, divergence, negative_log_likelihood, passage
 from circuits.facts.facts import Probe, ProbeKind
 from circuits.model.model import Model
@@ -84,6 +85,29 @@ def test_as_shipped_it_is_ten_steps_of_adam_on_the_safe_response(model):
     found = weight.detach() - model.parameter(name)
     torch.testing.assert_close(delta.dense(name), found, rtol=1e-2, atol=2e-5)
     assert len(details["records"][0]["losses"]) == 10
+
+
+def test_as_shipped_the_locality_loss_is_read_one_position_late(model):
+    """From the answer's first token to its last, as `logits[:, -n:]` has it."""
+    request = record()
+    settings = DinmSettings(shipped=True, steps=2, learning_rate=1e-2)
+    _, details = dinm(model, [request], range(3), settings)
+    delta, _ = dinm(model, [request], range(3), replace(settings, steps=1))
+    probe = next(each for each in request.probes if each.kind == ProbeKind.LOCALITY)
+    ids = list(model.tokenizer.encode(probe.prompt).ids)
+    answer = model.tokenizer.continuation(probe.prompt, probe.answers[0])
+    tokens = torch.tensor([[*ids, *answer]])
+
+    def last_predictions():
+        with torch.no_grad():
+            return model.to_hf()(tokens).logits[0, -len(answer) :].log_softmax(-1)
+
+    before = last_predictions()
+    with delta.applied(model):
+        after = last_predictions()
+    wanted = float((before.exp() * (before - after)).sum(-1).mean())
+    assert details["records"][0]["terms"][0]["locality"] == pytest.approx(0, abs=1e-5)
+    assert details["records"][0]["terms"][1]["locality"] == pytest.approx(wanted, rel=1e-2)
 
 
 RECORDS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from circuits.base.choices import EditStatus
 from circuits.base.errors import EasyEditError, OptionError, PromptError
 from circuits.edits.edit import EditRequest
-from circuits.edits.methods.easyedit import easyedit
+from circuits.edits.methods.run import EditOutcome, edit
 from circuits.facts.facts import Probe, ProbeKind
 from circuits.model.model import Model
 
@@ -26,6 +27,19 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EASYEDIT_HOME", str(STAND_IN))
 
 
+def easyedit(
+    model: Model, request: EditRequest, name: str, seed: int = 0, **settings
+) -> EditOutcome:
+    single = settings.pop("settings", {})
+    return edit(model, request, f"easyedit:{name}", settings={**single, **settings}, seed=seed)
+
+
+def made(model: Model) -> EditOutcome:
+    """The stand-in draws its change: the first that raises the target's probability."""
+    tried = (easyedit(model, REQUEST, "ROME", seed=seed) for seed in range(20))
+    return next(each for each in tried if each.delta is not None)
+
+
 def hparams(model: Model) -> Path:
     return STAND_IN / "hparams" / "ROME" / f"{model.name}.yaml"
 
@@ -36,7 +50,7 @@ def snapshot(model: Model) -> dict[str, torch.Tensor]:
 
 def test_the_edit_is_the_difference_of_weights_and_the_model_is_as_before(model):
     before = snapshot(model)
-    outcome = easyedit(model, REQUEST, "ROME")
+    outcome = made(model)
     assert outcome.status is EditStatus.DONE
     assert outcome.delta is not None
     name = model.mlp_output_name(1)
@@ -51,9 +65,10 @@ def test_the_edit_is_the_difference_of_weights_and_the_model_is_as_before(model)
 def test_nothing_of_the_checkout_stays_in_the_process(model, capsys):
     style = sys.modules.get("matplotlib.style")
     numpy, state = np.random.get_state()[1].tobytes(), torch.get_rng_state()
-    first = easyedit(model, REQUEST, "rome")
-    again = easyedit(model, REQUEST, "rome")
-    other = easyedit(model, REQUEST, "rome", seed=1)
+    first = made(model)
+    seed = first.provenance["seed"]
+    again = easyedit(model, REQUEST, "rome", seed=seed)
+    other = easyedit(model, REQUEST, "rome", seed=seed + 1)
     assert not [name for name in sys.modules if name.startswith("easyeditor")]
     assert sys.modules.get("matplotlib.style") is style
     # Python's own generator is drawn from by the run-time checks of the tests.
@@ -61,7 +76,8 @@ def test_nothing_of_the_checkout_stays_in_the_process(model, capsys):
     assert torch.equal(torch.get_rng_state(), state)
     assert capsys.readouterr().out == ""
     assert "successfully inserted" in first.details["printed"]
-    assert first.delta.fingerprint() == again.delta.fingerprint() != other.delta.fingerprint()
+    assert first.delta.fingerprint() == again.delta.fingerprint()
+    assert first.details["probability_after"] != other.details["probability_after"]
 
 
 def test_a_method_that_trains_gives_a_change_that_raises_the_targets_probability(model):
@@ -96,6 +112,7 @@ def test_a_method_that_changes_nothing_is_reported_as_no_change(model):
         ("LoRA", "no change of the model's weights"),
         ("broken", "failed: RuntimeError: Expected all tensors to be on the same device$"),
         ("needy", "needs the package 'a_package_that_is_not_there'"),
+        ("wise", "no change of the model's weights: it adds a memory"),
         ("GRACE", "no method 'GRACE'; there are broken, dinm, ft"),
     ],
 )
@@ -103,6 +120,42 @@ def test_what_cannot_be_run_is_one_clear_line(model, name, reason):
     with pytest.raises(EasyEditError, match=reason) as caught:
         easyedit(model, REQUEST, name, hparams=hparams(model))
     assert "\n" not in str(caught.value)
+
+
+def test_a_second_file_for_models_that_see_is_passed_over(model, tmp_path):
+    checkout = tmp_path / "EasyEdit"
+    shutil.copytree(STAND_IN, checkout)
+    rome = checkout / "easyeditor" / "models" / "rome"
+    (rome / "rome_multimodal_hparams.py").write_text("raise RuntimeError\n", encoding="utf-8")
+    found = easyedit(model, REQUEST, "ROME", home=checkout)
+    assert "probability_after" in found.details
+
+
+def test_layers_reach_the_method_and_moments_are_refused(model):
+    name = model.mlp_output_name(2)
+    tried = (edit(model, REQUEST, "easyedit:ROME", layers=[2], seed=seed) for seed in range(20))
+    found = next(each for each in tried if each.delta is not None)
+    assert list(found.delta.changes) == [name]
+    assert found.layers == (2,)
+    with pytest.raises(OptionError, match="easyedit:ROME takes no second moments"):
+        edit(model, REQUEST, "easyedit:ROME", moments="identity")
+
+
+def test_a_method_leaves_no_file_where_the_user_is(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = easyedit(model, REQUEST, "litter", hparams=hparams(model))
+    assert found.status is EditStatus.NO_CHANGE
+    assert list(tmp_path.iterdir()) == []
+    assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_the_tokenizer_that_is_handed_over_has_the_runs_bos(model, bos):
+    found = edit(
+        model, REQUEST, "easyedit:litter", settings={"hparams": hparams(model)}, bos=bos
+    ).details["printed"]
+    first = model.tokenizer.encode(REQUEST.text, bos=bos).ids
+    assert found.strip() == " ".join(map(str, first))
 
 
 def test_without_a_checkout_there_is_one_clear_line(model, monkeypatch, tmp_path):

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from circuits.base.choices import EditMethod, EditStatus, UnlearnMethod
+from circuits.base.choices import EditStatus, UnlearnMethod
 from circuits.base.options import parse_settings
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods.registry import EditOutcome
+from circuits.edits.methods.registry import EditMethod
+from circuits.edits.methods.run import EditOutcome
 from circuits.edits.requests import as_jsonl, read_requests
 from circuits.files.store import load_circuit
 from circuits.graph.compare import Comparison
@@ -149,7 +150,7 @@ def test_layers_come_from_a_trace_where_asked(models, capsys):
         (["-p", "The capital is", "-s", "Peru", "-t", "Oslo"], "is not in the prompt"),
         (["-p", "Peru and Peru is", "-s", "Peru", "-t", "Oslo"], "occurs 2 times"),
         (["-p", "{} and Peru is", "-s", "Peru", "-t", "Oslo", *FAST], "Peru"),
-        ([*ASKED, "--method", "magic"], "no edit method 'magic'"),
+        ([*ASKED, "--method", "magic"], "edit method 'magic' is none"),
         ([*ASKED, "--method", "easyedit:"], "names no method"),
         ([*ASKED, "--layers", "two"], "--layers 'two'"),
         ([*ASKED, "--layers", "5-3"], "ends before it begins"),

@@ -349,6 +349,31 @@ def test_a_mistake_in_an_edit_set_names_the_row(tmp_path: Path, row: Any, messag
         load_facts(_write(tmp_path / "k.json", rows))
 
 
+ZSRE = {"subject": "Ada", "src": "Who made Ada?", "alt": "Bo", "answers": ["Cy"]}
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        (COUNTERFACT[0] | {"paraphrase_prompts": 5}, "paraphrase_prompts"),
+        (COUNTERFACT[0] | {"neighborhood_prompts": {"a": 1}}, "neighborhood_prompts"),
+        (COUNTERFACT[0] | {"attribute_prompts": [5]}, "attribute_prompts"),
+        (EASYEDIT[0] | {"rephrase_prompt": 1.5}, "rephrase_prompt"),
+        (EASYEDIT[0] | {"locality_prompt": 5}, "locality_prompt"),
+        (ZSRE | {"rephrase": True}, "rephrase"),
+        (ZSRE | {"loc": 5}, "loc"),
+        (KNOWEDIT[0] | {"locality": {"x": 5}}, "x"),
+        (KNOWEDIT[0] | {"portability": 5}, "portability"),
+        (KNOWEDIT[0] | {"portability": {"x": [5]}}, "x"),
+    ],
+)
+def test_a_field_of_another_type_is_one_line_with_file_row_and_field(
+    tmp_path: Path, row: Any, field: str
+):
+    with pytest.raises(FileFormatError, match=rf"^\S*e.json \(row 1\): '{field}' must be"):
+        load_facts(_write(tmp_path / "e.json", [row]))
+
+
 def test_a_file_above_the_size_cap_is_refused_unread(tmp_path: Path):
     path = _write(tmp_path / "f.jsonl", PLAIN)
     load_facts(path, max_bytes=path.stat().st_size)

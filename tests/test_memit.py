@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.options import build
+from circuits.edits import settings as hyperparameters
 from circuits.edits.edit import WeightDelta
 from circuits.edits.methods.alphaedit import (
     AlphaEditSettings,
@@ -13,13 +18,15 @@ from circuits.edits.methods.alphaedit import (
     null_space,
     projected_directions,
 )
+from circuits.edits.methods.finetune import FineTuneSettings
 from circuits.edits.methods.memit import MemitSettings, memit, weighted_directions
 from circuits.edits.methods.rome import RomeSettings, rome
-from circuits.edits.parts.contexts import ContextSettings, place
+from circuits.edits.methods.run import edit
+from circuits.edits.parts.contexts import MEMIT_CONTEXTS, ContextSettings, place
 from circuits.edits.parts.keys import at_subject, key_point, residual_point
 from circuits.edits.parts.moments import Moments, collect_moments
 from circuits.edits.parts.value import ValueSettings, optimise_values
-from circuits.edits.settings import SETTINGS_FILE, build, layers_by_depth, settings_for
+from circuits.edits.settings import SETTINGS_FILE, layers_by_depth, merge, settings_for
 from circuits.model.model import Model
 from tests.edits import OTHER, REQUEST, TEXT, same, weights
 
@@ -155,14 +162,12 @@ def test_alphaedit_says_where_there_is_no_null_space(model):
 def test_every_table_of_hyperparameters_makes_valid_settings():
     import tomllib
 
-    from circuits.edits.settings import _merge
-
     kinds = {"rome": RomeSettings, "memit": MemitSettings, "alphaedit": AlphaEditSettings}
     tables = tomllib.loads(SETTINGS_FILE.read_text())
     for name, entry in tables["model"].items():
         kind = "gpt2" if "gpt2" in name else "llama"
         for method, settings in kinds.items():
-            table = _merge(tables["type"][kind][method], entry[method])
+            table = merge(tables["type"][kind][method], entry[method])
             del table["depth"]
             found = build(settings, table, name)
             assert 0 <= min(found.layers) <= max(found.layers) < entry["shape"][0]
@@ -176,6 +181,13 @@ def test_layers_by_depth_agree_with_the_published_ones(n_layers, last, share, la
     assert layers_by_depth(n_layers, last, share) == tuple(layers)
 
 
+def test_gpt2_xl_is_fine_tuned_as_easyedit_does(model, monkeypatch):
+    monkeypatch.setattr(hyperparameters, "_entry", lambda model: "gpt2-xl")
+    found, origin = settings_for(model, "ft-l", FineTuneSettings, [0])
+    assert (found.clamp, found.batch_size, found.steps) == (5e-4, 3, 25)
+    assert origin.settings == "table of gpt2-xl"
+
+
 def test_a_model_of_another_shape_does_not_get_a_famous_names_layers(model):
     original = model.name
     try:
@@ -185,3 +197,34 @@ def test_a_model_of_another_shape_does_not_get_a_famous_names_layers(model):
         model.name = original
     assert found.layers == (1,)
     assert origin.layers.startswith("default by depth")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "reason"),
+    [
+        ("rome", {"value": {"kl_factor": -1e9}}, "kl_factor is at least 0, not -1e+09"),
+        ("rome", {"value": {"learning_rate": 0}}, "learning_rate is above 0, not 0"),
+        ("rome", {"value": {"weight_decay": float("nan")}}, "weight_decay is a finite number"),
+        ("rome", {"value": 5}, "rome.value takes a ValueSettings or its values, not 5"),
+        ("rome", {"contexts": 0}, "rome.contexts takes a ContextSettings"),
+        ("rome", {"contexts": -1}, "rome.contexts takes a ContextSettings"),
+        ("rome", {"contexts": {"lengths": [1]}}, "lengths is at least 2"),
+        ("rome", {"contexts": {"copies": 2.5}}, "copies takes a whole number"),
+        ("memit", {"covariance_weight": float("inf")}, "covariance_weight is a finite number"),
+        ("alphaedit", {"ridge": 0}, "ridge is above 0"),
+        ("ft", {"steps": 0}, "steps is at least 1"),
+        ("ft", {"batch_size": 0}, "batch_size is at least 1"),
+        ("dinm", {"clamp": float("nan")}, "clamp is a finite number"),
+        ("dinm", {"shipped": "yes"}, "shipped takes true or false"),
+    ],
+)
+def test_settings_without_sense_are_refused_in_one_line(model, method, settings, reason):
+    with pytest.raises(OptionError, match=re.escape(reason)) as caught:
+        edit(model, REQUEST, method, layers=[1], settings=settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_value_of_a_nested_class_leaves_its_others_as_the_method_has_them():
+    found = build(MemitSettings, {"layers": [1], "value": {"steps": 3}, "contexts": {"top_k": 2}})
+    assert found.value == ValueSettings(steps=3, clamp=0.75)
+    assert found.contexts == replace(MEMIT_CONTEXTS, top_k=2)

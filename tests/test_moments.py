@@ -9,14 +9,16 @@ import torch
 
 from circuits.base.errors import FileFormatError, NumericalError, OptionError
 from circuits.edits.edit import LowRank, WeightDelta
+from circuits.edits.parts import corpus as corpora
 from circuits.edits.parts import moments as module
-from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus
+from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus, token_windows
 from circuits.edits.parts.keys import key_point
 from circuits.edits.parts.moments import Moments, cached_moments, collect_moments, find_moments
 from circuits.facts.facts import atlas, fill
 from circuits.model.model import Model
+from circuits.model.tokens import Tokenizer
 from tests.edits import TEXT
-from tests.tiny import tiny_model
+from tests.tiny import CORPUS, tiny_model
 
 
 def test_moments_are_the_mean_outer_product_of_keys_without_the_bos(model):
@@ -52,6 +54,62 @@ def test_solving_is_multiplying_with_the_inverse_of_the_shrunk_matrix(model):
     assert found.shrunk(1, 1.0).diagonal().sum() == pytest.approx(found.scale(1) * size)
     with pytest.raises(NumericalError, match="cannot be inverted"):
         found.solve(1, keys, 0.0)  # fewer tokens than entries of a key
+
+
+@pytest.mark.parametrize("form", ["a document a line", "blank lines that hold a space"])
+def test_all_of_a_long_text_is_read(model, tmp_path, form):
+    lines = [line for line in CORPUS.splitlines() if line.strip()]
+    path = tmp_path / "text.txt"
+    path.write_text(("\n" if form.startswith("a") else "\n \n").join(lines), encoding="utf-8")
+    corpus = read_corpus(path)
+    assert len(corpus.texts) == (1 if form.startswith("a") else len(lines))
+    ids = [model.tokenizer.encode(text, bos=False).ids for text in lines]
+    found = collect_moments(model, corpus, [1])
+    between = 2 * (len(lines) - 1) if form.startswith("a") else 0  # the line ends
+    whole = sum(map(len, ids))
+    assert whole <= found.source["tokens"] <= whole + between
+
+
+def test_windows_of_a_text_are_texts_of_their_own(model, monkeypatch):
+    monkeypatch.setattr(Tokenizer, "encode", None)  # which refuses what is longer than the model
+    text = " ".join(TEXT.texts)
+    ids = model.tokenizer.hf(text, add_special_tokens=False)["input_ids"]
+    width = model.max_tokens - 1
+    windows = list(token_windows(model, [text], width, 10**6))
+    assert [token for window in windows for token in window] == ids
+    assert max(map(len, windows)) == width < len(ids)
+    total = 0.0
+    for window in windows:
+        kept = {}
+        tokens = torch.tensor([[model.tokenizer.hf.bos_token_id, *window]])
+        hooks = [(key_point(1), lambda value, hook, kept=kept: kept.update(keys=value))]
+        with torch.no_grad():
+            model.last_logits(tokens, hooks)
+        keys = kept["keys"][0, 1:].double()
+        total = total + keys.T @ keys
+    found = collect_moments(model, Corpus("long", (text,)), [1])
+    torch.testing.assert_close(found.matrices[1], total / len(ids), rtol=1e-4, atol=1e-6)
+
+
+def test_pieces_of_a_long_text_change_no_window(model, monkeypatch):
+    text = " ".join(TEXT.texts)
+    whole = list(token_windows(model, [text], 20, 10**6))
+    assert list(token_windows(model, [text, text], 20, 30)) == [whole[0], whole[1][:10]]
+    monkeypatch.setattr(corpora, "PIECE", 40)
+    pieces = list(token_windows(model, [text], 20, 10**6))
+    assert [len(each) for each in pieces[:-1]] == [20] * (len(pieces) - 1)
+    joined = [[token for each in side for token in each] for side in (whole, pieces)]
+    if model.config.model_type == "gpt2":  # Llama's tokenizer puts a space before each piece
+        assert joined[0] == joined[1]
+
+
+def test_a_text_of_fewer_tokens_than_a_key_has_entries_is_warned_of(model, caplog):
+    collect_moments(model, Corpus("short", TEXT.texts[:1]), [1])
+    assert "'short' has" in caplog.text
+    assert "use a longer text" in caplog.text
+    caplog.clear()
+    collect_moments(model, Corpus("long", TEXT.texts * 9), [1])
+    assert not caplog.text
 
 
 # --- the cache ------------------------------------------------------------------------------------

@@ -254,7 +254,8 @@ CLAIMS: dict[str, dict[str, str]] = {
         ),
         "each relation has eight cases in a single unseen wording": (
             "all(len(each.cases) == 8 and len({case.wordings[0] for case in each.cases}) == 1 and"
-            " each.cases[0].wordings[0] in relation(name).held_out for name, each in cases.items())"
+            " each.cases[0].wordings[0] in kc.relation(name).held_out"
+            " for name, each in cases.items())"
         ),
         "another subject's early state repairs, a late one does not": (
             "repaired['other subject, right wording'][:6].min() > 0.9"

@@ -16,7 +16,7 @@ from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.writing import to_json
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.effects.pairs import Contrast, edit_pairs
-from circuits.edits.methods.registry import edit
+from circuits.edits.methods.run import edit
 from circuits.facts.facts import Fact, relation
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue

@@ -10,8 +10,9 @@ import torch
 from circuits.base.choices import EditStatus
 from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods.registry import edit
+from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.rome import KeyValue, RomeSettings, rank_one, rome
+from circuits.edits.methods.run import edit
 from circuits.edits.parts.contexts import ContextSettings, place, sample_contexts
 from circuits.edits.parts.corpus import Corpus, atlas_corpus
 from circuits.edits.parts.keys import (
@@ -23,7 +24,8 @@ from circuits.edits.parts.keys import (
     value_point,
 )
 from circuits.edits.parts.moments import Moments, collect_moments
-from circuits.edits.parts.value import ValueSettings, optimise_values, run_above
+from circuits.edits.parts.value import KlPosition, ValueSettings, optimise_values, run_above
+from circuits.edits.settings import settings_for
 from circuits.model.model import Model, load
 from tests.edits import OTHER, QUICK, REQUEST, TEXT, same, weights
 from tests.tiny import tiny_model
@@ -193,6 +195,53 @@ def test_the_value_stays_within_its_ball_and_the_essence_counts(model):
     assert not torch.allclose(by_factor[0.0], by_factor[5.0], atol=1e-3)
 
 
+@pytest.mark.parametrize("position", list(KlPosition))
+def test_the_kl_term_holds_the_prediction_where_it_is_said_to_stand(model, position):
+    """Strongly weighed, it keeps the prediction at its place whatever the target asks."""
+    scale = torch.full((1, model.d_model), 0.2)
+    drift = {}
+    for factor in (0.0, 1e3):
+        settings = ValueSettings(
+            steps=20, weight_decay=0.0, clamp=4.0, kl_factor=factor, kl_position=position
+        )
+        (found,) = optimise_values(model, [REQUEST], LAYER, ("",), scale, settings)
+        drift[factor] = essence_drift(model, found.delta, position)
+    assert drift[1e3] < 0.1 * drift[0.0]
+
+
+def essence_drift(model: Model, delta: torch.Tensor, position: str) -> float:
+    """KL(with || without the vector) after the subject, or after "SUBJECT is a", by hand."""
+    text = REQUEST.subject if position == "subject" else f"{REQUEST.subject} is a"
+    prompt = model.tokenizer.encode(text)
+    at = prompt.span_at(0, len(REQUEST.subject)).last
+
+    def add(value, hook):
+        return value.index_put((torch.tensor([0]), torch.tensor([at])), value[0, at] + delta)
+
+    with torch.no_grad():
+        tokens = torch.tensor([prompt.ids])
+        before = model.last_logits(tokens).log_softmax(-1)
+        after = model.last_logits(tokens, [(residual_point(LAYER), add)]).log_softmax(-1)
+    return float((after.exp() * (after - before)).sum())
+
+
+def test_rome_original_is_the_released_code(model):
+    found, _ = settings_for(
+        model, "rome-original", RomeSettings, [LAYER], EditMethod.ROME_ORIGINAL.preset
+    )
+    assert (found.consistent_keys, found.value.kl_position) == (False, "subject")
+    outcome = edit(
+        model,
+        REQUEST,
+        "rome-original",
+        layers=[LAYER],
+        moments="identity",
+        settings={"value": {"steps": 2}, "contexts": {"copies": 0}},
+    )
+    assert outcome.provenance["settings"]["value"]["kl_position"] == "subject"
+    assert outcome.provenance["settings"]["consistent_keys"] is False
+
+
 def test_contexts_are_a_function_of_the_seed(model):
     one, again, other = (
         sample_contexts(model, ContextSettings(), torch.Generator().manual_seed(seed))
@@ -262,7 +311,7 @@ def test_every_mistake_gets_one_clear_line(model, moments):
     assert f"layers 0 to {model.n_layers - 1}" in refused(layers=[model.n_layers])
     assert "one layer" in refused(layers=[0, 1])
     assert "edit method 'romeo' is none" in refused(method="romeo")
-    assert "no setting 'stepz'" in refused(settings={"stepz": 3})
+    assert "rome has no option 'stepz'" in refused(settings={"stepz": 3})
     assert "needs a text" in refused(moments=None)
     assert "lack layer" in refused(moments=Moments.identity(model, [0]))
     stranger = tiny_model("gpt2" if model.config.model_type == "llama" else "llama", seed=7)

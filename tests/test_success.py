@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -137,6 +139,16 @@ def test_fluency_is_the_entropy_of_ngrams():
     ("text", "answer", "expected"),
     [
         (" Paris. The", "Paris", True),
+        ("東京です。", "東京", True),
+        ("東京都の", "東京", True),
+        ("京都です", "東京", False),
+        ("北京是中国的首都", "北京", True),
+        ("フランスの首都", "フランス", True),
+        ("フランスパン", "フランス", False),
+        ("กรุงเทพครับ", "กรุงเทพ", True),
+        ("Ｐａｒｉｓ。", "Paris", True),
+        ("Paris是", "Paris", True),
+        ("Zu\u0308rich", "Zu", False),
         (" paris", "Paris", True),
         (" Parisian", "Paris", False),
         (" New  York City", "New York", True),
@@ -239,6 +251,60 @@ def test_fluency_is_asked_only_where_wanted(model):
     assert np.isnan(score.fluency).all()
     (score,) = Judge(model, [REQUEST], fluency_tokens=12).score()
     assert score.fluency[0] == score.fluency[1] > 0
+
+
+def test_fluency_is_of_so_many_tokens_with_the_prompts_and_does_not_end_at_the_end(model):
+    prompt, end = ids(model, REQUEST.text), model.tokenizer.hf.eos_token_id
+    (plain,) = Judge(model, [REQUEST], fluency_tokens=30).score()
+    said = Speaker(model).sample(prompt, 30, 5, torch.Generator().manual_seed(0))
+    decode = partial(
+        model.tokenizer.hf.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    own = len(model.tokenizer.encode(REQUEST.text, bos=False).ids)
+    wanted = ngram_entropy(decode([*prompt, *said[: 30 - own]]))
+    assert plain.fluency[0] == pytest.approx(wanted)
+    cut = said[: said.index(end)] if end in said else said
+    text = decode([*prompt[1:], *cut], skip_special_tokens=False)
+    assert plain.entropy_to_end[0] == pytest.approx(ngram_entropy(text))
+
+
+def test_a_model_that_ends_at_once_is_low_in_the_entropy_to_the_end_only(model):
+    end = model.tokenizer.hf.eos_token_id
+    judge = Judge(model, [REQUEST], fluency_tokens=30)
+    said = Speaker(model).sample(ids(model, REQUEST.text), 30, 5, torch.Generator().manual_seed(0))
+    judge._speaker.sample = lambda *arguments: [end, *said[1:]]
+    (score,) = judge.score()
+    short = ngram_entropy(REQUEST.text)
+    assert score.entropy_to_end[1] == pytest.approx(short)
+    assert score.fluency[1] > short
+
+
+def test_knowedits_aggregation_is_over_categories_first(model):
+    """One category of three prompts and one of a single prompt count alike."""
+    prompts = ["The capital of Peru is", "The capital of Cuba is", "The capital of Japan is"]
+    kind = ProbeKind.LOCALITY
+    probes = [Probe(kind, each, ("Oslo",), "many") for each in prompts]
+    probes.append(Probe(kind, "The language of Peru is", ("Lima",), "one"))
+    request = EditRequest("The capital of {} is", "Norway", "Lima", "Oslo", None, tuple(probes))
+    judge = Judge(model, [request])
+    token = model.tokenizer.first_token(prompts[0], "Havana")
+    with oracle(model, prompts[0], token).applied(model):
+        (score,) = judge.score()
+        kept = [
+            Judge(model, [EditRequest("The {} of", "x", "y", None, None, (probe,))])
+            for probe in probes
+        ]
+    assert len(kept) == 4
+    before = [Judge(model, [request])._before[0][place].answers[0].best for place in (1, 2, 3, 4)]
+    after = [each._before[0][1].answers[0].best for each in kept]
+    same = [np.mean(np.equal(a, b)) for a, b in zip(before, after, strict=True)]
+    assert not all(same)
+    assert score.after[Measure.LOCALITY].tokens == pytest.approx(np.mean(same))
+    wanted = (np.mean(same[:3]) + same[3]) / 2
+    assert score.by_category[Measure.LOCALITY].tokens == pytest.approx(wanted)
+    table = summarise([score])
+    assert table.knowedit[Measure.LOCALITY]["tokens"].value == pytest.approx(wanted)
+    assert table.as_dict()["knowedit"]["locality"]["tokens"]["value"] == pytest.approx(wanted)
 
 
 def test_norm_growth_compares_with_the_weight(model):

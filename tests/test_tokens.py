@@ -111,6 +111,9 @@ def test_a_blank_token_before_the_first_word_is_not_the_subjects():
         ("oman is", "Oman", 0),
         ("a.c is not abc", "a.c", 1),
         ("to and to and to", "to and to", 2),
+        ("日本の首都は", "日本", 1),
+        ("法国的首都是", "法国", 1),
+        ("フランスパンの国", "フランス", 0),
     ],
 )
 def test_mentions_are_whole_words_as_written(text: str, subject: str, count: int):
@@ -181,6 +184,14 @@ def test_an_answer_continues_the_prompt_as_a_writer_would(
     assert tokenizer.continuation(prompt, "Paris") == whole[len(alone) :]
     assert tokenizer.continuation(prompt, "  Paris ") == tokenizer.continuation(prompt, "Paris")
     assert tokenizer.first_token(prompt, "Paris") == whole[len(alone)]
+
+
+def test_scripts_without_spaces_get_none_before_the_answer():
+    tokenizer = Tokenizer(byte_level_tokenizer())
+    whole, alone = (
+        tokenizer.encode(text, bos=False).ids for text in ("日本の首都は東京", "日本の首都は")
+    )
+    assert tokenizer.continuation("日本の首都は", "東京") == whole[len(alone) :]
 
 
 def test_a_prompt_that_ends_in_a_space_is_refused_where_the_space_belongs_to_the_answer():

@@ -13,12 +13,14 @@ from circuits.model.model import Model
 from circuits.model.tokens import Span
 from experiments.workshop.plain_tracing import plain_trace
 from locate.states import sweep
+from locate.states.trace_average import trace_facts
 from locate.states.tracing import (
     ALL_KINDS,
     Trace,
     TraceKind,
     restored_layers,
     subject_noise,
+    subjects_std,
     trace,
     usual_window,
 )
@@ -326,3 +328,32 @@ def test_asking_for_a_kind_that_was_not_traced_is_an_error(found: Trace) -> None
     part = replace(found, probabilities={TraceKind.MLP: found.probabilities[TraceKind.MLP]})
     with pytest.raises(OptionError, match="attn was not traced"):
         part.effect(TraceKind.ATTN)
+
+
+def test_the_noise_is_in_units_of_the_matrix_or_of_the_subjects_embeddings(model):
+    weight = model.bridge.embed.weight
+    ids = [
+        token for each in ("France", "Peru") for token in model.tokenizer.encode(each, False).ids
+    ]
+    wanted = float(weight[torch.tensor(ids)].std())
+    assert subjects_std(model, ["France", "Peru"]) == pytest.approx(wanted, rel=1e-5)
+    own = subjects_std(model, [SUBJECT])
+    assert own != pytest.approx(model.embedding_std(), rel=1e-3)
+    by_name = trace(model, PROMPT, SUBJECT, ANSWER, samples=2, noise_unit="subjects")
+    by_number = trace(model, PROMPT, SUBJECT, ANSWER, samples=2, noise_unit=own)
+    np.testing.assert_array_equal(by_name.p_corrupted_samples, by_number.p_corrupted_samples)
+    scaled = trace(model, PROMPT, SUBJECT, ANSWER, samples=2, noise=3 * own / model.embedding_std())
+    assert scaled.p_corrupted == pytest.approx(by_name.p_corrupted, rel=1e-4)
+    assert (by_name.provenance["noise_unit"], scaled.provenance["noise_unit"]) == (
+        "subjects",
+        "matrix",
+    )
+    with pytest.raises(OptionError, match="above 0"):
+        trace(model, PROMPT, SUBJECT, ANSWER, noise_unit=0.0)
+
+
+def test_facts_are_traced_with_the_deviation_of_all_their_subjects(model, pairs):
+    subjects = list(dict.fromkeys(pair.text.subject for pair in pairs[:2]))
+    average = trace_facts(model, pairs[:2], samples=2, noise_unit="subjects")
+    assert average.provenance["embedding_std"] == subjects_std(model, subjects)
+    assert average.provenance["noise_unit"] == "subjects"

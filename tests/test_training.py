@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuits.base.choices import EditMethod, EditStatus
+from circuits.base.choices import EditStatus
 from circuits.base.errors import OptionError
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.finetune import FineTuneSettings, fine_tune
-from circuits.edits.methods.registry import edit
+from circuits.edits.methods.registry import EditMethod
+from circuits.edits.methods.run import edit
 from circuits.edits.parts.training import (
     DivergenceError,
     Trainee,

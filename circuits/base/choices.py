@@ -266,6 +266,15 @@ class TraceKind(Choice):
         return {"resid": "residual stream", "mlp": "MLP output", "attn": "attention output"}[self]
 
 
+class NoiseUnit(Choice):
+    """What causal tracing's noise is measured in: the standard deviation of the whole embedding
+    MATRIX, or of the embeddings of the SUBJECTS that are traced, as Meng et al. have it.
+    """
+
+    MATRIX = "matrix"
+    SUBJECTS = "subjects"
+
+
 class FigureKind(Choice):
     """What `kc figures` draws from stored results."""
 
@@ -312,23 +321,6 @@ class ExportFormat(Choice):
     DOT = "dot"
     CSV = "csv"
     NODE_LINK = "node-link"
-
-
-class EditMethod(Choice):
-    """How an edit is made. FT is FT-M (every target token from those before it)."""
-
-    ROME = "rome"
-    ROME_ORIGINAL = "rome-original"
-    MEMIT = "memit"
-    ALPHAEDIT = "alphaedit"
-    FT_L = "ft-l"
-    FT_M = "ft"
-    DINM = "dinm"
-    DINM_EASYEDIT = "dinm-easyedit"
-
-    @classmethod
-    def _missing_(cls, value: object) -> EditMethod | None:
-        return cls.FT_M if value == "ft-m" else None
 
 
 class EditStatus(Choice):

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from circuits.base.errors import OptionError
+from circuits.base.places import check_extra
 
 if TYPE_CHECKING:
     import pandas
@@ -114,6 +115,7 @@ def install(name: str, function: str) -> None:
 
 def plotted(result: Any, **options: Any) -> go.Figure:
     """The figure of a result, by whatever room above has offered to draw it."""
+    check_extra("notebook", "a picture on the screen", "plotly")
     return _installed("figure")(result, **options)
 
 

@@ -47,6 +47,12 @@ class ModelNotFoundError(KnowledgeCircuitsError):
     exit_code = 3
 
 
+class MissingExtraError(KnowledgeCircuitsError):
+    """A part of the project that was not installed is asked for; names the extra."""
+
+    exit_code = 3
+
+
 class UnsupportedArchitectureError(KnowledgeCircuitsError):
     """The method's formulas do not cover this architecture."""
 

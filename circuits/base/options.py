@@ -32,8 +32,9 @@ _KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", 
 class Meaning:
     """What an option is, apart from its name, type and default.
 
-    `low` and `high` are inclusive. `flags` are its names on a command line, where they are not the
-    field's own. `selects`: it chooses units of work and does not change any of them.
+    `low` and `high` are inclusive, `above` is not. `flags` are its names on a command line, where
+    they are not the field's own. `selects`: it chooses units of work and does not change any of
+    them.
     """
 
     text: str = ""
@@ -42,6 +43,7 @@ class Meaning:
     flags: tuple[str, ...] = ()
     metavar: str | None = None
     selects: bool = False
+    above: float | None = None
 
 
 def option(
@@ -53,9 +55,10 @@ def option(
     flags: tuple[str, ...] = (),
     metavar: str | None = None,
     selects: bool = False,
+    above: float | None = None,
 ) -> Any:
     """A field of a class of options; the arguments are those of `Meaning`."""
-    meaning = Meaning(text, low, high, flags, metavar, selects)
+    meaning = Meaning(text, low, high, flags, metavar, selects, above)
     return field(default=default, metadata={_KEY: meaning})
 
 
@@ -96,28 +99,34 @@ def types_of(kind: Any) -> dict[str, Any]:
 
 
 def build(kind: type[T], values: Mapping[str, Any], what: str = "") -> T:
-    """A class of options from plain values; OptionError names what there is none of."""
+    """A class of options from plain values; OptionError names what there is none of.
+
+    Some values of a nested class stand beside those of the field's own default.
+    """
     _check_names(kind, values, what)
-    hints = types_of(kind)
-    made = {
-        name: converted(_place(what, name), value, hints[name]) for name, value in values.items()
-    }
-    return kind(**made)
+    usual = {each.name: default_of(each) for each in fields(kind)}  # type: ignore[arg-type]
+    return kind(**_made(kind, usual, values, what))
 
 
 def changed(options: T, values: Mapping[str, Any], what: str = "") -> T:
     """The options with other values; OptionError as in `build`."""
     kind = type(options)
     _check_names(kind, values, what)
-    hints = types_of(kind)
-    made = {}
+    return replace(options, **_made(kind, vars(options), values, what))  # type: ignore[type-var]
+
+
+def _made(
+    kind: type, before: Mapping[str, Any], values: Mapping[str, Any], what: str
+) -> dict[str, Any]:
+    """The values converted; those of nested classes in the place of the ones before."""
+    hints, made = types_of(kind), dict[str, Any]()
     for name, value in values.items():
-        before = getattr(options, name)
-        if is_dataclass(before) and isinstance(value, Mapping):
-            made[name] = changed(before, value, _place(what, name))
+        old = before[name]
+        if is_dataclass(old) and not isinstance(old, type) and isinstance(value, Mapping):
+            made[name] = changed(old, value, _place(what, name))
         else:
             made[name] = converted(_place(what, name), value, hints[name])
-    return replace(options, **made)  # type: ignore[type-var]
+    return made
 
 
 def as_dict(options: Any) -> dict[str, Any]:
@@ -188,6 +197,8 @@ def within(name: str, value: Any, limits: Meaning) -> Any:
             raise OptionError(f"{name} is a finite number, not {each}")
         if limits.low is not None and each < limits.low:
             raise OptionError(f"{name} is at least {limits.low:g}, not {each:g}")
+        if limits.above is not None and each <= limits.above:
+            raise OptionError(f"{name} is above {limits.above:g}, not {each:g}")
         if limits.high is not None and each > limits.high:
             raise OptionError(f"{name} is at most {limits.high:g}, not {each:g}")
     return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from circuits.base.arrays import ContentError, Layout, read_intact, save_arrays
 from circuits.base.display import Shown, visible
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.writing import to_json
-
-if TYPE_CHECKING:
-    import pandas
 
 R = TypeVar("R", bound="Result")
 
@@ -61,14 +58,6 @@ class Result(Shown):
         origin = getattr(self, "provenance", {})
         known = [str(origin[key]) for key in ("relation", "model") if origin.get(key)]
         return " in ".join(known) or None
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """`rows` as a data frame; OptionError where pandas is not installed."""
-        try:
-            import pandas
-        except ImportError:
-            raise OptionError("data frames need pandas: pip install pandas") from None
-        return pandas.DataFrame(self.rows())
 
     def save(self, path: str | Path) -> None:
         """Write to a `*.kc.safetensors` file with a hash over its content."""

@@ -1,6 +1,6 @@
 """Hyperparameters of the edit methods: by model where known, else by model type and depth.
 
-A method's settings are one frozen dataclass with a field `layers`. They are put together from its
+A method's settings are one class of options with a field `layers`. They are put together from its
 defaults, the tables of `hyperparameters.toml` (model type, then model) and the caller's choices,
 each winning over what stands before.
 """
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.options import build
 from circuits.model.model import Model
 
 SETTINGS_FILE = Path(__file__).with_name("hyperparameters.toml")
@@ -47,7 +48,7 @@ def settings_for(
     OptionError for a field that does not exist or a layer that the model does not have.
     """
     table, entry = _table(model, str(method))
-    given = dict(choices or {})
+    given = as_mapping(choices)
     depth = table.pop("depth", (0.35, 0.0))
     if layers is not None:
         layer_origin = "given"
@@ -59,9 +60,16 @@ def settings_for(
     else:
         table["layers"] = layers_by_depth(model.n_layers, *depth)
         layer_origin = f"default by depth ({entry})"
-    found = build(kind, _merge(table, given), str(method))
+    found = build(kind, merge(table, given), str(method))
     check_layers(model, found.layers)  # type: ignore[attr-defined]
     return found, Origin(f"table of {entry}" if table else "defaults", layer_origin)
+
+
+def as_mapping(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a caller set; OptionError for anything but names with values."""
+    if settings is not None and not isinstance(settings, Mapping):
+        raise OptionError(f"settings are names with values, not {settings!r:.60}")
+    return dict(settings or {})
 
 
 def layers_by_depth(n_layers: int, last: float, share: float) -> tuple[int, ...]:
@@ -85,36 +93,12 @@ def check_layers(model: Model, layers: Sequence[int]) -> None:
         raise OptionError(f"layers must ascend and not repeat: {', '.join(map(str, layers))}")
 
 
-def build(kind: type[S], values: Mapping[str, Any], method: str) -> S:
-    """A settings class from plain values; OptionError for unknown or ill-typed fields."""
-    hints, known = get_type_hints(kind), {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    made: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in known:
-            raise OptionError(
-                f"{method} has no setting {name!r}; there are {', '.join(sorted(known))}"
-            )
-        made[name] = _typed(hints[name], value, f"{method}'s setting {name!r}")
-    return kind(**made)
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    if is_dataclass(hint) and isinstance(hint, type):
-        return build(hint, value, where) if isinstance(value, Mapping) else value
-    if isinstance(value, list):
-        value = tuple(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, float, bool, str) and type(value) is not hint:
-        raise OptionError(f"{where} must be of type {hint.__name__}, not {value!r}")
-    return value
-
-
-def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of both, of nested ones too; the second wins."""
     merged = dict(low)
     for name, value in high.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merge(merged[name], value) if both else value
+        merged[name] = merge(merged[name], value) if both else value
     return merged
 
 
@@ -128,7 +112,7 @@ def _table(model: Model, method: str) -> tuple[dict[str, Any], str]:
     table: dict[str, Any] = {}
     for source in (by_type, by_model):
         for key in dict.fromkeys((base, method)):
-            table = _merge(table, source.get(key, {}))
+            table = merge(table, source.get(key, {}))
     used = name if any(key in by_model for key in (base, method)) else f"model type {kind}"
     return table, used or f"model type {kind}"
 

@@ -121,9 +121,9 @@ def _counterfact(record: Record, at: Place) -> Fact:
     rewrite = _mapping(record.get("requested_rewrite"), "requested_rewrite", at)
     true, new = _answer(rewrite, "target_true", at), _answer(rewrite, "target_new", at)
     probes = [
-        *_probes(record, "paraphrase_prompts", ProbeKind.PARAPHRASE, new),
-        *_probes(record, "neighborhood_prompts", ProbeKind.LOCALITY, true),
-        *_probes(record, "attribute_prompts", ProbeKind.LOCALITY, new),
+        *_probes(record, "paraphrase_prompts", ProbeKind.PARAPHRASE, new, at),
+        *_probes(record, "neighborhood_prompts", ProbeKind.LOCALITY, true, at),
+        *_probes(record, "attribute_prompts", ProbeKind.LOCALITY, new, at),
     ]
     return Fact(
         relation=text_field(rewrite, "relation_id", *at),
@@ -139,10 +139,10 @@ def _edit_request(record: Record, at: Place) -> Fact:
     true = "target_true" if "target_true" in record else "ground_truth"
     template = _wording(record, "base_prompt" if "base_prompt" in record else "prompt", at)
     target = text_field(record, "target_new", *at)
-    probes = [*_probes(record, "rephrase_prompt", ProbeKind.PARAPHRASE, target)]
+    probes = [*_probes(record, "rephrase_prompt", ProbeKind.PARAPHRASE, target, at)]
     if record.get("locality_prompt"):
         answer = text_field(record, "locality_ground_truth", *at)
-        probes += _probes(record, "locality_prompt", ProbeKind.LOCALITY, answer)
+        probes += _probes(record, "locality_prompt", ProbeKind.LOCALITY, answer, at)
     subject = text_field(record, "subject", *at)
     return Fact(template, subject, _answer(record, true, at), template, target, tuple(probes))
 
@@ -152,12 +152,13 @@ def _knowedit(record: Record, at: Place) -> Fact:
     target = _answer(record, "target_new", at)
     # Some releases lack the true object; then the requested one is all there is to ask for.
     known = _answer(record, "ground_truth", at) if record.get("ground_truth") else target
-    probes = [*_probes(record, "rephrase", ProbeKind.PARAPHRASE, target)]
-    probes += _probes(record, "rephrase_prompt", ProbeKind.PARAPHRASE, target)
+    probes = [*_probes(record, "rephrase", ProbeKind.PARAPHRASE, target, at)]
+    probes += _probes(record, "rephrase_prompt", ProbeKind.PARAPHRASE, target, at)
     for kind in (ProbeKind.PORTABILITY, ProbeKind.LOCALITY):
-        headings = _mapping(record.get(kind.value) or {}, kind.value, at)
+        headings = record.get(kind.value)
+        headings = {} if headings in (None, [], "") else _mapping(headings, kind.value, at)
         for heading, prompts in headings.items():
-            for each in prompts or []:
+            for each in _listed(prompts, heading, at):
                 probe = _mapping(each, heading, at)
                 answers = tuple(_flatten(probe.get("ground_truth")))
                 probes.append(Probe(kind, text_field(probe, "prompt", *at), answers, heading))
@@ -167,7 +168,7 @@ def _knowedit(record: Record, at: Place) -> Fact:
 
 def _zsre(record: Record, at: Place) -> Fact:
     template, target = _wording(record, "src", at), text_field(record, "alt", *at)
-    probes = [*_probes(record, "rephrase", ProbeKind.PARAPHRASE, target)]
+    probes = [*_probes(record, "rephrase", ProbeKind.PARAPHRASE, target, at)]
     if record.get("loc"):
         prompt = text_field(record, "loc", *at).removeprefix("nq question: ")
         probes.append(Probe(ProbeKind.LOCALITY, prompt, (_answer(record, "loc_ans", at),), "loc"))
@@ -234,11 +235,22 @@ def _answer(record: Record, key: str, at: Place) -> str:
     return text_field(record if value is None else {key: value}, key, *at)
 
 
-def _probes(record: Record, key: str, kind: ProbeKind, answer: str) -> Iterator[Probe]:
-    values = record.get(key) or []
-    for prompt in [values] if isinstance(values, str) else values:
-        if isinstance(prompt, str) and prompt.strip():
-            yield Probe(kind, prompt.strip(), (answer,), key)
+def _probes(record: Record, key: str, kind: ProbeKind, answer: str, at: Place) -> Iterator[Probe]:
+    """A probe for each prompt under a key; the key may be absent, its text or texts empty."""
+    for prompt in _listed(record.get(key), key, at):
+        if not isinstance(prompt, str):
+            raise FileFormatError(at.path, f"{key!r} must be text or a list of texts", at.line)
+        if prompt.strip():
+            yield Probe(kind, text_field({key: prompt}, key, *at), (answer,), key)
+
+
+def _listed(value: Any, key: str, at: Place) -> list[Any]:
+    """The values of a list or the one text; none where there is nothing."""
+    if value is None or value == "":
+        return []
+    if not isinstance(value, str | list):
+        raise FileFormatError(at.path, f"{key!r} must be a list, not {value!r:.40}", at.line)
+    return [value] if isinstance(value, str) else value
 
 
 def _flatten(value: Any) -> Iterator[str]:

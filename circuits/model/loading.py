@@ -24,6 +24,7 @@ from circuits.base.errors import (
     OptionError,
     UnsupportedArchitectureError,
 )
+from circuits.base.places import user_cache
 
 EMBEDDED_DIR = Path(__file__).parent.parent / "embedded"
 HUB_TIMEOUT_SECONDS = 4.0
@@ -48,9 +49,19 @@ def embedded_models() -> dict[str, Path]:
 
 
 def embedded_checkpoints(name: str) -> dict[str, Path]:
-    """Training checkpoints that ship with an embedded model, in order of training."""
-    directories = sorted((embedded_models()[name] / "checkpoints").glob("*/config.json"))
-    return {path.parent.name: path.parent for path in directories}
+    """Training checkpoints of an embedded model, in order of training.
+
+    They lie beside the model in a source checkout; an installed package has none, and what the
+    user put into the cache folder counts as well.
+    """
+    found: dict[str, Path] = {}
+    for folder in (_checkpoint_cache(name), embedded_models()[name] / "checkpoints"):
+        found |= {path.parent.name: path.parent for path in folder.glob("*/config.json")}
+    return dict(sorted(found.items()))
+
+
+def _checkpoint_cache(name: str) -> Path:
+    return user_cache("checkpoints") / name
 
 
 @dataclass(frozen=True)
@@ -104,8 +115,16 @@ def _resolve_embedded(name: str, checkpoint: str) -> Source:
         return Source(directory, directory)
     checkpoints = embedded_checkpoints(name)
     if checkpoint not in checkpoints:
-        known = ", ".join(checkpoints) or "none ships"
-        raise ModelNotFoundError(f"{name!r} has no checkpoint {checkpoint!r}; there are: {known}")
+        if checkpoints:
+            known = f"there are: {', '.join(checkpoints)}"
+        else:
+            known = (
+                "none are installed; put a source checkout's "
+                f"circuits/embedded/{name}/checkpoints into {_checkpoint_cache(name)}, or make "
+                f"them again there: python -m experiments.train --model {name} --out DIR "
+                "--checkpoints DIR"
+            )
+        raise ModelNotFoundError(f"{name!r} has no checkpoint {checkpoint!r}; {known}")
     return Source(str(checkpoints[checkpoint]), directory)
 
 

@@ -129,6 +129,17 @@ class Model(Weights):
         }
         return cls(LoadedWeights(name, hf_model.eval(), hf_tokenizer, provenance))
 
+    def with_bos(self, bos: bool | None) -> Model:
+        """The same model, weights included, for which `bos` None means this; itself for None.
+
+        PromptError for a BOS that the tokenizer does not have.
+        """
+        if bos is None or self.tokenizer.use_bos(bos) == self.tokenizer.default_bos:
+            return self
+        other = copy.copy(self)
+        other.tokenizer = Tokenizer(self.tokenizer.hf, bos, self.max_tokens)
+        return other
+
     def wiring(self, kv: KeyValue | str = KeyValue.GROUPED) -> Wiring:
         """The model's graph."""
         return Wiring(self.n_layers, self.n_heads, self.n_kv_heads, KeyValue.of(kv))

@@ -8,6 +8,7 @@ behave alike. Spans are found through character offsets and counted with the BOS
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -17,6 +18,8 @@ from circuits.base.errors import PromptError
 
 _BRACKETS = "([{“‘«"
 _QUOTES = "\"'"
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR")
+"""How the names of characters begin whose script puts no spaces between words."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,37 @@ def find_mentions(text: str, subject: str) -> list[tuple[int, int]]:
     if not subject.strip():
         raise PromptError("the subject is empty")
     subject = subject.strip()
-    pattern = rf"(?<!\w)(?={re.escape(subject)}(?!\w))"  # looks ahead, so mentions may overlap
+    pattern = rf"(?={re.escape(subject)})"  # looks ahead, so mentions may overlap
     starts = [match.start() for match in re.finditer(pattern, text)]
-    return [(start, start + len(subject)) for start in starts]
+    found = [(start, start + len(subject)) for start in starts]
+    return [
+        (start, stop)
+        for start, stop in found
+        if is_boundary(subject[0], text[max(0, start - 1) : start])
+        and is_boundary(subject[-1], text[stop : stop + 1])
+    ]
+
+
+def is_boundary(inside: str, outside: str) -> bool:
+    """Whether a word may end between its own character and the next, which may be empty.
+
+    A letter ends it where the script puts no spaces between words, as Chinese and Japanese; a run
+    of katakana is one word.
+    """
+    if not outside:
+        return True
+    if unicodedata.category(outside).startswith("M"):  # an accent
+        return False
+    scripts = [_script(inside), _script(outside)]
+    if any(scripts):
+        return scripts != ["KATAKANA", "KATAKANA"]
+    return re.match(r"\w", outside) is None
+
+
+def _script(character: str) -> str:
+    """The script without spaces between words that a character is of; empty for any other."""
+    name = unicodedata.name(character, "") if character else ""
+    return next((script for script in _UNSPACED if name.startswith(script)), "")
 
 
 class Tokenizer:
@@ -143,15 +174,16 @@ class Tokenizer:
         """Token ids of the answer as it would continue the prompt (answer without leading space).
 
         Found by tokenising prompt and answer together, so it is right for byte-level BPE and for
-        Llama's metaspace alike. No space is put between them after an opening bracket or quote or
-        where the prompt ends in white space. PromptError where the answer changes the prompt's
-        own tokens.
+        Llama's metaspace alike. No space is put between them after an opening bracket or quote,
+        where the prompt ends in white space, or within a script without spaces. PromptError where
+        the answer changes the prompt's own tokens.
         """
         answer = answer.strip()
         if not answer:
             raise PromptError(f"the answer to {prompt!r} is empty")
         _check_unicode(prompt + answer)
-        glue = "" if _wants_no_space(prompt) else " "
+        unspaced = _script(prompt[-1:]) and _script(answer[0])
+        glue = "" if unspaced or _wants_no_space(prompt) else " "
         return _continuation(self.hf, prompt, glue + answer)
 
     def first_token(self, prompt: str, answer: str) -> int:

@@ -129,6 +129,7 @@ def unlearn(
                 unlearning.method,
                 layers=chosen,
                 settings=unlearning.settings or {},
+                bos=unlearning.bos,
                 held_out=kept,
                 seed=unlearning.seed,
                 progress=progress,

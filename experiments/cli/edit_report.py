@@ -16,7 +16,7 @@ from circuits.base.writing import atomic_write
 from circuits.edits.edit import WeightDelta
 from circuits.edits.judge.success import SCORINGS, RequestScore
 from circuits.edits.judge.table import SuccessTable, summarise
-from circuits.edits.methods.registry import EditOutcome
+from circuits.edits.methods.run import EditOutcome
 from experiments.cli.finding import Look, Table
 from locate.edit import EditRun
 from locate.edited import DELTA, Edited, origin

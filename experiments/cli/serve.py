@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from circuits.base.errors import OptionError
+from circuits.base.places import check_extra
 from experiments.cli.console import Console
 from experiments.cli.signature import Like
 from locate.options import Loading
+from viz.app import PACKAGES
 
 DEMO = Path("out") / "demo"
 
@@ -54,6 +56,7 @@ def serve(
     if not host.strip():  # an unset variable; it would mean every address of this machine
         raise OptionError("`host` is empty; leave it out for this machine only")
     root = _root(folder)
+    check_extra("app", "the app", *PACKAGES)
     from viz.app.context import Context, Models, embedded_names
     from viz.app.library import Library
     from viz.app.security import is_loopback

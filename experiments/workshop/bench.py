@@ -9,6 +9,7 @@ Linux.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import subprocess
@@ -47,6 +48,7 @@ from circuits.graph.evaluate import FRACTIONS, run_circuits
 from circuits.graph.select import top_n
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span
+from experiments.cli.console import Console
 from experiments.workshop.plain_tracing import plain_trace
 from locate.edges.eap import attribute
 from locate.edges.locators import Locator
@@ -354,7 +356,7 @@ def run(
 
 
 def _in_own_process(side: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "experiments.workshop.bench", side]
+    command = [sys.executable, "-m", "experiments.workshop.bench", "--memory", side]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
@@ -396,6 +398,34 @@ def _status(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: prints the measurements as a table or as JSON; 2 for a name that is none."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.workshop.bench")
+    parser.add_argument("--only", action="append", help="name of a measurement; repeatable")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)  # the child that is measured
+    chosen = parser.parse_args(argv)
+    if chosen.memory:
+        torch.set_num_threads(1)
+        print(json.dumps(_measure_memory(chosen.memory)))
+        return 0
+    console = Console(chosen.json)
+    try:
+        with console.working():
+            found = run(chosen.only, progress=console.note)
+    except OptionError as error:
+        console.note(f"error: {error}")
+        return error.exit_code
+    console.table(
+        ("measurement", "value", "bar", "unit", "passed", "note"),
+        [
+            (m.name, f"{m.value:.3g}", f"{m.bar:.3g}", m.unit, "yes" if m.passed else "NO", m.note)
+            for m in found
+        ],
+    )
+    console.result({"measurements": [each.as_dict() for each in found]})
+    return 0
+
+
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(_measure_memory(sys.argv[1])))
+    sys.exit(main())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from locate.changes.rewiring import Rewiring
     from locate.discover import Discovery
 
-GALLERY = Path(__file__).parents[2] / "viz" / "gallery"
+GALLERY = Path(__file__).parents[2] / "docs" / "pictures"
 MODEL = "facts-gpt2"
 RELATION = "country_capital"
 N_PAIRS = 32
@@ -85,7 +85,7 @@ def _draw_trace(model: Model, path: Path) -> Path:
 def _edited(model: Model) -> Rewiring:
     """What `kc edit --method rome` and `kc compare` find of one edit."""
     from circuits.edits.edit import EditRequest
-    from circuits.edits.methods.registry import edit
+    from circuits.edits.methods.run import edit
     from locate.compare import about_the_edit, compare_edit
     from locate.discover import Search
 
@@ -141,7 +141,7 @@ def _stable(provenance: Mapping[str, Any]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: draws into `--out`, prints the paths and returns the exit code."""
     parser = ArgumentParser(prog="python -m experiments.workshop.pictures", description=__doc__)
-    parser.add_argument("--out", type=Path, default=GALLERY, help="folder, default viz/gallery")
+    parser.add_argument("--out", type=Path, default=GALLERY, help="folder, default docs/pictures")
     parser.add_argument(
         "--screens", action="store_true", help="take the app's pictures instead (needs Chromium)"
     )

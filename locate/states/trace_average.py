@@ -8,13 +8,13 @@ ends there, and a subject of one token is its own last token.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuits.base.choices import Choice
+from circuits.base.choices import Choice, NoiseUnit
 from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
@@ -24,7 +24,7 @@ from circuits.model.model import Model
 from circuits.model.tokens import Span
 from locate.heads.attention import check_subjects
 from locate.states.sweep import TraceKind
-from locate.states.tracing import Trace, trace
+from locate.states.tracing import Trace, noise_std, trace
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -270,27 +270,39 @@ def trace_facts(
     pairs: Sequence[TokenPair],
     *,
     seed: int = 0,
+    noise_unit: NoiseUnit | str | float = NoiseUnit.MATRIX,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> AverageTrace:
     """Trace the clean prompt of every pair and average; `options` are those of `locate.trace`.
 
+    `noise_unit` "subjects" is the standard deviation of the embeddings of all pairs' subjects.
     The noise of the fact at place i has the seed `seed` + i, so that facts are independent draws.
     OptionError for a pair that names no subject.
     """
     check_subjects(pairs)
+    subjects = dict.fromkeys(str(pair.text.subject) for pair in pairs)
+    unit = noise_std(model, noise_unit, list(subjects))
     traces = []
     for place, pair in enumerate(pairs):
         text, bos = pair.text, pair.clean.bos
         assert text.subject is not None, "checked above"
         traces.append(
             trace(
-                model, text.clean, text.subject, text.answer, seed=seed + place, bos=bos, **options
+                model,
+                text.clean,
+                text.subject,
+                text.answer,
+                noise_unit=unit,
+                seed=seed + place,
+                bos=bos,
+                **options,
             )
         )
         if progress is not None:
             progress(place + 1, len(pairs))
-    return average_traces(traces)
+    average = average_traces(traces)
+    return replace(average, provenance={**average.provenance, "noise_unit": str(noise_unit)})
 
 
 def _by_role(found: Trace, kind: TraceKind) -> Float[np.ndarray, "role layer"]:

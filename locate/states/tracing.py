@@ -1,7 +1,9 @@
 """Causal tracing: which hidden state, restored, brings a forgotten fact back (Meng et al. 2022).
 
 1. Run the prompt: the probability of the answer is `p_clean`.
-2. Add Gaussian noise to the embeddings of the subject's tokens: it falls to `p_corrupted`.
+2. Add Gaussian noise to the embeddings of the subject's tokens: it falls to `p_corrupted`. Its
+   standard deviation is 3 times that of the whole embedding matrix by default, which needs no
+   list of subjects; Meng et al.'s is 3 times that of their subjects' embeddings, which is less.
 3. Corrupt again, and set one state (a kind, a layer or window of layers, a position) back to its
    clean value. What the probability gains over `p_corrupted` is the state's indirect effect.
 
@@ -20,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.base.choices import NoiseUnit
 from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.results import Result, numeric, texts
@@ -203,6 +206,7 @@ def trace(
     kinds: Sequence[TraceKind | str] = ALL_KINDS,
     window: int = 10,
     noise: float = 3.0,
+    noise_unit: NoiseUnit | str | float = NoiseUnit.MATRIX,
     samples: int = 10,
     seed: int = 0,
     bos: bool | None = None,
@@ -210,11 +214,12 @@ def trace(
 ) -> Trace:
     """Trace one prompt over all layers and positions (Meng et al. 2022, section 2).
 
-    `noise` is in standard deviations of the token embedding matrix. `window` is the number of
-    layers over which MLP or attention outputs are restored together (the residual stream is always
-    restored at one layer). `max_rows` bounds the sequences in one batch, and so the memory; it
-    does not change the result. Raises PromptError for a subject that is not there exactly once or
-    an answer that cannot follow, OptionError for absurd options.
+    `noise` is in units of `noise_unit`: the standard deviation of the token embedding matrix, that
+    of this subject's embeddings, or a number (`subjects_std` of many subjects). `window` is the
+    number of layers over which MLP or attention outputs are restored together (the residual stream
+    is always restored at one layer). `max_rows` bounds the sequences in one batch, and so the
+    memory; it does not change the result. Raises PromptError for a subject that is not there
+    exactly once or an answer that cannot follow, OptionError for absurd options.
     """
     chosen = tuple(dict.fromkeys(TraceKind.of(kind) for kind in kinds))
     _check_options(chosen, window, noise, samples, max_rows)
@@ -222,7 +227,8 @@ def trace(
     model.check_length(len(encoded))
     span = encoded.span_of(subject)
     answer_token = model.tokenizer.first_token(prompt, answer)
-    noises = subject_noise(model, len(span), noise, samples, seed)
+    unit = noise_std(model, noise_unit, [subject])
+    noises = subject_noise(model, len(span), noise, samples, seed, unit)
 
     parts = [
         _trace_samples(model, encoded, span, answer_token, chosen, window, part, max_rows)
@@ -247,7 +253,8 @@ def trace(
             "method": "causal tracing",
             "window": window,
             "noise": noise,
-            "embedding_std": model.embedding_std(),
+            "noise_unit": str(noise_unit),
+            "embedding_std": unit,
             "samples": samples,
             "seed": seed,
             "bos": encoded.bos,
@@ -256,12 +263,35 @@ def trace(
 
 
 def subject_noise(
-    model: Model, length: int, noise: float, samples: int, seed: int
+    model: Model, length: int, noise: float, samples: int, seed: int, unit: float | None = None
 ) -> Float[Tensor, "sample subject d_model"]:
-    """The Gaussian noise for a subject of so many tokens; the same on every device."""
+    """The Gaussian noise for a subject of so many tokens; the same on every device.
+
+    `unit` None is the standard deviation of the embedding matrix.
+    """
     generator = torch.Generator().manual_seed(seed)
-    unit = torch.randn(samples, length, model.d_model, generator=generator)
-    return (unit * (noise * model.embedding_std())).to(model.device)
+    drawn = torch.randn(samples, length, model.d_model, generator=generator)
+    unit = model.embedding_std() if unit is None else unit
+    return (drawn * (noise * unit)).to(model.device)
+
+
+def noise_std(model: Model, unit: NoiseUnit | str | float, subjects: Sequence[str]) -> float:
+    """The unit of the noise as a number; OptionError for one that is not above 0."""
+    if isinstance(unit, int | float) and not isinstance(unit, bool):
+        if not 0 < unit < math.inf:
+            raise OptionError(f"the unit of the noise is a number above 0, not {unit}")
+        return float(unit)
+    return {
+        NoiseUnit.MATRIX: model.embedding_std,
+        NoiseUnit.SUBJECTS: lambda: subjects_std(model, subjects),
+    }[NoiseUnit.of(unit)]()
+
+
+@torch.no_grad()
+def subjects_std(model: Model, subjects: Sequence[str]) -> float:
+    """Standard deviation of the embeddings of all tokens of the subjects, each once a mention."""
+    ids = [token for each in subjects for token in model.tokenizer.encode(each, bos=False).ids]
+    return float(model.embed(torch.tensor([ids], device=model.device)).float().std())
 
 
 def usual_window(n_layers: int) -> int:

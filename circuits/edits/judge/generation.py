@@ -8,6 +8,7 @@ padding is masked, and no position counts it.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.errors import OptionError
+from circuits.base.errors import NumericalError, OptionError
 from circuits.model.model import Model
+from circuits.model.tokens import is_boundary
 
 Ids = Sequence[int]
 
@@ -112,6 +114,8 @@ class Speaker:
         state, said = _Generation(self, [prompt]), list[int]()
         logits = state.logits
         for step in range(n_tokens):
+            if not bool(torch.isfinite(logits).all()):
+                raise NumericalError("the model's logits are not finite: no text can be sampled")
             best = logits[0].topk(k)
             choice = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator)
             said.append(int(best.indices[int(choice)]))
@@ -190,7 +194,7 @@ def read_answer(log_probs: Float[Tensor, "token d_vocab"], answer: Ids) -> Force
 
 
 def ngram_entropy(text: str) -> float:
-    """Fluency: (2/3 H2 + 4/3 H3) / 2 in bits, H_n the entropy of the text's n-grams of words.
+    """(2/3 H2 + 4/3 H3) / 2 in bits, H_n the entropy of the text's n-grams of words.
 
     Low where a text repeats itself (Zhang et al. 2018; Meng et al. 2022, appendix). Words and
     signs of punctuation are tokens; a text shorter than n tokens has H_n = 0.
@@ -209,5 +213,10 @@ def _entropy(words: Sequence[str], n: int) -> float:
 
 def says(text: str, answer: str) -> bool:
     """Whether a text begins with the answer as whole words, whatever the case and the spaces."""
-    said, wanted = (" ".join(each.split()).casefold() for each in (text, answer))
-    return re.match(rf"{re.escape(wanted)}(?!\w)", said) is not None
+    said, wanted = (" ".join(_normal(each).split()) for each in (text, answer))
+    end = len(wanted)
+    return said.startswith(wanted) and is_boundary(wanted[-1:], said[end : end + 1])
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()

@@ -17,17 +17,19 @@ What is measured:
 - locality: prompts that the edit should leave alone. Agreement (KnowEdit) is that the edited model
   says what the model said before, right or wrong; correctness that it says what is true. Both are
   given for all such prompts, for neighbours, and for other relations of the same subject.
-- fluency: n-gram entropy of a sampled continuation. drift: perplexity on a text, after over before.
-  growth: norm of the changed weights.
+- fluency: n-gram entropy of the prompt and what is sampled after it, to 100 tokens in all, whatever
+  ends in between (ROME's evaluation). entropy_to_end: the same of as many tokens beyond the prompt,
+  cut where the model ends its text. A model that stops early is low in the second only.
+- drift: perplexity on a text, after over before. growth: norm of the changed weights.
 
 A measure is the mean over a request's prompts, then over requests; intervals are bootstrapped over
-requests.
+requests. KnowEdit has the mean over a request's categories of prompts first; both are given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -36,6 +38,7 @@ import torch
 from circuits.base.errors import PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.judge.generation import Forced, Speaker, ngram_entropy, read_answer, says
+from circuits.edits.parts.corpus import token_windows
 from circuits.edits.requests import Heading, heading
 from circuits.facts.facts import ProbeKind
 from circuits.model.model import Model
@@ -47,7 +50,6 @@ SAMPLED_FROM = 5
 DRIFT_TOKENS = 1024
 """Of the texts on which perplexity is followed."""
 LONGEST_WINDOW = 256
-CHARACTERS_A_TOKEN = 16  # more than any text has: what is cut off would not be read anyway
 SCORINGS = ("tokens", "likelihood", "generation")
 
 
@@ -100,6 +102,7 @@ class Asked:
     answers: tuple[tuple[int, ...], ...]
     texts: tuple[str, ...]
     rival: tuple[int, ...] | None
+    category: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,9 @@ class RequestScore:
     """How one request fared: every measure that its prompts allow, before and after the edit.
 
     `probability` is the target's, as geometric mean over its tokens, before and after; `reply`
-    the greedy continuations of the request's own prompt; `fluency` in bits, NaN where not asked.
+    the greedy continuations of the request's own prompt; `fluency` and `entropy_to_end` are in
+    bits, NaN where not asked. `by_category` has portability and locality after the edit as KnowEdit
+    averages them: over the prompts of a category, then over categories.
     """
 
     request: EditRequest
@@ -131,12 +136,14 @@ class RequestScore:
     probability: tuple[float, float]
     reply: tuple[str, str]
     fluency: tuple[float, float] = (float("nan"), float("nan"))
+    entropy_to_end: tuple[float, float] = (float("nan"), float("nan"))
+    by_category: Mapping[Measure, Rates] = field(default_factory=dict)
 
 
 class Judge:
     """Asks a model about requests before it is edited, and then as often as wanted afterwards.
 
-    `fluency_tokens` is the length of the sampled text (0: none); ROME's evaluation has 100.
+    `fluency_tokens` is the length of the text for fluency (0: none); ROME's evaluation has 100.
     Probes that cannot be asked are left out and listed in `left_out`; PromptError where a request
     itself cannot be.
     """
@@ -146,7 +153,6 @@ class Judge:
         model: Model,
         requests: Sequence[EditRequest],
         *,
-        bos: bool | None = None,
         batch_size: int = 64,
         extra_tokens: int = EXTRA_TOKENS,
         fluency_tokens: int = 0,
@@ -157,10 +163,10 @@ class Judge:
         self.extra_tokens, self.fluency_tokens, self.seed = extra_tokens, fluency_tokens, seed
         self.left_out: list[str] = []
         self._speaker = Speaker(model, batch_size)
-        self._asked = self._with_room([self._prepare(each, bos) for each in self.requests])
-        self._texts = windows(model, texts, bos)
+        self._asked = self._with_room([self._prepare(each) for each in self.requests])
+        self._texts = windows(model, texts)
         self._before = self._observe(range(len(self.requests)))
-        self._fluency = [self._fluency_of(i) for i in range(len(self.requests))]
+        self._sampled = [self._entropies(i) for i in range(len(self.requests))]
         self._text_nll = self._speaker.text_nll(self._texts) if self._texts else float("nan")
 
     def score(self, which: Iterable[int] | None = None) -> list[RequestScore]:
@@ -180,23 +186,21 @@ class Judge:
         """On the texts, before any edit; NaN without texts."""
         return float(np.exp(self._text_nll))
 
-    def _prepare(self, request: EditRequest, bos: bool | None) -> list[Asked]:
+    def _prepare(self, request: EditRequest) -> list[Asked]:
         """The request's own prompt first, then its probes."""
         tokenizer, truth = self.model.tokenizer, request.ground_truth
         rival = () if truth is None else (truth,)
-        made = [_asked(tokenizer, None, None, request.text, (request.target,), rival, bos)]
+        made = [_asked(tokenizer, None, None, request.text, (request.target,), rival)]
         for probe in request.probes:
             wanted = {ProbeKind.PARAPHRASE: rival, ProbeKind.LOCALITY: (request.target,)}
             rivals = wanted.get(probe.kind, ())
             named = heading(probe)
             try:
-                asked = _asked(
-                    tokenizer, probe.kind, named, probe.prompt, probe.answers, rivals, bos
-                )
+                asked = _asked(tokenizer, probe.kind, named, probe.prompt, probe.answers, rivals)
             except PromptError as error:
                 self.left_out.append(str(error))
             else:
-                made.append(asked)
+                made.append(replace(asked, category=probe.name))
         return made
 
     def _with_room(self, groups: list[list[Asked]]) -> list[list[Asked]]:
@@ -223,22 +227,31 @@ class Judge:
 
     def _score(self, index: int, after: Sequence[Observation]) -> RequestScore:
         asked, before = self._asked[index], self._before[index]
+        after_sampled = self._entropies(index)
         return RequestScore(
             request=self.requests[index],
             before=_measures(asked, before, before),
             after=_measures(asked, before, after),
             probability=(float(np.exp(-before[0].nll)), float(np.exp(-after[0].nll))),
             reply=(before[0].text, after[0].text),
-            fluency=(self._fluency[index], self._fluency_of(index)),
+            fluency=(self._sampled[index][0], after_sampled[0]),
+            by_category=_by_category(asked, before, after),
+            entropy_to_end=(self._sampled[index][1], after_sampled[1]),
         )
 
-    def _fluency_of(self, index: int) -> float:
+    def _entropies(self, index: int) -> tuple[float, float]:
+        """Fluency, and entropy to the end of the text."""
         if not self.fluency_tokens:
-            return float("nan")
+            return float("nan"), float("nan")
         generator = torch.Generator().manual_seed(self.seed)
-        prompt = self._asked[index][0].prompt
+        tokenizer, prompt = self.model.tokenizer, self._asked[index][0].prompt
         said = self._speaker.sample(prompt, self.fluency_tokens, SAMPLED_FROM, generator)
-        return ngram_entropy(_text(self.model.tokenizer, (*prompt, *said)))
+        own = len(prompt) - (prompt[0] == tokenizer.hf.bos_token_id)
+        whole = (*prompt, *said[: max(0, self.fluency_tokens - own)])
+        fluent = tokenizer.hf.decode(
+            whole, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return ngram_entropy(fluent), ngram_entropy(_text(tokenizer, (*prompt, *said)))
 
 
 def observe(
@@ -273,19 +286,13 @@ def observe(
 
 
 def windows(
-    model: Model, texts: Sequence[str], bos: bool | None, max_tokens: int = DRIFT_TOKENS
+    model: Model, texts: Sequence[str], max_tokens: int = DRIFT_TOKENS
 ) -> list[tuple[int, ...]]:
     """The first tokens of the texts, cut to lengths that the model takes, BOS in front of each."""
-    tokenizer, found, left = model.tokenizer, [], max_tokens
-    front = (tokenizer.hf.bos_token_id,) if tokenizer.use_bos(bos) else ()
+    tokenizer = model.tokenizer
+    front = (tokenizer.hf.bos_token_id,) if tokenizer.use_bos(None) else ()
     width = min(model.max_tokens, LONGEST_WINDOW) - len(front)
-    for text in texts:
-        if left <= 0:
-            break
-        cut = text[: left * CHARACTERS_A_TOKEN]
-        ids = tokenizer.hf(cut, add_special_tokens=False)["input_ids"][:left]
-        left -= len(ids)
-        found += [(*front, *ids[start : start + width]) for start in range(0, len(ids), width)]
+    found = [(*front, *ids) for ids in token_windows(model, texts, width, max_tokens)]
     return [each for each in found if len(each) > 1]
 
 
@@ -311,9 +318,8 @@ def _asked(
     prompt: str,
     answers: Sequence[str],
     rivals: Sequence[str],
-    bos: bool | None,
 ) -> Asked:
-    ids = tokenizer.encode(prompt, bos).ids
+    ids = tokenizer.encode(prompt).ids
     tokens = tuple(tokenizer.continuation(prompt, answer) for answer in answers)
     found = [tokenizer.continuation(prompt, rival) for rival in rivals]
     rival = found[0] if found and found[0] not in tokens else None
@@ -341,10 +347,26 @@ def _measures(
     for each, old, new in zip(asked, before, after, strict=True):
         for measure, rates in _rates_of(each, old, new):
             groups.setdefault(measure, []).append(rates)
+    return {measure: _mean_rates(rates) for measure, rates in groups.items()}
+
+
+def _by_category(
+    asked: Sequence[Asked], before: Sequence[Observation], after: Sequence[Observation]
+) -> dict[Measure, Rates]:
+    """Portability and locality: means over the means of the data set's own headings."""
+    found: dict[Measure, dict[str, list[Rates]]] = {}
+    for each, old, new in zip(asked, before, after, strict=True):
+        for measure, rates in _rates_of(each, old, new):
+            if measure in (Measure.PORTABILITY, Measure.LOCALITY):
+                found.setdefault(measure, {}).setdefault(each.category, []).append(rates)
     return {
-        measure: Rates(*(_mean(getattr(each, name) for each in rates) for name in SCORINGS))
-        for measure, rates in groups.items()
+        measure: _mean_rates([_mean_rates(rates) for rates in categories.values()])
+        for measure, categories in found.items()
     }
+
+
+def _mean_rates(rates: Sequence[Rates]) -> Rates:
+    return Rates(*(_mean(getattr(each, name) for each in rates) for name in SCORINGS))
 
 
 def _rates_of(

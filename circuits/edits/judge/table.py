@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ class SuccessTable:
 
     `score` is CounterFact's: the harmonic mean of efficacy, paraphrase and neighbourhood success
     by likelihood. `drift` is the mean over edits of perplexity after over before, `change` and
-    `growth` those of the changed weights' norm, each weight for itself.
+    `growth` those of the changed weights' norm, each weight for itself. `before` and `after` are
+    means over a request's prompts; `knowedit` has portability and locality after the edits by
+    KnowEdit's own aggregation, over a request's categories of prompts first.
     """
 
     n: int
@@ -30,6 +32,8 @@ class SuccessTable:
     score: float
     drift: Interval = UNDEFINED
     change: Interval = UNDEFINED
+    entropy_to_end: tuple[Interval, Interval] = (UNDEFINED, UNDEFINED)
+    knowedit: Mapping[Measure, Mapping[str, Interval]] = field(default_factory=dict)
     growth: Interval = UNDEFINED
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,8 +49,10 @@ class SuccessTable:
             "requests": self.n,
             "before": plain(self.before),
             "after": plain(self.after),
+            "knowedit": plain(self.knowedit),
             "probability": [each.as_dict() for each in self.probability],
             "fluency": [each.as_dict() for each in self.fluency],
+            "entropy_to_end": [each.as_dict() for each in self.entropy_to_end],
             "score": self.score if np.isfinite(self.score) else None,
             "drift": self.drift.as_dict(),
             "change": self.change.as_dict(),
@@ -88,6 +94,8 @@ def summarise(
         after=after,
         probability=tuple(estimate([s.probability[i] for s in scores]) for i in (0, 1)),  # type: ignore[arg-type]
         fluency=tuple(estimate([s.fluency[i] for s in scores]) for i in (0, 1)),  # type: ignore[arg-type]
+        knowedit=rows(lambda score: score.by_category),
+        entropy_to_end=tuple(estimate([s.entropy_to_end[i] for s in scores]) for i in (0, 1)),  # type: ignore[arg-type]
         score=_counterfact_score(after),
         drift=estimate(drifts),
         change=estimate([size["change"] for size in sizes]),

@@ -14,14 +14,15 @@ threshold in units of C's mean eigenvalue may be given instead.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.base.errors import NumericalError, OptionError
+from circuits.base.errors import NumericalError
+from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.memit import Keys, check_distinct, mean_keys, spread, value_details
 from circuits.edits.parts.contexts import MEMIT_CONTEXTS, ContextSettings, sample_contexts
@@ -31,21 +32,17 @@ from circuits.model.model import Model
 
 
 @dataclass(frozen=True)
-class AlphaEditSettings:
+class AlphaEditSettings(Options):
     """Hyperparameters of AlphaEdit. The threshold is on C's eigenvalues: absolute as published,
     or in units of their mean with `relative_threshold`.
     """
 
     layers: tuple[int, ...]
-    value: ValueSettings = field(default_factory=lambda: ValueSettings(clamp=0.75))
+    value: ValueSettings = option(ValueSettings(clamp=0.75))
     contexts: ContextSettings = MEMIT_CONTEXTS
-    threshold: float = 0.02
+    threshold: float = option(0.02, above=0)
     relative_threshold: bool = False
-    ridge: float = 10.0
-
-    def __post_init__(self) -> None:
-        if not (self.threshold > 0 and self.ridge > 0):
-            raise OptionError("AlphaEdit's threshold and ridge must be above 0")
+    ridge: float = option(10.0, above=0)
 
 
 def alphaedit(

@@ -8,7 +8,8 @@ Wang et al. 2024, "Detoxifying Large Language Models via Knowledge Editing". For
 
 `shipped` follows EasyEdit's code instead, which differs from its paper: the layer is found for the
 first record only, on the responses without their prompt; the KL term is computed without
-gradient, so that it changes nothing; the response is set off by two spaces.
+gradient, so that it changes nothing, and one position late, from the answer's first token to what
+would follow its last; the response is set off by two spaces.
 
 A record is an `EditRequest`: `target` is the safe response, `ground_truth` the unsafe one, probes
 of the locality kind are the texts that should stay.
@@ -24,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.errors import FileFormatError
+from circuits.base.options import Options, option
 from circuits.base.records import read_json, read_jsonl, text_field
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.parts.training import (
@@ -44,7 +46,7 @@ from circuits.model.model import Model
 
 
 @dataclass(frozen=True)
-class DinmSettings:
+class DinmSettings(Options):
     """The paper's values. `layers` are the candidates for the toxic layer.
 
     `edit_weight` and `locality_weight` are the factors of the two terms; no step is taken where
@@ -52,19 +54,13 @@ class DinmSettings:
     """
 
     layers: tuple[int, ...] = (0,)
-    learning_rate: float = 5e-4
-    steps: int = 10
-    edit_weight: float = 0.1
-    locality_weight: float = 1.0
+    learning_rate: float = option(5e-4, above=0)
+    steps: int = option(10, low=1)
+    edit_weight: float = option(0.1, above=0)
+    locality_weight: float = option(1.0, low=0)
     stop_below: float = 1e-4
-    clamp: float | None = None
+    clamp: float | None = option(None, above=0)
     shipped: bool = False
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OptionError(f"DINM takes at least 1 step, not {self.steps}")
-        if self.edit_weight <= 0 or self.locality_weight < 0:
-            raise OptionError("DINM's edit weight must be above 0, its locality weight not below")
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def dinm(
     chosen: int | None = None
     for number, request in enumerate(requests, start=1):
         with trainee.delta().applied(model):
-            record = _record(model, request)
+            record = _record(model, request, settings.shipped)
             distances = _distances(model, record, settings.shipped)
         if chosen is None or not settings.shipped:
             chosen = max(layers, key=lambda layer: distances[layer])
@@ -141,12 +137,13 @@ def _tune(
     return descend(trainee.train(names), [[[safe]]] * settings.steps, objective, how)
 
 
-def _record(model: Model, request: EditRequest) -> Record:
+def _record(model: Model, request: EditRequest, shipped: bool = False) -> Record:
     texts = []
     for probe in request.probes:
         if probe.kind == ProbeKind.LOCALITY:
             answer = probe.answers[0] if probe.answers else None
-            texts.append(passage(model.tokenizer, probe.prompt, answer))
+            text = passage(model.tokenizer, probe.prompt, answer)
+            texts.append(_one_late(text) if shipped else text)
     unsafe = request.ground_truth or _says(model, request)
     return Record(request.text, request.target, unsafe, tuple(texts))
 
@@ -160,6 +157,11 @@ def _says(model: Model, request: EditRequest) -> str:
         logits = model.last_logits(torch.tensor([ids], device=model.device))
         ids.append(int(logits.argmax()))
     return model.tokenizer.hf.decode(ids[-count:]).strip() or model.tokenizer.token_string(ids[-1])
+
+
+def _one_late(text: Passage) -> Passage:
+    """The predictions one place on; the token that is added is not read, only what precedes it."""
+    return Passage((*text.ids, text.ids[-1]), text.start + 1)
 
 
 # --- the toxic layer -----------------------------------------------------------------------------

@@ -15,86 +15,91 @@ import os
 import random
 import re
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from functools import partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers.processors import TemplateProcessing
 
-from circuits.base.choices import EditStatus
 from circuits.base.errors import EasyEditError, KnowledgeCircuitsError, OptionError, PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods.registry import EditOutcome, target_scores
-from circuits.edits.parts.contexts import place
+from circuits.edits.parts.value import Progress
 from circuits.facts.facts import ProbeKind
 from circuits.model.model import Model
 
 HOME = "EASYEDIT_HOME"
 _PACKAGES = ("easyeditor", "easyeditor.models", "easyeditor.util", "easyeditor.trainer")
+_ADAPTERS = "it adds adapters beside them"
+_MEMORY = "it adds a memory of edits beside them"
+_PROMPT = "it puts demonstrations in front of the prompt"
+_EDITOR = "it needs an editor network trained beforehand"
+_DECODING = "it changes how the model is decoded"
+CANNOT_RUN: Mapping[str, str] = {
+    **dict.fromkeys(("lora", "qlora", "dpo"), _ADAPTERS),
+    **dict.fromkeys(("grace", "melo", "wise", "defer", "tpatcher", "serac"), _MEMORY),
+    **dict.fromkeys(("ike", "baseprompt"), _PROMPT),
+    **dict.fromkeys(("mend", "malmen", "ke", "instructedit"), _EDITOR),
+    **dict.fromkeys(("deepeditapi", "dola", "caa", "steering"), _DECODING),
+}
+"""EasyEdit's methods whose edits are no values of ours, and why."""
 
 
-def easyedit(
+def run_method(
     model: Model,
-    requests: EditRequest | Sequence[EditRequest],
-    name: str,
-    *,
-    hparams: str | Path | None = None,
-    settings: Mapping[str, Any] | None = None,
-    home: str | Path | None = None,
-    seed: int = 0,
-) -> EditOutcome:
-    """Run EasyEdit's method `name` (as `ROME`); the model itself is not changed.
+    requests: Sequence[EditRequest],
+    layers: Sequence[int] | None,
+    settings: Mapping[str, Any],
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> tuple[WeightDelta, dict[str, Any]]:
+    """Run EasyEdit's method `settings["method"]` (as `ROME`) on a copy of the model.
 
-    `hparams` is a YAML file of its hyperparameters; None takes the checkout's own for a model of
-    this name. `settings` overrides single ones; `device` and `model_name` are set to the model's.
-    `home` None reads EASYEDIT_HOME. EasyEditError where it is absent, lacks the method, fails, or
-    its edit is no change of the model's weights.
+    `hparams` of the settings is a YAML file of its hyperparameters; without one it is the
+    checkout's own for a model of this name. `home` is the checkout, EASYEDIT_HOME without it. All
+    others are single hyperparameters; `device` and `model_name` are the model's. EasyEditError
+    where the checkout is absent, lacks the method, fails, or its edit is no change of the weights.
     """
+    given = dict(settings)
+    name, hparams, home = (given.pop(key, None) for key in ("method", "hparams", "home"))
+    if layers is not None:
+        given["layers"] = list(layers)
     root = find_home(home)
     folder = _find(root / "easyeditor" / "models", name, "method")
-    asked = (requests,) if isinstance(requests, EditRequest) else tuple(requests)
-    if not asked:
-        raise OptionError("there is no request to edit")
+    if (reason := CANNOT_RUN.get(_plain(folder.name))) is not None:
+        raise EasyEditError(f"EasyEdit's {name} is no change of the model's weights: {reason}")
     path = Path(hparams) if hparams is not None else _own_hparams(root, folder.name, model)
-    records = [_record(request, number) for number, request in enumerate(asked)]
-    prompts = [place(model, request) for request in asked]
-    start, before = time.monotonic(), target_scores(model, prompts)
-    with _imported(root), _seeded(seed, model), torch.enable_grad():
-        edited, values, printed = _run(model, folder, path, records, settings or {}, name)
-    label = f"easyedit:{folder.name}"
+    path = path.expanduser().resolve()
+    records = [_record(request, number) for number, request in enumerate(requests)]
+    with _imported(root), _seeded(generator.initial_seed(), model), torch.enable_grad(), _aside():
+        edited, values, printed = _run(model, folder, path, records, given, name)
+    used = values.get("layers")
     provenance = {
-        **model.provenance,
-        "method": label,
         "hparams_file": path.name,
         "settings": values,
-        "seed": seed,
-        "requests": records,
+        "layers": used if isinstance(used, list) else [],
     }
-    layers = tuple(values["layers"]) if isinstance(values.get("layers"), list) else ()
-    outcome = partial(
-        EditOutcome, method=label, layers=layers, requests=asked, provenance=provenance
-    )
-    details: dict[str, Any] = {
-        "probability_before": before.probability.tolist(),
-        "printed": printed,
-    }
-    details["seconds"] = time.monotonic() - start
-    delta = WeightDelta(_difference(model, edited, name), provenance)
-    if not delta.is_finite:
-        reason = f"EasyEdit's {name} made weights that are not finite"
-        return outcome(None, EditStatus.DIVERGED, reason=reason, details=details)
-    if not delta.changes:
-        reason = f"EasyEdit's {name} changed no weight"
-        return outcome(None, EditStatus.NO_CHANGE, reason=reason, details=details)
-    with delta.applied(model):
-        details["probability_after"] = target_scores(model, prompts).probability.tolist()
-    return outcome(delta, EditStatus.DONE, details=details | {"norm": delta.norm()})
+    return WeightDelta(_difference(model, edited, name), provenance), {"printed": printed}
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Within the block the working directory is an empty one: methods leave files there.
+
+    AlphaEdit would take a projection that it finds there for this model's, whosever it is.
+    """
+    before = Path.cwd()
+    with TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
 
 
 def find_home(home: str | Path | None = None) -> Path:
@@ -105,7 +110,7 @@ def find_home(home: str | Path | None = None) -> Path:
             f"EasyEdit is not installed here: set {HOME} to a checkout of "
             "https://github.com/zjunlp/EasyEdit (it is not on the package index)"
         )
-    root = Path(named).expanduser()
+    root = Path(named).expanduser().resolve()
     if not (root / "easyeditor" / "models").is_dir():
         raise EasyEditError(
             f"{HOME}={named} is no checkout of EasyEdit: no easyeditor/models there"
@@ -181,6 +186,8 @@ def _own_hparams(root: Path, method: str, model: Model) -> Path:
 
 def _module(folder: Path, ending: str) -> ModuleType:
     files = sorted(folder.glob(f"*_{ending}.py"))
+    if len(files) > 1:  # newer checkouts have a second one for models that see
+        files = [file for file in files if "multimodal" not in file.stem]
     if len(files) != 1:
         raise EasyEditError(f"EasyEdit's {folder.name} has {len(files)} files *_{ending}.py, not 1")
     return import_module(f"easyeditor.models.{folder.name}.{files[0].stem}")
@@ -275,11 +282,18 @@ def _configure(values: Any, model: Model, settings: Mapping[str, Any], name: str
 
 
 def _tokenizer(model: Model, method: str) -> Any:
-    """A copy that pads as EasyEdit's editor has it for the method."""
+    """A copy that pads as EasyEdit's editor has it for the method, and adds a BOS where ours is."""
     tokenizer = copy.deepcopy(model.tokenizer.hf)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left" if method.startswith("ft") else "right"
+    front = f"{tokenizer.bos_token}:0 " if model.tokenizer.use_bos(None) else ""
+    # What it would add by itself is replaced, so that there is one BOS or none.
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{front}$A:0",
+        pair=f"{front}$A:0 {front}$B:1",
+        special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)] if front else [],
+    )
     return tokenizer
 
 

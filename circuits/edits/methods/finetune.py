@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from circuits.base.errors import OptionError
+from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.parts.training import (
     Descent,
@@ -33,23 +33,20 @@ from circuits.model.model import Model
 
 
 @dataclass(frozen=True)
-class FineTuneSettings:
-    """EasyEdit's defaults. `batch_size` None takes all facts into each step.
+class FineTuneSettings(Options):
+    """EasyEdit's defaults; what it sets for single models stands in `hyperparameters.toml`.
 
-    A batch whose loss (nats a token) is below `stop_below` takes no step.
+    `batch_size` None takes all facts into each step. A batch whose loss (nats a token) is below
+    `stop_below` takes no step.
     """
 
     layers: tuple[int, ...] = (0,)
-    learning_rate: float = 5e-4
-    steps: int = 25
+    learning_rate: float = option(5e-4, above=0)
+    steps: int = option(25, low=1)
     stop_below: float = 1e-2
-    clamp: float | None = None
-    batch_size: int | None = None
+    clamp: float | None = option(None, above=0)
+    batch_size: int | None = option(None, low=1)
     at_prompt_only: bool = False
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OptionError(f"fine-tuning takes at least 1 step, not {self.steps}")
 
 
 def fine_tune(

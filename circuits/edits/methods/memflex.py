@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.options import Options, option
 from circuits.edits.parts.training import Passage, Trainee, chunks, negative_log_likelihood
 
 
 @dataclass(frozen=True)
-class LocalisationSettings:
+class LocalisationSettings(Options):
     """Thresholds and how the gradients are taken.
 
     `similarity` is the paper's 0.92. `magnitude` is an absolute threshold (the paper's 6e-4 is of
@@ -30,20 +31,12 @@ class LocalisationSettings:
     `randomised` is the share of an answer's tokens replaced in each of `copies` copies.
     """
 
-    similarity: float = 0.92
-    magnitude: float | None = None
-    quantile: float = 0.5
-    randomised: float = 0.5
-    copies: int = 3
-    batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.similarity <= 1:
-            raise OptionError(f"a cosine lies between -1 and 1, not at {self.similarity:g}")
-        if not (0 <= self.quantile < 1 and 0 <= self.randomised <= 1 and self.copies >= 1):
-            raise OptionError(
-                "the quantile must be in [0, 1), the randomised share in [0, 1], copies at least 1"
-            )
+    similarity: float = option(0.92, low=-1, high=1)
+    magnitude: float | None = option(None, low=0)
+    quantile: float = option(0.5, low=0, high=1)
+    randomised: float = option(0.5, low=0, high=1)
+    copies: int = option(3, low=1)
+    batch_size: int = option(8, low=1)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.options import Options, option
 from circuits.edits.edit import Change, EditRequest, LowRank, WeightDelta
 from circuits.edits.parts.contexts import MEMIT_CONTEXTS, ContextSettings, place, sample_contexts
 from circuits.edits.parts.keys import at_subject, key_point, residual_point
@@ -35,7 +36,7 @@ Directions = Callable[[int, Keys], Keys]
 
 
 @dataclass(frozen=True)
-class MemitSettings:
+class MemitSettings(Options):
     """Hyperparameters of MEMIT.
 
     `covariance_weight` is lambda: how many tokens of the text one request is weighed against. With
@@ -43,14 +44,10 @@ class MemitSettings:
     """
 
     layers: tuple[int, ...]
-    value: ValueSettings = field(default_factory=lambda: ValueSettings(clamp=0.75))
+    value: ValueSettings = option(ValueSettings(clamp=0.75))
     contexts: ContextSettings = MEMIT_CONTEXTS
-    covariance_weight: float = 20000.0
-    shrinkage: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if not self.covariance_weight >= 0:
-            raise OptionError(f"lambda must not be negative, not {self.covariance_weight}")
+    covariance_weight: float = option(20000.0, low=0)
+    shrinkage: float = option(1e-3, low=0, high=1)
 
 
 def memit(

@@ -9,13 +9,13 @@
 The original code takes k and W k of step 3 from the bare prompt, but C^-1 k* from the mean key. The
 change is then not the least one, and large where the two keys differ; this is what made single
 edits break the model (R-ROME, Gupta et al. 2024). Here one key stands everywhere; the original is
-kept as an option.
+kept as `rome-original`, with the KL term of its code (`circuits.edits.parts.value`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.parts.contexts import ContextSettings, place, sample_contexts
 from circuits.edits.parts.keys import at_subject, key_point, value_point
@@ -32,16 +33,17 @@ from circuits.model.model import Model
 
 
 @dataclass(frozen=True)
-class RomeSettings:
+class RomeSettings(Options):
     """Hyperparameters of ROME. `consistent_keys` is R-ROME; False is the original code's mix."""
 
     layers: tuple[int, ...]
-    value: ValueSettings = field(default_factory=ValueSettings)
-    contexts: ContextSettings = field(default_factory=ContextSettings)
+    value: ValueSettings = option(ValueSettings())
+    contexts: ContextSettings = option(ContextSettings())
     consistent_keys: bool = True
-    shrinkage: float = 1e-3
+    shrinkage: float = option(1e-3, low=0, high=1)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.layers) != 1:
             raise OptionError(f"ROME edits one layer, not {len(self.layers)}; give --layers one")
 
@@ -65,15 +67,10 @@ def rome(
     generator: torch.Generator,
     progress: Progress | None = None,
 ) -> tuple[WeightDelta, dict[str, Any]]:
-    """The change for one request. OptionError for several: apply one and edit again, or MEMIT."""
-    if len(requests) != 1:
-        raise OptionError(
-            f"ROME answers one request at a time, not {len(requests)}; edit one after the other, "
-            "or use MEMIT"
-        )
-    (layer,) = layers
+    """The change for the one request."""
+    (request,), (layer,) = requests, layers
     contexts = sample_contexts(model, settings.contexts, generator)
-    prompts = [place(model, requests[0], context) for context in contexts]
+    prompts = [place(model, request, context) for context in contexts]
     found = at_subject(model, prompts, [key_point(layer), value_point(layer)], layer)
     keys, outputs = found[key_point(layer)], found[value_point(layer)]
     (optimised,) = optimise_values(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Any
 
@@ -24,9 +24,10 @@ import torch
 
 from circuits.base.choices import EditStatus, UnlearnMethod
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.options import Options, option
 from circuits.edits.edit import WeightDelta
 from circuits.edits.methods.memflex import LocalisationSettings, localise
-from circuits.edits.methods.registry import EditOutcome
+from circuits.edits.methods.run import EditOutcome, check_size
 from circuits.edits.parts.examples import Example, encode_examples
 from circuits.edits.parts.training import (
     Descent,
@@ -55,7 +56,7 @@ _RETAIN = {
 
 
 @dataclass(frozen=True)
-class UnlearnSettings:
+class UnlearnSettings(Options):
     """How a set is unlearned, in the matrices (attention and MLP) of `layers`.
 
     Each step takes `batch_size` texts to forget and `retain_batch_size` to retain. `ceiling` is
@@ -65,22 +66,16 @@ class UnlearnSettings:
     """
 
     layers: tuple[int, ...] = (0,)
-    learning_rate: float = 5e-5
-    epochs: int = 2
-    batch_size: int = 4
-    retain_batch_size: int = 16
-    accumulate: int = 1
-    forget_weight: float = 1.0
-    retain_weight: float = 1.0
-    ceiling: float | None = 5.0
-    margin: float = 0.05
-    localisation: LocalisationSettings = field(default_factory=LocalisationSettings)
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise OptionError(f"unlearning takes at least 1 epoch, not {self.epochs}")
-        if self.forget_weight <= 0 or self.retain_weight < 0:
-            raise OptionError("the forget weight must be above 0, the retain weight not below")
+    learning_rate: float = option(5e-5, above=0)
+    epochs: int = option(2, low=1)
+    batch_size: int = option(4, low=1)
+    retain_batch_size: int = option(16, low=1)
+    accumulate: int = option(1, low=1)
+    forget_weight: float = option(1.0, above=0)
+    retain_weight: float = option(1.0, low=0)
+    ceiling: float | None = option(5.0, above=0)
+    margin: float = option(0.05, low=0, high=1)
+    localisation: LocalisationSettings = option(LocalisationSettings())
 
 
 def unlearn(
@@ -91,6 +86,7 @@ def unlearn(
     *,
     layers: Sequence[int] | None = None,
     settings: Mapping[str, Any] | None = None,
+    bos: bool | None = None,
     held_out: Sequence[Example] = (),
     seed: int = 0,
     progress: Progress | None = None,
@@ -100,10 +96,11 @@ def unlearn(
     `layers` None is all of them. Details hold loss (nats a token) and token accuracy of the sets
     before and after, whether the retain set is within the margin, and each epoch's terms. Texts
     `held_out` should stay too but are scored only: the retain set is trained on, so its own score
-    flatters. The outcome has diverged where a number is not finite, and is no change where the
+    flatters. `bos` is whether every text begins with the BOS token, None for the model's way. The
+    outcome has diverged where a number is not finite, and is no change where the
     forget set's loss did not rise. OptionError and PromptError for sets that cannot be used.
     """
-    chosen = UnlearnMethod.of(method)
+    chosen, model = UnlearnMethod.of(method), model.with_bos(bos)
     wanted = range(model.n_layers) if layers is None else layers
     found, origin = settings_for(model, str(chosen), UnlearnSettings, wanted, settings)
     if layers is None:
@@ -113,6 +110,7 @@ def unlearn(
         "method": str(chosen),
         "settings": asdict(found),
         "settings_origin": asdict(origin),
+        "bos": model.tokenizer.use_bos(None),
         "seed": seed,
         "forget": [asdict(each) for each in forget],
         "retain": [asdict(each) for each in retain],
@@ -125,10 +123,12 @@ def unlearn(
     try:
         run.train(progress)
         delta = run.trainee.delta(provenance)
+        check_size(model, delta)
         if not run.details["forget"]["after"]["loss"] > run.details["forget"]["before"]["loss"]:
             delta, status = None, EditStatus.NO_CHANGE
             reason = "the loss of the texts to forget did not rise"
     except NumericalError as error:
+        delta = None
         status, reason = EditStatus.DIVERGED, str(error)
         if isinstance(error, DivergenceError):
             run.details["losses"] = list(error.losses)

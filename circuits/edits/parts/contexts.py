@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.errors import OptionError, PromptError
+from circuits.base.errors import NumericalError, OptionError, PromptError
+from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest
 from circuits.facts.facts import SLOT
 from circuits.model.model import Model
@@ -22,7 +23,7 @@ SEPARATOR = ". "
 
 
 @dataclass(frozen=True)
-class ContextSettings:
+class ContextSettings(Options):
     """How contexts are sampled: `copies` of each length after each start.
 
     `lengths` count the tokens in all, BOS included. ROME samples after the BOS alone, 10 texts of 5
@@ -30,16 +31,9 @@ class ContextSettings:
     """
 
     starts: tuple[str, ...] = ("",)
-    lengths: tuple[int, ...] = (5, 10)
-    copies: int = 10
-    top_k: int = 5
-
-    def __post_init__(self) -> None:
-        if self.copies < 0 or self.top_k < 1 or min(self.lengths, default=1) < 2:
-            raise OptionError(
-                "contexts need lengths of at least 2 tokens, top_k of at least 1 and no negative "
-                "number of copies"
-            )
+    lengths: tuple[int, ...] = option((5, 10), low=2)
+    copies: int = option(10, low=0)
+    top_k: int = option(5, low=1)
 
 
 MEMIT_CONTEXTS = ContextSettings(("The", "Therefore", "Because", "I", "You"), (10,), 1)
@@ -78,42 +72,38 @@ def sample_contexts(
     return tuple(texts)
 
 
-def place(
-    model: Model, request: EditRequest, context: str = "", bos: bool | None = None
-) -> PlacedPrompt:
+def place(model: Model, request: EditRequest, context: str = "") -> PlacedPrompt:
     """The request's prompt in a context, with its target. PromptError unless the subject, as
     whole words, stands in the bare prompt once.
     """
-    _check_subject(model, request, bos)
+    _check_subject(model, request)
     text = context + request.text
     start = len(context) + request.prompt.index(SLOT)
-    return _place(model, text, start, request.subject, request.target, bos)
+    return _place(model, text, start, request.subject, request.target)
 
 
-def place_essence(model: Model, subject: str, bos: bool | None = None) -> PlacedPrompt:
+def place_essence(model: Model, subject: str) -> PlacedPrompt:
     """ROME's prompt "SUBJECT is a", which keeps what the subject is (equation 4)."""
-    return _place(model, f"{subject} is a", 0, subject, None, bos)
+    return _place(model, f"{subject} is a", 0, subject, None)
 
 
-def _place(
-    model: Model, text: str, start: int, subject: str, target: str | None, bos: bool | None
-) -> PlacedPrompt:
-    prompt = model.tokenizer.encode(text, bos)
+def _place(model: Model, text: str, start: int, subject: str, target: str | None) -> PlacedPrompt:
+    prompt = model.tokenizer.encode(text)
     targets = model.tokenizer.continuation(text, target) if target is not None else ()
     last = prompt.span_at(start, start + len(subject)).last
     model.check_length(len(prompt) + max(0, len(targets) - 1))
     return PlacedPrompt(prompt.ids + targets[:-1], last, len(prompt), targets)
 
 
-def _check_subject(model: Model, request: EditRequest, bos: bool | None) -> None:
+def _check_subject(model: Model, request: EditRequest) -> None:
     if request.subject != request.subject.strip():
         raise PromptError(f"the subject {request.subject!r} begins or ends in white space")
-    model.tokenizer.encode(request.text, bos).span_of(request.subject)
+    model.tokenizer.encode(request.text).span_of(request.subject)
 
 
 def _begin(model: Model, start: str) -> Int[Tensor, "1 pos"]:
     tokenizer = model.tokenizer
-    if start:
+    if start:  # without one the BOS begins the sampling, whether or not texts are to have one
         ids: Sequence[int] = tokenizer.encode(start).ids
     elif tokenizer.hf.bos_token_id is not None:
         ids = [tokenizer.hf.bos_token_id]
@@ -127,7 +117,12 @@ def _begin(model: Model, start: str) -> Int[Tensor, "1 pos"]:
 def _draw(
     logits: Float[Tensor, "row d_vocab"], top_k: int, generator: torch.Generator
 ) -> Int[Tensor, "row 1"]:
-    """One token a row among the `top_k` likeliest, drawn on the CPU: the same on every device."""
+    """One token a row among the `top_k` likeliest, drawn on the CPU: the same on every device.
+
+    NumericalError where the model says nothing finite.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise NumericalError("the model's logits are not finite, so that no text can be sampled")
     best = logits.float().cpu().topk(min(top_k, logits.shape[-1]))
     chosen = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
     return best.indices.gather(1, chosen).to(logits.device)

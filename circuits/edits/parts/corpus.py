@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -11,10 +13,13 @@ from pathlib import Path
 from circuits.base.errors import FileFormatError
 from circuits.base.records import read_jsonl, read_text, text_field
 from circuits.facts.facts import atlas, fill
+from circuits.model.model import Model
 
 MAX_BYTES = 2**30
 SENTENCES_PER_TEXT = 12
 WORDINGS_PER_FACT = 3
+PIECE = 100_000
+_BREAK = re.compile(r"(?<=\S)\s")
 ATLAS_NAME = "atlas sentences"
 
 
@@ -35,17 +40,56 @@ class Corpus:
 
 
 def read_corpus(path: str | Path) -> Corpus:
-    """A text file, its texts parted by blank lines, or a JSONL file with a key `text`."""
+    """A text file, its texts parted by blank lines, or a JSONL file with a key `text`.
+
+    A line of nothing but white space is blank.
+    """
     path = Path(path)
     if path.suffix in (".jsonl", ".ndjson"):
         records = read_jsonl(path, MAX_BYTES)
         texts = tuple(text_field(record, "text", path, line) for line, record in records)
     else:
-        blocks = read_text(path, MAX_BYTES).replace("\r\n", "\n").split("\n\n")
+        blocks = re.split(r"\n[^\S\n]*\n", read_text(path, MAX_BYTES).replace("\r\n", "\n"))
         texts = tuple(block.strip() for block in blocks if block.strip())
     if not texts:
         raise FileFormatError(path, "holds no text")
     return Corpus(path.name, texts)
+
+
+def token_windows(
+    model: Model, texts: Sequence[str], width: int, max_tokens: int
+) -> Iterator[list[int]]:
+    """The texts' first `max_tokens` tokens in windows of at most `width`, without BOS.
+
+    A window never spans two texts. Long texts are tokenised a piece at a time, cut at white space,
+    so that time and memory grow with what is read.
+    """
+    left = max_tokens
+    for text in texts:
+        rest: list[int] = []
+        for piece in _pieces(text):
+            if left <= 0:
+                break
+            ids = model.tokenizer.hf(piece, add_special_tokens=False)["input_ids"][:left]
+            left -= len(ids)
+            rest += ids
+            full = len(rest) // width * width
+            yield from (rest[start : start + width] for start in range(0, full, width))
+            rest = rest[full:]
+        if rest:
+            yield rest
+        if left <= 0:
+            return
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text in pieces of about PIECE characters; each begins with the white space before it."""
+    start = 0
+    while start < len(text):
+        found = _BREAK.search(text, start + PIECE)
+        stop = found.start() if found else len(text)
+        yield text[start:stop]
+        start = stop
 
 
 @cache

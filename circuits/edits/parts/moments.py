@@ -7,7 +7,7 @@ that is keyed by those, the layer and the text.
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -21,15 +21,19 @@ from torch import Tensor
 
 from circuits.base.display import Summary
 from circuits.base.errors import FileFormatError, NumericalError, OptionError
+from circuits.base.places import user_cache
 from circuits.base.results import Result, numeric
-from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus
+from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus, token_windows
 from circuits.edits.parts.keys import capture, key_point, output_matrix, pad
 from circuits.model.loading import embedded_models
 from circuits.model.model import Model
 
+logger = logging.getLogger(__name__)
 IDENTITY = "identity"
 BATCH_TOKENS = 4096
 MAX_TOKENS = 2_000_000
+LONGEST_WINDOW = 1024
+"""Positions that are read at once, GPT-2's: attention costs their square."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,13 @@ class Moments(Result):
             raise OptionError(
                 f"the second moments lack layer {missing[0]}; they cover "
                 f"{', '.join(map(str, sorted(self.matrices)))}"
+            )
+
+        bos, wanted = self.source.get("bos"), model.tokenizer.use_bos(None)
+        if bos not in (None, wanted):
+            raise OptionError(
+                f"the second moments were collected {'with' if bos else 'without'} a BOS token, "
+                f"which this run {'puts' if wanted else 'does not put'} in front of its texts"
             )
 
     def shrunk(self, layer: int, shrinkage: float) -> Float[Tensor, "d_mlp d_mlp"]:
@@ -173,7 +184,7 @@ def cached_moments(
     A file that is damaged or of something else is collected again. `cache` defaults to
     `$XDG_CACHE_HOME/knowledge-circuits/moments`.
     """
-    folder = cache or default_cache()
+    folder = cache or user_cache("moments")
     paths = {layer: folder / _file_name(model, corpus, layer, max_tokens) for layer in layers}
     kept = {layer: found for layer in layers if (found := _from_cache(paths[layer], model, layer))}
     missing = [layer for layer in layers if layer not in kept]
@@ -187,20 +198,15 @@ def cached_moments(
     return Moments(matrices, first.model_hash, first.source)
 
 
-def default_cache() -> Path:
-    """Where moments are kept unless said otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "knowledge-circuits" / "moments"
-
-
 @torch.no_grad()
 def collect_moments(
     model: Model, corpus: Corpus, layers: Sequence[int], max_tokens: int = MAX_TOKENS
 ) -> Moments:
     """Run the texts and sum k k^T over all tokens in double precision.
 
-    Texts are cut to the model's length and read until `max_tokens`. The BOS, put in front of each,
-    is not counted: its key is the same everywhere and, in Llama, of another size altogether.
+    Texts longer than the model takes, or LONGEST_WINDOW, are read in windows, all of them, until
+    `max_tokens`. The BOS, put in front of each, is not counted: its key is the same everywhere and,
+    in Llama, of another size altogether. Warns where there are fewer tokens than a key has entries.
     """
     last = max(layers)
     size = {layer: output_matrix(model, layer).shape[1] for layer in layers}
@@ -217,6 +223,12 @@ def collect_moments(
         count += int(counted.sum())
     if count == 0:
         raise OptionError(f"the text {corpus.name!r} has no tokens to take second moments over")
+    if count < max(size.values()):
+        logger.warning(
+            "%r has %d tokens for second moments of keys of %d numbers: directions that it lacks "
+            "count as unused; use a longer text",
+            *(corpus.name, count, max(size.values())),
+        )
     matrices = {layer: (total / count).cpu() for layer, total in sums.items()}
     if not all(bool(torch.isfinite(matrix).all()) for matrix in matrices.values()):
         raise NumericalError(f"the second moments over {corpus.name!r} are not finite")
@@ -225,6 +237,7 @@ def collect_moments(
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
         "tokens": count,
+        "bos": model.tokenizer.use_bos(None),
         "edits": list(model.provenance.get("edits", [])),
     }
     return Moments(matrices, model.provenance["weights_sha256"], source)
@@ -233,24 +246,17 @@ def collect_moments(
 def _batches(
     model: Model, corpus: Corpus, max_tokens: int
 ) -> Iterator[tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]]:
-    """Texts of similar order in batches, and which of their positions count."""
-    bos = model.tokenizer.hf.bos_token_id if model.tokenizer.default_bos else None
-    front = [bos] if bos is not None else []
+    """Windows of the texts in batches, in order, and which of their positions count."""
+    front = [model.tokenizer.hf.bos_token_id] if model.tokenizer.use_bos(None) else []
     rows: list[list[int]] = []
-    seen, width = 0, 0
-    for text in corpus.texts:
-        ids = model.tokenizer.hf(text, add_special_tokens=False)["input_ids"]
-        ids = ids[: min(model.max_tokens - len(front), max_tokens - seen)]
-        if not ids:
-            continue
-        seen += len(ids)
+    width = 0
+    longest = min(model.max_tokens, LONGEST_WINDOW) - len(front)
+    for ids in token_windows(model, corpus.texts, longest, max_tokens):
         rows.append(front + ids)
         width = max(width, len(rows[-1]))
         if width * len(rows) >= BATCH_TOKENS:
             yield _counted(model, rows, len(front))
             rows, width = [], 0
-        if seen >= max_tokens:
-            break
     if rows:
         yield _counted(model, rows, len(front))
 
@@ -265,13 +271,14 @@ def _counted(
 
 
 def _file_name(model: Model, corpus: Corpus, layer: int, max_tokens: int) -> str:
-    """Changes with the weights, edits that are in place, the dtype, the text and its length."""
+    """Changes with the weights, edits in place, the dtype, the text, its length and the BOS."""
     parts = [
         model.provenance["weights_sha256"],
         *model.provenance.get("edits", []),
         str(model.dtype),
         corpus.sha256,
         str(max_tokens),
+        f"bos {model.tokenizer.use_bos(None)}",
     ]
     return f"{sha256('|'.join(parts).encode()).hexdigest()[:32]}-layer{layer}.kc.safetensors"
 

@@ -223,14 +223,6 @@ class Descent:
     clamp: float | None = None
     accumulate: int = 1
 
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise OptionError(f"the learning rate must be above 0, not {self.learning_rate:g}")
-        if self.clamp is not None and self.clamp <= 0:
-            raise OptionError(f"the clamp must be above 0, not {self.clamp:g}")
-        if self.accumulate < 1:
-            raise OptionError(f"accumulate must be at least 1, not {self.accumulate}")
-
 
 def descend(
     changes: Sequence[Tensor],

@@ -4,10 +4,13 @@ For each request a vector delta is added at the subject's last token of its prom
 context, and found by Adam on (Meng et al. 2022, equation 4; MEMIT, equation 16)
 
     mean over contexts and target tokens of -log p(target)
-    + kl_factor * KL(p with delta || p without) after "SUBJECT is a"
+    + kl_factor * KL(p with delta || p without) on "SUBJECT is a"
     + weight_decay * |delta| / |v0|^2            (the norm is not squared, as in the released code)
 
-and is kept within clamp * |v0|. It is added to the residual stream after the layer; an addition to
+and is kept within clamp * |v0|. The papers have the KL term after the last token of "SUBJECT is a",
+all released code at the subject's last token, where the prediction is of "is". Here `kl_position`
+says which: the papers' by default, as it keeps what the subject is, the code's for `rome-original`.
+The vector is added to the residual stream after the layer; an addition to
 the layer's MLP output is the same, as nothing comes between. So all that stands before is computed
 once: a step costs the layers above only, and a request's delta does not depend on its batch mates.
 """
@@ -21,7 +24,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.errors import NumericalError, OptionError
+from circuits.base.choices import Choice
+from circuits.base.errors import NumericalError
+from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest
 from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence
 from circuits.edits.parts.keys import capture, pad, residual_point
@@ -31,24 +36,24 @@ Progress = Callable[[int, int], None]
 MAX_ROWS = 256
 
 
+class KlPosition(Choice):
+    """Where the KL term reads "SUBJECT is a": after its END, or after the SUBJECT."""
+
+    END = "end"
+    SUBJECT = "subject"
+
+
 @dataclass(frozen=True)
-class ValueSettings:
+class ValueSettings(Options):
     """Hyperparameters of the optimisation, with ROME's published values for GPT-2 XL."""
 
-    steps: int = 20
-    learning_rate: float = 0.5
-    kl_factor: float = 0.0625
-    weight_decay: float = 0.5
-    clamp: float = 4.0
+    steps: int = option(20, low=1)
+    learning_rate: float = option(0.5, above=0, high=1e6)
+    kl_factor: float = option(0.0625, low=0)
+    kl_position: KlPosition = KlPosition.END
+    weight_decay: float = option(0.5, low=0)
+    clamp: float = option(4.0, above=0)
     stop_below: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OptionError(f"the value needs at least 1 optimisation step, not {self.steps}")
-        if not (0 < self.learning_rate < 1e6 and self.clamp > 0):
-            raise OptionError(
-                "the value's learning rate and clamp must be above 0, and the rate finite"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +112,7 @@ def _optimise(
     scale: Float[Tensor, "request d_model"],
     settings: ValueSettings,
 ) -> list[Value]:
-    rows = _rows(model, requests, layer, contexts)
+    rows = _rows(model, requests, layer, contexts, settings.kl_position)
     norms = scale.float().norm(dim=1)
     delta = torch.zeros(len(requests), model.d_model, device=model.device, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
@@ -173,7 +178,7 @@ def _record(
 def _forward(
     model: Model, rows: _Rows, layer: int, delta: Float[Tensor, "request d_model"]
 ) -> tuple[Float[Tensor, " request"], Float[Tensor, "request d_vocab"]]:
-    """Mean NLL of each request's target, and log-probabilities after its "SUBJECT is a"."""
+    """Mean NLL of each request's target, and log-probabilities where the KL term reads."""
     index = torch.arange(len(rows.owner), device=model.device)
     added = torch.zeros_like(rows.residual).index_put(
         (index, rows.subject), delta[rows.owner].to(rows.residual.dtype)
@@ -199,7 +204,11 @@ def run_above(
 
 
 def _rows(
-    model: Model, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str]
+    model: Model,
+    requests: Sequence[EditRequest],
+    layer: int,
+    contexts: Sequence[str],
+    kl_position: KlPosition,
 ) -> _Rows:
     """Place every request in every context, and run it up to the layer."""
     placed: list[tuple[int, PlacedPrompt]] = []
@@ -214,7 +223,11 @@ def _rows(
         for row, (_, prompt) in enumerate(placed)
         for step in range(len(prompt.targets))
     ]
-    essence = [(r, len(placed[r][1].ids) - 1) for r in range(first_essence, len(placed))]
+    place_of = {
+        KlPosition.END: lambda prompt: prompt.prompt_length - 1,
+        KlPosition.SUBJECT: lambda prompt: prompt.subject_last,
+    }[kl_position]
+    essence = [(row, place_of(placed[row][1])) for row in range(first_essence, len(placed))]
 
     def integers(values: Sequence[object]) -> Tensor:
         return torch.tensor(values, device=model.device)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.base.choices import Control, EditMethod
+from circuits.base.choices import Control
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import Options, option
 from circuits.edits.effects.control import control
-from circuits.edits.methods.registry import EditOutcome, edit
+from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.rome import RomeSettings
+from circuits.edits.methods.run import EditOutcome, edit
 from circuits.edits.settings import settings_for
 from circuits.model.model import Model
 from experiments.analyses.edit_effects.measures import EditedFact

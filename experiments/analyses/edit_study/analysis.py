@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.base.choices import Control, EditMethod
+from circuits.base.choices import Control
 from circuits.base.errors import OptionError, PromptError
 from circuits.base.options import Options, option
 from circuits.edits.edit import WeightDelta
@@ -21,7 +21,8 @@ from circuits.edits.effects.control import control
 from circuits.edits.effects.pairs import edit_pairs
 from circuits.edits.judge.counterfactuals import atlas_requests
 from circuits.edits.judge.success import Judge, RequestScore
-from circuits.edits.methods.registry import EditOutcome
+from circuits.edits.methods.registry import EditMethod
+from circuits.edits.methods.run import EditOutcome
 from experiments.analyses.edit_study.report import SHOWN, report
 from experiments.analyses.engine.base import Analysis, Part
 from experiments.analyses.engine.context import Context

@@ -1,0 +1,13 @@
+from dataclasses import dataclass
+
+from ...util.hparams import HyperParams
+
+
+@dataclass
+class LitterHyperParams(HyperParams):
+    layers: list
+    rewrite_module_tmp: str
+    alg_name: str
+    device: int
+    model_name: str
+    scale: float = 0.1
