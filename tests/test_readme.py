@@ -184,6 +184,15 @@ def test_the_page_of_errors_shows_many():
     assert len(MISTAKES) == len(commands(PAGES[ERRORS])) > 20
 
 
+def test_the_weights_that_are_refused_are_refused_in_these_words():
+    _, _, rest = PAGES[ERRORS].partition("### The weights are refused")
+    rows = re.findall(r"^\| (`.*`) \|", rest.partition("###")[0], re.MULTILINE)
+    said = [words for row in rows for words in re.findall(r"`([^`]+)`", row)]
+    source = (ROOT / "circuits" / "model" / "loading.py").read_text(encoding="utf-8")
+    assert len(said) > 6
+    assert [words for words in said if words not in source] == []
+
+
 def test_every_make_target_that_is_named_exists():
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {
