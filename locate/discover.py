@@ -137,7 +137,7 @@ def find(model: Model, examples: Examples, search: Search, stages: Stages = sile
     if circuit.n_edges == 0:
         raise OptionError(
             "no edge of the selection lies on a path from the input to the logits; "
-            "ask for more --edges or a lower --threshold"
+            "ask for more `edges` or a lower `threshold`"
         )
     if circuit.scores is not None and circuit.scores.per_pair is not None:
         with stages("resamples"):

@@ -117,8 +117,8 @@ def bos_of(circuit: Circuit, bos: bool | None, allow_mismatch: bool) -> bool | N
     if bos is not None and bos is not recorded and not allow_mismatch:
         had = "with" if recorded else "without"
         raise OptionError(
-            f"the circuit was found {had} a BOS token; leave --bos/--no-bos out, or add "
-            "--allow-mismatch to evaluate it otherwise"
+            f"the circuit was found {had} a BOS token; leave `bos` out, or add "
+            "`allow_mismatch` to evaluate it otherwise"
         )
     return recorded if bos is None else bos
 
@@ -146,7 +146,7 @@ def mismatches(
     if origin.get("tokenizer_sha256", tokenizer) != tokenizer:
         text = f"the circuit was found with another tokenizer than that of {model.name!r}"
         if not allow_mismatch:
-            raise OptionError(f"{text}; --allow-mismatch evaluates it all the same")
+            raise OptionError(f"{text}; `allow_mismatch` evaluates it all the same")
         found.append(text)
     recorded = origin.get("bos")
     if isinstance(recorded, bool) and bos is not None and bos is not recorded:

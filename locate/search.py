@@ -53,7 +53,7 @@ class Scoring(Options):
         if self.method.at_clean and self.metric.relative:
             raise OptionError(
                 f"{self.method} takes the gradient at the clean run, where {self.metric}, which "
-                "compares with the clean run, has none: every score would be 0; use --method "
+                "compares with the clean run, has none: every score would be 0; use `method` "
                 "eap-ig or another metric"
             )
 
@@ -122,14 +122,16 @@ class Search(Scoring):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.edges is not None and self.threshold is not None:
-            raise OptionError("--edges and --threshold exclude each other: give one of them")
+            raise OptionError("`edges` and `threshold` exclude each other: give one of them")
         if self.selection == Selection.THRESHOLD and self.threshold is None:
-            raise OptionError("--select threshold needs --threshold")
+            raise OptionError("`selection` threshold needs `threshold`")
         if self.selection == Selection.GREEDY and self.threshold is not None:
-            raise OptionError("--select greedy takes --edges; --threshold goes with --select top")
+            raise OptionError(
+                "`selection` greedy takes `edges`; `threshold` goes with `selection` top"
+            )
         if self.selection == Selection.GREEDY and self.method.selects:
             raise OptionError(
-                f"{self.method} selects edges itself: --select greedy goes with other methods"
+                f"{self.method} selects edges itself: `selection` greedy goes with other methods"
             )
 
     def n_edges(self, wiring: Wiring) -> int:
@@ -138,7 +140,7 @@ class Search(Scoring):
             return min(DEFAULT_EDGES, max(1, int(DEFAULT_SHARE * wiring.n_edges)))
         if self.edges > wiring.n_edges:
             raise OptionError(
-                f"--edges {self.edges} is more than the {wiring.n_edges} edges of a model of "
+                f"`edges` {self.edges} is more than the {wiring.n_edges} edges of a model of "
                 f"{wiring.describe()}"
             )
         return self.edges

@@ -335,7 +335,7 @@ def test_a_port_in_use_is_one_clear_line():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(OptionError, match="--port"):
+        with pytest.raises(OptionError, match="`port`"):
             check_port("127.0.0.1", taken.getsockname()[1])
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -23,6 +24,7 @@ from circuits.base.errors import OptionError
 
 T = TypeVar("T")
 _KEY = "option"
+_hints = cache(get_type_hints)
 _KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -93,7 +95,7 @@ def default_of(each: Field[Any]) -> Any:
 
 def types_of(kind: Any) -> dict[str, Any]:
     """The annotations of a class, resolved."""
-    return get_type_hints(kind)
+    return _hints(kind)
 
 
 def build(kind: type[T], values: Mapping[str, Any], what: str = "") -> T:

@@ -26,15 +26,15 @@ def check_writable(directory: Path, inputs: Iterable[Path | str | None] = ()) ->
     for path in inputs:
         if path is not None and Path(path).exists() and _holds(directory, Path(path)):
             raise OptionError(
-                f"{path} is read and stands in --out {directory}; name another folder"
+                f"{path} is read and stands in `out` {directory}; name another folder"
             )
     if directory.exists() and not directory.is_dir():
-        raise StoreError(f"--out {directory} is a file; name a folder")
+        raise StoreError(f"`out` {directory} is a file; name a folder")
     nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not nearest.is_dir():
-        raise StoreError(f"--out {directory} cannot be written: {nearest} is a file")
+        raise StoreError(f"`out` {directory} cannot be written: {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise StoreError(f"--out {directory} cannot be written: no permission in {nearest}")
+        raise StoreError(f"`out` {directory} cannot be written: no permission in {nearest}")
 
 
 def _holds(directory: Path, path: Path) -> bool:
@@ -65,14 +65,14 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
         directory.mkdir(parents=True, exist_ok=True)
         stage = Path(mkdtemp(prefix=".kc-", suffix=".tmp", dir=directory))
     except OSError as error:
-        raise StoreError(f"--out {directory} cannot be written: {error.strerror}") from None
+        raise StoreError(f"`out` {directory} cannot be written: {error.strerror}") from None
     done = False
     try:
         yield stage
         made = sorted(stage.iterdir())
         for path in made:
             if (directory / path.name).is_dir():
-                raise StoreError(f"--out {directory} cannot be written: {path.name} is a folder")
+                raise StoreError(f"`out` {directory} cannot be written: {path.name} is a folder")
         with _locked(directory):
             earlier = set(owned) & _listed(directory)
             for name in earlier - {path.name for path in made}:
@@ -82,7 +82,7 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
         done = True
     except OSError as error:
         reason = error.strerror or error
-        raise StoreError(f"--out {directory} cannot be written: {reason}") from None
+        raise StoreError(f"`out` {directory} cannot be written: {reason}") from None
     except StoreError as error:  # name the place that the user knows
         raise StoreError(str(error).replace(str(stage), str(directory))) from None
     finally:

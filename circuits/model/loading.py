@@ -259,7 +259,7 @@ def parse_device(device: str | None) -> torch.device:
     if wanted.type not in counts:
         raise OptionError(f"device {device!r} is not covered; use cpu, cuda, cuda:N or mps")
     if (wanted.index or 0) >= counts[wanted.type]:
-        raise OptionError(f"device {device!r} is not available on this machine; use --device cpu")
+        raise OptionError(f"device {device!r} is not available on this machine; use `device` cpu")
     return wanted
 
 

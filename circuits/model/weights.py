@@ -84,7 +84,7 @@ class Weights:
         if name := self.first_not_finite():
             return f"the weight {name!r} is not finite"
         if self.dtype != torch.float32:
-            return "try --dtype fp32"
+            return "try `dtype` fp32"
         return "all weights are finite, so a value grew too large on the way"
 
     @property

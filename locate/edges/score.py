@@ -29,7 +29,7 @@ def score_edges(
     """
     method = scoring.method
     if keep_pairs and not method.per_pair:
-        raise OptionError(f"--method {method} gives no scores of single pairs; use eap-ig")
+        raise OptionError(f"`method` {method} gives no scores of single pairs; use eap-ig")
     options = {"batch_size": batch_size, "keep_pairs": keep_pairs, "progress": progress}
     found = method.load()(model, pairs, scoring, **options)
     if not isinstance(found, Circuit if method.selects else EdgeScores):
@@ -51,7 +51,7 @@ def pair_scores(
 ) -> EdgeScores:
     """Scores of all edges with those of single pairs; OptionError where the method has none."""
     if scoring.method.selects:
-        raise OptionError(f"--method {scoring.method} gives no scores of single pairs; use eap-ig")
+        raise OptionError(f"`method` {scoring.method} gives no scores of single pairs; use eap-ig")
     found = score_edges(
         model, pairs, scoring, batch_size=batch_size, keep_pairs=True, progress=progress
     )

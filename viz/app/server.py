@@ -139,7 +139,7 @@ def check_port(host: str, port: int) -> None:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OptionError(
-                f"cannot listen on {host}:{port}: {reason}; choose another --port"
+                f"cannot listen on {host}:{port}: {reason}; choose another `port`"
             ) from None
 
 
