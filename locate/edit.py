@@ -196,7 +196,7 @@ class _Found:
             return
         with outcome.delta.applied(judge.model):
             drift = judge.drift()
-            scores = judge.score(which) if not drift > MOST_DRIFT else []
+            scores = judge.score(which) if drift <= MOST_DRIFT else []  # NaN is no small drift
         if not scores:
             reason = (
                 f"perplexity on the text rose {drift:.4g} times; more than {MOST_DRIFT:g} counts "

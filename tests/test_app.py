@@ -28,7 +28,7 @@ from viz.app.jobs import Jobs
 from viz.app.library import Library
 from viz.app.routes import page_of
 from viz.app.security import is_loopback
-from viz.app.server import check_port, make_app
+from viz.app.server import _refused, check_port, make_app
 from viz.app.state import MOST_EDGES, VIEWS, ViewState, parse_state
 
 ROOT = Path(__file__).parent.parent
@@ -272,6 +272,24 @@ def test_requests_from_other_sites_are_refused(client):
 
 
 @pytest.mark.parametrize(
+    "body",
+    [[], {}, "text", {"output": "nothing.data", "inputs": 3}, {"output": 3, "inputs": []}],
+)
+def test_a_malformed_callback_is_refused_without_a_traceback(client, body, capfd):
+    answer = client.post("/_dash-update-component", json=body)
+    assert answer.status_code == 400
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_fault_of_ours_is_no_request_of_the_users(caplog):
+    with pytest.raises(OptionError) as failed:
+        Library(None).value("nothing")
+    assert _refused(failed.value) == ("this page failed; the terminal says where", 500)
+    assert "fault of the app" in caplog.text
+    assert _refused(KeyError("output"))[1] == 400
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/assets/../server.py",
@@ -304,7 +322,7 @@ import sys
 from pathlib import Path
 from viz.app.context import Context
 from viz.app.library import Library
-from viz.app.server import make_app
+from viz.app.server import _refused, make_app
 app = make_app(Context(Library(Path(sys.argv[1]))))
 client = app.server.test_client()
 found = {rule.rule for rule in app.server.url_map.iter_rules()}

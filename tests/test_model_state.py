@@ -22,6 +22,7 @@ from circuits.graph.evaluate import run_circuits
 from circuits.model.loading import check_architecture, weights_hash
 from circuits.model.metrics import hit_at, rank
 from circuits.model.model import load
+from locate.edges.eap import attribute
 from tests.tiny import byte_level_tokenizer, equal_length_pairs, gpt2_hf, tiny_model
 
 
@@ -109,6 +110,27 @@ def test_a_second_thread_is_refused_while_a_model_is_in_use():
             pool.submit(model.last_logits, tokens).result()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(model.last_logits, tokens).result()
+
+
+def test_no_thread_gets_a_wrong_score_and_the_one_at_work_is_not_the_one_refused():
+    model = tiny_model("gpt2")
+    pairs = equal_length_pairs(model)
+    right = attribute(model, pairs, steps=2).values
+    outcomes = []
+
+    def score(_: int) -> None:
+        try:
+            outcomes.append((attribute(model, pairs, steps=2).values == right).all())
+        except OptionError:
+            outcomes.append(None)
+
+    for _ in range(6):
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(score, range(2)))
+    assert len(outcomes) == 12
+    assert not [found for found in outcomes if found is not None and not found]
+    # Of two that meet, the first goes on: every round has a result.
+    assert all(any(pair) for pair in zip(outcomes[::2], outcomes[1::2], strict=True))
 
 
 def test_pairs_of_another_tokenizer_are_refused():

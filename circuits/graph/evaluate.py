@@ -30,7 +30,7 @@ from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.graph.running import CircuitRunner, head_projections
 from circuits.model.metrics import evaluate_metric, hit_at
-from circuits.model.model import Model
+from circuits.model.model import Model, alone
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -77,6 +77,7 @@ class Runs:
         return bootstrap(statistic, *columns, resamples=resamples, seed=seed)
 
 
+@alone
 def run_circuits(
     model: Model,
     pairs: Sequence[TokenPair],

@@ -15,9 +15,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -48,9 +49,24 @@ __all__ = ["HeadProjections", "Hook", "Model", "Prefix", "library_versions", "lo
 os.environ.setdefault("WANDB_MODE", "disabled")  # a dependency of TransformerLens, never used here
 
 Hook = tuple[str, Callable[..., Any]]
+Work = TypeVar("Work", bound=Callable[..., Any])
 
 # A strided slice into the bf16 output matrix is 200 times slower than a contiguous one.
 CONTIGUOUS: Hook = ("unembed.hook_in", lambda x, hook: x.contiguous())
+
+
+def alone(work: Work) -> Work:
+    """Have a function whose first argument is a model hold that model from beginning to end.
+
+    A second thread is refused when it begins, and not one that is already at work.
+    """
+
+    @wraps(work)
+    def held(model: Model, *arguments: Any, **options: Any) -> Any:
+        with model.alone():
+            return work(model, *arguments, **options)
+
+    return cast(Work, held)
 
 
 @dataclass(frozen=True)

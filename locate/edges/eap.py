@@ -29,7 +29,7 @@ from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import EdgeScores, Wiring
 from circuits.model.metrics import evaluate_metric
-from circuits.model.model import Model, Prefix
+from circuits.model.model import Model, Prefix, alone
 from locate.edges.locators import Locator
 from locate.edges.passes import InputGradients, SourceDifferences
 from locate.search import Scoring
@@ -38,6 +38,7 @@ CONTRACTION_BYTES = 48 * 2**20
 """Upper bound of the buffers that hold sources and gradients in d_model space."""
 
 
+@alone
 def attribute(
     model: Model,
     pairs: Sequence[TokenPair],

@@ -34,7 +34,7 @@ from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import EdgeScores, Wiring
 from circuits.model.metrics import evaluate_metric
-from circuits.model.model import HeadProjections, Hook, Model
+from circuits.model.model import HeadProjections, Hook, Model, alone
 from locate.edges.locators import Locator
 from locate.edges.passes import SourceDifferences
 from locate.search import Scoring
@@ -53,6 +53,7 @@ class PatchedEdges:
         return float(self.values[self.names.index(edge)])
 
 
+@alone
 def patch_edges(
     model: Model,
     pairs: Sequence[TokenPair],

@@ -9,11 +9,12 @@ from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores
-from circuits.model.model import Model
+from circuits.model.model import Model, alone
 from locate.edges.locators import Locator
 from locate.search import Scoring
 
 
+@alone
 def score_edges(
     model: Model,
     pairs: Sequence[TokenPair],

@@ -35,7 +35,7 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import Ablation
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.evaluate import check_geometry
-from circuits.model.model import Model
+from circuits.model.model import Model, alone
 from locate.heads.attention import REGIONS, HeadReadings, Region, check_subjects, read_heads
 from locate.heads.role_checks import (
     EFFECTS,
@@ -220,6 +220,7 @@ class RoleReport(Result):
         )
 
 
+@alone
 def head_roles(
     model: Model,
     pairs: Sequence[TokenPair],

@@ -26,7 +26,7 @@ from circuits.base.choices import NoiseUnit
 from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.results import Result, numeric, texts
-from circuits.model.model import Model
+from circuits.model.model import Model, alone
 from circuits.model.tokens import Prompt, Span
 from locate.states.sweep import Site, TraceKind, corrupted_run, restore_at
 
@@ -196,6 +196,7 @@ class Trace(Result):
         return self.probabilities[kind]
 
 
+@alone
 @torch.no_grad()
 def trace(
     model: Model,

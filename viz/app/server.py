@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dash import Dash, dcc, html
@@ -19,6 +21,8 @@ from viz.app.state import ViewState
 HOST = "127.0.0.1"
 PORT = 8050
 TITLE = "Knowledge Circuits"
+HOME = Path(__file__).resolve().parents[1]
+logger = logging.getLogger(__name__)
 PAGE = """<!DOCTYPE html>
 <html lang="en">
   <head>
@@ -93,10 +97,19 @@ def make_app(
 
 
 def _refused(error: Exception) -> tuple[str, int]:
-    """What no page sends is answered in a line: 400, or what the error says itself."""
+    """What no page sends is answered in a line with 400; a fault of ours is a 500 and logged."""
     if isinstance(error, HTTPException):
         return error.name, error.code or 400
+    if _in_our_code(error):
+        logger.error("a page failed: this is a fault of the app", exc_info=error)
+        return "this page failed; the terminal says where", 500
     return "this request was not understood", 400
+
+
+def _in_our_code(error: Exception) -> bool:
+    """Whether one of our own functions was running when the error came up."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).is_relative_to(HOME) for frame in frames)
 
 
 def run(app: Dash, host: str = HOST, port: int = PORT) -> None:

@@ -29,7 +29,7 @@ from circuits.edits.parts.keys import MAX_ROWS, pad
 from circuits.edits.parts.moments import Moments, find_moments
 from circuits.edits.parts.value import Progress
 from circuits.edits.settings import as_mapping, merge, settings_for
-from circuits.model.model import Model
+from circuits.model.model import Model, alone
 
 SHOWN = 8
 """Requests in a summary."""
@@ -77,6 +77,7 @@ MOST_CHANGE = 10.0
 """By how many times its own norm a weight may change; beyond that an edit has diverged."""
 
 
+@alone
 def edit(
     model: Model,
     requests: EditRequest | Sequence[EditRequest],
