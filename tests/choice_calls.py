@@ -130,6 +130,17 @@ def ran(**options: Any) -> Any:
     return runner(model(), batch(), circuit().wiring, constants=constants, **options).run(circuit())
 
 
+def foreign(sign: Any) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "circuit.json"
+        call("circuits.files.exchange:save_eap_ig")(circuit(), path)
+        document = json.loads(path.read_text())
+        del document["kc"]
+        path.write_text(json.dumps(document))
+        read = call("circuits.files.exchange:load_eap_ig")(path, sign=sign)
+    return read.scores.values, read.provenance
+
+
 def written(place: str, suffix: str, *given: Any, **options: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"written{suffix}"
@@ -215,6 +226,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     (f"{QUESTIONS}:pairs_for", "templates"): lambda v: call(f"{QUESTIONS}:pairs_for")(
         model(), relation(), v
     ),
+    ("circuits.files.exchange:load_eap_ig", "sign"): foreign,
     ("circuits.files.exchange:export_circuit", "format"): lambda v: written(
         "circuits.files.exchange:export_circuit", ".x", circuit(), v
     ),

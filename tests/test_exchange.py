@@ -441,3 +441,19 @@ def test_every_format_is_written_whole_also_for_the_empty_circuit(
         export_circuit(circuit, tmp_path / name, form)
         assert (tmp_path / name).stat().st_size > 0
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "some"]
+
+
+def test_the_sign_of_another_tools_scores_is_stated_and_never_assumed(tmp_path: Path):
+    path = tmp_path / "circuit.json"
+    ours = scored_circuit(Wiring(2, 4, 2))
+    save_eap_ig(ours, path)
+    assert "sign" not in load_eap_ig(path).provenance
+    document = json.loads(path.read_text())
+    del document["kc"]
+    path.write_text(json.dumps(document))
+    unknown = load_eap_ig(path)
+    supports, opposes = (load_eap_ig(path, sign=sign) for sign in ("supports", "opposes"))
+    assert unknown.provenance["sign"] == "unknown"
+    assert "sign" not in supports.provenance | opposes.provenance
+    assert np.array_equal(supports.scores.values, unknown.scores.values)
+    assert np.array_equal(opposes.scores.values, -unknown.scores.values)

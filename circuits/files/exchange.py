@@ -14,6 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +22,7 @@ import numpy as np
 from jaxtyping import Int
 
 from circuits.base.arrays import ContentError, single_precision
-from circuits.base.choices import ExportFormat
+from circuits.base.choices import Choice, ExportFormat
 from circuits.base.errors import CircuitFileError, NumericalError, OptionError
 from circuits.base.records import read_text
 from circuits.base.writing import atomic_write, to_json
@@ -67,14 +68,29 @@ def save_eap_ig(circuit: Circuit, path: str | Path, full: bool = False) -> None:
     atomic_write(path, text)
 
 
-def load_eap_ig(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
+class Sign(Choice):
+    """What a positive score in a file of another tool says; UNKNOWN is never taken for either."""
+
+    SUPPORTS = "supports"
+    OPPOSES = "opposes"
+    UNKNOWN = "unknown"
+
+
+def load_eap_ig(
+    path: str | Path, n_kv_heads: int | None = None, sign: Sign | str = Sign.UNKNOWN
+) -> Circuit:
     """Read EAP-IG's JSON, from this project or another; an edge that is absent is not kept.
+
+    The tools of the field differ in what a positive score means. A file of this project says it
+    itself; of another's, `sign` says it: scores that oppose are turned round, and where it is
+    unknown the provenance says so ("sign"), with the scores as they stand in the file.
 
     Without our key `kc`, keys and values are one a query head, and `n_kv_heads` tells what the file
     does not: how many key-value heads the model has (None: as many as heads). Of `nodes` only the
     names are looked at, as EAP-IG itself runs what its edges say. CircuitFileError (FileFormatError
     where the file cannot be read as text) names the line.
     """
+    sign = Sign.of(sign)
     text = read_text(path, MAX_JSON_BYTES)
     document = _parse(text, path)
     try:
@@ -91,7 +107,17 @@ def load_eap_ig(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
     except ContentError as reason:
         raise CircuitFileError(path, str(reason)) from None
     edges = _read_edges(document["edges"], wiring, columns, path, text)
-    return _assemble(edges, wiring, own)
+    circuit = _assemble(edges, wiring, own)
+    return circuit if own else _signed(circuit, sign)
+
+
+def _signed(circuit: Circuit, sign: Sign) -> Circuit:
+    """Positive scores support the answer, or the provenance says that nobody knows."""
+    scores = circuit.scores
+    if scores is not None and sign == Sign.OPPOSES:
+        scores = replace(scores, values=-scores.values)
+    record = {"sign": str(sign)} if sign == Sign.UNKNOWN else {}
+    return replace(circuit, scores=scores, provenance={**circuit.provenance, **record})
 
 
 def grouped_edges(wiring: Wiring) -> Int[np.ndarray, " edge"]:

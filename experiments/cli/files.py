@@ -66,6 +66,8 @@ def show(*, circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False
         }
     console.say(f"{stored.n_edges} of {stored.wiring.n_edges} edges, {stored.wiring.describe()}")
     console.say(f"{len(nodes)} nodes: {', '.join(nodes)}")
+    if stored.provenance.get("sign") == "unknown":
+        console.say("what a positive score means is not known: the file is another tool's")
     for node, role in stored.roles.items():
         console.say(f"{node}: {role}")
     console.say()
