@@ -35,6 +35,7 @@ from circuits.facts.facts import Fact, atlas, fill
 from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pair
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.running import CircuitRunner
+from circuits.model import taps
 from circuits.model.metrics import rank
 from circuits.model.model import Model
 from locate.changes.rewiring import Rewiring, rewiring
@@ -378,8 +379,7 @@ def _pattern(model: Model, pair: TokenPair, layer: int, head: int) -> tuple[np.n
     def keep(name: str) -> Any:
         return lambda value, hook: seen.__setitem__(name, value)
 
-    attn = f"blocks.{layer}.attn"
-    hooks = [(f"{attn}.hook_pattern", keep("pattern")), (f"{attn}.v.hook_out", keep("values"))]
+    hooks = [(taps.pattern(layer), keep("pattern")), (taps.projection(layer, "v"), keep("values"))]
     model.last_logits(torch.tensor([pair.clean.ids], device=model.device), hooks)
     pattern = seen["pattern"][0, head, -1].float()
     own = head * model.n_kv_heads // model.n_heads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,15 @@ def test_only_the_model_imports_transformer_lens():
         if any(module.split(".")[0] == "transformer_lens" for module in imports_of(path))
     ]
     assert users == ["circuits.model.model"]
+
+
+def test_names_of_hooks_stand_in_one_file():
+    users = [
+        name
+        for name, path in zip(NAMES, MODULES, strict=True)
+        if re.search(r"blocks\.\{|\.hook_[a-z]+\b(?!\()", path.read_text(encoding="utf-8"))
+    ]
+    assert users == ["circuits.model.taps"]
 
 
 def test_nothing_reads_pickles():

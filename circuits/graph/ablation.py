@@ -13,6 +13,7 @@ from torch import Tensor
 from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair, batches
+from circuits.model import taps
 from circuits.model.model import Model
 
 
@@ -36,10 +37,10 @@ def source_hooks(
     def reader(key: str) -> Any:
         return lambda value, hook: save(key, value)
 
-    hooks = [("embed.hook_out", reader("embedding"))]
+    hooks = [(taps.EMBEDDING, reader("embedding"))]
     for layer in range(model.n_layers) if layers is None else layers:
-        hooks.append((f"blocks.{layer}.attn.o.hook_in", reader(f"heads.{layer}")))
-        hooks.append((f"blocks.{layer}.mlp.hook_out", reader(f"mlp.{layer}")))
+        hooks.append((taps.head_outputs(layer), reader(f"heads.{layer}")))
+        hooks.append((taps.mlp_out(layer), reader(f"mlp.{layer}")))
     return hooks
 
 

@@ -27,6 +27,7 @@ from circuits.base.errors import OptionError
 from circuits.graph.ablation import source_hooks
 from circuits.graph.circuit import Wiring
 from circuits.graph.running import head_projections
+from circuits.model import taps
 from circuits.model.model import HeadProjections, Model
 
 _ROW_BYTES = 256 * 2**20
@@ -122,7 +123,7 @@ class _RestoredRun:
         """The residual before the first layer, from the model itself: it knows its positions."""
         seen: list[Tensor] = []
         self.model.last_logits(
-            self.tokens, [("blocks.0.hook_in", lambda value, hook: seen.append(value))]
+            self.tokens, [(taps.resid_pre(0), lambda value, hook: seen.append(value))]
         )
         return seen[0]
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from circuits.facts.pairs import PairBatch
 from circuits.graph.ablation import Ablation, SourceConstants, source_hooks
 from circuits.graph.circuit import Circuit, Wiring
+from circuits.model import taps
 from circuits.model.model import HeadProjections, Model
 
 
@@ -170,28 +171,25 @@ class CircuitRunner:
 
         hooks = source_hooks(model, seen.__setitem__)
         for layer in range(model.n_layers):
-            block = f"blocks.{layer}"
-            hooks += [look(f"{block}.{what}") for what in ("hook_in", "ln2.hook_in")]
-            hooks += [look(f"{block}.attn.{slot}.hook_out") for slot in "qkv"]
-        final = f"blocks.{model.n_layers - 1}.hook_out"
+            names = (taps.resid_pre(layer), taps.resid_mid(layer), *taps.projections(layer))
+            hooks += [look(name) for name in names]
+        final = taps.resid_post(model.n_layers - 1)
         model.last_logits(batch.corrupted[:, self.start :], [*hooks, look(final)], self._prefix)
         layers = range(model.n_layers)
         split = [
-            self._attention_ready(
-                *(seen[f"blocks.{layer}.attn.{slot}.hook_out"] for slot in "qkv"), layer=layer
-            )
+            self._attention_ready(*(seen[name] for name in taps.projections(layer)), layer=layer)
             for layer in layers
         ]
 
-        def rows(key: str) -> list[Tensor]:
-            return self._per_layer([seen[key.format(layer)] for layer in layers])
+        def rows(name: Callable[[int], str]) -> list[Tensor]:
+            return self._per_layer([seen[name(layer)] for layer in layers])
 
         return _BaseRun(
             embedding=seen["embedding"].flatten(0, 1),
-            resid_pre=[seen[f"blocks.{layer}.hook_in"].flatten(0, 1) for layer in layers],
-            resid_mid=rows("blocks.{}.ln2.hook_in"),
-            heads=rows("heads.{}"),
-            mlps=rows("mlp.{}"),
+            resid_pre=[seen[taps.resid_pre(layer)].flatten(0, 1) for layer in layers],
+            resid_mid=rows(taps.resid_mid),
+            heads=rows("heads.{}".format),
+            mlps=rows("mlp.{}".format),
             queries=[queries for queries, _, _ in split],
             keys=[keys for _, keys, _ in split],
             values=[values for _, _, values in split],
@@ -207,8 +205,8 @@ class CircuitRunner:
         model, seen = self.model, dict[str, Tensor]()
         constant = constants.embedding.expand(*batch.clean.shape, -1)
         hooks = [
-            ("embed.hook_out", lambda value, hook: constant.clone()),
-            ("blocks.0.hook_in", lambda value, hook: seen.__setitem__("start", value)),
+            (taps.EMBEDDING, lambda value, hook: constant.clone()),
+            (taps.resid_pre(0), lambda value, hook: seen.__setitem__("start", value)),
         ]
         model.last_logits(batch.clean, hooks)
         residual = seen["start"].flatten(0, 1)

@@ -1,10 +1,8 @@
 """A language model with hooks: the only file that imports TransformerLens.
 
 `Model` wraps a `TransformerBridge` with its raw weights; everything else in the project asks it
-for logits under forward hooks, for weights, and for single blocks. Hook names are the bridge's
-own: `embed.hook_out`, `blocks.L.attn.{q,k,v}.hook_out`, `blocks.L.attn.o.hook_in` (each head's
-output before the output matrix), `blocks.L.mlp.hook_out`, `blocks.L.hook_in` (resid_pre),
-`blocks.L.ln2.hook_in` (resid_mid) and `blocks.L.hook_out` (resid_post).
+for logits under forward hooks, for weights, and for single blocks. Where a run can be read or
+changed stands in `circuits.model.taps`.
 """
 
 from __future__ import annotations
@@ -40,6 +38,7 @@ from circuits.model.loading import (
     weights_hash,
 )
 from circuits.model.saying import NextTokens
+from circuits.model.taps import UNEMBED
 from circuits.model.tokens import Tokenizer
 from circuits.model.weights import HeadProjections, Weights
 from circuits.model.wiring import Wiring
@@ -52,7 +51,7 @@ Hook = tuple[str, Callable[..., Any]]
 Work = TypeVar("Work", bound=Callable[..., Any])
 
 # A strided slice into the bf16 output matrix is 200 times slower than a contiguous one.
-CONTIGUOUS: Hook = ("unembed.hook_in", lambda x, hook: x.contiguous())
+CONTIGUOUS: Hook = (UNEMBED, lambda x, hook: x.contiguous())
 
 
 def alone(work: Work) -> Work:

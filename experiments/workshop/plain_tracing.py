@@ -11,14 +11,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.model import taps
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Span
 from locate.states.sweep import TraceKind
 
 POINTS = {
-    TraceKind.RESID: "blocks.{}.hook_out",
-    TraceKind.MLP: "blocks.{}.mlp.hook_out",
-    TraceKind.ATTN: "blocks.{}.attn.hook_out",
+    TraceKind.RESID: taps.resid_post,
+    TraceKind.MLP: taps.mlp_out,
+    TraceKind.ATTN: taps.attention_out,
 }
 
 
@@ -60,7 +61,7 @@ def _corrupt(subject: Span, noise: Tensor) -> Hook:
         value[1:, subject.start : subject.stop] += noise.to(value.dtype)
         return value
 
-    return ("embed.hook_out", add)
+    return (taps.EMBEDDING, add)
 
 
 def _restore(kind: TraceKind, layers: Sequence[int], position: int) -> list[Hook]:
@@ -69,4 +70,4 @@ def _restore(kind: TraceKind, layers: Sequence[int], position: int) -> list[Hook
         value[1:, position] = value[0, position]
         return value
 
-    return [(POINTS[kind].format(layer), put_back) for layer in layers]
+    return [(POINTS[kind](layer), put_back) for layer in layers]

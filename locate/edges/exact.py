@@ -33,6 +33,7 @@ from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import EdgeScores, Wiring
+from circuits.model import taps
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import HeadProjections, Hook, Model, alone
 from locate.edges.locators import Locator
@@ -210,30 +211,32 @@ class _CleanRun:
         else:
             differences.subtract(constants)
         layers = range(model.n_layers)
-        self.resid_pre = [seen[f"blocks.{layer}.hook_in"] for layer in layers]
-        self.resid_mid = [seen[f"blocks.{layer}.ln2.hook_in"] for layer in layers]
-        self.final = seen[f"blocks.{model.n_layers - 1}.hook_out"][:, -1]
+        self.resid_pre = [seen[taps.resid_pre(layer)] for layer in layers]
+        self.resid_mid = [seen[taps.resid_mid(layer)] for layer in layers]
+        self.final = seen[taps.resid_post(model.n_layers - 1)][:, -1]
         self.attention = [self._attention(seen, layer) for layer in layers]
         self.differences = self._all_differences(differences)
         self._projections: tuple[int, HeadProjections] | None = None
 
     def _names(self) -> list[str]:
-        points = ["hook_in", "ln2.hook_in", "attn.o.hook_in"]
-        points += [f"attn.{slot}.hook_out" for slot in "qkv"]
-        names = [f"blocks.{layer}.{at}" for layer in range(self.model.n_layers) for at in points]
-        return [*names, f"blocks.{self.model.n_layers - 1}.hook_out"]
+        names = []
+        for layer in range(self.model.n_layers):
+            names += [taps.resid_pre(layer), taps.resid_mid(layer), taps.head_outputs(layer)]
+            names += taps.projections(layer)
+        return [*names, taps.resid_post(self.model.n_layers - 1)]
 
     def _attention(self, seen: dict[str, Tensor], layer: int) -> _Attention:
-        def heads_first(point: str) -> Tensor:
-            value = seen[f"blocks.{layer}.attn.{point}"]
+        def heads_first(name: str) -> Tensor:
+            value = seen[name]
             return value.view(*value.shape[:2], -1, self.model.d_head).permute(2, 0, 1, 3)
 
         rotate = self.model.rotate
+        queries, keys, values = (heads_first(name) for name in taps.projections(layer))
         return _Attention(
-            queries=rotate(heads_first("q.hook_out"), self.start),
-            keys=self._with_prefix(layer, 0, rotate(heads_first("k.hook_out"), self.start)),
-            values=self._with_prefix(layer, 1, heads_first("v.hook_out")),
-            outputs=heads_first("o.hook_in"),
+            queries=rotate(queries, self.start),
+            keys=self._with_prefix(layer, 0, rotate(keys, self.start)),
+            values=self._with_prefix(layer, 1, values),
+            outputs=heads_first(taps.head_outputs(layer)),
         )
 
     def _with_prefix(self, layer: int, which: int, value: Tensor, at: Any = slice(None)) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from circuits.graph.ablation import SourceConstants, source_hooks
 from circuits.graph.circuit import Wiring
+from circuits.model import taps as points
 from circuits.model.model import Hook, Model, Prefix
 
 
@@ -112,7 +113,7 @@ class InputGradients:
         def look(name: str) -> Hook:
             return name, lambda value, hook: seen.__setitem__(name, value.detach())
 
-        hooks: list[Hook] = [("embed.hook_out", start)]
+        hooks: list[Hook] = [(points.EMBEDDING, start)]
         hooks += [tap(name) for name in self._tap_names()]
         hooks += [look(name) for name in self._look_names()]
         with torch.enable_grad():
@@ -124,7 +125,7 @@ class InputGradients:
         for layer in range(self.model.n_layers):
             self._add_attention(layer, taps, grads, seen, length)
             self._add_mlp(layer, grads, seen)
-        last = grads[f"blocks.{self.model.n_layers - 1}.hook_out"]
+        last = grads[points.resid_post(self.model.n_layers - 1)]
         self._final = _accumulate(self._final, last.reshape(-1, self.model.d_model))
         self.n_runs += 1
         return logits.detach()
@@ -132,21 +133,19 @@ class InputGradients:
     def _tap_names(self) -> list[str]:
         names = []
         for layer in range(self.model.n_layers):
-            block = f"blocks.{layer}"
-            names += [f"{block}.attn.{slot}.hook_out" for slot in "qkv"]
-            names.append(f"{block}.ln2.hook_out")
+            names += [*points.projections(layer), points.norm_out(layer, "ln2")]
             if self.per_head:
-                names += [f"{block}.attn.o.hook_in", f"{block}.attn.hook_attn_scores"]
-        return [*names, f"blocks.{self.model.n_layers - 1}.hook_out"]
+                names += [points.head_outputs(layer), points.attention_scores(layer)]
+        return [*names, points.resid_post(self.model.n_layers - 1)]
 
     def _look_names(self) -> list[str]:
         names = []
         for layer in range(self.model.n_layers):
             for norm in ("ln1", "ln2"):
-                names += [f"blocks.{layer}.{norm}.{what}" for what in _NORM_HOOKS]
+                names += [points.normalized(layer, norm), points.norm_scale(layer, norm)]
             if self.per_head:
-                names += [f"blocks.{layer}.attn.{what}" for what in ("hook_rot_q", "hook_pattern")]
-        return [*names, *(_ROTARY_HOOKS if self.per_head else ())]
+                names += [points.rotated_queries(layer), points.pattern(layer)]
+        return [*names, *(points.ROTARY if self.per_head else ())]
 
     def _add_attention(
         self,
@@ -156,14 +155,14 @@ class InputGradients:
         seen: dict[str, Tensor],
         length: int,
     ) -> None:
-        block, model = f"blocks.{layer}", self.model
-        outputs = [taps[f"{block}.attn.{slot}.hook_out"].detach() for slot in "qkv"]
-        gradients = [grads[f"{block}.attn.{slot}.hook_out"] for slot in "qkv"]
+        model, names = self.model, points.projections(layer)
+        outputs = [taps[name].detach() for name in names]
+        gradients = [grads[name] for name in names]
         if self.per_head:
             repeats = model.n_heads // model.n_kv_heads
             outputs[1:] = [value.repeat_interleave(repeats, 2) for value in outputs[1:]]
-            gradients[1:] = self._key_value_gradients(block, grads, seen, length)
-        sigma = seen[f"{block}.ln1.hook_scale"].unsqueeze(-1)
+            gradients[1:] = self._key_value_gradients(layer, grads, seen, length)
+        sigma = seen[points.norm_scale(layer, "ln1")].unsqueeze(-1)
         gradient = torch.cat(gradients, 2) / sigma
         offset = self.model.head_offsets(layer, self.wiring.kv)
         along = ((torch.cat(outputs, 2) - offset) * gradient).sum(-1) / model.d_model
@@ -172,35 +171,34 @@ class InputGradients:
             self._projected[layer], gradient.reshape(-1, n_attn, model.d_head)
         )
         self._along[layer].append(along.reshape(-1, n_attn))
-        direction = seen[f"{block}.ln1.hook_normalized"]
+        direction = seen[points.normalized(layer, "ln1")]
         self._directions[layer].append(direction.reshape(-1, model.d_model))
 
     def _key_value_gradients(
-        self, block: str, grads: dict[str, Tensor], seen: dict[str, Tensor], length: int
+        self, layer: int, grads: dict[str, Tensor], seen: dict[str, Tensor], length: int
     ) -> list[Tensor]:
         """Key and value gradients a query head, from the gradients of scores and head outputs."""
         model = self.model
-        pattern = seen[f"{block}.attn.hook_pattern"][..., -length:]
-        values = torch.einsum("bhij,bihe->bjhe", pattern, grads[f"{block}.attn.o.hook_in"])
-        rotated = seen[f"{block}.attn.hook_rot_q"]
+        pattern = seen[points.pattern(layer)][..., -length:]
+        values = torch.einsum("bhij,bihe->bjhe", pattern, grads[points.head_outputs(layer)])
+        rotated = seen[points.rotated_queries(layer)]
         if rotated.shape[1] != model.n_heads:
             rotated = rotated.transpose(1, 2)
-        scores = grads[f"{block}.attn.hook_attn_scores"][..., -length:]
+        scores = grads[points.attention_scores(layer)][..., -length:]
         keys = torch.einsum("bhij,bhie->bjhe", scores, rotated) * model.d_head**-0.5
-        cos, sin = (seen[name][:, -length:, None] for name in _ROTARY_HOOKS)
+        cos, sin = (seen[name][:, -length:, None] for name in points.ROTARY)
         half = model.d_head // 2
         turned = keys * sin
         back = torch.cat([turned[..., half:], -turned[..., :half]], -1)
         return [keys * cos + back, values]
 
     def _add_mlp(self, layer: int, grads: dict[str, Tensor], seen: dict[str, Tensor]) -> None:
-        norm = f"blocks.{layer}.ln2"
-        direction = seen[f"{norm}.hook_normalized"]
-        gradient = grads[f"{norm}.hook_out"] * self.model.mlp_norm_gain(layer)
+        direction = seen[points.normalized(layer, "ln2")]
+        gradient = grads[points.norm_out(layer, "ln2")] * self.model.mlp_norm_gain(layer)
         if not self.model.uses_rms_norm:
             gradient = gradient - gradient.mean(-1, keepdim=True)
         along = (gradient * direction).mean(-1, keepdim=True)
-        gradient = (gradient - direction * along) / seen[f"{norm}.hook_scale"]
+        gradient = (gradient - direction * along) / seen[points.norm_scale(layer, "ln2")]
         self._mlp[layer] = _accumulate(self._mlp[layer], gradient.reshape(-1, self.model.d_model))
 
     def attention(self, layer: int, rows: slice, out: Float[Tensor, "dst row d_model"]) -> None:
@@ -232,10 +230,6 @@ class InputGradients:
         """Gradients at the final residual stream, summed over the runs."""
         assert self._final is not None, "no run yet"
         return self._final[rows]
-
-
-_NORM_HOOKS = ("hook_normalized", "hook_scale")
-_ROTARY_HOOKS = ("rotary_emb.hook_cos", "rotary_emb.hook_sin")
 
 
 def _accumulate(total: Tensor | None, value: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.model import taps
 from circuits.model.model import Hook, Model
 from locate.states.frozen_norm import FrozenNorm
 
@@ -170,10 +171,9 @@ def _reading_hooks(model: Model, seen: dict[str, Tensor]) -> list[Hook]:
 
     hooks: list[Hook] = []
     for layer in range(model.n_layers):
-        attn = f"blocks.{layer}.attn"
-        hooks.append((f"{attn}.hook_pattern", keep(f"pattern.{layer}", lambda x: x[:, :, -1])))
-        hooks.append((f"{attn}.v.hook_out", keep(f"values.{layer}", lambda x: x)))
-    final = f"blocks.{model.n_layers - 1}.hook_out"
+        hooks.append((taps.pattern(layer), keep(f"pattern.{layer}", lambda x: x[:, :, -1])))
+        hooks.append((taps.projection(layer, "v"), keep(f"values.{layer}", lambda x: x)))
+    final = taps.resid_post(model.n_layers - 1)
     return [*hooks, (final, keep("final", lambda x: x[:, -1]))]
 
 

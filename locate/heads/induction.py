@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.errors import OptionError
+from circuits.model import taps
 from circuits.model.model import Model
 
 
@@ -40,7 +41,7 @@ def induction_scores(
 
         return read
 
-    hooks = [(f"blocks.{at}.attn.hook_pattern", reader(at)) for at in range(model.n_layers)]
+    hooks = [(taps.pattern(at), reader(at)) for at in range(model.n_layers)]
     model.last_logits(ids, hooks)
     return scores
 

@@ -19,6 +19,7 @@ from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric, texts
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, node_kind
+from circuits.model import taps
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Span
 from circuits.model.wiring import head_site
@@ -231,9 +232,8 @@ def read_prompt(
 
     hooks: list[Hook] = []
     for layer in sorted({layer for layer, _ in sites}):
-        attn = f"blocks.{layer}.attn"
-        hooks += [(f"{attn}.hook_pattern", keep(f"p{layer}"))]
-        hooks += [(f"{attn}.v.hook_out", keep(f"v{layer}"))]
+        hooks += [(taps.pattern(layer), keep(f"p{layer}"))]
+        hooks += [(taps.projection(layer, "v"), keep(f"v{layer}"))]
     model.last_logits(torch.tensor([pair.clean.ids], device=model.device), hooks)
     attention = np.zeros((len(heads), len(pair.clean)), dtype=np.float32)
     weighted = np.zeros_like(attention)

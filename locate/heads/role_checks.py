@@ -20,6 +20,7 @@ from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.ablation import Ablation, SourceConstants, source_constants
+from circuits.model import taps
 from circuits.model.model import Hook, Model
 from locate.heads.attention import rivals
 
@@ -175,7 +176,7 @@ def _silence(constants: SourceConstants, layer: int, head: int) -> Hook:
         changed.view(*value.shape[:2], -1, len(constant))[:, -1, head] = constant
         return changed
 
-    return f"blocks.{layer}.attn.o.hook_in", replace
+    return taps.head_outputs(layer), replace
 
 
 def _outcome(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuits.base.errors import OptionError
 from circuits.graph.ablation import SourceConstants
+from circuits.model import taps
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
@@ -88,5 +89,5 @@ def _hooks(
     for layer in np.flatnonzero(silent.any((0, 2))).tolist():
         mask = torch.from_numpy(silent[:, layer]).to(model.device)
         hook = silencing(mask, constants.heads[layer])
-        hooks.append((f"blocks.{layer}.attn.o.hook_in", hook))
+        hooks.append((taps.head_outputs(layer), hook))
     return hooks

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.errors import OptionError
+from circuits.model import taps
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
 from locate.states.transplant import batches_of
@@ -71,7 +72,6 @@ def _hooks(model: Model, seen: dict[str, Tensor]) -> list[Hook]:
 
     hooks: list[Hook] = []
     for layer in range(model.n_layers):
-        attn = f"blocks.{layer}.attn"
-        hooks.append((f"{attn}.hook_pattern", keep(f"pattern.{layer}", lambda x: x[:, :, -1])))
-        hooks.append((f"{attn}.v.hook_out", keep(f"values.{layer}", lambda x: x)))
+        hooks.append((taps.pattern(layer), keep(f"pattern.{layer}", lambda x: x[:, :, -1])))
+        hooks.append((taps.projection(layer, "v"), keep(f"values.{layer}", lambda x: x)))
     return hooks

@@ -27,6 +27,7 @@ from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric, texts
 from circuits.facts.pairs import TokenPair, batches
+from circuits.model import taps
 from circuits.model.metrics import rank
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
@@ -249,8 +250,8 @@ def residual_states(
     def read(value: Tensor, hook: Any) -> None:
         states.append(value[rows, places])
 
-    names = [f"blocks.{layer}.hook_in" for layer in range(model.n_layers)]
-    names.append(f"blocks.{model.n_layers - 1}.hook_out")
+    names = [taps.resid_pre(layer) for layer in range(model.n_layers)]
+    names.append(taps.resid_post(model.n_layers - 1))
     model.last_logits(tokens, [(name, read) for name in names])
     return states
 
@@ -372,11 +373,11 @@ def _last_position(model: Model, tokens: Int[Tensor, "batch pos"]) -> dict[str, 
 
         return (name, store)
 
-    names = ["embed.hook_out"] + ([] if model.is_rotary else ["pos_embed.hook_out"])
+    names = [taps.EMBEDDING] + ([] if model.is_rotary else [taps.POSITIONS])
     for layer in range(model.n_layers):
-        names += [f"blocks.{layer}.attn.o.hook_in", f"blocks.{layer}.mlp.hook_out"]
+        names += [taps.head_outputs(layer), taps.mlp_out(layer)]
     hooks = [keep(name, name) for name in names]
-    hooks.append(keep(f"blocks.{model.n_layers - 1}.hook_out", "final"))
+    hooks.append(keep(taps.resid_post(model.n_layers - 1), "final"))
     read["logits"] = model.last_logits(tokens, hooks)
     return read
 
@@ -386,15 +387,15 @@ def _contributions(
 ) -> tuple[Float[Tensor, "batch src"], Float[Tensor, " batch"]]:
     """Every source's and the constant's part in the logits along a direction of the output."""
     reader = FrozenNorm.of_run(model, read["final"]).pull_back(direction)
-    parts = [(read["embed.hook_out"] * reader).sum(-1, keepdim=True)]
+    parts = [(read[taps.EMBEDDING] * reader).sum(-1, keepdim=True)]
     unowned = torch.zeros_like(reader)
     if not model.is_rotary:
-        unowned = unowned + read["pos_embed.hook_out"]
+        unowned = unowned + read[taps.POSITIONS]
     for layer in range(model.n_layers):
         weight = model.head_output_weights(layer).float()
         into_heads = torch.einsum("hed,bd->bhe", weight, reader)
         parts.append((_head_outputs(model, read, layer) * into_heads).sum(-1))
-        parts.append((read[f"blocks.{layer}.mlp.hook_out"] * reader).sum(-1, keepdim=True))
+        parts.append((read[taps.mlp_out(layer)] * reader).sum(-1, keepdim=True))
         bias = model.head_output_bias(layer)
         if bias is not None:
             unowned = unowned + bias.float()
@@ -409,7 +410,7 @@ def _head_outputs(
     model: Model, read: Mapping[str, Tensor], layer: int
 ) -> Float[Tensor, "batch head d_head"]:
     """Each head's output before the output matrix."""
-    output = read[f"blocks.{layer}.attn.o.hook_in"]
+    output = read[taps.head_outputs(layer)]
     return output.reshape(output.shape[0], model.n_heads, model.d_head)
 
 

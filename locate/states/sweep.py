@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.base.choices import TraceKind
+from circuits.model import taps
 from circuits.model.metrics import answer_probability
 from circuits.model.model import Hook, Model, Prefix
 from circuits.model.tokens import Span
@@ -103,21 +104,21 @@ def corrupted_run(
         return (name, read)
 
     names = [
-        f"blocks.{layer}.{point}"
+        point(layer)
         for layer in layers
-        for point in ("hook_in", "ln2.hook_in", "attn.hook_out", "mlp.hook_out")
+        for point in (taps.resid_pre, taps.resid_mid, taps.attention_out, taps.mlp_out)
     ]
-    names.append(f"blocks.{model.n_layers - 1}.hook_out")
+    names.append(taps.resid_post(model.n_layers - 1))
     rows = tokens.expand(noise.shape[0] + 1, -1)
     hooks = [add_noise(subject, noise), *(keep(name) for name in names)]
     logits, prefix = model.last_logits_and_prefix(rows, hooks)
-    resid_pre = tuple(kept[f"blocks.{layer}.hook_in"] for layer in layers)
+    resid_pre = tuple(kept[taps.resid_pre(layer)] for layer in layers)
     return CorruptedRun(
         resid_pre=resid_pre,
-        resid_mid=tuple(kept[f"blocks.{layer}.ln2.hook_in"] for layer in layers),
+        resid_mid=tuple(kept[taps.resid_mid(layer)] for layer in layers),
         resid_post=(*resid_pre[1:], kept[names[-1]]),
-        clean_attn=tuple(kept[f"blocks.{layer}.attn.hook_out"][0] for layer in layers),
-        clean_mlp=tuple(kept[f"blocks.{layer}.mlp.hook_out"][0] for layer in layers),
+        clean_attn=tuple(kept[taps.attention_out(layer)][0] for layer in layers),
+        clean_mlp=tuple(kept[taps.mlp_out(layer)][0] for layer in layers),
         prefix=prefix,
         probability=_probability(logits, answer),
     )
@@ -131,7 +132,7 @@ def add_noise(subject: Span, noise: Float[Tensor, "sample subject d_model"]) -> 
         embedding[1:, subject.start : subject.stop] += noise.to(embedding)
         return embedding
 
-    return ("embed.hook_out", corrupt)
+    return (taps.EMBEDDING, corrupt)
 
 
 def restore_at(

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.base.errors import OptionError
+from circuits.model import taps
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Hook, Model, Prefix
 from circuits.model.tokens import Prompt
@@ -156,7 +157,7 @@ def transplant_states(
         where = torch.tensor([at[row] for row in rows], device=model.device)
         for layer in range(model.n_layers):
             hook = _state_hook(where, given[rows, layer])
-            logits = model.last_logits(tokens, [(f"blocks.{layer}.hook_out", hook)]).float()
+            logits = model.last_logits(tokens, [(taps.resid_post(layer), hook)]).float()
             _record(ranks[layer], shares[layer], rows, logits, answers)
     return Replies(ranks, shares)
 
@@ -179,8 +180,8 @@ def _readers(model: Model, heads: Any, mlps: Any) -> list[Hook]:
         return lambda value, hook: keep(value, layer)
 
     layers = range(model.n_layers)
-    hooks: list[Hook] = [(f"blocks.{at}.attn.o.hook_in", reader(heads, at)) for at in layers]
-    return hooks + [(f"blocks.{at}.mlp.hook_out", reader(mlps, at)) for at in layers]
+    hooks: list[Hook] = [(taps.head_outputs(at), reader(heads, at)) for at in layers]
+    return hooks + [(taps.mlp_out(at), reader(mlps, at)) for at in layers]
 
 
 def _replacing(
@@ -203,10 +204,10 @@ def _replacing(
         heads = chosen[:, first : first + model.n_heads]
         if heads.any():
             given = replacing(heads[..., None], donors.heads[rows, layer])
-            hooks.append((f"blocks.{layer}.attn.o.hook_in", given))
+            hooks.append((taps.head_outputs(layer), given))
         if chosen[:, mlp].any():
             given = replacing(chosen[:, mlp, None], donors.mlps[rows, layer])
-            hooks.append((f"blocks.{layer}.mlp.hook_out", given))
+            hooks.append((taps.mlp_out(layer), given))
     return hooks
 
 

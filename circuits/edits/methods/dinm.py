@@ -42,6 +42,7 @@ from circuits.edits.parts.training import (
     passage,
 )
 from circuits.facts.facts import SLOT, Probe, ProbeKind
+from circuits.model import taps
 from circuits.model.model import Model
 
 
@@ -200,7 +201,7 @@ def _residuals(model: Model, tokens: Tensor, layers: int) -> list[Tensor]:
 
         return hook
 
-    model.last_logits(tokens, [(f"blocks.{n}.hook_out", keep(n)) for n in range(layers)])
+    model.last_logits(tokens, [(taps.resid_post(n), keep(n)) for n in range(layers)])
     return [kept[layer] for layer in range(layers)]
 
 

@@ -29,6 +29,7 @@ from circuits.edits.parts.keys import MAX_ROWS, pad
 from circuits.edits.parts.moments import Moments, find_moments
 from circuits.edits.parts.value import Progress
 from circuits.edits.settings import as_mapping, merge, settings_for
+from circuits.model import taps
 from circuits.model.model import Model, alone
 
 SHOWN = 8
@@ -239,7 +240,7 @@ def _all_log_probabilities(
         found["residual"] = value
 
     tokens = pad([prompt.ids for prompt in prompts], model.device)
-    model.last_logits(tokens, [(f"blocks.{model.n_layers - 1}.hook_out", keep)])
+    model.last_logits(tokens, [(taps.resid_post(model.n_layers - 1), keep)])
     return model.unembed(found["residual"]).float().log_softmax(-1).cpu()
 
 

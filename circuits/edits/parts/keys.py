@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.edits.parts.contexts import PlacedPrompt
+from circuits.model import taps
 from circuits.model.model import Model
 
 MAX_ROWS = 64
@@ -22,17 +23,17 @@ MAX_ROWS = 64
 
 def key_point(layer: int) -> str:
     """Hook at the key: the input of the MLP's output matrix."""
-    return f"blocks.{layer}.mlp.out.hook_in"
+    return taps.mlp_keys(layer)
 
 
 def value_point(layer: int) -> str:
     """Hook at the value: the MLP's output."""
-    return f"blocks.{layer}.mlp.hook_out"
+    return taps.mlp_out(layer)
 
 
 def residual_point(layer: int) -> str:
     """Hook at the residual stream after a layer."""
-    return f"blocks.{layer}.hook_out"
+    return taps.resid_post(layer)
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "row pos"]:
