@@ -1,7 +1,7 @@
 """A language model with hooks: the only file that imports TransformerLens.
 
 `Model` wraps a `TransformerBridge` with its raw weights; everything else in the project asks it
-for logits under forward hooks, for weights, and for single blocks. Where a run can be read or
+for logits under forward hooks and for weights. Where a run can be read or
 changed stands in `circuits.model.taps`.
 """
 
@@ -270,12 +270,6 @@ class Model(Weights):
             _, cache = self.bridge(rows, return_type="logits_and_cache", logits_to_keep=1)
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         return Prefix(tokens.shape[1], layers)
-
-    def run_block(self, layer: int, residual: Tensor, **options: Any) -> Tensor:
-        """One block, hooks included, on a residual of shape batch pos d_model."""
-        with self.alone():
-            output = self.bridge.blocks[layer](residual, **options)
-        return output[0] if isinstance(output, tuple) else output
 
     def run_attention(
         self, layer: int, residual: Tensor, earlier: tuple[Tensor, Tensor] | None = None

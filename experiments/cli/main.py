@@ -125,12 +125,12 @@ def _apart(given: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _load(plugins: Sequence[str]) -> None:
-    """Run the files that the user names, so that what they register is known."""
-    if plugins:
-        from circuits.base.plugins import load_plugin
+    """Run installed plugins and the files that the user names: what they register is known."""
+    from circuits.base.plugins import load_installed, load_plugin
 
-        for name in plugins:
-            load_plugin(Path(name))
+    load_installed()
+    for name in plugins:
+        load_plugin(Path(name))
 
 
 def _report(error: Exception) -> int:

@@ -278,11 +278,6 @@ def read_prompts(
     return [read_prompt(model, pair, heads, roles) for pair in chosen]
 
 
-def _site(head: str) -> tuple[int, int]:
-    layer, _, index = head.partition(".")
-    return int(layer[1:]), int(index[1:])
-
-
 def _written(pairs: Sequence[Sequence[Any]]) -> Written:
     return tuple((str(word), float(logit)) for word, logit in pairs)
 
