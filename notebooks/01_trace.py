@@ -25,13 +25,6 @@
 
 # %%
 import knowledge_circuits as kc
-from circuits.facts.facts import relation
-from circuits.facts.pairs import encode_pairs
-from circuits.facts.questions import pairs_for
-from locate.states.lens import lens_positions, logit_lens
-from locate.states.lens_average import average_lens
-from locate.states.trace_average import trace_facts
-from locate.states.tracing import trace
 
 model = kc.load("facts-gpt2", device="cpu")
 
@@ -45,9 +38,7 @@ model = kc.load("facts-gpt2", device="cpu")
 
 # %%
 prompt = "The capital city of South Korea is called"
-encoded = model.tokenizer.encode(prompt)
-followed = {word: model.tokenizer.first_token(prompt, word) for word in ("Seoul", "South Korea")}
-lens = logit_lens(model, encoded, followed, lens_positions(encoded, "South Korea"))
+lens = kc.lens(model, prompt, answer="Seoul", subject="South Korea")
 lens
 
 # %% [markdown]
@@ -76,7 +67,7 @@ lens.plot()
 # restores several together.
 
 # %%
-found = trace(model, prompt, "South Korea", "Seoul", window=1)
+found = kc.trace(model, prompt, "South Korea", "Seoul", window=1)
 found
 
 # %%
@@ -95,16 +86,14 @@ found.plot()
 # %% [markdown]
 # ## From a prompt to a relation
 #
-# `pairs_for` asks the model every fact of a relation in several wordings and keeps what it knows;
-# `trace_facts` traces each of them. Prompts differ in length, so effects are averaged by what a
-# token *is* to the fact: the subject's last token, the first token after it, the last token. The
-# table lists, for the two sites that Meng et al. found, the layer where the mean effect is largest,
-# with a 95 % bootstrap interval over facts.
+# Given the name of a relation instead of a prompt, `trace` asks the model its facts in several
+# wordings, keeps what it knows, and traces twelve of them. Prompts differ in length, so effects are
+# averaged by what a token *is* to the fact: the subject's last token, the first token after it, the
+# last token. The table lists, for the two sites that Meng et al. found, the layer where the mean
+# effect is largest, with a 95 % bootstrap interval over facts.
 
 # %%
-report = pairs_for(model, relation("country_capital"), n=12)
-pairs = encode_pairs(model.tokenizer, report.pairs)
-average = trace_facts(model, pairs, samples=4, window=1)
+average = kc.trace(model, "country_capital", n_pairs=12, samples=4, window=1)
 average
 
 # %%
@@ -120,7 +109,7 @@ average.plot()
 # standard deviations of the embedding are usual; the next cell takes half of one.
 
 # %%
-weak = trace_facts(model, pairs, samples=4, window=1, noise=0.5)
+weak = kc.trace(model, "country_capital", n_pairs=12, samples=4, window=1, noise=0.5)
 weak
 
 # %% [markdown]
@@ -134,7 +123,7 @@ weak
 # this case other capitals, and of these always the best one: the strongest rival.
 
 # %%
-rivals = average_lens(model, pairs)
+rivals = kc.lens(model, "country_capital", n_pairs=12)
 rivals
 
 # %% [markdown]
