@@ -140,6 +140,14 @@ def test_a_damaged_cache_is_collected_again(model, tmp_path):
     assert Moments.load(path).source["corpus"] == TEXT.name
 
 
+def test_a_cache_that_cannot_be_written_costs_a_warning_and_not_the_edit(model, tmp_path, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    found = cached_moments(model, TEXT, [1], blocked / "cache")
+    assert torch.equal(found.matrices[1], collect_moments(model, TEXT, [1]).matrices[1])
+    assert "not kept" in caplog.text
+
+
 def test_an_edited_model_does_not_get_the_unedited_models_cache(model, tmp_path):
     cached_moments(model, TEXT, [1], tmp_path)
     name = model.mlp_output_name(0)

@@ -174,3 +174,20 @@ def test_a_full_disk_is_one_line_and_no_file():
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 4
     assert done.stderr.decode().strip() == "kc: error: No space left on device"
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path):
+    killed = """
+import os, signal, sys
+from pathlib import Path
+from circuits.base.origin import staged
+with staged(Path(sys.argv[1])) as stage:
+    (stage / "half.txt").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path)], check=False)
+    assert len(list(tmp_path.glob(".kc-*.tmp"))) == 1
+    with staged(tmp_path) as outer, staged(tmp_path) as inner:
+        assert {path.name for path in tmp_path.iterdir()} == {outer.name, inner.name}
+        (inner / "whole.txt").write_text("y")
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.txt"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -63,7 +65,8 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
     is_new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        stage = Path(mkdtemp(prefix=".kc-", suffix=".tmp", dir=directory))
+        _remove_abandoned(directory)
+        stage = Path(mkdtemp(prefix=f"{_stages()}{os.getpid()}-", suffix=".tmp", dir=directory))
     except OSError as error:
         raise StoreError(f"`out` {directory} cannot be written: {error.strerror}") from None
     done = False
@@ -90,6 +93,29 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
         if is_new and not done:
             with suppress(OSError):  # another run may have written there in the meantime
                 directory.rmdir()
+
+
+def _stages() -> str:
+    """How the names of this machine's stages begin."""
+    return f".kc-{re.sub('[^A-Za-z0-9]', '', platform.node())[:32]}-"
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Remove stages whose process was killed; those of other machines may be in use."""
+    for stage in directory.glob(f"{_stages()}*.tmp"):
+        process = stage.name.removeprefix(_stages()).partition("-")[0]
+        if process.isdigit() and not _is_running(int(process)):
+            rmtree(stage, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is someone else's
+        return True
+    return True
 
 
 def write_all(

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.base.display import Summary
-from circuits.base.errors import FileFormatError, NumericalError, OptionError
+from circuits.base.errors import FileFormatError, NumericalError, OptionError, StoreError
 from circuits.base.places import user_cache
 from circuits.base.results import Result, numeric
 from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus, token_windows
@@ -192,10 +192,18 @@ def cached_moments(
         fresh = collect_moments(model, corpus, missing, max_tokens)
         for layer in missing:
             kept[layer] = Moments({layer: fresh.matrices[layer]}, fresh.model_hash, fresh.source)
-            kept[layer].save(paths[layer])
+            _keep(kept[layer], paths[layer])
     first = kept[layers[0]]
     matrices = {layer: kept[layer].matrices[layer] for layer in layers}
     return Moments(matrices, first.model_hash, first.source)
+
+
+def _keep(moments: Moments, path: Path) -> None:
+    """Write to the cache; where that cannot be, the edit goes on without it."""
+    try:
+        moments.save(path)
+    except StoreError as error:
+        logger.warning("second moments are not kept: %s", error)
 
 
 @torch.no_grad()
