@@ -234,3 +234,9 @@ def test_an_edit_after_which_the_model_knows_no_text_has_diverged(model, monkeyp
         assert ruined.scores == ()
         assert "counts as diverged" in ruined.run.notes[0]
     assert same(before, weights(model))
+
+
+def test_a_perplexity_that_is_no_number_is_no_small_drift(model, monkeypatch):
+    monkeypatch.setattr("circuits.edits.judge.success.Judge.drift", lambda judge: float("nan"))
+    ruined = edit_facts(model, [REQUEST], Editing(method="ft", layers="1"))
+    assert ruined.status == {"diverged": 1}
