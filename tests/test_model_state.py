@@ -222,3 +222,17 @@ def test_words_that_are_not_utf_8_are_refused():
         tokenizer.encode("The capital of \udcff")
     with pytest.raises(PromptError, match="Unicode"):
         tokenizer.continuation("The capital", "\udcff")
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_a_joint_weight_changed_in_place_is_what_the_model_runs_on(part: str):
+    tokens, name = torch.tensor([[1, 2, 3]]), f"transformer.h.0.attn.c_attn.{part}"
+    written, placed = tiny_model("gpt2"), tiny_model("gpt2")
+    before = written.last_logits(tokens)
+    value = 2 * placed.parameter(name) + 0.1
+    placed.set_parameter(name, value)
+    written.parameter(name).copy_(value)
+    after = written.last_logits(tokens)
+    assert torch.equal(after, placed.last_logits(tokens))
+    assert not torch.equal(after, before)
+    assert written.provenance["weights_sha256"] == placed.provenance["weights_sha256"]

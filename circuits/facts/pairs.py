@@ -42,7 +42,7 @@ class PromptPair:
 class TokenPair:
     """One example as tokens. `answer` and `foil` are first continuation tokens.
 
-    `tokenizer` is the fingerprint of the one that made them; None where that is not known.
+    `tokenizer` is the fingerprint of the one that made them.
     """
 
     text: PromptPair
@@ -51,7 +51,7 @@ class TokenPair:
     answer: int
     foil: int
     subject: Span | None
-    tokenizer: str | None = None
+    tokenizer: str
 
     @property
     def first_difference(self) -> int:
@@ -121,10 +121,7 @@ def batches(
     if batch_size < 1:
         raise OptionError(f"batch size must be at least 1, not {batch_size}")
     device = "cpu" if model is None else model.device
-    if model is not None and {pair.tokenizer for pair in pairs} - {
-        None,
-        model.tokenizer.fingerprint,
-    }:
+    if model is not None and {pair.tokenizer for pair in pairs} - {model.tokenizer.fingerprint}:
         raise PromptError(
             f"these pairs were tokenised for another model than {model.name!r}; encode them again "
             "with its tokenizer"

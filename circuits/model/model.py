@@ -112,6 +112,7 @@ class Model(Weights):
             dtype=hf_model.dtype,
         )
         self.bridge.eval()
+        self._find_fused()
         for parameter in self.bridge.parameters():  # the bridge's own copies want gradients
             parameter.requires_grad_(False)
         config = self.bridge.cfg
@@ -203,6 +204,7 @@ class Model(Weights):
                 "model once for each thread"
             )
         try:
+            self.align()
             yield
         finally:
             self._turn.release()

@@ -32,6 +32,9 @@ class HeadProjections:
     offset: Float[Tensor, "dst d_head"]
 
 
+_FUSED = re.compile(r"transformer\.h\.(\d+)\.attn\.c_attn\.(weight|bias)")
+
+
 class Weights:
     """What `circuits.model.model.Model` can do with its weights; the bridge holds them."""
 
@@ -50,6 +53,8 @@ class Weights:
     _provenance: dict[str, Any]
     placed: list[Any]  # the edits that are in the weights, the first one first
     _versions: dict[str, int]  # of the weights that `_provenance` tells of
+    _fused: dict[str, tuple[int, str]]  # layer and part of GPT-2's joint weights
+    _aligned: dict[str, int]  # their versions that the bridge has copies of
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -107,12 +112,29 @@ class Weights:
                 f"{name!r} is of shape {tuple(target.shape)}, the value of {tuple(value.shape)}"
             )
         target.copy_(value)
-        fused = re.fullmatch(r"transformer\.h\.(\d+)\.attn\.c_attn\.(weight|bias)", name)
-        if fused:  # the bridge runs on split copies of GPT-2's joint matrix
-            attention = self.bridge.blocks[int(fused[1])].attn
-            for slot, part in zip("qkv", target.chunk(3, -1), strict=True):
-                copy_of = getattr(getattr(attention, slot).original_component, fused[2])
+        self.align()
+
+    @torch.no_grad()
+    def align(self) -> None:
+        """Have the bridge, which splits GPT-2's joint weights, run on them as they are.
+
+        Torch counts the changes of a tensor, also those made in place by whoever holds it.
+        """
+        for name, (layer, what) in self._fused.items():
+            joint = self._parameters[name]
+            if joint._version == self._aligned.get(name):
+                continue
+            attention = self.bridge.blocks[layer].attn
+            for slot, part in zip("qkv", joint.chunk(3, -1), strict=True):
+                copy_of = getattr(getattr(attention, slot).original_component, what)
                 copy_of.copy_(part.T if part.ndim == 2 else part)
+            self._aligned[name] = joint._version
+
+    def _find_fused(self) -> None:
+        """Find the joint weights once; the bridge has just made its copies of them."""
+        found = ((name, _FUSED.fullmatch(name)) for name in self._parameters)
+        self._fused = {name: (int(match[1]), match[2]) for name, match in found if match}
+        self._aligned = {name: self._parameters[name]._version for name in self._fused}
 
     def mlp_output_name(self, layer: int) -> str:
         """Name of the matrix from which a layer's MLP writes (ROME's W)."""

@@ -136,8 +136,8 @@ def random_pairs(model: Model, shared: int = N_SHARED, seed: int = 0) -> list[To
             text = " ".join(f"t{index}" for index in ids)
             prompts.append(Prompt(text, tuple(ids.tolist()), (), False, ()))
         text_pair = PromptPair(prompts[0].text, prompts[1].text, f"t{answer}", f"t{foil}")
-        span = Span(shared, shared + 4)
-        pairs.append(TokenPair(text_pair, prompts[0], prompts[1], answer, foil, span))
+        span, made_by = Span(shared, shared + 4), model.tokenizer.fingerprint
+        pairs.append(TokenPair(text_pair, prompts[0], prompts[1], answer, foil, span, made_by))
     return pairs
 
 

@@ -210,7 +210,8 @@ def _pair(
     fact, foil = case.fact, tokenizer.token_string(case.said).strip() or "(blank)"
     text = PromptPair(clean.text, corrupted.text, fact.object, foil, fact.subject, fact.relation)
     span = clean.span_of(fact.subject)
-    return TokenPair(text, clean, corrupted, case.answer, case.said, span)
+    made_by = tokenizer.fingerprint
+    return TokenPair(text, clean, corrupted, case.answer, case.said, span, made_by)
 
 
 def _by_wording(

@@ -130,4 +130,5 @@ def _shot(
         asked.text, beside.text, fact.object, other.object, fact.subject, fact.relation
     )
     span = clean.span_of(fact.subject)
-    return Shot(fact, asked, TokenPair(text, clean, corrupted, answer, foil, span))
+    pair = TokenPair(text, clean, corrupted, answer, foil, span, tokenizer.fingerprint)
+    return Shot(fact, asked, pair)
