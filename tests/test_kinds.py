@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+import torch
 
 from circuits.base.arrays import save_arrays
 from circuits.base.display import Summary
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.results import Result, numeric
+from circuits.edits.edit import WeightDelta
 from circuits.files.kinds import KINDS, add_kind, kind_of_result, named, open_result
 from circuits.graph.evaluate import FaithfulnessCurves
 from experiments.cli import drawing
@@ -83,6 +85,14 @@ def test_every_name_in_the_table_is_there(kind):
     assert kind.name == named(kind.holds).KIND
     for target in (*kind.figures.values(), *kind.screen):
         assert callable(named(target))
+
+
+def test_what_a_file_holds_comes_in_the_same_order_at_every_reading(tmp_path: Path):
+    names = [f"parameter.{place:02}" for place in range(12)]
+    path = tmp_path / "edit.kc.safetensors"
+    WeightDelta({name: torch.ones(1) for name in reversed(names)}).save(path)
+    for _ in range(4):
+        assert [row["parameter"] for row in open_result(path).rows()] == sorted(names)
 
 
 @pytest.mark.parametrize("name", STORED)

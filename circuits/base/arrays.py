@@ -146,7 +146,7 @@ def read_intact(
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ContentError(f"tensor {name!r:.60} holds NaN or infinity")
-    return arrays, record["content"]
+    return dict(sorted(arrays.items())), record["content"]  # safetensors keeps no order
 
 
 @contextmanager

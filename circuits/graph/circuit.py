@@ -37,6 +37,8 @@ SHOWN = 8
 """Edges in a summary."""
 EDGE_ORDER = "by-destination"
 _COLUMN = "column."
+_FIRST = ("low", "high", "inclusion")
+"""Columns that stand first in a table, in this order; files keep none."""
 _RECORDS = ("provenance", "scores_provenance", "evidence")
 
 
@@ -259,7 +261,8 @@ class Circuit(Result):
         if "score" in arrays:
             origin = metadata.get("scores_provenance", {})
             scores = EdgeScores(wiring, arrays["score"], arrays.get("per_pair"), origin)
-        columns = within(arrays, _COLUMN)
+        held = within(arrays, _COLUMN)
+        columns = {name: held[name] for name in (*_FIRST, *held) if name in held}
         about = metadata["roles"], metadata["provenance"], metadata.get("evidence", {})
         return cls(wiring, kept, scores, columns, *about)
 
