@@ -35,13 +35,13 @@ from circuits.facts.facts import Fact, atlas, fill
 from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pair
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.running import CircuitRunner
-from circuits.model import taps
 from circuits.model.metrics import rank
 from circuits.model.model import Model
 from locate.changes.rewiring import Rewiring, rewiring
 from locate.discover import find
 from locate.examples import Examples
 from locate.heads.roles import roles_if_any
+from locate.heads.weighted import read_sites
 from locate.search import Search
 from locate.states.lens import WrittenTokens, written_tokens
 
@@ -271,7 +271,8 @@ def head_view(model: Model, question: Question, head: str, top: int = 8) -> Head
         raise OptionError(f"{model.name!r} has no head {head!r}")
     layer, index = (int(part[1:]) for part in head.split("."))
     pair = question.pairs[0]
-    attention, weighted = _pattern(model, pair, layer, index)
+    tokens = torch.tensor([pair.clean.ids], device=model.device)
+    attention, weighted = read_sites(model, tokens, [(layer, index)])[:, 0].numpy()
     return HeadView(
         tokens=pair.clean.tokens,
         attention=attention,
@@ -369,22 +370,3 @@ def _answers(model: Model, logits: torch.Tensor, answer: int, top: int) -> Answe
         place=int(rank(logits.float(), wanted)[0]),
         probability=float(shares[answer]),
     )
-
-
-@torch.no_grad()
-def _pattern(model: Model, pair: TokenPair, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
-    """A head's attention at the last token, plain and weighted by what it reads there."""
-    seen: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda value, hook: seen.__setitem__(name, value)
-
-    hooks = [(taps.pattern(layer), keep("pattern")), (taps.projection(layer, "v"), keep("values"))]
-    model.last_logits(torch.tensor([pair.clean.ids], device=model.device), hooks)
-    pattern = seen["pattern"][0, head, -1].float()
-    own = head * model.n_kv_heads // model.n_heads
-    read = seen["values"][0, :, own].float() @ model.head_output_weights(layer)[head].float()
-    weighted = pattern * read.norm(dim=-1)
-    total = weighted.sum()
-    weighted = weighted / total if float(total) > 0 else pattern
-    return pattern.cpu().numpy(), weighted.cpu().numpy()

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.model import taps
 from circuits.model.model import Hook, Model
+from locate.heads.weighted import LastAttention, shares, value_norms
 from locate.states.frozen_norm import FrozenNorm
 
 
@@ -135,22 +135,22 @@ def read_heads(
     )  # on the CPU, as MPS has no float64
     for batch in batches(pairs, batch_size, model):
         rows = list(batch.index)
-        seen: dict[str, Tensor] = {}
-        model.last_logits(batch.clean, _reading_hooks(model, seen))
-        norm = FrozenNorm.of_run(model, seen["final"].to(precise))
+        looked, final = LastAttention(model, range(model.n_layers)), list[Tensor]()
+        last = taps.resid_post(model.n_layers - 1)
+        keep: Hook = (last, lambda value, hook, final=final: final.append(value[:, -1]))
+        model.last_logits(batch.clean, [*looked.hooks, keep])
+        norm = FrozenNorm.of_run(model, final[0].to(precise))
         contrasts = [_contrasts(unembedding, total, pairs[row], others[row]) for row in rows]
         answers, ranges = (
             norm.pull_back(torch.stack(side)) for side in zip(*contrasts, strict=True)
         )
         regions = _region_masks(batch, pairs).to(precise)
         for layer in range(model.n_layers):
-            pattern = seen[f"pattern.{layer}"].to(precise)
-            values = seen[f"values.{layer}"].to(precise).transpose(1, 2)
-            values = values.repeat_interleave(model.n_heads // values.shape[1], 1)
+            pattern, values = looked.pattern(layer).to(precise), looked.values(layer).to(precise)
             output = model.head_output_weights(layer).to(precise)
             split = _split_by_position(pattern, values, output, answers, ranges)
             by_region = torch.einsum("nbhp,bpr->nbhr", split, regions)
-            by_region[1] = _shares(by_region[1], by_region[0])
+            by_region[1] = shares(by_region[1], by_region[0])
             numbers[:, rows, layer] = by_region.cpu().numpy()
             mixed = torch.einsum("bhp,bhpe,hed->bhd", pattern, values, output)
             written[layer] += norm.apply(mixed).cpu().double().sum(0)
@@ -163,18 +163,6 @@ def read_heads(
     ]
     raised = tuple(tuple(map(tuple, heads)) for heads in tokens)
     return HeadReadings(numbers[0], numbers[1], numbers[2], numbers[3], raised)
-
-
-def _reading_hooks(model: Model, seen: dict[str, Tensor]) -> list[Hook]:
-    def keep(name: str, part: Any) -> Any:
-        return lambda value, hook: seen.__setitem__(name, part(value))
-
-    hooks: list[Hook] = []
-    for layer in range(model.n_layers):
-        hooks.append((taps.pattern(layer), keep(f"pattern.{layer}", lambda x: x[:, :, -1])))
-        hooks.append((taps.projection(layer, "v"), keep(f"values.{layer}", lambda x: x)))
-    final = taps.resid_post(model.n_layers - 1)
-    return [*hooks, (final, keep("final", lambda x: x[:, -1]))]
 
 
 def _contrasts(
@@ -209,12 +197,6 @@ def _region_masks(
     return masks
 
 
-def _shares(weighted: Tensor, plain: Tensor) -> Tensor:
-    """Parts of 1; a head that writes exactly nothing keeps its plain attention."""
-    total = weighted.sum(-1, keepdim=True)
-    return torch.where(total > 0, weighted / total, plain)
-
-
 def _split_by_position(
     pattern: Float[Tensor, "batch head pos"],
     values: Float[Tensor, "batch head pos d_head"],
@@ -223,13 +205,11 @@ def _split_by_position(
     ranges: Float[Tensor, "batch d_model"],
 ) -> Float[Tensor, "quantity batch head pos"]:
     """Attention, attention times the norm of v W_O, and the two gains of every position."""
-    # |v W_O| through the head's Gram matrix: no copy of the values in d_model space.
-    gram = torch.einsum("hed,hfd->hef", output, output)
-    squares = torch.einsum("bhpe,hef,bhpf->bhp", values, gram, values)
-    norms = squares.clamp_min(0).sqrt()
 
     def gain(direction: Tensor) -> Tensor:
         seen = torch.einsum("hed,bd->bhe", output, direction)
         return pattern * torch.einsum("bhpe,bhe->bhp", values, seen)
 
-    return torch.stack([pattern, pattern * norms, gain(answers), gain(ranges)])
+    return torch.stack(
+        [pattern, pattern * value_norms(values, output), gain(answers), gain(ranges)]
+    )

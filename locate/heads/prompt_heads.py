@@ -19,10 +19,10 @@ from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric, texts
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, node_kind
-from circuits.model import taps
-from circuits.model.model import Hook, Model
+from circuits.model.model import Model
 from circuits.model.tokens import Span
 from circuits.model.wiring import head_site
+from locate.heads.weighted import read_sites
 from locate.states.lens import written_tokens
 
 if TYPE_CHECKING:
@@ -225,25 +225,8 @@ def read_prompt(
         if node_kind(head) != "head" or head not in names:
             raise OptionError(f"{model.name!r} has no head {head!r}")
     sites = [head_site(head) for head in heads]
-    seen: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda value, hook: seen.__setitem__(name, value)
-
-    hooks: list[Hook] = []
-    for layer in sorted({layer for layer, _ in sites}):
-        hooks += [(taps.pattern(layer), keep(f"p{layer}"))]
-        hooks += [(taps.projection(layer, "v"), keep(f"v{layer}"))]
-    model.last_logits(torch.tensor([pair.clean.ids], device=model.device), hooks)
-    attention = np.zeros((len(heads), len(pair.clean)), dtype=np.float32)
-    weighted = np.zeros_like(attention)
-    for place, (layer, index) in enumerate(sites):
-        pattern = seen[f"p{layer}"][0, index, -1].float()
-        values = seen[f"v{layer}"][0, :, index * model.n_kv_heads // model.n_heads].float()
-        mass = pattern * (values @ model.head_output_weights(layer)[index].float()).norm(dim=-1)
-        total = float(mass.sum())
-        attention[place] = pattern.cpu().numpy()
-        weighted[place] = (mass / total if total > 0 else pattern).cpu().numpy()
+    tokens = torch.tensor([pair.clean.ids], device=model.device)
+    attention, weighted = read_sites(model, tokens, sites).numpy()
     written = [
         each
         for start in range(0, len(sites), AT_ONCE)

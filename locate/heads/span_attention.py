@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from circuits.base.errors import OptionError
-from circuits.model import taps
-from circuits.model.model import Hook, Model
+from circuits.model.model import Model
 from circuits.model.tokens import Prompt
+from locate.heads.weighted import LastAttention, shares, value_norms
 from locate.states.transplant import batches_of
 
 
@@ -41,37 +39,13 @@ def attention_to_spans(
         for place, row in enumerate(rows):
             for index, name in enumerate(names):
                 masks[place, index, list(spans[row][name])] = 1
-        seen: dict[str, Tensor] = {}
-        model.last_logits(tokens, _hooks(model, seen))
+        looked = LastAttention(model, range(model.n_layers))
+        model.last_logits(tokens, looked.hooks)
         for layer in range(model.n_layers):
-            weighted = _weighted(model, layer, seen)
-            shares = torch.einsum("bhp,bnp->bnh", weighted, masks)
+            pattern, values = looked.pattern(layer).float(), looked.values(layer).float()
+            output = model.head_output_weights(layer).float()
+            weighted = shares(pattern * value_norms(values, output), pattern)
+            by_span = torch.einsum("bhp,bnp->bnh", weighted, masks)
             for index, name in enumerate(names):
-                found[name][rows, layer] = shares[:, index].cpu().numpy()
+                found[name][rows, layer] = by_span[:, index].cpu().numpy()
     return found
-
-
-def _weighted(
-    model: Model, layer: int, seen: Mapping[str, Tensor]
-) -> Float[Tensor, "batch head pos"]:
-    """Attention times |v W_O|, as shares; a head that writes exactly nothing keeps its pattern."""
-    pattern = seen[f"pattern.{layer}"].float()
-    values = seen[f"values.{layer}"].float().transpose(1, 2)
-    values = values.repeat_interleave(model.n_heads // values.shape[1], 1)
-    output = model.head_output_weights(layer).float()
-    gram = torch.einsum("hed,hfd->hef", output, output)
-    norms = torch.einsum("bhpe,hef,bhpf->bhp", values, gram, values).clamp_min(0).sqrt()
-    weighted = pattern * norms
-    total = weighted.sum(-1, keepdim=True)
-    return torch.where(total > 0, weighted / total, pattern)
-
-
-def _hooks(model: Model, seen: dict[str, Tensor]) -> list[Hook]:
-    def keep(name: str, part: Any) -> Any:
-        return lambda value, hook: seen.__setitem__(name, part(value))
-
-    hooks: list[Hook] = []
-    for layer in range(model.n_layers):
-        hooks.append((taps.pattern(layer), keep(f"pattern.{layer}", lambda x: x[:, :, -1])))
-        hooks.append((taps.projection(layer, "v"), keep(f"values.{layer}", lambda x: x)))
-    return hooks
