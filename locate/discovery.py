@@ -13,7 +13,6 @@ from circuits.base.origin import write_all
 from circuits.base.writing import atomic_write, save_json
 from circuits.facts.pairs import TokenPair
 from circuits.files.exchange import export_circuit, save_eap_ig
-from circuits.files.store import save_circuit
 from circuits.graph.circuit import Circuit, EdgeScores
 from circuits.graph.evaluate import BASELINE, Evaluation, FaithfulnessCurve, FaithfulnessCurves
 from locate.examples import Examples, as_jsonl
@@ -211,7 +210,7 @@ class Discovery(Shown):
         circuit, examples = self.circuit, self.examples
         title = f"{examples.name} in {self.model}"
         writers: Writers = {
-            "circuit.kc.safetensors": lambda path: save_circuit(circuit, path),
+            "circuit.kc.safetensors": circuit.save,
             "circuit.json": lambda path: save_eap_ig(circuit, path, full=full_json),
             "circuit.graphml": lambda path: export_circuit(circuit, path, ExportFormat.GRAPHML),
             "circuit.svg": lambda path: drawn(circuit, path, title=title),

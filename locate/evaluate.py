@@ -16,7 +16,6 @@ from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.intervals import Interval
 from circuits.base.progress import Stages, silent
 from circuits.files.exchange import load_eap_ig
-from circuits.files.store import load_circuit
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import Evaluation, check_geometry, evaluate, single_edge_drops
 from circuits.model.model import Model
@@ -82,7 +81,7 @@ class StoredEvaluation(Shown):
 
 def read_circuit(path: Path) -> Circuit:
     """A circuit from `*.kc.safetensors` or EAP-IG's `*.json`; CircuitFileError says why not."""
-    return load_eap_ig(path) if path.suffix.lower() == ".json" else load_circuit(path)
+    return load_eap_ig(path) if path.suffix.lower() == ".json" else Circuit.load(path)
 
 
 def fitted(circuit: Circuit, model: Model, path: Path) -> Circuit:

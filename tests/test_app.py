@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from circuits.base.arrays import save_arrays
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.files.kinds import DAMAGED, KINDS, OTHER
-from circuits.files.store import save_circuit
 from circuits.graph.circuit import Circuit, Wiring
 from tests.test_viz import circuit_of
 from viz.app.context import Context, Models
@@ -41,7 +40,7 @@ def stored(folder: Path, name: str = "circuit", seed: int = 0) -> Circuit:
     circuit = Circuit(
         circuit.wiring, circuit.kept, circuit.scores, roles={"a1.h1": "mover"}, provenance=origin
     )
-    save_circuit(circuit, folder / f"{name}.kc.safetensors")
+    circuit.save(folder / f"{name}.kc.safetensors")
     return circuit
 
 

@@ -20,7 +20,6 @@ import pytest
 import torch
 from selenium.common.exceptions import JavascriptException
 
-from circuits.files.store import save_circuit
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.compare import compare
 from circuits.model.model import Model, load
@@ -130,7 +129,7 @@ def folder(tmp_path_factory, model) -> Path:
     root = tmp_path_factory.mktemp("results")
     question = ask(model, PROMPT, SUBJECT, ANSWER)
     circuit = find_circuit(model, question)
-    save_circuit(circuit, root / "circuit.kc.safetensors")
+    circuit.save(root / "circuit.kc.safetensors")
     other = find_circuit(model, ask(model, "The capital of Portugal is", "Portugal", "Lisbon"))
     compare(circuit, other).save(root / "comparison.kc.safetensors")
     edit_fact(model, question, "Tokyo").rewiring.save(root / "rewiring.kc.safetensors")
@@ -140,7 +139,7 @@ def folder(tmp_path_factory, model) -> Path:
     labels = {"answer": model.tokenizer.first_token(PROMPT, ANSWER)}
     read = logit_lens(model, prompt, labels, lens_positions(prompt, SUBJECT))
     replace(read, prompt=replace(prompt, text=HOSTILE)).save(root / "lens.kc.safetensors")
-    save_circuit(large_circuit(), root / "large.kc.safetensors")
+    large_circuit().save(root / "large.kc.safetensors")
     (root / "broken.kc.safetensors").write_bytes(b"no header, no tensors, nothing")
     return root
 

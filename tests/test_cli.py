@@ -19,7 +19,6 @@ import torch
 from circuits.base.choices import ExportFormat
 from circuits.facts.pairs import read_pairs
 from circuits.files.exchange import load_eap_ig
-from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.model.loading import embedded_models
 from experiments.cli.main import main
@@ -160,7 +159,7 @@ def test_every_method_finds_a_circuit_and_writes_it(
     assert result["pairs"] == len(PAIRS)
     assert all(Path(path).is_file() for path in result["files"])
     assert sorted(Path(path).name for path in result["files"]) == sorted(os.listdir(out))
-    circuit = load_circuit(out / "circuit.kc.safetensors")
+    circuit = Circuit.load(out / "circuit.kc.safetensors")
     assert circuit.n_edges == result["edges"] > 0
     exported = load_eap_ig(out / "circuit.json")
     assert exported == circuit
@@ -172,7 +171,7 @@ def test_every_method_finds_a_circuit_and_writes_it(
 
 
 def test_every_edge_is_stored_with_the_interval_of_its_score(kind: str, found):
-    circuit = load_circuit(found[kind] / "circuit.kc.safetensors")
+    circuit = Circuit.load(found[kind] / "circuit.kc.safetensors")
     assert circuit.scores is not None
     low, high, values = circuit.columns["low"], circuit.columns["high"], circuit.scores.values
     assert (low <= high).all()
@@ -296,15 +295,13 @@ def test_the_drop_of_an_edge_is_what_a_circuit_without_it_lacks(
     options = ["-m", models["gpt2"], "--pairs", str(pair_file), "--random", "0"]
     told = run_json(capsys, "evaluate", str(path), *options, "--minimality")
     drops = {row["edge"]: row["drop"] for row in told["minimality"]["edges"]}
-    circuit = load_circuit(path)
+    circuit = Circuit.load(path)
     assert set(drops) == set(circuit.edge_names())
     assert list(drops.values()) == sorted(drops.values(), reverse=True)
     worst = next(iter(drops))
     kept = circuit.kept.copy()
     kept[circuit.wiring.edge_index(worst)] = False
-    save_circuit(
-        Circuit(circuit.wiring, kept, provenance=circuit.provenance), tmp_path / "c.kc.safetensors"
-    )
+    Circuit(circuit.wiring, kept, provenance=circuit.provenance).save(tmp_path / "c.kc.safetensors")
     rest = run_json(capsys, "evaluate", str(tmp_path / "c.kc.safetensors"), *options)
     assert drops[worst] == pytest.approx(told["faithfulness"] - rest["faithfulness"], abs=1e-4)
 
@@ -350,12 +347,12 @@ def test_a_circuit_is_exported_to_every_format(
     assert result["files"] == [str(target)]
     assert target.stat().st_size > 0
     if to is ExportFormat.EAP_IG:
-        assert load_eap_ig(target) == load_circuit(source)
+        assert load_eap_ig(target) == Circuit.load(source)
 
 
 def test_show_lists_what_the_file_holds(found, capsys):
     path = found["llama"] / "circuit.kc.safetensors"
-    circuit = load_circuit(path)
+    circuit = Circuit.load(path)
     result = run_json(capsys, "show", str(path), "--edges", "1000")
     assert {record["edge"] for record in result["strongest_edges"]} == set(circuit.edge_names())
     assert result["nodes"] == circuit.nodes()
@@ -407,7 +404,7 @@ def test_roles_of_a_circuit_are_those_of_its_heads(models, found, pair_file: Pat
         capsys,
         *("roles", "-m", models["gpt2"], "--pairs", str(pair_file), "--circuit", str(path)),
     )
-    heads = {node for node in load_circuit(path).nodes() if node.startswith("a")}
+    heads = {node for node in Circuit.load(path).nodes() if node.startswith("a")}
     assert {head["name"] for head in result["heads"]} == heads
 
 
@@ -668,7 +665,7 @@ def test_an_empty_circuit_is_evaluated_to_a_faithfulness_of_zero(
     models, pair_file: Path, tmp_path: Path, capsys
 ):
     path = tmp_path / "empty.kc.safetensors"
-    save_circuit(Circuit.empty(Wiring(3, 4, 4)), path)
+    Circuit.empty(Wiring(3, 4, 4)).save(path)
     result = run_json(
         capsys, "evaluate", str(path), "-m", models["gpt2"], "--pairs", str(pair_file)
     )

@@ -16,7 +16,7 @@ from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import EditOutcome
 from circuits.edits.requests import as_jsonl, read_requests
-from circuits.files.store import load_circuit
+from circuits.graph.circuit import Circuit
 from circuits.graph.compare import Comparison
 from circuits.model.model import Model, load
 from experiments.cli.main import main
@@ -285,8 +285,8 @@ def test_a_model_is_compared_with_itself_edited(kind, models, edited, tmp_path, 
     )
     assert sorted(Path(path).name for path in result["files"]) == sorted(os.listdir(out))
     comparison = Comparison.load(out / "comparison.kc.safetensors")
-    assert comparison.before == load_circuit(out / "before.kc.safetensors")
-    assert comparison.after == load_circuit(out / "after.kc.safetensors")
+    assert comparison.before == Circuit.load(out / "before.kc.safetensors")
+    assert comparison.after == Circuit.load(out / "after.kc.safetensors")
     assert result["comparison"]["jaccard"] == comparison.jaccard < 1
     assert result["restoration"]["draws"] == 2
     assert (out / "difference.svg").read_text().lstrip().startswith("<?xml")

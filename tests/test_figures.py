@@ -20,7 +20,6 @@ from circuits.base.choices import FigureKind
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.intervals import UNDEFINED, Interval
 from circuits.files.kinds import KINDS
-from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import FaithfulnessCurves
 from experiments.cli import drawing as figures
@@ -56,7 +55,7 @@ def write_average_lens(path: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
-    "circuit": lambda path: save_circuit(results.circuit(), path),
+    "circuit": lambda path: results.circuit().save(path),
     "comparison": lambda path: results.comparison().save(path),
     "rewiring": lambda path: results.rewiring().save(path),
     "curve": lambda path: FaithfulnessCurves(
@@ -206,7 +205,7 @@ def test_kinds_heads_edges_and_titles_are_as_asked(stored: Path, tmp_path: Path,
 
 def test_figures_land_beside_the_results_unless_told_otherwise(tmp_path: Path, capsys):
     path = tmp_path / "circuit.kc.safetensors"
-    save_circuit(results.circuit(), path)
+    results.circuit().save(path)
     found = run_json(capsys, "figures", str(path), "--kind", "layers")
     assert found["files"] == [str(tmp_path / "figures" / "circuit-layers.pdf")]
     assert (tmp_path / "figures" / "circuit-layers.pdf").is_file()
@@ -215,7 +214,7 @@ def test_figures_land_beside_the_results_unless_told_otherwise(tmp_path: Path, c
 def test_of_two_folders_equal_names_are_told_apart(tmp_path: Path, capsys):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        save_circuit(results.circuit(), tmp_path / name / "circuit.kc.safetensors")
+        results.circuit().save(tmp_path / name / "circuit.kc.safetensors")
     folders = [str(tmp_path / "one"), str(tmp_path / "two")]
     out = tmp_path / "out"
     run_json(capsys, "figures", *folders, "--kind", "layers", "--out", str(out))
@@ -223,7 +222,7 @@ def test_of_two_folders_equal_names_are_told_apart(tmp_path: Path, capsys):
 
 
 def test_a_damaged_file_is_left_out_of_a_folder_with_a_word(tmp_path: Path, capsys):
-    save_circuit(results.circuit(), tmp_path / "circuit.kc.safetensors")
+    results.circuit().save(tmp_path / "circuit.kc.safetensors")
     (tmp_path / "broken.kc.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{broken}")
     assert main(["figures", str(tmp_path), "--kind", "layers", "--json"]) == 0
     captured = capsys.readouterr()
@@ -234,9 +233,9 @@ def test_a_damaged_file_is_left_out_of_a_folder_with_a_word(tmp_path: Path, caps
 
 
 def test_an_altered_file_draws_nothing_at_all(tmp_path: Path, capsys):
-    save_circuit(results.circuit(), tmp_path / "a.kc.safetensors")
+    results.circuit().save(tmp_path / "a.kc.safetensors")
     path = tmp_path / "b.kc.safetensors"
-    save_circuit(results.circuit(), path)
+    results.circuit().save(path)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -247,7 +246,7 @@ def test_an_altered_file_draws_nothing_at_all(tmp_path: Path, capsys):
 def test_where_nothing_can_be_drawn_one_line_says_why(tmp_path: Path, stored: Path, capsys):
     assert "no stored result" in refusal(capsys, "figures", str(tmp_path))
     (tmp_path / "below").mkdir()
-    save_circuit(results.circuit(), tmp_path / "below" / "circuit.kc.safetensors")
+    results.circuit().save(tmp_path / "below" / "circuit.kc.safetensors")
     assert str(tmp_path / "below") in refusal(capsys, "figures", str(tmp_path))
     edit = tmp_path / "edit"
     results.delta().save(edit / "edit.kc.safetensors")
@@ -458,7 +457,7 @@ def test_a_circuit_without_scores_has_no_score_mass(tmp_path: Path, capsys):
     bare = Circuit(results.WIRING, results.circuit().kept)
     assert count_layers(bare).mass is None
     path = tmp_path / "bare.kc.safetensors"
-    save_circuit(bare, path)
-    assert load_circuit(path) == bare
+    bare.save(path)
+    assert Circuit.load(path) == bare
     found = run_json(capsys, "figures", str(path))
     assert len(found["files"]) == 2

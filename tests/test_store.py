@@ -25,8 +25,7 @@ from circuits.base.errors import (
     StoreError,
 )
 from circuits.base.writing import atomic_write, save_json, to_json
-from circuits.files import store
-from circuits.files.store import load_circuit, save_circuit
+from circuits.graph import circuit as store
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
 from circuits.model.wiring import edge_count
 from tests.circuit_strategies import assert_identical, circuits, wirings
@@ -53,7 +52,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def written(path: Path) -> bytes:
-    save_circuit(a_circuit(), path)
+    a_circuit().save(path)
     return path.read_bytes()
 
 
@@ -62,7 +61,7 @@ def refusal(path: Path, data: bytes | None = None) -> str:
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(CircuitFileError) as caught:
-        load_circuit(path)
+        Circuit.load(path)
     message = str(caught.value)
     assert message.startswith(str(path))
     assert "\n" not in message
@@ -92,7 +91,7 @@ def resealed(path: Path, change: Any) -> str:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "save_arrays", keep)
-        save_circuit(circuit, path)
+        circuit.save(path)
     change(arrays, metadata)
     save_arrays(path, "circuit", arrays, metadata)
     return refusal(path)
@@ -101,22 +100,22 @@ def resealed(path: Path, change: Any) -> str:
 @LAW
 @given(circuit=circuits())
 def test_save_then_load_is_identity(circuit: Circuit, path: Path) -> None:
-    save_circuit(circuit, path, include_pairs=True)
-    assert_identical(load_circuit(path), circuit, pairs=True)
+    circuit.save(path, include_pairs=True)
+    assert_identical(Circuit.load(path), circuit, pairs=True)
 
 
 @LAW
 @given(circuit=circuits())
 def test_the_same_circuit_gives_the_same_bytes(circuit: Circuit, path: Path) -> None:
-    save_circuit(circuit, path)
+    circuit.save(path)
     first = path.read_bytes()
-    save_circuit(load_circuit(path), path)
+    Circuit.load(path).save(path)
     assert path.read_bytes() == first
 
 
 def test_scores_of_single_examples_are_stored_only_when_asked_for(path: Path) -> None:
-    save_circuit(a_circuit(), path)
-    loaded = load_circuit(path).scores
+    a_circuit().save(path)
+    loaded = Circuit.load(path).scores
     assert loaded is not None
     assert loaded.per_pair is None
 
@@ -140,7 +139,7 @@ def test_a_flipped_bit_anywhere_changes_nothing_that_is_read(path: Path, written
         data[place] ^= 1 << bit
         path.write_bytes(data)
         try:
-            loaded = load_circuit(path)
+            loaded = Circuit.load(path)
         except CircuitFileError:
             continue
         assert_identical(loaded, circuit)  # `E` for `e` in a number is no change
@@ -271,11 +270,11 @@ def test_scores_that_are_no_numbers_are_neither_written_nor_read(
     values[5] = value
     circuit = replace(circuit, scores=replace(circuit.scores, values=values))
     with pytest.raises(NumericalError, match="place 5"):
-        save_circuit(circuit, path)
+        circuit.save(path)
     assert not path.exists()
     with monkeypatch.context() as patch:
         patch.setattr(array_files, "_storable", lambda path, name, array: array)
-        save_circuit(circuit, path)
+        circuit.save(path)
     assert "NaN" in refusal(path)
 
 
@@ -283,7 +282,7 @@ def test_scores_beyond_single_precision_are_refused(path: Path) -> None:
     wiring = Wiring(1, 1, 1)
     circuit = Circuit.full(wiring, EdgeScores(wiring, np.full(wiring.n_edges, 1e300)))
     with pytest.raises(NumericalError):
-        save_circuit(circuit, path)
+        circuit.save(path)
 
 
 def test_arrays_of_any_kind_come_back(path: Path) -> None:

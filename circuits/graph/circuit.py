@@ -7,21 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float
 
-from circuits.base.arrays import ContentError, Layout, single_precision
+from circuits.base.arrays import Layout, save_arrays, single_precision
 from circuits.base.choices import KeyValue
 from circuits.base.display import Shown, Summary, explored, named, plotted
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.results import Result, within
+from circuits.graph.header import COLUMN, EDGE_ORDER, check_circuit
 from circuits.model.wiring import (
     SLOTS,
     Wiring,
-    edge_count,
     node_kind,
     node_layer,
     node_order,
@@ -35,11 +36,8 @@ __all__ = ["SLOTS", "Circuit", "EdgeScores", "KeyValue", "Wiring", "node_kind", 
 
 SHOWN = 8
 """Edges in a summary."""
-EDGE_ORDER = "by-destination"
-_COLUMN = "column."
 _FIRST = ("low", "high", "inclusion")
 """Columns that stand first in a table, in this order; files keep none."""
-_RECORDS = ("provenance", "scores_provenance", "evidence")
 
 
 def read_only(array: np.ndarray, copy: bool = True) -> np.ndarray:
@@ -225,6 +223,10 @@ class Circuit(Result):
         names = ("edge",) if self.scores is None else ("edge", "score")
         return [tuple(as_cell(row[name]) for name in names) for row in self.rows(n)]
 
+    def save(self, path: str | Path, include_pairs: bool = False) -> None:
+        """Write a `*.kc.safetensors` file; scores of single pairs only with `include_pairs`."""
+        save_arrays(path, self.KIND, self.arrays(include_pairs), self.metadata())
+
     def arrays(self, include_pairs: bool = False) -> dict[str, np.ndarray]:
         """Kept bits, scores (single precision) and columns; scores of single pairs if asked for."""
         arrays = {"in_graph": np.packbits(self.kept)}
@@ -232,7 +234,7 @@ class Circuit(Result):
             arrays["score"] = single_precision(self.scores.values)
             if include_pairs and self.scores.per_pair is not None:
                 arrays["per_pair"] = single_precision(self.scores.per_pair)
-        return arrays | {_COLUMN + name: column for name, column in self.columns.items()}
+        return arrays | {COLUMN + name: column for name, column in self.columns.items()}
 
     def metadata(self) -> dict[str, Any]:
         """Geometry, roles, provenance and evidence, as plain JSON values."""
@@ -261,7 +263,7 @@ class Circuit(Result):
         if "score" in arrays:
             origin = metadata.get("scores_provenance", {})
             scores = EdgeScores(wiring, arrays["score"], arrays.get("per_pair"), origin)
-        held = within(arrays, _COLUMN)
+        held = within(arrays, COLUMN)
         columns = {name: held[name] for name in (*_FIRST, *held) if name in held}
         about = metadata["roles"], metadata["provenance"], metadata.get("evidence", {})
         return cls(wiring, kept, scores, columns, *about)
@@ -384,37 +386,3 @@ def as_cell(value: str | float) -> str:
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in provenance.items() if isinstance(value, str | int | float)}
-
-
-def check_circuit(layouts: Mapping[str, Layout], metadata: Mapping[str, Any]) -> None:
-    """ContentError where arrays do not fit the geometry that a file claims."""
-    wiring = stored_wiring(metadata)
-    if metadata.get("edge_order") != EDGE_ORDER:
-        raise ContentError(f"has an unknown edge order {metadata.get('edge_order')!r:.40}")
-    roles = metadata.get("roles")
-    if not isinstance(roles, dict) or not all(isinstance(role, str) for role in roles.values()):
-        raise ContentError("has malformed roles")
-    if not all(isinstance(metadata.get(k, {}), dict) for k in _RECORDS):
-        raise ContentError("has malformed provenance or evidence")
-    if "in_graph" not in layouts or "provenance" not in metadata:
-        raise ContentError("lacks the kept bits or the provenance of a circuit")
-    if "per_pair" in layouts and "score" not in layouts:
-        raise ContentError("has scores of examples but no scores")
-    n_edges = edge_count(wiring.n_layers, wiring.n_heads, wiring.n_key_inputs)
-    for name, layout in layouts.items():
-        dtype, shape = layout.dtype, layout.shape
-        if name == "in_graph":
-            fits = dtype == np.uint8 and shape == (-(-n_edges // 8),)
-        elif name == "score":
-            fits = dtype == np.float32 and shape == (n_edges,)
-        elif name == "per_pair":
-            fits = dtype == np.float32 and len(shape) == 2 and shape[1] == n_edges
-        elif name.startswith(_COLUMN):
-            fits = shape == (n_edges,)
-        else:
-            raise ContentError(f"has an unknown tensor {name!r:.60}")
-        if not fits:
-            raise ContentError(
-                f"tensor {name!r:.60} ({dtype}, shape {list(shape)}) does not fit "
-                f"{wiring.describe()}, which has {n_edges} edges"
-            )

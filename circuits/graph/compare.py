@@ -26,14 +26,8 @@ from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
 from circuits.base.results import Result, numeric, prefixed, within
 from circuits.graph.agreement import Mass, RankCorrelation, rank_correlation
-from circuits.graph.circuit import (
-    EDGE_ORDER,
-    Circuit,
-    EdgeScores,
-    check_circuit,
-    node_kind,
-    node_layer,
-)
+from circuits.graph.circuit import Circuit, EdgeScores, node_kind, node_layer
+from circuits.graph.header import EDGE_ORDER, check_circuit
 from circuits.graph.noise import Decision, EdgeChanges, NoiseSettings, Sample, edge_changes
 from circuits.graph.overlap import jaccard, node_jaccard, node_mask, node_names
 from circuits.graph.rediscovery import Rediscovery, rediscover

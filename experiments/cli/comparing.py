@@ -9,7 +9,6 @@ from typing import Any
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.writing import as_csv, atomic_write
-from circuits.files.store import save_circuit
 from circuits.graph.compare import Comparison, Mass
 from experiments.cli.edit_report import page
 from experiments.cli.finding import Look, Table
@@ -99,8 +98,8 @@ def _files(comparison: Comparison, title: str) -> dict[str, Callable[[Path], Any
         draw_difference(comparison, path, title)
 
     return {
-        "before.kc.safetensors": lambda path: save_circuit(comparison.before, path),
-        "after.kc.safetensors": lambda path: save_circuit(comparison.after, path),
+        "before.kc.safetensors": comparison.before.save,
+        "after.kc.safetensors": comparison.after.save,
         "comparison.kc.safetensors": comparison.save,
         "edges.csv": lambda path: atomic_write(path, as_csv(comparison.rows())),
         "difference.svg": picture,

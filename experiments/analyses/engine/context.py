@@ -16,7 +16,6 @@ from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, atlas
 from circuits.facts.questions import KnowledgeCheck, known_facts
 from circuits.facts.wordings import wordings
-from circuits.files.store import load_circuit, save_circuit
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import resolve
 from circuits.model.model import Model, load
@@ -188,11 +187,11 @@ class Context:
         pairs = examples or self.examples(relation, limit, model=asked)
         path = self._path(self._identity(model), relation, pairs, search)
         try:
-            return load_circuit(path)
+            return Circuit.load(path)
         except CircuitFileError:  # absent, or of an earlier format
             loaded = self.load(model) if isinstance(model, str) else model or self.model
             found = find(loaded, pairs, search)
-            save_circuit(found, path)
+            found.save(path)
             return found
 
     def _identity(self, model: Model | str | None) -> str:
