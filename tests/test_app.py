@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ from circuits.base.arrays import save_arrays
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.files.kinds import DAMAGED, KINDS, OTHER
 from circuits.graph.circuit import Circuit, Wiring
+from tests.results import comparison as a_comparison
 from tests.test_viz import circuit_of
-from viz.app.context import Context, Models
+from viz.app.browse_page import browse_page
+from viz.app.context import Context, Models, prompts_of
+from viz.app.details import edge_details
 from viz.app.exports import DATA, PICTURES, exported, only
 from viz.app.jobs import Jobs
 from viz.app.library import Library
@@ -29,6 +33,8 @@ from viz.app.routes import page_of
 from viz.app.security import is_loopback
 from viz.app.server import _refused, check_port, make_app
 from viz.app.state import MOST_EDGES, VIEWS, ViewState, parse_state
+from viz.paper.difference import either_circuit
+from viz.screen.difference import difference_scene
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "<img src=x onerror=alert(1)> ‮ {{7*7}}"
@@ -321,7 +327,7 @@ import sys
 from pathlib import Path
 from viz.app.context import Context
 from viz.app.library import Library
-from viz.app.server import _refused, make_app
+from viz.app.server import make_app
 app = make_app(Context(Library(Path(sys.argv[1]))))
 client = app.server.test_client()
 found = {rule.rule for rule in app.server.url_map.iter_rules()}
@@ -481,3 +487,45 @@ def test_a_kind_that_is_not_known_is_shown_as_what_it_says(tmp_path):
     assert entry.kind is OTHER
     page, _, _ = page_of(context, ViewState(view="record", r=entry.id), "", {})
     assert "finding" in texts(page)
+
+
+def test_the_list_says_how_many_results_it_leaves_out(folder: Path, monkeypatch):
+    monkeypatch.setattr("viz.app.library.MAX_FILES", 2)
+    monkeypatch.setattr("viz.app.browse_page.MAX_FILES", 2)
+    n_files = len(list(folder.rglob("*.kc.safetensors")))
+    assert n_files > 2
+    page = browse_page(Context(Library(folder)), ViewState())
+    assert f"2 of {n_files} results" in str(page)
+
+
+def test_what_a_click_measures_is_measured_on_the_circuits_own_pairs():
+    asked = {
+        "clean": "The capital of France is",
+        "corrupted": "The capital of Japan is",
+        "answer": "Paris",
+        "foil": "Tokyo",
+        "subject": "France",
+    }
+    circuit = circuit_of(Wiring(8, 8, 8), 0.5, 0)
+    circuit = replace(circuit, evidence={"pairs": [asked, asked, {"clean": "no pair"}]})
+    (record,) = prompts_of(circuit)
+    (pair,) = Context(Library(None)).stored_question("facts-gpt2", record, None).pairs
+    assert {name: getattr(pair.text, name) for name in asked} == asked
+
+
+def test_an_edge_that_turned_round_is_shown_with_both_signs():
+    comparison = a_comparison()
+    before, after = (values.copy() for values in comparison.scores)
+    edge = int(np.flatnonzero(comparison.before.kept & comparison.after.kept)[0])
+    before[edge], after[edge] = 1.14, -1.53
+    sides = [
+        replace(side, scores=replace(side.scores, values=values))
+        for side, values in ((comparison.before, before), (comparison.after, after))
+    ]
+    turned = replace(comparison, before=sides[0], after=sides[1])
+    name = turned.before.wiring.edge_name(edge)
+    shown = str(edge_details(either_circuit(turned), name, turned))
+    assert "'+1.14'" in shown
+    assert "-1.53, the sign flips" in shown
+    titles = str(difference_scene(turned))
+    assert "before +1.14, after -1.53" in titles

@@ -732,3 +732,45 @@ def test_the_console_script_answers_for_help():
     script = Path(sys.executable).with_name("kc")
     done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
     assert "discover" in done.stdout
+
+
+FACT = {
+    "clean": "The capital of France is",
+    "corrupted": "The capital of Japan is",
+    "answer": "Paris",
+    "foil": "Tokyo",
+    "subject": "France",
+}
+
+
+def test_a_pair_that_a_file_repeats_is_one_observation(tmp_path: Path, capsys):
+    again = {**FACT, "clean": FACT["corrupted"], "corrupted": FACT["clean"]}
+    again |= {"answer": "Tokyo", "foil": "Paris", "subject": "Japan"}
+    found = []
+    for name, rows in (("once", [FACT, again]), ("often", [FACT, again, FACT, FACT])):
+        path, out = tmp_path / f"{name}.jsonl", tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        options = ("--pairs", str(path), "--resamples", "0", "--random", "0", "--no-roles")
+        assert main(["discover", "-m", "facts-gpt2", *options, "-o", str(out)]) == 0
+        found.append(load_eap_ig(out / "circuit.json"))
+    assert np.array_equal(found[0].scores.values, found[1].scores.values)
+    assert found[0].provenance["pairs"] == found[1].provenance["pairs"] == 2
+    assert "2 lines repeat a pair" in capsys.readouterr().err
+
+
+def test_a_hold_out_of_nothing_is_refused(tmp_path: Path, capsys):
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps(FACT) + "\n")
+    options = ("--pairs", str(path), "--hold-out", "0.5", "-o", str(tmp_path / "out"))
+    assert main(["discover", "-m", "facts-gpt2", *options]) == 2
+    assert "holds out none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("answer", "warned"), [("Seoul", False), ("Lima", True)])
+def test_a_trace_of_another_answer_says_what_the_model_says(answer: str, warned: bool, capsys):
+    prompt = "The capital of South Korea is"
+    asked = ("--subject", "South Korea", "--answer", answer, "--samples", "1")
+    assert main(["trace", prompt, "-m", "facts-gpt2", *asked]) == 0
+    told = "does not answer 'Lima' here" in (err := capsys.readouterr().err)
+    assert told == warned
+    assert (" Seoul" in err) == warned

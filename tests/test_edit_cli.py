@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -347,3 +348,26 @@ def test_a_comparison_of_nothing_is_refused(arguments, reason, capsys):
 def test_an_edit_of_another_size_is_refused(models, edited, capsys):
     line = refusal(capsys, "compare", "-m", models["llama"], "--edit", str(edited["gpt2"]), *QUICK)
     assert "no parameter" in line or "does not fit" in line
+
+
+def test_an_edited_model_is_never_written_over_the_one_it_is_made_from(models, tmp_path, capsys):
+    before = {path.name: path.read_bytes() for path in Path(models["gpt2"]).iterdir()}
+    out = tmp_path / "out"
+    arguments = ("edit", "-m", models["gpt2"], *ASKED, *FAST, "-o", str(out))
+    assert main([*arguments, "--save-model", models["gpt2"]]) == 2
+    assert "the model's own directory" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in Path(models["gpt2"]).iterdir()} == before
+    assert not out.exists()
+
+
+def test_a_full_disk_does_not_cost_the_edit_that_was_found(models, tmp_path, capsys, monkeypatch):
+    def full(self: Any, folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Model, "save_pretrained", full)
+    out, saved = tmp_path / "out", tmp_path / "model"
+    arguments = ("edit", "-m", models["gpt2"], *ASKED, *FAST, "-o", str(out))
+    assert main([*arguments, "--save-model", str(saved)]) == 4
+    assert "No space left" in capsys.readouterr().err
+    assert WeightDelta.load(out / "edit.kc.safetensors").changes
+    assert not saved.exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from circuits.base.errors import OptionError, StoreError
-from circuits.base.origin import check_writable, staged, timestamp
+from circuits.base.origin import check_writable, staged, timestamp, write_all
 from circuits.base.writing import atomic_write
 from circuits.files.exchange import save_eap_ig
 from circuits.graph.circuit import Circuit, Wiring
@@ -191,3 +191,10 @@ with staged(Path(sys.argv[1])) as stage:
         assert {path.name for path in tmp_path.iterdir()} == {outer.name, inner.name}
         (inner / "whole.txt").write_text("y")
     assert [path.name for path in tmp_path.iterdir()] == ["whole.txt"]
+
+
+def test_a_file_that_vanishes_while_it_is_written_is_missed(tmp_path: Path):
+    writers = {"a.txt": lambda path: path.write_text("a"), "b.txt": lambda path: None}
+    with pytest.raises(StoreError, match=r"b\.txt vanished"):
+        write_all(tmp_path / "out", writers)
+    assert not (tmp_path / "out").exists()
