@@ -43,7 +43,7 @@ from locate.examples import Examples
 from locate.heads.roles import roles_if_any
 from locate.heads.weighted import read_sites
 from locate.search import Search
-from locate.states.lens import WrittenTokens, written_tokens
+from locate.states.attribution import WrittenTokens, written_tokens
 
 PARTNERS = 8
 RESAMPLES = 100

@@ -25,14 +25,8 @@ from circuits.base.plain import plain
 from circuits.base.progress import Progress, Stages, silent
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores
-from circuits.graph.evaluate import (
-    FRACTIONS,
-    Evaluation,
-    FaithfulnessCurve,
-    evaluate,
-    faithfulness_curve,
-    run_circuits,
-)
+from circuits.graph.curves import FRACTIONS, FaithfulnessCurve, faithfulness_curve
+from circuits.graph.evaluate import Evaluation, evaluate, run_circuits
 from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
 from circuits.graph.select import random_circuit, top_n
 from circuits.model.model import Model

@@ -14,7 +14,8 @@ from circuits.base.writing import atomic_write, save_json
 from circuits.facts.pairs import TokenPair
 from circuits.files.exchange import export_circuit, save_eap_ig
 from circuits.graph.circuit import Circuit, EdgeScores
-from circuits.graph.evaluate import BASELINE, Evaluation, FaithfulnessCurve, FaithfulnessCurves
+from circuits.graph.curves import BASELINE, FaithfulnessCurve, FaithfulnessCurves
+from circuits.graph.evaluate import Evaluation
 from locate.examples import Examples, as_jsonl
 from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
 from locate.heads.roles import RoleReport

@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from circuits.base.intervals import Interval
 from circuits.graph.circuit import Circuit, as_cell
-from circuits.graph.evaluate import Evaluation, FaithfulnessCurve
+from circuits.graph.curves import FaithfulnessCurve
+from circuits.graph.evaluate import Evaluation
 
 Row = Sequence[str]
 N_STRONGEST = 10

@@ -29,7 +29,8 @@ from circuits.base.choices import Selection
 from circuits.facts.facts import relation
 from circuits.facts.pairs import encode_pairs
 from circuits.facts.questions import pairs_for
-from circuits.graph.evaluate import evaluate, faithfulness_curve, run_circuits
+from circuits.graph.curves import faithfulness_curve
+from circuits.graph.evaluate import evaluate, run_circuits
 from circuits.graph.resample import inclusion_frequency
 from circuits.graph.select import random_circuit, select, top_n
 from locate.edges.eap import attribute

@@ -38,7 +38,8 @@ from experiments.analyses.hallucination.repair import repair_by_component, repai
 from experiments.analyses.icl import analysis as icl
 from experiments.analyses.icl.prompts import ask, shots_of
 from locate.heads.prompt_heads import read_prompt
-from locate.states.lens import direct_logit_attribution, logit_lens
+from locate.states.attribution import direct_logit_attribution
+from locate.states.lens import logit_lens
 from locate.states.transplant import last_outputs, transplant_outputs
 from viz.screen import attribution_figure, written_figure
 

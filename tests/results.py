@@ -10,7 +10,8 @@ from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.methods.run import EditOutcome
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.compare import Comparison, compare
-from circuits.graph.evaluate import Evaluation, FaithfulnessCurve
+from circuits.graph.curves import FaithfulnessCurve
+from circuits.graph.evaluate import Evaluation
 from circuits.model.tokens import Prompt, Span
 from locate.changes.rewiring import FollowedObjects, Rewiring
 from locate.heads.attention import REGIONS, HeadReadings

@@ -11,14 +11,8 @@ from circuits.base.intervals import Interval
 from circuits.facts.pairs import batches
 from circuits.graph.ablation import Ablation, source_constants, source_hooks
 from circuits.graph.circuit import Circuit, KeyValue, Wiring
-from circuits.graph.evaluate import (
-    Outcome,
-    Runs,
-    evaluate,
-    faithfulness_curve,
-    run_circuits,
-    single_edge_drops,
-)
+from circuits.graph.curves import faithfulness_curve
+from circuits.graph.evaluate import Outcome, Runs, evaluate, run_circuits, single_edge_drops
 from circuits.graph.running import CircuitRunner
 from circuits.model.metrics import Metric, hit_at
 from tests.oracles import plain_circuit_run

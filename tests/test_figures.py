@@ -21,7 +21,7 @@ from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.intervals import UNDEFINED, Interval
 from circuits.files.kinds import KINDS
 from circuits.graph.circuit import Circuit
-from circuits.graph.evaluate import FaithfulnessCurves
+from circuits.graph.curves import FaithfulnessCurves
 from experiments.cli import drawing as figures
 from experiments.cli.main import main
 from locate.heads.prompt_heads import HeadsOnPrompts, heads_of, read_prompt

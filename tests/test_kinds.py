@@ -18,7 +18,7 @@ from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.results import Result, numeric
 from circuits.edits.edit import WeightDelta
 from circuits.files.kinds import KINDS, add_kind, kind_of_result, named, open_result
-from circuits.graph.evaluate import FaithfulnessCurves
+from circuits.graph.curves import FaithfulnessCurves
 from experiments.cli import drawing
 from locate.heads.prompt_heads import HeadsOnPrompts
 from tests import results

@@ -9,13 +9,8 @@ import torch
 from circuits.base.errors import OptionError, PromptError
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
-from locate.states.lens import (
-    direct_logit_attribution,
-    head_logits,
-    lens_positions,
-    logit_lens,
-    written_tokens,
-)
+from locate.states.attribution import direct_logit_attribution, head_logits, written_tokens
+from locate.states.lens import lens_positions, logit_lens
 from tests.tiny import (
     byte_level_tokenizer,
     equal_length_pairs,

@@ -27,7 +27,7 @@ from circuits.model.model import Model, load
 from locate.changes.rewiring import Rewiring, changed_edges, distinct_prompts, rewiring
 from locate.changes.rewiring_summary import summarise, whole_numbers
 from locate.search import Scoring
-from locate.states.lens import direct_logit_attribution
+from locate.states.attribution import direct_logit_attribution
 
 FAST = {"scoring": Scoring(steps=2), "resamples": 4, "draws": 2, "n_heads": 2}
 

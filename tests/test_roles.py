@@ -28,7 +28,7 @@ from locate.heads.role_checks import (
     judge,
 )
 from locate.heads.roles import Evidence, RoleCriteria, RoleReport, head_roles, label_heads
-from locate.states.lens import direct_logit_attribution, head_logits
+from locate.states.attribution import direct_logit_attribution, head_logits
 from tests.tiny import (
     byte_level_tokenizer,
     gpt2_hf,

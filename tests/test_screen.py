@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring, node_kind
 from circuits.graph.compare import compare
-from circuits.graph.evaluate import FaithfulnessCurve, FaithfulnessCurves, Interval
+from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
+from circuits.graph.evaluate import Interval
 from circuits.graph.noise import Decision
 from circuits.model.tokens import Span
 from locate.states.lens_average import AverageLens, Followed, Place

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from circuits.base.errors import OptionError, StoreError
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring, node_kind, node_layer
 from circuits.graph.compare import compare
-from circuits.graph.evaluate import FaithfulnessCurve, FaithfulnessCurves, Interval
+from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
+from circuits.graph.evaluate import Interval
 from circuits.graph.select import prune
 from circuits.model.tokens import Span
 from locate.states.lens_average import AverageLens, Followed, Place

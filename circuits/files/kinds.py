@@ -112,14 +112,14 @@ KINDS: dict[str, Kind] = _kinds(
     ),
     Kind(
         "attribution",
-        "locate.states.lens:LogitAttribution",
+        "locate.states.attribution:LogitAttribution",
         screen=("viz.screen.curves:contributions_figure",),
         view="rows",
         says="What each source adds to the answer's logit over the foil's, directly.",
     ),
     Kind(
         "faithfulness curves",
-        "circuits.graph.evaluate:FaithfulnessCurves",
+        "circuits.graph.curves:FaithfulnessCurves",
         {FigureKind.FAITHFULNESS: "viz.paper.curves:draw_faithfulness"},
         ("viz.screen.curves:curve_figure",),
         "rows",

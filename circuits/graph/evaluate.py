@@ -6,25 +6,24 @@ whole model, C the circuit, the empty circuit has every edge replaced.
     faithfulness  f(C) = (m(C) - m(empty)) / (m(M) - m(empty))
     completeness       = f(all edges outside C); low means that C left little behind
     minimality         = |change of f| when a single edge is removed from C
-    CPR = integral of f dk, CMD = integral of |1 - f| dk over the kept fraction k of edges
 
 f is undefined where m(M) = m(empty); then it is NaN here and null on disk, never a number.
+Whole curves, with CPR and CMD, are in `circuits.graph.curves`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from circuits.base.choices import Ablation, Metric, MetricLike
-from circuits.base.display import Shown, Summary, plotted
+from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError
-from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean, percentiles
-from circuits.base.results import Result, numeric
+from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit, Wiring
@@ -33,12 +32,8 @@ from circuits.model.metrics import evaluate_metric, hit_at
 from circuits.model.model import Model, alone
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
+    pass
 
-FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Kept fractions of edges at which CPR and CMD are taken."""
-BASELINE = "random"
-"""The name of a curve of random circuits."""
 UNDEFINED_BELOW = 1e-6
 """Faithfulness is undefined where |m(M) - m(empty)| is not above this."""
 
@@ -62,7 +57,7 @@ class Runs:
     def faithfulness(self, index: int, resamples: int = 1000, seed: int = 0) -> Interval:
         """f of a circuit, as a ratio of means."""
         columns = (self.circuits[index].metric, self.model.metric, self.empty.metric)
-        return bootstrap(_ratio, *columns, resamples=resamples, seed=seed)
+        return bootstrap(restored, *columns, resamples=resamples, seed=seed)
 
     def difference(self, left: int, right: int, resamples: int = 1000, seed: int = 0) -> Interval:
         """f of one circuit minus f of another, resampling the same pairs for both."""
@@ -70,7 +65,7 @@ class Runs:
         def statistic(
             a: np.ndarray, b: np.ndarray, model: np.ndarray, empty: np.ndarray, axis: int
         ) -> np.ndarray:
-            return np.asarray(_ratio(a, model, empty, axis) - _ratio(b, model, empty, axis))
+            return np.asarray(restored(a, model, empty, axis) - restored(b, model, empty, axis))
 
         pair = (self.circuits[left].metric, self.circuits[right].metric)
         columns = (*pair, self.model.metric, self.empty.metric)
@@ -226,7 +221,7 @@ def evaluate(
 
     def ratio(values: np.ndarray) -> Interval:
         columns = (values, runs.model.metric, runs.empty.metric)
-        return bootstrap(_ratio, *columns, resamples=resamples, seed=seed)
+        return bootstrap(restored, *columns, resamples=resamples, seed=seed)
 
     drawn = runs.circuits[2:]
     hits = {"model": average(runs.model.hit), "circuit": average(runs.circuits[0].hit)}
@@ -245,145 +240,6 @@ def evaluate(
         hit_at_10=hits,
         random_faithfulness=ratio(np.mean([r.metric for r in drawn], 0)) if drawn else UNDEFINED,
     )
-
-
-@dataclass(frozen=True)
-class FaithfulnessCurve(Shown):
-    """Faithfulness of nested circuits against the kept fraction of edges."""
-
-    fractions: tuple[float, ...]
-    sizes: tuple[int, ...]
-    faithfulness: tuple[Interval, ...]
-    area: Interval
-    """Integral of f over the fractions: CPR where circuits rank by signed score."""
-    distance: Interval
-    """Integral of |1 - f|: CMD where circuits rank by |score|."""
-
-    def summary(self) -> Summary:
-        """The areas, and faithfulness by size."""
-        rows = [
-            (f"{size:,}", f"{100 * share:.3g} %", str(value))
-            for size, share, value in zip(
-                self.sizes, self.fractions, self.faithfulness, strict=True
-            )
-        ]
-        return Summary(
-            f"Faithfulness of {len(rows)} circuit sizes",
-            {"area (CPR)": str(self.area), "distance (CMD)": str(self.distance)},
-            "",
-            ("edges", "of all", "faithfulness"),
-            rows,
-        )
-
-    def plot(self, name: str = "circuit", **others: FaithfulnessCurve) -> go.Figure:
-        """Faithfulness against size, beside other curves by name (`random` is the baseline)."""
-        return FaithfulnessCurves({name: self, **others}).plot()
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One record a size: edges, their share, and faithfulness with its limits."""
-        points = zip(self.sizes, self.fractions, self.faithfulness, strict=True)
-        return [{"edges": n, "fraction": part, **point.as_dict()} for n, part, point in points]
-
-
-@dataclass(frozen=True)
-class FaithfulnessCurves(Result):
-    """Curves by name, in their order, with their origin; `BASELINE` names random circuits'."""
-
-    KIND = "faithfulness curves"
-
-    curves: Mapping[str, FaithfulnessCurve]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One record a curve and size."""
-        return [
-            {"curve": name, **row} for name, curve in self.curves.items() for row in curve.rows()
-        ]
-
-    def summary(self) -> Summary:
-        """The areas of each curve."""
-        rows = [(name, str(each.area), str(each.distance)) for name, each in self.curves.items()]
-        header = ("curve", "area (CPR)", "distance (CMD)")
-        return Summary(f"{len(rows)} faithfulness curves", {}, "", header, rows)
-
-    def plot(self, **options: Any) -> go.Figure:
-        """Faithfulness against size; options are those of `viz.screen.curve_figure`."""
-        return plotted(self, **options)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Sizes and fractions by the place of the curve."""
-        arrays = {}
-        for place, curve in enumerate(self.curves.values()):
-            arrays[f"{place}.sizes"] = np.array(curve.sizes, dtype=np.int64)
-            arrays[f"{place}.fractions"] = np.array(curve.fractions, dtype=np.float64)
-        return arrays
-
-    def metadata(self) -> dict[str, Any]:
-        """Names and intervals."""
-        records = [
-            {
-                "name": name,
-                "faithfulness": [point.as_dict() for point in curve.faithfulness],
-                "area": curve.area.as_dict(),
-                "distance": curve.distance.as_dict(),
-            }
-            for name, curve in self.curves.items()
-        ]
-        return {"curves": records, "provenance": dict(self.provenance)}
-
-    @classmethod
-    def from_arrays(
-        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
-    ) -> FaithfulnessCurves:
-        """The inverse of `arrays` and `metadata`; OptionError where lengths do not fit."""
-        curves = {
-            str(record["name"]): FaithfulnessCurve(
-                fractions=tuple(numeric(arrays, f"{place}.fractions", "f", 1).tolist()),
-                sizes=tuple(numeric(arrays, f"{place}.sizes", "i", 1).tolist()),
-                faithfulness=tuple(map(Interval.from_dict, record["faithfulness"])),
-                area=Interval.from_dict(record["area"]),
-                distance=Interval.from_dict(record["distance"]),
-            )
-            for place, record in enumerate(metadata["curves"])
-        }
-        lengths = [{len(c.faithfulness), len(c.sizes), len(c.fractions)} for c in curves.values()]
-        if any(len(each) > 1 for each in lengths):
-            raise OptionError("their lengths do not fit")
-        return cls(curves, dict(metadata["provenance"]))
-
-
-def faithfulness_curve(
-    runs: Runs,
-    circuits: Sequence[Circuit],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> FaithfulnessCurve:
-    """The curve of `runs`, whose circuits must be ordered by size, and the areas over it."""
-    n_edges = circuits[0].wiring.n_edges
-    fractions = [circuit.n_edges / n_edges for circuit in circuits]
-    stack = np.stack([outcome.metric for outcome in runs.circuits])
-
-    def curve(columns: np.ndarray) -> np.ndarray:
-        return _ratio(stack[:, columns], runs.model.metric[columns], runs.empty.metric[columns])
-
-    def area(columns: np.ndarray) -> float:
-        return float(np.trapezoid(curve(columns), fractions))
-
-    def distance(columns: np.ndarray) -> float:
-        return float(np.trapezoid(np.abs(1 - curve(columns)), fractions))
-
-    n_pairs = stack.shape[1]
-    everything = np.arange(n_pairs)
-    generator = np.random.default_rng(seed)
-    draws = generator.integers(n_pairs, size=(resamples if n_pairs > 1 else 0, n_pairs))
-
-    def interval(statistic: Callable[[np.ndarray], float]) -> Interval:
-        return percentiles(statistic(everything), [statistic(draw) for draw in draws])
-
-    points = tuple(runs.faithfulness(i, resamples, seed) for i in range(len(circuits)))
-    sizes = tuple(circuit.n_edges for circuit in circuits)
-    return FaithfulnessCurve(tuple(fractions), sizes, points, interval(area), interval(distance))
 
 
 def single_edge_drops(
@@ -419,7 +275,9 @@ def single_edge_drops(
     return (means[0] - np.array(means[1:])) / span
 
 
-def _ratio(circuit: np.ndarray, model: np.ndarray, empty: np.ndarray, axis: int = -1) -> np.ndarray:
+def restored(
+    circuit: np.ndarray, model: np.ndarray, empty: np.ndarray, axis: int = -1
+) -> np.ndarray:
     """(mean circuit - mean empty) / (mean model - mean empty)."""
     span = np.asarray(model.mean(axis) - empty.mean(axis))
     defined = np.abs(span) > UNDEFINED_BELOW

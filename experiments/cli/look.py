@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,10 @@ from experiments.cli.console import Console
 from experiments.cli.signature import Fixed, Given, Like
 from locate.options import Loading, Source, Tracing
 from locate.search import Search
+
+if TYPE_CHECKING:
+    from circuits.model.model import Model
+    from locate.states.tracing import Trace
 
 Prompt = Annotated[
     str | None, typer.Argument(help="A prompt that the answer continues.", metavar="PROMPT")
@@ -105,7 +109,7 @@ def lens(
     _check_question(given, prompt, words, source, ("answer",))
     with console.working():
         from experiments.cli import look_lens
-        from locate.states.lens import direct_logit_attribution
+        from locate.states.attribution import direct_logit_attribution
         from locate.states.lens_average import average_lens
 
         o.check_files(source if source.asks else None, out)

@@ -12,7 +12,8 @@ import numpy as np
 from circuits.model.model import Model
 from experiments.cli.finding import Look, Table, describe
 from locate.examples import Examples
-from locate.states.lens import LensResult, LogitAttribution, lens_positions, logit_lens
+from locate.states.attribution import LogitAttribution
+from locate.states.lens import LensResult, lens_positions, logit_lens
 from locate.states.lens_average import AverageLens, Curve, Place
 
 FILES = (

@@ -44,7 +44,8 @@ from circuits.edits.parts.keys import pad
 from circuits.edits.parts.moments import Moments
 from circuits.edits.parts.value import ValueSettings
 from circuits.facts.pairs import PromptPair, TokenPair
-from circuits.graph.evaluate import FRACTIONS, run_circuits
+from circuits.graph.curves import FRACTIONS
+from circuits.graph.evaluate import run_circuits
 from circuits.graph.select import top_n
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span

@@ -37,7 +37,8 @@ from locate.changes.restoration import Draw, Restoration, restore_edges
 from locate.edges.score import pair_scores
 from locate.heads.head_changes import HeadChange, HeadViews, head_changes, view_heads
 from locate.search import Scoring
-from locate.states.lens import direct_logit_attribution, lens_positions, logit_lens
+from locate.states.attribution import direct_logit_attribution
+from locate.states.lens import lens_positions, logit_lens
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -20,7 +20,7 @@ from circuits.graph.compare import Comparison
 from circuits.graph.noise import Decision
 from circuits.model.model import Model
 from locate.heads.attention import REGIONS, HeadReadings, Region, read_heads
-from locate.states.lens import head_logits
+from locate.states.attribution import head_logits
 
 N_WRITTEN = 5
 _LOGIT_BYTES = 64 * 2**20

@@ -23,7 +23,7 @@ from circuits.model.model import Model
 from circuits.model.tokens import Span
 from circuits.model.wiring import head_site
 from locate.heads.weighted import read_sites
-from locate.states.lens import written_tokens
+from locate.states.attribution import written_tokens
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -1,20 +1,13 @@
-"""What the residual stream says about the answer: logit lens and direct logit attribution.
+"""What the residual stream says about the answer, layer by layer: the logit lens.
 
-The logit lens (nostalgebraist 2020) reads every layer's residual stream through the final norm and
-the output matrix. Direct logit attribution (Elhage et al. 2021) splits the final logit difference
-into what each head and MLP wrote; with the final norm's denominator kept as it is in the run, the
-split is exact:
-
-    logit difference = sum over sources of contribution + constant
-
-where the constant is what belongs to no source: position embeddings, the attention blocks' output
-biases and the final norm's shift. TransformerLens' `logit_attrs` is not used because on raw
-weights it leaves out the final norm's gain, so its parts do not sum to the logits.
+It reads every layer's residual stream through the final norm and the output matrix
+(nostalgebraist 2020). What each head and MLP adds to the last of these readings is in
+`locate.states.attribution`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,20 +19,13 @@ from torch import Tensor
 from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric, texts
-from circuits.facts.pairs import TokenPair, batches
 from circuits.model import taps
 from circuits.model.metrics import rank
-from circuits.model.model import Hook, Model
+from circuits.model.model import Model
 from circuits.model.tokens import Prompt
-from circuits.model.wiring import Wiring, stored_wiring
-from locate.states.frozen_norm import FrozenNorm
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-SHOWN = 12
-"""Contributions in a summary."""
-_ATTRIBUTED = ("contributions", "constant", "logit_difference")
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,79 +144,6 @@ class LensResult(Result):
         return found
 
 
-@dataclass(frozen=True, eq=False)
-class LogitAttribution(Result):
-    """Contributions of the wiring's sources to the logit difference, answer minus foil.
-
-    Positive contributions speak for the answer. An MLP's contains its output bias. For every pair
-    the contributions and the constant sum to the logit difference.
-    """
-
-    KIND = "attribution"
-
-    wiring: Wiring
-    contributions: Float[np.ndarray, "pair src"]
-    constant: Float[np.ndarray, " pair"]
-    logit_difference: Float[np.ndarray, " pair"]
-    provenance: Mapping[str, Any]
-
-    def mean(self) -> Float[np.ndarray, " src"]:
-        """Contributions averaged over pairs."""
-        return self.contributions.mean(0)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One record a source, the largest contribution by size first."""
-        mean = self.mean()
-        names = self.wiring.src_names
-        order = np.argsort(-np.abs(mean), kind="stable")
-        return [{"source": names[src], "contribution": float(mean[src])} for src in order]
-
-    def summary(self) -> Summary:
-        """The mean logit difference, and the largest contributions."""
-        rows = [(row["source"], f"{row['contribution']:+.3f}") for row in self.rows()[:SHOWN]]
-        facts = named(self.provenance, "model", "relation", "pairs")
-        facts["mean logit difference"] = f"{self.logit_difference.mean():.3f}"
-        header = ("source", "logits")
-        return Summary("Direct logit attribution", facts, "largest contributions", header, rows)
-
-    def plot(self, **options: Any) -> go.Figure:
-        """Bars, largest first; options are those of `viz.screen.attribution_figure`."""
-        return plotted(self, **options)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The numbers of each pair, for a file."""
-        return {name: getattr(self, name) for name in _ATTRIBUTED}
-
-    def metadata(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain JSON values."""
-        return {"geometry": self.wiring.geometry(), "provenance": dict(self.provenance)}
-
-    @classmethod
-    def from_arrays(
-        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
-    ) -> LogitAttribution:
-        """The inverse of `arrays` and `metadata`; OptionError where shapes do not fit."""
-        wiring = stored_wiring(metadata)
-        numbers = [numeric(arrays, name, "f", 1 + (not at)) for at, name in enumerate(_ATTRIBUTED)]
-        n_pairs = len(numbers[0])
-        shapes = [each.shape for each in numbers]
-        if not n_pairs or shapes != [(n_pairs, wiring.n_src), (n_pairs,), (n_pairs,)]:
-            raise OptionError("the shapes do not fit")
-        contributions, constant, difference = numbers
-        origin = dict(metadata["provenance"])
-        return cls(wiring, contributions, constant, difference, origin)
-
-
-@dataclass(frozen=True)
-class WrittenTokens:
-    """The tokens whose logits a head raises and lowers most, with by how much (in logits)."""
-
-    layer: int
-    head: int
-    raised: tuple[tuple[str, float], ...]
-    lowered: tuple[tuple[str, float], ...]
-
-
 def lens_positions(prompt: Prompt, subject: str | None = None) -> dict[str, int]:
     """The positions that are usually looked at: the last token and the subject's last token."""
     positions = {"last": len(prompt) - 1}
@@ -291,127 +204,6 @@ def logit_lens(
         best_tokens={int(i): model.tokenizer.token_string(int(i)) for i in np.unique(best)},
         provenance={**model.provenance, "method": "logit lens", "bos": prompt.bos},
     )
-
-
-@torch.no_grad()
-def direct_logit_attribution(
-    model: Model, pairs: Sequence[TokenPair], batch_size: int = 16
-) -> LogitAttribution:
-    """Each source's part in the clean prompt's logit difference at the last position."""
-    if not pairs:
-        raise OptionError("there are no prompt pairs to work on")
-    wiring = model.wiring()
-    contributions = np.empty((len(pairs), wiring.n_src))
-    constant, difference = np.empty(len(pairs)), np.empty(len(pairs))
-    unembedding = model.unembedding().float()
-    for batch in batches(pairs, batch_size, model):
-        read = _last_position(model, batch.clean)
-        direction = unembedding[batch.answer] - unembedding[batch.foil]
-        parts, rest = _contributions(model, read, direction)
-        rows = list(batch.index)
-        contributions[rows], constant[rows] = parts.cpu().numpy(), rest.cpu().numpy()
-        answer, foil = batch.answer[:, None], batch.foil[:, None]
-        logits = read["logits"].float()
-        found = (logits.gather(1, answer) - logits.gather(1, foil))[:, 0]
-        difference[rows] = found.cpu().numpy()
-    provenance = {**model.provenance, "method": "direct logit attribution", "pairs": len(pairs)}
-    return LogitAttribution(wiring, contributions, constant, difference, provenance)
-
-
-@torch.no_grad()
-def head_logits(
-    model: Model, tokens: Int[Tensor, "batch pos"], heads: Sequence[tuple[int, int]]
-) -> Float[Tensor, "batch head d_vocab"]:
-    """What heads (layer, head) add to each logit at the last position.
-
-    The final norm's denominator is the run's own. Only differences between tokens mean anything.
-    """
-    for layer, head in heads:
-        if not (0 <= layer < model.n_layers and 0 <= head < model.n_heads):
-            raise OptionError(
-                f"there is no head a{layer}.h{head} in a model of {model.wiring().describe()}"
-            )
-    read = _last_position(model, tokens)
-    written = [
-        _head_outputs(model, read, layer)[:, head] @ weight[head]
-        for layer, head in heads
-        for weight in [model.head_output_weights(layer).float()]
-    ]
-    norm = FrozenNorm.of_run(model, read["final"])
-    return norm.apply(torch.stack(written, 1)) @ model.unembedding().float().T
-
-
-def written_tokens(
-    model: Model, prompt: Prompt, heads: Sequence[tuple[int, int]], top: int = 10
-) -> list[WrittenTokens]:
-    """The tokens that each head writes for and against at the prompt's last position."""
-    if top < 1:
-        raise OptionError(f"ask for at least 1 token, not {top}")
-    if not heads:
-        return []
-    ids = torch.tensor([prompt.ids], device=model.device)
-    logits = head_logits(model, ids, heads)[0]
-    logits = logits - logits.mean(-1, keepdim=True)
-    found = []
-    for (layer, head), row in zip(heads, logits, strict=True):
-        ends = []
-        for largest in (True, False):
-            values, indices = row.topk(min(top, len(row)), largest=largest)
-            words = [model.tokenizer.token_string(index) for index in indices.tolist()]
-            ends.append(tuple(zip(words, values.tolist(), strict=True)))
-        found.append(WrittenTokens(layer, head, *ends))
-    return found
-
-
-def _last_position(model: Model, tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
-    """What the sources wrote at the last position, by hook name, with `final` and `logits`."""
-    read: dict[str, Tensor] = {}
-
-    def keep(name: str, key: str) -> Hook:
-        def store(value: Tensor, hook: Any) -> None:
-            read[key] = value[:, -1].float()
-
-        return (name, store)
-
-    names = [taps.EMBEDDING] + ([] if model.is_rotary else [taps.POSITIONS])
-    for layer in range(model.n_layers):
-        names += [taps.head_outputs(layer), taps.mlp_out(layer)]
-    hooks = [keep(name, name) for name in names]
-    hooks.append(keep(taps.resid_post(model.n_layers - 1), "final"))
-    read["logits"] = model.last_logits(tokens, hooks)
-    return read
-
-
-def _contributions(
-    model: Model, read: Mapping[str, Tensor], direction: Float[Tensor, "batch d_model"]
-) -> tuple[Float[Tensor, "batch src"], Float[Tensor, " batch"]]:
-    """Every source's and the constant's part in the logits along a direction of the output."""
-    reader = FrozenNorm.of_run(model, read["final"]).pull_back(direction)
-    parts = [(read[taps.EMBEDDING] * reader).sum(-1, keepdim=True)]
-    unowned = torch.zeros_like(reader)
-    if not model.is_rotary:
-        unowned = unowned + read[taps.POSITIONS]
-    for layer in range(model.n_layers):
-        weight = model.head_output_weights(layer).float()
-        into_heads = torch.einsum("hed,bd->bhe", weight, reader)
-        parts.append((_head_outputs(model, read, layer) * into_heads).sum(-1))
-        parts.append((read[taps.mlp_out(layer)] * reader).sum(-1, keepdim=True))
-        bias = model.head_output_bias(layer)
-        if bias is not None:
-            unowned = unowned + bias.float()
-    constant = (unowned * reader).sum(-1)
-    shift = model.final_norm()[1]
-    if shift is not None:
-        constant = constant + direction @ shift.float()
-    return torch.cat(parts, 1), constant
-
-
-def _head_outputs(
-    model: Model, read: Mapping[str, Tensor], layer: int
-) -> Float[Tensor, "batch head d_head"]:
-    """Each head's output before the output matrix."""
-    output = read[taps.head_outputs(layer)]
-    return output.reshape(output.shape[0], model.n_heads, model.d_head)
 
 
 def _check_lens(

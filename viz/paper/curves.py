@@ -22,7 +22,7 @@ from viz.paper import canvas
 from viz.paper.heat_maps import draw_effects
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
-    from circuits.graph.evaluate import FaithfulnessCurve, FaithfulnessCurves
+    from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
     from locate.states.trace_average import AverageTrace
     from locate.states.tracing import Trace
 

@@ -16,9 +16,10 @@ from viz.screen.circuit import with_title
 from viz.screen.style import axis, new_figure, plain, rgb, token_label
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
-    from circuits.graph.evaluate import FaithfulnessCurves
+    from circuits.graph.curves import FaithfulnessCurves
     from locate.changes.rewiring import Rewiring
-    from locate.states.lens import LensResult, LogitAttribution
+    from locate.states.attribution import LogitAttribution
+    from locate.states.lens import LensResult
     from locate.states.lens_average import AverageLens
 
 MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")

@@ -18,7 +18,8 @@ from circuits.base.intervals import Interval, bootstrap_means
 from circuits.base.options import Options, option
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores
-from circuits.graph.evaluate import FRACTIONS, evaluate, faithfulness_curve, run_circuits
+from circuits.graph.curves import FRACTIONS, faithfulness_curve
+from circuits.graph.evaluate import evaluate, run_circuits
 from circuits.graph.select import top_n
 from circuits.model.model import Model
 from experiments.analyses.circuits.report import report

@@ -24,7 +24,7 @@ from circuits.model.model import Model
 from experiments.analyses.engine.base import Analysis, SkipError
 from experiments.analyses.engine.context import Context
 from experiments.analyses.flow.report import report
-from locate.states.lens import direct_logit_attribution
+from locate.states.attribution import direct_logit_attribution
 from locate.states.lens_average import AverageLens, Curve, Followed, Place, average_lens
 from locate.states.transplant import last_outputs, transplant_outputs
 

@@ -27,7 +27,8 @@ from experiments.analyses.hallucination.recall import Case, Cases, Kind, kind_of
 from locate.edges.eap import attribute
 from locate.heads.attention import REGIONS, Region, read_heads
 from locate.search import Scoring
-from locate.states.lens import direct_logit_attribution, logit_lens
+from locate.states.attribution import direct_logit_attribution
+from locate.states.lens import logit_lens
 
 FEWEST_FACTS = 4
 """Fewer facts with partners than this give no edge a chance to be called changed."""
