@@ -154,7 +154,9 @@ def compare(
         Source, Fixed("facts", "pairs", "wordings", "known_only", "corrupt", hold_out=0.0)
     ],
     search: Annotated[
-        Search, Fixed("rule", "ablation", "threshold", "n_random", "curve"), Starts(roles=True)
+        Search,
+        Fixed("rule", "ablation", "threshold", "faithfulness", "n_random", "curve"),
+        Starts(roles=True),
     ],
     draws: Draws = 20,
     loading: Loading,
