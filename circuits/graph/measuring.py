@@ -65,7 +65,7 @@ class MeanMetric:
         total = 0.0
         for (batch, runner), found in zip(self._runs, logits, strict=True):
             clean = runner.clean_logits
-            values = evaluate_metric(self.metric, found, batch.answer, batch.foil, clean)
+            values = evaluate_metric(self.metric, found, batch.wanted, batch.unwanted, clean)
             total += float(values.cpu().double().sum())
         if not math.isfinite(total):
             why = self._model.why_not_finite()

@@ -51,11 +51,20 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def span_of(self, subject: str) -> Span:
-        """Token positions of the one mention of the subject; PromptError for none or several."""
+    def span_of(self, subject: str, nth: int = 0) -> Span:
+        """Token positions of a mention, counted from 1, or of the only one (0).
+
+        PromptError where there is none such, or where several are and none is chosen.
+        """
         mentions = find_mentions(self.text, subject)
         if not mentions:
             raise PromptError(f"subject {subject!r} is not in the prompt {self.text!r}")
+        if nth > len(mentions):
+            raise PromptError(
+                f"{subject!r} occurs {len(mentions)} times in the prompt {self.text!r}, not {nth}"
+            )
+        if nth:
+            return self.span_at(*mentions[nth - 1])
         if len(mentions) > 1:
             raise PromptError(
                 f"subject {subject!r} occurs {len(mentions)} times in the prompt {self.text!r}; "
@@ -170,14 +179,20 @@ class Tokenizer:
             text = " " + text
         return text
 
-    def continuation(self, prompt: str, answer: str) -> tuple[int, ...]:
+    def continuation(self, prompt: str, answer: str, exact: bool = False) -> tuple[int, ...]:
         """Token ids of the answer as it would continue the prompt (answer without leading space).
+
+        An `exact` answer is taken as it stands, with the space that it begins with or without one,
+        and where its tokens would merge with the prompt's, as those that it has by itself.
 
         Found by tokenising prompt and answer together, so it is right for byte-level BPE and for
         Llama's metaspace alike. No space is put between them after an opening bracket or quote,
         where the prompt ends in white space, or within a script without spaces. PromptError where
         the answer changes the prompt's own tokens.
         """
+        if exact and answer:
+            _check_unicode(prompt + answer)
+            return _exact(self.hf, prompt, answer)
         answer = answer.strip()
         if not answer:
             raise PromptError(f"the answer to {prompt!r} is empty")
@@ -186,9 +201,9 @@ class Tokenizer:
         glue = "" if unspaced or _wants_no_space(prompt) else " "
         return _continuation(self.hf, prompt, glue + answer)
 
-    def first_token(self, prompt: str, answer: str) -> int:
+    def first_token(self, prompt: str, answer: str, exact: bool = False) -> int:
         """First continuation token of the answer: the one that scores count."""
-        return self.continuation(prompt, answer)[0]
+        return self.continuation(prompt, answer, exact)[0]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -214,6 +229,18 @@ def _wants_no_space(prompt: str) -> bool:
     if last in _QUOTES:  # the same sign opens and closes: it opens where a word could begin
         return not before or before.isspace() or before in _BRACKETS + _QUOTES
     return not last or last.isspace() or last in _BRACKETS
+
+
+@lru_cache(maxsize=65536)
+def _exact(hf: Any, prompt: str, answer: str) -> tuple[int, ...]:
+    """The tokens after the prompt's where these stay, else the text's own."""
+    try:
+        return _continuation(hf, prompt, answer)
+    except PromptError:
+        ids = hf(answer, add_special_tokens=False)["input_ids"]
+        if hf.decode(ids, clean_up_tokenization_spaces=False) != answer:
+            raise
+        return tuple(ids)
 
 
 @lru_cache(maxsize=65536)

@@ -151,7 +151,7 @@ def compare(
     model: ComparedModel = None,
     edit: EditFile = None,
     source: Annotated[
-        Source, Fixed("facts", "pairs", "wordings", "known_only", "corrupt", hold_out=0.0)
+        Source, Fixed("facts", "pairs", "task", "wordings", "known_only", "corrupt", hold_out=0.0)
     ],
     search: Annotated[
         Search,
