@@ -33,7 +33,7 @@ from circuits.graph.noise import Sample
 from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
 from circuits.graph.select import random_circuit, top_n
 from circuits.model.model import Model
-from locate.discovery import Discovery
+from locate.discovery import Discovery, sides_of
 from locate.edges.score import score_edges
 from locate.examples import Examples
 from locate.search import Search
@@ -71,7 +71,7 @@ def discover(
             curve, random_curve = _curves(model, tested, found.scores, search, progress)
     roles = None
     heads: tuple[PromptHeads, ...] = ()
-    if search.roles:
+    if search.roles and any(pair.subject is not None for pair in pairs):
         from locate.heads.roles import roles_if_any
 
         with clock.stage("roles"):
@@ -108,7 +108,7 @@ def discover(
 
 def _cautions(examples: Examples, evaluation: Evaluation, held_out: Evaluation | None) -> list[str]:
     """What to keep in mind about a circuit that does too little, or was found on too little."""
-    side = "the pairs that found it" if held_out is None else "other subjects"
+    side = list(sides_of(examples, evaluation, held_out))[-1]
     value, found = (held_out or evaluation).faithfulness.value, []
     if value < FAITHFUL:
         found.append(

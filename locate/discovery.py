@@ -45,6 +45,17 @@ OPTIONAL_FILES = (
 """What some discoveries write and others do not."""
 
 
+def sides_of(
+    examples: Examples, evaluation: Evaluation, held_out: Evaluation | None
+) -> dict[str, Evaluation]:
+    """The evaluations by the name of their pairs, which a task does not tell by subjects."""
+    sides = {"pairs that found it": evaluation}
+    if held_out is None:
+        return sides
+    is_task = examples.held_out[0].subject is None
+    return sides | {"other pairs" if is_task else "other subjects": held_out}
+
+
 @dataclass(frozen=True, eq=False)
 class Discovery(Shown):
     """A circuit with all that was found out about it.
@@ -91,8 +102,7 @@ class Discovery(Shown):
 
     def sides(self) -> dict[str, Evaluation]:
         """The evaluations by the name of their pairs."""
-        sides = {"pairs that found it": self.evaluation}
-        return sides | ({"other subjects": self.held_out} if self.held_out is not None else {})
+        return sides_of(self.examples, self.evaluation, self.held_out)
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a kept edge, strongest first: score, its interval, inclusion."""

@@ -72,6 +72,9 @@ def trace(
         if source.asks:
             examples = o.pairs_of(console, loaded, o.limited(source))
             console.warn(*examples.notes)
+            if examples.pairs[0].subject is None:
+                noise = ("noise", "noise_unit", "samples")
+                given.refuse("on pairs without a subject, which are patched", *noise)
             with console.stage("traces") as progress:
                 average = trace_facts(loaded, examples.pairs, progress=progress, **options)
             look = look_trace.average_trace(average, examples)
@@ -131,6 +134,7 @@ def lens(
 
 def roles(
     *,
+    given: Given,
     model: o.ModelName,
     source: Annotated[Source, Fixed("wordings", "corrupt", hold_out=0.0)],
     circuit: Circuit = None,
@@ -140,12 +144,16 @@ def roles(
     out: o.Out = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Mover, relation and mixture heads: what each attends to and writes, checked by ablation."""
+    """Mover, relation and mixture heads: what each attends to and writes, checked by ablation.
+
+    Of pairs without a subject, heads by the spans that the pairs name.
+    """
     console = Console(as_json)
     with console.working():
         from experiments.cli import look_roles
         from locate.evaluate import fitted, read_circuit
         from locate.heads.roles import head_roles
+        from locate.heads.span_roles import span_roles
 
         stored = None if circuit is None else read_circuit(circuit)
         o.check_files(source, out)
@@ -155,15 +163,23 @@ def roles(
         examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
         console.warn(*examples.notes)
         with console.stage("roles"):
-            report = head_roles(
-                loaded,
-                examples.pairs,
-                circuit=stored,
-                ablation=ablation,
-                batch_size=batch_size,
-                seed=source.seed,
-            )
-        look = look_roles.roles(report, examples, look_roles.on_prompts(loaded, report, examples))
+            if all(pair.subject is None for pair in examples.pairs):
+                given.refuse("on pairs without a subject", "circuit", "ablation")
+                by_span = span_roles(
+                    loaded, examples.pairs, batch_size=batch_size, seed=source.seed
+                )
+                look = look_roles.roles_by_span(by_span, examples)
+            else:
+                report = head_roles(
+                    loaded,
+                    examples.pairs,
+                    circuit=stored,
+                    ablation=ablation,
+                    batch_size=batch_size,
+                    seed=source.seed,
+                )
+                shown = look_roles.on_prompts(loaded, report, examples)
+                look = look_roles.roles(report, examples, shown)
         paths = look.write(out, look_roles.FILES)
     look.show(console, paths)
 

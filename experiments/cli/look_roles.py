@@ -12,6 +12,7 @@ from experiments.cli.finding import Look, Table, describe
 from locate.examples import Examples
 from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads, read_prompts
 from locate.heads.roles import HeadRole, RoleReport
+from locate.heads.span_roles import SpanRoles
 
 FILES = ("roles.kc.safetensors", "heads.kc.safetensors")
 UNLABELLED = 5
@@ -53,6 +54,19 @@ def roles(report: RoleReport, examples: Examples, shown: Sequence[PromptHeads] =
         lines=(describe(examples), *nothing),
         files=files,
     )
+
+
+def roles_by_span(report: SpanRoles, examples: Examples) -> Look:
+    """Heads by the spans of a task; the strongest ones where no head has a role."""
+    summary = {
+        "model": report.provenance["model"],
+        "relation": examples.name,
+        "pairs": len(examples.pairs),
+        **report.as_dict(),
+    }
+    nothing = () if report.labelled else ("no head meets the criterion of a role",)
+    table = Table("", *report.table())
+    return Look(summary, tables=(table,), lines=(describe(examples), *nothing))
 
 
 def _row(head: HeadRole) -> tuple[str, ...]:

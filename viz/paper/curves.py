@@ -91,8 +91,8 @@ def _average_caption(average: AverageTrace) -> str:
     origin, n_facts = average.provenance, len(average.p_clean)
     parts = [str(origin[key]) for key in ("model", "relation") if key in origin]
     parts.append(f"mean over {n_facts} facts" if n_facts > 1 else "1 fact")
-    parts.append(f"p clean {average.p_clean.mean():.3f}")
-    parts.append(f"p corrupted {average.p_corrupted.mean():.3f}")
+    parts.append(f"{average.measure} clean {average.p_clean.mean():.3f}")
+    parts.append(f"{average.measure} corrupted {average.p_corrupted.mean():.3f}")
     return _joined(parts, origin) + "  ·  ring: the row's largest"
 
 
