@@ -47,6 +47,7 @@ from circuits.facts.relation_pairs import make_relation_pairs, relations_with_su
 from circuits.facts.tasks import task_pairs
 from circuits.model.metrics import logit_difference, rank
 from circuits.model.model import Model
+from locate.chat import chat_pair, chat_relation, in_chat
 from locate.options import Source
 
 __all__ = ["Examples", "Source", "as_jsonl", "check_readable", "collect", "relations_of"]
@@ -190,6 +191,10 @@ def _check(
     templates: Templates | Sequence[str],
 ) -> KnowledgeCheck:
     """What the model knows, or all of it where it is not to be asked."""
+    if source.chat:
+        relations = [chat_relation(model.tokenizer, each, source.bos) for each in relations]
+        if not isinstance(templates, Templates):
+            templates = [in_chat(model.tokenizer, each, source.bos) for each in templates]
     if source.known_only is False:
         return assume_known(model.tokenizer, questions(relations, templates), source.bos)
     return known_facts(model, relations, templates, source.bos, batch_size)
@@ -249,6 +254,9 @@ def _from_pairs(
     batch_size: int,
     at_hand: Sequence[PromptPair] | None,
 ) -> Examples:
+    if source.chat:
+        chosen = read_pairs(path) if at_hand is None else at_hand
+        at_hand = [chat_pair(model.tokenizer, pair, source.bos) for pair in chosen]
     if at_hand is None:
         lines = encode_file(model, path, source.bos)
     else:
@@ -275,13 +283,13 @@ def _from_pairs(
     if apart == len(pairs):
         raise OptionError(f"`hold_out` {source.hold_out} leaves no pair to find a circuit on")
     sides = [sorted(order[apart:])[: source.limit], sorted(order[:apart])[: source.limit]]
-    chosen, held_out = (tuple(pairs[index] for index in side) for side in sides)
+    found, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None
     notes = _warnings(model, counts)
     if repeated := len(lines) - counts["lines"]:
         notes = (*notes, f"{path}: {repeated} lines repeat a pair and are left out")
-    return Examples(name or source.name, chosen, held_out, counts, notes)
+    return Examples(name or source.name, found, held_out, counts, notes)
 
 
 def _warnings(model: Model, counts: dict[str, Any]) -> tuple[str, ...]:

@@ -84,6 +84,11 @@ class Source(Options):
         None, "Leave out what the model does not know; default: yes, for --pairs no."
     )
     bos: bool | None = option(None, "Begin prompts with the BOS token; default: the model's.")
+    chat: bool = option(
+        False,
+        "Ask through the model's chat template: the prompt begins its turn.",
+        flags=("--chat",),
+    )
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
     corrupt: Corruption = option(
         Corruption.SUBJECT, "Corrupted prompts: another subject, or another relation."

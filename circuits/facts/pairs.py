@@ -23,7 +23,8 @@ from circuits.base.records import read_jsonl, text_field
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span, Tokenizer
 
-_SUBJECT = "subject"
+SUBJECT = "subject"
+"""The span that says where the subject stands."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class PromptPair:
     """One example as text; answer and foil without leading space, unless they are `exact`.
 
     `answers` and `foils` are all that count as such, with the first of each as `answer` and `foil`;
-    none: these alone. `spans` are (name, text, which mention of it, counted from 1; 0: the only
-    one) in the clean prompt; one named "subject" is the subject's place.
+    none: these alone. `spans` are (name, text, which of its occurrences, counted from 1; 0: its one
+    mention as a whole word) in the clean prompt; one named "subject" is the subject's place.
     """
 
     clean: str
@@ -130,7 +131,7 @@ def encode_pair(tokenizer: Tokenizer, pair: PromptPair, bos: bool | None = None)
             f"token {tokenizer.token_string(shared[0])!r}, so no score can tell them apart"
         )
     spans = {name: clean.span_of(text, nth) for name, text, nth in pair.spans}
-    subject = spans.pop(_SUBJECT, None)
+    subject = spans.pop(SUBJECT, None)
     if subject is None and pair.subject is not None:
         subject = clean.span_of(pair.subject)
     sets = (answers, foils) if pair.answers or pair.foils else ((), ())

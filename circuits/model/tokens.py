@@ -16,7 +16,7 @@ from typing import Any
 
 from circuits.base.errors import PromptError
 
-_BRACKETS = "([{“‘«"
+_BRACKETS = "([{“‘«「『（《〈【〔"
 _QUOTES = "\"'"
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR")
 """How the names of characters begin whose script puts no spaces between words."""
@@ -52,19 +52,22 @@ class Prompt:
         return len(self.ids)
 
     def span_of(self, subject: str, nth: int = 0) -> Span:
-        """Token positions of a mention, counted from 1, or of the only one (0).
+        """Token positions of the one mention as a whole word, or of a place that is known.
 
-        PromptError where there is none such, or where several are and none is chosen.
+        `nth` counts, from 1, the places where the text stands, also within words, so that a subject
+        may have an ending attached and a word stand twice. PromptError where there is none such,
+        or where several words are and none is chosen.
         """
+        if nth:
+            places = occurrences(self.text, subject)
+            if nth > len(places):
+                raise PromptError(
+                    f"{subject!r} stands {len(places)} times in the prompt {self.text!r}, not {nth}"
+                )
+            return self.span_at(*places[nth - 1])
         mentions = find_mentions(self.text, subject)
         if not mentions:
             raise PromptError(f"subject {subject!r} is not in the prompt {self.text!r}")
-        if nth > len(mentions):
-            raise PromptError(
-                f"{subject!r} occurs {len(mentions)} times in the prompt {self.text!r}, not {nth}"
-            )
-        if nth:
-            return self.span_at(*mentions[nth - 1])
         if len(mentions) > 1:
             raise PromptError(
                 f"subject {subject!r} occurs {len(mentions)} times in the prompt {self.text!r}; "
@@ -84,19 +87,30 @@ class Prompt:
 
 
 def find_mentions(text: str, subject: str) -> list[tuple[int, int]]:
-    """Character ranges where the subject stands as whole words."""
-    if not subject.strip():
-        raise PromptError("the subject is empty")
-    subject = subject.strip()
-    pattern = rf"(?={re.escape(subject)})"  # looks ahead, so mentions may overlap
-    starts = [match.start() for match in re.finditer(pattern, text)]
-    found = [(start, start + len(subject)) for start in starts]
+    """Character ranges where the subject stands as whole words, in its Unicode form or another."""
     return [
         (start, stop)
-        for start, stop in found
-        if is_boundary(subject[0], text[max(0, start - 1) : start])
-        and is_boundary(subject[-1], text[stop : stop + 1])
+        for start, stop in occurrences(text, subject)
+        if is_boundary(text[start], text[max(0, start - 1) : start])
+        and is_boundary(text[stop - 1], text[stop : stop + 1])
     ]
+
+
+def occurrences(text: str, subject: str) -> list[tuple[int, int]]:
+    """Character ranges where the subject stands, within words too.
+
+    Letters with accents may be one character in the text and several in the subject, or the other
+    way round (NFC and NFD); where the text has the subject as it is given, that counts alone.
+    """
+    subject = subject.strip()
+    if not subject:
+        raise PromptError("the subject is empty")
+    forms = [subject, *(unicodedata.normalize(form, subject) for form in ("NFC", "NFD"))]
+    for form in dict.fromkeys(forms):
+        pattern = rf"(?={re.escape(form)})"  # looks ahead, so mentions may overlap
+        if starts := [match.start() for match in re.finditer(pattern, text)]:
+            return [(start, start + len(form)) for start in starts]
+    return []
 
 
 def is_boundary(inside: str, outside: str) -> bool:
@@ -119,6 +133,12 @@ def _script(character: str) -> str:
     """The script without spaces between words that a character is of; empty for any other."""
     name = unicodedata.name(character, "") if character else ""
     return next((script for script in _UNSPACED if name.startswith(script)), "")
+
+
+def _is_unspaced(character: str) -> bool:
+    """Whether a word of a script without spaces follows this character directly."""
+    wide = unicodedata.name(character, "").startswith(("FULLWIDTH", "IDEOGRAPHIC", "RIGHT CORNER"))
+    return bool(_script(character)) or wide
 
 
 class Tokenizer:
@@ -187,8 +207,8 @@ class Tokenizer:
 
         Found by tokenising prompt and answer together, so it is right for byte-level BPE and for
         Llama's metaspace alike. No space is put between them after an opening bracket or quote,
-        where the prompt ends in white space, or within a script without spaces. PromptError where
-        the answer changes the prompt's own tokens.
+        where the prompt ends in white space, or within a script without spaces, its punctuation and
+        digits after it. PromptError where the answer changes the prompt's own tokens.
         """
         if exact and answer:
             _check_unicode(prompt + answer)
@@ -197,7 +217,7 @@ class Tokenizer:
         if not answer:
             raise PromptError(f"the answer to {prompt!r} is empty")
         _check_unicode(prompt + answer)
-        unspaced = _script(prompt[-1:]) and _script(answer[0])
+        unspaced = _is_unspaced(prompt[-1:]) and (_script(answer[0]) or answer[0].isdigit())
         glue = "" if unspaced or _wants_no_space(prompt) else " "
         return _continuation(self.hf, prompt, glue + answer)
 

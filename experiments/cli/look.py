@@ -199,7 +199,7 @@ def _check_question(
             raise OptionError(f"a PROMPT cannot be combined with {facts} or `pairs`")
         if any(words[name] is None for name in needed):
             raise OptionError(f"a PROMPT needs {wanted}")
-        given.refuse("on a single PROMPT", "limit", "templates")
+        given.refuse("on a single PROMPT", "limit", "templates", "chat")
         return
     if not source.asks:
         raise OptionError(f"give a PROMPT with {wanted}, or one of {facts}, `pairs`")

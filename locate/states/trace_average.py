@@ -332,6 +332,7 @@ def trace_facts(
                 noise_unit=unit,
                 seed=seed + place,
                 bos=bos,
+                span=pair.subject,
                 **options,
             )
         )

@@ -220,6 +220,7 @@ def trace(
     seed: int = 0,
     bos: bool | None = None,
     max_rows: int = MAX_ROWS,
+    span: Span | None = None,
 ) -> Trace:
     """Trace one prompt over all layers and positions (Meng et al. 2022, section 2).
 
@@ -227,7 +228,8 @@ def trace(
     of this subject's embeddings, or a number (`subjects_std` of many subjects). `window` is the
     number of layers over which MLP or attention outputs are restored together (the residual stream
     is always restored at one layer). `max_rows` bounds the sequences in one batch, and so the
-    memory; it does not change the result. Raises PromptError for a subject that is not there
+    memory; it does not change the result. `span` is the subject's, where it is known and cannot be
+    found as a word. Raises PromptError for a subject that is not there
     exactly once or an answer that cannot follow, OptionError for absurd options.
     """
     chosen = tuple(dict.fromkeys(TraceKind.of(kind) for kind in kinds))
@@ -235,7 +237,7 @@ def trace(
     _check_noise(noise, samples)
     encoded = model.tokenizer.encode(prompt, bos)
     model.check_length(len(encoded))
-    span = encoded.span_of(subject)
+    span = encoded.span_of(subject) if span is None else span
     answer_token = model.tokenizer.first_token(prompt, answer)
     unit = noise_std(model, noise_unit, [subject])
     noises = subject_noise(model, len(span), noise, samples, seed, unit)
