@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from circuits.base.arrays import save_arrays
+from circuits.base.choices import FigureKind
 from circuits.base.display import Summary
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.results import Result, numeric
@@ -58,9 +59,6 @@ class Norms(Result):
     def arrays(self) -> dict[str, np.ndarray]:
         return {"values": self.values}
 
-    def metadata(self) -> dict[str, Any]:
-        return {}
-
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Norms:
         return cls(numeric(arrays, "values", "f", 1))
@@ -75,7 +73,8 @@ def on_paper(norms: Norms, path: Path) -> None:
 
 
 @pytest.fixture
-def own_kind():
+def own_kind(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(FigureKind, "_known", dict(FigureKind._known))
     yield add_kind(Norms, screen=on_screen, paper=on_paper)
     del KINDS["norms"]
 
@@ -83,7 +82,7 @@ def own_kind():
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_name_in_the_table_is_there(kind):
     assert kind.name == named(kind.holds).KIND
-    for target in (*kind.figures.values(), *kind.screen):
+    for target in (*kind.figures.values(), *kind.screen.values()):
         assert callable(named(target))
 
 

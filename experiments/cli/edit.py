@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from circuits.base.errors import OptionError
+from circuits.base.errors import OptionError, StoreError
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Fixed, Given, Starts
@@ -17,8 +17,8 @@ from locate.search import Search
 if TYPE_CHECKING:
     from circuits.edits.edit import EditRequest, WeightDelta
     from circuits.model.model import Model
-    from experiments.cli.finding import Look
     from locate.compare import BothSides
+    from locate.looks.look import Look
 
 ABOUT_A_MODEL = (
     *("relation", "method", "steps", "metric", "edges", "selection", "ranking", "kv", "resamples"),
@@ -66,9 +66,9 @@ def edit(
     console = Console(as_json)
     with console.working():
         from circuits.edits.judge.counterfactuals import atlas_requests
-        from experiments.cli import edit_report
         from locate.edit import Mode, mode_for, texts_for_drift, worst
         from locate.edited import checked_method, edit_facts
+        from locate.looks.edits import edit_look, owned_in
 
         method = checked_method(editing)
         texts_for_drift(judging.text)
@@ -83,10 +83,10 @@ def edit(
         if save_model is not None and each and len(asked) > 1:
             raise OptionError("`save_model` writes one model: use it with `sequential`")
         edited = edit_facts(loaded, asked, editing, judging, console.stage)
-        look = edit_report.edit_look(edited)
-    _finish(console, look, out, edit_report.OWNED)
+        look = edit_look(edited)
+    _finish(console, look, out, () if out is None else owned_in(out))
     if save_model is not None and edited.delta is not None:
-        edit_report.fill_in_model(edited.delta, loaded, save_model)
+        _fill_in_model(edited.delta, loaded, save_model)
     if (error := worst(edited.run)) is not None:
         raise error
 
@@ -111,8 +111,8 @@ def unlearn(
         from circuits.edits.judge.success import norm_growth
         from circuits.edits.methods.unlearn import unlearn as forget_set
         from circuits.edits.parts.examples import read_examples
-        from experiments.cli import edit_report
         from locate.edit import AUTO, parse_layers
+        from locate.looks.edits import owned_in, unlearn_look
 
         if unlearning.layers == AUTO:
             raise OptionError("`layers` auto traces single facts: for unlearning name the layers")
@@ -135,10 +135,10 @@ def unlearn(
                 progress=progress,
             )
         growth = norm_growth(loaded, outcome.delta) if outcome.delta is not None else {}
-        look = edit_report.unlearn_look(outcome, loaded.name, unlearning.seed, growth)
-    _finish(console, look, out, edit_report.OWNED)
+        look = unlearn_look(outcome, loaded.name, unlearning.seed, growth)
+    _finish(console, look, out, () if out is None else owned_in(out))
     if save_model is not None and outcome.delta is not None:
-        edit_report.fill_in_model(outcome.delta, loaded, save_model)
+        _fill_in_model(outcome.delta, loaded, save_model)
     if outcome.status is EditStatus.DIVERGED:
         raise NumericalError(f"diverged: {outcome.reason}; the weights are as they were")
 
@@ -174,7 +174,7 @@ def compare(
     elif "steps" not in search.method.uses:
         given.refuse(f"with --method {search.method}", "steps")
     with console.working():
-        from experiments.cli import comparing
+        from locate.looks import comparing
 
         o.check_files(None, out, inputs=[before, after, edit])
         if before is not None and after is not None:
@@ -234,10 +234,21 @@ def _check_other(folder: Path | None, model: str) -> None:
         raise OptionError(f"`save_model` {folder} is the model's own directory; name another")
 
 
+def _fill_in_model(delta: WeightDelta, model: Model, folder: Path) -> None:
+    """The edited model as a Hugging Face directory."""
+    from safetensors import SafetensorError
+
+    from circuits.base.origin import staged
+
+    with delta.applied(model), staged(folder) as stage:
+        try:
+            model.save_pretrained(stage)
+        except SafetensorError as error:  # a full disk
+            raise StoreError(f"--save-model {folder} cannot be written: {error}") from None
+
+
 def _finish(console: Console, look: Look, out: Path | None, owned: tuple[str, ...]) -> None:
     """Write, then show."""
-    if out is not None:
-        owned = (*owned, *(path.name for path in out.glob("edit-*.kc.safetensors")))
     paths = look.write(out, owned)
     console.warn(*look.summary["warnings"])
-    look.show(console, paths)
+    console.show(look, paths)

@@ -190,7 +190,7 @@ def rows_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
     for place, part in enumerate(pieces):
         if len(pieces) > 1:
             picture.append(html.H2(parts.visible(part.heading() or "")))
-        for turn, draw in enumerate(kind.screen):
+        for turn, draw in enumerate(kind.screen.values()):
             picture.append(fitted(named(draw)(part), kind.shown, f"plain-picture-{place}-{turn}"))
     rows = [{key: _cell(row.get(key)) for key in kind.columns or row} for row in value.rows()]
     columns = [
