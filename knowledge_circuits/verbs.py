@@ -456,14 +456,15 @@ def run(
     model: Model | str = "facts-gpt2",
     *,
     out: str | Path | None = None,
-    facts: str | None = None,
+    source: str | None = None,
     seed: int = 0,
     batch_size: int = 16,
     **options: Any,
 ) -> Run:
     """Run an analysis of the paper, or a plugin's, and write its report into the folder `out`.
 
-    What an earlier run left there is not computed again. `options` are the analysis's own, as
+    What an earlier run left there is not computed again. `source` names facts to ask about instead
+    of the atlas's, as `--facts`. `options` are the analysis's own, as
     `kc run --list` explains them. The result has `claims`, `tables` and pictures by name.
 
     >>> import tempfile
@@ -480,7 +481,7 @@ def run(
     values = build(chosen.config, options)
     loaded = _model(model)
     folder = folder_for(loaded.name, [analysis]) if out is None else Path(out)
-    context = Context.on(loaded, folder, seed=seed, facts=facts, batch_size=batch_size)
+    context = Context.on(loaded, folder, seed=seed, facts=source, batch_size=batch_size)
     return run_analysis(chosen, values, context)
 
 
