@@ -346,12 +346,18 @@ def unlearn(
 
 @takes(Search, Source, roles=True)
 def compare(
-    first: Any, second: Any, what: Any = None, draws: int = 20, **options: Any
+    first: Any,
+    second: Any,
+    what: Any = None,
+    draws: int = 20,
+    allow_mismatch: bool = False,
+    **options: Any,
 ) -> Comparison | Rewiring:
     """Two circuits side by side, or a model's circuit before and after an edit.
 
     `first` and `second` are circuits (discoveries, files), or a model and an edit of it; then
-    `what` says what to ask about, by default the edited facts.
+    `what` says what to ask about, by default the edited facts. An edit that was made for other
+    weights is refused unless `allow_mismatch`.
 
     >>> model = load("facts-gpt2", device="cpu")
     >>> few = {"n_pairs": 6, "resamples": 0, "roles": False}
@@ -370,7 +376,8 @@ def compare(
         return compare_circuits(circuit_of(first), circuit_of(second))
     usual = {"roles": True, "hold_out": 0.0, **options}
     source, (search,) = split(usual, Source, Search)
-    loaded, delta = _model(first), delta_of(second)
+    loaded = _model(first)
+    delta = delta_of(second).fitted_to(loaded, allow_mismatch)
     if what is None:
         asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
     else:

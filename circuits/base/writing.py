@@ -47,6 +47,16 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     _sync_directory(path.parent)
 
 
+def usual_mode(folder: Path) -> int:
+    """Permissions that new files get there, as the user's umask has them."""
+    probe = folder / f".kc-{secrets.token_hex(8)}.tmp"
+    try:
+        probe.touch(exist_ok=False)
+        return probe.stat().st_mode & 0o777
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON text; NumericalError for NaN or infinity. Paths, enums and numpy scalars are plain."""
     try:

@@ -34,12 +34,16 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """A Hugging Face model and tokenizer, with where they came from."""
+    """A Hugging Face model and tokenizer, with where they came from.
+
+    `stored_dtype` is what the weights' own files hold, where that is known.
+    """
 
     name: str
     hf_model: Any
     hf_tokenizer: Any
     provenance: dict[str, Any]
+    stored_dtype: torch.dtype | None = None
 
 
 def embedded_models() -> dict[str, Path]:
@@ -173,7 +177,9 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
         "dtype": dtype,
         "weights_sha256": weights_hash(parameters),
     }
-    return LoadedWeights(name, hf_model, hf_tokenizer, provenance)
+    stored = getattr(config, "dtype", None)
+    kept = stored if isinstance(stored, torch.dtype) else None
+    return LoadedWeights(name, hf_model, hf_tokenizer, provenance, kept)
 
 
 def _check_size(config: Any, weights: str, name: str) -> None:

@@ -104,6 +104,7 @@ class Model(Weights):
         self._buffers: dict[str, Tensor] = dict(hf_model.named_buffers())
         self.config = hf_model.config
         self._generation = getattr(hf_model, "generation_config", None)
+        self._stored_dtype = weights.stored_dtype
         self.bridge = TransformerBridge.boot_transformers(
             hf_model.config.model_type,  # only a label here: weights and tokenizer are given
             hf_model=hf_model,

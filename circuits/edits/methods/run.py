@@ -28,6 +28,7 @@ from circuits.edits.parts.contexts import PlacedPrompt, place
 from circuits.edits.parts.keys import MAX_ROWS, pad
 from circuits.edits.parts.moments import Moments, find_moments
 from circuits.edits.parts.value import Progress
+from circuits.edits.requests import as_dict
 from circuits.edits.settings import as_mapping, merge, settings_for
 from circuits.model import taps
 from circuits.model.model import Model, alone
@@ -118,7 +119,7 @@ def edit(
         "settings_origin": origin,
         "bos": model.tokenizer.use_bos(None),
         "seed": seed,
-        "requests": [_as_dict(request) for request in asked],
+        "requests": [as_dict(request, probes=False) for request in asked],
     }
     before = target_scores(model, prompts)
     if not bool(torch.isfinite(before.probability).all()):
@@ -139,7 +140,7 @@ def edit(
         provenance["moments"] = dict(options["moments"].source)
     if chosen.protects_earlier:
         options["earlier"] = tuple(earlier)
-        provenance["earlier"] = [_as_dict(request) for request in earlier]
+        provenance["earlier"] = [as_dict(request, probes=False) for request in earlier]
     start = time.monotonic()
     try:
         delta, recorded = chosen.load()(
@@ -263,9 +264,3 @@ def _said_already(requests: Sequence[EditRequest]) -> str:
     if len(requests) == 1:
         return f"the model answers {requests[0].text!r} with {requests[0].target!r} already"
     return f"the model gives all {len(requests)} targets already"
-
-
-def _as_dict(request: EditRequest) -> dict[str, Any]:
-    """The request without its probes, which do not enter the edit."""
-    names = ("prompt", "subject", "target", "ground_truth", "relation")
-    return {name: getattr(request, name) for name in names}

@@ -53,7 +53,7 @@ class ValueSettings(Options):
     kl_position: KlPosition = KlPosition.END
     weight_decay: float = option(0.5, low=0)
     clamp: float = option(4.0, above=0)
-    stop_below: float = 0.05
+    stop_below: float = option(0.05, low=0)
 
 
 @dataclass(frozen=True, eq=False)
