@@ -187,8 +187,8 @@ shots = kc.run("icl", model, out="out/notebook/icl", relations=asked, **settings
 shots.tables["examples"]
 
 # %% [markdown]
-# Without examples few answers are right; with two of them nearly all are. Which heads make use of
-# them? Circuits are found with and without two examples on one half of the facts, and a head
+# Without examples fewer than two answers in five are right; with two examples all of them are.
+# Which heads make use of them? Circuits are found with and without two examples on one half of the facts, and a head
 # is *new* if only the circuit with examples has it. On the other half the new heads are silenced,
 # beside random ones. It is done here with a coarser setting than `kc run icl` has.
 

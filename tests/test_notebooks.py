@@ -266,12 +266,11 @@ CLAIMS: dict[str, dict[str, str]] = {
             " and [str(claim.verdict) for claim in wrong.claims"
             " if 'blamed most, taken' in claim.sentence] == ['supported'] * 2"
         ),
-        "few are right without examples, nearly all with two": (
+        "fewer than two in five are right without examples, all with two": (
             "(rights := [part['list']['right'] for part in shots.parts.values.values()])"
             " and sum(sum(each['0']) for each in rights) / sum(len(each['0']) for each in rights)"
-            " < 0.35"
-            " and sum(sum(each['2']) for each in rights) / sum(len(each['2']) for each in rights)"
-            " > 0.9"
+            " < 0.4"
+            " and all(min(each['2']) == 1 for each in rights)"
         ),
         "every circuit has new heads, which look at the examples, as all others do": (
             "(found_heads := [each['list']['heads'] for each in shots.parts.values.values()])"
