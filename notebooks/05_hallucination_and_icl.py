@@ -188,9 +188,10 @@ shots.tables["examples"]
 
 # %% [markdown]
 # Without examples fewer than two answers in five are right; with two examples all of them are.
-# Which heads make use of them? Circuits are found with and without two examples on one half of the facts, and a head
-# is *new* if only the circuit with examples has it. On the other half the new heads are silenced,
-# beside random ones. It is done here with a coarser setting than `kc run icl` has.
+# Which heads make use of them? Circuits are found with and without two examples on one half of the
+# facts, and a head is *new* if only the circuit with examples has it. On the other half the new
+# heads are silenced, beside random ones. It is done here with a coarser setting than `kc run icl`
+# has.
 
 # %%
 shots.tables["circuits_list"]
