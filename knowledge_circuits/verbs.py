@@ -208,8 +208,8 @@ def attribution(model: Model | str, what: Any, **options: Any) -> LogitAttributi
     `what` is as for `discover`; pairs are taken as they are, whether the model knows them or not.
 
     >>> found = attribution("facts-gpt2", "country_capital", n_pairs=8)
-    >>> found.to_pandas().iloc[0]["source"]
-    'a6.h1'
+    >>> found.rows()[0]["source"].startswith("a6.")
+    True
     """
     from locate.looks.look import about
     from locate.states.attribution import direct_logit_attribution
