@@ -95,8 +95,8 @@ def discover(model: Model | str, what: Any, **options: Any) -> Discovery:
     from locate.discover import discover as find
 
     source, (search,) = split({"roles": True, **options}, Source, Search)
-    loaded = _model(model)
-    return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
+    with _model(model).alone() as loaded:
+        return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
 
 
 @takes(Source, Evaluating)
@@ -116,11 +116,11 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Evaluating)
     stored = circuit_of(circuit)
     source["bos"] = bos_of(stored, source.get("bos"), chosen.allow_mismatch)
-    loaded = _model(model)
-    stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
-    warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
-    examples = examples_of(loaded, what, chosen.batch_size, **source)
-    return evaluate_stored(loaded, stored, examples, chosen, warnings)
+    with _model(model).alone() as loaded:
+        stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
+        warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
+        examples = examples_of(loaded, what, chosen.batch_size, **source)
+        return evaluate_stored(loaded, stored, examples, chosen, warnings)
 
 
 @takes(Tracing, Source)
@@ -146,20 +146,20 @@ def trace(
     from locate.states.tracing import usual_window
 
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Tracing)
-    loaded = _model(model)
-    settings: dict[str, Any] = {
-        "kinds": chosen.kinds or tuple(TraceKind),
-        "window": chosen.window or usual_window(loaded.n_layers),
-        "noise": chosen.noise,
-        "samples": chosen.samples,
-        "seed": chosen.seed,
-    }
-    if subject is None and answer is None:
-        examples = _examples(loaded, what, {"known_only": True, **source})
-        return trace_facts(loaded, examples.pairs, **settings)
-    if subject is None or answer is None:
-        raise OptionError("a prompt needs `subject` and `answer`")
-    return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
+    with _model(model).alone() as loaded:
+        settings: dict[str, Any] = {
+            "kinds": chosen.kinds or tuple(TraceKind),
+            "window": chosen.window or usual_window(loaded.n_layers),
+            "noise": chosen.noise,
+            "samples": chosen.samples,
+            "seed": chosen.seed,
+        }
+        if subject is None and answer is None:
+            examples = _examples(loaded, what, {"known_only": True, **source})
+            return trace_facts(loaded, examples.pairs, **settings)
+        if subject is None or answer is None:
+            raise OptionError("a prompt needs `subject` and `answer`")
+        return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
 
 
 @takes(Source)
@@ -183,19 +183,19 @@ def lens(
     from locate.states.lens_average import average_lens
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
-    loaded = _model(model)
-    if answer is None:
-        if subject is not None or foil is not None:
-            raise OptionError("a prompt needs `answer`")
-        return average_lens(loaded, _examples(loaded, what, source).pairs)
-    encoded = loaded.tokenizer.encode(what, source.get("bos"))
-    words = {"answer": answer, "foil": foil, "subject": subject}
-    followed = {
-        label: loaded.tokenizer.first_token(what, word)
-        for label, word in words.items()
-        if word is not None
-    }
-    return logit_lens(loaded, encoded, followed, lens_positions(encoded, subject))
+    with _model(model).alone() as loaded:
+        if answer is None:
+            if subject is not None or foil is not None:
+                raise OptionError("a prompt needs `answer`")
+            return average_lens(loaded, _examples(loaded, what, source).pairs)
+        encoded = loaded.tokenizer.encode(what, source.get("bos"))
+        words = {"answer": answer, "foil": foil, "subject": subject}
+        followed = {
+            label: loaded.tokenizer.first_token(what, word)
+            for label, word in words.items()
+            if word is not None
+        }
+        return logit_lens(loaded, encoded, followed, lens_positions(encoded, subject))
 
 
 @takes(Source)
@@ -214,14 +214,14 @@ def roles(
     from locate.heads.roles import head_roles
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
-    loaded = _model(model)
-    return head_roles(
-        loaded,
-        _examples(loaded, what, source).pairs,
-        circuit=None if circuit is None else circuit_of(circuit),
-        ablation=Ablation.of(ablation),
-        seed=source.get("seed", 0),
-    )
+    with _model(model).alone() as loaded:
+        return head_roles(
+            loaded,
+            _examples(loaded, what, source).pairs,
+            circuit=None if circuit is None else circuit_of(circuit),
+            ablation=Ablation.of(ablation),
+            seed=source.get("seed", 0),
+        )
 
 
 @takes(Editing, Judging)
@@ -321,12 +321,13 @@ def compare(
         return compare_circuits(circuit_of(first), circuit_of(second))
     usual = {"roles": True, "hold_out": 0.0, **options}
     source, (search,) = split(usual, Source, Search)
-    loaded, delta = _model(first), delta_of(second)
-    if what is None:
-        asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
-    else:
-        asked = about_a_relation(examples_of(loaded, what, search.batch_size, **source))
-    return compare_edit(loaded, delta, asked, search, draws)
+    delta = delta_of(second)
+    with _model(first).alone() as loaded:
+        if what is None:
+            asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
+        else:
+            asked = about_a_relation(examples_of(loaded, what, search.batch_size, **source))
+        return compare_edit(loaded, delta, asked, search, draws)
 
 
 def ask(model: Model | str, prompt: str, subject: str, answer: str) -> Any:
