@@ -516,6 +516,43 @@ def test_a_failing_job_says_why_and_lets_the_next_one_run(error):
     wait_for(jobs, "b", "done")
 
 
+def test_a_server_behind_another_name_says_how_it_would_answer(folder):
+    client = make_app(Context(Library(folder))).server.test_client()
+    refused = client.get("/", headers={"Host": "lab.example.org"})
+    assert refused.status_code == 403
+    assert "--allow-host NAME" in refused.text
+    allowed = make_app(Context(Library(folder)), allowed=["lab.example.org"]).server.test_client()
+    assert allowed.get("/", headers={"Host": "lab.example.org"}).status_code == 200
+
+
+@pytest.mark.parametrize("service", ["JupyterHub", "Colab"])
+def test_a_notebook_on_another_machine_is_told_what_it_can_do(service, monkeypatch):
+    if service == "Colab":
+        monkeypatch.setitem(sys.modules, "google.colab", sys)
+    else:
+        monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/x/")
+    with pytest.raises(OptionError, match=rf"{service}.*circuit\.plot\(\).*kc serve"):
+        circuit_of(Wiring(1, 2, 2), 0.5, 0).explore()
+
+
+def test_a_result_that_vanishes_while_it_is_listed_is_no_fault(folder, monkeypatch):
+    library, plain = Library(folder), Path.stat
+
+    def vanishing(path, **options):
+        if path.name == "circuit.kc.safetensors":
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return plain(path, **options)
+
+    names = {entry.name for entry in library.entries()}
+    monkeypatch.setattr(Path, "stat", vanishing)
+    assert {entry.name for entry in Library(folder).entries()} < names
+    monkeypatch.undo()
+    (gone,) = (each for each in library.entries() if each.name == "circuit.kc.safetensors")
+    (folder / "circuit.kc.safetensors").unlink()
+    with pytest.raises(KnowledgeCircuitsError):
+        library.value(gone.id)
+
+
 # --- exports -------------------------------------------------------------------------------------
 
 

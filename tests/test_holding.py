@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import knowledge_circuits as kc
+from circuits.base.choices import Selection
 from circuits.base.errors import OutOfMemoryError
 from circuits.edits.edit import EditRequest
 from circuits.edits.judge.generation import Speaker
@@ -25,6 +26,8 @@ from circuits.edits.parts.keys import key_point
 from circuits.edits.parts.training import Trainee, passage, token_scores
 from circuits.model.holding import SIZES, alone
 from circuits.model.model import Model
+from locate.edges.locators import Locator
+from locate.search import Search
 from tests import choice_calls as made
 from tests.tiny import equal_length_pairs
 
@@ -138,7 +141,7 @@ RUNS: dict[str, Callable[[], Any]] = {
 } | {
     "locate.edges.acdc:search": lambda: of_pairs(
         "locate.edges.acdc:search",
-        made.call("locate.search:Search")(method="acdc", selection="threshold", threshold=5.0),
+        Search(method=Locator.ACDC, selection=Selection.THRESHOLD, threshold=5.0),
     ),
     "locate.changes.restoration:restore_edges": lambda: call(
         "locate.changes.restoration:restore_edges",
@@ -157,27 +160,22 @@ RUNS: dict[str, Callable[[], Any]] = {
         draws=2,
         batch_size=16,
     ),
-    "locate.asked:examples_of": lambda: call(
-        "locate.asked:examples_of", made.relation(), templates="all", **SMALL
-    ),
-    "locate.examples:collect": lambda: call(
-        "locate.examples:collect",
-        made.call("locate.options:Source")(known_only=False, limit=4, templates="all"),
-        relations=[made.relation()],
-    ),
     "a speaker's replies": lambda: Speaker(made.model()).replies([[1, 2, 3]] * 9, 3),
     "a speaker's answers": lambda: Speaker(made.model()).forced([([1, 2, 3], [4])] * 9),
     "scores of texts": lambda: token_scores(
         Trainee(made.model()), [passage(made.model().tokenizer, text) for text in texts()]
     ),
-    "values of an edit": lambda: (
-        kc.edit(
-            *(made.model(), [REQUEST] * 2),
-            **{"method": "memit", "layers": "0", "moments": "identity", "fluency": 0},
-        ).run.deltas
-    ),
 }
 """Everything in `circuits` and `locate` that takes the size of a batch, and how it is called."""
+
+ASKING = {
+    "circuits.facts.questions:pairs_for",
+    "locate.asked:examples_of",
+    "locate.examples:collect",
+}
+"""These ask by `known_facts`, which is tried."""
+MADE = {f"{STATES}:transplant_outputs", "locate.heads.silence:without_heads"}
+"""What these are given takes runs of its own here."""
 
 VERBS: dict[str, Callable[[], Any]] = {
     "discover": lambda: kc.discover(made.model(), made.relation(), roles=True, **FEW),
@@ -233,7 +231,7 @@ def sized() -> set[str]:
         and next(iter(inspect.signature(value).parameters), "") == "model"
         and set(SIZES) & set(inspect.signature(value).parameters)
         and not inspect.isgeneratorfunction(inspect.unwrap(value))
-    } - {"circuits.facts.questions:pairs_for"}  # `known_facts` for a model that knows something
+    } - ASKING
 
 
 def test_everything_that_takes_the_size_of_a_batch_is_tried():
@@ -301,7 +299,7 @@ class Grabbed:
             thread.join()
 
 
-@pytest.mark.parametrize("name", [*VERBS, *RUNS])
+@pytest.mark.parametrize("name", [*VERBS, *sorted(RUNS.keys() - MADE)])
 def test_a_verb_that_has_begun_is_never_refused_for_another_thread(
     name: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -64,7 +64,8 @@ def fitting(model: Model, rows: int, run: Callable[[int], T]) -> T:
     rows = min(rows, model.most_rows)
     while True:
         try:
-            return run(rows)
+            with model.alone():
+                return run(rows)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
