@@ -101,8 +101,8 @@ def discover(model: Model | str, what: Any, **options: Any) -> Discovery:
     from locate.discover import discover as find
 
     source, (search,) = split({"roles": True, **options}, Source, Search)
-    loaded = _model(model)
-    return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
+    with _model(model).alone() as loaded:
+        return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
 
 
 @takes(Source, Evaluating)
@@ -122,11 +122,11 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Evaluating)
     stored = circuit_of(circuit)
     source["bos"] = bos_of(stored, source.get("bos"), chosen.allow_mismatch)
-    loaded = _model(model)
-    stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
-    warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
-    examples = examples_of(loaded, what, chosen.batch_size, **source)
-    return evaluate_stored(loaded, stored, examples, chosen, warnings)
+    with _model(model).alone() as loaded:
+        stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
+        warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
+        examples = examples_of(loaded, what, chosen.batch_size, **source)
+        return evaluate_stored(loaded, stored, examples, chosen, warnings)
 
 
 @takes(Tracing, Source)
@@ -153,20 +153,20 @@ def trace(
     from locate.states.tracing import usual_window
 
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Tracing)
-    loaded = _model(model)
-    settings: dict[str, Any] = {
-        "kinds": chosen.kinds or tuple(TraceKind),
-        "window": chosen.window or usual_window(loaded.n_layers),
-        "noise": chosen.noise,
-        "samples": chosen.samples,
-        "seed": chosen.seed,
-    }
-    if subject is None and answer is None:
-        examples = _examples(loaded, what, {"known_only": True, **source})
-        return about(trace_facts(loaded, examples.pairs, **settings), examples)
-    if subject is None or answer is None:
-        raise OptionError("a prompt needs `subject` and `answer`")
-    return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
+    with _model(model).alone() as loaded:
+        settings: dict[str, Any] = {
+            "kinds": chosen.kinds or tuple(TraceKind),
+            "window": chosen.window or usual_window(loaded.n_layers),
+            "noise": chosen.noise,
+            "samples": chosen.samples,
+            "seed": chosen.seed,
+        }
+        if subject is None and answer is None:
+            examples = _examples(loaded, what, {"known_only": True, **source})
+            return about(trace_facts(loaded, examples.pairs, **settings), examples)
+        if subject is None or answer is None:
+            raise OptionError("a prompt needs `subject` and `answer`")
+        return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
 
 
 @takes(Source)
@@ -191,14 +191,14 @@ def lens(
     from locate.states.lens_average import average_lens
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
-    loaded = _model(model)
-    if answer is None:
-        if subject is not None or foil is not None:
-            raise OptionError("a prompt needs `answer`")
-        examples = _examples(loaded, what, source)
-        return about(average_lens(loaded, examples.pairs), examples)
-    words = {"answer": answer, "foil": foil, "subject": subject}
-    return lens_on_prompt(loaded, what, words, source.get("bos"))
+    with _model(model).alone() as loaded:
+        if answer is None:
+            if subject is not None or foil is not None:
+                raise OptionError("a prompt needs `answer`")
+            examples = _examples(loaded, what, source)
+            return about(average_lens(loaded, examples.pairs), examples)
+        words = {"answer": answer, "foil": foil, "subject": subject}
+        return lens_on_prompt(loaded, what, words, source.get("bos"))
 
 
 @takes(Source)
@@ -237,16 +237,16 @@ def roles(
     from locate.looks.look import about
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
-    loaded = _model(model)
-    examples = _examples(loaded, what, source)
-    report = head_roles(
-        loaded,
-        examples.pairs,
-        circuit=None if circuit is None else circuit_of(circuit),
-        ablation=Ablation.of(ablation),
-        seed=source.get("seed", 0),
-    )
-    return about(report, examples)
+    with _model(model).alone() as loaded:
+        examples = _examples(loaded, what, source)
+        report = head_roles(
+            loaded,
+            examples.pairs,
+            circuit=None if circuit is None else circuit_of(circuit),
+            ablation=Ablation.of(ablation),
+            seed=source.get("seed", 0),
+        )
+        return about(report, examples)
 
 
 @takes(Source)
@@ -265,12 +265,12 @@ def heads(
     from locate.heads.prompt_heads import read_prompts
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
-    loaded = _model(model)
     known = which.roles if isinstance(which, RoleReport) else {}
-    pairs = _examples(loaded, what, source).pairs
-    return HeadsOnPrompts(
-        tuple(read_prompts(loaded, pairs, list(known or which), known, n_prompts))
-    )
+    with _model(model).alone() as loaded:
+        pairs = _examples(loaded, what, source).pairs
+        return HeadsOnPrompts(
+            tuple(read_prompts(loaded, pairs, list(known or which), known, n_prompts))
+        )
 
 
 @takes(Editing, Judging)
@@ -376,13 +376,13 @@ def compare(
         return compare_circuits(circuit_of(first), circuit_of(second))
     usual = {"roles": True, "hold_out": 0.0, **options}
     source, (search,) = split(usual, Source, Search)
-    loaded = _model(first)
-    delta = delta_of(second).fitted_to(loaded, allow_mismatch)
-    if what is None:
-        asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
-    else:
-        asked = about_a_relation(examples_of(loaded, what, search.batch_size, **source))
-    return compare_edit(loaded, delta, asked, search, draws)
+    with _model(first).alone() as loaded:
+        delta = delta_of(second).fitted_to(loaded, allow_mismatch)
+        if what is None:
+            asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
+        else:
+            asked = about_a_relation(examples_of(loaded, what, search.batch_size, **source))
+        return compare_edit(loaded, delta, asked, search, draws)
 
 
 def ask(model: Model | str, prompt: str, subject: str, answer: str) -> Any:

@@ -44,6 +44,7 @@ from circuits.facts.questions import (
     questions,
 )
 from circuits.facts.relation_pairs import make_relation_pairs, relations_with_subjects_of
+from circuits.model.holding import alone
 from circuits.model.metrics import rank
 from circuits.model.model import Model
 from locate.options import Source
@@ -88,6 +89,7 @@ def check_readable(source: Source) -> None:
         relations_of(source)
 
 
+@alone
 def collect(
     model: Model,
     source: Source,
@@ -293,6 +295,7 @@ def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[Token
     return encoded
 
 
+@alone
 @torch.no_grad()
 def recalled(model: Model, pairs: Sequence[TokenPair], batch_size: int = 32) -> list[bool]:
     """For each pair whether no token scores higher than the answer after the clean prompt."""

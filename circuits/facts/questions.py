@@ -24,6 +24,7 @@ from circuits.base.choices import Templates
 from circuits.base.errors import OptionError, PromptError
 from circuits.facts.facts import Fact, Relation, fill
 from circuits.facts.pairs import PromptPair
+from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Tokenizer
@@ -148,6 +149,7 @@ def questions(
     return list(asked.values())
 
 
+@alone
 def known_facts(
     model: Model,
     relations: Relation | Iterable[Relation],
@@ -217,6 +219,7 @@ def make_pairs(
     )
 
 
+@alone
 def pairs_for(
     model: Model,
     relations: Relation | Iterable[Relation],

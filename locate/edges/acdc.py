@@ -32,6 +32,7 @@ from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.running import CircuitRunner
 from circuits.graph.select import prune
+from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
 from locate.edges.locators import Locator
@@ -41,6 +42,7 @@ DEFAULT_TAU = 0.05
 """The threshold where none is given, in units of the metric."""
 
 
+@alone
 def acdc(
     model: Model,
     pairs: Sequence[TokenPair],
@@ -96,6 +98,7 @@ def acdc(
     return Circuit(wiring, pruned.kept, scores, provenance={**provenance, "selection": selection})
 
 
+@alone
 def search(
     model: Model,
     pairs: Sequence[TokenPair],

@@ -52,10 +52,10 @@ def start(context: Context, state: ViewState) -> None:
     asked = (state.model, state.prompt, state.subject, state.answer)
 
     def find(stage: Stage) -> Found:
-        from locate.ask import answers, find_circuit
-
         stage("loading the model")
         model = context.models.get(state.model)
+        from locate.ask import answers, find_circuit
+
         stage("asking the model")
         question = context.question(*asked)
         circuit = find_circuit(model, question, stages=stage.during)
@@ -71,10 +71,10 @@ def start(context: Context, state: ViewState) -> None:
         return Found(entry, circuit, answers(model, question))
 
     def change(stage: Stage) -> Found:
-        from locate.ask import answers, edit_fact
-
         stage("loading the model")
         model = context.models.get(state.model)
+        from locate.ask import answers, edit_fact
+
         stage("asking the model")
         question = context.question(*asked)
         trial = edit_fact(model, question, state.target, progress=stage("editing and scoring"))
