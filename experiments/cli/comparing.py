@@ -11,7 +11,7 @@ from circuits.base.plain import plain
 from circuits.base.writing import as_csv, atomic_write
 from circuits.graph.compare import Comparison, Mass
 from experiments.cli.edit_report import page
-from experiments.cli.finding import Look, Table
+from experiments.cli.finding import Look, Table, picture
 from locate.changes.rewiring import Rewiring
 
 FILES = (
@@ -92,17 +92,12 @@ def _look(
 
 
 def _files(comparison: Comparison, title: str) -> dict[str, Callable[[Path], Any]]:
-    def picture(path: Path) -> None:
-        from viz.paper.difference import draw_difference
-
-        draw_difference(comparison, path, title)
-
     return {
         "before.kc.safetensors": comparison.before.save,
         "after.kc.safetensors": comparison.after.save,
         "comparison.kc.safetensors": comparison.save,
         "edges.csv": lambda path: atomic_write(path, as_csv(comparison.rows())),
-        "difference.svg": picture,
+        "difference.svg": picture(comparison, title),
     }
 
 

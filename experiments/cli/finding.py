@@ -56,6 +56,17 @@ class Look:
         console.result({**self.summary, "files": [str(path) for path in paths]})
 
 
+def picture(result: Any, title: str) -> Callable[[Path], Any]:
+    """What draws a result to a file, as its kind is drawn on paper."""
+
+    def write(path: Path) -> None:
+        from viz.paper import draw
+
+        draw(result, path, title=title)
+
+    return write
+
+
 def describe(examples: Examples) -> str:
     """How many facts are looked at, and how many are not known to the model."""
     counts, n_facts = examples.counts, len(examples.pairs)

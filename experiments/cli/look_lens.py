@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from circuits.model.model import Model
-from experiments.cli.finding import Look, Table, describe
+from experiments.cli.finding import Look, Table, describe, picture
 from locate.examples import Examples
 from locate.states.attribution import LogitAttribution
 from locate.states.lens import LensResult, lens_positions, logit_lens
@@ -44,17 +43,12 @@ def prompt_lens(
         "provenance": dict(found.provenance),
     }
 
-    def draw(path: Path) -> None:
-        from viz.paper.lenses import draw_prompt_lens
-
-        draw_prompt_lens(found, path, prompt)
-
     return Look(
         {**metadata, "layers": found.rows()},
         tables=(_prompt_table(found),),
         files={
             "lens.kc.safetensors": found.save,
-            "lens.svg": draw,
+            "lens.svg": picture(found, prompt),
         },
     )
 
@@ -78,18 +72,13 @@ def relation_lens(lens: AverageLens, attribution: LogitAttribution, examples: Ex
         [(row["source"], f"{row['contribution']:.3f}") for row in attribution.rows()[:LARGEST]],
     )
 
-    def draw(path: Path) -> None:
-        from viz.paper.lenses import draw_average_lens
-
-        draw_average_lens(lens, path, f"{name} in {model}")
-
     return Look(
         {**shared, "counts": examples.counts, "layers": lens.rows(), **attributed},
         tables=(*(_average_table(lens, place) for place in lens.places), largest),
         lines=(describe(examples),),
         files={
             "average_lens.kc.safetensors": lens.save,
-            "average_lens.svg": draw,
+            "average_lens.svg": picture(lens, f"{name} in {model}"),
             "attribution.kc.safetensors": attribution.save,
         },
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from circuits.base.choices import TraceKind
 from circuits.base.intervals import Interval, bootstrap, mean
-from experiments.cli.finding import Look, Table, describe
+from experiments.cli.finding import Look, Table, describe, picture
 from locate.examples import Examples
 from locate.states.trace_average import AverageTrace, PositionRole
 from locate.states.tracing import Trace
@@ -36,18 +35,13 @@ def prompt_trace(found: Trace) -> Look:
         [(r["kind"], str(r["layer"]), r["token"], f"{r['effect']:.4f}", _error(r)) for r in rows],
     )
 
-    def draw(path: Path) -> None:
-        from viz.paper.curves import draw_trace
-
-        draw_trace(found, path, found.prompt)
-
     return Look(
         summary,
         tables=(table,),
         lines=(f"p clean {found.p_clean:.4f}, p corrupted {found.p_corrupted:.4f}",),
         files={
             "trace.kc.safetensors": found.save,
-            "trace.svg": draw,
+            "trace.svg": picture(found, found.prompt),
         },
     )
 
@@ -73,11 +67,6 @@ def average_trace(found: AverageTrace, examples: Examples) -> Look:
         "provenance": dict(found.provenance),
     }
 
-    def draw(path: Path) -> None:
-        from viz.paper.curves import draw_average_trace
-
-        draw_average_trace(found, path, f"{examples.name} in {model}")
-
     peak_table = Table(
         "peaks at the subject's last token (early site) and at the last token (late site):",
         ("state", "position", "layer", "effect"),
@@ -89,7 +78,7 @@ def average_trace(found: AverageTrace, examples: Examples) -> Look:
         lines=(describe(examples), f"p clean {clean}, p corrupted {corrupted}"),
         files={
             "average_trace.kc.safetensors": found.save,
-            "average_trace.svg": draw,
+            "average_trace.svg": picture(found, f"{examples.name} in {model}"),
         },
     )
 
