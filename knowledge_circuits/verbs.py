@@ -23,6 +23,7 @@ from locate.edited import Edited
 from locate.evaluate import StoredEvaluation
 from locate.heads.prompt_heads import HeadsOnPrompts
 from locate.heads.roles import RoleReport
+from locate.heads.span_roles import SpanRoles
 from locate.options import Editing, Evaluating, Judging, Source, Tracing, Unlearning
 from locate.search import Search
 from locate.states.attribution import LogitAttribution
@@ -223,10 +224,11 @@ def attribution(model: Model | str, what: Any, **options: Any) -> LogitAttributi
 @takes(Source)
 def roles(
     model: Model | str, what: Any, circuit: Any = None, ablation: str = "zero", **options: Any
-) -> RoleReport:
+) -> RoleReport | SpanRoles:
     """Which heads move the answer from the subject, and which say what is asked for.
 
-    With a `circuit` only its heads are reported. Labels are checked by `ablation`.
+    With a `circuit` only its heads are reported. Labels are checked by `ablation`. Of pairs without
+    a subject, heads by the spans that the pairs name, without either.
 
     >>> report = roles("facts-gpt2", "country_capital", n_pairs=8)
     >>> report.roles["a6.h1"]
@@ -234,17 +236,25 @@ def roles(
     """
     from circuits.base.choices import Ablation
     from locate.heads.roles import head_roles
+    from locate.heads.span_roles import span_roles
     from locate.looks.look import about
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
     with _model(model).alone() as loaded:
         examples = _examples(loaded, what, source)
+        seed = source.get("seed", 0)
+        if all(pair.subject is None for pair in examples.pairs):
+            if circuit is not None or Ablation.of(ablation) != Ablation.ZERO:
+                raise OptionError(
+                    "`circuit` and `ablation` have no effect on pairs without a subject"
+                )
+            return about(span_roles(loaded, examples.pairs, seed=seed), examples)
         report = head_roles(
             loaded,
             examples.pairs,
             circuit=None if circuit is None else circuit_of(circuit),
             ablation=Ablation.of(ablation),
-            seed=source.get("seed", 0),
+            seed=seed,
         )
         return about(report, examples)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.records import read_csv
+from circuits.model.tokens import find_mentions, occurrences
 
 ATLAS_DIR = Path(__file__).parent / "atlas"
 SLOT = "{}"
@@ -101,6 +102,19 @@ def fill(template: str, subject: str) -> str:
     if template.count(SLOT) != 1:
         raise OptionError(f"a template needs exactly one {SLOT} for the subject: {template!r}")
     return template.replace(SLOT, subject)
+
+
+def place_in(template: str, subject: str) -> int:
+    """Which occurrence of the subject in the filled template stands in the slot, counted from 1.
+
+    0 where it is the one mention as a whole word, which is found without being counted.
+    """
+    text, word = fill(template, subject), subject.strip()
+    start = template.index(SLOT) + subject.index(word)
+    place = (start, start + len(word))
+    if find_mentions(text, subject) == [place]:
+        return 0
+    return occurrences(text, subject).index(place) + 1
 
 
 @cache

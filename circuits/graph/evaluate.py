@@ -111,7 +111,7 @@ def run_circuits(
         for run, circuit in enumerate([Circuit.full(wiring), Circuit.empty(wiring), *circuits]):
             # The full circuit is the clean run (a law that the tests hold for the runner).
             logits = clean if circuit.kept.all() else runner.run(circuit)
-            values = evaluate_metric(metric, logits, batch.answer, batch.foil, clean)
+            values = evaluate_metric(metric, logits, batch.wanted, batch.unwanted, clean)
             metrics[run, rows] = values.float().cpu().numpy()
             _check_finite(model, metrics[run], batch, pairs, run)
             hits[run, rows] = hit_at(logits, batch.answer, k).cpu().numpy()

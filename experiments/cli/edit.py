@@ -155,10 +155,12 @@ def compare(
     model: ComparedModel = None,
     edit: EditFile = None,
     source: Annotated[
-        Source, Fixed("facts", "pairs", "wordings", "known_only", "corrupt", hold_out=0.0)
+        Source, Fixed("facts", "pairs", "task", "wordings", "known_only", "corrupt", hold_out=0.0)
     ],
     search: Annotated[
-        Search, Fixed("rule", "ablation", "threshold", "n_random", "curve"), Starts(roles=True)
+        Search,
+        Fixed("rule", "ablation", "threshold", "faithfulness", "n_random", "curve"),
+        Starts(roles=True),
     ],
     draws: Draws = 20,
     allow_mismatch: OtherWeights = False,

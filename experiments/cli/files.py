@@ -52,7 +52,17 @@ OutFile = Annotated[
 Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
 AtlasOrFile = Annotated[
     Source,
-    Fixed("relation", "pairs", "wordings", "limit", "hold_out", "known_only", "seed", "corrupt"),
+    Fixed(
+        "relation",
+        "pairs",
+        "task",
+        "wordings",
+        "limit",
+        "hold_out",
+        "known_only",
+        "seed",
+        "corrupt",
+    ),
 ]
 
 

@@ -126,7 +126,8 @@ class _Runs:
     def metric(self, clean_logits: Tensor | None) -> Callable[[Tensor], Tensor]:
         """The metric of a run's logits."""
         name, batch = self.scoring.metric, self.batch
-        return lambda logits: evaluate_metric(name, logits, batch.answer, batch.foil, clean_logits)
+        sides = batch.wanted, batch.unwanted
+        return lambda logits: evaluate_metric(name, logits, *sides, clean_logits)
 
 
 def _at_clean(runs: _Runs) -> None:

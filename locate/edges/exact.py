@@ -154,7 +154,7 @@ def _patch(
         run = _CleanRun(model, wiring, batch, constants)
 
         def metric(logits: Tensor, batch: PairBatch = batch, run: _CleanRun = run) -> Tensor:
-            return evaluate_metric(scoring.metric, logits, batch.answer, batch.foil, run.logits)
+            return evaluate_metric(scoring.metric, logits, batch.wanted, batch.unwanted, run.logits)
 
         clean, rows = metric(run.logits), np.array(batch.index)
         for chunk in _chunks(wiring, edges, max(1, max_rows // len(batch))):

@@ -99,11 +99,12 @@ class Context:
 
     def stored_question(self, model: str, record: Mapping[str, str], bos: Any) -> Question:
         """A pair that a circuit was found on, as it was: its own corrupted prompt and foil."""
-        from circuits.facts.pairs import PromptPair, encode_pair
+        from circuits.facts.pairs import encode_pair, pair_from_record
         from locate.ask import Question
 
         tokenizer = self.models.get(model).tokenizer
-        pair = encode_pair(tokenizer, PromptPair(**record), bos if isinstance(bos, bool) else None)
+        text = pair_from_record(dict(record), "the circuit", 1)
+        pair = encode_pair(tokenizer, text, bos if isinstance(bos, bool) else None)
         return Question((pair,), pair.text.relation)
 
 

@@ -92,8 +92,8 @@ def _average_caption(average: AverageTrace) -> str:
     origin, n_facts = average.provenance, len(average.p_clean)
     parts = canvas.asked(origin)
     parts.append(f"mean over {n_facts} facts" if n_facts > 1 else "1 fact")
-    parts.append(f"p clean {average.p_clean.mean():.3f}")
-    parts.append(f"p corrupted {average.p_corrupted.mean():.3f}")
+    parts.append(f"{average.measure} clean {average.p_clean.mean():.3f}")
+    parts.append(f"{average.measure} corrupted {average.p_corrupted.mean():.3f}")
     return _joined(parts, origin) + "  ·  ring: the row's largest"
 
 
@@ -152,6 +152,7 @@ def _curve_caption(origin: Mapping[str, Any]) -> str:
     ranked = {"absolute": "edges ranked by |score|", "signed": "edges ranked by score"}
     parts += [ranked[ranking]] if ranking in ranked else []
     over = f"over {origin['pairs']} pairs" if "pairs" in origin else "over pairs"
+    over += f" ({origin['measured_on']})" if "measured_on" in origin else ""
     return canvas.joined([*parts, f"bands: 95 % intervals {over}"])
 
 
