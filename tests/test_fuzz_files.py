@@ -18,7 +18,7 @@ from circuits.base.writing import to_json
 from circuits.files.kinds import open_result
 from experiments.cli import drawing
 from tests.fuzzing import chance, tried
-from tests.test_kinds import STORED
+from tests.results import STORED
 from viz.app.context import Context
 from viz.app.library import Library
 from viz.app.routes import page_of
