@@ -24,6 +24,7 @@ from circuits.base.errors import (
     NumericalError,
     OptionError,
     UnsupportedArchitectureError,
+    is_out_of_memory,
 )
 from circuits.base.places import user_cache
 from circuits.model.gguf import GgufFile
@@ -32,18 +33,23 @@ from circuits.model.packaged import PACKAGED, fetched
 EMBEDDED_DIR = Path(__file__).parent.parent / "embedded"
 HUB_TIMEOUT_SECONDS = 4.0
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-Origin = dict[str, Any]
+Read = tuple[Any, Any, dict[str, Any], torch.dtype | None]
+"""Model, tokenizer, where they are from, and the type that the weights were stored in."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """A Hugging Face model and tokenizer, with where they came from."""
+    """A Hugging Face model and tokenizer, with where they came from.
+
+    `stored_dtype` is what the weights' own files hold, where that is known.
+    """
 
     name: str
     hf_model: Any
     hf_tokenizer: Any
     provenance: dict[str, Any]
+    stored_dtype: torch.dtype | None = None
 
 
 def embedded_models() -> dict[str, Path]:
@@ -165,10 +171,10 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
     progress_was_on = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
-        hf_model, hf_tokenizer, origin = read(source, name, torch_dtype)
-    except (KnowledgeCircuitsError, MemoryError, torch.OutOfMemoryError):
-        raise
+        hf_model, hf_tokenizer, origin, kept = read(source, name, torch_dtype)
     except Exception as error:  # a damaged directory makes the libraries raise almost anything
+        if isinstance(error, KnowledgeCircuitsError) or is_out_of_memory(error):
+            raise
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise ModelNotFoundError(f"{name!r} cannot be loaded: {kind}{gist(error)}") from None
     finally:
@@ -189,10 +195,10 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
         "dtype": dtype,
         "weights_sha256": weights_hash(parameters),
     }
-    return LoadedWeights(name, hf_model, hf_tokenizer, provenance)
+    return LoadedWeights(name, hf_model, hf_tokenizer, provenance, kept)
 
 
-def _from_directory(source: Source, name: str, dtype: torch.dtype) -> tuple[Any, Any, Origin]:
+def _from_directory(source: Source, name: str, dtype: torch.dtype) -> Read:
     """Model and tokenizer of a Hugging Face directory or hub name."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -211,10 +217,12 @@ def _from_directory(source: Source, name: str, dtype: torch.dtype) -> tuple[Any,
         **options,
     )
     _check_complete(loaded[1], name)
-    return loaded[0], hf_tokenizer, {"revision": getattr(config, "_commit_hash", None)}
+    stored = getattr(config, "dtype", None)
+    kept = stored if isinstance(stored, torch.dtype) else None
+    return loaded[0], hf_tokenizer, {"revision": getattr(config, "_commit_hash", None)}, kept
 
 
-def _from_gguf(source: Source, name: str, dtype: torch.dtype) -> tuple[Any, Any, Origin]:
+def _from_gguf(source: Source, name: str, dtype: torch.dtype) -> Read:
     """Model and tokenizer of a GGUF file, the weights taken out of their blocks."""
     file = GgufFile(source.weights, name)
     config = file.config()
@@ -222,7 +230,7 @@ def _from_gguf(source: Source, name: str, dtype: torch.dtype) -> tuple[Any, Any,
     hf_tokenizer = file.tokenizer()
     hf_model, report = file.model(config, dtype)
     _check_complete(report, name)
-    return hf_model, hf_tokenizer, {"revision": None, "quantisation": file.quantisation}
+    return hf_model, hf_tokenizer, {"revision": None, "quantisation": file.quantisation}, None
 
 
 def _check_vocabulary(hf_model: Any, hf_tokenizer: Any, name: str) -> None:
