@@ -32,6 +32,7 @@ from circuits.graph.evaluate import Evaluation, evaluate, run_circuits
 from circuits.graph.noise import Sample
 from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
 from circuits.graph.select import random_circuit, top_n
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.discovery import Discovery, sides_of
 from locate.edges.score import score_edges
@@ -47,6 +48,7 @@ FAITHFUL = 0.8
 __all__ = ["Discovery", "Search", "discover", "find", "stability_of", "with_uncertainty"]
 
 
+@alone
 def discover(
     model: Model, examples: Examples, search: Search, stages: Stages = silent
 ) -> Discovery:
@@ -150,6 +152,7 @@ def _evidence(
     return found
 
 
+@alone
 def find(model: Model, examples: Examples, search: Search, stages: Stages = silent) -> Circuit:
     """The circuit that the examples' first side shares, and what resamples of it say; no test.
 

@@ -45,6 +45,7 @@ from circuits.facts.questions import (
 )
 from circuits.facts.relation_pairs import make_relation_pairs, relations_with_subjects_of
 from circuits.facts.tasks import task_pairs
+from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference, rank
 from circuits.model.model import Model
 from locate.chat import chat_pair, chat_relation, in_chat
@@ -92,6 +93,7 @@ def check_readable(source: Source) -> None:
         relations_of(source)
 
 
+@alone
 def collect(
     model: Model,
     source: Source,
@@ -314,6 +316,7 @@ def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[Token
     return encoded
 
 
+@alone
 @torch.no_grad()
 def recalled(model: Model, pairs: Sequence[TokenPair], batch_size: int = 32) -> list[bool]:
     """For each pair whether no token scores higher than the answer after the clean prompt.

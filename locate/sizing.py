@@ -20,7 +20,8 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores
 from circuits.graph.evaluate import UNDEFINED_BELOW
 from circuits.graph.measuring import MeanMetric
-from circuits.model.model import Model, alone
+from circuits.model.holding import alone
+from circuits.model.model import Model
 from locate.search import Search
 
 SMALLEST, LARGEST = 0.001, 0.5

@@ -7,7 +7,7 @@ put into words). This module needs the standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -131,15 +131,6 @@ def relation(name: str) -> Relation:
     near = get_close_matches(name.strip().lower().replace(" ", "_"), relations, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(relations)}"
     raise OptionError(f"the atlas has no relation {name!r}; {hint}")
-
-
-def relations_by_subject(relations: Iterable[Relation]) -> dict[str, tuple[str, ...]]:
-    """For each subject the names of its relations, as subjects are shared between relations."""
-    names: dict[str, dict[str, None]] = {}
-    for each in relations:
-        for subject in each.subjects():
-            names.setdefault(subject, {})[each.name] = None
-    return {subject: tuple(of_subject) for subject, of_subject in names.items()}
 
 
 def read_atlas(directory: Path) -> dict[str, Relation]:

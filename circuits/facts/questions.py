@@ -24,6 +24,7 @@ from circuits.base.choices import Templates
 from circuits.base.errors import OptionError, PromptError
 from circuits.facts.facts import Fact, Relation, fill, place_in
 from circuits.facts.pairs import SUBJECT, PromptPair
+from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Tokenizer
@@ -154,6 +155,7 @@ def questions(
     return list(asked.values())
 
 
+@alone
 def known_facts(
     model: Model,
     relations: Relation | Iterable[Relation],
@@ -223,6 +225,7 @@ def make_pairs(
     )
 
 
+@alone
 def pairs_for(
     model: Model,
     relations: Relation | Iterable[Relation],

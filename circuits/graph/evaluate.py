@@ -28,8 +28,9 @@ from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.graph.running import CircuitRunner, head_projections
+from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric, hit_at
-from circuits.model.model import Model, alone
+from circuits.model.model import Model
 
 if TYPE_CHECKING:
     pass
@@ -188,6 +189,7 @@ class Evaluation(Shown):
         return {name: plain(value) for name, value in vars(self).items()}
 
 
+@alone
 def evaluate(
     model: Model,
     pairs: Sequence[TokenPair],
@@ -242,6 +244,7 @@ def evaluate(
     )
 
 
+@alone
 def single_edge_drops(
     model: Model,
     pairs: Sequence[TokenPair],

@@ -65,8 +65,6 @@ def evaluate(
     """Measure a stored circuit, on the pairs of a relation, a fact file or a pair file."""
     console = Console(as_json)
     with console.working():
-        from circuits.base.origin import write_all
-        from circuits.base.writing import save_json
         from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches, read_circuit
         from locate.report import measure_rows
 
@@ -80,8 +78,7 @@ def evaluate(
         examples = o.pairs_of(console, loaded, o.limited(source), evaluating.batch_size)
         done = evaluate_stored(loaded, stored, examples, evaluating, warnings, console.stage)
         summary = done.as_dict(circuit)
-        writers = {"summary.json": lambda path: save_json(summary, path)}
-        files = [] if out is None else write_all(out, writers)
+        files = [] if out is None else done.save(out, circuit)
     console.warn(*done.warnings)
     console.table(*measure_rows({"value": done.evaluation}))
     if summary["minimality"] is not None:

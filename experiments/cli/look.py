@@ -59,7 +59,8 @@ def trace(
     words = {"answer": answer, "subject": subject}
     _check_question(given, prompt, words, source, ("subject", "answer"))
     with console.working():
-        from experiments.cli import look_trace
+        from locate.looks import trace as looks
+        from locate.looks.look import about
         from locate.states.trace_average import trace_facts
         from locate.states.tracing import trace as trace_prompt
         from locate.states.tracing import usual_window
@@ -77,16 +78,16 @@ def trace(
                 given.refuse("on pairs without a subject, which are patched", *noise)
             with console.stage("traces") as progress:
                 average = trace_facts(loaded, examples.pairs, progress=progress, **options)
-            look = look_trace.average_trace(average, examples)
+            look = looks.average_trace(about(average, examples))
         else:
             with console.stage("trace"):
                 found = trace_prompt(
                     loaded, str(prompt), str(subject), str(answer), bos=source.bos, **options
                 )
-            look = look_trace.prompt_trace(found)
+            look = looks.prompt_trace(found)
             _warn_of_another_answer(console, loaded, found)
-        paths = look.write(out, look_trace.FILES)
-    look.show(console, paths)
+        paths = look.write(out, looks.FILES)
+    console.show(look, paths)
 
 
 def lens(
@@ -111,8 +112,10 @@ def lens(
     words = {"answer": answer, "foil": foil, "subject": subject}
     _check_question(given, prompt, words, source, ("answer",))
     with console.working():
-        from experiments.cli import look_lens
+        from locate.looks import lens as looks
+        from locate.looks.look import about
         from locate.states.attribution import direct_logit_attribution
+        from locate.states.lens import lens_on_prompt
         from locate.states.lens_average import average_lens
 
         o.check_files(source if source.asks else None, out)
@@ -124,12 +127,12 @@ def lens(
                 average = average_lens(loaded, examples.pairs, batch_size=batch_size)
             with console.stage("attribution"):
                 attribution = direct_logit_attribution(loaded, examples.pairs, batch_size)
-            look = look_lens.relation_lens(average, attribution, examples)
+            look = looks.average_lens(about(average, examples), about(attribution, examples))
         else:
             with console.stage("lens"):
-                look = look_lens.prompt_lens(loaded, str(prompt), words, source.bos)
-        paths = look.write(out, look_lens.FILES)
-    look.show(console, paths)
+                look = looks.prompt_lens(lens_on_prompt(loaded, str(prompt), words, source.bos))
+        paths = look.write(out, looks.FILES)
+    console.show(look, paths)
 
 
 def roles(
@@ -150,10 +153,11 @@ def roles(
     """
     console = Console(as_json)
     with console.working():
-        from experiments.cli import look_roles
         from locate.evaluate import fitted, read_circuit
         from locate.heads.roles import head_roles
         from locate.heads.span_roles import span_roles
+        from locate.looks import roles as looks
+        from locate.looks.look import about
 
         stored = None if circuit is None else read_circuit(circuit)
         o.check_files(source, out)
@@ -168,7 +172,7 @@ def roles(
                 by_span = span_roles(
                     loaded, examples.pairs, batch_size=batch_size, seed=source.seed
                 )
-                look = look_roles.roles_by_span(by_span, examples)
+                look = looks.roles_by_span(about(by_span, examples))
             else:
                 report = head_roles(
                     loaded,
@@ -178,10 +182,10 @@ def roles(
                     batch_size=batch_size,
                     seed=source.seed,
                 )
-                shown = look_roles.on_prompts(loaded, report, examples)
-                look = look_roles.roles(report, examples, shown)
-        paths = look.write(out, look_roles.FILES)
-    look.show(console, paths)
+                shown = looks.on_prompts(loaded, report, examples.pairs)
+                look = looks.roles(about(report, examples), shown)
+        paths = look.write(out, looks.FILES)
+    console.show(look, paths)
 
 
 def _check_question(

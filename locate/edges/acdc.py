@@ -29,6 +29,7 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.measuring import MeanMetric
 from circuits.graph.select import prune
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.edges.locators import Locator
 from locate.search import Scoring, Search
@@ -37,6 +38,7 @@ DEFAULT_TAU = 0.05
 """The threshold where none is given, in units of the metric."""
 
 
+@alone
 def acdc(
     model: Model,
     pairs: Sequence[TokenPair],
@@ -92,6 +94,7 @@ def acdc(
     return Circuit(wiring, pruned.kept, scores, provenance={**provenance, "selection": selection})
 
 
+@alone
 def search(
     model: Model,
     pairs: Sequence[TokenPair],

@@ -28,8 +28,9 @@ from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import EdgeScores, Wiring
+from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
-from circuits.model.model import Model, Prefix, alone
+from circuits.model.model import Model, Prefix
 from locate.edges.locators import Locator
 from locate.edges.passes import InputGradients, SourceDifferences
 from locate.search import Scoring

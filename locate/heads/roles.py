@@ -35,7 +35,8 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import Ablation
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.evaluate import check_geometry
-from circuits.model.model import Model, alone
+from circuits.model.holding import alone
+from circuits.model.model import Model
 from locate.heads.attention import REGIONS, HeadReadings, Region, check_subjects, read_heads
 from locate.heads.role_checks import (
     EFFECTS,

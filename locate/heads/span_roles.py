@@ -20,7 +20,8 @@ from circuits.base.display import Shown, Summary, named
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
 from circuits.facts.pairs import TokenPair
-from circuits.model.model import Model, alone
+from circuits.model.holding import alone
+from circuits.model.model import Model
 from locate.heads.role_criteria import RoleCriteria
 from locate.heads.span_attention import attention_to_spans
 from locate.states.attribution import direct_logit_attribution

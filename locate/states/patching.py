@@ -19,8 +19,9 @@ from torch import Tensor
 from circuits.base.choices import Metric, MetricLike
 from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
-from circuits.model.model import Model, alone
+from circuits.model.model import Model
 from locate.states.sweep import Measure, TraceKind, run_rows
 from locate.states.trace_average import AverageTrace, by_name, order_of, places_of
 from locate.states.tracing import ALL_KINDS, MAX_ROWS, check_kinds, restored_values

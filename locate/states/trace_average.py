@@ -20,6 +20,7 @@ from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
 from circuits.base.results import Result, numeric, texts
 from circuits.facts.pairs import TokenPair
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Span
 from locate.heads.attention import check_subjects
@@ -293,6 +294,7 @@ def average_traces(traces: Sequence[Trace]) -> AverageTrace:
     )
 
 
+@alone
 def trace_facts(
     model: Model,
     pairs: Sequence[TokenPair],

@@ -26,7 +26,8 @@ from circuits.base.choices import NoiseUnit
 from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.results import Result, numeric, texts
-from circuits.model.model import Model, alone
+from circuits.model.holding import alone
+from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span
 from locate.states.sweep import (
     CorruptedRun,

@@ -1,40 +1,38 @@
-"""`kc roles`: what is printed and stored of the heads' roles."""
+"""What is printed and stored of heads: their roles, and what they do on a few prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
-from experiments.cli.finding import Look, Table, describe
-from locate.examples import Examples
-from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads, read_prompts
+from locate.heads.prompt_heads import HeadsOnPrompts, read_prompts
 from locate.heads.roles import HeadRole, RoleReport
 from locate.heads.span_roles import SpanRoles
+from locate.looks.look import Look, Table, describe
 
 FILES = ("roles.kc.safetensors", "heads.kc.safetensors")
 UNLABELLED = 5
 """Heads that are shown where none has a role."""
 
 
-def on_prompts(model: Model, report: RoleReport, examples: Examples) -> list[PromptHeads]:
+def on_prompts(model: Model, report: RoleReport, pairs: Sequence[TokenPair]) -> HeadsOnPrompts:
     """The labelled heads, or the strongest where none has a role, on the first few prompts."""
     heads = [head.name for head in report.labelled or report.heads[:UNLABELLED]]
-    return read_prompts(model, examples.pairs, heads, report.roles)
+    return HeadsOnPrompts(tuple(read_prompts(model, pairs, heads, report.roles)))
 
 
-def roles(report: RoleReport, examples: Examples, shown: Sequence[PromptHeads] = ()) -> Look:
+def roles(report: RoleReport, shown: HeadsOnPrompts | None = None) -> Look:
     """The labelled heads with their evidence; the strongest ones where no head has a role.
 
     `shown` are the heads on a few prompts.
     """
-    report = replace(report, provenance={**report.provenance, "relation": examples.name})
+    origin = report.provenance
     summary: dict[str, Any] = {
-        "model": report.provenance["model"],
-        "relation": examples.name,
-        "pairs": len(examples.pairs),
+        "model": origin["model"],
+        "relation": origin.get("relation"),
+        "pairs": origin["pairs"],
         **report.as_dict(),
     }
     heads = report.labelled or report.heads[:UNLABELLED]
@@ -45,28 +43,37 @@ def roles(report: RoleReport, examples: Examples, shown: Sequence[PromptHeads] =
         [_row(head) for head in heads],
     )
     nothing = () if report.labelled else ("no head meets the criterion of a role",)
-    files: dict[str, Callable[[Path], Any]] = {"roles.kc.safetensors": report.save}
-    if shown:
-        files["heads.kc.safetensors"] = HeadsOnPrompts(tuple(shown)).save
     return Look(
         summary,
         tables=(table,),
-        lines=(describe(examples), *nothing),
-        files=files,
+        lines=(*describe(origin, origin["pairs"]), *nothing),
+        files={
+            "roles.kc.safetensors": report.save,
+            **(on_prompts_look(shown).files if shown is not None and shown.prompts else {}),
+        },
     )
 
 
-def roles_by_span(report: SpanRoles, examples: Examples) -> Look:
+def on_prompts_look(found: HeadsOnPrompts) -> Look:
+    """Heads on single prompts: where each looks and what it raises."""
+    return Look(
+        {"model": found.provenance.get("model"), "heads": found.rows()},
+        files={"heads.kc.safetensors": found.save},
+    )
+
+
+def roles_by_span(report: SpanRoles) -> Look:
     """Heads by the spans of a task; the strongest ones where no head has a role."""
+    origin = report.provenance
     summary = {
-        "model": report.provenance["model"],
-        "relation": examples.name,
-        "pairs": len(examples.pairs),
+        "model": origin["model"],
+        "relation": origin.get("relation"),
+        "pairs": origin["pairs"],
         **report.as_dict(),
     }
     nothing = () if report.labelled else ("no head meets the criterion of a role",)
     table = Table("", *report.table())
-    return Look(summary, tables=(table,), lines=(describe(examples), *nothing))
+    return Look(summary, tables=(table,), lines=(*describe(origin, origin["pairs"]), *nothing))
 
 
 def _row(head: HeadRole) -> tuple[str, ...]:
