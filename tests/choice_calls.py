@@ -311,6 +311,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
             ("Evaluating", "ablation"),
             ("Source", "templates"),
             ("Source", "corrupt"),
+            ("Source", "task"),
             ("Unlearning", "method"),
         )
     },
