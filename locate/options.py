@@ -13,6 +13,7 @@ from typing import Any
 from circuits.base.choices import (
     Ablation,
     Corruption,
+    Known,
     Metric,
     NoiseUnit,
     Templates,
@@ -60,7 +61,8 @@ class Source(Options):
     )
     templates: Templates = option(
         Templates.FIRST,
-        "Templates to ask in: the first three training ones, train, ...",
+        "Templates to ask in: the first three training ones, the three that the model answers "
+        "best, train, ...",
         flags=("--split",),
     )
     wordings: tuple[str, ...] = option(
@@ -80,6 +82,14 @@ class Source(Options):
     known_only: bool | None = option(
         None, "Leave out what the model does not know; default: yes, for --pairs no."
     )
+    known: Known = option(
+        Known.TOP1,
+        "What counts as known: the best token of all (top1), one of the K best (topK), or the best "
+        "of the relation's objects.",
+    )
+    shots: int = option(
+        0, "Facts of the relation that stand answered before every question.", low=0, high=100
+    )
     bos: bool | None = option(None, "Begin prompts with the BOS token; default: the model's.")
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
     corrupt: Corruption = option(
@@ -88,8 +98,14 @@ class Source(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.shots and self.corrupt == Corruption.RELATION:
+            raise OptionError(
+                "`shots` show one relation, and `corrupt` relation asks two: give one of them"
+            )
         if self.pairs is None:
             return
+        if self.shots:
+            raise OptionError("`shots` are for facts; the prompts of `pairs` are worded already")
         if self.relation or self.facts:
             raise OptionError("`pairs` cannot be combined with `relation` or `facts`")
         if self.wordings:

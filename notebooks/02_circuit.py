@@ -27,8 +27,8 @@ import numpy as np
 import knowledge_circuits as kc
 from circuits.base.choices import Selection
 from circuits.facts.facts import relation
+from circuits.facts.pairing import pairs_for
 from circuits.facts.pairs import encode_pairs
-from circuits.facts.questions import pairs_for
 from circuits.graph.curves import faithfulness_curve
 from circuits.graph.evaluate import evaluate, run_circuits
 from circuits.graph.resample import inclusion_frequency

@@ -26,8 +26,8 @@ from circuits.edits.edit import EditRequest
 from circuits.edits.effects.pairs import edit_pairs
 from circuits.edits.methods.run import edit
 from circuits.facts.facts import relation
+from circuits.facts.pairing import pairs_for
 from circuits.facts.pairs import encode_pairs
-from circuits.facts.questions import pairs_for
 from circuits.graph.select import select
 from locate.changes.rewiring import rewiring
 from locate.states.lens import logit_lens

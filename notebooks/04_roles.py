@@ -25,8 +25,8 @@ from dataclasses import replace
 import knowledge_circuits as kc
 from circuits.base.choices import Selection
 from circuits.facts.facts import relation
+from circuits.facts.pairing import pairs_for
 from circuits.facts.pairs import encode_pairs
-from circuits.facts.questions import pairs_for
 from circuits.graph.select import select
 from locate.edges.eap import attribute
 from locate.heads.prompt_heads import read_prompt

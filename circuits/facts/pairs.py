@@ -24,7 +24,10 @@ from circuits.model.tokens import Prompt, Span, Tokenizer
 
 @dataclass(frozen=True)
 class PromptPair:
-    """One example as text; answer and foil without leading space."""
+    """One example as text; answer and foil without leading space.
+
+    `start` is the character at which the question begins in both prompts, after demonstrations.
+    """
 
     clean: str
     corrupted: str
@@ -32,17 +35,20 @@ class PromptPair:
     foil: str
     subject: str | None = None
     relation: str | None = None
+    start: int = 0
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """The fields that are set, as the lines of a `--pairs` file."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value not in (None, 0)}
 
 
 @dataclass(frozen=True)
 class TokenPair:
-    """One example as tokens. `answer` and `foil` are first continuation tokens.
+    """One example as tokens. `answer` and `foil` are the first continuation tokens that differ.
 
-    `tokenizer` is the fingerprint of the one that made them.
+    What both continuations begin with stands at the end of both prompts. `start` is the token
+    position at which the question begins, 0 where no demonstrations stand before it. `tokenizer` is
+    the fingerprint of the one that made them.
     """
 
     text: PromptPair
@@ -52,6 +58,7 @@ class TokenPair:
     foil: int
     subject: Span | None
     tokenizer: str
+    start: int = 0
 
     @property
     def first_difference(self) -> int:
@@ -85,15 +92,28 @@ def encode_pair(tokenizer: Tokenizer, pair: PromptPair, bos: bool | None = None)
         )
     if clean.ids == corrupted.ids:
         raise PromptError(f"clean and corrupted prompt are the same: {pair.clean!r}")
-    answer = tokenizer.first_token(pair.clean, pair.answer)
-    foil = tokenizer.first_token(pair.corrupted, pair.foil)
-    if answer == foil:
+    answer = tokenizer.continuation(pair.clean, pair.answer)
+    foil = tokenizer.continuation(pair.corrupted, pair.foil)
+    begun = shared_length(answer, foil)
+    if begun == min(len(answer), len(foil)):
         raise PromptError(
             f"answer {pair.answer!r} and foil {pair.foil!r} of {pair.clean!r} begin with the same "
-            f"token {tokenizer.token_string(answer)!r}, so no score can tell them apart"
+            f"token {tokenizer.token_string(answer[0])!r} and do not differ later, so no score can "
+            "tell them apart"
         )
-    subject = None if pair.subject is None else clean.span_of(pair.subject)
-    return TokenPair(pair, clean, corrupted, answer, foil, subject, tokenizer.fingerprint)
+    subject = None if pair.subject is None else clean.span_of(pair.subject, pair.start)
+    start = clean.span_at(pair.start, len(clean.text)).start if pair.start else 0
+    if begun:
+        clean = tokenizer.begun(clean, pair.answer, begun)
+        corrupted = tokenizer.begun(corrupted, pair.foil, begun)
+    made_by = tokenizer.fingerprint
+    return TokenPair(pair, clean, corrupted, answer[begun], foil[begun], subject, made_by, start)
+
+
+def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two continuations have in common at their beginning."""
+    steps = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(steps) if a != b), min(len(one), len(other)))
 
 
 def encode_pairs(
@@ -160,8 +180,13 @@ def pair_from_record(record: dict[str, Any], path: str | Path, line: int) -> Pro
     optional = [name for name in ("subject", "relation") if record.get(name) is not None]
     names = ["clean", "corrupted", "answer", "foil", *optional]
     checked = {name: text_field(record, name, path, line) for name in names}
+    start = record.get("start", 0)
+    if not isinstance(start, int) or not 0 <= start < len(record["clean"]):
+        reason = f"'start' must be a character of the prompts, not {start!r:.40}"
+        raise FileFormatError(path, reason, line)
     # White space at a prompt's end stays: it is a mistake, and tokenising reports it.
-    return PromptPair(**checked | {name: record[name] for name in ("clean", "corrupted")})
+    words = {name: record[name] for name in ("clean", "corrupted")}
+    return PromptPair(**checked | words, start=start)
 
 
 def _show(prompt: Prompt) -> str:

@@ -51,9 +51,12 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def span_of(self, subject: str) -> Span:
-        """Token positions of the one mention of the subject; PromptError for none or several."""
-        mentions = find_mentions(self.text, subject)
+    def span_of(self, subject: str, start: int = 0) -> Span:
+        """Token positions of the one mention of the subject; PromptError for none or several.
+
+        Only the text from the character `start` on is looked at.
+        """
+        mentions = [each for each in find_mentions(self.text, subject) if each[0] >= start]
         if not mentions:
             raise PromptError(f"subject {subject!r} is not in the prompt {self.text!r}")
         if len(mentions) > 1:
@@ -178,13 +181,24 @@ class Tokenizer:
         where the prompt ends in white space, or within a script without spaces. PromptError where
         the answer changes the prompt's own tokens.
         """
+        return _continuation(self.hf, prompt, self.ending(prompt, answer))
+
+    def ending(self, prompt: str, answer: str) -> str:
+        """The answer with the space that stands between it and the prompt, where one does."""
         answer = answer.strip()
         if not answer:
             raise PromptError(f"the answer to {prompt!r} is empty")
         _check_unicode(prompt + answer)
         unspaced = _script(prompt[-1:]) and _script(answer[0])
-        glue = "" if unspaced or _wants_no_space(prompt) else " "
-        return _continuation(self.hf, prompt, glue + answer)
+        return answer if unspaced or _wants_no_space(prompt) else f" {answer}"
+
+    def begun(self, prompt: Prompt, answer: str, n: int) -> Prompt:
+        """The prompt with the answer's first `n` tokens after it."""
+        whole = self.encode(prompt.text + self.ending(prompt.text, answer), prompt.bos)
+        stop = len(prompt) + n
+        offsets = whole.offsets[:stop]
+        text = whole.text[: max(right for _, right in offsets)]
+        return Prompt(text, whole.ids[:stop], whole.tokens[:stop], prompt.bos, offsets)
 
     def first_token(self, prompt: str, answer: str) -> int:
         """First continuation token of the answer: the one that scores count."""
