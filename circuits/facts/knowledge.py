@@ -219,8 +219,9 @@ class _Rivals:
         self.found: dict[tuple[str, str], frozenset[Tokens]] = {}
 
     def of(self, question: Question) -> frozenset[Tokens]:
-        """Those after the question; the prompt's last characters decide how a word goes on."""
-        key = (question.fact.relation, question.prompt[-2:])
+        """Those after the question: the same after all prompts that end in an English word."""
+        end = question.prompt[-2:]
+        key = (question.fact.relation, "" if end.isascii() and end[-1:].isalnum() else end)
         if key not in self.found:
             objects = self.objects.get(question.fact.relation, {})
             self.found[key] = frozenset(self._continuations(question.prompt, objects))
