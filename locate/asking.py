@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from circuits.base.choices import Corruption, Known, Templates
@@ -26,6 +27,7 @@ from circuits.facts.relation_pairs import (
 )
 from circuits.model.loading import embedded_models
 from circuits.model.model import Model
+from locate.chat import chat_relation, in_chat
 from locate.options import Source
 
 FEWEST = 2
@@ -51,8 +53,11 @@ class Collected:
         every: Sequence[Relation] | None = None,
     ) -> None:
         self.model, self.source, self.batch_size = model, source, batch_size
-        self.relations, self.every = relations, every
-        self.templates: Templates | Sequence[str] = source.wordings or source.templates
+        self.relations, self.every = self._in_chat(relations), every
+        self.templates: Templates | Sequence[str] = source.templates
+        if source.wordings:
+            wrap = partial(in_chat, model.tokenizer, bos=source.bos)
+            self.templates = [wrap(w) if source.chat else w for w in source.wordings]
         self.check, self.n_facts = KnowledgeCheck(()), 0
         self.others, self.others_of = KnowledgeCheck(()), set[str]()
 
@@ -140,7 +145,12 @@ class Collected:
         among: Sequence[Relation] = list(atlas().values())
         if self.source.facts is not None:
             among = self.every or load_facts(self.source.facts)
-        return relations_with_subjects_of(self.relations, among)
+        return self._in_chat(relations_with_subjects_of(self.relations, among))
+
+    def _in_chat(self, relations: Sequence[Relation]) -> list[Relation]:
+        """The relations worded for the model's chat template, where the source asks through it."""
+        wrap = partial(chat_relation, self.model.tokenizer, bos=self.source.bos)
+        return [wrap(each) if self.source.chat else each for each in relations]
 
     @property
     def is_poor(self) -> bool:

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from circuits.base.choices import Corruption, Known
+from circuits.base.choices import Corruption, Known, Task
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.records import read_jsonl
 from circuits.base.writing import to_json
@@ -36,12 +36,18 @@ from circuits.facts.pairs import (
     read_pairs,
 )
 from circuits.facts.questions import KnowledgeCheck
-from circuits.model.metrics import rank
+from circuits.facts.tasks import task_pairs
+from circuits.model.holding import alone
+from circuits.model.metrics import logit_difference, rank
 from circuits.model.model import Model
 from locate.asking import Collected
+from locate.chat import chat_pair
 from locate.options import Source
 
 __all__ = ["Examples", "Source", "as_jsonl", "check_readable", "collect", "relations_of"]
+
+TASK_PAIRS = 32
+"""Pairs of a task on each side unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,11 @@ def check_readable(source: Source) -> None:
     _check_asked(source)
     if source.pairs is not None:
         read_pairs(source.pairs)
-    else:
+    elif source.task is None:
         relations_of(source)
 
 
+@alone
 def collect(
     model: Model,
     source: Source,
@@ -93,6 +100,8 @@ def collect(
     `relations` or `pairs` are those of the source, where they are at hand; nothing is read then.
     """
     _check_asked(source)
+    if source.task is not None:
+        return _from_task(model, source, source.task, batch_size)
     if source.pairs is not None:
         return _from_pairs(model, source, source.pairs, batch_size, pairs)
     asked = relations_of(source) if relations is None else relations
@@ -140,6 +149,14 @@ def as_jsonl(pairs: Sequence[TokenPair]) -> str:
 # --- pair files ----------------------------------------------------------------------------------
 
 
+def _from_task(model: Model, source: Source, task: Task, batch_size: int) -> Examples:
+    """Pairs of a task, half of them held out unless told otherwise."""
+    source = replace(source, hold_out=0.5 if source.hold_out is None else source.hold_out)
+    limit = source.limit or TASK_PAIRS
+    made = task_pairs(model.tokenizer, task, (4 if source.known_only else 2) * limit, source.seed)
+    return _from_pairs(model, source, Path(task), batch_size, made)
+
+
 def _from_pairs(
     model: Model,
     source: Source,
@@ -147,6 +164,9 @@ def _from_pairs(
     batch_size: int,
     at_hand: Sequence[PromptPair] | None,
 ) -> Examples:
+    if source.chat:
+        chosen = read_pairs(path) if at_hand is None else at_hand
+        at_hand = [chat_pair(model.tokenizer, pair, source.bos) for pair in chosen]
     if at_hand is None:
         lines = encode_file(model, path, source.bos)
     else:
@@ -173,13 +193,13 @@ def _from_pairs(
     if apart == len(pairs):
         raise OptionError(f"`hold_out` {source.hold_out} leaves no pair to find a circuit on")
     sides = [sorted(order[apart:])[: source.limit], sorted(order[:apart])[: source.limit]]
-    chosen, held_out = (tuple(pairs[index] for index in side) for side in sides)
+    found, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None
     notes = _warnings(model, counts)
     if repeated := len(lines) - counts["lines"]:
         notes = (*notes, f"{path}: {repeated} lines repeat a pair and are left out")
-    return Examples(name or source.name, chosen, held_out, counts, notes)
+    return Examples(name or source.name, found, held_out, counts, notes)
 
 
 def _warnings(model: Model, counts: dict[str, Any]) -> tuple[str, ...]:
@@ -204,6 +224,7 @@ def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[Token
     return encoded
 
 
+@alone
 @torch.no_grad()
 def recalled(
     model: Model,
@@ -213,7 +234,8 @@ def recalled(
 ) -> list[bool]:
     """For each pair whether its answer counts as known after the clean prompt.
 
-    The objects that an answer is held against are the answers and foils of all pairs.
+    The objects that an answer is held against are the answers and foils of all pairs. Of a
+    contrast, which names no subject, whether the answer scores higher than the foil.
     """
     criterion = Known.of(known, "known")
     objects = {token for pair in pairs for token in (pair.answer, pair.foil)}
@@ -221,7 +243,9 @@ def recalled(
     for batch in batches(pairs, batch_size, model):
         logits = model.last_logits(batch.clean).float()
         ranks = rank(logits, batch.answer).tolist()
-        for row, one, place in zip(batch.index, logits, ranks, strict=True):
-            among = place_among(one, pairs[row].answer, objects)
-            right[row] = criterion.counts(place, among)
+        preferred = (logit_difference(logits, batch.wanted, batch.unwanted) > 0).tolist()
+        for at, row in enumerate(batch.index):
+            among = place_among(logits[at], pairs[row].answer, objects)
+            asked = pairs[row].text.subject is not None
+            right[row] = criterion.counts(ranks[at], among) if asked else preferred[at]
     return right

@@ -119,13 +119,14 @@ def test_pairs_after_demonstrations_share_them_and_their_subject_is_the_question
 
 def test_a_subject_that_stands_in_the_demonstrations_too_is_found_in_the_question():
     before = "X is Y. "
-    text = PromptPair(f"{before}Of X it is", f"{before}Of Q it is", "Paris", "Oslo", "X", None, 8)
+    words = (f"{before}Of X it is", f"{before}Of Q it is", "Paris", "Oslo", "X")
+    text = PromptPair(*words, spans=(("subject", "X", 2),), start=len(before))
     pair = encode_pair(TOKENIZER, text)
     assert pair.subject is not None
     assert pair.clean.tokens[pair.subject.start].strip() == "X"
     assert pair.subject.start > pair.start > 0
     with pytest.raises(PromptError, match="occurs 2 times"):
-        encode_pair(TOKENIZER, replace(text, start=0))
+        encode_pair(TOKENIZER, replace(text, spans=()))
 
 
 def test_answers_that_begin_alike_are_contrasted_where_they_differ():
@@ -207,5 +208,5 @@ def test_the_best_templates_are_those_that_are_answered():
 def test_shots_go_with_facts_of_one_relation_only(tmp_path):
     with pytest.raises(OptionError, match="`shots` are for facts"):
         Source(pairs=tmp_path / "pairs.jsonl", shots=2)
-    with pytest.raises(OptionError, match="`shots` show one relation"):
+    with pytest.raises(OptionError, match="`shots` show one relation in plain"):
         Source(relation="country_capital", shots=2, corrupt=Corruption.RELATION)

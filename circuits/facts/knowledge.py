@@ -28,6 +28,7 @@ from circuits.facts.questions import (
     Question,
     questions,
 )
+from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Model, Prefix
 from circuits.model.tokens import Prompt, Tokenizer, find_mentions
@@ -48,6 +49,7 @@ def among_objects(place: int, among: int) -> int:
     return among
 
 
+@alone
 def known_facts(
     model: Model,
     relations: Relation | Iterable[Relation],
@@ -68,6 +70,7 @@ def known_facts(
     return ask(model, asked, chosen, bos, batch_size, known)
 
 
+@alone
 def ask(
     model: Model,
     asked: Sequence[Question],
@@ -105,6 +108,7 @@ def ask(
     return KnowledgeCheck(tuple(answers), tuple(unusable))
 
 
+@alone
 def with_best(
     model: Model,
     relations: Iterable[Relation],
@@ -202,7 +206,7 @@ def encode(tokenizer: Tokenizer, question: Question, bos: bool | None) -> _Encod
     prompt, fact = tokenizer.encode(question.prompt, bos), question.fact
     if question.before and find_mentions(question.before, fact.subject):
         raise PromptError(f"subject {fact.subject!r} stands in the demonstrations")
-    prompt.span_of(fact.subject)
+    prompt.span_of(fact.subject, question.place)
     accepted = tuple(tokenizer.continuation(question.prompt, text) for text in _texts(fact))
     return _Encoded(question, prompt, accepted)
 

@@ -21,6 +21,7 @@ from circuits.facts.facts import Fact, Relation
 from circuits.facts.knowledge import KnownLike, encode, known_facts
 from circuits.facts.pairs import PromptPair, shared_length
 from circuits.facts.questions import Answer, KnowledgeCheck, Question
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer
 
@@ -103,6 +104,7 @@ def make_pairs(
     )
 
 
+@alone
 def pairs_for(
     model: Model,
     relations: Relation | Iterable[Relation],
@@ -187,8 +189,10 @@ class _Pool:
             if failure is None:
                 words = clean.question.prompt, self._asked(other, clean).prompt
                 objects = clean.answer, theirs.answer
-                start = len(clean.question.before)
-                return PromptPair(*words, *objects, fact.subject, fact.relation, start)
+                asked = clean.question
+                about = (fact.subject, fact.relation)
+                start = len(asked.before)
+                return PromptPair(*words, *objects, *about, spans=asked.spans, start=start)
             reason = nearer(reason, failure)
         return reason
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from circuits.base.choices import Templates
 from circuits.base.errors import OptionError
 from circuits.facts.demonstrations import demonstrated
-from circuits.facts.facts import Fact, Relation, fill
+from circuits.facts.facts import Fact, Relation, fill, place_in
+from circuits.facts.pairs import SUBJECT
+from circuits.model.tokens import occurrences
 
 FIRST_TEMPLATES = 3
 """How many templates `Templates.FIRST` stands for: enough to tell a fact from its wording."""
@@ -35,6 +37,17 @@ class Question:
     def prompt(self) -> str:
         """The prompt that the object continues."""
         return self.before + fill(self.template, self.fact.subject)
+
+    @property
+    def place(self) -> int:
+        """Which occurrence of the subject in the prompt is asked about; 0: the one whole word."""
+        place = place_in(self.template, self.fact.subject)
+        return place and place + len(occurrences(self.before, self.fact.subject))
+
+    @property
+    def spans(self) -> tuple[tuple[str, str, int], ...]:
+        """The subject's place, for a prompt pair; empty where the prompt's words tell it."""
+        return ((SUBJECT, self.fact.subject, self.place),) if self.place else ()
 
 
 @dataclass(frozen=True)

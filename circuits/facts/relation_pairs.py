@@ -125,7 +125,8 @@ def _pair(
             if failure is None:
                 words = clean.question.prompt, other.question.prompt
                 objects = fact.object, other.question.fact.object
-                return PromptPair(*words, *objects, fact.subject, fact.relation)
+                spans = clean.question.spans
+                return PromptPair(*words, *objects, fact.subject, fact.relation, spans=spans)
             reason = nearer(reason, failure)
     return reason
 
@@ -163,7 +164,7 @@ def _encoded(tokenizer: Tokenizer, check: KnowledgeCheck, bos: bool | None) -> l
         fact = question.fact
         try:
             prompt = tokenizer.encode(question.prompt, bos)
-            span = prompt.span_of(fact.subject)
+            span = prompt.span_of(fact.subject, question.place)
             answer = tokenizer.first_token(question.prompt, fact.object)
         except PromptError:
             continue

@@ -25,7 +25,7 @@ AskedModel = Annotated[
     str | None, typer.Option("--model", "-m", help="Ask this model which of the facts it knows.")
 ]
 AtlasOrFile = Annotated[
-    Source, Fixed("relation", "pairs", "limit", "hold_out", "known_only", "corrupt")
+    Source, Fixed("relation", "pairs", "task", "chat", "limit", "hold_out", "known_only", "corrupt")
 ]
 
 
@@ -61,6 +61,8 @@ def facts(
         if model is not None:
             loaded = o.load_model(console, model, loading)
             asked = _ask(console, loaded, relations, source, batch_size)
+            bos = loaded.tokenizer.use_bos(source.bos)
+            o.note_bos(console, bos)
         records = [_relation_record(each, asked) for each in relations]
     if relation is None:
         _print_relations(console, records)
@@ -71,7 +73,8 @@ def facts(
     if relation is not None or model is not None:
         for record, each in zip(records, relations, strict=True):
             record["list"] = [_fact_record(fact, asked) for fact in each.facts]
-    console.result({"model": model, "relations": records})
+    asked_with = {} if model is None else {"bos": bos}
+    console.result({"model": model, **asked_with, "relations": records})
 
 
 def _relations(source: Source) -> list[Relation]:

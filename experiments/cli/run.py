@@ -63,7 +63,7 @@ def run(
         from experiments.analyses.engine.context import Context
         from experiments.analyses.engine.registry import EVERYTHING, chosen
         from experiments.analyses.engine.registry import names as all_names
-        from experiments.analyses.engine.running import run_all, write_index
+        from experiments.analyses.engine.running import folder_for, run_all, write_index
 
         asked = list(dict.fromkeys(names or ()))
         if not asked:
@@ -77,7 +77,7 @@ def run(
         if show:
             _options(console, found[0], config, settings)
             return
-        folder = out or Path("out") / f"{Path(model).name.replace('@', '-')}-{'-'.join(asked)}"
+        folder = out or folder_for(model, asked)
         context = Context(
             model,
             folder,
@@ -91,7 +91,7 @@ def run(
         )
         if one:
             runs = [_one(found[0], context, config, settings, redraw, console)]
-            summary, files = runs[0].summary, runs[0].files[:1]
+            summary, files = runs[0].as_dict(), runs[0].files[:1]
         else:
             runs, left_out = run_all(found, context, console.stage, console.warn, redraw)
             summary, page = write_index(runs, left_out, folder)

@@ -26,9 +26,18 @@ from circuits.base.choices import NoiseUnit
 from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.results import Result, numeric, texts
-from circuits.model.model import Model, alone
+from circuits.model.holding import alone
+from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span
-from locate.states.sweep import Site, TraceKind, corrupted_run, restore_at
+from locate.states.sweep import (
+    CorruptedRun,
+    Measure,
+    Site,
+    TraceKind,
+    corrupted_run,
+    probability_of,
+    restore_at,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -261,7 +270,8 @@ def trace_tokens(
     memory; it does not change the result. OptionError for absurd options.
     """
     chosen = tuple(dict.fromkeys(TraceKind.of(kind) for kind in kinds))
-    _check_options(chosen, window, noise, samples, max_rows)
+    check_kinds(chosen, window, max_rows)
+    _check_noise(noise, samples)
     model.check_length(len(prompt))
     start, stop = prompt.offsets[subject.start][0], prompt.offsets[subject.last][1]
     unit = noise_std(model, noise_unit, [prompt.text[start:stop].strip()])
@@ -362,36 +372,53 @@ def _trace_samples(
     """Probabilities of the clean and corrupted rows, and with each state restored."""
     tokens = torch.tensor(prompt.ids, device=model.device)
     run = corrupted_run(model, tokens, subject, noise, answer)
-    probability = run.probability.cpu().numpy()
+    measure = probability_of(answer)
+    restored = restored_values(model, run, subject.start, kinds, window, measure, max_rows)
+    return run.value.cpu().numpy(), restored
+
+
+def restored_values(
+    model: Model,
+    run: CorruptedRun,
+    first: int,
+    kinds: Sequence[TraceKind],
+    window: int,
+    measure: Measure,
+    max_rows: int,
+) -> dict[TraceKind, Float[np.ndarray, "layer pos sample"]]:
+    """What is measured with each state restored; before position `first` the run is clean."""
+    corrupted = run.value[1:].cpu().numpy()
     cells: dict[Site, list[tuple[TraceKind, int]]] = {}
     for kind in kinds:
         for layer in range(model.n_layers):
             layers = restored_layers(kind, layer, window, model.n_layers)
             cells.setdefault(Site(kind, layers.start, layers.stop), []).append((kind, layer))
-    # A state at a position before the subject is clean already: restoring it changes nothing.
-    shape = (model.n_layers, len(prompt), run.n_samples)
-    found = {kind: np.broadcast_to(probability[1:], shape).copy() for kind in kinds}
+    # A state at an earlier position is clean already: restoring it changes nothing.
+    shape = (model.n_layers, run.length, run.n_samples)
+    found = {kind: np.broadcast_to(corrupted, shape).copy() for kind in kinds}
     sites = sorted(cells)  # windows that begin together share their first layers
     size = max(1, max_rows // run.n_samples)
-    for position in range(subject.start, len(prompt)):
+    for position in range(first, run.length):
         for start in range(0, len(sites), size):
-            restored = restore_at(model, run, position, sites[start : start + size], answer)
+            restored = restore_at(model, run, position, sites[start : start + size], measure)
             for site, values in restored.items():
                 for kind, layer in cells[site]:
                     found[kind][layer, position] = values.cpu().numpy()
-    return probability, found
+    return found
 
 
-def _check_options(
-    kinds: Sequence[TraceKind], window: int, noise: float, samples: int, max_rows: int
-) -> None:
+def check_kinds(kinds: Sequence[TraceKind], window: int, max_rows: int) -> None:
+    """OptionError where there is nothing to restore, or no room."""
     if not kinds:
         raise OptionError("name at least one kind of state to restore: resid, mlp or attn")
     if window < 1:
         raise OptionError(f"the window must be at least 1 layer, not {window}")
+    if max_rows < 1:
+        raise OptionError(f"a batch must have room for at least 1 row, not {max_rows}")
+
+
+def _check_noise(noise: float, samples: int) -> None:
     if not (math.isfinite(noise) and noise >= 0):
         raise OptionError(f"the noise must be a finite number from 0 up, not {noise}")
     if samples < 1:
         raise OptionError(f"tracing needs at least 1 noise sample, not {samples}")
-    if max_rows < 1:
-        raise OptionError(f"a batch must have room for at least 1 row, not {max_rows}")
