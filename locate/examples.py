@@ -1,7 +1,8 @@
 """Which prompt pairs a question is answered on: from the atlas, a fact file or a pair file.
 
-1. Facts become questions, and the model is asked them all; what it does not know is left out.
-   Corrupted prompts ask the same of another subject, or something else of the same subject.
+1. Facts become questions, and the model is asked them until there are enough for the pairs that
+   are wanted; what it does not know is left out. Corrupted prompts ask the same of another subject,
+   or something else of the same subject.
 2. The known subjects are dealt into two groups. Pairs are made within each group, so that the
    circuit is found on one group of subjects and can be tested on another: no subject, clean or
    corrupted, stands on both sides.
@@ -11,21 +12,20 @@ A pair file is taken as it is, on one side, unless a share of it is asked to be 
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from circuits.base.choices import Corruption, Task, Templates
+from circuits.base.choices import Corruption, Known, Task
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.records import read_jsonl
 from circuits.base.writing import to_json
-from circuits.facts.facts import Relation, atlas, relation
+from circuits.facts.facts import Relation, relation
+from circuits.facts.knowledge import KnownLike, place_among
 from circuits.facts.loaders import load_facts
 from circuits.facts.pairs import (
     PromptPair,
@@ -35,28 +35,19 @@ from circuits.facts.pairs import (
     encode_pairs,
     read_pairs,
 )
-from circuits.facts.questions import (
-    KnowledgeCheck,
-    PairingReport,
-    assume_known,
-    known_facts,
-    make_pairs,
-    questions,
-)
-from circuits.facts.relation_pairs import make_relation_pairs, relations_with_subjects_of
+from circuits.facts.questions import KnowledgeCheck
 from circuits.facts.tasks import task_pairs
 from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference, rank
 from circuits.model.model import Model
-from locate.chat import chat_pair, chat_relation, in_chat
+from locate.asking import Collected
+from locate.chat import chat_pair
 from locate.options import Source
 
 __all__ = ["Examples", "Source", "as_jsonl", "check_readable", "collect", "relations_of"]
 
 TASK_PAIRS = 32
 """Pairs of a task on each side unless told otherwise."""
-FEWEST = 2
-"""Pairs that each side needs at least; with fewer known facts nothing is held out."""
 
 
 @dataclass(frozen=True)
@@ -113,29 +104,19 @@ def collect(
         return _from_task(model, source, source.task, batch_size)
     if source.pairs is not None:
         return _from_pairs(model, source, source.pairs, batch_size, pairs)
-    at_hand = relations
-    relations = relations_of(source) if at_hand is None else at_hand
-    chosen: Templates | Sequence[str] = source.wordings or source.templates
-    ask = partial(_check, model, source, batch_size)
-    check = ask(relations, chosen) if known is None else known
-    others = None
-    if source.corrupt == Corruption.RELATION:
-        asked_too = _other_relations(source, relations, at_hand)
-        others = ask(asked_too, Templates.TRAIN) if asked_too else KnowledgeCheck(())
-    share = 0.5 if source.hold_out is None else source.hold_out
-    notes: tuple[str, ...] = ()
-    parts = _dealt(check, share, source.seed)
-    reports = [_pair_up(model, part, others, source) for part in parts]
-    if share and any(len(report.pairs) < FEWEST for report in reports):
-        reports = [_pair_up(model, check, others, source)]
-        notes = ("too few facts are known to hold some out: evaluated on the pairs that found it",)
-    if not reports[0].pairs:
-        found = reports[0].describe()
-        raise PromptError(f"{model.name!r} gives no prompt pairs for {source.name!r}: {found}")
-    sides = [tuple(encode_pairs(model.tokenizer, r.pairs, source.bos)) for r in reports]
-    held_out = sides[1] if len(sides) > 1 else ()
-    counts = _counts(check, reports, asked=source.known_only is not False)
-    return Examples(source.name, sides[0], held_out, counts, notes, source.corrupt)
+    asked = relations_of(source) if relations is None else relations
+    found = Collected(model, source, asked, batch_size, every=relations)
+    sides, notes = found.paired(known)
+    if not sides[0].pairs:
+        reasons = [sides[0].describe(), *found.told()]
+        raise PromptError(
+            f"{model.name!r} gives no prompt pairs for {source.name!r}: {'; '.join(reasons)}"
+        )
+    encoded = [tuple(encode_pairs(model.tokenizer, each.pairs, source.bos)) for each in sides]
+    held_out = encoded[1] if len(encoded) > 1 else ()
+    if found.is_poor:
+        notes = (*notes, "; ".join(found.told()))
+    return Examples(source.name, encoded[0], held_out, found.counts(sides), notes, source.corrupt)
 
 
 def relations_of(source: Source) -> list[Relation]:
@@ -165,79 +146,6 @@ def as_jsonl(pairs: Sequence[TokenPair]) -> str:
     return "".join(to_json(pair.text.as_dict()) + "\n" for pair in pairs)
 
 
-def _dealt(check: KnowledgeCheck, share: float, seed: int) -> list[KnowledgeCheck]:
-    """The answers by subject, in two parts of which the second holds the share."""
-    subjects = list(dict.fromkeys(answer.question.fact.subject for answer in check.answers))
-    known = {question.fact.subject for question in check.known}
-    if not share:
-        return [check]
-    # Unknown subjects are dealt as well, so that both sides' counts stay honest.
-    order = [[s for s in subjects if (s in known) is wanted] for wanted in (True, False)]
-    generator = random.Random(seed)
-    apart: set[str] = set()
-    for group in order:
-        generator.shuffle(group)
-        apart.update(group[: round(share * len(group))])
-    parts = []
-    for wanted in (False, True):
-        chosen = [a for a in check.answers if (a.question.fact.subject in apart) is wanted]
-        parts.append(replace(check, answers=tuple(chosen)))
-    return parts
-
-
-def _check(
-    model: Model,
-    source: Source,
-    batch_size: int,
-    relations: Sequence[Relation],
-    templates: Templates | Sequence[str],
-) -> KnowledgeCheck:
-    """What the model knows, or all of it where it is not to be asked."""
-    if source.chat:
-        relations = [chat_relation(model.tokenizer, each, source.bos) for each in relations]
-        if not isinstance(templates, Templates):
-            templates = [in_chat(model.tokenizer, each, source.bos) for each in templates]
-    if source.known_only is False:
-        return assume_known(model.tokenizer, questions(relations, templates), source.bos)
-    return known_facts(model, relations, templates, source.bos, batch_size)
-
-
-def _other_relations(
-    source: Source, relations: Sequence[Relation], at_hand: Sequence[Relation] | None
-) -> list[Relation]:
-    """What else can be asked of the same subjects: in the atlas, or in the same fact file."""
-    if source.facts is None:
-        return relations_with_subjects_of(relations, atlas().values())
-    facts = load_facts(source.facts) if at_hand is None else at_hand
-    return relations_with_subjects_of(relations, facts)
-
-
-def _pair_up(
-    model: Model, check: KnowledgeCheck, others: KnowledgeCheck | None, source: Source
-) -> PairingReport:
-    options = (source.seed, source.limit, source.bos)
-    if others is None:
-        return make_pairs(model.tokenizer, check, *options)
-    return make_relation_pairs(model.tokenizer, check, others, *options)
-
-
-def _counts(check: KnowledgeCheck, reports: Sequence[PairingReport], asked: bool) -> dict[str, Any]:
-    """How many facts there were, and why some have no pair; None for what nobody `asked`."""
-    known = {question.fact for question in check.known}
-    facts = {answer.question.fact for answer in check.answers}
-    unusable = {question.fact for question, _ in check.unusable} - facts
-    reasons = Counter(str(reason) for report in reports for _, reason in report.unpaired)
-    return {
-        "facts": len(facts | unusable),
-        "known": len(known) if asked else None,
-        "unknown": len(facts - known) if asked else None,
-        "cannot_be_asked": len(unusable),
-        "without_partner": dict(reasons),
-        "questions": len(check.answers),
-        "answered_right": len(check.known) if asked else None,
-    }
-
-
 # --- pair files ----------------------------------------------------------------------------------
 
 
@@ -264,7 +172,7 @@ def _from_pairs(
     else:
         lines = encode_pairs(model.tokenizer, at_hand, source.bos)
     pairs = list(dict.fromkeys(lines))  # the same pair twice is one observation
-    known = recalled(model, pairs, batch_size)
+    known = recalled(model, pairs, batch_size, source.known)
     counts = {"lines": len(pairs), "known": sum(known), "unknown": len(pairs) - sum(known)}
     if source.known_only:
         pairs = [pair for pair, is_known in zip(pairs, known, strict=True) if is_known]
@@ -318,16 +226,26 @@ def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[Token
 
 @alone
 @torch.no_grad()
-def recalled(model: Model, pairs: Sequence[TokenPair], batch_size: int = 32) -> list[bool]:
-    """For each pair whether no token scores higher than the answer after the clean prompt.
+def recalled(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    batch_size: int = 32,
+    known: KnownLike = Known.TOP1,
+) -> list[bool]:
+    """For each pair whether its answer counts as known after the clean prompt.
 
-    Of a contrast, which names no subject, whether the answer scores higher than the foil.
+    The objects that an answer is held against are the answers and foils of all pairs. Of a
+    contrast, which names no subject, whether the answer scores higher than the foil.
     """
-    known = [False] * len(pairs)
+    criterion = Known.of(known, "known")
+    objects = {token for pair in pairs for token in (pair.answer, pair.foil)}
+    right = [False] * len(pairs)
     for batch in batches(pairs, batch_size, model):
         logits = model.last_logits(batch.clean).float()
         ranks = rank(logits, batch.answer).tolist()
         preferred = (logit_difference(logits, batch.wanted, batch.unwanted) > 0).tolist()
-        for place, row in enumerate(batch.index):
-            known[row] = ranks[place] == 0 if pairs[row].text.subject else preferred[place]
-    return known
+        for at, row in enumerate(batch.index):
+            among = place_among(logits[at], pairs[row].answer, objects)
+            asked = pairs[row].text.subject is not None
+            right[row] = criterion.counts(ranks[at], among) if asked else preferred[at]
+    return right

@@ -13,6 +13,7 @@ from typing import Any
 from circuits.base.choices import (
     Ablation,
     Corruption,
+    Known,
     Metric,
     NoiseUnit,
     Task,
@@ -63,7 +64,8 @@ class Source(Options):
     task: Task | None = option(None, "A task that is no fact: who receives, a later year, ...")
     templates: Templates = option(
         Templates.FIRST,
-        "Templates to ask in: the first three training ones, train, ...",
+        "Templates to ask in: the first three training ones, the three that the model answers "
+        "best, train, ...",
         flags=("--split",),
     )
     wordings: tuple[str, ...] = option(
@@ -83,6 +85,14 @@ class Source(Options):
     known_only: bool | None = option(
         None, "Leave out what the model does not know; default: yes, for --pairs no."
     )
+    known: Known = option(
+        Known.TOP1,
+        "What counts as known: the best token of all (top1), one of the K best (topK), or the best "
+        "of the relation's objects.",
+    )
+    shots: int = option(
+        0, "Facts of the relation that stand answered before every question.", low=0, high=100
+    )
     bos: bool | None = option(None, "Begin prompts with the BOS token; default: the model's.")
     chat: bool = option(
         False,
@@ -96,9 +106,16 @@ class Source(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.shots and (self.corrupt == Corruption.RELATION or self.chat):
+            raise OptionError(
+                "`shots` show one relation in plain prompts: they go neither with `corrupt` "
+                "relation nor with `chat`"
+            )
         if not self.worded:
             return
         name = "`pairs`" if self.task is None else "`task`"
+        if self.shots:
+            raise OptionError(f"`shots` are for facts; the prompts of {name} are worded already")
         if self.relation or self.facts or (self.pairs and self.task):
             others = "" if self.task is None else ", `pairs`"
             raise OptionError(f"{name} cannot be combined with `relation`, `facts`{others}")

@@ -123,6 +123,8 @@ def known_line(counts: Mapping[str, Any]) -> str:
     left_out = dict(counts["without_partner"])
     if counts["cannot_be_asked"]:
         left_out["cannot be asked"] = counts["cannot_be_asked"]
+    if left := counts.get("not_asked"):
+        text += f" ({left} more were not needed)"
     return text + "".join(f"; {count} left out: {reason}" for reason, count in left_out.items())
 
 

@@ -49,6 +49,11 @@ def pairs() -> Any:
     return equal_length_pairs(model())[:2]
 
 
+def traced() -> Any:
+    pair = pairs()[0]
+    return pair.clean, pair.subject, pair.text.answer, pair.answer
+
+
 @cache
 def scores() -> Any:
     return call("locate.edges.eap:attribute")(model(), pairs(), steps=1)
@@ -193,6 +198,7 @@ EVALUATE = "circuits.graph.evaluate"
 OPTIONS = "locate.options"
 SELECT = "circuits.graph.select"
 QUESTIONS = "circuits.facts.questions"
+KNOWLEDGE = "circuits.facts.knowledge"
 TRACE, AVERAGE = "locate.states.tracing:Trace", "locate.states.trace_average:AverageTrace"
 CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("circuits.edits.effects.control:control", "kind"): lambda v: call(
@@ -226,12 +232,28 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     (f"{QUESTIONS}:questions", "templates"): lambda v: call(f"{QUESTIONS}:questions")(
         relation(), v
     ),
-    (f"{QUESTIONS}:known_facts", "templates"): lambda v: call(f"{QUESTIONS}:known_facts")(
+    (f"{KNOWLEDGE}:known_facts", "templates"): lambda v: call(f"{KNOWLEDGE}:known_facts")(
         model(), relation(), v
     ),
-    (f"{QUESTIONS}:pairs_for", "templates"): lambda v: call(f"{QUESTIONS}:pairs_for")(
-        model(), relation(), v
+    (f"{KNOWLEDGE}:known_facts", "known"): lambda v: call(f"{KNOWLEDGE}:known_facts")(
+        model(), relation(), known=v
     ),
+    (f"{KNOWLEDGE}:with_best", "known"): lambda v: call(f"{KNOWLEDGE}:with_best")(
+        model(), [relation()], known=v
+    ),
+    (f"{KNOWLEDGE}:ask", "known"): lambda v: call(f"{KNOWLEDGE}:ask")(
+        model(), call(f"{QUESTIONS}:questions")(relation()), [relation()], known=v
+    ),
+    ("circuits.facts.pairing:pairs_for", "templates"): lambda v: call(
+        "circuits.facts.pairing:pairs_for"
+    )(model(), relation(), v, known="top1000"),
+    ("circuits.facts.pairing:pairs_for", "known"): lambda v: call(
+        "circuits.facts.pairing:pairs_for"
+    )(model(), relation(), known=v),
+    ("locate.examples:recalled", "known"): lambda v: call("locate.examples:recalled")(
+        model(), pairs(), known=v
+    ),
+    ("locate.options:Source", "known"): lambda v: call("locate.options:Source")(known=v),
     ("circuits.files.exchange:load_eap_ig", "sign"): foreign,
     ("circuits.files.exchange:export_circuit", "format"): lambda v: written(
         "circuits.files.exchange:export_circuit", ".x", circuit(), v
@@ -342,6 +364,14 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
             model(), "The capital of Peru is", "Peru", "Lima", samples=2, noise_unit=v
         ).p_corrupted
     ),
+    ("locate.states.tracing:trace_tokens", "noise_unit"): lambda v: (
+        call("locate.states.tracing:trace_tokens")(
+            model(), *traced(), samples=2, noise_unit=v
+        ).p_corrupted
+    ),
+    ("locate.states.tracing:trace_tokens", "kinds"): lambda v: call(
+        "locate.states.tracing:trace_tokens"
+    )(model(), *traced(), kinds=[v], samples=1).metadata(),
     ("locate.states.trace_average:trace_facts", "noise_unit"): lambda v: (
         call("locate.states.trace_average:trace_facts")(
             model(), pairs(), samples=2, noise_unit=v

@@ -11,18 +11,10 @@ from torch import Tensor
 
 from circuits.base.errors import OptionError, PromptError
 from circuits.facts.facts import Fact, Relation, relation
+from circuits.facts.knowledge import assume_known, known_facts
+from circuits.facts.pairing import Unpaired, make_pairs, pairs_for
 from circuits.facts.pairs import PromptPair, encode_pairs
-from circuits.facts.questions import (
-    KnowledgeCheck,
-    Question,
-    Templates,
-    Unpaired,
-    assume_known,
-    known_facts,
-    make_pairs,
-    pairs_for,
-    questions,
-)
+from circuits.facts.questions import KnowledgeCheck, Question, Templates, questions
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer
 from tests.tiny import COUNTRIES, byte_level_tokenizer, metaspace_tokenizer
@@ -89,7 +81,7 @@ def test_a_fact_with_its_own_wording_is_asked_in_it_unless_told_otherwise():
         (Templates.HELD_OUT, "has no held-out templates"),
         ([], "has no templates"),
         (["no slot"], "exactly one"),
-        ("The capital of {}", "is none; there are first, train, held-out, all"),
+        ("The capital of {}", "is none; there are first, best, train, held-out, all"),
     ],
 )
 def test_absurd_templates_are_refused(templates, message: str):

@@ -10,8 +10,10 @@ import pytest
 from circuits.base.choices import Corruption, Templates
 from circuits.base.errors import OptionError, PromptError
 from circuits.facts.facts import Fact, Relation, atlas
+from circuits.facts.knowledge import assume_known
+from circuits.facts.pairing import Unpaired
 from circuits.facts.pairs import encode_pair
-from circuits.facts.questions import KnowledgeCheck, Unpaired, assume_known, questions
+from circuits.facts.questions import KnowledgeCheck, questions
 from circuits.facts.relation_pairs import make_relation_pairs, relations_with_subjects_of
 from circuits.model.model import Model, load
 from circuits.model.tokens import Tokenizer

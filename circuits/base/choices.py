@@ -250,6 +250,41 @@ class Corruption(Choice):
     RELATION = "relation"
 
 
+class Known(Open):
+    """What counts as knowing a fact: the answer's place, which must be below `best`.
+
+    The function takes the places of the answer's token among all tokens and among the first tokens
+    of the relation's objects (0 is the best), and returns the one that counts. `topK`, with any
+    number for K, is the first `K` places among all tokens.
+    """
+
+    best: int = 1
+
+    TOP1: ClassVar[Known]
+    AMONG_OBJECTS: ClassVar[Known]
+
+    @classmethod
+    def of(cls, value: Any, name: str = "") -> Known:
+        """As of any open choice; `top3` and the like are made as they are asked for."""
+        counted = re.fullmatch(r"top-?([1-9]\d{0,5})", value) if isinstance(value, str) else None
+        if counted and not isinstance(value, cls):
+            return cls(f"top{counted[1]}", cls.TOP1.target, best=int(counted[1]))
+        return super().of(value, name)
+
+    def counts(self, place: int, among: int) -> bool:
+        """Whether an answer at these places counts as known."""
+        return bool(self.load()(place, among) < self.best)
+
+
+Known.TOP1 = Known.add("top1", "circuits.facts.knowledge:among_tokens", "no token scores higher")
+Known.add("top10", "circuits.facts.knowledge:among_tokens", "at most nine tokens do", best=10)
+Known.AMONG_OBJECTS = Known.add(
+    "among-objects",
+    "circuits.facts.knowledge:among_objects",
+    "no other object of the relation begins with a token that scores higher",
+)
+
+
 class Task(Choice):
     """What is asked that is no fact: who receives, a later year, a verb that agrees."""
 
@@ -259,9 +294,14 @@ class Task(Choice):
 
 
 class Templates(Choice):
-    """Which of a relation's templates to ask in; ALL are the TRAIN and the HELD_OUT ones."""
+    """Which of a relation's templates to ask in; ALL are the TRAIN and the HELD_OUT ones.
+
+    FIRST are the first three training ones, BEST the three training ones that the model answers
+    best, by a sample of facts.
+    """
 
     FIRST = "first"
+    BEST = "best"
     TRAIN = "train"
     HELD_OUT = "held-out"
     ALL = "all"

@@ -49,7 +49,8 @@ class Fact:
 
     `template` is the fact's own wording, in data sets that word every fact by itself; None where
     the relation's templates apply. `target` is the untrue object that an edit request asks for,
-    `probes` the prompts that the request is judged by.
+    `probes` the prompts that the request is judged by. `aliases` are other names of the object,
+    any of which answers.
     """
 
     relation: str
@@ -58,6 +59,7 @@ class Fact:
     template: str | None = None
     target: str | None = None
     probes: tuple[Probe, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Relation:
 
     `templates` and `held_out` hold one `{}` each, for the subject, and end where the object
     follows; models that this project trains never see `held_out`. `follow` templates go on about
-    a subject already named and hold no `{}`. `kind` names the kind of subject.
+    a subject already named and hold no `{}`. `kind` names the kind of subject. `best` are the
+    templates that a model answers best, where it was asked.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Relation:
     templates: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     follow: tuple[str, ...] = ()
+    best: tuple[str, ...] = ()
 
     def subjects(self) -> tuple[str, ...]:
         """Every subject once, in order."""

@@ -34,6 +34,7 @@ class PromptPair:
     `answers` and `foils` are all that count as such, with the first of each as `answer` and `foil`;
     none: these alone. `spans` are (name, text, which of its occurrences, counted from 1; 0: its one
     mention as a whole word) in the clean prompt; one named "subject" is the subject's place.
+    `start` is the character at which the question begins in both prompts, after demonstrations.
     """
 
     clean: str
@@ -46,6 +47,7 @@ class PromptPair:
     foils: tuple[str, ...] = ()
     spans: tuple[tuple[str, str, int], ...] = ()
     exact: bool = False
+    start: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The fields that are set, as the lines of a `--pairs` file."""
@@ -58,10 +60,12 @@ class PromptPair:
 
 @dataclass(frozen=True)
 class TokenPair:
-    """One example as tokens. `answer` and `foil` are first continuation tokens.
+    """One example as tokens. `answer` and `foil` are the first continuation tokens that differ.
 
-    `answers` and `foils` are all that count, these included. `tokenizer` is the fingerprint of the
-    one that made them.
+    What both continuations begin with stands at the end of both prompts. `answers` and `foils` are
+    all that count, these included. `tokenizer` is the fingerprint of the one that made them.
+    `start` is the token position at which the question begins, 0 where no demonstrations stand
+    before it.
     """
 
     text: PromptPair
@@ -74,6 +78,7 @@ class TokenPair:
     answers: tuple[int, ...] = ()
     foils: tuple[int, ...] = ()
     spans: tuple[tuple[str, Span], ...] = ()
+    start: int = 0
 
     @property
     def sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -119,33 +124,53 @@ def encode_pair(tokenizer: Tokenizer, pair: PromptPair, bos: bool | None = None)
     if clean.ids == corrupted.ids:
         raise PromptError(f"clean and corrupted prompt are the same: {pair.clean!r}")
     answers, foils = (
-        tuple(dict.fromkeys(tokenizer.first_token(prompt, each, pair.exact) for each in chosen))
+        tuple(dict.fromkeys(tokenizer.continuation(prompt, each, pair.exact) for each in chosen))
         for prompt, chosen in (
             (pair.clean, pair.answers or (pair.answer,)),
             (pair.corrupted, pair.foils or (pair.foil,)),
         )
     )
-    if shared := [token for token in answers if token in foils]:
+    # Sets and exact answers count by their first token; a single answer by the first that differs.
+    single = not (pair.answers or pair.foils or pair.exact)
+    begun = shared_length(answers[0], foils[0]) if single else 0
+    wanted, unwanted = (
+        tuple(dict.fromkeys(each[begun] for each in side if len(each) > begun))
+        for side in (answers, foils)
+    )
+    shared = [token for token in wanted if token in unwanted]
+    if shared or not (wanted and unwanted):
+        first = tokenizer.token_string(shared[0] if shared else answers[0][0])
         raise PromptError(
             f"answer {pair.answer!r} and foil {pair.foil!r} of {pair.clean!r} begin with the same "
-            f"token {tokenizer.token_string(shared[0])!r}, so no score can tell them apart"
+            f"token {first!r}, so no score can tell them apart"
         )
     spans = {name: clean.span_of(text, nth) for name, text, nth in pair.spans}
     subject = spans.pop(SUBJECT, None)
     if subject is None and pair.subject is not None:
         subject = clean.span_of(pair.subject)
-    sets = (answers, foils) if pair.answers or pair.foils else ((), ())
+    start = clean.span_at(pair.start, len(clean.text)).start if pair.start else 0
+    if begun:
+        clean = tokenizer.begun(clean, pair.answer, begun)
+        corrupted = tokenizer.begun(corrupted, pair.foil, begun)
+    sets = (wanted, unwanted) if pair.answers or pair.foils else ((), ())
     return TokenPair(
         pair,
         clean,
         corrupted,
-        answers[0],
-        foils[0],
+        wanted[0],
+        unwanted[0],
         subject,
         tokenizer.fingerprint,
         *sets,
         tuple(spans.items()),
+        start,
     )
+
+
+def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two continuations have in common at their beginning."""
+    steps = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(steps) if a != b), min(len(one), len(other)))
 
 
 def encode_pairs(
@@ -225,6 +250,10 @@ def pair_from_record(record: dict[str, Any], path: str | Path, line: int) -> Pro
     optional = [name for name in ("subject", "relation") if record.get(name) is not None]
     names = ["clean", "corrupted", "answer", "foil", *optional]
     checked = {name: text_field(record, name, path, line) for name in names}
+    start = record.get("start", 0)
+    if not isinstance(start, int) or not 0 <= start < len(record["clean"]):
+        reason = f"'start' must be a character of the prompts, not {start!r:.40}"
+        raise FileFormatError(path, reason, line)
     # White space at a prompt's end stays: it is a mistake, and tokenising reports it.
     exact = record.get("exact", False)
     if not isinstance(exact, bool):
@@ -239,6 +268,7 @@ def pair_from_record(record: dict[str, Any], path: str | Path, line: int) -> Pro
         foils=sets["foils"],
         spans=_spans(record, path, line),
         exact=exact,
+        start=start,
     )
 
 

@@ -1,69 +1,82 @@
-"""From relations to prompt pairs: what the model knows, and with whom each subject is paired.
+"""Facts in words: which are asked, in which templates, after which demonstrations.
 
 1. `questions` words facts: every fact in each of the chosen templates.
-2. `known_facts` asks the model all of them; a fact is known in a wording where the answer's first
-   token is the argmax after the prompt.
-3. `make_pairs` gives each known fact a partner: another known subject of the same relation, asked
-   in the same template with the same number of tokens, whose object begins with another token.
-Whatever is left out on the way is counted, with its reason.
+2. `circuits.facts.knowledge` asks a model all of them: a `KnowledgeCheck`.
+3. `circuits.facts.pairing` gives each known fact a partner.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from itertools import groupby
-from typing import NamedTuple
-
-import torch
 
 from circuits.base.choices import Templates
-from circuits.base.errors import OptionError, PromptError
+from circuits.base.errors import OptionError
+from circuits.facts.demonstrations import demonstrated
 from circuits.facts.facts import Fact, Relation, fill, place_in
-from circuits.facts.pairs import SUBJECT, PromptPair
-from circuits.model.holding import alone
-from circuits.model.metrics import answer_probability, rank
-from circuits.model.model import Model
-from circuits.model.tokens import Prompt, Tokenizer
+from circuits.facts.pairs import SUBJECT
+from circuits.model.tokens import occurrences
 
 FIRST_TEMPLATES = 3
 """How many templates `Templates.FIRST` stands for: enough to tell a fact from its wording."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A fact in words."""
+    """A fact in words; `before` are demonstrations, the same for all questions of a template."""
 
     fact: Fact
     template: str
+    before: str = ""
 
     @property
     def prompt(self) -> str:
         """The prompt that the object continues."""
-        return fill(self.template, self.fact.subject)
+        return self.before + fill(self.template, self.fact.subject)
+
+    @property
+    def place(self) -> int:
+        """Which occurrence of the subject in the prompt is asked about; 0: the one whole word."""
+        place = place_in(self.template, self.fact.subject)
+        return place and place + len(occurrences(self.before, self.fact.subject))
 
     @property
     def spans(self) -> tuple[tuple[str, str, int], ...]:
         """The subject's place, for a prompt pair; empty where the prompt's words tell it."""
-        place = place_in(self.template, self.fact.subject)
-        return ((SUBJECT, self.fact.subject, place),) if place else ()
+        return ((SUBJECT, self.fact.subject, self.place),) if self.place else ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How the model does on a question: rank (0 is best) and probability of the first token."""
+    """How the model does on a question: rank (0 is best) and probability of the first token.
+
+    `among` is its rank among the first tokens of the relation's objects, `said` what the model says
+    first. `right` counts the tokens of the answer that are known one after the other, as far as
+    they were asked: more than one only where other objects begin alike. `text` is the accepted
+    answer that the model does best on, where a fact has several.
+    """
 
     question: Question
     rank: int
     probability: float
+    among: int = 0
+    said: str = ""
+    right: int | None = None
+    text: str | None = None
 
     @property
     def known(self) -> bool:
-        """Whether no token scores higher than the answer's first token."""
-        return self.rank == 0
+        """Whether the answer's first token counts as known; the first rank, unless told."""
+        return self.rank == 0 if self.right is None else self.right > 0
+
+    @property
+    def answer(self) -> str:
+        """The text that answers the question."""
+        return self.text or self.question.fact.object
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,19 @@ class KnowledgeCheck:
         """Share of the questions asked that are answered right; NaN where none was asked."""
         return len(self.known) / len(self.answers) if self.answers else float("nan")
 
+    def by_template(self) -> dict[str, tuple[int, int]]:
+        """For each wording how many questions are answered right, and how many were asked."""
+        asked = Counter(answer.question.template for answer in self.answers)
+        right = Counter(question.template for question in self.known)
+        return {template: (right[template], count) for template, count in asked.items()}
+
+    def instead(self, n: int = 3) -> list[tuple[str, int, Question]]:
+        """What the model says most often where it is wrong, how often, and the first such case."""
+        wrong = [answer for answer in self.answers if not answer.known and answer.said]
+        said = Counter(answer.said for answer in wrong)
+        first = {answer.said: answer.question for answer in reversed(wrong)}
+        return [(word, count, first[word]) for word, count in said.most_common(n)]
+
     def describe(self) -> str:
         """One line with the counts."""
         line = f"{len(self.known)} of {len(self.answers)} questions answered right"
@@ -95,300 +121,95 @@ class KnowledgeCheck:
             line += f"; {len(self.unusable)} could not be asked, as: {self.unusable[0][1]}"
         return line
 
+    def describe_wrong(self) -> str:
+        """One line with the commonest wrong answers, an example and the best and worst wording.
 
-class Unpaired(StrEnum):
-    """Why a known fact has no corrupted prompt."""
-
-    NO_OTHER_SUBJECT = "no other known subject in its template"
-    NO_OTHER_RELATION = "no other relation of its subject is known"
-    ALSO_TRUE = "the others' objects are true of it too, or its own of them"
-    LENGTH = "no other subject with as many tokens"
-    PLACES = "no other relation's wording has as many tokens before and after the subject"
-    FIRST_TOKEN = "the others' objects begin with the same token"
-
-
-@dataclass(frozen=True)
-class PairingReport:
-    """The pairs, and what became of all other facts.
-
-    `unknown` are facts that the model does not know in any template, `unpaired` known facts
-    without a partner, `unusable` facts that could not be asked at all.
-    """
-
-    pairs: tuple[PromptPair, ...]
-    unknown: tuple[Fact, ...]
-    unpaired: tuple[tuple[Fact, Unpaired], ...]
-    unusable: tuple[tuple[Fact, str], ...] = ()
-
-    def describe(self) -> str:
-        """One line with the counts."""
-        line = f"{len(self.pairs)} pairs; {len(self.unknown)} facts not known to the model"
-        for reason, count in Counter(reason for _, reason in self.unpaired).most_common():
-            line += f"; {count} without a partner ({reason})"
-        if self.unusable:
-            line += f"; {len(self.unusable)} that cannot be asked, as: {self.unusable[0][1]}"
+        It is empty where nothing is wrong.
+        """
+        found = self.instead()
+        if not found:
+            return ""
+        wrong = len(self.unknown)
+        said = ", ".join(f"{word!r} {count} of {wrong} times" for word, count, _ in found)
+        _, _, case = found[0]
+        example = fill(case.template, case.fact.subject)
+        line = f"it says {said}, as after {example!r} (not {case.fact.object!r})"
+        shares = {name: right / asked for name, (right, asked) in self.by_template().items()}
+        best, worst = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
+        if shares[best] > shares[worst]:
+            line += f"; {shares[best]:.0%} right in {best!r}, {shares[worst]:.0%} in {worst!r}"
         return line
 
 
 def questions(
     relations: Relation | Iterable[Relation],
     templates: Templates | str | Sequence[str] = Templates.FIRST,
+    *,
+    shots: int = 0,
+    seed: int = 0,
 ) -> list[Question]:
     """Every fact in each of the chosen templates, once.
 
-    `Templates.FIRST` are the first three training templates, `TRAIN` all of them, `HELD_OUT` those
-    no trained model has seen; a list of templates is taken as it is. Facts with their own wording
-    are asked in that one unless a list is given. OptionError where a relation has none.
+    `Templates.FIRST` are the first three training templates, `BEST` those of `Relation.best` (see
+    `circuits.facts.knowledge.with_best`), `TRAIN` all of them, `HELD_OUT` those no trained model
+    has seen; a list of templates is taken as it is. Facts with their own wording
+    are asked in that one unless a list is given. With `shots`, so many facts of the relation, drawn
+    by the seed, stand answered before every question in its own wording, and are not asked
+    themselves. OptionError where a relation has no template or too few facts.
     """
     if isinstance(templates, str):
         templates = Templates.of(templates)
     asked: dict[tuple[str, str, str, str], Question] = {}
+    few = ""
     for relation in _as_list(relations):
         chosen = _choose(relation, templates)
+        shown = demonstrations_of(relation, shots, seed)
+        if shown is None:
+            few = f"{relation.name} has {len(relation.subjects())} subjects, too few for {shots} "
+            few += "demonstrations and two questions"
+            log.warning(few)
+            continue
+        subjects = {each.subject for each in shown}
+        before: dict[str, str] = {}
         for fact in relation.facts:
+            if fact.subject in subjects:
+                continue
             own = fact.template if isinstance(templates, Templates) else None
             for template in (own,) if own else chosen:
+                if template not in before:
+                    whole = demonstrated(template, fact.subject, shown)
+                    before[template] = whole.text[: whole.start]
                 key = (relation.name, fact.subject, fact.object, template)
-                asked.setdefault(key, Question(fact, template))
+                asked.setdefault(key, Question(fact, template, before[template]))
     if not asked:
-        raise OptionError("there are no facts to ask about")
+        raise OptionError(few or "there are no facts to ask about")
     return list(asked.values())
 
 
-@alone
-def known_facts(
-    model: Model,
-    relations: Relation | Iterable[Relation],
-    templates: Templates | str | Sequence[str] = Templates.FIRST,
-    bos: bool | None = None,
-    batch_size: int = 32,
-) -> KnowledgeCheck:
-    """Ask the model every question; prompts of one length share a batch, nothing is padded.
+def demonstrations_of(relation: Relation, shots: int, seed: int = 0) -> tuple[Fact, ...] | None:
+    """So many facts of different subjects, drawn by the seed, of different objects where there are.
 
-    The answers' order is that of `questions` and does not depend on the batch size.
+    None where less than two subjects would be left to ask about.
     """
-    if batch_size < 1:
-        raise OptionError(f"batch size must be at least 1, not {batch_size}")
-    usable, unusable = _encode(model.tokenizer, questions(relations, templates), bos)
-    order = sorted(range(len(usable)), key=lambda index: len(usable[index].prompt))
-    found: dict[int, Answer] = {}
-    for _, group in groupby(order, key=lambda index: len(usable[index].prompt)):
-        members = list(group)
-        for start in range(0, len(members), batch_size):
-            rows = members[start : start + batch_size]
-            answers = _ask(model, [usable[index] for index in rows])
-            found.update(zip(rows, answers, strict=True))
-    return KnowledgeCheck(tuple(found[index] for index in range(len(usable))), tuple(unusable))
-
-
-def make_pairs(
-    tokenizer: Tokenizer,
-    check: KnowledgeCheck,
-    seed: int = 0,
-    n: int | None = None,
-    bos: bool | None = None,
-) -> PairingReport:
-    """One pair for each known fact, or for `n` of them chosen by the seed.
-
-    Facts take the templates in turn, so that the pairs spread over all of them; a fact that is not
-    known or has no partner in its turn's template takes the next. A partner is asked in the clean
-    prompt's template and known in it (facts with a wording of their own: known in theirs). The
-    result depends on the answers and the seed only.
-    """
-    if n is not None and n < 1:
-        raise OptionError(f"the number of pairs must be at least 1, not {n}")
-    pool = _Pool(tokenizer, check, bos)
-    facts = list(pool.by_fact)
-    if n is not None:
-        random.Random(seed).shuffle(facts)
-    made: dict[Fact, PromptPair] = {}
-    unpaired: list[tuple[Fact, Unpaired]] = []
-    for turn, fact in enumerate(facts):
-        if n is not None and len(made) == n:
-            break
-        outcome = pool.pair(fact, turn, seed)
-        if isinstance(outcome, PromptPair):
-            made[fact] = outcome
-        else:
-            unpaired.append((fact, outcome))
-    known = set(pool.by_fact)
-    asked = dict.fromkeys(answer.question.fact for answer in check.answers)
-    return PairingReport(
-        pairs=tuple(made[fact] for fact in pool.by_fact if fact in made),
-        unknown=tuple(fact for fact in asked if fact not in known),
-        unpaired=tuple(unpaired),
-        unusable=tuple(
-            {
-                q.fact: (q.fact, reason) for q, reason in check.unusable if q.fact not in asked
-            }.values()
-        ),
-    )
-
-
-@alone
-def pairs_for(
-    model: Model,
-    relations: Relation | Iterable[Relation],
-    templates: Templates | str | Sequence[str] = Templates.FIRST,
-    seed: int = 0,
-    n: int | None = None,
-    bos: bool | None = None,
-    batch_size: int = 32,
-) -> PairingReport:
-    """`known_facts`, then `make_pairs`; PromptError where no pair comes of it, saying why."""
-    check = known_facts(model, relations, templates, bos, batch_size)
-    report = make_pairs(model.tokenizer, check, seed, n, bos)
-    if not report.pairs:
-        raise PromptError(f"no prompt pairs can be made for {model.name!r}: {report.describe()}")
-    return report
-
-
-def assume_known(
-    tokenizer: Tokenizer, asked: Iterable[Question], bos: bool | None = None
-) -> KnowledgeCheck:
-    """A check that takes every question for known, where no model is to be asked."""
-    usable, unusable = _encode(tokenizer, asked, bos)
-    return KnowledgeCheck(tuple(Answer(each.question, 0, 1.0) for each in usable), tuple(unusable))
-
-
-# --- asking --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    question: Question
-    prompt: Prompt
-    answer: int
-
-
-def _encode(
-    tokenizer: Tokenizer, asked: Iterable[Question], bos: bool | None
-) -> tuple[list[_Encoded], list[tuple[Question, str]]]:
-    usable: list[_Encoded] = []
-    unusable: list[tuple[Question, str]] = []
-    tokenizer.use_bos(bos)  # a wrong choice is the caller's mistake, not each question's
-    for question in asked:
-        try:
-            prompt = tokenizer.encode(question.prompt, bos)
-            prompt.span_of(
-                question.fact.subject, place_in(question.template, question.fact.subject)
-            )
-            answer = tokenizer.first_token(question.prompt, question.fact.object)
-        except PromptError as error:
-            unusable.append((question, str(error)))
-        else:
-            usable.append(_Encoded(question, prompt, answer))
-    return usable, unusable
-
-
-@torch.no_grad()
-def _ask(model: Model, rows: Sequence[_Encoded]) -> Iterator[Answer]:
-    tokens = torch.tensor([row.prompt.ids for row in rows], device=model.device)
-    target = torch.tensor([row.answer for row in rows], device=model.device)
-    logits = model.last_logits(tokens).float()
-    ranks, probabilities = rank(logits, target), answer_probability(logits, target)
-    for row, place, share in zip(rows, ranks.tolist(), probabilities.tolist(), strict=True):
-        yield Answer(row.question, place, share)
-
-
-# --- pairing -------------------------------------------------------------------------------------
-
-
-class _Tokens(NamedTuple):
-    """What pairing needs of a tokenised prompt: its length and the answer's first token."""
-
-    length: int
-    answer: int
-
-
-class _Pool:
-    """The known questions, indexed for finding partners."""
-
-    def __init__(self, tokenizer: Tokenizer, check: KnowledgeCheck, bos: bool | None) -> None:
-        self.tokenizer, self.bos = tokenizer, bos
-        self.by_fact: dict[Fact, list[str]] = {}
-        self.by_template: dict[tuple[str, str], list[Fact]] = {}
-        self.own_wording: dict[str, list[Fact]] = {}
-        self.true: dict[tuple[str, str], set[str]] = {}
-        self.encoded: dict[tuple[str, str, str], _Tokens | None] = {}
-        for answer in check.answers:
-            fact, template = answer.question.fact, answer.question.template
-            self.true.setdefault((fact.relation, fact.subject), set()).add(fact.object)
-            if answer.known:
-                self.by_fact.setdefault(fact, []).append(template)
-                self.by_template.setdefault((fact.relation, template), []).append(fact)
-                if fact.template == template:
-                    self.own_wording.setdefault(fact.relation, []).append(fact)
-
-    def pair(self, fact: Fact, turn: int, seed: int) -> PromptPair | Unpaired:
-        """The fact's pair in the first of its templates, from its turn's on, that has a partner."""
-        templates = self.by_fact[fact]
-        reason = Unpaired.NO_OTHER_SUBJECT
-        for step in range(len(templates)):
-            template = templates[(turn + step) % len(templates)]
-            outcome = self._pair_in(fact, template, seed)
-            if isinstance(outcome, PromptPair):
-                return outcome
-            reason = nearer(reason, outcome)
-        return reason
-
-    def _pair_in(self, fact: Fact, template: str, seed: int) -> PromptPair | Unpaired:
-        """The nearest miss is the reason, where no candidate passes every test."""
-        shared = self.by_template[fact.relation, template]
-        candidates = self.own_wording[fact.relation] if fact.template == template else shared
-        others = [other for other in candidates if other.subject != fact.subject]
-        random.Random(f"{seed}/{fact.relation}/{fact.subject}/{template}").shuffle(others)
-        own, reason = self._tokens(fact, template), Unpaired.NO_OTHER_SUBJECT
-        for other in others:
-            failure = self._failure(fact, own, other, template)
-            if failure is None:
-                clean, corrupted = fill(template, fact.subject), fill(template, other.subject)
-                return PromptPair(
-                    clean,
-                    corrupted,
-                    fact.object,
-                    other.object,
-                    fact.subject,
-                    fact.relation,
-                    spans=Question(fact, template).spans,
-                )
-            reason = nearer(reason, failure)
-        return reason
-
-    def _failure(
-        self, fact: Fact, own: _Tokens | None, other: Fact, template: str
-    ) -> Unpaired | None:
-        """The first test that a partner fails; None where it will do."""
-        theirs = self._tokens(other, template)
-        if own is None or theirs is None:
-            return Unpaired.NO_OTHER_SUBJECT
-        also_true = self.true[fact.relation, fact.subject]
-        if other.object in also_true or fact.object in self.true[other.relation, other.subject]:
-            return Unpaired.ALSO_TRUE
-        if own.length != theirs.length:
-            return Unpaired.LENGTH
-        return Unpaired.FIRST_TOKEN if own.answer == theirs.answer else None
-
-    def _tokens(self, fact: Fact, template: str) -> _Tokens | None:
-        """Length and answer of the fact's prompt; None where it cannot be asked in the template."""
-        key = (template, fact.subject, fact.object)
-        if key not in self.encoded:
-            encoded, _ = _encode(self.tokenizer, [Question(fact, template)], self.bos)
-            self.encoded[key] = (
-                _Tokens(len(encoded[0].prompt), encoded[0].answer) if encoded else None
-            )
-        return self.encoded[key]
-
-
-def nearer(one: Unpaired, other: Unpaired) -> Unpaired:
-    """The reason that stands later in the order of the tests: the nearer miss."""
-    return max(one, other, key=list(Unpaired).index)
+    if not shots:
+        return ()
+    by_subject = {fact.subject: fact for fact in reversed(relation.facts)}
+    facts = [by_subject[subject] for subject in relation.subjects()]
+    if len(facts) < shots + 2:
+        return None
+    random.Random(f"{seed}/{relation.name}").shuffle(facts)
+    by_object = {fact.object: fact for fact in reversed(facts)}
+    different = [fact for fact in facts if by_object[fact.object] is fact]
+    others = [fact for fact in facts if by_object[fact.object] is not fact]
+    return tuple([*different, *others][:shots])
 
 
 def _choose(relation: Relation, templates: Templates | Sequence[str]) -> Sequence[str]:
     if isinstance(templates, Templates):
+        first = relation.templates[:FIRST_TEMPLATES]
         chosen: Sequence[str] = {
-            Templates.FIRST: relation.templates[:FIRST_TEMPLATES],
+            Templates.FIRST: first,
+            Templates.BEST: relation.best or first,
             Templates.TRAIN: relation.templates,
             Templates.HELD_OUT: relation.held_out,
             Templates.ALL: (*relation.templates, *relation.held_out),

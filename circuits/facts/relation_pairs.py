@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.facts import Fact, Relation, place_in
+from circuits.facts.facts import Fact, Relation
+from circuits.facts.pairing import PairingReport, Unpaired, nearer
 from circuits.facts.pairs import PromptPair
-from circuits.facts.questions import KnowledgeCheck, PairingReport, Question, Unpaired, nearer
+from circuits.facts.questions import KnowledgeCheck, Question
 from circuits.model.tokens import Tokenizer
 
 
@@ -71,9 +72,7 @@ def make_relation_pairs(
     by_fact: dict[Fact, list[_Known]] = {}
     for known in _encoded(tokenizer, check, bos):
         by_fact.setdefault(known.question.fact, []).append(known)
-    facts = list(by_fact)
-    if n is not None:
-        random.Random(seed).shuffle(facts)
+    facts = _in_order(by_fact, seed, n)
     made: dict[Fact, PromptPair] = {}
     unpaired: list[tuple[Fact, Unpaired]] = []
     for turn, fact in enumerate(facts):
@@ -93,6 +92,18 @@ def make_relation_pairs(
         unpaired=tuple(unpaired),
         unusable=tuple(unusable.values()),
     )
+
+
+def known_in_order(check: KnowledgeCheck, seed: int = 0, n: int | None = None) -> list[Fact]:
+    """The known facts in the order in which `make_relation_pairs` takes them."""
+    return _in_order(dict.fromkeys(question.fact for question in check.known), seed, n)
+
+
+def _in_order(facts: Iterable[Fact], seed: int, n: int | None) -> list[Fact]:
+    order = list(facts)
+    if n is not None:
+        random.Random(seed).shuffle(order)
+    return order
 
 
 def _pair(
@@ -153,7 +164,7 @@ def _encoded(tokenizer: Tokenizer, check: KnowledgeCheck, bos: bool | None) -> l
         fact = question.fact
         try:
             prompt = tokenizer.encode(question.prompt, bos)
-            span = prompt.span_of(fact.subject, place_in(question.template, fact.subject))
+            span = prompt.span_of(fact.subject, question.place)
             answer = tokenizer.first_token(question.prompt, fact.object)
         except PromptError:
             continue

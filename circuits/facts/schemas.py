@@ -8,7 +8,7 @@
 | knowedit | prompt, subject, target_new, portability... (Zhang et al. 2024) | the wording |
 | zsre | subject, src, alt, answers, rephrase, loc, loc_ans (Mitchell et al. 2022) | the wording |
 | known-1000 | known_id, subject, attribute, prompt (Meng et al. 2022) | relation_id |
-| plain | subject, object, prompt, optional relation | relation, else the wording |
+| plain | subject, object, prompt, optional relation, aliases | relation, else the wording |
 
 "The wording" is the prompt with {} in the subject's place; a prompt may have that {} already.
 """
@@ -195,7 +195,16 @@ def _plain(record: Record, at: Place) -> Fact:
         subject=text_field(record, "subject", *at),
         object=text_field(record, "object", *at),
         template=template,
+        aliases=_aliases(record, at),
     )
+
+
+def _aliases(record: Record, at: Place) -> tuple[str, ...]:
+    """Other accepted answers: a list, or one text with | between them, as in a CSV file."""
+    value = record.get("aliases")
+    listed = value.split("|") if isinstance(value, str) else _listed(value, "aliases", at)
+    texts = [text for text in listed if not isinstance(text, str) or text.strip()]
+    return tuple(dict.fromkeys(text_field({"aliases": text}, "aliases", *at) for text in texts))
 
 
 READERS: dict[Schema, Callable[[Record, Place], Fact]] = {

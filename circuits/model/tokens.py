@@ -227,13 +227,24 @@ class Tokenizer:
         if exact and answer:
             _check_unicode(prompt + answer)
             return _exact(self.hf, prompt, answer)
+        return _continuation(self.hf, prompt, self.ending(prompt, answer))
+
+    def ending(self, prompt: str, answer: str) -> str:
+        """The answer with the space that stands between it and the prompt, where one does."""
         answer = answer.strip()
         if not answer:
             raise PromptError(f"the answer to {prompt!r} is empty")
         _check_unicode(prompt + answer)
         unspaced = _is_unspaced(prompt[-1:]) and (_script(answer[0]) or answer[0].isdigit())
-        glue = "" if unspaced or _wants_no_space(prompt) else " "
-        return _continuation(self.hf, prompt, glue + answer)
+        return answer if unspaced or _wants_no_space(prompt) else f" {answer}"
+
+    def begun(self, prompt: Prompt, answer: str, n: int) -> Prompt:
+        """The prompt with the answer's first `n` tokens after it."""
+        whole = self.encode(prompt.text + self.ending(prompt.text, answer), prompt.bos)
+        stop = len(prompt) + n
+        offsets = whole.offsets[:stop]
+        text = whole.text[: max(right for _, right in offsets)]
+        return Prompt(text, whole.ids[:stop], whole.tokens[:stop], prompt.bos, offsets)
 
     def first_token(self, prompt: str, answer: str, exact: bool = False) -> int:
         """First continuation token of the answer: the one that scores count."""

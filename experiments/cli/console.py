@@ -110,6 +110,11 @@ class Console:
         print(text, file=self._stdout)
 
 
+def percent(share: float | None) -> str:
+    """A share as per cent; nothing where there is none."""
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
 def visible(text: str) -> str:
     """Text on one line: control characters, which could move a terminal's cursor, are escaped."""
     return "".join(

@@ -1,8 +1,7 @@
-"""`kc show`, `export`, `models` and `facts`: what there is, and in which form."""
+"""`kc show`, `export`, and `models`: what there is, and in which form."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +11,10 @@ from circuits.base.choices import ExportFormat
 from circuits.base.errors import OptionError
 from circuits.base.plain import plain
 from experiments.cli import options as o
-from experiments.cli.console import Console
-from experiments.cli.signature import Fixed, Like, path
-from locate.options import Loading, Source
-from locate.search import Search
+from experiments.cli.console import Console, percent
+from experiments.cli.signature import path
 
 if TYPE_CHECKING:
-    from circuits.facts.facts import Relation
     from circuits.graph.circuit import Circuit
     from circuits.model.packaged import PackagedModel
 
@@ -41,30 +37,10 @@ ResultPath = Annotated[
         parser=path,
     ),
 ]
-RelationArgument = Annotated[
-    str | None, typer.Argument(help="List the facts of this relation.", metavar="[RELATION]")
-]
-AskedModel = Annotated[
-    str | None, typer.Option("--model", "-m", help="Ask this model which of the facts it knows.")
-]
 OutFile = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="PATH", parser=path, help="File to write.")
 ]
 Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
-AtlasOrFile = Annotated[
-    Source,
-    Fixed(
-        "relation",
-        "pairs",
-        "task",
-        "wordings",
-        "limit",
-        "hold_out",
-        "known_only",
-        "seed",
-        "corrupt",
-    ),
-]
 
 
 def show(*, result: ResultPath, edges: Shown = 20, as_json: o.AsJson = False) -> None:
@@ -214,9 +190,9 @@ def models(*, as_json: o.AsJson = False) -> None:
                 f"{record['bytes'] / 1e6:.1f}",
                 record["licence"],
                 record["where"],
-                _percent(record["accuracy"].get("train_top1")),
-                _percent(record["accuracy"].get("held_out_top1")),
-                _percent(record["accuracy"].get("three_shot_top1")),
+                percent(record["accuracy"].get("train_top1")),
+                percent(record["accuracy"].get("held_out_top1")),
+                percent(record["accuracy"].get("three_shot_top1")),
             )
             for record in records
         ],
@@ -227,126 +203,6 @@ def models(*, as_json: o.AsJson = False) -> None:
         f"Face directory or a .gguf file; covered architectures: {covered}"
     )
     console.result({"models": records, "architectures": sorted(SUPPORTED)})
-
-
-def facts(
-    *,
-    relation: RelationArgument = None,
-    source: AtlasOrFile,
-    model: AskedModel = None,
-    batch_size: Annotated[int, Like(Search, "batch_size")] = 32,
-    loading: Loading,
-    as_json: o.AsJson = False,
-) -> None:
-    """The relations of the atlas or a fact file; one relation's facts; what a model knows."""
-    console = Console(as_json)
-    with console.working():
-        relations = _relations(replace(source, relation=relation))
-        checks: dict[str, Any] = {}
-        if model is not None:
-            from circuits.facts.questions import known_facts
-
-            loaded = o.load_model(console, model, loading)
-            asked = (source.templates, source.bos, batch_size)
-            with console.stage("facts") as progress:
-                for index, each in enumerate(relations, start=1):
-                    checks[each.name] = known_facts(loaded, each, *asked)
-                    progress(index, len(relations))
-            bos = loaded.tokenizer.use_bos(source.bos)
-            o.note_bos(console, bos)
-        records = [_relation_record(each, checks.get(each.name)) for each in relations]
-        known = _known_by_fact(checks)
-    if relation is None:
-        _print_relations(console, records)
-    else:
-        _print_facts(console, relations[0], known)
-    if relation is not None or model is not None:
-        for record, each in zip(records, relations, strict=True):
-            record["list"] = [_fact_record(fact, known) for fact in each.facts]
-    asked_with = {} if model is None else {"bos": bos}
-    console.result({"model": model, **asked_with, "relations": records})
-
-
-def _relations(source: Source) -> list[Relation]:
-    if not source.asks:
-        from circuits.facts.facts import atlas
-
-        return list(atlas().values())
-    from locate.examples import relations_of
-
-    return relations_of(source)
-
-
-def _relation_record(relation: Relation, check: Any) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "relation": relation.name,
-        "category": relation.category,
-        "kind": relation.kind,
-        "facts": len(relation.facts),
-        "templates": list(relation.templates),
-        "held_out_templates": list(relation.held_out),
-    }
-    if check is not None:
-        record["questions"] = len(check.answers)
-        record["answered_right"] = len(check.known)
-        record["accuracy"] = check.accuracy if check.answers else None
-        record["known"] = len({question.fact for question in check.known})
-        record["cannot_be_asked"] = len(check.unusable)
-    return record
-
-
-def _known_by_fact(checks: dict[str, Any]) -> dict[Any, tuple[int, int, float]]:
-    """For each fact: templates answered right, templates asked, best probability."""
-    counts: dict[Any, tuple[int, int, float]] = {}
-    for check in checks.values():
-        for answer in check.answers:
-            right, asked, best = counts.get(answer.question.fact, (0, 0, 0.0))
-            counts[answer.question.fact] = (
-                right + answer.known,
-                asked + 1,
-                max(best, answer.probability),
-            )
-    return counts
-
-
-def _fact_record(fact: Any, known: dict[Any, tuple[int, int, float]]) -> dict[str, Any]:
-    record = {"subject": fact.subject, "object": fact.object}
-    if fact in known:
-        right, asked, best = known[fact]
-        record |= {"known": right > 0, "right": right, "asked": asked, "best_probability": best}
-    return record
-
-
-def _print_relations(console: Console, records: list[dict[str, Any]]) -> None:
-    asked = any("known" in record for record in records)
-    header = ("relation", "category", "facts", *(("known", "accuracy") if asked else ()))
-    rows = []
-    for record in records:
-        cells = [record["relation"], record["category"], str(record["facts"])]
-        if asked:
-            cells += [str(record["known"]), _percent(record["accuracy"])]
-        rows.append(cells)
-    console.table(header, rows)
-    n_facts, n = sum(r["facts"] for r in records), len(records)
-    console.say(f"\n{n_facts} facts in {n} relation{'s' * (n != 1)}")
-
-
-def _print_facts(
-    console: Console, relation: Relation, known: dict[Any, tuple[int, int, float]]
-) -> None:
-    for heading, templates in (("templates", relation.templates), ("held out", relation.held_out)):
-        for template in templates:
-            console.say(f"{heading}: {template}")
-    console.say()
-    header = ("subject", "object", *(("right", "best probability") if known else ()))
-    rows = []
-    for fact in relation.facts:
-        cells = [fact.subject, fact.object]
-        if known:
-            right, asked, best = known.get(fact, (0, 0, 0.0))
-            cells += [f"{right} of {asked}", f"{best:.3f}"]
-        rows.append(cells)
-    console.table(header, rows)
 
 
 def _model_record(name: str, path: Path) -> dict[str, Any]:
@@ -399,7 +255,3 @@ def _provenance(console: Console, provenance: Any, indent: str = "") -> None:
             _provenance(console, value, indent + "  ")
         else:
             console.say(f"{indent}{name}: {value}")
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuits.base.choices import Known
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Like
@@ -39,6 +40,8 @@ def run(
     names: Names = None,
     model: o.ModelName = "facts-gpt2",
     facts: Annotated[str | None, Like(Source, "facts")] = None,
+    known: Annotated[Known, Like(Source, "known")] = Known.TOP1,
+    shots: Annotated[int, Like(Source, "shots")] = 0,
     config: ConfigFile = None,
     settings: Settings = None,
     listing: Listing = False,
@@ -59,12 +62,14 @@ def run(
         from circuits.base.errors import OptionError
         from experiments.analyses.engine.context import Context
         from experiments.analyses.engine.registry import EVERYTHING, chosen
-        from experiments.analyses.engine.registry import names as known
+        from experiments.analyses.engine.registry import names as all_names
         from experiments.analyses.engine.running import folder_for, run_all, write_index
 
         asked = list(dict.fromkeys(names or ()))
         if not asked:
-            raise OptionError(f"name an analysis: {', '.join(known())}, or all; --list explains")
+            raise OptionError(
+                f"name an analysis: {', '.join(all_names())}, or all; --list explains"
+            )
         found = chosen(asked)
         one = len(found) == 1 and asked != [EVERYTHING]
         if not one and (config or settings or show):
@@ -74,7 +79,15 @@ def run(
             return
         folder = out or folder_for(model, asked)
         context = Context(
-            model, folder, seed, loading.device, loading.dtype, facts, batch_size=batch_size
+            model,
+            folder,
+            seed,
+            loading.device,
+            loading.dtype,
+            facts,
+            batch_size=batch_size,
+            known=known,
+            shots=shots,
         )
         if one:
             runs = [_one(found[0], context, config, settings, redraw, console)]

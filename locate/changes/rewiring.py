@@ -364,7 +364,7 @@ def _follow(model: Model, asked: Sequence[TokenPair]) -> list[tuple[np.ndarray, 
     found = []
     for pair in asked:
         tokens = dict(zip(LABELS, (pair.answer, pair.foil), strict=True))
-        lens = logit_lens(model, pair.clean, tokens, lens_positions(pair.clean, pair.text.subject))
+        lens = logit_lens(model, pair.clean, tokens, lens_positions(pair.clean, pair.subject))
         found.append((lens.rank, lens.probability))
     return found
 
@@ -376,7 +376,7 @@ def _followed(
         np.stack([np.stack([prompt[which] for prompt in side]) for side in lenses])
         for which in (0, 1)
     )
-    places = tuple(lens_positions(asked[0].clean, asked[0].text.subject))
+    places = tuple(lens_positions(asked[0].clean, asked[0].subject))
     prompts = tuple(pair.text.clean for pair in asked)
     return FollowedObjects(prompts, places, rank, probability)
 

@@ -90,7 +90,9 @@ def _head_record(head: HeadChange) -> dict[str, Any]:
 
 
 def _head(record: Mapping[str, Any]) -> HeadChange:
-    sides = [{name: float(side[str(name)]) for name in REGIONS} for side in record["attention"]]
+    sides = [
+        {name: float(side.get(str(name), 0.0)) for name in REGIONS} for side in record["attention"]
+    ]
     written = [texts(side) for side in record["written"]]
     old, new = ([float(each) for each in record[name]] for name in ("old", "new"))
     return HeadChange(

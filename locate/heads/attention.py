@@ -33,13 +33,15 @@ class Region(StrEnum):
     """Which positions of the prompt a share of a head's attention, or of its output, belongs to.
 
     SUBJECT: the subject span, also where it ends the prompt. BOS: the first token, where there is
-    one. SELF: the last token. RELATION: all others, the words that say what is asked.
+    one. SELF: the last token. EXAMPLES: demonstrations before the question. RELATION: all others,
+    the words that say what is asked.
     """
 
     SUBJECT = "subject"
     RELATION = "relation"
     BOS = "bos"
     SELF = "self"
+    EXAMPLES = "examples"
 
 
 REGIONS = tuple(Region)
@@ -187,7 +189,8 @@ def _region_masks(
     length = batch.clean.shape[1]
     masks = torch.zeros(len(batch), length, len(REGIONS), device=batch.clean.device)
     for place, row in enumerate(batch.index):
-        regions = [Region.RELATION] * length
+        start = pairs[row].start
+        regions = [Region.EXAMPLES] * start + [Region.RELATION] * (length - start)
         regions[-1] = Region.SELF
         if pairs[row].clean.bos:
             regions[0] = Region.BOS

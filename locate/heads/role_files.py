@@ -71,4 +71,4 @@ def _effects(record: Mapping[str, Any]) -> dict[Effect, Interval]:
 
 
 def _by_region(record: Mapping[str, Any]) -> dict[Region, float]:
-    return {region: float(record[str(region)]) for region in REGIONS}
+    return {region: float(record.get(str(region), 0.0)) for region in REGIONS}

@@ -23,7 +23,7 @@ from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.metrics import rank
 from circuits.model.model import Model
-from circuits.model.tokens import Prompt
+from circuits.model.tokens import Prompt, Span
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -145,11 +145,12 @@ class LensResult(Result):
         return found
 
 
-def lens_positions(prompt: Prompt, subject: str | None = None) -> dict[str, int]:
+def lens_positions(prompt: Prompt, subject: str | Span | None = None) -> dict[str, int]:
     """The positions that are usually looked at: the last token and the subject's last token."""
     positions = {"last": len(prompt) - 1}
     if subject is not None:
-        positions["subject last"] = prompt.span_of(subject).last
+        span = subject if isinstance(subject, Span) else prompt.span_of(subject)
+        positions["subject last"] = span.last
     return positions
 
 

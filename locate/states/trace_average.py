@@ -25,7 +25,7 @@ from circuits.model.model import Model
 from circuits.model.tokens import Span
 from locate.heads.attention import check_subjects
 from locate.states.sweep import TraceKind
-from locate.states.tracing import Trace, noise_std, trace
+from locate.states.tracing import Trace, noise_std, trace_tokens
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -323,21 +323,9 @@ def trace_facts(
     unit = noise_std(model, noise_unit, list(subjects))
     traces = []
     for place, pair in enumerate(pairs):
-        text, bos = pair.text, pair.clean.bos
-        assert text.subject is not None, "checked above"
-        traces.append(
-            trace(
-                model,
-                text.clean,
-                text.subject,
-                text.answer,
-                noise_unit=unit,
-                seed=seed + place,
-                bos=bos,
-                span=pair.subject,
-                **options,
-            )
-        )
+        assert pair.subject is not None, "checked above"
+        asked = (pair.clean, pair.subject, pair.text.answer, pair.answer)
+        traces.append(trace_tokens(model, *asked, noise_unit=unit, seed=seed + place, **options))
         if progress is not None:
             progress(place + 1, len(pairs))
     average = average_traces(traces)

@@ -205,8 +205,6 @@ class Trace(Result):
         return self.probabilities[kind]
 
 
-@alone
-@torch.no_grad()
 def trace(
     model: Model,
     prompt: str,
@@ -221,43 +219,79 @@ def trace(
     seed: int = 0,
     bos: bool | None = None,
     max_rows: int = MAX_ROWS,
-    span: Span | None = None,
 ) -> Trace:
-    """Trace one prompt over all layers and positions (Meng et al. 2022, section 2).
+    """Trace one prompt: `trace_tokens` with the subject's one mention and the answer's first token.
+
+    PromptError for a subject that is not there exactly once or an answer that cannot follow.
+    """
+    encoded = model.tokenizer.encode(prompt, bos)
+    span, token = encoded.span_of(subject), model.tokenizer.first_token(prompt, answer)
+    return trace_tokens(
+        model,
+        encoded,
+        span,
+        answer,
+        token,
+        kinds=kinds,
+        window=window,
+        noise=noise,
+        noise_unit=noise_unit,
+        samples=samples,
+        seed=seed,
+        max_rows=max_rows,
+    )
+
+
+@alone
+@torch.no_grad()
+def trace_tokens(
+    model: Model,
+    prompt: Prompt,
+    subject: Span,
+    answer: str,
+    token: int,
+    *,
+    kinds: Sequence[TraceKind | str] = ALL_KINDS,
+    window: int = 10,
+    noise: float = 3.0,
+    noise_unit: NoiseUnit | str | float = NoiseUnit.MATRIX,
+    samples: int = 10,
+    seed: int = 0,
+    max_rows: int = MAX_ROWS,
+) -> Trace:
+    """Trace a tokenised prompt over all layers and positions (Meng et al. 2022, section 2).
+
+    `token` is the one of the answer whose probability is followed.
 
     `noise` is in units of `noise_unit`: the standard deviation of the token embedding matrix, that
     of this subject's embeddings, or a number (`subjects_std` of many subjects). `window` is the
     number of layers over which MLP or attention outputs are restored together (the residual stream
     is always restored at one layer). `max_rows` bounds the sequences in one batch, and so the
-    memory; it does not change the result. `span` is the subject's, where it is known and cannot be
-    found as a word. Raises PromptError for a subject that is not there
-    exactly once or an answer that cannot follow, OptionError for absurd options.
+    memory; it does not change the result. OptionError for absurd options.
     """
     chosen = tuple(dict.fromkeys(TraceKind.of(kind) for kind in kinds))
     check_kinds(chosen, window, max_rows)
     _check_noise(noise, samples)
-    encoded = model.tokenizer.encode(prompt, bos)
-    model.check_length(len(encoded))
-    span = encoded.span_of(subject) if span is None else span
-    answer_token = model.tokenizer.first_token(prompt, answer)
-    unit = noise_std(model, noise_unit, [subject])
-    noises = subject_noise(model, len(span), noise, samples, seed, unit)
+    model.check_length(len(prompt))
+    start, stop = prompt.offsets[subject.start][0], prompt.offsets[subject.last][1]
+    unit = noise_std(model, noise_unit, [prompt.text[start:stop].strip()])
+    noises = subject_noise(model, len(subject), noise, samples, seed, unit)
 
     parts = [
-        _trace_samples(model, encoded, span, answer_token, chosen, window, part, max_rows)
+        _trace_samples(model, prompt, subject, token, chosen, window, part, max_rows)
         for part in noises.split(max_rows)
     ]
     found = {kind: np.concatenate([part[1][kind] for part in parts], -1) for kind in chosen}
     corrupted = np.concatenate([part[0][1:] for part in parts])
     clean = parts[0][0][:1]
     if not all(np.isfinite(values).all() for values in (clean, corrupted, *found.values())):
-        raise NumericalError(f"tracing {prompt!r} gave NaN or infinity")
+        raise NumericalError(f"tracing {prompt.text!r} gave NaN or infinity")
     return Trace(
-        prompt=prompt,
-        tokens=encoded.tokens,
-        subject=span,
+        prompt=prompt.text,
+        tokens=prompt.tokens,
+        subject=subject,
         answer=answer.strip(),
-        answer_token=answer_token,
+        answer_token=token,
         p_clean=float(clean[0]),
         p_corrupted_samples=corrupted,
         probabilities=found,
@@ -270,7 +304,7 @@ def trace(
             "embedding_std": unit,
             "samples": samples,
             "seed": seed,
-            "bos": encoded.bos,
+            "bos": prompt.bos,
         },
     )
 

@@ -97,7 +97,7 @@ class Context:
             self.questions[key] = ask(self.models.get(model), prompt, subject, answer)
         return self.questions[key]
 
-    def stored_question(self, model: str, record: Mapping[str, str], bos: Any) -> Question:
+    def stored_question(self, model: str, record: Mapping[str, Any], bos: Any) -> Question:
         """A pair that a circuit was found on, as it was: its own corrupted prompt and foil."""
         from circuits.facts.pairs import encode_pair, pair_from_record
         from locate.ask import Question
@@ -108,14 +108,18 @@ class Context:
         return Question((pair,), pair.text.relation)
 
 
-def prompts_of(circuit: Circuit) -> list[dict[str, str]]:
+def prompts_of(circuit: Circuit) -> list[dict[str, Any]]:
     """The pairs that a circuit says it was found on, one a clean prompt, at most 60 of them."""
     pairs = circuit.evidence.get("pairs")
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for each in pairs if isinstance(pairs, list | tuple) else ():
         if not isinstance(each, Mapping):
             continue
-        record = {name: each[name] for name in PAIR if isinstance(each.get(name), str)}
+        record: dict[str, Any] = {
+            name: each[name] for name in PAIR if isinstance(each.get(name), str)
+        }
+        if isinstance(each.get("start"), int):
+            record["start"] = each["start"]
         if all(record.get(name) for name in PAIR[:5]):
             found.setdefault(record["clean"], record)
     return list(found.values())[:MOST_PROMPTS]

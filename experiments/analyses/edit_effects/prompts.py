@@ -12,7 +12,7 @@ from circuits.base.errors import PromptError
 from circuits.edits.edit import EditRequest
 from circuits.edits.judge.counterfactuals import new_object
 from circuits.facts.facts import Relation, fill
-from circuits.facts.questions import known_facts
+from circuits.facts.knowledge import known_facts
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
 from experiments.analyses.engine.asking import last_logits

@@ -9,12 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from circuits.base.choices import Templates
+from circuits.base.choices import Known, Templates
 from circuits.base.errors import CircuitFileError, OptionError, PromptError
 from circuits.base.progress import Progress
 from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, atlas
-from circuits.facts.questions import KnowledgeCheck, known_facts
+from circuits.facts.knowledge import known_facts
+from circuits.facts.questions import KnowledgeCheck
 from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import resolve
@@ -46,7 +47,8 @@ class Context:
     """One run's surroundings.
 
     `folder` is the analysis's own, `shared` the folder whose circuits all analyses of a run share.
-    `facts` names a fact file or data set to ask about instead of the atlas.
+    `facts` names a fact file or data set to ask about instead of the atlas. `known` and `shots`
+    decide the pairs that `examples` makes, as in `locate.options.Source`.
     """
 
     model_name: str
@@ -58,6 +60,8 @@ class Context:
     shared: Path | None = None
     batch_size: int = 16
     progress: Progress = _unwatched
+    known: Known = Known.TOP1
+    shots: int = 0
     _held: _Held = field(default_factory=_Held, repr=False)
 
     @classmethod
@@ -147,6 +151,8 @@ class Context:
             limit=limit,
             hold_out=hold_out,
             known_only=None if known_only else False,
+            known=self.known,
+            shots=self.shots,
             seed=self.seed,
         )
         if model is not None and model is not self.model:
@@ -156,8 +162,12 @@ class Context:
 
     def _known(self, relation: str, templates: Templates) -> KnowledgeCheck:
         """What the model knows of a relation; asked once, however many pairs are made of it."""
-        key = ("known", self.facts, relation, templates)
-        return self.once(key, lambda: known_facts(self.model, self.relations[relation], templates))
+        asked: dict[str, Any] = {"known": self.known, "shots": self.shots, "seed": self.seed}
+
+        def read() -> KnowledgeCheck:
+            return known_facts(self.model, self.relations[relation], templates, **asked)
+
+        return self.once(("known", self.facts, relation, templates, *asked.values()), read)
 
     def roles(self, relation: str, limit: int, hold_out: float | None = None) -> Mapping[str, str]:
         """The roles of heads in a relation's pairs, by head; none where it has no such pairs."""

@@ -34,6 +34,8 @@ def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
         "dtype": context.model.provenance["dtype"],
         "facts": context.facts_sha256,
         "seed": context.seed,
+        "known": str(context.known),
+        "shots": context.shots,
     }
     return _hash(decisive)
 

@@ -45,6 +45,8 @@ def run_analysis(
         "analysis": analysis.name,
         "version": analysis.version,
         "seed": context.seed,
+        "known": str(context.known),
+        "shots": context.shots,
         "facts": context.facts or "the atlas",
         "facts_sha256": context.facts_sha256,
         "config": as_dict(config),

@@ -19,8 +19,9 @@ import torch
 from circuits.base.errors import PromptError
 from circuits.facts.demonstrations import can_demonstrate, with_demonstrations
 from circuits.facts.facts import Fact, Relation, fill
+from circuits.facts.knowledge import known_facts
 from circuits.facts.pairs import PromptPair, TokenPair
-from circuits.facts.questions import Answer, KnowledgeCheck, known_facts
+from circuits.facts.questions import Answer, KnowledgeCheck
 from circuits.model.metrics import rank
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Tokenizer

@@ -19,8 +19,9 @@ import torch
 from circuits.base.errors import PromptError
 from circuits.base.options import Options, option
 from circuits.facts.facts import fill
+from circuits.facts.pairing import make_pairs
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair, encode_pairs
-from circuits.facts.questions import Answer, KnowledgeCheck, Question, make_pairs
+from circuits.facts.questions import Answer, KnowledgeCheck, Question
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import evaluate
 from circuits.graph.noise import corrupted_subject

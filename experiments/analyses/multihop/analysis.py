@@ -15,8 +15,8 @@ import numpy as np
 from circuits.base.errors import PromptError
 from circuits.base.options import Options, option
 from circuits.facts.facts import Relation
+from circuits.facts.knowledge import known_facts
 from circuits.facts.pairs import TokenPair
-from circuits.facts.questions import known_facts
 from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
