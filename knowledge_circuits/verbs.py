@@ -23,6 +23,7 @@ from locate.edited import Edited
 from locate.evaluate import StoredEvaluation
 from locate.heads.prompt_heads import HeadsOnPrompts
 from locate.heads.roles import RoleReport
+from locate.heads.span_roles import SpanRoles
 from locate.options import Editing, Evaluating, Judging, Source, Tracing, Unlearning
 from locate.search import Search
 from locate.states.attribution import LogitAttribution
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
 
 
 def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
-    """A model: one that ships (`models`), a Hugging Face folder, or a name on the hub.
+    """A model: one of `models`, a Hugging Face folder, a .gguf file, or a name on the hub.
 
-    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32 or bf16.
+    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32, bf16 or
+    fp16.
 
     >>> model = load("facts-gpt2", device="cpu")
     >>> model.ask("The capital of France is", k=1).tokens
@@ -50,14 +52,15 @@ def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
 
 
 def models() -> list[str]:
-    """Names of the models that ship with the project.
+    """Names of the models that ship with the project or that the package index has.
 
     >>> "facts-gpt2" in models()
     True
     """
     from circuits.model.loading import embedded_models
+    from circuits.model.packaged import PACKAGED
 
-    return list(embedded_models())
+    return [*PACKAGED, *embedded_models()]
 
 
 def relations() -> list[str]:
@@ -101,8 +104,8 @@ def discover(model: Model | str, what: Any, **options: Any) -> Discovery:
     from locate.discover import discover as find
 
     source, (search,) = split({"roles": True, **options}, Source, Search)
-    loaded = _model(model)
-    return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
+    with _model(model).alone() as loaded:
+        return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
 
 
 @takes(Source, Evaluating)
@@ -122,11 +125,11 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Evaluating)
     stored = circuit_of(circuit)
     source["bos"] = bos_of(stored, source.get("bos"), chosen.allow_mismatch)
-    loaded = _model(model)
-    stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
-    warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
-    examples = examples_of(loaded, what, chosen.batch_size, **source)
-    return evaluate_stored(loaded, stored, examples, chosen, warnings)
+    with _model(model).alone() as loaded:
+        stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
+        warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
+        examples = examples_of(loaded, what, chosen.batch_size, **source)
+        return evaluate_stored(loaded, stored, examples, chosen, warnings)
 
 
 @takes(Tracing, Source)
@@ -153,20 +156,20 @@ def trace(
     from locate.states.tracing import usual_window
 
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Tracing)
-    loaded = _model(model)
-    settings: dict[str, Any] = {
-        "kinds": chosen.kinds or tuple(TraceKind),
-        "window": chosen.window or usual_window(loaded.n_layers),
-        "noise": chosen.noise,
-        "samples": chosen.samples,
-        "seed": chosen.seed,
-    }
-    if subject is None and answer is None:
-        examples = _examples(loaded, what, {"known_only": True, **source})
-        return about(trace_facts(loaded, examples.pairs, **settings), examples)
-    if subject is None or answer is None:
-        raise OptionError("a prompt needs `subject` and `answer`")
-    return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
+    with _model(model).alone() as loaded:
+        settings: dict[str, Any] = {
+            "kinds": chosen.kinds or tuple(TraceKind),
+            "window": chosen.window or usual_window(loaded.n_layers),
+            "noise": chosen.noise,
+            "samples": chosen.samples,
+            "seed": chosen.seed,
+        }
+        if subject is None and answer is None:
+            examples = _examples(loaded, what, {"known_only": True, **source})
+            return about(trace_facts(loaded, examples.pairs, **settings), examples)
+        if subject is None or answer is None:
+            raise OptionError("a prompt needs `subject` and `answer`")
+        return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
 
 
 @takes(Source)
@@ -191,14 +194,14 @@ def lens(
     from locate.states.lens_average import average_lens
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
-    loaded = _model(model)
-    if answer is None:
-        if subject is not None or foil is not None:
-            raise OptionError("a prompt needs `answer`")
-        examples = _examples(loaded, what, source)
-        return about(average_lens(loaded, examples.pairs), examples)
-    words = {"answer": answer, "foil": foil, "subject": subject}
-    return lens_on_prompt(loaded, what, words, source.get("bos"))
+    with _model(model).alone() as loaded:
+        if answer is None:
+            if subject is not None or foil is not None:
+                raise OptionError("a prompt needs `answer`")
+            examples = _examples(loaded, what, source)
+            return about(average_lens(loaded, examples.pairs), examples)
+        words = {"answer": answer, "foil": foil, "subject": subject}
+        return lens_on_prompt(loaded, what, words, source.get("bos"))
 
 
 @takes(Source)
@@ -223,10 +226,11 @@ def attribution(model: Model | str, what: Any, **options: Any) -> LogitAttributi
 @takes(Source)
 def roles(
     model: Model | str, what: Any, circuit: Any = None, ablation: str = "zero", **options: Any
-) -> RoleReport:
+) -> RoleReport | SpanRoles:
     """Which heads move the answer from the subject, and which say what is asked for.
 
-    With a `circuit` only its heads are reported. Labels are checked by `ablation`.
+    With a `circuit` only its heads are reported. Labels are checked by `ablation`. Of pairs without
+    a subject, heads by the spans that the pairs name, without either.
 
     >>> report = roles("facts-gpt2", "country_capital", n_pairs=8)
     >>> report.roles["a6.h1"]
@@ -234,19 +238,27 @@ def roles(
     """
     from circuits.base.choices import Ablation
     from locate.heads.roles import head_roles
+    from locate.heads.span_roles import span_roles
     from locate.looks.look import about
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
-    loaded = _model(model)
-    examples = _examples(loaded, what, source)
-    report = head_roles(
-        loaded,
-        examples.pairs,
-        circuit=None if circuit is None else circuit_of(circuit),
-        ablation=Ablation.of(ablation),
-        seed=source.get("seed", 0),
-    )
-    return about(report, examples)
+    with _model(model).alone() as loaded:
+        examples = _examples(loaded, what, source)
+        seed = source.get("seed", 0)
+        if all(pair.subject is None for pair in examples.pairs):
+            if circuit is not None or Ablation.of(ablation) != Ablation.ZERO:
+                raise OptionError(
+                    "`circuit` and `ablation` have no effect on pairs without a subject"
+                )
+            return about(span_roles(loaded, examples.pairs, seed=seed), examples)
+        report = head_roles(
+            loaded,
+            examples.pairs,
+            circuit=None if circuit is None else circuit_of(circuit),
+            ablation=Ablation.of(ablation),
+            seed=seed,
+        )
+        return about(report, examples)
 
 
 @takes(Source)
@@ -265,12 +277,12 @@ def heads(
     from locate.heads.prompt_heads import read_prompts
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
-    loaded = _model(model)
     known = which.roles if isinstance(which, RoleReport) else {}
-    pairs = _examples(loaded, what, source).pairs
-    return HeadsOnPrompts(
-        tuple(read_prompts(loaded, pairs, list(known or which), known, n_prompts))
-    )
+    with _model(model).alone() as loaded:
+        pairs = _examples(loaded, what, source).pairs
+        return HeadsOnPrompts(
+            tuple(read_prompts(loaded, pairs, list(known or which), known, n_prompts))
+        )
 
 
 @takes(Editing, Judging)
@@ -346,12 +358,18 @@ def unlearn(
 
 @takes(Search, Source, roles=True)
 def compare(
-    first: Any, second: Any, what: Any = None, draws: int = 20, **options: Any
+    first: Any,
+    second: Any,
+    what: Any = None,
+    draws: int = 20,
+    allow_mismatch: bool = False,
+    **options: Any,
 ) -> Comparison | Rewiring:
     """Two circuits side by side, or a model's circuit before and after an edit.
 
     `first` and `second` are circuits (discoveries, files), or a model and an edit of it; then
-    `what` says what to ask about, by default the edited facts.
+    `what` says what to ask about, by default the edited facts. An edit that was made for other
+    weights is refused unless `allow_mismatch`.
 
     >>> model = load("facts-gpt2", device="cpu")
     >>> few = {"n_pairs": 6, "resamples": 0, "roles": False}
@@ -370,12 +388,13 @@ def compare(
         return compare_circuits(circuit_of(first), circuit_of(second))
     usual = {"roles": True, "hold_out": 0.0, **options}
     source, (search,) = split(usual, Source, Search)
-    loaded, delta = _model(first), delta_of(second)
-    if what is None:
-        asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
-    else:
-        asked = about_a_relation(examples_of(loaded, what, search.batch_size, **source))
-    return compare_edit(loaded, delta, asked, search, draws)
+    with _model(first).alone() as loaded:
+        delta = delta_of(second).fitted_to(loaded, allow_mismatch)
+        if what is None:
+            asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
+        else:
+            asked = about_a_relation(examples_of(loaded, what, search.batch_size, **source))
+        return compare_edit(loaded, delta, asked, search, draws)
 
 
 def ask(model: Model | str, prompt: str, subject: str, answer: str) -> Any:

@@ -26,6 +26,7 @@ from circuits.edits.judge.table import SuccessTable, summarise
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.requests import as_dict, as_jsonl
 from circuits.edits.settings import as_mapping
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.edit import (
     Editor,
@@ -192,6 +193,7 @@ class Edited(Shown):
         }
 
 
+@alone
 def edit_facts(
     model: Model,
     requests: Sequence[EditRequest],

@@ -20,6 +20,7 @@ from circuits.base.writing import save_json
 from circuits.files.exchange import load_eap_ig
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import Evaluation, check_geometry, evaluate, single_edge_drops
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.discover import random_circuits
 from locate.examples import Examples
@@ -160,6 +161,7 @@ def mismatches(
     return tuple(found)
 
 
+@alone
 def evaluate_stored(
     model: Model,
     circuit: Circuit,

@@ -109,7 +109,7 @@ def test_a_verbs_signature_names_all_its_options():
 
 
 def test_a_discovery_shows_tables_and_stores_the_files_of_the_command(model: Model, tmp_path: Path):
-    found = kc.discover(model, "country_capital", n_pairs=4, resamples=10)
+    found = kc.discover(model, "country_capital", n_pairs=8, resamples=10)
     table = found.to_pandas()
     assert len(table) == found.circuit.n_edges
     assert {"edge", "score", "inclusion"} <= set(table)

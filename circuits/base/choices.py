@@ -162,6 +162,7 @@ class Metric(Open):
 
     LOGIT_DIFFERENCE: ClassVar[Metric]
     LOG_PROBABILITY: ClassVar[Metric]
+    PROBABILITY_DIFFERENCE: ClassVar[Metric]
     KL: ClassVar[Metric]
 
 
@@ -170,6 +171,11 @@ Metric.LOGIT_DIFFERENCE = Metric.add(
 )
 Metric.LOG_PROBABILITY = Metric.add(
     "log-prob", "circuits.model.metrics:log_probability", "log-probability of the answer"
+)
+Metric.PROBABILITY_DIFFERENCE = Metric.add(
+    "prob-diff",
+    "circuits.model.metrics:probability_difference",
+    "probability of the answers minus that of the foils",
 )
 Metric.KL = Metric.add(
     "kl", "circuits.model.metrics:negative_kl", "minus KL from the clean run", relative=True
@@ -242,6 +248,14 @@ class Corruption(Choice):
 
     SUBJECT = "subject"
     RELATION = "relation"
+
+
+class Task(Choice):
+    """What is asked that is no fact: who receives, a later year, a verb that agrees."""
+
+    IOI = "ioi"
+    GREATER_THAN = "greater-than"
+    AGREEMENT = "agreement"
 
 
 class Templates(Choice):

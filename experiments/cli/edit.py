@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ABOUT_A_MODEL = (
     *("relation", "method", "steps", "metric", "edges", "selection", "ranking", "kv", "resamples"),
-    *("draws", "roles", "limit", "templates", "bos", "device", "dtype"),
+    *("draws", "allow_mismatch", "roles", "limit", "templates", "bos", "device", "dtype"),
 )
 """Options that say how circuits are found."""
 ForgetFile = Annotated[
@@ -42,6 +42,10 @@ ComparedModel = Annotated[
 ]
 EditFile = Annotated[
     Path | None, typer.Option("--edit", help="An edit.kc.safetensors, to compare the model with.")
+]
+OtherWeights = Annotated[
+    bool,
+    typer.Option("--allow-mismatch", help="An edit that was made for other weights; recorded."),
 ]
 Draws = Annotated[
     int,
@@ -151,12 +155,15 @@ def compare(
     model: ComparedModel = None,
     edit: EditFile = None,
     source: Annotated[
-        Source, Fixed("facts", "pairs", "wordings", "known_only", "corrupt", hold_out=0.0)
+        Source, Fixed("facts", "pairs", "task", "wordings", "known_only", "corrupt", hold_out=0.0)
     ],
     search: Annotated[
-        Search, Fixed("rule", "ablation", "threshold", "n_random", "curve"), Starts(roles=True)
+        Search,
+        Fixed("rule", "ablation", "threshold", "faithfulness", "n_random", "curve"),
+        Starts(roles=True),
     ],
     draws: Draws = 20,
+    allow_mismatch: OtherWeights = False,
     loading: Loading,
     out: o.Out = None,
     as_json: o.AsJson = False,
@@ -186,14 +193,13 @@ def compare(
         else:
             from circuits.edits.edit import WeightDelta
             from circuits.facts.facts import relation as known_relation
-            from locate.compare import compare_edit, foreign_weights
+            from locate.compare import compare_edit
 
             delta = WeightDelta.load(str(edit))
             if source.relation is not None:
                 known_relation(source.relation)
             loaded = o.load_model(console, str(model), loading)
-            if (warning := foreign_weights(delta, loaded)) is not None:
-                console.warn(warning)
+            delta = delta.fitted_to(loaded, allow_mismatch)
             with console.stage("pairs"):
                 asked = _sides(loaded, delta, source, search.batch_size)
             with console.stage("circuits") as progress:

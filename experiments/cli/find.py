@@ -90,12 +90,15 @@ def evaluate(
 
 def _print_discovery(console: Console, found: Discovery) -> None:
     from locate.report import edge_rows, known_line, measure_rows
+    from locate.sizing import size_line
 
     circuit = found.circuit
     console.say(
         f"{circuit.n_edges} of {circuit.wiring.n_edges} edges between "
         f"{found.evaluation.n_nodes} nodes; {known_line(found.examples.counts)}"
     )
+    if line := size_line(circuit):
+        console.say(line)
     console.say()
     console.table(*measure_rows(found.sides()))
     console.say()
@@ -104,7 +107,7 @@ def _print_discovery(console: Console, found: Discovery) -> None:
         counted = ", ".join(f"{count} {label}" for label, count in found.stability.items())
         console.say(f"\nedges by how often {found.search.resamples} resamples keep them: {counted}")
     if found.curve is not None:
-        console.say(f"CPR {found.curve.area}, CMD {found.curve.distance}")
+        console.say(f"on {found.curve_pairs}: CPR {found.curve.area}, CMD {found.curve.distance}")
     if circuit.roles:
         named = ", ".join(f"{node} {role}" for node, role in circuit.roles.items())
         console.say(f"roles: {named}")

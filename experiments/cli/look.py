@@ -73,6 +73,9 @@ def trace(
         if source.asks:
             examples = o.pairs_of(console, loaded, o.limited(source))
             console.warn(*examples.notes)
+            if examples.pairs[0].subject is None:
+                noise = ("noise", "noise_unit", "samples")
+                given.refuse("on pairs without a subject, which are patched", *noise)
             with console.stage("traces") as progress:
                 average = trace_facts(loaded, examples.pairs, progress=progress, **options)
             look = looks.average_trace(about(average, examples))
@@ -134,6 +137,7 @@ def lens(
 
 def roles(
     *,
+    given: Given,
     model: o.ModelName,
     source: Annotated[Source, Fixed("wordings", "corrupt", hold_out=0.0)],
     circuit: Circuit = None,
@@ -143,11 +147,15 @@ def roles(
     out: o.Out = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Mover, relation and mixture heads: what each attends to and writes, checked by ablation."""
+    """Mover, relation and mixture heads: what each attends to and writes, checked by ablation.
+
+    Of pairs without a subject, heads by the spans that the pairs name.
+    """
     console = Console(as_json)
     with console.working():
         from locate.evaluate import fitted, read_circuit
         from locate.heads.roles import head_roles
+        from locate.heads.span_roles import span_roles
         from locate.looks import roles as looks
         from locate.looks.look import about
 
@@ -159,16 +167,23 @@ def roles(
         examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
         console.warn(*examples.notes)
         with console.stage("roles"):
-            report = head_roles(
-                loaded,
-                examples.pairs,
-                circuit=stored,
-                ablation=ablation,
-                batch_size=batch_size,
-                seed=source.seed,
-            )
-        shown = looks.on_prompts(loaded, report, examples.pairs)
-        look = looks.roles(about(report, examples), shown)
+            if all(pair.subject is None for pair in examples.pairs):
+                given.refuse("on pairs without a subject", "circuit", "ablation")
+                by_span = span_roles(
+                    loaded, examples.pairs, batch_size=batch_size, seed=source.seed
+                )
+                look = looks.roles_by_span(about(by_span, examples))
+            else:
+                report = head_roles(
+                    loaded,
+                    examples.pairs,
+                    circuit=stored,
+                    ablation=ablation,
+                    batch_size=batch_size,
+                    seed=source.seed,
+                )
+                shown = looks.on_prompts(loaded, report, examples.pairs)
+                look = looks.roles(about(report, examples), shown)
         paths = look.write(out, looks.FILES)
     console.show(look, paths)
 
@@ -188,7 +203,7 @@ def _check_question(
             raise OptionError(f"a PROMPT cannot be combined with {facts} or `pairs`")
         if any(words[name] is None for name in needed):
             raise OptionError(f"a PROMPT needs {wanted}")
-        given.refuse("on a single PROMPT", "limit", "templates")
+        given.refuse("on a single PROMPT", "limit", "templates", "chat")
         return
     if not source.asks:
         raise OptionError(f"give a PROMPT with {wanted}, or one of {facts}, `pairs`")

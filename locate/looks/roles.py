@@ -9,6 +9,7 @@ from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from locate.heads.prompt_heads import HeadsOnPrompts, read_prompts
 from locate.heads.roles import HeadRole, RoleReport
+from locate.heads.span_roles import SpanRoles
 from locate.looks.look import Look, Table, describe
 
 FILES = ("roles.kc.safetensors", "heads.kc.safetensors")
@@ -59,6 +60,20 @@ def on_prompts_look(found: HeadsOnPrompts) -> Look:
         {"model": found.provenance.get("model"), "heads": found.rows()},
         files={"heads.kc.safetensors": found.save},
     )
+
+
+def roles_by_span(report: SpanRoles) -> Look:
+    """Heads by the spans of a task; the strongest ones where no head has a role."""
+    origin = report.provenance
+    summary = {
+        "model": origin["model"],
+        "relation": origin.get("relation"),
+        "pairs": origin["pairs"],
+        **report.as_dict(),
+    }
+    nothing = () if report.labelled else ("no head meets the criterion of a role",)
+    table = Table("", *report.table())
+    return Look(summary, tables=(table,), lines=(*describe(origin, origin["pairs"]), *nothing))
 
 
 def _row(head: HeadRole) -> tuple[str, ...]:

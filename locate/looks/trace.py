@@ -10,7 +10,7 @@ from circuits.base.choices import TraceKind
 from circuits.base.display import drawn
 from circuits.base.intervals import Interval, bootstrap, mean
 from locate.looks.look import Look, Table, describe
-from locate.states.trace_average import AverageTrace, PositionRole
+from locate.states.trace_average import AverageTrace, Place, PositionRole
 from locate.states.tracing import Trace
 
 FILES = ("trace.kc.safetensors", "trace.svg", "average_trace.kc.safetensors", "average_trace.svg")
@@ -67,14 +67,19 @@ def average_trace(found: AverageTrace) -> Look:
     }
 
     peak_table = Table(
-        "peaks at the subject's last token (early site) and at the last token (late site):",
+        "peaks by place:"
+        if found.places
+        else "peaks at the subject's last token (early site) and at the last token (late site):",
         ("state", "position", "layer", "effect"),
         [(kind.label, role, str(layer), str(value)) for kind, role, layer, value in peaks],
     )
     return Look(
         summary,
         tables=(*(_table(found, kind) for kind in found.kinds), peak_table),
-        lines=(*describe(origin, len(found.p_clean)), f"p clean {clean}, p corrupted {corrupted}"),
+        lines=(
+            *describe(origin, len(found.p_clean)),
+            f"{found.measure} clean {clean}, {found.measure} corrupted {corrupted}",
+        ),
         files={
             "average_trace.kc.safetensors": found.save,
             "average_trace.svg": lambda path: drawn(found, path, title=found.heading()),
@@ -82,7 +87,7 @@ def average_trace(found: AverageTrace) -> Look:
     )
 
 
-def _peaks(found: AverageTrace) -> list[tuple[TraceKind, PositionRole, int, Interval]]:
+def _peaks(found: AverageTrace) -> list[tuple[TraceKind, PositionRole | Place, int, Interval]]:
     """Each kind's largest mean effect in the roles that are sites."""
     sites = [role for role in found.roles if role.is_site]
     peaks = [(kind, role, found.peak(kind, role)) for kind in found.kinds for role in sites]

@@ -20,6 +20,7 @@ from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric, texts
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.metrics import rank
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
@@ -152,6 +153,7 @@ def lens_positions(prompt: Prompt, subject: str | None = None) -> dict[str, int]
     return positions
 
 
+@alone
 @torch.no_grad()
 def residual_states(
     model: Model, tokens: Int[Tensor, "batch pos"], places: Int[Tensor, "batch place"]
@@ -169,6 +171,7 @@ def residual_states(
     return states
 
 
+@alone
 @torch.no_grad()
 def logit_lens(
     model: Model,

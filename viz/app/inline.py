@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
+from circuits.base.errors import OptionError
 from circuits.files.kinds import kind_of_result
 from viz.app.context import Context
 from viz.app.library import Library, Record, about_content
@@ -24,10 +27,14 @@ def context_of(result: Any) -> Context:
 
 def show(result: Any, *, height: int = 720, mode: str = "inline") -> None:
     """Start the app on this result and show it as Dash's `jupyter_mode` says."""
-    from circuits.base.errors import OptionError
-
     if mode not in MODES:
         raise OptionError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    if elsewhere := _elsewhere():
+        raise OptionError(
+            f"this notebook runs on {elsewhere}, whose local ports your browser does not reach: "
+            "`circuit.plot()` shows the circuit in the cell; or save it and run `kc serve` on "
+            "your own machine"
+        )
     quieten()
     make_app(context_of(result), embedded=True).run(
         host=HOST,
@@ -36,3 +43,10 @@ def show(result: Any, *, height: int = 720, mode: str = "inline") -> None:
         jupyter_mode=mode,  # type: ignore[arg-type]
         jupyter_height=height,
     )
+
+
+def _elsewhere() -> str | None:
+    """The service that a notebook runs on, where it is not the browser's machine."""
+    if "google.colab" in sys.modules:
+        return "Colab"
+    return "JupyterHub" if "JUPYTERHUB_SERVICE_PREFIX" in os.environ else None
