@@ -47,7 +47,7 @@ class Drawn(Options):
 def figures(
     *,
     results: Results = None,
-    kind: Annotated[tuple[FigureKind, ...], Like(Drawn, "kind")] = (),
+    kind: Annotated[list[FigureKind] | None, Like(Drawn, "kind")] = None,
     width: Width = None,
     format_: Format = FigureFormat.PDF,
     edges: MostEdges = None,
