@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterable
 
 import pytest
@@ -46,6 +47,7 @@ class Oracle(Model):
             for each in known
         }
         self.batches: list[int] = []
+        self._turn = threading.RLock()
 
     def last_logits(self, tokens: Tensor, *args, **options) -> Tensor:
         self.batches.append(len(tokens))
