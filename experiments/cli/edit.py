@@ -78,7 +78,8 @@ def edit(
         texts_for_drift(judging.text)
         asked = _requests(wish)
         _check_other(save_model, model)
-        o.check_files(None, out, save_model, inputs=[wish.requests])
+        o.check_files(None, save_model, inputs=[wish.requests])
+        o.check_files(None, out, inputs=[wish.requests], names=_owned(out, edit_report.OWNED))
         loaded = o.load_model(console, model, loading)
         if wish.random is not None:
             names = None if wish.relation is None else [wish.relation]
@@ -124,7 +125,9 @@ def unlearn(
         sets = read_examples(forget), read_examples(retain)
         kept = read_examples(held_out) if held_out is not None else ()
         _check_other(save_model, model)
-        o.check_files(None, out, save_model, inputs=[forget, retain, held_out])
+        o.check_files(None, save_model, inputs=[forget, retain, held_out])
+        names = _owned(out, edit_report.OWNED)
+        o.check_files(None, out, inputs=[forget, retain, held_out], names=names)
         loaded = o.load_model(console, model, loading)
         with console.stage("unlearning") as progress:
             outcome = forget_set(
@@ -181,7 +184,7 @@ def compare(
     with console.working():
         from experiments.cli import comparing
 
-        o.check_files(None, out, inputs=[before, after, edit])
+        o.check_files(None, out, inputs=[before, after, edit], names=comparing.FILES)
         if before is not None and after is not None:
             from circuits.graph.compare import compare as compare_circuits
             from locate.evaluate import read_circuit
@@ -238,10 +241,14 @@ def _check_other(folder: Path | None, model: str) -> None:
         raise OptionError(f"`save_model` {folder} is the model's own directory; name another")
 
 
+def _owned(out: Path | None, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, and those of edits that do not belong together, as far as they are taken."""
+    numbered = "edit-[0-9][0-9][0-9][0-9].kc.safetensors"
+    return names if out is None else (*names, *(path.name for path in out.glob(numbered)))
+
+
 def _finish(console: Console, look: Look, out: Path | None, owned: tuple[str, ...]) -> None:
     """Write, then show."""
-    if out is not None:
-        owned = (*owned, *(path.name for path in out.glob("edit-*.kc.safetensors")))
-    paths = look.write(out, owned)
+    paths = look.write(out, _owned(out, owned))
     console.warn(*look.summary["warnings"])
     look.show(console, paths)

@@ -125,7 +125,8 @@ def unlearn_look(outcome: EditOutcome, model: str, seed: int, growth: Mapping[st
     }
     files: dict[str, Callable[[Path], Any]] = {}
     if outcome.delta is not None:
-        files[DELTA] = outcome.delta.save
+        fared = {name: summary[name] for name in ("status", "retain_kept", "details")}
+        files[DELTA] = outcome.delta.judged(fared).save
     title = f"{outcome.method} in {model}"
     files["summary.md"] = lambda path: atomic_write(path, page(title, lines, [table]))
     return Look(summary, [table], lines, files)

@@ -49,10 +49,13 @@ def show(*, circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False
     """What a circuit file holds: size, strongest edges, nodes, where it comes from."""
     console = Console(as_json)
     with console.working():
+        from circuits.base.origin import mixed
         from locate.evaluate import read_circuit
         from locate.report import edge_rows
 
         stored = read_circuit(circuit)
+        if (warning := mixed(circuit.parent)) is not None:
+            console.warn(warning)
         nodes = stored.nodes()
         summary: dict[str, Any] = {
             "file": str(circuit),

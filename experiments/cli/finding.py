@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from circuits.base.origin import write_all
+from circuits.base.origin import SUMMARY, write_all
 from circuits.base.writing import save_json
 from experiments.cli.console import Console
 from locate.examples import Examples
-
-SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,7 @@ class Look:
         """The files and `summary.json`, where a folder is given; `owned` as in `write_all`."""
         if folder is None:
             return []
-        names = [*self.files, SUMMARY]
-        content = {**self.summary, "files": [str(folder / name) for name in names]}
-        summary = {SUMMARY: lambda path: save_json(content, path)}
+        summary = {SUMMARY: lambda path: save_json(self.summary, path)}
         return write_all(folder, {**self.files, **summary}, owned)
 
     def show(self, console: Console, paths: Sequence[Path] = ()) -> None:

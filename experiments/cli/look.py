@@ -64,7 +64,7 @@ def trace(
         from locate.states.tracing import trace as trace_prompt
         from locate.states.tracing import usual_window
 
-        o.check_files(source if source.asks else None, out)
+        o.check_files(source if source.asks else None, out, names=look_trace.FILES)
         loaded = o.load_model(console, model, loading)
         window = tracing.window or usual_window(loaded.n_layers)
         kinds = tracing.kinds or tuple(TraceKind)
@@ -112,7 +112,7 @@ def lens(
         from locate.states.attribution import direct_logit_attribution
         from locate.states.lens_average import average_lens
 
-        o.check_files(source if source.asks else None, out)
+        o.check_files(source if source.asks else None, out, names=look_lens.FILES)
         loaded = o.load_model(console, model, loading)
         if source.asks:
             examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
@@ -148,7 +148,7 @@ def roles(
         from locate.heads.roles import head_roles
 
         stored = None if circuit is None else read_circuit(circuit)
-        o.check_files(source, out)
+        o.check_files(source, out, names=look_roles.FILES)
         loaded = o.load_model(console, model, loading)
         if stored is not None and circuit is not None:
             stored = fitted(stored, loaded, circuit)
