@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -412,6 +413,8 @@ def ask(model: Model | str, prompt: str, subject: str, answer: str) -> Any:
 def open(path: str | Path) -> Any:
     """Any stored result: a circuit, a comparison, a trace, an edit, ...
 
+    Warns where the files of its folder are of different runs.
+
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> found = discover("facts-gpt2", "country_capital", n_pairs=4, resamples=0, roles=False)
@@ -419,10 +422,13 @@ def open(path: str | Path) -> Any:
     >>> open(folder / "capitals.kc.safetensors") == found.circuit
     True
     """
+    from circuits.base.origin import mixed
     from circuits.files.kinds import open_result
     from locate.evaluate import read_circuit
 
     path = Path(path)
+    if (line := mixed(path.parent)) is not None:
+        warnings.warn(line, stacklevel=2)
     return read_circuit(path) if path.suffix.lower() == ".json" else open_result(path)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
-from circuits.edits.edit import EditRequest, WeightDelta, parts_of
+from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.pairs import edit_pairs
+from circuits.edits.provenance import parts_of
 from circuits.edits.requests import slotted
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit

@@ -35,7 +35,13 @@ if TYPE_CHECKING:
 
 Writers = dict[str, Callable[[Path], Any]]
 N_STRONGEST = 10
-OPTIONAL_FILES = (
+FILES = (
+    "circuit.kc.safetensors",
+    "circuit.json",
+    "circuit.graphml",
+    "circuit.svg",
+    "pairs.jsonl",
+    "summary.md",
     "held_out.jsonl",
     "curve.svg",
     "curve.kc.safetensors",
@@ -145,7 +151,7 @@ class Discovery(Shown):
         record = self.as_dict(paths)
         writers["summary.md"] = lambda path: atomic_write(path, self.page())
         writers["summary.json"] = lambda path: save_json(record, path)
-        return write_all(Path(folder), writers, OPTIONAL_FILES)
+        return write_all(Path(folder), writers, FILES)
 
     def as_dict(self, files: Sequence[Path] = ()) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON values.

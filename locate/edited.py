@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +157,7 @@ class Edited(Shown):
             "layers": self.layers,
             "layers_evidence": self.evidence or None,
             "requests": len(self.requests),
-            "success": self.table().as_dict() if run.final else None,
-            "right_after": summarise(run.right_after).as_dict() if run.right_after else None,
-            "perplexity_before": number(self.perplexity),
+            **self._fared(run),
             "norms": [number(delta.norm()) for delta in self.deltas],
             "weights": [{name: dict(sizes) for name, sizes in each.items()} for each in run.growth],
             "seconds": [round(each, 3) for each in run.seconds],
@@ -183,13 +181,30 @@ class Edited(Shown):
         return edit_look(self).write(Path(folder), owned_in(Path(folder)))
 
     def _delta_files(self) -> dict[str, Callable[[Path], Any]]:
-        """The whole change in one file, or, of edits that do not belong together, one file each."""
+        """The whole change in one file, or, of edits that do not belong together, one file each.
+
+        Each says how it fared.
+        """
+        run = self.run
         if self.delta is not None:
-            return {DELTA: self.delta.save}
+            return {DELTA: self.delta.judged(self._fared(run)).save}
+        places = [n for n, each in enumerate(run.outcomes, 1) if each.delta is not None]
+        columns = zip(run.deltas, run.final, run.drifts, run.growth, strict=True)
+        each = [
+            delta.judged(self._fared(replace(run, final=(score,), drifts=(drift,), growth=(norm,))))
+            for delta, score, drift, norm in columns
+        ]
         return {
-            f"edit-{place:04d}.kc.safetensors": outcome.delta.save
-            for place, outcome in enumerate(self.run.outcomes, start=1)
-            if outcome.delta is not None
+            f"edit-{place:04d}.kc.safetensors": delta.save
+            for place, delta in zip(places, each, strict=True)
+        }
+
+    def _fared(self, run: EditRun) -> dict[str, Any]:
+        """How edits fared, as plain JSON values."""
+        return {
+            "success": run.table().as_dict() if run.final else None,
+            "right_after": summarise(run.right_after).as_dict() if run.right_after else None,
+            "perplexity_before": number(self.perplexity),
         }
 
 

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.base.arrays import save_arrays
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
+from circuits.base.origin import write_all
+from circuits.edits.edit import WeightDelta
 from circuits.edits.parts.moments import Moments
 from circuits.files.kinds import DAMAGED, KINDS, OTHER
 from circuits.graph.circuit import Circuit, Wiring
@@ -584,6 +587,36 @@ def test_a_kind_that_is_not_known_is_shown_as_what_it_says(tmp_path):
     assert entry.kind is OTHER
     page, _, _ = page_of(context, ViewState(view="record", r=entry.id), "", {})
     assert "finding" in texts(page)
+
+
+def test_the_page_of_an_edit_needs_no_file_beside_it_and_older_ones_still_have_theirs(tmp_path):
+    request = {"prompt": "The capital of {} is", "subject": "Peru", "target": "Oslo"}
+    success = {"score": {"value": 0.25}}
+    part = WeightDelta({"w": torch.ones(2, 2)}, {"requests": [request]})
+    (part + part).judged({"success": success}).save(tmp_path / "new" / "edit.kc.safetensors")
+    part.save(tmp_path / "old" / "edit.kc.safetensors")
+    context = Context(Library(tmp_path))
+    for entry in context.library.entries():
+        beside = {"success": {"score": {"value": 0.75}}}
+        (tmp_path / entry.name).with_name("summary.json").write_text(json.dumps(beside))
+        page = texts(page_of(context, ViewState(view="record", r=entry.id), "", {})[0])
+        assert "The capital of Peru is \\u2192 Oslo" in page
+        shown = "0.250" if entry.name.startswith("new") else "0.750"
+        assert shown in page
+        assert ("0.750" in page) == entry.name.startswith("old")
+
+
+def test_files_of_different_runs_are_named_by_their_folder_below_the_root(tmp_path):
+    deltas = [WeightDelta({"w": torch.full((2, 2), float(n))}) for n in range(2)]
+    summary = {"summary.json": lambda path: path.write_text("{}")}
+    write_all(tmp_path / "run", {"edit.kc.safetensors": deltas[0].save, **summary})
+    library = Library(tmp_path)
+    (entry,) = library.entries()
+    assert library.mixed(entry) is None
+    deltas[1].save(tmp_path / "run" / "edit.kc.safetensors")
+    line = str(library.mixed(entry))
+    assert line.startswith("the folder run holds files of different runs")
+    assert str(tmp_path) not in line
 
 
 def test_the_list_says_how_many_results_it_leaves_out(folder: Path, monkeypatch):

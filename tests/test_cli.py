@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+import knowledge_circuits as kc
 from circuits.base.choices import ExportFormat
 from circuits.facts.pairs import read_pairs
 from circuits.files.exchange import load_eap_ig
@@ -23,6 +25,7 @@ from circuits.graph.circuit import Circuit, Wiring
 from circuits.model.loading import embedded_models
 from circuits.model.packaged import PACKAGED
 from experiments.cli.main import main
+from locate.discovery import FILES
 from locate.edges.locators import Locator
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer
 
@@ -175,7 +178,8 @@ def test_every_method_finds_a_circuit_and_writes_it(
     assert nx.read_graphml(out / "circuit.graphml").number_of_nodes() == len(circuit.nodes())
     assert (out / "circuit.svg").read_text().lstrip().startswith("<?xml")
     assert read_pairs(out / "pairs.jsonl") == read_pairs(pair_file)
-    assert json.loads((out / "summary.json").read_text()) == result
+    stored = json.loads((out / "summary.json").read_text())
+    assert stored == {**result, "sha256": stored["sha256"]}
     assert circuit.provenance["weights_sha256"] == result["provenance"]["weights_sha256"]
 
 
@@ -791,3 +795,44 @@ def test_a_trace_of_another_answer_says_what_the_model_says(answer: str, warned:
     told = "does not answer 'Lima' here" in (err := capsys.readouterr().err)
     assert told == warned
     assert (" Seoul" in err) == warned
+
+
+ABOUT_CAPITALS = ("-m", "no-such-model", "-r", "country_capital")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["discover", *ABOUT_CAPITALS], "pairs.jsonl"),
+        (["discover", *ABOUT_CAPITALS], "circuit.json"),
+        (["trace", *ABOUT_CAPITALS], "average_trace.svg"),
+        (["lens", *ABOUT_CAPITALS], "lens.kc.safetensors"),
+        (["roles", *ABOUT_CAPITALS], "roles.kc.safetensors"),
+        (["evaluate", "CIRCUIT", *ABOUT_CAPITALS], "summary.json"),
+        (["compare", "--before", "CIRCUIT", "--after", "CIRCUIT"], "edges.csv"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_no_command_replaces_a_file_of_the_users(arguments, name, found, tmp_path, capsys):
+    circuit = str(found["gpt2"] / "circuit.kc.safetensors")
+    words = [circuit if word == "CIRCUIT" else word for word in arguments]
+    (tmp_path / name).write_text("mine")
+    assert f"holds a file {name}" in refusal(capsys, *words, "--out", str(tmp_path))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
+
+
+def test_what_a_discovery_writes_is_what_it_looks_for_before(found):
+    for folder in found.values():
+        assert {path.name for path in folder.iterdir()} <= {*FILES, "summary.json"}
+
+
+def test_a_circuit_from_a_folder_of_two_runs_is_shown_with_a_warning(found, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(found["gpt2"], folder)
+    assert main(["show", str(folder / "circuit.kc.safetensors")]) == 0
+    assert capsys.readouterr().err == ""
+    (folder / "pairs.jsonl").write_text("")
+    assert main(["show", str(folder / "circuit.kc.safetensors")]) == 0
+    assert "files of different runs" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="files of different runs"):
+        kc.open(folder / "circuit.kc.safetensors")

@@ -75,8 +75,12 @@ def test_an_edit_is_written_and_does_what_its_summary_says(kind, models, tmp_pat
     out = tmp_path / "out"
     result = run_json(capsys, "edit", "-m", models[kind], *ASKED, *FAST, "-o", str(out))
     assert sorted(Path(path).name for path in result["files"]) == sorted(os.listdir(out))
-    assert json.loads((out / "summary.json").read_text()) == result
+    stored = json.loads((out / "summary.json").read_text())
+    assert stored == {**result, "sha256": stored["sha256"]}
     assert result["status"] == {"done": 1}
+    told = WeightDelta.load(out / "edit.kc.safetensors").provenance["judged"]
+    assert told == {name: result[name] for name in told}
+    assert told["success"]
     delta, model = WeightDelta.load(out / "edit.kc.safetensors"), load(models[kind], device="cpu")
     (score,) = result["scores"]
     before, after = score["probability"]
@@ -108,6 +112,14 @@ def test_the_saved_model_is_the_edited_one(models, tmp_path, capsys):
     with WeightDelta.load(out / "edit.kc.safetensors").applied(model), torch.no_grad():
         expected = model.last_logits(ids)
         torch.testing.assert_close(hf(ids).logits[:, -1], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["edit.kc.safetensors", "requests.jsonl", "summary.json"])
+def test_a_users_own_file_is_kept_and_named_before_a_model_is_loaded(name, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    line = refusal(capsys, "edit", "-m", "no-such-model", *ASKED, "-o", str(tmp_path))
+    assert f"holds a file {name}" in line
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_single_edits_get_a_file_each_and_a_sequence_one(models, request_file, tmp_path, capsys):

@@ -79,6 +79,17 @@ def test_an_edit_made_upon_another_fits_as_the_first_does(model):
         torch.testing.assert_close(both, nested, rtol=1e-5, atol=1e-6)
 
 
+def test_an_edit_lifted_inside_another_leaves_the_weights_hash_of_the_model_below(model):
+    own = model.provenance["weights_sha256"]
+    first, second = made(model), made(model, OTHER)
+    with first.applied(model):
+        with second.applied(model):
+            pass
+        assert model.provenance["weights_sha256"] == own
+        assert model.provenance["edits"] == [first.fingerprint()]
+    assert model.provenance["weights_sha256"] == own
+
+
 def test_an_edit_fits_while_a_view_of_the_model_with_another_bos_holds_one(model):
     view = model.with_bos(not model.tokenizer.use_bos(None))
     first, second = made(model), made(view, OTHER)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from circuits.base.errors import OptionError, StoreError
-from circuits.base.origin import check_writable, staged, timestamp, write_all
+from circuits.base.origin import check_writable, mixed, staged, timestamp, write_all
 from circuits.base.writing import atomic_write
 from circuits.files.exchange import save_eap_ig
 from circuits.graph.circuit import Circuit, Wiring
@@ -211,3 +211,76 @@ def test_a_file_that_vanishes_while_it_is_written_is_missed(tmp_path: Path):
     with pytest.raises(StoreError, match=r"b\.txt vanished"):
         write_all(tmp_path / "out", writers)
     assert not (tmp_path / "out").exists()
+
+
+def summary(path: Path) -> None:
+    path.write_text("{}")
+
+
+def text(words: str):
+    return lambda path: path.write_text(words)
+
+
+def test_a_file_of_the_users_is_never_replaced_by_one_of_the_same_name(tmp_path: Path):
+    for name in ("pairs.jsonl", "summary.json"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_text("{}")
+        writers = {"pairs.jsonl": text("ours"), "summary.json": summary}
+        with pytest.raises(OptionError, match=f"{name} that no"):
+            write_all(folder, writers)
+        assert contents(folder) == {name: "{}"}
+        with pytest.raises(OptionError, match=f"{name} that no"):
+            check_writable(folder, names=writers)
+
+
+def test_a_file_that_an_earlier_run_lists_is_replaced(tmp_path: Path):
+    for words in ("one", "two"):
+        write_all(tmp_path, {"a.txt": text(words), "summary.json": summary})
+        assert (tmp_path / "a.txt").read_text() == words
+
+
+def test_files_of_different_runs_in_one_folder_are_noticed(tmp_path: Path):
+    names = ("a.txt", "b.txt")
+    for words in ("one", "two"):
+        files = {name: text(words) for name in names}
+        write_all(tmp_path / words, {**files, "c.svg": text(words), "summary.json": summary})
+        assert mixed(tmp_path / words) is None
+    first, second = tmp_path / "one", tmp_path / "two"
+    (first / "c.svg").write_text("touched up")
+    assert mixed(first) is None
+    (first / "a.txt").write_bytes((second / "a.txt").read_bytes())
+    assert str(mixed(first)).endswith("written with other a.txt")
+    (first / "b.txt").unlink()
+    assert str(mixed(first)).endswith("written with other a.txt, b.txt")
+    assert mixed(tmp_path) is None
+
+
+@pytest.mark.parametrize("moved", range(3))
+def test_a_kill_between_two_files_leaves_what_is_noticed_and_can_be_written_again(
+    tmp_path: Path, moved: int
+):
+    old = {"a.txt": text("old"), "b.txt": text("old"), "summary.json": summary}
+    new = {"a.txt": text("new"), "d.txt": text("new"), "summary.json": summary}
+    write_all(tmp_path, old, ("b.txt",))
+    killed = """
+import os, signal, sys
+from pathlib import Path
+from circuits.base import origin
+replace, moved = os.replace, [0]
+def stopping(source, target):
+    if Path(target).parent == Path(sys.argv[1]):
+        if moved[0] == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        moved[0] += 1
+    replace(source, target)
+os.replace = stopping
+write = lambda words: lambda path: path.write_text(words)
+files = {"a.txt": write("new"), "d.txt": write("new"), "summary.json": write("{}")}
+origin.write_all(Path(sys.argv[1]), files, ("b.txt",))
+"""
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path), str(moved)], check=False)
+    assert mixed(tmp_path) is not None
+    write_all(tmp_path, new, ("b.txt",))
+    assert mixed(tmp_path) is None
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "d.txt", "summary.json"}

@@ -9,19 +9,27 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from hashlib import file_digest
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 from circuits.base.errors import OptionError, StoreError
-from circuits.base.writing import remove_abandoned, stage_name
+from circuits.base.writing import remove_abandoned, save_json, stage_name
+
+SUMMARY = "summary.json"
+PICTURES = (".svg", ".pdf", ".png")
+"""Files that may be drawn again, or touched up, without being another run's."""
 
 
-def check_writable(directory: Path, inputs: Iterable[Path | str | None] = ()) -> None:
+def check_writable(
+    directory: Path, inputs: Iterable[Path | str | None] = (), names: Iterable[str] = ()
+) -> None:
     """StoreError, before any work is done, where results could not be written there.
 
     OptionError where one of the files that are read stands in that very folder: a file of that
-    name might be written or removed.
+    name might be written or removed. OptionError too where a file has one of the `names` that may
+    be written and no earlier run lists it: it is the user's.
     """
     for path in inputs:
         if path is not None and Path(path).exists() and _holds(directory, Path(path)):
@@ -35,6 +43,13 @@ def check_writable(directory: Path, inputs: Iterable[Path | str | None] = ()) ->
         raise StoreError(f"`out` {directory} cannot be written: {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise StoreError(f"`out` {directory} cannot be written: no permission in {nearest}")
+    ours = _listed(directory)
+    for name in names:
+        if name not in ours and (directory / name).is_file():
+            raise OptionError(
+                f"`out` {directory} holds a file {name} that no {SUMMARY} there lists as this "
+                "program's; it is kept: name another folder"
+            )
 
 
 def _holds(directory: Path, path: Path) -> bool:
@@ -44,10 +59,45 @@ def _holds(directory: Path, path: Path) -> bool:
 def _listed(directory: Path) -> set[str]:
     """Names of the files that an earlier run's summary says it wrote there."""
     try:
-        files = json.loads((directory / "summary.json").read_text())["files"]
-        return {Path(name).name for name in files}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return {Path(name).name for name in _summary(directory)["files"]}
+    except (TypeError, KeyError):
         return set()
+
+
+def _summary(directory: Path) -> Mapping[str, Any]:
+    """What the summary in a folder says; nothing where there is none that can be read."""
+    try:
+        content = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def mixed(directory: Path) -> str | None:
+    """A line where a folder's files are not those that its summary was written with.
+
+    So it is where a run was killed between two files, or a file was exchanged. Pictures do not
+    count; a summary without hashes (an older one) says nothing.
+    """
+    hashes = _summary(directory).get("sha256")
+    if not isinstance(hashes, Mapping):
+        return None
+    wrong = [name for name, known in hashes.items() if _hash(directory / Path(name).name) != known]
+    if not wrong:
+        return None
+    names = ", ".join(wrong)
+    return f"{directory} holds files of different runs: {SUMMARY} was written with other {names}"
+
+
+def _hash(path: Path) -> str | None:
+    """sha256 of a regular file's bytes; None where there is none."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 @contextmanager
@@ -79,7 +129,8 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
             earlier = set(owned) & _listed(directory)
             for name in earlier - {path.name for path in made}:
                 (directory / name).unlink(missing_ok=True)
-            for path in made:
+            # The summary first: should the rest not follow, it tells of files that are not there.
+            for path in sorted(made, key=lambda path: path.name != SUMMARY):
                 os.replace(path, directory / path.name)
         done = True
     except OSError as error:
@@ -99,13 +150,21 @@ def write_all(
 ) -> list[Path]:
     """Have every file written, then put all into the folder; returns their paths there.
 
-    Files of the names in `owned` that an earlier run left and this one does not write go.
+    Files of the names in `owned` that an earlier run left and this one does not write go, and a
+    file of the user's is never replaced (`check_writable`). A summary among the files gets to list
+    them, with hashes (`mixed`).
     """
+    check_writable(folder, (), writers)
     with staged(folder, owned) as stage:
         for name, write in writers.items():
             write(stage / name)
         if lost := [name for name in writers if not (stage / name).exists()]:
             raise StoreError(f"{folder / lost[0]} vanished while it was written")
+        if SUMMARY in writers:
+            others = [name for name in writers if name != SUMMARY]
+            hashes = {n: _hash(stage / n) for n in others if Path(n).suffix not in PICTURES}
+            listed = {"files": [str(folder / name) for name in writers], "sha256": hashes}
+            save_json({**_summary(stage), **listed}, stage / SUMMARY)
     return [folder / name for name in writers]
 
 

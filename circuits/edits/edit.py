@@ -20,6 +20,7 @@ from torch import Tensor
 from circuits.base.display import Summary, named
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.results import Result, numeric
+from circuits.edits.provenance import JUDGED, made_for
 from circuits.facts.facts import SLOT, Probe, fill
 from circuits.model.model import Model
 
@@ -114,8 +115,8 @@ class _Placed:
 
     def _lift(self) -> None:
         model = self.model
-        # Whether a weight was changed by hand inside the block shows in the provenance.
-        touched = model.provenance is not getattr(self, "marked", None)
+        # Whether a weight was changed by hand inside the block: torch counts the changes.
+        touched = model.is_changed or model.origin is not getattr(self, "marked", None)
         for name, weight in self.before.items():
             model.set_parameter(name, weight)
         model.placed.remove(self)
@@ -206,20 +207,24 @@ class WeightDelta(Result):
                 raise OptionError(
                     f"the edit does not fit {model.name!r}: {name!r} differs in shape"
                 )
-        made_for = _made_for(self.provenance)
-        if not made_for:
+        known = made_for(self.provenance)
+        if not known:
             return self
         bare = model.placed[0].provenance if model.placed else model.provenance
         own = str(bare["weights_sha256"])
-        if made_for == {own}:
+        if known == {own}:
             return self
         if not allow_mismatch:
             raise OptionError(
                 f"the edit was made for other weights than those of {model.name!r} in "
                 f"{bare.get('dtype', '?')}; `allow_mismatch` applies it all the same"
             )
-        marks = {"weights_sha256": own, "made_for": sorted(made_for)}
+        marks = {"weights_sha256": own, "made_for": sorted(known)}
         return WeightDelta(self.changes, {**self.provenance, **marks})
+
+    def judged(self, record: Mapping[str, Any]) -> WeightDelta:
+        """The same change, whose file says how it fared (plain JSON values)."""
+        return WeightDelta(self.changes, {**self.provenance, JUDGED: dict(record)})
 
     def __add__(self, other: WeightDelta) -> WeightDelta:
         """Both changes together; the provenance names both."""
@@ -295,23 +300,6 @@ class WeightDelta(Result):
 
     def _shape(self, name: str) -> torch.Size:
         return self.changes[name].shape
-
-
-def parts_of(provenance: Any) -> list[Mapping[str, Any]]:
-    """The provenance of each change that a sum, a multiple or a control was made of."""
-    if not isinstance(provenance, Mapping):
-        return []
-    terms = provenance.get("sum", ())
-    found = [*(terms if isinstance(terms, list | tuple) else ())]
-    found += [provenance.get("scaled"), provenance.get("edit")]
-    return [each for each in found if isinstance(each, Mapping)]
-
-
-def _made_for(provenance: Mapping[str, Any]) -> set[str]:
-    """Hashes of the weights that a change was made for."""
-    if "weights_sha256" in provenance:
-        return {str(provenance["weights_sha256"])}
-    return set().union(*map(_made_for, parts_of(provenance)))
 
 
 def _parts(change: Change) -> dict[str, Tensor]:

@@ -83,16 +83,24 @@ class Weights:
 
         Torch counts the changes of every tensor, so they are hashed again only where one changed.
         """
-        versions = self._count_changes()
-        if versions != self._versions:
+        if self.is_changed:
             now = weights_hash(self._parameters)
-            self._provenance = {**self._provenance, "weights_sha256": now}
-            self._versions = versions
+            self.provenance = {**self._provenance, "weights_sha256": now}
         return {**self._provenance, **plugins.record()}
 
     @provenance.setter
     def provenance(self, value: dict[str, Any]) -> None:
         self._provenance, self._versions = value, self._count_changes()
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The provenance as it was last set or hashed."""
+        return self._provenance
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether weights were written to since the provenance was set or hashed."""
+        return self._count_changes() != self._versions
 
     def forget_hash(self) -> None:
         """Have the weights hashed again when the provenance is next read."""

@@ -78,7 +78,8 @@ def edit(
         texts_for_drift(judging.text)
         asked = _requests(wish)
         _check_other(save_model, model)
-        o.check_files(None, out, save_model, inputs=[wish.requests])
+        o.check_files(None, save_model, inputs=[wish.requests])
+        o.check_files(None, out, inputs=[wish.requests], names=owned_in(out))
         loaded = o.load_model(console, model, loading)
         if wish.random is not None:
             names = None if wish.relation is None else [wish.relation]
@@ -88,7 +89,7 @@ def edit(
             raise OptionError("`save_model` writes one model: use it with `sequential`")
         edited = edit_facts(loaded, asked, editing, judging, console.stage)
         look = edit_look(edited)
-    _finish(console, look, out, () if out is None else owned_in(out))
+    _finish(console, look, out, owned_in(out))
     if save_model is not None and edited.delta is not None:
         _fill_in_model(edited.delta, loaded, save_model)
     if (error := worst(edited.run)) is not None:
@@ -124,7 +125,8 @@ def unlearn(
         sets = read_examples(forget), read_examples(retain)
         kept = read_examples(held_out) if held_out is not None else ()
         _check_other(save_model, model)
-        o.check_files(None, out, save_model, inputs=[forget, retain, held_out])
+        o.check_files(None, save_model, inputs=[forget, retain, held_out])
+        o.check_files(None, out, inputs=[forget, retain, held_out], names=owned_in(out))
         loaded = o.load_model(console, model, loading)
         with console.stage("unlearning") as progress:
             outcome = forget_set(
@@ -140,7 +142,7 @@ def unlearn(
             )
         growth = norm_growth(loaded, outcome.delta) if outcome.delta is not None else {}
         look = unlearn_look(outcome, loaded.name, unlearning.seed, growth)
-    _finish(console, look, out, () if out is None else owned_in(out))
+    _finish(console, look, out, owned_in(out))
     if save_model is not None and outcome.delta is not None:
         _fill_in_model(outcome.delta, loaded, save_model)
     if outcome.status is EditStatus.DIVERGED:
@@ -183,7 +185,7 @@ def compare(
     with console.working():
         from locate.looks import comparing
 
-        o.check_files(None, out, inputs=[before, after, edit])
+        o.check_files(None, out, inputs=[before, after, edit], names=comparing.FILES)
         if before is not None and after is not None:
             from circuits.graph.compare import compare as compare_circuits
             from locate.evaluate import read_circuit

@@ -39,8 +39,9 @@ def discover(
     folder = out or _default_folder(model, source.name, method)
     with console.working():
         from locate.discover import discover as find
+        from locate.discovery import FILES
 
-        o.check_files(source, folder)
+        o.check_files(source, folder, names=FILES)
         loaded = o.load_model(console, model, loading)
         examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
         found = find(loaded, examples, search, console.stage)
@@ -65,13 +66,14 @@ def evaluate(
     """Measure a stored circuit, on the pairs of a relation, a fact file or a pair file."""
     console = Console(as_json)
     with console.working():
+        from circuits.base.origin import SUMMARY
         from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches, read_circuit
         from locate.report import measure_rows
 
         stored = read_circuit(circuit)
         bos = bos_of(stored, source.bos, evaluating.allow_mismatch)
         source = replace(source, bos=bos)
-        o.check_files(source, out, inputs=[circuit])
+        o.check_files(source, out, inputs=[circuit], names=[SUMMARY])
         loaded = o.load_model(console, model, loading)
         stored = fitted(stored, loaded, circuit)
         warnings = mismatches(stored, loaded, bos, evaluating.allow_mismatch)

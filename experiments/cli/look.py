@@ -65,7 +65,7 @@ def trace(
         from locate.states.tracing import trace as trace_prompt
         from locate.states.tracing import usual_window
 
-        o.check_files(source if source.asks else None, out)
+        o.check_files(source if source.asks else None, out, names=looks.FILES)
         loaded = o.load_model(console, model, loading)
         window = tracing.window or usual_window(loaded.n_layers)
         kinds = tracing.kinds or tuple(TraceKind)
@@ -118,7 +118,7 @@ def lens(
         from locate.states.lens import lens_on_prompt
         from locate.states.lens_average import average_lens
 
-        o.check_files(source if source.asks else None, out)
+        o.check_files(source if source.asks else None, out, names=looks.FILES)
         loaded = o.load_model(console, model, loading)
         if source.asks:
             examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
@@ -160,7 +160,7 @@ def roles(
         from locate.looks.look import about
 
         stored = None if circuit is None else read_circuit(circuit)
-        o.check_files(source, out)
+        o.check_files(source, out, names=looks.FILES)
         loaded = o.load_model(console, model, loading)
         if stored is not None and circuit is not None:
             stored = fitted(stored, loaded, circuit)

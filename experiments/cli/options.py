@@ -56,15 +56,21 @@ def limited(source: Source) -> Source:
 
 
 def check_files(
-    source: Source | None, *folders: Path | None, inputs: Sequence[Path | str | None] = ()
+    source: Source | None,
+    *folders: Path | None,
+    inputs: Sequence[Path | str | None] = (),
+    names: Sequence[str] = (),
 ) -> None:
-    """Find mistakes in files and folders before a model is loaded; no input is an output."""
-    from circuits.base.origin import check_writable
+    """Find mistakes in files and folders before a model is loaded.
+
+    No input is an output, and no file of the user's has one of the `names` that may be written.
+    """
+    from circuits.base.origin import SUMMARY, check_writable
 
     read = [*inputs, *(() if source is None else (source.facts, source.pairs))]
     for folder in folders:
         if folder is not None:
-            check_writable(folder, read)
+            check_writable(folder, read, (*names, SUMMARY) if names else ())
     if source is not None:
         from locate.examples import check_readable
 

@@ -24,9 +24,10 @@ OWNED = (DELTA, "requests.jsonl", "summary.md")
 MOST_SHOWN = 8
 
 
-def owned_in(folder: Path) -> tuple[str, ...]:
+def owned_in(folder: Path | None) -> tuple[str, ...]:
     """What an earlier run may have left there, edits that stand by themselves included."""
-    return (*OWNED, *(path.name for path in folder.glob("edit-*.kc.safetensors")))
+    numbered = "edit-[0-9][0-9][0-9][0-9].kc.safetensors"
+    return OWNED if folder is None else (*OWNED, *(each.name for each in folder.glob(numbered)))
 
 
 _LEGEND = (
@@ -128,7 +129,8 @@ def unlearn_look(outcome: EditOutcome, model: str, seed: int, growth: Mapping[st
     }
     files: dict[str, Callable[[Path], Any]] = {}
     if outcome.delta is not None:
-        files[DELTA] = outcome.delta.save
+        fared = {name: summary[name] for name in ("status", "retain_kept", "details")}
+        files[DELTA] = outcome.delta.judged(fared).save
     title = f"{outcome.method} in {model}"
     files["summary.md"] = lambda path: atomic_write(path, page(title, lines, [table]))
     return Look(summary, [table], lines, files)

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from circuits.base.origin import write_all
+from circuits.base.origin import SUMMARY, write_all
 from circuits.base.writing import save_json
 from locate.examples import Examples
 from locate.report import markdown_table
 
-SUMMARY = "summary.json"
 R = TypeVar("R")
 
 
@@ -38,9 +37,7 @@ class Look:
         """The files and `summary.json`, where a folder is given; `owned` as in `write_all`."""
         if folder is None:
             return []
-        names = [*self.files, SUMMARY]
-        content = {**self.summary, "files": [str(folder / name) for name in names]}
-        summary = {SUMMARY: lambda path: save_json(content, path)}
+        summary = {SUMMARY: lambda path: save_json(self.summary, path)}
         return write_all(folder, {**self.files, **summary}, owned)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from circuits.base.arrays import describe_file
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError
+from circuits.base.origin import SUMMARY, mixed
 from circuits.base.records import read_json
 from circuits.files.kinds import DAMAGED, KINDS, OTHER, Kind, find_kind, named
 
@@ -27,7 +28,6 @@ MAX_BYTES = 64 * 2**20
 MAX_FILES = 2000
 MAX_DEPTH = 8
 KEPT_OPEN = 12
-SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +160,14 @@ class Library:
         except KnowledgeCircuitsError:
             return {}
         return value if isinstance(value, dict) else {}
+
+    def mixed(self, entry: Entry) -> str | None:
+        """A line where the files of the result's folder are of different runs."""
+        if entry.live or self.root is None:
+            return None
+        folder = Path(entry.name).parent
+        line = mixed(self.root / folder)
+        return line and line.replace(str(self.root / folder), f"the folder {folder}", 1)
 
     def _read(self, entry: Entry) -> Entry:
         """The entry with what the file's header says; damaged where it cannot be opened."""

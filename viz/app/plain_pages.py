@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from dash import dcc, html
 
+from circuits.edits.provenance import JUDGED, parts_of
 from circuits.files.kinds import named
 from viz.app import parts
 from viz.app.details import known_facts
@@ -205,9 +206,24 @@ def _cell(value: Any) -> Any:
     return value if isinstance(value, int | float) or value is None else parts.visible(str(value))
 
 
-def record_page(entry: Entry, value: Record, summary: Mapping[str, Any]) -> html.Div:
-    """A file without a picture: what it and the summary beside it say."""
-    found = flat({**dict(value.metadata), **summary})
+def judged(value: Record) -> Mapping[str, Any]:
+    """What the file of an edit says of how the edit fared; nothing where it says nothing."""
+    provenance = value.metadata.get("provenance")
+    found = provenance.get(JUDGED) if isinstance(provenance, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _asked(provenance: Any) -> list[Any]:
+    """The records of requests that an edit, or each part of a sum of edits, answers."""
+    own = provenance.get("requests") if isinstance(provenance, Mapping) else None
+    inner = [each for part in parts_of(provenance) for each in _asked(part)]
+    return [*inner, *(own if isinstance(own, list) else ())]
+
+
+def record_page(entry: Entry, value: Record, beside: Mapping[str, Any]) -> html.Div:
+    """A file without a picture: what it says, and for older ones the summary `beside` it."""
+    summary = judged(value) or beside
+    found = flat({**dict(value.metadata), **beside})
     rows = [{"name": name, "value": text} for name, text in found]
     columns = [parts.column("name", "name", 150), parts.column("value", "value", 240)]
     success = summary.get("success")
@@ -219,13 +235,13 @@ def record_page(entry: Entry, value: Record, summary: Mapping[str, Any]) -> html
             if isinstance(part, int | float | Mapping)
         ]
         cards = [html.H2("How well the edit worked"), parts.pairs(shown)]
-    requests = summary.get("requests")
-    if isinstance(requests, list):
+    requests = _asked(value.metadata.get("provenance"))
+    if requests:
         lines = [
             html.Li(
                 parts.visible(
                     f"{each.get('prompt', '').replace('{}', str(each.get('subject', '')))} → "
-                    f"{each.get('target', '')}"
+                    f"{each.get('target') or each.get('target_new') or ''}"
                 )
             )
             for each in requests[:20]

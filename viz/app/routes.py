@@ -43,6 +43,8 @@ def register(app: Dash, context: Context) -> None:
             page, entry, title = page_of(context, state, _go(search), runs)
         except KnowledgeCircuitsError as error:
             page, entry, title = error_page(str(error)), None, "Not shown"
+        if entry is not None and (line := context.library.mixed(entry)):
+            notices = [*notices, line]
         message = [parts.note(text) for text in notices]
         on = "on" if state.view == "browse" else "", "on" if state.view == "try" else ""
         subject = {"r": "" if entry is None else entry.id}
@@ -123,7 +125,9 @@ def _difference(context: Context, entry: Entry, value: Any, state: ViewState) ->
 
 
 def _record(context: Context, entry: Entry, value: Any, state: ViewState) -> html.Div:
-    return plain_pages.record_page(entry, value, context.library.record(entry.id))
+    # Files that do not say how their edit was judged have it in the summary beside them.
+    beside = {} if plain_pages.judged(value) else context.library.record(entry.id)
+    return plain_pages.record_page(entry, value, beside)
 
 
 _PAGES: dict[str, Callable[[Context, Entry, Any, ViewState], html.Div]] = {
