@@ -108,7 +108,8 @@ def models(*, as_json: o.AsJson = False) -> None:
     """The models that ship with the project, and how to name others."""
     console = Console(as_json)
     with console.working():
-        from circuits.model.loading import SUPPORTED, embedded_models
+        from circuits.model.architectures import ARCHITECTURES
+        from circuits.model.loading import embedded_models
 
         records = [_model_record(name, path) for name, path in embedded_models().items()]
     console.table(
@@ -125,12 +126,12 @@ def models(*, as_json: o.AsJson = False) -> None:
             for record in records
         ],
     )
-    covered = ", ".join(sorted(SUPPORTED))
+    covered = ", ".join(sorted(ARCHITECTURES))
     console.say(
         f"\n--model also takes a hub name (gpt2, TinyLlama/TinyLlama_v1.1, ...) or a local Hugging "
         f"Face directory; covered architectures: {covered}"
     )
-    console.result({"models": records, "architectures": sorted(SUPPORTED)})
+    console.result({"models": records, "architectures": sorted(ARCHITECTURES)})
 
 
 def facts(
