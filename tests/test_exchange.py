@@ -236,7 +236,7 @@ def test_an_edge_named_twice_is_refused_with_its_second_line(path: Path) -> None
         {"n_layers": 1.0},
         {"n_heads": -1},
         {"n_heads": "2"},
-        {"parallel_attn_mlp": True},
+        {"parallel_attn_mlp": "yes"},
     ],
 )
 def test_a_wrong_configuration_is_refused(cfg: dict[str, Any], path: Path) -> None:

@@ -19,7 +19,8 @@ from circuits.base.errors import (
 )
 from circuits.edits.edit import WeightDelta
 from circuits.graph.evaluate import run_circuits
-from circuits.model.loading import check_architecture, weights_hash
+from circuits.model.architectures import check_architecture
+from circuits.model.loading import weights_hash
 from circuits.model.metrics import hit_at, rank
 from circuits.model.model import load
 from locate.edges.eap import attribute

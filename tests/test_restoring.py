@@ -92,7 +92,7 @@ def test_what_the_sources_write_sums_to_the_residual_but_for_positions_and_biase
     written = outputs[:, : wiring.mlp_src(0) + 1].sum(1)
     rest = seen[0] - written
     torch.testing.assert_close(rest, rest[:1].expand_as(rest), **TOLERANCE)
-    if model.is_rotary:
+    if not model.architecture.has_positions:
         torch.testing.assert_close(rest, torch.zeros_like(rest), **TOLERANCE)
 
 

@@ -162,7 +162,7 @@ def _lines(circuit: Circuit, full: bool) -> Iterator[str]:
     cfg = {
         "n_layers": wiring.n_layers,
         "n_heads": wiring.n_heads,
-        "parallel_attn_mlp": False,
+        "parallel_attn_mlp": wiring.parallel,
         "d_model": d_model if type(d_model) is int else 0,
     }
     yield f'{{"cfg": {to_json(cfg)},\n"kc": {to_json(_own(circuit))},\n"nodes": {{\n'
@@ -263,15 +263,12 @@ def _line_of(text: str, name: str, occurrence: int = 0) -> int | None:
 
 def _wiring(cfg: Mapping[str, Any], own: Any, n_kv_heads: int | None) -> Wiring:
     """The circuit's wiring, in this project's terms where the file has them."""
-    if cfg.get("parallel_attn_mlp", False) is not False:
-        raise ContentError(
-            "is of a model whose attention and MLP run in parallel, which is not covered"
-        )
+    parallel = cfg.get("parallel_attn_mlp", False)
     n_heads = cfg.get("n_heads")
     single = KeyValue.PER_QUERY_HEAD
     if own == {}:
         shared = n_heads if n_kv_heads is None else n_kv_heads
-        return checked_wiring(cfg.get("n_layers"), n_heads, shared, single)
+        return checked_wiring(cfg.get("n_layers"), n_heads, shared, single, parallel)
     if not isinstance(own, dict) or type(own.get("schema")) is not int or own["schema"] < 1:
         raise ContentError("has a malformed key 'kc'")
     if own["schema"] > SCHEMA_VERSION:
@@ -282,8 +279,8 @@ def _wiring(cfg: Mapping[str, Any], own: Any, n_kv_heads: int | None) -> Wiring:
     if not all(isinstance(own.get(key, {}), dict) for key in ("provenance", "scores_provenance")):
         raise ContentError("has malformed provenance")
     geometry = cfg.get("n_layers"), n_heads, own.get("n_kv_heads")
-    checked_wiring(*geometry, single)
-    return checked_wiring(*geometry, own.get("kv"))
+    checked_wiring(*geometry, single, parallel)
+    return checked_wiring(*geometry, own.get("kv"), parallel)
 
 
 def _column_types(own: Mapping[str, Any]) -> dict[str, np.dtype]:

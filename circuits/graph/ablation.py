@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,11 +21,16 @@ from circuits.model.model import Model
 
 @dataclass(frozen=True)
 class SourceConstants:
-    """One constant value a source: zeros, or means over the prompts' positions without BOS."""
+    """One constant value a source: zeros, or means over the prompts' positions without BOS.
+
+    `heads` are what `Weights.head_output_weights` acts on; `raw_heads` the heads' plain outputs,
+    which are the same unless a norm follows the attention.
+    """
 
     embedding: Float[Tensor, " d_model"]
     heads: tuple[Float[Tensor, "head d_head"], ...]
     mlps: tuple[Float[Tensor, " d_model"], ...]
+    raw_heads: tuple[Float[Tensor, "head d_head"], ...]
 
 
 def source_hooks(
@@ -33,15 +39,32 @@ def source_hooks(
     """Hooks that hand every source's output to `save(key, value)`.
 
     Keys are `embedding`, `heads.L` (before the output matrix: batch pos head d_head) and `mlp.L`.
+    Where a norm follows the attention, a head's output is divided by what that norm divides by in
+    this run, so that all sources add up to the residual stream; `raw.L` is the plain output.
     """
+    raw: dict[int, Tensor] = {}
 
     def reader(key: str) -> Any:
         return lambda value, hook: save(key, value)
 
+    def divide(layer: int) -> Any:
+        def read(scale: Tensor, hook: Any) -> None:
+            outputs = raw.pop(layer)
+            scale = scale.view(*scale.shape[:2], *[1] * (outputs.ndim - 2)).to(outputs.dtype)
+            save(f"raw.{layer}", outputs)
+            save(f"heads.{layer}", outputs / scale)
+
+        return read
+
     hooks = [(taps.EMBEDDING, reader("embedding"))]
     for layer in range(model.n_layers) if layers is None else layers:
-        hooks.append((taps.head_outputs(layer), reader(f"heads.{layer}")))
-        hooks.append((taps.mlp_out(layer), reader(f"mlp.{layer}")))
+        scale, point = model.taps.head_scale(layer), taps.head_outputs(layer)
+        if scale is None:
+            hooks.append((point, reader(f"heads.{layer}")))
+        else:
+            keep = partial(lambda at, value, hook: raw.__setitem__(at, value), layer)
+            hooks += [(point, keep), (scale, divide(layer))]
+        hooks.append((model.taps.mlp_out(layer), reader(f"mlp.{layer}")))
     return hooks
 
 
@@ -68,9 +91,9 @@ def source_constants(
         model.last_logits(batch.clean, source_hooks(model, add))
     scale = {Ablation.ZERO: 0.0, Ablation.MEAN: 1.0 / count}[ablation]
     values = {key: (total * scale).to(model.device, model.dtype) for key, total in sums.items()}
-    shape = (model.n_heads, model.d_head)
+    layers, shape = range(model.n_layers), (model.n_heads, model.d_head)
+    heads = tuple(values[f"heads.{layer}"].reshape(shape) for layer in layers)
+    raw = tuple(values.get(f"raw.{at}", heads[at]).reshape(shape) for at in layers)
     return SourceConstants(
-        values["embedding"],
-        tuple(values[f"heads.{layer}"].reshape(shape) for layer in range(model.n_layers)),
-        tuple(values[f"mlp.{layer}"] for layer in range(model.n_layers)),
+        values["embedding"], heads, tuple(values[f"mlp.{layer}"] for layer in layers), raw
     )

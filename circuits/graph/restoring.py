@@ -19,7 +19,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -111,11 +110,13 @@ class _RestoredRun:
             for head in range(model.n_heads):
                 self._note(wiring.head_src(layer, head), heads[:, head])
             bias = model.head_output_bias(layer)
-            residual = residual + heads.sum(1) + (0 if bias is None else bias)
+            mid = residual + heads.sum(1) + (0 if bias is None else bias)
             dst = wiring.mlp_dst(layer)
-            mlp = model.run_mlp(layer, residual + self._correction(dst, dst + 1)[:, 0])
+            # In a parallel block no edge leads from the heads noted above to this MLP.
+            reads = model.mlp_reads(residual, mid) + self._correction(dst, dst + 1)[:, 0]
+            mlp = model.run_mlp(layer, reads)
             self._note(wiring.mlp_src(layer), mlp)
-            residual = residual + mlp
+            residual = mid + mlp
         last = wiring.logits_dst
         return model.unembed((residual + self._correction(last, last + 1)[:, 0])[:, -1])
 
@@ -138,10 +139,11 @@ class _RestoredRun:
         values = values + offset[None, :, None]
         queries, keys, values = values.split([model.n_heads, n_keys, n_keys], 1)
         keys, values = (x.repeat_interleave(wiring.queries_per_key, 1) for x in (keys, values))
-        mixed = F.scaled_dot_product_attention(
-            model.rotate(queries), model.rotate(keys), values, is_causal=True
-        )
-        return torch.einsum("rhpe,hed->rhpd", mixed, model.head_output_weights(layer))
+        queries, keys = model.ready(layer, "q", queries), model.ready(layer, "k", keys)
+        mask = model.mask(layer, 0, residual.shape[1])
+        mixed = model.mix(layer, queries, keys, values, mask)
+        shares = model.share_heads(layer, mixed.transpose(1, 2)).transpose(1, 2)
+        return torch.einsum("rhpe,hed->rhpd", shares, model.head_output_weights(layer))
 
     def _note(self, src: int, now: Float[Tensor, "row pos d_model"]) -> None:
         if src in self.wanted:

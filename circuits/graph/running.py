@@ -9,6 +9,9 @@ so one pass that caches the base run serves every circuit, and only *live* nodes
 a head or MLP none of whose inputs changed still writes its base value. Attention keys and values
 of unchanged inputs come from the cache. Positions before the first differing token are the same
 in both runs and are never recomputed.
+
+Where heads share a norm, after the attention or on their queries and keys, one that changes changes
+what the others write. A head that nothing reads has its base value in such a norm.
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -36,8 +38,9 @@ class _BaseRun:
 
     embedding: Tensor
     resid_pre: list[Tensor]
-    resid_mid: list[Tensor]
+    mlp_residual: list[Tensor]
     heads: list[Tensor]
+    raw: list[Tensor]
     mlps: list[Tensor]
     queries: list[Tensor]
     keys: list[Tensor]
@@ -67,8 +70,8 @@ class CircuitRunner:
         self._projections = head_projections(model, wiring) if projections is None else projections
         self._prefix = model.share_prefix(batch.clean[:, : self.start])
         self.clean_logits = model.last_logits(batch.clean[:, self.start :], prefix=self._prefix)
-        places = torch.arange(length, device=model.device)
-        self._causal = places[None, :] <= places[self.start :, None]
+        layers = range(model.n_layers)
+        self._masks = [model.mask(layer, self.start, self.n_positions) for layer in layers]
         if self.ablation.is_constant:
             assert constants is not None, "zero and mean ablation need constants"
             self.base = self._constant_run(batch, constants)
@@ -92,10 +95,16 @@ class CircuitRunner:
         wiring, model, base = self.wiring, self.model, self.base
         start, n_heads, n_keys = wiring.attn_dst(layer), model.n_heads, wiring.n_key_inputs
         columns = sources.rows_of(kept[:, start : start + wiring.n_attn])
-        changed = columns.any(0)
         shared = torch.arange(n_heads, device=kept.device) // wiring.queries_per_key
         first = wiring.head_src(layer)
-        active = kept[first : first + n_heads].any(1)
+        read = active = kept[first : first + n_heads].any(1)
+        if model.architecture.is_joint:
+            keys_read = read.view(n_keys, -1).any(1)
+            columns = columns & torch.cat([read, keys_read, keys_read])
+        changed = columns.any(0)
+        if model.architecture.is_joint:
+            changed[:n_heads] = changed[:n_heads].any()
+            changed[n_heads : n_heads + n_keys] = changed[n_heads : n_heads + n_keys].any()
         if not self.ablation.is_constant:  # a constant is no function of unchanged inputs
             key_changed = changed[n_heads : n_heads + n_keys] | changed[n_heads + n_keys :]
             active = active & (changed[:n_heads] | key_changed[shared])
@@ -108,30 +117,44 @@ class CircuitRunner:
         queries, keys, values = base.queries[layer], base.keys[layer], base.values[layer]
         targets = changed.nonzero()[:, 0]
         if len(targets):
-            projected = self._project(layer, columns, targets, sources)
-            is_query, is_value = targets < n_heads, targets >= n_heads + n_keys
-            is_key = ~is_query & ~is_value
-            queries = _replaced(queries, targets[is_query], projected[:, is_query], 0)
-            keys = _replaced(keys, targets[is_key] - n_heads, projected[:, is_key], self.start)
-            values = _replaced(
-                values, targets[is_value] - n_heads - n_keys, projected[:, is_value], self.start
-            )
-        causal = self._causal
+            split = self._split(targets)
+            new = self._project(layer, columns, targets, split, sources)
+            at = targets.split(split)
+            queries = _replaced(queries, at[0], new[0], 0)
+            keys = _replaced(keys, at[1] - n_heads, new[1], self.start)
+            values = _replaced(values, at[2] - n_heads - n_keys, new[2], self.start)
+        mask = self._masks[layer]
         if is_last:  # from here on only the last position reaches the logits
             sources.keep_last_position()
-            queries, causal = queries[:, :, -1:], causal[-1:]
-        mixed = F.scaled_dot_product_attention(
-            queries[:, heads], keys[:, shared[heads]], values[:, shared[heads]], attn_mask=causal
+            queries, mask = queries[:, :, -1:], mask[-1:]
+        mixed = model.mix(
+            layer, queries[:, heads], keys[:, shared[heads]], values[:, shared[heads]], mask
         )
         mixed = mixed.permute(1, 0, 2, 3).reshape(len(heads), -1, model.d_head)
+        if model.architecture.normed_after:
+            everyone = base.raw[layer].clone()
+            everyone[:, heads] = mixed.transpose(0, 1)
+            heads = read.nonzero()[:, 0]
+            mixed = model.share_heads(layer, everyone)[:, heads].transpose(0, 1)
         mixed = mixed - base.heads[layer][:, heads].transpose(0, 1)
         output = model.head_output_weights(layer)[heads]
         sources.add(torch.bmm(mixed, output), wiring.head_src(layer) + heads)
 
+    def _split(self, targets: Tensor) -> list[int]:
+        """How many of a layer's attention destinations, in order, are queries, keys and values."""
+        n_heads, n_keys = self.model.n_heads, self.wiring.n_key_inputs
+        n_queries, n_both = ((targets < end).sum().item() for end in (n_heads, n_heads + n_keys))
+        return [int(n_queries), int(n_both - n_queries), int(len(targets) - n_both)]
+
     def _project(
-        self, layer: int, columns: Tensor, targets: Tensor, sources: _LiveSources
-    ) -> Float[Tensor, "batch dst pos d_head"]:
-        """Rotated queries and keys, and values, of the destinations whose input changed."""
+        self,
+        layer: int,
+        columns: Tensor,
+        targets: Tensor,
+        split: list[int],
+        sources: _LiveSources,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values (batch dst pos d_head) whose input changed, ready to be mixed."""
         model = self.model
         residual = sources.sum_into(columns[:, targets], live_rows=True)
         hats = model.normalise(residual.add_(self.base.resid_pre[layer]))
@@ -140,12 +163,10 @@ class CircuitRunner:
             weight, offset = weight[targets], offset[targets]
         result = torch.baddbmm(offset[:, None], hats, weight.transpose(1, 2))
         result = result.view(len(targets), self.n_examples, self.n_positions, model.d_head)
-        result = result.transpose(0, 1)
-        if model.is_rotary:
-            n_rotated = int((targets < model.n_heads + self.wiring.n_key_inputs).sum())
-            rotated = model.rotate(result[:, :n_rotated], self.start)
-            result = torch.cat([rotated, result[:, n_rotated:]], 1)
-        return result
+        queries, keys, values = result.transpose(0, 1).split(split, 1)
+        queries = model.ready(layer, "q", queries, self.start) if split[0] else queries
+        keys = model.ready(layer, "k", keys, self.start) if split[1] else keys
+        return queries, keys, values
 
     def _run_mlp(self, layer: int, kept: Bool[Tensor, "src dst"], sources: _LiveSources) -> None:
         wiring = self.wiring
@@ -155,7 +176,7 @@ class CircuitRunner:
             active = active & sources.rows_of(column).any()
         if not active:
             return
-        residual = sources.sum_into(column)[0] + self.base.resid_mid[layer]
+        residual = sources.sum_into(column)[0] + self.base.mlp_residual[layer]
         output = self.model.run_mlp(layer, residual.view(self.n_examples, -1, self.model.d_model))
         output = output.flatten(0, 1)
         index = torch.tensor([wiring.mlp_src(layer)], device=kept.device)
@@ -171,7 +192,8 @@ class CircuitRunner:
 
         hooks = source_hooks(model, seen.__setitem__)
         for layer in range(model.n_layers):
-            names = (taps.resid_pre(layer), taps.resid_mid(layer), *taps.projections(layer))
+            reads = (taps.resid_pre(layer), model.taps.mlp_residual(layer))
+            names = dict.fromkeys((*reads, *taps.projections(layer)))
             hooks += [look(name) for name in names]
         final = taps.resid_post(model.n_layers - 1)
         model.last_logits(batch.corrupted[:, self.start :], [*hooks, look(final)], self._prefix)
@@ -187,8 +209,9 @@ class CircuitRunner:
         return _BaseRun(
             embedding=seen["embedding"].flatten(0, 1),
             resid_pre=[seen[taps.resid_pre(layer)].flatten(0, 1) for layer in layers],
-            resid_mid=rows(taps.resid_mid),
+            mlp_residual=rows(model.taps.mlp_residual),
             heads=rows("heads.{}".format),
+            raw=rows("raw.{}".format) if model.architecture.normed_after else [],
             mlps=rows("mlp.{}".format),
             queries=[queries for queries, _, _ in split],
             keys=[keys for _, keys, _ in split],
@@ -211,7 +234,7 @@ class CircuitRunner:
         model.last_logits(batch.clean, hooks)
         residual = seen["start"].flatten(0, 1)
         start = constant.reshape(-1, model.d_model)
-        base = _BaseRun(start, [], [], [], [], [], [], [], torch.empty(0))
+        base = _BaseRun(start, [], [], [], [], [], [], [], [], torch.empty(0))
         for layer in range(model.n_layers):
             heads, mlp = constants.heads[layer], constants.mlps[layer]
             base.resid_pre.append(residual)
@@ -225,20 +248,31 @@ class CircuitRunner:
             base.keys.append(keys)
             base.values.append(values)
             base.heads.append(heads.expand(self.n_rows, -1, -1))
+            if model.architecture.normed_after:
+                base.raw.append(self._mixed(layer, queries, keys, values))
             output = torch.einsum("he,hed->d", heads, model.head_output_weights(layer))
             bias = model.head_output_bias(layer)
-            residual = residual + output + (0 if bias is None else bias)
-            base.resid_mid.append(residual)
+            mid = residual + output + (0 if bias is None else bias)
+            base.mlp_residual.append(model.mlp_reads(residual, mid))
             base.mlps.append(mlp.expand(self.n_rows, -1))
-            residual = residual + mlp
+            residual = mid + mlp
         shape = (self.n_examples, self.n_positions)
         per_layer = {
             name: self._per_layer([value.view(*shape, *value.shape[1:]) for value in values])
             for name, values in vars(base).items()
-            if name in ("resid_mid", "heads", "mlps")
+            if name in ("mlp_residual", "heads", "raw", "mlps") and values
         }
         last = residual.view(*shape, -1)[:, -1]
         return _BaseRun(**{**vars(base), **per_layer, "final": last})
+
+    def _mixed(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor
+    ) -> Float[Tensor, "row head d_head"]:
+        """What all heads read with these queries, keys and values."""
+        repeats = self.wiring.queries_per_key
+        keys, values = (value.repeat_interleave(repeats, 1) for value in (keys, values))
+        mixed = self.model.mix(layer, queries, keys, values, self._masks[layer])
+        return mixed.transpose(1, 2).flatten(0, 1)
 
     def _per_layer(self, values: list[Tensor]) -> list[Tensor]:
         """Rows of each layer; of the last layer only the last position's, as nothing else is read.
@@ -249,9 +283,13 @@ class CircuitRunner:
         return [*rows, values[-1][:, -1].contiguous()]
 
     def _attention_ready(self, *projected: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, values as batch head pos d_head, rotated; keys and values with prefix."""
-        queries, keys, values = (value.transpose(1, 2) for value in projected)
-        queries, keys = (self.model.rotate(value, self.start) for value in (queries, keys))
+        """Queries, keys, values as batch head pos d_head, ready; keys and values with prefix."""
+        model, shape = self.model, projected[0].shape[:2]
+        queries, keys, values = (
+            value.reshape(*shape, -1, model.d_head).transpose(1, 2) for value in projected
+        )
+        queries = model.ready(layer, "q", queries, self.start)
+        keys = model.ready(layer, "k", keys, self.start)
         if self._prefix is not None:
             before = [part.expand(len(keys), -1, -1, -1) for part in self._prefix[layer]]
             keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)

@@ -23,10 +23,10 @@ from circuits.base.errors import (
     ModelNotFoundError,
     NumericalError,
     OptionError,
-    UnsupportedArchitectureError,
     is_out_of_memory,
 )
 from circuits.base.places import user_cache
+from circuits.model.architectures import check_architecture, short
 from circuits.model.gguf import GgufFile
 from circuits.model.packaged import PACKAGED, fetched
 
@@ -251,7 +251,7 @@ def _check_size(config: Any, weights: str, name: str) -> None:
     # A layer has two norms at the least, a weight two bytes.
     if files and (type(layers) is not int or not 0 < layers <= sum(files) // 4):
         raise ModelNotFoundError(
-            f"{name!r} cannot be loaded: config.json names {_short(layers)} layers, more or less "
+            f"{name!r} cannot be loaded: config.json names {short(layers)} layers, more or less "
             "than its weights can hold"
         )
 
@@ -269,11 +269,6 @@ def _check_directory(path: Path, name: str) -> None:
         f"{name!r} holds its weights as a pickle, which can run code and is never opened; save "
         "them as safetensors (`save_pretrained` of transformers does)"
     )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def gist(error: Exception) -> str:
@@ -348,51 +343,6 @@ def weights_hash(parameters: Mapping[str, torch.Tensor]) -> str:
         raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().data)
     return digest.hexdigest()
-
-
-def check_architecture(config: Any, name: str) -> None:
-    """Refuse, by name, what the closed forms do not cover: they assume pre-norm q = W x_hat + b."""
-    kind = getattr(config, "model_type", "unknown")
-    if kind not in SUPPORTED:
-        raise UnsupportedArchitectureError(
-            f"{name!r} has architecture {kind!r}, which is not covered; covered and tested: "
-            f"{', '.join(sorted(SUPPORTED))}"
-        )
-    for field, plain in SUPPORTED[kind].items():
-        value = getattr(config, field, plain)
-        if value != plain:
-            raise UnsupportedArchitectureError(
-                f"{name!r} sets {field}={value!r}, a variant of {kind} that is not covered"
-            )
-    if quantised := getattr(config, "quantization_config", None):
-        how = quantised.get("quant_method", "?") if isinstance(quantised, Mapping) else "?"
-        raise UnsupportedArchitectureError(
-            f"{name!r} is quantised ({how}): its weights are not plain matrices; use the model "
-            "that it was made from"
-        )
-    if getattr(config, "sliding_window", None) is not None:  # a key of its own: Llama has no such
-        raise UnsupportedArchitectureError(
-            f"{name!r} sets sliding_window={_short(config.sliding_window)}, which is not covered"
-        )
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if isinstance(rope, Mapping) and rope.get("rope_type", rope.get("type")) == "longrope":
-        # Its angles change with the prompt's length, and a shared prefix has none of its own.
-        raise UnsupportedArchitectureError(
-            f"{name!r} rotates by 'longrope', which is not covered; covered are the default, "
-            "linear, dynamic, yarn and llama3"
-        )
-
-
-SUPPORTED: dict[str, dict[str, Any]] = {
-    "gpt2": {
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "reorder_and_upcast_attn": False,
-        "add_cross_attention": False,
-    },
-    "llama": {"attention_bias": False, "mlp_bias": False},
-}
-"""Covered model types, and the configuration fields whose variants are not."""
 
 
 def _is_cached(name: str, revision: str | None) -> bool:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -31,19 +30,14 @@ from circuits.base.errors import (
     OptionError,
     is_out_of_memory,
 )
-from circuits.base.progress import stop_here
+from circuits.model.architectures import Architecture, attention_windows, check_architecture
+from circuits.model.blocks import Blocks
 from circuits.model.holding import alone
-from circuits.model.loading import (
-    LoadedWeights,
-    check_architecture,
-    gist,
-    load_weights,
-    weights_hash,
-)
+from circuits.model.loading import LoadedWeights, gist, load_weights, weights_hash
 from circuits.model.saying import NextTokens
 from circuits.model.taps import UNEMBED
 from circuits.model.tokens import Tokenizer, usual_bos
-from circuits.model.weights import HeadProjections, Weights
+from circuits.model.weights import HeadProjections
 from circuits.model.wiring import Wiring
 
 __all__ = ["HeadProjections", "Hook", "Model", "Prefix", "library_versions", "load"]
@@ -67,7 +61,7 @@ class Prefix:
         return self.keys_values[layer]
 
 
-class Model(Weights):
+class Model(Blocks):
     """A decoder-only transformer whose every head and MLP can be read and replaced.
 
     `bridge` is the TransformerBridge of TransformerLens that runs it, for whatever is not here.
@@ -93,17 +87,21 @@ class Model(Weights):
         self.most_rows = sys.maxsize  # of a batch, as far as memory has shown
         self._buffers: dict[str, Tensor] = dict(hf_model.named_buffers())
         self.config = hf_model.config
+        self.config.architectures = [type(hf_model).__name__]
+        self.architecture = Architecture.of(self.config)
+        self.windows = attention_windows(self.config)
+        if self.architecture.mlp_output is None:  # other ways to run experts lack some dtypes
+            self.config._experts_implementation = "eager"
         self._generation = getattr(hf_model, "generation_config", None)
         self._stored_dtype = weights.stored_dtype
         self.bridge = TransformerBridge.boot_transformers(
-            hf_model.config.model_type,  # only a label here: weights and tokenizer are given
+            f"local-{self.config.model_type}",  # a label: weights and tokenizer are given
             hf_model=hf_model,
             tokenizer=_for_bridge(weights.hf_tokenizer),
             device=hf_model.device,
             dtype=hf_model.dtype,
         )
         self.bridge.eval()
-        self._find_fused()
         for parameter in self.bridge.parameters():  # the bridge's own copies want gradients
             parameter.requires_grad_(False)
         config = self.bridge.cfg
@@ -114,10 +112,10 @@ class Model(Weights):
         self.d_head: int = config.d_head
         self.d_vocab: int = hf_model.config.vocab_size
         self.norm_eps: float = config.eps
-        self.uses_rms_norm = bool(self.bridge.blocks[0].ln1.uses_rms_norm)
-        self.is_rotary = hasattr(self.bridge, "rotary_emb")
+        self.uses_rms_norm = bool(self.bridge.ln_final.uses_rms_norm)
         self.device: torch.device = hf_model.device
         self.dtype: torch.dtype = hf_model.dtype
+        self._find_fused()
 
     @classmethod
     def from_hf(cls, hf_model: Any, hf_tokenizer: Any, name: str = "in-memory") -> Model:
@@ -149,7 +147,8 @@ class Model(Weights):
 
     def wiring(self, kv: KeyValue | str = KeyValue.GROUPED) -> Wiring:
         """The model's graph."""
-        return Wiring(self.n_layers, self.n_heads, self.n_kv_heads, KeyValue.of(kv))
+        parallel = bool(self.architecture.parallel)
+        return Wiring(self.n_layers, self.n_heads, self.n_kv_heads, KeyValue.of(kv), parallel)
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.wiring().describe()}, {self.device}, {self.dtype})"
@@ -183,26 +182,6 @@ class Model(Weights):
         return str(self.tokenizer.hf.decode(said))
 
     # --- running -----------------------------------------------------------------------------
-
-    @contextmanager
-    def alone(self) -> Iterator[Model]:
-        """Within the block no other thread runs or edits this model: it gets an OptionError.
-
-        Hooks and edits are in the model itself, so two runs at a time would take each other's.
-        Refusing, unlike waiting, cannot deadlock. Blocks of one thread may be nested. Here a job
-        that is told to stop stops.
-        """
-        stop_here()
-        if not self._turn.acquire(blocking=False):
-            raise OptionError(
-                f"{self.name!r} is in use in another thread; run one thing at a time, or load the "
-                "model once for each thread"
-            )
-        try:
-            self.align()
-            yield self
-        finally:
-            self._turn.release()
 
     def last_logits(
         self,
@@ -263,71 +242,7 @@ class Model(Weights):
         if tokens.shape[1] == 0:
             return None
         rows = tokens[:1] if bool((tokens == tokens[:1]).all()) else tokens
-        with self.alone():
-            _, cache = self.bridge(rows, return_type="logits_and_cache", logits_to_keep=1)
-        layers = tuple((layer.keys, layer.values) for layer in cache.layers)
-        return Prefix(tokens.shape[1], layers)
-
-    def run_attention(
-        self, layer: int, residual: Tensor, earlier: tuple[Tensor, Tensor] | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """A layer's attention, its norm included, on a residual of shape batch pos d_model.
-
-        `earlier` holds keys and values (batch head pos d_head) of the positions before these.
-        """
-        from transformers.cache_utils import DynamicCache
-
-        block, start = self.bridge.blocks[layer], 0
-        options: dict[str, Any] = {}
-        if earlier is not None:
-            start, cache = earlier[0].shape[2], DynamicCache()
-            cache.update(*earlier, layer)
-            options = {"past_key_values": cache, "use_cache": True}
-        if self.is_rotary:
-            positions = torch.arange(start, start + residual.shape[1], device=residual.device)[None]
-            options["position_embeddings"] = self.bridge.rotary_emb(residual, positions)
-        with self.alone():
-            output = block.attn(hidden_states=block.ln1(residual), **options)
-        return output[0] if isinstance(output, tuple) else output
-
-    def run_mlp(self, layer: int, resid_mid: Tensor) -> Tensor:
-        """A layer's MLP, its norm included, on a residual of shape batch pos d_model."""
-        block = self.bridge.blocks[layer]
-        with self.alone():
-            output = block.mlp(block.ln2(resid_mid))
-        return output[0] if isinstance(output, tuple) else output
-
-    def normalise(self, residual: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
-        """A residual through a norm without gain and shift, as `head_projections` expects it."""
-        shape = (self.d_model,)
-        if self.uses_rms_norm:
-            return F.rms_norm(residual, shape, eps=self.norm_eps)
-        return F.layer_norm(residual, shape, eps=self.norm_eps)
-
-    def rotate(
-        self, value: Float[Tensor, "*rest pos d_head"], start: int = 0
-    ) -> Float[Tensor, "*rest pos d_head"]:
-        """Queries or keys turned to their positions, which begin at `start`; RoPE models only.
-
-        Without rotary embeddings the value is returned as it is.
-        """
-        if not self.is_rotary:
-            return value
-        positions = torch.arange(start, start + value.shape[-2], device=value.device)[None]
-        cos, sin = (part[0] for part in self.bridge.rotary_emb(value, positions))
-        half = value.shape[-1] // 2
-        turned = torch.cat([-value[..., half:], value[..., :half]], -1)
-        return value * cos + turned * sin
-
-    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """Token embeddings, without positions."""
-        return self.bridge.embed(tokens)
-
-    def unembed(self, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        """Final norm and output matrix on a residual stream of any leading shape."""
-        flat = residual.reshape(-1, 1, residual.shape[-1]).contiguous()
-        logits = self.bridge.unembed(self.bridge.ln_final(flat))
-        return logits.reshape(*residual.shape[:-1], logits.shape[-1])
+        return self.last_logits_and_prefix(rows)[1]
 
 
 def load(name: str | Path, device: str | None = None, dtype: str = "fp32") -> Model:

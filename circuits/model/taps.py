@@ -1,30 +1,70 @@
 """Where a run can be read or changed, by concept: the only file that knows TransformerLens' names.
 
 Each function gives the name of a hook of a layer. Shapes are those of a run on `batch` prompts of
-`pos` tokens; keys and values have `n_kv_heads` heads where these are shared.
+`pos` tokens; keys and values have `n_kv_heads` heads where these are shared. What stands at other
+places in other architectures is a method of `Taps`.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+
+from circuits.model.architectures import Architecture
 
 EMBEDDING = "embed.hook_out"
 """Token embeddings [batch pos d_model]."""
 POSITIONS = "pos_embed.hook_out"
 """Position embeddings [batch pos d_model], where a model learns them."""
-ROTARY = ("rotary_emb.hook_cos", "rotary_emb.hook_sin")
-"""Cosine and sine of the rotation [batch pos d_head], where positions rotate."""
 UNEMBED = "unembed.hook_in"
 """What the output matrix reads [batch pos d_model]."""
+UNEMBEDDED = "unembed.hook_out"
+"""Logits before a soft cap [batch pos d_vocab]."""
 SLOTS = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What depends on the architecture."""
+
+    architecture: Architecture
+
+    @property
+    def attention_norm(self) -> str | None:
+        """The norm through which heads read."""
+        return "ln1" if self.architecture.normed_before else None
+
+    @property
+    def mlp_norm(self) -> str | None:
+        """The norm through which the MLP reads."""
+        return "ln1" if self.architecture.one_norm else self.attention_norm and "ln2"
+
+    def mlp_residual(self, layer: int) -> str:
+        """Residual stream that the MLP reads, before its norm [batch pos d_model]."""
+        if self.architecture.parallel:
+            return resid_pre(layer)
+        return f"blocks.{layer}.{self.mlp_norm}.hook_in" if self.mlp_norm else mlp_in(layer)
+
+    def attention_out(self, layer: int) -> str:
+        """What attention adds to the residual stream [batch pos d_model]."""
+        after = self.architecture.normed_after
+        return f"blocks.{layer}.ln1_post.hook_out" if after else attention_raw(layer)
+
+    def mlp_out(self, layer: int) -> str:
+        """What the MLP adds to the residual stream [batch pos d_model]."""
+        return (
+            f"blocks.{layer}.ln2_post.hook_out"
+            if self.architecture.normed_after
+            else mlp_raw(layer)
+        )
+
+    def head_scale(self, layer: int) -> str | None:
+        """What the norm after attention divides by [batch pos 1], where there is one."""
+        return norm_scale(layer, "ln1_post") if self.architecture.normed_after else None
 
 
 def resid_pre(layer: int) -> str:
     """Residual stream before a block [batch pos d_model]."""
     return f"blocks.{layer}.hook_in"
-
-
-def resid_mid(layer: int) -> str:
-    """Residual stream between attention and MLP [batch pos d_model]."""
-    return f"blocks.{layer}.ln2.hook_in"
 
 
 def resid_post(layer: int) -> str:
@@ -33,18 +73,13 @@ def resid_post(layer: int) -> str:
 
 
 def projection(layer: int, slot: str) -> str:
-    """Queries, keys or values (slot q, k or v) before rotation [batch pos head d_head]."""
+    """Queries, keys or values (slot q, k or v) as projected [batch pos head d_head]."""
     return f"blocks.{layer}.attn.{slot}.hook_out"
 
 
 def projections(layer: int) -> tuple[str, ...]:
     """Queries, keys and values, in this order."""
     return tuple(projection(layer, slot) for slot in SLOTS)
-
-
-def rotated_queries(layer: int) -> str:
-    """Queries after rotation; which axis is the head's depends on the model."""
-    return f"blocks.{layer}.attn.hook_rot_q"
 
 
 def attention_scores(layer: int) -> str:
@@ -62,9 +97,14 @@ def head_outputs(layer: int) -> str:
     return f"blocks.{layer}.attn.o.hook_in"
 
 
-def attention_out(layer: int) -> str:
-    """What attention adds to the residual stream [batch pos d_model]."""
+def attention_raw(layer: int) -> str:
+    """What attention writes, before a norm after it [batch pos d_model]."""
     return f"blocks.{layer}.attn.hook_out"
+
+
+def mlp_in(layer: int) -> str:
+    """What the MLP reads, its norm included [batch pos d_model]."""
+    return f"blocks.{layer}.mlp.hook_in"
 
 
 def mlp_keys(layer: int) -> str:
@@ -72,21 +112,16 @@ def mlp_keys(layer: int) -> str:
     return f"blocks.{layer}.mlp.out.hook_in"
 
 
-def mlp_out(layer: int) -> str:
-    """What the MLP adds to the residual stream [batch pos d_model]."""
+def mlp_raw(layer: int) -> str:
+    """What the MLP writes, before a norm after it [batch pos d_model]."""
     return f"blocks.{layer}.mlp.hook_out"
 
 
 def normalized(layer: int, norm: str) -> str:
-    """The direction that norm `ln1` or `ln2` gives, before its gain [batch pos d_model]."""
+    """The direction that a norm gives, before its gain [batch pos d_model]."""
     return f"blocks.{layer}.{norm}.hook_normalized"
 
 
 def norm_scale(layer: int, norm: str) -> str:
-    """What norm `ln1` or `ln2` divides by [batch pos 1]."""
+    """What a norm divides by [batch pos 1]."""
     return f"blocks.{layer}.{norm}.hook_scale"
-
-
-def norm_out(layer: int, norm: str) -> str:
-    """What norm `ln1` or `ln2` gives, gain included [batch pos d_model]."""
-    return f"blocks.{layer}.{norm}.hook_out"

@@ -17,7 +17,10 @@ from circuits.base import plugins
 from circuits.base.choices import KeyValue
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.writing import usual_mode
+from circuits.model.architectures import Architecture
 from circuits.model.loading import first_not_finite, weights_hash
+from circuits.model.norms import Norm
+from circuits.model.taps import Taps
 from circuits.model.tokens import Tokenizer
 
 _SMALL = (
@@ -52,14 +55,12 @@ class HeadProjections:
     offset: Float[Tensor, "dst d_head"]
 
 
-_FUSED = re.compile(r"transformer\.h\.(\d+)\.attn\.c_attn\.(weight|bias)")
-
-
 class Weights:
     """What `circuits.model.model.Model` can do with its weights; the bridge holds them."""
 
     name: str
     config: Any
+    architecture: Architecture
     _generation: Any  # the generation configuration
     _stored_dtype: torch.dtype | None  # of the files that the weights were read from
     bridge: Any
@@ -68,14 +69,22 @@ class Weights:
     n_layers: int
     n_heads: int
     n_kv_heads: int
+    d_model: int
+    d_head: int
+    norm_eps: float
     uses_rms_norm: bool
     _parameters: dict[str, torch.nn.Parameter]
     _buffers: dict[str, Tensor]
     _provenance: dict[str, Any]
     placed: list[Any]  # the edits that are in the weights, the first one first
     _versions: dict[str, int]  # of the weights that `_provenance` tells of
-    _fused: dict[str, tuple[int, str]]  # layer and part of GPT-2's joint weights
+    _fused: dict[str, tuple[int, str]]  # layer and part of joint weights of queries, keys, values
     _aligned: dict[str, int]  # their versions that the bridge has copies of
+
+    @property
+    def taps(self) -> Taps:
+        """Where this architecture's runs are read."""
+        return Taps(self.architecture)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -145,37 +154,51 @@ class Weights:
 
     @torch.no_grad()
     def align(self) -> None:
-        """Have the bridge, which splits GPT-2's joint weights, run on them as they are.
+        """Have the bridge, which splits joint weights of queries, keys and values, run on them.
 
         Torch counts the changes of a tensor, also those made in place by whoever holds it.
         """
+        if self.architecture.fused is None:
+            return
+        _, split = self.architecture.fused
         for name, (layer, what) in self._fused.items():
             joint = self._parameters[name]
             if joint._version == self._aligned.get(name):
                 continue
             attention = self.bridge.blocks[layer].attn
-            for slot, part in zip("qkv", joint.chunk(3, -1), strict=True):
-                copy_of = getattr(getattr(attention, slot).original_component, what)
-                copy_of.copy_(part.T if part.ndim == 2 else part)
+            for slot, part in zip("qkv", split(joint, self.n_heads, self.d_head), strict=True):
+                getattr(getattr(attention, slot).original_component, what).copy_(part)
             self._aligned[name] = joint._version
 
     def _find_fused(self) -> None:
         """Find the joint weights once; the bridge has just made its copies of them."""
-        found = ((name, _FUSED.fullmatch(name)) for name in self._parameters)
-        self._fused = {name: (int(match[1]), match[2]) for name, match in found if match}
+        path, _ = self.architecture.fused or ("", None)
+        names = {
+            f"{path.format(layer)}.{what}": (layer, what)
+            for layer in range(self.n_layers)
+            for what in ("weight", "bias")
+        }
+        self._fused = {name: names[name] for name in names if name in self._parameters}
         self._aligned = {name: self._parameters[name]._version for name in self._fused}
 
     def mlp_output_name(self, layer: int) -> str:
         """Name of the matrix from which a layer's MLP writes (ROME's W)."""
         if not 0 <= layer < self.n_layers:
             raise OptionError(f"{self.name!r} has layers 0 to {self.n_layers - 1}, not {layer}")
-        if self.config.model_type == "gpt2":
-            return f"transformer.h.{layer}.mlp.c_proj.weight"
-        return f"model.layers.{layer}.mlp.down_proj.weight"
+        name = self.architecture.mlp_output
+        if name is None:
+            raise OptionError(
+                f"{self.name!r} is a mixture of experts: its MLPs have no one output matrix to edit"
+            )
+        return name.format(layer)
+
+    def block_prefix(self, layer: int) -> str:
+        """How the names of all weights of a layer begin."""
+        return self.mlp_output_name(layer).partition(f".{layer}.")[0] + f".{layer}."
 
     def is_transposed(self, name: str) -> bool:
         """True where a matrix is held as input by output (GPT-2's Conv1D)."""
-        return self.config.model_type == "gpt2" and re.search(r"\.c_\w+\.weight$", name) is not None
+        return self.architecture.transposed and re.search(r"\.c_\w+\.weight$", name) is not None
 
     def to_hf(self, share: bool = False) -> Any:
         """A plain Hugging Face model with the weights as they are now, none tracking gradients.
@@ -232,9 +255,10 @@ class Weights:
     ) -> HeadProjections:
         """Query, key and value matrices with the norm folded in, as the wiring orders them."""
         weights = torch.cat([w.transpose(1, 2) for w in self.head_input_weights(layer, kv)])
-        weights = weights * self.attention_norm_gain(layer)
-        if not self.uses_rms_norm:
-            weights = weights - weights.mean(-1, keepdim=True)
+        norm = self.norm(layer, "ln1")
+        if norm is not None:
+            weights = weights * norm.gain
+            weights = weights - weights.mean(-1, keepdim=True) if norm.centres else weights
         return HeadProjections(weights, self.head_offsets(layer, kv))
 
     def head_input_weights(
@@ -249,8 +273,8 @@ class Weights:
         self, layer: int, kv: KeyValue | str = KeyValue.GROUPED
     ) -> Float[Tensor, "dst d_head"]:
         """What queries, keys and values are where the normalised residual is zero."""
-        block, offsets = self.bridge.blocks[layer], []
-        shift = getattr(block.ln1.original_component, "bias", None)
+        block, norm, offsets = self.bridge.blocks[layer], self.norm(layer, "ln1"), []
+        shift = None if norm is None else norm.shift
         for letter in "QKV":
             weight, bias = (getattr(block.attn, f"{part}_{letter}") for part in "Wb")
             offset = weight.new_zeros(weight.shape[0], weight.shape[2])
@@ -266,31 +290,43 @@ class Weights:
             return value
         return value.repeat_interleave(self.n_heads // self.n_kv_heads, 0)
 
-    def head_output_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+    def output_matrices(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Each head's output matrix W_O."""
         return self.bridge.blocks[layer].attn.W_O
+
+    def head_output_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """What each head adds to the residual stream: W_O, times the gain of a norm after it.
+
+        With such a norm it acts on outputs that are divided as `share_heads` divides them.
+        """
+        matrices, norm = self.output_matrices(layer), self.norm(layer, "ln1_post")
+        return matrices if norm is None else matrices * norm.gain
 
     def head_output_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """The attention block's output bias, which belongs to no head; None where there is none."""
         return self.bridge.blocks[layer].attn.b_O
 
-    def attention_norm_gain(self, layer: int) -> Float[Tensor, " d_model"]:
-        """Gain of the norm before a layer's heads."""
-        return self.bridge.blocks[layer].ln1.weight
-
-    def mlp_norm_gain(self, layer: int) -> Float[Tensor, " d_model"]:
-        """Gain of the norm before a layer's MLP."""
-        return self.bridge.blocks[layer].ln2.weight
+    def norm(self, layer: int, name: str) -> Norm | None:
+        """A layer's norm by the bridge's name (ln1, ln1_post, q_norm, ...), if there is one."""
+        block = self.bridge.blocks[layer]
+        owner = block.attn if name in ("q_norm", "k_norm") else block
+        component = owner._modules.get(name)
+        return None if component is None else Norm.of(component, self.architecture.gain_from_one)
 
     def final_norm(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"] | None]:
         """Gain and, where there is one, shift of the norm before the output matrix."""
-        norm = self.bridge.ln_final
-        return norm.weight, getattr(norm.original_component, "bias", None)
+        norm = Norm.of(self.bridge.ln_final, self.architecture.gain_from_one)
+        return norm.gain, norm.shift
 
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
         """Output matrix, one row a token."""
         return self.bridge.unembed.weight
 
+    def unembedding_bias(self) -> Float[Tensor, " d_vocab"] | None:
+        """What is added to the logits whatever the residual stream; None where there is nothing."""
+        return getattr(self.bridge.unembed.original_component, "bias", None)
+
     def embedding_std(self) -> float:
         """Standard deviation of the token embedding matrix, the unit of causal tracing's noise."""
-        return float(self.bridge.embed.weight.float().std())
+        std = float(self.bridge.embed.weight.float().std())
+        return std * float(getattr(self.bridge.embed.original_component, "embed_scale", 1.0))

@@ -5,6 +5,7 @@ read from it. Sources, in the order in which they write: `input` (the token embe
 each layer its heads `aL.hH` and its MLP `mL`. Destinations: each head's query, key and value
 input, each MLP's input, and `logits`. A destination reads every source before it, so the sources
 of a destination are always a prefix of the source order; that makes all bookkeeping arithmetic.
+In a *parallel* model a layer's MLP reads what its heads read: no edge leads from these to it.
 
 With grouped-query attention (GQA) several query heads share one key-value head. `KeyValue.GROUPED`
 has one key and one value destination a key-value head (`a5.kv1<k>`), the model's true wiring;
@@ -39,6 +40,7 @@ class Wiring:
     n_heads: int
     n_kv_heads: int
     kv: KeyValue = KeyValue.GROUPED
+    parallel: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kv", KeyValue.of(self.kv))
@@ -92,6 +94,10 @@ class Wiring:
         """Source index of an MLP."""
         return 1 + layer * (self.n_heads + 1) + self.n_heads
 
+    def mlp_reads(self, layer: int) -> int:
+        """How many sources, counted from `input`, a layer's MLP reads."""
+        return self.head_src(layer) if self.parallel else self.mlp_src(layer)
+
     @property
     def src_layers(self) -> Int[np.ndarray, " src"]:
         """Layer of each source; -1 for the embedding."""
@@ -117,7 +123,7 @@ class Wiring:
         for layer in range(self.n_layers):
             start = self.attn_dst(layer)
             counts[start : start + self.n_attn] = self.head_src(layer)
-            counts[start + self.n_attn] = self.mlp_src(layer)
+            counts[start + self.n_attn] = self.mlp_reads(layer)
         counts[-1] = self.n_src
         return counts
 
@@ -194,6 +200,10 @@ class Wiring:
         if not arrow or src is None or dst is None:
             raise OptionError(f"no edge {name!r} in a model of {self.describe()}")
         if src >= self.n_sources_of_dst[dst]:
+            if self.parallel and destination == f"m{node_layer(source)}" != source:
+                raise OptionError(
+                    f"edge {name!r} does not exist: attention and MLP of a layer are parallel here"
+                )
             raise OptionError(
                 f"edge {name!r} points down: {source} writes after {destination} reads"
             )
@@ -223,14 +233,16 @@ class Wiring:
         return replace(self, kv=KeyValue.of(kv))
 
     def geometry(self) -> dict[str, Any]:
-        """The four numbers that it is made of, for a file."""
-        return {name: getattr(self, name) for name in GEOMETRY}
+        """What it is made of, for a file; `parallel` stands there where it is so."""
+        parallel = {"parallel": True} if self.parallel else {}
+        return {name: getattr(self, name) for name in GEOMETRY} | parallel
 
     def describe(self) -> str:
         """Geometry in words, for messages."""
         heads = f"{self.n_layers} layers, {self.n_heads} heads"
         shared = f", {self.n_kv_heads} key-value heads" if self.n_kv_heads != self.n_heads else ""
-        return f"{heads}{shared} ({self.kv} keys and values)"
+        parallel = ", attention and MLP in parallel" if self.parallel else ""
+        return f"{heads}{shared} ({self.kv} keys and values){parallel}"
 
 
 def node_layer(node: str) -> int | None:
@@ -264,14 +276,17 @@ def node_order(node: str) -> tuple[int, int, int]:
     return (layer, {"head": 0, "kv": 1, "mlp": 2}[kind], index)
 
 
-def edge_count(n_layers: int, n_heads: int, n_key_inputs: int) -> int:
+def edge_count(n_layers: int, n_heads: int, n_key_inputs: int, parallel: bool = False) -> int:
     """Edges of a wiring by arithmetic alone, so that an absurd geometry allocates nothing."""
     attn = n_heads + 2 * n_key_inputs
     earlier = n_layers + (n_heads + 1) * n_layers * (n_layers - 1) // 2
-    return attn * earlier + earlier + n_layers * n_heads + 1 + n_layers * (n_heads + 1)
+    own = 0 if parallel else n_layers * n_heads
+    return attn * earlier + earlier + own + 1 + n_layers * (n_heads + 1)
 
 
-def checked_wiring(n_layers: Any, n_heads: Any, n_kv_heads: Any, kv: Any) -> Wiring:
+def checked_wiring(
+    n_layers: Any, n_heads: Any, n_kv_heads: Any, kv: Any, parallel: Any = False
+) -> Wiring:
     """A wiring from numbers that a file claims; ContentError where they are absurd."""
     numbers = {"n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": n_kv_heads}
     for name, number in numbers.items():
@@ -281,20 +296,22 @@ def checked_wiring(n_layers: Any, n_heads: Any, n_kv_heads: Any, kv: Any) -> Wir
         raise ContentError(f"{n_heads} heads cannot share {n_kv_heads} key-value heads evenly")
     if kv not in tuple(KeyValue):
         raise ContentError(f"unknown key-value convention {kv!r:.40}")
+    if not isinstance(parallel, bool):
+        raise ContentError(f"parallel must be true or false, not {parallel!r:.40}")
     n_key_inputs = n_kv_heads if kv == KeyValue.GROUPED else n_heads
     if max(numbers.values()) > MAX_EDGES or (
-        edge_count(n_layers, n_heads, n_key_inputs) > MAX_EDGES
+        edge_count(n_layers, n_heads, n_key_inputs, parallel) > MAX_EDGES
     ):
         raise ContentError(
             f"claims a model of {n_layers!r:.20} layers and {n_heads!r:.20} heads; "
             f"at most {MAX_EDGES} edges are read"
         )
-    return Wiring(n_layers, n_heads, n_kv_heads, KeyValue(kv))
+    return Wiring(n_layers, n_heads, n_kv_heads, KeyValue(kv), parallel)
 
 
 def stored_wiring(metadata: Mapping[str, Any]) -> Wiring:
     """The wiring of a file's `geometry`; ContentError where it has none."""
     geometry = metadata.get("geometry")
-    if not isinstance(geometry, dict) or set(geometry) != set(GEOMETRY):
+    if not isinstance(geometry, dict) or set(geometry) - {"parallel"} != set(GEOMETRY):
         raise ContentError("lacks a model geometry")
-    return checked_wiring(*(geometry[name] for name in GEOMETRY))
+    return checked_wiring(**geometry)

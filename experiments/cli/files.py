@@ -177,7 +177,8 @@ def models(*, as_json: o.AsJson = False) -> None:
     """The models that are there by name, and how to name others."""
     console = Console(as_json)
     with console.working():
-        from circuits.model.loading import SUPPORTED, embedded_models
+        from circuits.model.architectures import ARCHITECTURES
+        from circuits.model.loading import embedded_models
         from circuits.model.packaged import PACKAGED
 
         records = [_packaged_record(each) for each in PACKAGED.values()]
@@ -201,12 +202,12 @@ def models(*, as_json: o.AsJson = False) -> None:
             for record in records
         ],
     )
-    covered = ", ".join(sorted(SUPPORTED))
+    covered = ", ".join(sorted(ARCHITECTURES))
     console.say(
         f"\n--model also takes a hub name (gpt2, TinyLlama/TinyLlama_v1.1, ...), a local Hugging "
         f"Face directory or a .gguf file; covered architectures: {covered}"
     )
-    console.result({"models": records, "architectures": sorted(SUPPORTED)})
+    console.result({"models": records, "architectures": sorted(ARCHITECTURES)})
 
 
 def _model_record(name: str, path: Path) -> dict[str, Any]:

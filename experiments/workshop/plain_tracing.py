@@ -5,7 +5,7 @@ What benchmarks and tests hold `locate.states.sweep` against; it shares no code 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -15,12 +15,6 @@ from circuits.model import taps
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Span
 from locate.states.sweep import TraceKind
-
-POINTS = {
-    TraceKind.RESID: taps.resid_post,
-    TraceKind.MLP: taps.mlp_out,
-    TraceKind.ATTN: taps.attention_out,
-}
 
 
 @torch.no_grad()
@@ -35,6 +29,11 @@ def plain_trace(
     positions: Iterable[int] | None = None,
 ) -> dict[int, Float[Tensor, "layer sample"]]:
     """Answer probabilities by position; every state costs a forward pass of all rows."""
+    point = {
+        TraceKind.RESID: taps.resid_post,
+        TraceKind.MLP: model.taps.mlp_out,
+        TraceKind.ATTN: model.taps.attention_out,
+    }[kind]
     rows = ids.expand(noise.shape[0] + 1, -1)
     positions = range(len(ids)) if positions is None else positions
     found = {}
@@ -42,7 +41,7 @@ def plain_trace(
         by_layer = []
         for layer in range(model.n_layers):
             layers = _window(kind, layer, window, model.n_layers)
-            hooks = [_corrupt(subject, noise), *_restore(kind, layers, position)]
+            hooks = [_corrupt(subject, noise), *_restore(point, layers, position)]
             logits = model.last_logits(rows, hooks)
             by_layer.append(logits[1:].float().softmax(-1)[:, answer])
         found[position] = torch.stack(by_layer)
@@ -64,10 +63,10 @@ def _corrupt(subject: Span, noise: Tensor) -> Hook:
     return (taps.EMBEDDING, add)
 
 
-def _restore(kind: TraceKind, layers: Sequence[int], position: int) -> list[Hook]:
+def _restore(point: Callable[[int], str], layers: Sequence[int], position: int) -> list[Hook]:
     def put_back(value: Tensor, hook: object) -> Tensor:
         value = value.clone()
         value[1:, position] = value[0, position]
         return value
 
-    return [(POINTS[kind](layer), put_back) for layer in layers]
+    return [(point(layer), put_back) for layer in layers]

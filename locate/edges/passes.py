@@ -13,7 +13,7 @@ For q = W' x_hat + q_0 with x_hat = (x - mean) / sigma and gradient g on q, let 
 so the projection term needs d_head numbers only (the mean's own term is inside W', which is
 centred). Along an integrated-gradients path W' is constant: g / sigma is summed over the steps in
 d_head space, the factors (c, x_hat) of the rank-one term are kept for each step, and the expansion
-to d_model happens once (`InputGradients.attention`).
+to d_model happens once (`InputGradients.attention`). Where heads read without a norm, dm/dx = u.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class SourceDifferences:
         """Hooks that add (sign 1) or subtract (sign -1) this run's outputs."""
 
         def save(key: str, value: Tensor) -> None:
+            if key.startswith("raw."):
+                return
             value = value.detach()
             if key in self.values:
                 self.values[key].add_(value, alpha=sign)
@@ -75,6 +77,7 @@ class InputGradients:
 
     def __init__(self, model: Model, wiring: Wiring) -> None:
         self.model, self.wiring = model, wiring
+        self.norms = model.taps.attention_norm, model.taps.mlp_norm
         layers = range(model.n_layers)
         self.per_head = wiring.n_key_inputs != model.n_kv_heads
         self._projected: list[Tensor | None] = [None for _ in layers]
@@ -105,8 +108,10 @@ class InputGradients:
 
         def tap(name: str) -> Hook:
             def keep(value: Tensor, hook: object) -> Tensor:
-                taps[name] = value
-                return value  # the hook sees a view; returning it puts the view on the graph
+                # The hook may see a view, or what others read too; returning a view of it puts one
+                # on the graph that only this reader's gradient reaches.
+                taps[name] = value.view_as(value)
+                return taps[name]
 
             return name, keep
 
@@ -121,9 +126,9 @@ class InputGradients:
             total = metric(logits).sum()
             names = list(taps)
             grads = dict(zip(names, torch.autograd.grad(total, list(taps.values())), strict=True))
-        length = tokens.shape[1]
+        first = prefix.length if prefix else 0
         for layer in range(self.model.n_layers):
-            self._add_attention(layer, taps, grads, seen, length)
+            self._add_attention(layer, taps, grads, seen, first)
             self._add_mlp(layer, grads, seen)
         last = grads[points.resid_post(self.model.n_layers - 1)]
         self._final = _accumulate(self._final, last.reshape(-1, self.model.d_model))
@@ -133,7 +138,7 @@ class InputGradients:
     def _tap_names(self) -> list[str]:
         names = []
         for layer in range(self.model.n_layers):
-            names += [*points.projections(layer), points.norm_out(layer, "ln2")]
+            names += [*points.projections(layer), points.mlp_in(layer)]
             if self.per_head:
                 names += [points.head_outputs(layer), points.attention_scores(layer)]
         return [*names, points.resid_post(self.model.n_layers - 1)]
@@ -141,11 +146,11 @@ class InputGradients:
     def _look_names(self) -> list[str]:
         names = []
         for layer in range(self.model.n_layers):
-            for norm in ("ln1", "ln2"):
+            for norm in dict.fromkeys(filter(None, self.norms)):
                 names += [points.normalized(layer, norm), points.norm_scale(layer, norm)]
             if self.per_head:
-                names += [points.rotated_queries(layer), points.pattern(layer)]
-        return [*names, *(points.ROTARY if self.per_head else ())]
+                names.append(points.pattern(layer))
+        return names
 
     def _add_attention(
         self,
@@ -153,52 +158,62 @@ class InputGradients:
         taps: dict[str, Tensor],
         grads: dict[str, Tensor],
         seen: dict[str, Tensor],
-        length: int,
+        start: int,
     ) -> None:
         model, names = self.model, points.projections(layer)
-        outputs = [taps[name].detach() for name in names]
-        gradients = [grads[name] for name in names]
+        outputs = [_by_head(taps[name], model.d_head) for name in names]
+        gradients = [_by_head(grads[name], model.d_head) for name in names]
         if self.per_head:
             repeats = model.n_heads // model.n_kv_heads
             outputs[1:] = [value.repeat_interleave(repeats, 2) for value in outputs[1:]]
-            gradients[1:] = self._key_value_gradients(layer, grads, seen, length)
-        sigma = seen[points.norm_scale(layer, "ln1")].unsqueeze(-1)
-        gradient = torch.cat(gradients, 2) / sigma
-        offset = self.model.head_offsets(layer, self.wiring.kv)
-        along = ((torch.cat(outputs, 2) - offset) * gradient).sum(-1) / model.d_model
-        n_attn = self.wiring.n_attn
+            gradients[1:] = self._key_value_gradients(layer, outputs, taps, grads, seen, start)
+        n_attn, norm, gradient = self.wiring.n_attn, self.norms[0], torch.cat(gradients, 2)
+        if norm is not None:
+            gradient = gradient / seen[points.norm_scale(layer, norm)].unsqueeze(-1)
+            offset = self.model.head_offsets(layer, self.wiring.kv)
+            along = ((torch.cat(outputs, 2) - offset) * gradient).sum(-1) / model.d_model
+            self._along[layer].append(along.reshape(-1, n_attn))
+            direction = seen[points.normalized(layer, norm)]
+            self._directions[layer].append(direction.reshape(-1, model.d_model))
         self._projected[layer] = _accumulate(
             self._projected[layer], gradient.reshape(-1, n_attn, model.d_head)
         )
-        self._along[layer].append(along.reshape(-1, n_attn))
-        direction = seen[points.normalized(layer, "ln1")]
-        self._directions[layer].append(direction.reshape(-1, model.d_model))
 
     def _key_value_gradients(
-        self, layer: int, grads: dict[str, Tensor], seen: dict[str, Tensor], length: int
+        self,
+        layer: int,
+        outputs: list[Tensor],
+        taps: dict[str, Tensor],
+        grads: dict[str, Tensor],
+        seen: dict[str, Tensor],
+        start: int,
     ) -> list[Tensor]:
         """Key and value gradients a query head, from the gradients of scores and head outputs."""
-        model = self.model
+        model, length = self.model, outputs[0].shape[1]
         pattern = seen[points.pattern(layer)][..., -length:]
-        values = torch.einsum("bhij,bihe->bjhe", pattern, grads[points.head_outputs(layer)])
-        rotated = seen[points.rotated_queries(layer)]
-        if rotated.shape[1] != model.n_heads:
-            rotated = rotated.transpose(1, 2)
-        scores = grads[points.attention_scores(layer)][..., -length:]
-        keys = torch.einsum("bhij,bhie->bjhe", scores, rotated) * model.d_head**-0.5
-        cos, sin = (seen[name][:, -length:, None] for name in points.ROTARY)
-        half = model.d_head // 2
-        turned = keys * sin
-        back = torch.cat([turned[..., half:], -turned[..., :half]], -1)
-        return [keys * cos + back, values]
+        written = _by_head(grads[points.head_outputs(layer)], model.d_head)
+        values = torch.einsum("bhij,bihe->bjhe", pattern, written)
+        name = points.attention_scores(layer)
+        scores = model.uncapped(grads[name], taps[name].detach())[..., -length:]
+        queries = model.ready(layer, "q", outputs[0].transpose(1, 2), start)
+        ready = torch.einsum("bhij,bhie->bhje", scores, queries) * model.attention_scale
+        with torch.enable_grad():  # back through the keys' norm and rotation
+            keys = outputs[1].transpose(1, 2).requires_grad_(True)
+            compared = model.ready(layer, "k", keys, start)
+            (gradient,) = torch.autograd.grad(compared, keys, ready)
+        return [gradient.transpose(1, 2), values]
 
     def _add_mlp(self, layer: int, grads: dict[str, Tensor], seen: dict[str, Tensor]) -> None:
-        direction = seen[points.normalized(layer, "ln2")]
-        gradient = grads[points.norm_out(layer, "ln2")] * self.model.mlp_norm_gain(layer)
-        if not self.model.uses_rms_norm:
-            gradient = gradient - gradient.mean(-1, keepdim=True)
-        along = (gradient * direction).mean(-1, keepdim=True)
-        gradient = (gradient - direction * along) / seen[points.norm_scale(layer, "ln2")]
+        gradient, name = grads[points.mlp_in(layer)], self.norms[1]
+        if name is not None:
+            norm = self.model.norm(layer, name)
+            assert norm is not None, "the taps name a norm that is there"
+            direction = seen[points.normalized(layer, name)]
+            gradient = gradient * norm.gain
+            if norm.centres:
+                gradient = gradient - gradient.mean(-1, keepdim=True)
+            along = (gradient * direction).mean(-1, keepdim=True)
+            gradient = (gradient - direction * along) / seen[points.norm_scale(layer, name)]
         self._mlp[layer] = _accumulate(self._mlp[layer], gradient.reshape(-1, self.model.d_model))
 
     def attention(self, layer: int, rows: slice, out: Float[Tensor, "dst row d_model"]) -> None:
@@ -212,8 +227,11 @@ class InputGradients:
             torch.bmm(gradient, weight.transpose(1, 2).to(out.dtype), out=out[part])
             start = part.stop
         # Folding the norm here costs no copy of the weights, unlike `Model.head_projections`.
-        out.mul_(self.model.attention_norm_gain(layer))
-        if not self.model.uses_rms_norm:
+        norm = self.model.norm(layer, self.norms[0]) if self.norms[0] else None
+        if norm is None:
+            return
+        out.mul_(norm.gain)
+        if norm.centres:
             out.sub_(out.mean(-1, keepdim=True))
         for along, direction in zip(self._along[layer], self._directions[layer], strict=True):
             factors, hats = along[rows].to(out.dtype), direction[rows].to(out.dtype)
@@ -230,6 +248,11 @@ class InputGradients:
         """Gradients at the final residual stream, summed over the runs."""
         assert self._final is not None, "no run yet"
         return self._final[rows]
+
+
+def _by_head(value: Tensor, d_head: int) -> Float[Tensor, "batch pos head d_head"]:
+    """A projection whose heads may stand together in the last axis."""
+    return value.detach().reshape(*value.shape[:2], -1, d_head)
 
 
 def _accumulate(total: Tensor | None, value: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ def choose_controls(
 
 
 def _silence(constants: SourceConstants, layer: int, head: int) -> Hook:
-    constant = constants.heads[layer][head]
+    constant = constants.raw_heads[layer][head]
 
     def replace(value: Tensor, hook: Any) -> Tensor:
         changed = value.clone()

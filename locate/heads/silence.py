@@ -90,6 +90,6 @@ def _hooks(
     hooks: list[Hook] = []
     for layer in np.flatnonzero(silent.any((0, 2))).tolist():
         mask = torch.from_numpy(silent[:, layer]).to(model.device)
-        hook = silencing(mask, constants.heads[layer])
+        hook = silencing(mask, constants.raw_heads[layer])
         hooks.append((taps.head_outputs(layer), hook))
     return hooks

@@ -21,11 +21,13 @@ class LastAttention:
     """What `hooks` see of some layers in a run: each layer's attention and what it reads."""
 
     def __init__(self, model: Model, layers: Iterable[int]) -> None:
-        self.n_heads, self.seen = model.n_heads, dict[str, Tensor]()
+        self.model, self.seen = model, dict[str, Tensor]()
         self.hooks: list[Hook] = []
         for layer in layers:
-            pattern, values = taps.pattern(layer), taps.projection(layer, "v")
-            self.hooks += [(pattern, self._keep_last), (values, self._keep)]
+            self.hooks.append((taps.pattern(layer), self._keep_last))
+            self.hooks.append((taps.projection(layer, "v"), self._keep))
+            if scale := model.taps.head_scale(layer):
+                self.hooks.append((scale, self._keep))
 
     def _keep(self, value: Tensor, hook: object) -> None:
         self.seen[str(getattr(hook, "name", hook))] = value
@@ -38,9 +40,16 @@ class LastAttention:
         return self.seen[taps.pattern(layer)]
 
     def values(self, layer: int) -> Float[Tensor, "batch head pos d_head"]:
-        """What each query head reads; heads that share a key-value head read the same."""
-        values = self.seen[taps.projection(layer, "v")].transpose(1, 2)
-        return values.repeat_interleave(self.n_heads // values.shape[1], 1)
+        """What each query head reads; heads that share a key-value head read the same.
+
+        Where a norm follows the attention, it is divided by what that norm divides by at the last
+        token, so that `head_output_weights` gives what reaches the residual stream.
+        """
+        values = self.seen[taps.projection(layer, "v")]
+        values = values.reshape(*values.shape[:2], -1, self.model.d_head).transpose(1, 2)
+        if scale := self.model.taps.head_scale(layer):
+            values = values / self.seen[scale][:, -1, None, None]
+        return values.repeat_interleave(self.model.n_heads // values.shape[1], 1)
 
 
 def value_norms(

@@ -1,13 +1,15 @@
 """Direct logit attribution: what each head and MLP adds to the logits at the last token.
 
 It splits the final logit difference into what each of them wrote (Elhage et al. 2021); with the
-final norm's denominator kept as it is in the run, the split is exact:
+final norm's denominator kept as it is in the run, the split is exact (of the logits before a soft
+cap, where the model has one):
 
     logit difference = sum over sources of contribution + constant
 
 where the constant is what belongs to no source: position embeddings, the attention blocks' output
-biases and the final norm's shift. TransformerLens' `logit_attrs` is not used because on raw
-weights it leaves out the final norm's gain, so its parts do not sum to the logits.
+biases, the final norm's shift and the output matrix's bias. TransformerLens' `logit_attrs` is not
+used because on raw weights it leaves out the final norm's gain, so its parts do not sum to the
+logits.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric
 from circuits.facts.pairs import TokenPair, batches
+from circuits.graph.ablation import source_hooks
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
@@ -124,11 +127,13 @@ def direct_logit_attribution(
     wiring = model.wiring()
     contributions = np.empty((len(pairs), wiring.n_src))
     constant, difference = np.empty(len(pairs)), np.empty(len(pairs))
-    unembedding = model.unembedding().float()
+    unembedding, bias = model.unembedding().float(), model.unembedding_bias()
     for batch in batches(pairs, batch_size, model):
         read = _last_position(model, batch.clean)
         direction = unembedding[batch.answer] - unembedding[batch.foil]
         parts, rest = _contributions(model, read, direction)
+        if bias is not None:
+            rest = rest + (bias[batch.answer] - bias[batch.foil]).float()
         rows = list(batch.index)
         contributions[rows], constant[rows] = parts.cpu().numpy(), rest.cpu().numpy()
         answer, foil = batch.answer[:, None], batch.foil[:, None]
@@ -187,8 +192,12 @@ def written_tokens(
 
 
 def _last_position(model: Model, tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
-    """What the sources wrote at the last position, by hook name, with `final` and `logits`."""
+    """What the sources wrote at the last position, `final` and `logits`, by `source_hooks`' keys.
+
+    The logits are those before a soft cap, which are linear in what was written.
+    """
     read: dict[str, Tensor] = {}
+    hooks: list[Hook] = []
 
     def keep(name: str, key: str) -> Hook:
         def store(value: Tensor, hook: Any) -> None:
@@ -196,12 +205,12 @@ def _last_position(model: Model, tokens: Int[Tensor, "batch pos"]) -> dict[str, 
 
         return (name, store)
 
-    names = [taps.EMBEDDING] + ([] if model.is_rotary else [taps.POSITIONS])
-    for layer in range(model.n_layers):
-        names += [taps.head_outputs(layer), taps.mlp_out(layer)]
-    hooks = [keep(name, name) for name in names]
+    if model.architecture.has_positions:
+        hooks = [keep(taps.POSITIONS, "positions")]
+    hooks += source_hooks(model, lambda key, value: read.__setitem__(key, value[:, -1].float()))
     hooks.append(keep(taps.resid_post(model.n_layers - 1), "final"))
-    read["logits"] = model.last_logits(tokens, hooks)
+    hooks.append(keep(taps.UNEMBEDDED, "logits"))
+    model.last_logits(tokens, hooks)
     return read
 
 
@@ -210,15 +219,13 @@ def _contributions(
 ) -> tuple[Float[Tensor, "batch src"], Float[Tensor, " batch"]]:
     """Every source's and the constant's part in the logits along a direction of the output."""
     reader = FrozenNorm.of_run(model, read["final"]).pull_back(direction)
-    parts = [(read[taps.EMBEDDING] * reader).sum(-1, keepdim=True)]
-    unowned = torch.zeros_like(reader)
-    if not model.is_rotary:
-        unowned = unowned + read[taps.POSITIONS]
+    parts = [(read["embedding"] * reader).sum(-1, keepdim=True)]
+    unowned = read.get("positions", torch.zeros_like(reader))
     for layer in range(model.n_layers):
         weight = model.head_output_weights(layer).float()
         into_heads = torch.einsum("hed,bd->bhe", weight, reader)
         parts.append((_head_outputs(model, read, layer) * into_heads).sum(-1))
-        parts.append((read[taps.mlp_out(layer)] * reader).sum(-1, keepdim=True))
+        parts.append((read[f"mlp.{layer}"] * reader).sum(-1, keepdim=True))
         bias = model.head_output_bias(layer)
         if bias is not None:
             unowned = unowned + bias.float()
@@ -233,5 +240,5 @@ def _head_outputs(
     model: Model, read: Mapping[str, Tensor], layer: int
 ) -> Float[Tensor, "batch head d_head"]:
     """Each head's output before the output matrix."""
-    output = read[taps.head_outputs(layer)]
+    output = read[f"heads.{layer}"]
     return output.reshape(output.shape[0], model.n_heads, model.d_head)

@@ -118,7 +118,7 @@ def run_rows(
     names = [
         point(layer)
         for layer in layers
-        for point in (taps.resid_pre, taps.resid_mid, taps.attention_out, taps.mlp_out)
+        for point in (taps.resid_pre, model.taps.attention_out, model.taps.mlp_out)
     ]
     names.append(taps.resid_post(model.n_layers - 1))
     hooks = [*corrupting, *(keep(name) for name in names)]
@@ -126,10 +126,12 @@ def run_rows(
     resid_pre = tuple(kept[taps.resid_pre(layer)] for layer in layers)
     return CorruptedRun(
         resid_pre=resid_pre,
-        resid_mid=tuple(kept[taps.resid_mid(layer)] for layer in layers),
+        resid_mid=tuple(
+            pre + kept[model.taps.attention_out(layer)] for layer, pre in enumerate(resid_pre)
+        ),
         resid_post=(*resid_pre[1:], kept[names[-1]]),
-        clean_attn=tuple(kept[taps.attention_out(layer)][0] for layer in layers),
-        clean_mlp=tuple(kept[taps.mlp_out(layer)][0] for layer in layers),
+        clean_attn=tuple(kept[model.taps.attention_out(layer)][0] for layer in layers),
+        clean_mlp=tuple(kept[model.taps.mlp_out(layer)][0] for layer in layers),
         prefix=prefix,
         value=measure(logits),
     )
@@ -192,15 +194,17 @@ def _advance(model: Model, run: CorruptedRun, position: int, front: _Front, laye
     attn = model.run_attention(layer, before.flatten(0, 1), earlier)
     mid = before + attn.view(shape)
     if layer == model.n_layers - 1:
-        mid = mid[:, :, -1:].contiguous()
+        before, mid = before[:, :, -1:], mid[:, :, -1:].contiguous()
     unrestored_mid = mid[:, :, 0].clone()
     if attn_on:
         mid[attn_on, :, 0] = before[attn_on, :, 0] + run.clean_attn[layer][position]
-    after = mid + model.run_mlp(layer, mid.flatten(0, 1)).view(mid.shape)
+    reads = model.mlp_reads(before, mid).flatten(0, 1)
+    after = mid + model.run_mlp(layer, reads).view(mid.shape)
     parted = after[list(parting)]
     for row, (source, branch) in enumerate(parting.items()):
         if branch[0].kind == TraceKind.ATTN:
-            parted[row, :, 0] = _through_mlp(model, layer, unrestored_mid[source])
+            states = before[source, :, 0], unrestored_mid[source]
+            parted[row, :, 0] = _through_mlp(model, layer, *states)
     if mlp_on:
         after[mlp_on, :, 0] = mid[mlp_on, :, 0] + run.clean_mlp[layer][position]
 
@@ -244,8 +248,9 @@ def _join(
             restored = run.resid_mid[layer][1:, position] + run.clean_mlp[layer][position]
         else:
             assert kind == TraceKind.ATTN
-            mid = run.resid_pre[layer][1:, position] + run.clean_attn[layer][position]
-            restored = _through_mlp(model, layer, mid)
+            before = run.resid_pre[layer][1:, position]
+            mid = before + run.clean_attn[layer][position]
+            restored = _through_mlp(model, layer, before, mid)
         residual = run.resid_post[layer][1:, position:].clone()
         residual[:, 0] = restored
         residuals.append(residual)
@@ -261,9 +266,12 @@ def _join(
 
 
 def _through_mlp(
-    model: Model, layer: int, mid: Float[Tensor, "sample d_model"]
+    model: Model,
+    layer: int,
+    before: Float[Tensor, "sample d_model"],
+    mid: Float[Tensor, "sample d_model"],
 ) -> Float[Tensor, "sample d_model"]:
-    return mid + model.run_mlp(layer, mid[:, None])[:, 0]
+    return mid + model.run_mlp(layer, model.mlp_reads(before, mid)[:, None])[:, 0]
 
 
 def probability_of(answer: int) -> Measure:

@@ -185,7 +185,7 @@ def _readers(model: Model, heads: Any, mlps: Any) -> list[Hook]:
 
     layers = range(model.n_layers)
     hooks: list[Hook] = [(taps.head_outputs(at), reader(heads, at)) for at in layers]
-    return hooks + [(taps.mlp_out(at), reader(mlps, at)) for at in layers]
+    return hooks + [(model.taps.mlp_out(at), reader(mlps, at)) for at in layers]
 
 
 def _replacing(
@@ -211,7 +211,7 @@ def _replacing(
             hooks.append((taps.head_outputs(layer), given))
         if chosen[:, mlp].any():
             given = replacing(chosen[:, mlp, None], donors.mlps[rows, layer])
-            hooks.append((taps.mlp_out(layer), given))
+            hooks.append((model.taps.mlp_out(layer), given))
     return hooks
 
 

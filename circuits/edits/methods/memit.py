@@ -102,7 +102,15 @@ def spread(
     directions: Directions,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Change], list[Value]]:
-    """Optimise the values, then reach them layer by layer; the model is as before afterwards."""
+    """Optimise the values, then reach them layer by layer; the model is as before afterwards.
+
+    OptionError where a norm follows the MLP: what one layer lacks is then no sum over layers.
+    """
+    if model.architecture.normed_after:
+        raise OptionError(
+            f"{model.name!r} has a norm after each MLP, so a value cannot be spread over layers; "
+            "use `method` rome, ft-m or ft-l"
+        )
     last = layers[-1]
     bare = [place(model, request) for request in requests]
     point = residual_point(last)

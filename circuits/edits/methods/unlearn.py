@@ -235,7 +235,7 @@ class _Run:
 
 def block_matrices(model: Model, layers: Sequence[int]) -> list[str]:
     """Names of the attention and MLP matrices of these layers."""
-    prefixes = {model.mlp_output_name(layer).partition(".mlp.")[0] + "." for layer in layers}
+    prefixes = {model.block_prefix(layer) for layer in layers}
     return [
         name
         for name in model.parameter_names

@@ -29,7 +29,7 @@ def key_point(layer: int) -> str:
 
 def value_point(layer: int) -> str:
     """Hook at the value: the MLP's output."""
-    return taps.mlp_out(layer)
+    return taps.mlp_raw(layer)
 
 
 def residual_point(layer: int) -> str:

@@ -10,9 +10,9 @@ context, and found by Adam on (Meng et al. 2022, equation 4; MEMIT, equation 16)
 and is kept within clamp * |v0|. The papers have the KL term after the last token of "SUBJECT is a",
 all released code at the subject's last token, where the prediction is of "is". Here `kl_position`
 says which: the papers' by default, as it keeps what the subject is, the code's for `rome-original`.
-The vector is added to the residual stream after the layer; an addition to
-the layer's MLP output is the same, as nothing comes between. So all that stands before is computed
-once: a step costs the layers above only, and a request's delta does not depend on its batch mates.
+The vector is added to what the layer's MLP writes, which is an addition to the residual stream
+after the layer unless a norm comes between. So all that stands before is computed once: a step
+costs the layers above only, and a request's delta does not depend on its batch mates.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from circuits.base.errors import NumericalError
 from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest
 from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence
-from circuits.edits.parts.keys import capture, pad, residual_point
+from circuits.edits.parts.keys import capture, pad, residual_point, value_point
 from circuits.model.holding import fitting
 from circuits.model.model import Model
 
@@ -72,9 +72,13 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Every prompt of several requests after the edited layer; one row a prompt."""
+    """Every prompt of several requests after the edited layer; one row a prompt.
+
+    `written` is what the layer's MLP wrote, before a norm that may follow it.
+    """
 
     residual: Float[Tensor, "row pos d_model"]
+    written: Float[Tensor, "row pos d_model"]
     owner: Int[Tensor, " row"]
     subject: Int[Tensor, " row"]
     predicted: Int[Tensor, "prediction 2"]
@@ -188,7 +192,11 @@ def _forward(
     added = torch.zeros_like(rows.residual).index_put(
         (index, rows.subject), delta[rows.owner].to(rows.residual.dtype)
     )
-    residual = run_above(model, layer, rows.residual + added)
+    start = rows.residual + added
+    if model.architecture.normed_after:
+        old, new = (model.after_mlp(layer, x) for x in (rows.written, rows.written + added))
+        start = rows.residual - old + new
+    residual = run_above(model, layer, start)
     places = torch.cat([rows.predicted, rows.essence])
     logits = model.unembed(residual[places[:, 0], places[:, 1]]).float().log_softmax(-1)
     log_p = logits[: len(rows.target)].gather(1, rows.target[:, None])[:, 0]
@@ -203,8 +211,7 @@ def run_above(
 ) -> Float[Tensor, "row pos d_model"]:
     """The residual stream from after a layer to the end, before the final norm."""
     for above in range(layer + 1, model.n_layers):
-        residual = residual + model.run_attention(above, residual)
-        residual = residual + model.run_mlp(above, residual)
+        residual = model.run_layer(above, residual)
     return residual
 
 
@@ -222,7 +229,7 @@ def _rows(
     first_essence = len(placed)
     placed += [(o, place_essence(model, request.subject)) for o, request in enumerate(requests)]
     tokens = pad([prompt.ids for _, prompt in placed], model.device)
-    point = residual_point(layer)
+    points = residual_point(layer), value_point(layer)
     predicted = [
         (row, prompt.prompt_length - 1 + step)
         for row, (_, prompt) in enumerate(placed)
@@ -237,8 +244,10 @@ def _rows(
     def integers(values: Sequence[object]) -> Tensor:
         return torch.tensor(values, device=model.device)
 
+    seen = capture(model, tokens, points, layer)
     return _Rows(
-        residual=capture(model, tokens, [point], layer)[point],
+        residual=seen[points[0]],
+        written=seen[points[1]],
         owner=integers([owner for owner, _ in placed]),
         subject=integers([prompt.subject_last for _, prompt in placed]),
         predicted=integers(predicted),
