@@ -10,12 +10,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # One thread in each of the processes that share the tests.
 WORKERS ?= 2
+SECONDS ?= 1800
+SEED ?= 0
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled
 # Worker threads that spin while they wait cost a small or busy machine more than they gain.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench pictures screens docs docs-serve notebooks edit-table serve browser clean
+.PHONY: help setup demo test check lint types bench soak pictures screens docs docs-serve notebooks edit-table serve browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +48,9 @@ check: lint types test ## what continuous integration runs: lint, format, types,
 
 bench: $(STAMP) ## measure speed and memory against plain passes
 	$(BIN)/python -m experiments.workshop.bench
+
+soak: $(STAMP) ## fuzz, kill and interrupt for half an hour (SECONDS=, SEED=)
+	$(TEST_ENV) $(BIN)/python -m experiments.workshop.soak --seconds $(SECONDS) --seed $(SEED)
 
 pictures: $(STAMP) ## draw the README's pictures again
 	$(BIN)/python -m experiments.workshop.pictures

@@ -18,6 +18,7 @@ from circuits.edits.provenance import parts_of
 from circuits.edits.requests import slotted
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.changes.rewiring import Rewiring, rewiring
 from locate.examples import Examples
@@ -71,6 +72,7 @@ def about_a_relation(examples: Examples) -> BothSides:
     return BothSides(examples.name, examples.pairs, examples.pairs, examples.notes)
 
 
+@alone
 def compare_edit(
     model: Model,
     delta: WeightDelta,

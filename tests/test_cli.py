@@ -55,6 +55,15 @@ PAIRS = [
         "subject": "Japan",
     },
 ]
+MANY = [
+    PAIR
+    | {"clean": f"{words}Peru is", "corrupted": f"{words}Norway is", "subject": "Peru"}
+    | {"answer": "Lima", "foil": "Oslo", "relation": f"capital {number}"}
+    for number, words in enumerate(
+        ["The capital of ", "The capital of of ", "In ", "People in "] * 2
+    )
+]
+"""Eight facts: as many as resampling needs."""
 FRAME = "The capital of {} is"
 KEYS = {
     "model",
@@ -96,16 +105,15 @@ def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def found(
-    models: dict[str, str], pair_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def found(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One discovery of each architecture, as its folder."""
     folders = {}
+    many = write_lines(tmp_path_factory.mktemp("many") / "pairs.jsonl", [*PAIRS, *MANY])
     for kind in ("gpt2", "llama"):
         folders[kind] = tmp_path_factory.mktemp(f"found-{kind}")
         code = main(
             [
-                *("discover", "-m", models[kind], "--pairs", str(pair_file), "--edges", "40"),
+                *("discover", "-m", models[kind], "--pairs", str(many), "--edges", "40"),
                 *("--resamples", "20", "--out", str(folders[kind])),
             ]
         )

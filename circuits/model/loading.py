@@ -23,6 +23,7 @@ from circuits.base.errors import (
     NumericalError,
     OptionError,
     UnsupportedArchitectureError,
+    is_out_of_memory,
 )
 from circuits.base.places import user_cache
 
@@ -158,9 +159,9 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
         )
         hf_model, report = loaded
         _check_complete(report, name)
-    except (KnowledgeCircuitsError, MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # a damaged directory makes the libraries raise almost anything
+        if isinstance(error, KnowledgeCircuitsError) or is_out_of_memory(error):
+            raise
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise ModelNotFoundError(f"{name!r} cannot be loaded: {kind}{gist(error)}") from None
     finally:

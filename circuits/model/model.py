@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,10 @@ from circuits.base.errors import (
     ModelNotFoundError,
     NumericalError,
     OptionError,
+    is_out_of_memory,
 )
+from circuits.base.progress import stop_here
+from circuits.model.holding import alone
 from circuits.model.loading import (
     LoadedWeights,
     check_architecture,
@@ -48,24 +51,9 @@ __all__ = ["HeadProjections", "Hook", "Model", "Prefix", "library_versions", "lo
 os.environ.setdefault("WANDB_MODE", "disabled")  # a dependency of TransformerLens, never used here
 
 Hook = tuple[str, Callable[..., Any]]
-Work = TypeVar("Work", bound=Callable[..., Any])
 
 # A strided slice into the bf16 output matrix is 200 times slower than a contiguous one.
 CONTIGUOUS: Hook = (UNEMBED, lambda x, hook: x.contiguous())
-
-
-def alone(work: Work) -> Work:
-    """Have a function whose first argument is a model hold that model from beginning to end.
-
-    A second thread is refused when it begins, and not one that is already at work.
-    """
-
-    @wraps(work)
-    def held(model: Model, *arguments: Any, **options: Any) -> Any:
-        with model.alone():
-            return work(model, *arguments, **options)
-
-    return cast(Work, held)
 
 
 @dataclass(frozen=True)
@@ -101,6 +89,7 @@ class Model(Weights):
             "versions": library_versions(),
         }
         self._turn, self.placed = threading.RLock(), []
+        self.most_rows = sys.maxsize  # of a batch, as far as memory has shown
         self._buffers: dict[str, Tensor] = dict(hf_model.named_buffers())
         self.config = hf_model.config
         self._generation = getattr(hf_model, "generation_config", None)
@@ -166,6 +155,7 @@ class Model(Weights):
 
     # --- asking ------------------------------------------------------------------------------
 
+    @alone
     @torch.no_grad()
     def ask(self, prompt: str, k: int = 5) -> NextTokens:
         """The k most likely next tokens of a prompt, with their probabilities."""
@@ -177,6 +167,7 @@ class Model(Weights):
         tokens = tuple(self.tokenizer.token_string(token) for token in best.tolist())
         return NextTokens(prompt, tokens, tuple(values.tolist()))
 
+    @alone
     @torch.no_grad()
     def generate(self, prompt: str, n_tokens: int = 20) -> str:
         """The greedy continuation of a prompt, as text."""
@@ -193,12 +184,14 @@ class Model(Weights):
     # --- running -----------------------------------------------------------------------------
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[Model]:
         """Within the block no other thread runs or edits this model: it gets an OptionError.
 
         Hooks and edits are in the model itself, so two runs at a time would take each other's.
-        Refusing, unlike waiting, cannot deadlock. Blocks of one thread may be nested.
+        Refusing, unlike waiting, cannot deadlock. Blocks of one thread may be nested. Here a job
+        that is told to stop stops.
         """
+        stop_here()
         if not self._turn.acquire(blocking=False):
             raise OptionError(
                 f"{self.name!r} is in use in another thread; run one thing at a time, or load the "
@@ -206,7 +199,7 @@ class Model(Weights):
             )
         try:
             self.align()
-            yield
+            yield self
         finally:
             self._turn.release()
 
@@ -349,9 +342,9 @@ def load(name: str | Path, device: str | None = None, dtype: str = "fp32") -> Mo
         model = Model(weights)
         with torch.no_grad():  # what a damaged configuration breaks, the first pass shows
             logits = model.last_logits(torch.zeros(1, 1, dtype=torch.long, device=model.device))
-    except (KnowledgeCircuitsError, MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:
+        if isinstance(error, KnowledgeCircuitsError) or is_out_of_memory(error):
+            raise
         raise ModelNotFoundError(
             f"{weights.name!r} cannot be run: {type(error).__name__}: {gist(error)}"
         ) from None

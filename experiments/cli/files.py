@@ -10,6 +10,7 @@ import typer
 
 from circuits.base.choices import ExportFormat
 from circuits.base.errors import OptionError
+from circuits.base.plain import plain
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Fixed, Like, path
@@ -28,7 +29,17 @@ SUFFIXES = {
     "csv": ".csv",
     "node-link": ".node-link.json",
 }
-Shown = Annotated[int, typer.Option("--edges", "-n", min=1, help="How many edges to list.")]
+Shown = Annotated[
+    int, typer.Option("--edges", "-n", min=1, help="How many edges, or other rows, to list.")
+]
+ResultPath = Annotated[
+    Path,
+    typer.Argument(
+        help="A stored result (*.kc.safetensors, or a circuit's *.json), or a folder of them.",
+        metavar="RESULT",
+        parser=path,
+    ),
+]
 RelationArgument = Annotated[
     str | None, typer.Argument(help="List the facts of this relation.", metavar="[RELATION]")
 ]
@@ -41,32 +52,101 @@ OutFile = Annotated[
 Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
 AtlasOrFile = Annotated[
     Source,
-    Fixed("relation", "pairs", "wordings", "limit", "hold_out", "known_only", "seed", "corrupt"),
+    Fixed(
+        "relation",
+        "pairs",
+        "task",
+        "wordings",
+        "limit",
+        "hold_out",
+        "known_only",
+        "seed",
+        "corrupt",
+    ),
 ]
 
 
-def show(*, circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False) -> None:
-    """What a circuit file holds: size, strongest edges, nodes, where it comes from."""
+def show(*, result: ResultPath, edges: Shown = 20, as_json: o.AsJson = False) -> None:
+    """What a stored result holds: a circuit, a comparison, a trace, ...; of a folder, all in it."""
     console = Console(as_json)
     with console.working():
         from circuits.base.origin import mixed
-        from locate.evaluate import read_circuit
-        from locate.report import edge_rows
 
-        stored = read_circuit(circuit)
-        if (warning := mixed(circuit.parent)) is not None:
+        paths = _stored_in(result) if result.is_dir() else [result]
+        found = [_opened(file, console if result.is_dir() else None) for file in paths]
+        if (warning := mixed(paths[0].parent)) is not None:
             console.warn(warning)
-        nodes = stored.nodes()
-        summary: dict[str, Any] = {
-            "file": str(circuit),
-            "geometry": _geometry(stored),
-            "edges": stored.n_edges,
-            "edges_in_model": stored.wiring.n_edges,
-            "nodes": nodes,
-            "roles": dict(stored.roles),
-            "strongest_edges": stored.rows(edges),
-            "provenance": dict(stored.provenance),
-        }
+    records = []
+    for file, each in zip(paths, found, strict=True):
+        if each is None:
+            continue
+        console.say(*([f"\n{file}"] if result.is_dir() else ()))
+        records.append(_show(console, file, each, edges))
+    console.result({"folder": str(result), "results": records} if result.is_dir() else records[0])
+
+
+def _stored_in(folder: Path) -> list[Path]:
+    """The stored results of a folder; OptionError where it has none."""
+    found = sorted(folder.glob("*.kc.safetensors"))
+    if not found:
+        raise OptionError(f"{folder} holds no stored result (*.kc.safetensors)")
+    return found
+
+
+def _opened(path: Path, console: Console | None) -> Any:
+    """A result; with a console a file that cannot be read is a warning and None."""
+    from circuits.base.errors import FileFormatError
+    from circuits.files.kinds import open_result
+    from locate.evaluate import read_circuit
+
+    try:
+        return read_circuit(path) if path.suffix.lower() == ".json" else open_result(path)
+    except FileFormatError as error:
+        if console is None:
+            raise
+        console.warn(str(error))
+        return None
+
+
+def _show(console: Console, path: Path, found: Any, most: int) -> dict[str, Any]:
+    """Say what a result holds, and give it as a record."""
+    from circuits.graph.circuit import Circuit
+
+    if isinstance(found, Circuit):
+        return _show_circuit(console, path, found, most)
+    summary, rows = found.summary(), found.rows()
+    origin = dict(getattr(found, "provenance", {}))
+    console.say(summary.title)
+    for name, value in summary.facts.items():
+        console.say(f"{name}: {value}")
+    if rows:
+        console.say()
+        console.table(tuple(rows[0]), [tuple(map(_cell, row.values())) for row in rows[:most]])
+        console.say(*([f"... {len(rows) - most} more rows"] if len(rows) > most else ()))
+    console.say()
+    _provenance(console, origin)
+    return {
+        "file": str(path),
+        "kind": found.KIND,
+        "title": summary.title,
+        "facts": dict(summary.facts),
+        "rows": plain(rows[:most]),
+        "n_rows": len(rows),
+        "provenance": origin,
+    }
+
+
+def _cell(value: Any) -> str:
+    """Four digits of a number, a list's items side by side, nothing for None."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(_cell, value))
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _show_circuit(console: Console, path: Path, stored: Circuit, edges: int) -> dict[str, Any]:
+    from locate.report import edge_rows
+
+    nodes = stored.nodes()
     console.say(f"{stored.n_edges} of {stored.wiring.n_edges} edges, {stored.wiring.describe()}")
     console.say(f"{len(nodes)} nodes: {', '.join(nodes)}")
     if stored.provenance.get("sign") == "unknown":
@@ -77,7 +157,16 @@ def show(*, circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False
     console.table(*edge_rows(stored, edges))
     console.say()
     _provenance(console, stored.provenance)
-    console.result(summary)
+    return {
+        "file": str(path),
+        "geometry": _geometry(stored),
+        "edges": stored.n_edges,
+        "edges_in_model": stored.wiring.n_edges,
+        "nodes": nodes,
+        "roles": dict(stored.roles),
+        "strongest_edges": stored.rows(edges),
+        "provenance": dict(stored.provenance),
+    }
 
 
 def export(

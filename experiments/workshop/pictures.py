@@ -130,7 +130,7 @@ def draw_runs(runs: Path, folder: Path) -> list[Path]:
         run = redraw(analysis(name), runs / name)
         (chosen,) = [each for each in run.report.figures if each.name == figure]
         paths.append(folder / f"run-{name}.svg")
-        chosen.draw(paths[-1], _stable(run.summary["provenance"]))
+        chosen.draw(paths[-1], _stable(run.as_dict()["provenance"]))
     return paths
 
 

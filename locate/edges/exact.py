@@ -34,8 +34,9 @@ from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import EdgeScores, Wiring
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
-from circuits.model.model import HeadProjections, Hook, Model, alone
+from circuits.model.model import HeadProjections, Hook, Model
 from locate.edges.locators import Locator
 from locate.edges.passes import SourceDifferences
 from locate.search import Scoring
@@ -81,6 +82,7 @@ def patch_edges(
     return EdgeScores(wiring, _mean(per_pair), per_pair if keep_pairs else None, provenance)
 
 
+@alone
 def patch_chosen_edges(
     model: Model,
     pairs: Sequence[TokenPair],
@@ -152,7 +154,7 @@ def _patch(
         run = _CleanRun(model, wiring, batch, constants)
 
         def metric(logits: Tensor, batch: PairBatch = batch, run: _CleanRun = run) -> Tensor:
-            return evaluate_metric(scoring.metric, logits, batch.answer, batch.foil, run.logits)
+            return evaluate_metric(scoring.metric, logits, batch.wanted, batch.unwanted, run.logits)
 
         clean, rows = metric(run.logits), np.array(batch.index)
         for chunk in _chunks(wiring, edges, max(1, max_rows // len(batch))):

@@ -31,7 +31,8 @@ from circuits.edits.parts.value import Progress
 from circuits.edits.requests import as_dict
 from circuits.edits.settings import as_mapping, merge, settings_for
 from circuits.model import taps
-from circuits.model.model import Model, alone
+from circuits.model.holding import alone
+from circuits.model.model import Model
 
 SHOWN = 8
 """Requests in a summary."""
@@ -215,13 +216,16 @@ class TargetScores:
     said: Tensor
 
 
+@alone
 @torch.no_grad()
-def target_scores(model: Model, prompts: Sequence[PlacedPrompt]) -> TargetScores:
+def target_scores(
+    model: Model, prompts: Sequence[PlacedPrompt], max_rows: int = MAX_ROWS
+) -> TargetScores:
     """Score each placed prompt's target on the model as it is now; on the CPU, in fp32."""
     shares: list[float] = []
     said: list[bool] = []
-    for start in range(0, len(prompts), MAX_ROWS):
-        chunk = prompts[start : start + MAX_ROWS]
+    for start in range(0, len(prompts), max_rows):
+        chunk = prompts[start : start + max_rows]
         log_p = _all_log_probabilities(model, chunk)
         for row, prompt in enumerate(chunk):
             first = prompt.prompt_length - 1

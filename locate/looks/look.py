@@ -1,0 +1,68 @@
+"""What a look into a model found, ready to be printed, sent as JSON and stored: for both doors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from circuits.base.origin import SUMMARY, write_all
+from circuits.base.writing import save_json
+from locate.examples import Examples
+from locate.report import markdown_table
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a heading."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One finding: `summary` for programs, `lines` and `tables` for readers, `files` to write."""
+
+    summary: Mapping[str, Any]
+    tables: Sequence[Table] = ()
+    lines: Sequence[str] = ()
+    files: Mapping[str, Callable[[Path], Any]] = field(default_factory=dict)
+
+    def write(self, folder: Path | None, owned: Iterable[str] = ()) -> list[Path]:
+        """The files and `summary.json`, where a folder is given; `owned` as in `write_all`."""
+        if folder is None:
+            return []
+        summary = {SUMMARY: lambda path: save_json(self.summary, path)}
+        return write_all(folder, {**self.files, **summary}, owned)
+
+
+def about(found: R, examples: Examples) -> R:
+    """The result saying what was asked and how much of that the model knows."""
+    told = {"relation": examples.name, "counts": examples.counts}
+    return replace(found, provenance={**found.provenance, **told})  # type: ignore[attr-defined, type-var, no-any-return]
+
+
+def describe(provenance: Mapping[str, Any], n_facts: int) -> tuple[str, ...]:
+    """A line on how many facts are looked at, and how many are not known to the model."""
+    counts = provenance.get("counts")
+    if counts is None:
+        return ()
+    total = counts.get("facts", counts.get("lines"))
+    known = f"the model knows {counts['known']} of {total}"
+    if counts["known"] is None:
+        known = f"not asked which of {total} the model knows"
+    return (f"{provenance['relation']}: {n_facts} facts looked at; {known}",)
+
+
+def page(title: str, lines: Sequence[str], tables: Sequence[Table], legend: str = "") -> str:
+    """Lines and tables as Markdown."""
+    parts = [f"# {title}", "", *(f"- {line}" for line in lines)]
+    for table in tables:
+        parts += ["", *([f"## {table.title}", ""] if table.title else [])]
+        parts += markdown_table(table.header, table.rows)
+    return "\n".join([*parts, *(["", legend] if legend else [])]) + "\n"
