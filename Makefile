@@ -3,11 +3,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
-MODEL ?= facts-gpt2
+REAL := smollm2-135m
+MODEL ?= $(REAL)
 RELATION ?= country_capital
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DISCOVER = $(BIN)/kc discover --relation $(RELATION) --out $(OUT) --model
 # One thread in each of the processes that share the tests.
 WORKERS ?= 2
 SECONDS ?= 1800
@@ -31,8 +33,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP) ## find a relation's circuit in a model that ships with the project
-	$(BIN)/kc discover --model $(MODEL) --relation $(RELATION) --out $(OUT)
+demo: $(STAMP) ## find a relation's circuit in a language model, fetched once; or MODEL=facts-gpt2
+	@$(DISCOVER) $(MODEL) || { status=$$?; \
+	  if [ $$status = 3 ] && [ "$(MODEL)" = "$(REAL)" ]; then \
+	    echo "$(REAL) cannot be had; this is the small model that ships, facts-gpt2:"; \
+	    $(DISCOVER) facts-gpt2; \
+	  else exit $$status; fi; }
 
 test: $(STAMP) ## run all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 
 
 def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
-    """A model: one that ships (`models`), a Hugging Face folder, or a name on the hub.
+    """A model: one of `models`, a Hugging Face folder, a .gguf file, or a name on the hub.
 
-    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32 or bf16.
+    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32, bf16 or
+    fp16.
 
     >>> model = load("facts-gpt2", device="cpu")
     >>> model.ask("The capital of France is", k=1).tokens
@@ -52,14 +53,15 @@ def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
 
 
 def models() -> list[str]:
-    """Names of the models that ship with the project.
+    """Names of the models that ship with the project or that the package index has.
 
     >>> "facts-gpt2" in models()
     True
     """
     from circuits.model.loading import embedded_models
+    from circuits.model.packaged import PACKAGED
 
-    return list(embedded_models())
+    return [*PACKAGED, *embedded_models()]
 
 
 def relations() -> list[str]:

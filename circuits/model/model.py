@@ -42,7 +42,7 @@ from circuits.model.loading import (
 )
 from circuits.model.saying import NextTokens
 from circuits.model.taps import UNEMBED
-from circuits.model.tokens import Tokenizer
+from circuits.model.tokens import Tokenizer, usual_bos
 from circuits.model.weights import HeadProjections, Weights
 from circuits.model.wiring import Wiring
 
@@ -80,7 +80,8 @@ class Model(Weights):
         check_architecture(hf_model.config, weights.name)
         self.name = weights.name
         self.max_tokens: int = hf_model.config.max_position_embeddings
-        self.tokenizer = Tokenizer(weights.hf_tokenizer, max_tokens=self.max_tokens)
+        bos = usual_bos(weights.hf_tokenizer, hf_model.config.model_type)
+        self.tokenizer = Tokenizer(weights.hf_tokenizer, bos, self.max_tokens)
         # The bridge keeps these very tensors, under other names.
         self._parameters: dict[str, torch.nn.Parameter] = dict(hf_model.named_parameters())
         self.provenance = {
@@ -330,9 +331,10 @@ class Model(Weights):
 
 
 def load(name: str | Path, device: str | None = None, dtype: str = "fp32") -> Model:
-    """A model by embedded name, local Hugging Face directory or hub name.
+    """A model by name (`kc models`), local Hugging Face directory, GGUF file or hub name.
 
-    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32 or bf16.
+    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32, bf16 or
+    fp16.
     Raises ModelNotFoundError or UnsupportedArchitectureError with one line that says what to do.
     """
     if not isinstance(name, str | Path):

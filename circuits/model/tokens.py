@@ -135,6 +135,20 @@ def _script(character: str) -> str:
     return next((script for script in _UNSPACED if name.startswith(script)), "")
 
 
+def adds_bos(hf: Any) -> bool:
+    """Whether the tokenizer itself puts its BOS token in front of a text, as its model expects."""
+    return hf.bos_token_id is not None and hf("a")["input_ids"][:1] == [hf.bos_token_id]
+
+
+def usual_bos(hf: Any, model_type: str) -> bool:
+    """Whether prompts of this kind of model begin with BOS where nobody says otherwise.
+
+    What the tokenizer does; but GPT-2's adds none, and the results that its users compare with
+    were made by TransformerLens, which puts one in front.
+    """
+    return adds_bos(hf) or (model_type == "gpt2" and hf.bos_token_id is not None)
+
+
 def _is_unspaced(character: str) -> bool:
     """Whether a word of a script without spaces follows this character directly."""
     wide = unicodedata.name(character, "").startswith(("FULLWIDTH", "IDEOGRAPHIC", "RIGHT CORNER"))
@@ -153,7 +167,7 @@ class Tokenizer:
                 "for character offsets"
             )
         self.hf, self.max_tokens = hf, max_tokens
-        self.default_bos = hf.bos_token_id is not None if default_bos is None else default_bos
+        self.default_bos = adds_bos(hf) if default_bos is None else default_bos
 
     def use_bos(self, bos: bool | None) -> bool:
         """The BOS choice in force: the argument, or the model's default where it is None."""

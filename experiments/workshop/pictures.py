@@ -55,7 +55,7 @@ def _discovery(model: Model) -> Discovery:
     from locate.examples import Source, collect
 
     examples = collect(model, Source(relation=RELATION, limit=N_PAIRS))
-    return discover(model, examples, Search(curve=True, roles=True))
+    return discover(model, examples, Search(edges=200, curve=True, roles=True))
 
 
 def _draw_circuit(found: Discovery, path: Path) -> Path:
