@@ -666,7 +666,9 @@ def test_a_failure_while_writing_leaves_the_folder_as_it_was(
 ):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "circuit.json").write_text("old")
+    old = {"circuit.json": "old", "summary.json": '{"files": ["circuit.json", "summary.json"]}'}
+    for name, text in old.items():
+        (out / name).write_text(text)
 
     def full_disk(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -678,8 +680,7 @@ def test_a_failure_while_writing_leaves_the_folder_as_it_was(
         code=4,
     )
     assert "No space left" in message
-    assert os.listdir(out) == ["circuit.json"]
-    assert (out / "circuit.json").read_text() == "old"
+    assert {path.name: path.read_text() for path in out.iterdir()} == old
 
 
 def test_an_empty_circuit_is_evaluated_to_a_faithfulness_of_zero(
