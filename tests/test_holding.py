@@ -128,7 +128,7 @@ RUNS: dict[str, Callable[[], Any]] = {
             "locate.heads.span_attention:attention_to_spans",
             lambda: (lambda found: [{"first": [0]}] * len(found),),
         ),
-        (call, "circuits.facts.questions:known_facts", lambda: (made.relation(), "all")),
+        (call, "circuits.facts.knowledge:known_facts", lambda: (made.relation(), "all")),
         (call, "circuits.edits.methods.run:target_scores", lambda: (placed(),)),
         (call, "circuits.edits.parts.keys:at_subject", lambda: (placed(), [key_point(0)], 0)),
         (

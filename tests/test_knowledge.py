@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Self
 
 import pytest
 import torch
@@ -42,11 +45,16 @@ class Oracle(Model):
     def __init__(self, known: Iterable[Question]) -> None:
         self.name, self.tokenizer, self.device = "oracle", TOKENIZER, torch.device("cpu")
         self.best: dict[tuple[int, ...], int] = {}
+        self.most_rows = sys.maxsize
         for each in known:
             ids = TOKENIZER.encode(each.prompt).ids
             for token in TOKENIZER.continuation(each.prompt, each.fact.object):
                 self.best[ids] = token
                 ids = (*ids, token)
+
+    @contextmanager
+    def alone(self) -> Iterator[Self]:
+        yield self
 
     def last_logits(self, tokens: Tensor, *args, **options) -> Tensor:
         logits = torch.zeros(len(tokens), len(TOKENIZER.hf))
