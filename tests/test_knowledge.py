@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Self
 
 import pytest
 import torch
@@ -44,17 +43,16 @@ class Oracle(Model):
 
     def __init__(self, known: Iterable[Question]) -> None:
         self.name, self.tokenizer, self.device = "oracle", TOKENIZER, torch.device("cpu")
+        self._turn, self.most_rows = threading.RLock(), sys.maxsize
         self.best: dict[tuple[int, ...], int] = {}
-        self.most_rows = sys.maxsize
         for each in known:
             ids = TOKENIZER.encode(each.prompt).ids
             for token in TOKENIZER.continuation(each.prompt, each.fact.object):
                 self.best[ids] = token
                 ids = (*ids, token)
 
-    @contextmanager
-    def alone(self) -> Iterator[Self]:
-        yield self
+    def align(self) -> None:
+        """There are no weights."""
 
     def last_logits(self, tokens: Tensor, *args, **options) -> Tensor:
         logits = torch.zeros(len(tokens), len(TOKENIZER.hf))
