@@ -234,14 +234,18 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def sized() -> set[str]:
     """All public functions of a model whose batches have a size."""
-    return {
-        name
-        for name, value in made.public()
-        if inspect.isfunction(value)
-        and next(iter(inspect.signature(value).parameters), "") == "model"
-        and set(SIZES) & set(inspect.signature(value).parameters)
-        and not inspect.isgeneratorfunction(inspect.unwrap(value))
-    } - ASKING - WITHIN
+    return (
+        {
+            name
+            for name, value in made.public()
+            if inspect.isfunction(value)
+            and next(iter(inspect.signature(value).parameters), "") == "model"
+            and set(SIZES) & set(inspect.signature(value).parameters)
+            and not inspect.isgeneratorfunction(inspect.unwrap(value))
+        }
+        - ASKING
+        - WITHIN
+    )
 
 
 def test_everything_that_takes_the_size_of_a_batch_is_tried():
