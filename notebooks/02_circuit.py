@@ -93,8 +93,8 @@ found.held_out
 # ## How small could it be?
 #
 # 200 was our choice. The curve shows what others would have given on the same other countries, with
-# the interval over pairs as a band. CPR is the area under it (more is better), CMD the area between it and 1 (less is better),
-# over the share of edges kept.
+# the interval over pairs as a band. CPR is the area under it (more is better), CMD the area between
+# it and 1 (less is better), over the share of edges kept.
 
 # %%
 found.curve.plot(str(found.search.method))
