@@ -15,7 +15,6 @@ WORDS = [
     *("<s>", "</s>", "The", "capital", "of", "France", "Japan", "Peru", "Norway", "Cuba", "is"),
     *("Paris", "Tokyo", "Lima", "Oslo", "Havana", "In", "city"),
 ]
-SIZE = len(WORDS) + 2  # loading a saved tokenizer may add a token of its own
 PROMPTS = (("The capital of {} is", "France", "Japan"), ("In {} The city of", "Peru", "Cuba"))
 ANSWERS = {"France": "Paris", "Japan": "Tokyo", "Peru": "Lima", "Cuba": "Havana"}
 
@@ -40,7 +39,7 @@ def _config(**more: Any) -> dict[str, Any]:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "intermediate_size": 24,
-        "vocab_size": SIZE,
+        "vocab_size": len(WORDS),
         "max_position_embeddings": 32,
         "pad_token_id": 1,
         "bos_token_id": 0,
@@ -50,7 +49,7 @@ def _config(**more: Any) -> dict[str, Any]:
 
 def _gpt(**more: Any) -> dict[str, Any]:
     sizes = {"n_layer": 2, "n_embd": 16, "n_head": 4, "n_positions": 32, "n_inner": 24}
-    return sizes | {"vocab_size": SIZE, "bos_token_id": 0, "eos_token_id": 1} | more
+    return sizes | {"vocab_size": len(WORDS), "bos_token_id": 0, "eos_token_id": 1} | more
 
 
 _WINDOW: dict[str, Any] = {"sliding_window": 3}
@@ -83,7 +82,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "hidden_size": 16,
             "num_heads": 4,
             "intermediate_size": 24,
-            "vocab_size": SIZE,
+            "vocab_size": len(WORDS),
             "max_position_embeddings": 32,
             "window_size": 3,
             "bos_token_id": 0,
@@ -125,7 +124,7 @@ def family_hf(family: str, dtype: torch.dtype = torch.float64) -> Any:
 
 def family_model(family: str, dtype: torch.dtype = torch.float64) -> Model:
     """The same model, wrapped."""
-    return Model.from_hf(family_hf(family, dtype), TOKENIZER, family).with_bos(True)
+    return Model.from_hf(family_hf(family, dtype), TOKENIZER, family)
 
 
 def family_pairs(model: Model) -> list[TokenPair]:

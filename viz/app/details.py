@@ -113,9 +113,9 @@ def _is_number(value: Any) -> bool:
 def _too_few(circuit: Circuit) -> int | None:
     """How many pairs found the circuit, where that is why resamples say nothing of its edges."""
     asked, pairs = (circuit.provenance.get(name) for name in ("resamples", "pairs"))
-    if circuit.scores is None or not asked or not _is_number(pairs) or enough(pairs):
+    if circuit.scores is None or not asked or not isinstance(pairs, int) or enough(pairs):
         return None
-    return int(pairs)
+    return pairs
 
 
 def edge_details(circuit: Circuit, name: str, comparison: Comparison | None = None) -> list[Any]:
