@@ -25,7 +25,7 @@ from experiments.analyses.flow.report import curve_of
 from locate.discover import Search
 
 RELATIONS = ("country_capital", "adjective_antonym")
-FEW = circuits.Config(relations=RELATIONS, pairs=4, resamples=20, random_circuits=3, steps=2)
+FEW = circuits.Config(relations=RELATIONS, pairs=8, resamples=20, random_circuits=3, steps=2)
 SHORT = flow.Config(relations=RELATIONS, pairs=4, draws=3)
 
 
