@@ -289,12 +289,12 @@ def test_the_curve_reaches_one_at_all_edges(models, pair_file: Path, tmp_path: P
 
 @pytest.mark.parametrize("file", ["circuit.kc.safetensors", "circuit.json"])
 def test_evaluating_what_discover_wrote_gives_its_numbers(
-    file: str, kind: str, found, models, pair_file: Path, capsys
+    file: str, kind: str, found, models, capsys
 ):
-    told = json.loads((found[kind] / "summary.json").read_text())
-    result = run_json(
-        capsys, "evaluate", str(found[kind] / file), "-m", models[kind], "--pairs", str(pair_file)
-    )
+    folder = found[kind]
+    told = json.loads((folder / "summary.json").read_text())
+    pairs = str(folder / "pairs.jsonl")
+    result = run_json(capsys, "evaluate", str(folder / file), "-m", models[kind], "--pairs", pairs)
     for name in ("clean", "corrupted", "circuit", "faithfulness", "random_faithfulness"):
         assert result[name] == pytest.approx(told[name], abs=1e-6)
     assert result["hit_at_10"] == told["hit_at_10"]
@@ -320,15 +320,14 @@ def test_the_drop_of_an_edge_is_what_a_circuit_without_it_lacks(
 
 
 def test_a_circuit_of_other_tools_fits_a_model_with_shared_keys(
-    found, models, pair_file: Path, tmp_path: Path, capsys
+    found, models, tmp_path: Path, capsys
 ):
     document = json.loads((found["llama"] / "circuit.json").read_text())
     del document["kc"]
     foreign = tmp_path / "foreign.json"
     foreign.write_text(json.dumps(document))
-    result = run_json(
-        capsys, "evaluate", str(foreign), "-m", models["llama"], "--pairs", str(pair_file)
-    )
+    pairs = str(found["llama"] / "pairs.jsonl")
+    result = run_json(capsys, "evaluate", str(foreign), "-m", models["llama"], "--pairs", pairs)
     told = json.loads((found["llama"] / "summary.json").read_text())
     assert result["circuit"] == pytest.approx(told["circuit"], abs=1e-4)
 
@@ -666,7 +665,9 @@ def test_a_failure_while_writing_leaves_the_folder_as_it_was(
 ):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "circuit.json").write_text("old")
+    old = {"circuit.json": "old", "summary.json": '{"files": ["circuit.json", "summary.json"]}'}
+    for name, text in old.items():
+        (out / name).write_text(text)
 
     def full_disk(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -678,8 +679,7 @@ def test_a_failure_while_writing_leaves_the_folder_as_it_was(
         code=4,
     )
     assert "No space left" in message
-    assert os.listdir(out) == ["circuit.json"]
-    assert (out / "circuit.json").read_text() == "old"
+    assert {path.name: path.read_text() for path in out.iterdir()} == old
 
 
 def test_an_empty_circuit_is_evaluated_to_a_faithfulness_of_zero(

@@ -126,7 +126,8 @@ def unlearn(
         kept = read_examples(held_out) if held_out is not None else ()
         _check_other(save_model, model)
         o.check_files(None, save_model, inputs=[forget, retain, held_out])
-        o.check_files(None, out, inputs=[forget, retain, held_out], names=owned_in(out))
+        names = owned_in(out)
+        o.check_files(None, out, inputs=[forget, retain, held_out], names=names)
         loaded = o.load_model(console, model, loading)
         with console.stage("unlearning") as progress:
             outcome = forget_set(

@@ -9,7 +9,6 @@ import typer
 
 from circuits.base.choices import ExportFormat
 from circuits.base.errors import OptionError
-from circuits.base.plain import plain
 from experiments.cli import options as o
 from experiments.cli.console import Console, percent
 from experiments.cli.signature import path
@@ -46,13 +45,13 @@ Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
 def show(*, result: ResultPath, edges: Shown = 20, as_json: o.AsJson = False) -> None:
     """What a stored result holds: a circuit, a comparison, a trace, ...; of a folder, all in it."""
     console = Console(as_json)
-    from circuits.base.origin import mixed
-
     with console.working():
+        from circuits.base.origin import mixed
+
         paths = _stored_in(result) if result.is_dir() else [result]
         found = [_opened(file, console if result.is_dir() else None) for file in paths]
-    if (warning := mixed(result if result.is_dir() else result.parent)) is not None:
-        console.warn(warning)
+        if (warning := mixed(paths[0].parent)) is not None:
+            console.warn(warning)
     records = []
     for file, each in zip(paths, found, strict=True):
         if each is None:
@@ -87,6 +86,7 @@ def _opened(path: Path, console: Console | None) -> Any:
 
 def _show(console: Console, path: Path, found: Any, most: int) -> dict[str, Any]:
     """Say what a result holds, and give it as a record."""
+    from circuits.base.plain import plain
     from circuits.graph.circuit import Circuit
 
     if isinstance(found, Circuit):

@@ -27,7 +27,7 @@ MOST_SHOWN = 8
 def owned_in(folder: Path | None) -> tuple[str, ...]:
     """What an earlier run may have left there, edits that stand by themselves included."""
     numbered = "edit-[0-9][0-9][0-9][0-9].kc.safetensors"
-    return OWNED if folder is None else (*OWNED, *(each.name for each in folder.glob(numbered)))
+    return OWNED if folder is None else (*OWNED, *(path.name for path in folder.glob(numbered)))
 
 
 _LEGEND = (
