@@ -29,6 +29,7 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores
 from circuits.graph.curves import FRACTIONS, FaithfulnessCurve, faithfulness_curve
 from circuits.graph.evaluate import Evaluation, evaluate, run_circuits
+from circuits.graph.measuring import BaseRuns
 from circuits.graph.noise import Sample
 from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
 from circuits.graph.select import random_circuit, top_n
@@ -38,7 +39,7 @@ from locate.discovery import Discovery, sides_of
 from locate.edges.score import score_edges
 from locate.examples import Examples
 from locate.search import Search
-from locate.sizing import smallest
+from locate.sizing import base_runs, smallest
 
 if TYPE_CHECKING:
     from locate.heads.prompt_heads import PromptHeads
@@ -58,10 +59,12 @@ def discover(
     clock = _Clock(stages)
     notes = list(examples.notes)
     pairs = examples.pairs
-    found = find(model, examples, search, clock.stage)
+    base = base_runs(model, pairs, search) if search.faithfulness is not None else None
+    found = find(model, examples, search, clock.stage, base)
     stability = stability_of(found) if "inclusion" in found.columns else {}
     with clock.stage("evaluation") as progress:
-        evaluation = _evaluated(model, pairs, found, search, progress)
+        evaluation = _evaluated(model, pairs, found, search, progress, base)
+    base = None  # its memory is wanted
     held_out = None
     if examples.held_out:
         with clock.stage("held-out evaluation") as progress:
@@ -153,7 +156,13 @@ def _evidence(
 
 
 @alone
-def find(model: Model, examples: Examples, search: Search, stages: Stages = silent) -> Circuit:
+def find(
+    model: Model,
+    examples: Examples,
+    search: Search,
+    stages: Stages = silent,
+    base: BaseRuns | None = None,
+) -> Circuit:
     """The circuit that the examples' first side shares, and what resamples of it say; no test.
 
     It holds its scores, without those of single pairs, and where it comes from. OptionError where
@@ -164,7 +173,7 @@ def find(model: Model, examples: Examples, search: Search, stages: Stages = sile
     if search.faithfulness is not None:
         assert circuit.scores is not None, "a method that selects takes no faithfulness"
         with stages("size") as progress:
-            circuit = smallest(model, examples.pairs, circuit.scores, search, progress)
+            circuit = smallest(model, examples.pairs, circuit.scores, search, progress, base)
         search = search.of_size(circuit.provenance["selection"]["n"])
     if circuit.n_edges == 0:
         raise OptionError(
@@ -243,6 +252,7 @@ def _evaluated(
     circuit: Circuit,
     search: Search,
     progress: Progress,
+    base: BaseRuns | None = None,
 ) -> Evaluation:
     return evaluate(
         model,
@@ -254,6 +264,7 @@ def _evaluated(
         batch_size=search.batch_size,
         seed=search.seed,
         progress=progress,
+        base=base,
     )
 
 

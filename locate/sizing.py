@@ -19,7 +19,7 @@ from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores
 from circuits.graph.evaluate import UNDEFINED_BELOW
-from circuits.graph.measuring import MeanMetric
+from circuits.graph.measuring import BaseRuns, MeanMetric
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.search import Search
@@ -36,18 +36,18 @@ def smallest(
     scores: EdgeScores,
     search: Search,
     progress: Progress | None = None,
+    base: BaseRuns | None = None,
 ) -> Circuit:
     """The smallest circuit found whose faithfulness on the pairs is `search.faithfulness` or more.
 
     The most faithful one where none reaches that, and the usual size where faithfulness is
     undefined. `provenance["selection"]` has the goal, what was `reached` (None: undefined) and how
     many sizes were tried; its `n` is the size before pruning, which repeats the selection.
+    `base` are the pairs' `base_runs`, for whoever goes on with them.
     """
     goal, n_edges = search.faithfulness, scores.wiring.n_edges
     assert goal is not None
-    measure = MeanMetric(
-        model, pairs, scores.wiring, search.metric, search.ablation, search.batch_size
-    )
+    measure = MeanMetric(base_runs(model, pairs, search) if base is None else base)
     whole, empty = measure.whole(), measure.of(Circuit.empty(scores.wiring).matrix())
     tried: dict[int, float] = {}
 
@@ -66,6 +66,12 @@ def smallest(
             middle = max(below + 1, round((max(below, 1) * size) ** 0.5))
             below, size = (below, middle) if faithful(middle) else (middle, size)
     return _told(scores, search, goal, tried)
+
+
+def base_runs(model: Model, pairs: Sequence[TokenPair], search: Search) -> BaseRuns:
+    """The pairs' base runs as the search measures circuits; none is made yet."""
+    wiring = model.wiring(search.kv)
+    return BaseRuns(model, pairs, wiring, search.metric, search.ablation, search.batch_size)
 
 
 def _told(scores: EdgeScores, search: Search, goal: float, tried: dict[int, float]) -> Circuit:

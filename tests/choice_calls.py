@@ -181,9 +181,9 @@ def edits_run(mode: Any) -> Any:
 
 
 def measured(metric: Any = "logit-diff", ablation: Any = "patch") -> Any:
-    mean = call("circuits.graph.measuring:MeanMetric")
-    found = mean(model(), pairs(), model().wiring(), metric, ablation, 4)
-    return found.of(circuit().matrix())
+    base = call("circuits.graph.measuring:BaseRuns")
+    found = base(model(), pairs(), model().wiring(), metric, ablation, 4)
+    return call("circuits.graph.measuring:MeanMetric")(found).of(circuit().matrix())
 
 
 def logits() -> Any:
@@ -273,7 +273,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         for option in ("metric", "ablation")
     },
     **{
-        ("circuits.graph.measuring:MeanMetric", option): lambda v, option=option: measured(
+        ("circuits.graph.measuring:BaseRuns", option): lambda v, option=option: measured(
             **{option: v}
         )
         for option in ("metric", "ablation")

@@ -7,8 +7,8 @@ import pytest
 
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit
-from circuits.graph.evaluate import restored, run_circuits
-from circuits.graph.measuring import MeanMetric
+from circuits.graph.evaluate import evaluate, restored, run_circuits
+from circuits.graph.measuring import BaseRuns, MeanMetric
 from circuits.model.model import Model
 from locate.discover import discover, find
 from locate.edges.eap import attribute
@@ -58,9 +58,25 @@ def test_a_mean_measured_one_by_one_is_the_mean_over_pairs_measured_together(
 ):
     circuit = Search(edges=30).selected(scores)
     runs = run_circuits(model, pairs, [circuit])
-    one = MeanMetric(model, pairs, scores.wiring, "logit-diff", "patch", 2)
+    one = MeanMetric(BaseRuns(model, pairs, scores.wiring, "logit-diff", "patch", 2))
     assert one.of(circuit.matrix()) == pytest.approx(runs.circuits[0].metric.mean(), rel=1e-4)
     assert one.whole() == pytest.approx(runs.model.metric.mean(), rel=1e-4)
+
+
+def test_an_evaluation_on_kept_runs_is_the_same_and_runs_no_circuit_again(
+    model: Model, pairs, scores, monkeypatch
+):
+    from circuits.graph.running import CircuitRunner
+
+    circuit, runs = Search(edges=30).selected(scores), []
+    fresh = evaluate(model, pairs, circuit)
+    base = BaseRuns(model, pairs, scores.wiring, "logit-diff", "patch", 16)
+    MeanMetric(base).of(circuit.matrix())
+    plain = CircuitRunner.run
+    monkeypatch.setattr(CircuitRunner, "run", lambda *a: runs.append(a[1]) or plain(*a))
+    assert evaluate(model, pairs, circuit, base=base) == fresh
+    assert not any(np.array_equal(kept, circuit.matrix()) for kept in runs)
+    assert runs  # the empty circuit and all edges outside had not been run
 
 
 def test_a_size_is_said_once(model: Model):

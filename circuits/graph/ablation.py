@@ -80,7 +80,7 @@ def source_constants(
     ablation = Ablation.of(ablation)
     if not ablation.is_constant:
         raise OptionError("patching replaces by the corrupted run, not by constants")
-    if ablation is Ablation.ZERO:
+    if ablation == Ablation.ZERO:
         return _zeros(model)
     sums: dict[str, Tensor] = {}
     count = 0

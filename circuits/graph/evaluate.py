@@ -24,12 +24,10 @@ from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
-from circuits.facts.pairs import PairBatch, TokenPair, batches
-from circuits.graph.ablation import source_constants
+from circuits.facts.pairs import PairBatch, TokenPair
 from circuits.graph.circuit import Circuit, Wiring
-from circuits.graph.running import CircuitRunner, head_projections
+from circuits.graph.measuring import BaseRuns
 from circuits.model.holding import alone
-from circuits.model.metrics import evaluate_metric, hit_at
 from circuits.model.model import Model
 
 if TYPE_CHECKING:
@@ -84,11 +82,12 @@ def run_circuits(
     batch_size: int = 16,
     k: int = 10,
     progress: Callable[[int, int], None] | None = None,
+    base: BaseRuns | None = None,
 ) -> Runs:
     """Run the model, the empty circuit and every circuit on every pair.
 
-    All circuits must share one wiring; one base pass serves them all. NumericalError where a
-    metric is not finite.
+    All circuits must share one wiring; one base pass serves them all: `base`, where one was made
+    before with the same pairs and options. NumericalError where a metric is not finite.
     """
     metric, ablation = Metric.of(metric), Ablation.of(ablation)
     if not pairs:
@@ -98,24 +97,20 @@ def run_circuits(
         raise OptionError("circuits of different wirings cannot be evaluated together")
     wiring = wirings.pop()
     check_geometry(model, wiring)
-    constants = None
-    if ablation.is_constant:
-        constants = source_constants(model, pairs, ablation, batch_size)
+    if base is None or base.batch_size > batch_size:  # one that memory does not hold begins again
+        base = BaseRuns(model, pairs, wiring, metric, ablation, batch_size, k)
     n_runs = len(circuits) + 2
     metrics, hits = np.empty((n_runs, len(pairs))), np.empty((n_runs, len(pairs)), dtype=bool)
-    projections = head_projections(model, wiring)
     done = 0
-    for batch in batches(pairs, batch_size, model):
-        runner = CircuitRunner(model, batch, wiring, ablation, constants, projections)
-        clean, rows = runner.clean_logits, list(batch.index)
+    for each in base:
+        rows = list(each.batch.index)
         for run, circuit in enumerate([Circuit.full(wiring), Circuit.empty(wiring), *circuits]):
             # The full circuit is the clean run (a law that the tests hold for the runner).
-            logits = clean if circuit.kept.all() else runner.run(circuit)
-            values = evaluate_metric(metric, logits, batch.wanted, batch.unwanted, clean)
-            metrics[run, rows] = values.float().cpu().numpy()
-            _check_finite(model, metrics[run], batch, pairs, run)
-            hits[run, rows] = hit_at(logits, batch.answer, k).cpu().numpy()
-        done += len(batch)
+            values, hit = each.whole if circuit.kept.all() else each.of(circuit.matrix())
+            metrics[run, rows] = values.float().numpy()
+            _check_finite(model, metrics[run], each.batch, pairs, run)
+            hits[run, rows] = hit.numpy()
+        done += len(rows)
         if progress is not None:
             progress(done, len(pairs))
     outcomes = [Outcome(values, hit) for values, hit in zip(metrics, hits, strict=True)]
@@ -202,11 +197,13 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    base: BaseRuns | None = None,
 ) -> Evaluation:
     """Faithfulness, completeness and Hit@10 of a circuit, beside random circuits.
 
     `random_circuits` are the baseline, of the circuit's size; their outcomes are averaged pair by
-    pair before the interval is taken. Intervals are 95 % percentile bootstrap over pairs.
+    pair before the interval is taken. Intervals are 95 % percentile bootstrap over pairs. `base` as
+    of `run_circuits`.
     """
     runs = run_circuits(
         model,
@@ -216,6 +213,7 @@ def evaluate(
         ablation=ablation,
         batch_size=batch_size,
         progress=progress,
+        base=base,
     )
 
     def average(values: np.ndarray) -> Interval:

@@ -1,18 +1,19 @@
-"""The mean metric of one circuit after another, where each asks for the next.
+"""What circuits recall of a batch of pairs, one circuit after another.
 
-One base run a batch of pairs serves all circuits and is kept between them: some seven numbers of
-d_model a layer and recomputed token. Circuits that are known together go through
-`circuits.graph.evaluate`, which keeps one batch at a time and every pair's value.
+One base run a batch serves all circuits. It may be kept between them, some seven numbers of d_model
+a layer and recomputed token; then what was run once is not run again. Circuits that are known
+together go through `circuits.graph.evaluate`, which keeps one batch at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.base.choices import Ablation, Metric, MetricLike
@@ -21,14 +22,39 @@ from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Wiring
 from circuits.graph.running import CircuitRunner, head_projections
-from circuits.model.metrics import evaluate_metric
+from circuits.model.metrics import evaluate_metric, hit_at
 from circuits.model.model import Model
 
+Measured = tuple[Tensor, Tensor]
+"""A metric value and a hit a pair, on the CPU."""
 
-class MeanMetric:
-    """The metric of a circuit, averaged over all pairs; one cached base run a batch."""
 
-    @torch.no_grad()
+class BatchRuns:
+    """The base run of a batch, and the metric and Hit@k of each pair in the circuits run on it."""
+
+    def __init__(self, base: BaseRuns, batch: PairBatch, runner: CircuitRunner) -> None:
+        self.base, self.batch, self.runner = base, batch, runner
+        self.whole = self._measured(runner.clean_logits)
+        self._seen: dict[bytes, Measured] = {}
+
+    def of(self, kept: Bool[np.ndarray, "src dst"]) -> Measured:
+        """With these edges kept."""
+        name = sha256(np.packbits(kept).data).digest()
+        if name not in self._seen:
+            self._seen[name] = self._measured(self.runner.run(kept))
+        return self._seen[name]
+
+    def _measured(self, logits: Float[Tensor, "batch d_vocab"]) -> Measured:
+        base, batch, clean = self.base, self.batch, self.runner.clean_logits
+        values = evaluate_metric(base.metric, logits, batch.wanted, batch.unwanted, clean).cpu()
+        if not bool(values.isfinite().all()):  # said by whoever knows the pairs and the circuit
+            return values, torch.zeros_like(values, dtype=torch.bool)
+        return values, hit_at(logits, batch.answer, base.k).cpu()
+
+
+class BaseRuns:
+    """Every batch's base run, made as it is asked for; kept from then on once `keep` was called."""
+
     def __init__(
         self,
         model: Model,
@@ -37,37 +63,54 @@ class MeanMetric:
         metric: MetricLike,
         ablation: Ablation | str,
         batch_size: int,
+        k: int = 10,
     ) -> None:
-        metric, ablation = Metric.of(metric), Ablation.of(ablation)
+        self.metric, self.ablation = Metric.of(metric), Ablation.of(ablation)
         if not pairs:
             raise OptionError("there are no prompt pairs to work on")
-        constants = None
-        if ablation.is_constant:
-            constants = source_constants(model, pairs, ablation, batch_size)
-        self._model, self.metric, self.n_pairs, self.n_runs = model, metric, len(pairs), 0
+        self.model, self.pairs, self.wiring = model, pairs, wiring
+        self.batch_size, self.k = batch_size, k
+        self._kept: list[BatchRuns] | None = None
+
+    def keep(self) -> BaseRuns:
+        """Run and keep them all."""
+        if self._kept is None:
+            self._kept = list(self)
+        return self
+
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[BatchRuns]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        model, wiring, constants = self.model, self.wiring, None
+        if self.ablation.is_constant:
+            constants = source_constants(model, self.pairs, self.ablation, self.batch_size)
         projections = head_projections(model, wiring)
-        self._runs: list[tuple[PairBatch, CircuitRunner]] = [
-            (batch, CircuitRunner(model, batch, wiring, ablation, constants, projections))
-            for batch in batches(pairs, batch_size, model)
-        ]
+        for batch in batches(self.pairs, self.batch_size, model):
+            runner = CircuitRunner(model, batch, wiring, self.ablation, constants, projections)
+            yield BatchRuns(self, batch, runner)
+
+
+class MeanMetric:
+    """The metric of a circuit, averaged over all pairs; the base runs are kept."""
+
+    def __init__(self, base: BaseRuns) -> None:
+        self._base, self.n_runs = base.keep(), 0
 
     def whole(self) -> float:
         """The mean metric of the whole model."""
-        return self._mean([runner.clean_logits for _, runner in self._runs], "of the whole model")
+        return self._mean([each.whole for each in self._base], "of the whole model")
 
     def of(self, kept: Bool[np.ndarray, "src dst"], tried: str | None = None) -> float:
         """Mean metric with these edges kept; `tried` is the removed edge, for the error message."""
         self.n_runs += 1
         place = f"without {tried}" if tried else "of the whole model"
-        return self._mean([runner.run(kept) for _, runner in self._runs], place)
+        return self._mean([each.of(kept) for each in self._base], place)
 
-    def _mean(self, logits: Sequence[Tensor], place: str) -> float:
-        total = 0.0
-        for (batch, runner), found in zip(self._runs, logits, strict=True):
-            clean = runner.clean_logits
-            values = evaluate_metric(self.metric, found, batch.wanted, batch.unwanted, clean)
-            total += float(values.cpu().double().sum())
+    def _mean(self, found: Sequence[Measured], place: str) -> float:
+        total = sum(float(values.double().sum()) for values, _ in found)
         if not math.isfinite(total):
-            why = self._model.why_not_finite()
+            why = self._base.model.why_not_finite()
             raise NumericalError(f"the metric {place} is not a finite number; {why}")
-        return total / self.n_pairs
+        return total / len(self._base.pairs)

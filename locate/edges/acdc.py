@@ -27,7 +27,7 @@ from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
-from circuits.graph.measuring import MeanMetric
+from circuits.graph.measuring import BaseRuns, MeanMetric
 from circuits.graph.select import prune
 from circuits.model.holding import alone
 from circuits.model.model import Model
@@ -64,7 +64,8 @@ def acdc(
             "the metric a removed edge may cost"
         )
     wiring = model.wiring(scoring.kv)
-    metric = MeanMetric(model, pairs, wiring, scoring.metric, scoring.ablation, batch_size)
+    base = BaseRuns(model, pairs, wiring, scoring.metric, scoring.ablation, batch_size)
+    metric = MeanMetric(base)
     kept, drops = wiring.mask.copy(), np.zeros(wiring.n_edges, dtype=np.float32)
     current = metric.of(kept)
     for done, edge in enumerate(reversed(range(wiring.n_edges)), start=1):
