@@ -111,22 +111,22 @@ class Architecture:
     @property
     def has_positions(self) -> bool:
         """Whether embeddings of positions are added to the residual stream."""
-        return self.positions is Positions.LEARNED
+        return self.positions == Positions.LEARNED
 
     @property
     def normed_before(self) -> bool:
         """Whether attention and MLP read through a norm."""
-        return self.norms is not Norms.AFTER
+        return self.norms != Norms.AFTER
 
     @property
     def normed_after(self) -> bool:
         """Whether what attention and MLP write passes a norm."""
-        return self.norms is not Norms.BEFORE
+        return self.norms != Norms.BEFORE
 
     @property
     def is_joint(self) -> bool:
         """Whether one head's query or key changes what the others' are, through a shared norm."""
-        return self.query_norm is QueryNorm.JOINT
+        return self.query_norm == QueryNorm.JOINT
 
 
 _UNBIASED: dict[str, Any] = {"attention_bias": False, "mlp_bias": False}

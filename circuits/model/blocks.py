@@ -85,9 +85,9 @@ class Blocks(Weights):
             cache.update(*earlier, layer)
             options = {self.architecture.cache: cache, "use_cache": True}
         places = torch.arange(start, start + residual.shape[1], device=residual.device)
-        if self.architecture.positions is Positions.HALVES:
+        if self.architecture.positions == Positions.HALVES:
             options["position_embeddings"] = self._angles(layer, residual, places)
-        if self.architecture.positions is Positions.PAIRS:
+        if self.architecture.positions == Positions.PAIRS:
             options["position_ids"] = places[None]
         hidden = residual if self.norm(layer, "ln1") is None else block.ln1(residual)
         hidden_from = torch.finfo(residual.dtype).min
@@ -139,7 +139,7 @@ class Blocks(Weights):
         Positions begin at `start`. Where the norm is one over all heads, all of them must be there.
         """
         norm = None
-        if self.architecture.query_norm is not QueryNorm.NONE:
+        if self.architecture.query_norm != QueryNorm.NONE:
             norm = self.norm(layer, f"{slot}_norm")
         if norm is not None and self.architecture.is_joint:
             flat = value.movedim(-3, -2).flatten(-2)
@@ -154,13 +154,13 @@ class Blocks(Weights):
         self, layer: int, value: Float[Tensor, "*rest pos d_head"], start: int = 0
     ) -> Float[Tensor, "*rest pos d_head"]:
         """Queries or keys turned to their positions; as they are where positions are learned."""
-        if self.architecture.positions is Positions.LEARNED:
+        if self.architecture.positions == Positions.LEARNED:
             return value
         places = torch.arange(start, start + value.shape[-2], device=value.device)
         cos, sin = (part[0] for part in self._angles(layer, value, places))
         width = cos.shape[-1]
         turning, rest = value[..., :width], value[..., width:]
-        if self.architecture.positions is Positions.PAIRS:
+        if self.architecture.positions == Positions.PAIRS:
             turned = torch.stack([-turning[..., 1::2], turning[..., ::2]], -1).flatten(-2)
         else:
             turned = torch.cat([-turning[..., width // 2 :], turning[..., : width // 2]], -1)
@@ -171,7 +171,7 @@ class Blocks(Weights):
         self, layer: int, like: Tensor, places: Int[Tensor, " pos"]
     ) -> tuple[Float[Tensor, "one pos turning"], Float[Tensor, "one pos turning"]]:
         """Cosine and sine of the rotation at some positions."""
-        if self.architecture.positions is Positions.PAIRS:
+        if self.architecture.positions == Positions.PAIRS:
             table = self.bridge.blocks[layer].attn.original_component.embed_positions
             both = table.to(like.device, like.dtype)[places].repeat_interleave(2, -1)
             sin, cos = both.chunk(2, -1)
