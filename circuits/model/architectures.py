@@ -161,7 +161,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma": Architecture(**_GEMMA),
     "gemma2": Architecture(norms=Norms.BOTH, windowed=True, **_GEMMA),
     "gemma3_text": Architecture(
-        norms=Norms.BOTH, query_norm=QueryNorm.HEAD, windowed=True, **_GEMMA
+        _DOWN,
+        {"attention_bias": False, "use_bidirectional_attention": False},
+        gain_from_one=True,
+        norms=Norms.BOTH,
+        query_norm=QueryNorm.HEAD,
+        windowed=True,
     ),
     "gpt2": Architecture(
         "transformer.h.{}.mlp.c_proj.weight",
@@ -240,7 +245,7 @@ def check_architecture(config: Any, name: str) -> None:
         )
     for key, plain in ARCHITECTURES[kind].plain.items():
         value = getattr(config, key, plain)
-        if value != plain:
+        if value != plain and (value or plain):  # None is false
             raise UnsupportedArchitectureError(
                 f"{name!r} sets {key}={short(value)}, a variant of {kind} that is not covered"
             )
