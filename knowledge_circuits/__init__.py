@@ -26,27 +26,23 @@ if TYPE_CHECKING:
     from circuits.graph.compare import Comparison
     from circuits.model.model import Model
     from experiments.analyses.engine.base import Run
+    from knowledge_circuits.looks import attribution, heads, lens, roles, trace
     from knowledge_circuits.seams import analysis, edit_method, locator, metric, result_kind
     from knowledge_circuits.verbs import (
         ask,
-        attribution,
         compare,
         discover,
         edit,
         evaluate,
         explore,
         facts,
-        heads,
-        lens,
         load,
         models,
         open,
         plot,
         relations,
-        roles,
         run,
         save,
-        trace,
         unlearn,
     )
     from locate.changes.rewiring import Rewiring
@@ -62,13 +58,14 @@ if TYPE_CHECKING:
     from locate.states.tracing import Trace
 
 _VERBS = (
-    *("ask", "attribution", "compare", "discover", "edit", "evaluate", "explore", "facts", "heads"),
-    *("lens", "load", "models", "open", "plot", "relations", "roles", "run", "save", "trace"),
-    "unlearn",
+    *("ask", "compare", "discover", "edit", "evaluate", "explore", "facts", "load", "models"),
+    *("open", "plot", "relations", "run", "save", "unlearn"),
 )
+_LOOKS = ("attribution", "heads", "lens", "roles", "trace")
 _SEAMS = ("analysis", "edit_method", "locator", "metric", "result_kind")
 _PLACES = {
     **dict.fromkeys(_VERBS, "knowledge_circuits.verbs"),
+    **dict.fromkeys(_LOOKS, "knowledge_circuits.looks"),
     **dict.fromkeys(_SEAMS, "knowledge_circuits.seams"),
     "load_plugin": "circuits.base.plugins",
     **dict.fromkeys(("Fact", "Relation", "relation"), "circuits.facts.facts"),

@@ -1,4 +1,4 @@
-"""What callers of the door may hand in for a circuit, an edit or a set of texts, as that value."""
+"""What callers of the door may hand in for a model, a circuit, an edit or texts, as that value."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from circuits.base.errors import OptionError
 from circuits.edits.edit import WeightDelta
 from circuits.graph.circuit import Circuit
+from circuits.model.model import Model
 
 
 def is_path(value: Any) -> bool:
@@ -52,3 +53,17 @@ def texts_of(value: Any) -> list[Any]:
             each = Example(text, each.get("answer"))
         made.append(Example(each) if isinstance(each, str) else each)
     return made
+
+
+def loaded_model(model: Model | str) -> Model:
+    """A model, or the one of this name."""
+    from circuits.model.model import load
+
+    return load(model) if isinstance(model, str) else model
+
+
+def examples_for(model: Model, what: Any, source: dict[str, Any]) -> Any:
+    """The pairs that a model is asked, of whatever says what."""
+    from locate.asked import examples_of
+
+    return examples_of(model, what, **source)

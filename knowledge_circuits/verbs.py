@@ -17,21 +17,19 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.compare import Comparison
 from circuits.model.model import Model
 from knowledge_circuits.options import split, takes
-from knowledge_circuits.values import circuit_of, delta_of, is_path, texts_of
+from knowledge_circuits.values import (
+    circuit_of,
+    delta_of,
+    is_path,
+    loaded_model,
+    texts_of,
+)
 from locate.changes.rewiring import Rewiring
 from locate.discovery import Discovery
 from locate.edited import Edited
 from locate.evaluate import StoredEvaluation
-from locate.heads.prompt_heads import HeadsOnPrompts
-from locate.heads.roles import RoleReport
-from locate.heads.span_roles import SpanRoles
-from locate.options import Editing, Evaluating, Judging, Source, Tracing, Unlearning
+from locate.options import Editing, Evaluating, Judging, Source, Unlearning
 from locate.search import Search
-from locate.states.attribution import LogitAttribution
-from locate.states.lens import LensResult
-from locate.states.lens_average import AverageLens
-from locate.states.trace_average import AverageTrace
-from locate.states.tracing import Trace
 
 if TYPE_CHECKING:
     from experiments.analyses.engine.base import Run
@@ -47,6 +45,7 @@ def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
     >>> model.ask("The capital of France is", k=1).tokens
     (' Paris',)
     """
+
     from circuits.model.model import load as load_model
 
     return load_model(name, device, dtype)
@@ -105,7 +104,7 @@ def discover(model: Model | str, what: Any, **options: Any) -> Discovery:
     from locate.discover import discover as find
 
     source, (search,) = split({"roles": True, **options}, Source, Search)
-    with _model(model).alone() as loaded:
+    with loaded_model(model).alone() as loaded:
         return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
 
 
@@ -126,164 +125,11 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Evaluating)
     stored = circuit_of(circuit)
     source["bos"] = bos_of(stored, source.get("bos"), chosen.allow_mismatch)
-    with _model(model).alone() as loaded:
+    with loaded_model(model).alone() as loaded:
         stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
         warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
         examples = examples_of(loaded, what, chosen.batch_size, **source)
         return evaluate_stored(loaded, stored, examples, chosen, warnings)
-
-
-@takes(Tracing, Source)
-def trace(
-    model: Model | str,
-    what: Any,
-    subject: str | None = None,
-    answer: str | None = None,
-    **options: Any,
-) -> Trace | AverageTrace:
-    """Where a fact passes: which state, restored, brings the answer back after noise.
-
-    `what` is a prompt, with its `subject` and `answer`; or what `discover` takes, for the average
-    over facts.
-
-    >>> found = trace("facts-gpt2", "The capital of France is", "France", "Paris", samples=2)
-    >>> found.p_clean > 0.9
-    True
-    """
-    from circuits.base.choices import TraceKind
-    from locate.looks.look import about
-    from locate.states.trace_average import trace_facts
-    from locate.states.tracing import trace as trace_prompt
-    from locate.states.tracing import usual_window
-
-    source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Tracing)
-    with _model(model).alone() as loaded:
-        settings: dict[str, Any] = {
-            "kinds": chosen.kinds or tuple(TraceKind),
-            "window": chosen.window or usual_window(loaded.n_layers),
-            "noise": chosen.noise,
-            "samples": chosen.samples,
-            "seed": chosen.seed,
-        }
-        if subject is None and answer is None:
-            examples = _examples(loaded, what, {"known_only": True, **source})
-            return about(trace_facts(loaded, examples.pairs, **settings), examples)
-        if subject is None or answer is None:
-            raise OptionError("a prompt needs `subject` and `answer`")
-        return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
-
-
-@takes(Source)
-def lens(
-    model: Model | str,
-    what: Any,
-    answer: str | None = None,
-    subject: str | None = None,
-    foil: str | None = None,
-    **options: Any,
-) -> LensResult | AverageLens:
-    """What the model would say after every layer: rank and probability of the answer.
-
-    `what` is a prompt, with its `answer`; or what `discover` takes, for the average over facts.
-
-    >>> found = lens("facts-gpt2", "The capital of France is", answer="Paris")
-    >>> int(found.rank[-1, 0, 0])
-    0
-    """
-    from locate.looks.look import about
-    from locate.states.lens import lens_on_prompt
-    from locate.states.lens_average import average_lens
-
-    source, _ = split({"hold_out": 0.0, **options}, Source)
-    with _model(model).alone() as loaded:
-        if answer is None:
-            if subject is not None or foil is not None:
-                raise OptionError("a prompt needs `answer`")
-            examples = _examples(loaded, what, source)
-            return about(average_lens(loaded, examples.pairs), examples)
-        words = {"answer": answer, "foil": foil, "subject": subject}
-        return lens_on_prompt(loaded, what, words, source.get("bos"))
-
-
-@takes(Source)
-def attribution(model: Model | str, what: Any, **options: Any) -> LogitAttribution:
-    """What each head and MLP adds, directly, to the answer's logit over the foil's.
-
-    `what` is as for `discover`; pairs are taken as they are, whether the model knows them or not.
-
-    >>> found = attribution("facts-gpt2", "country_capital", n_pairs=8)
-    >>> found.rows()[0]["source"].startswith("a6.")
-    True
-    """
-    from locate.looks.look import about
-    from locate.states.attribution import direct_logit_attribution
-
-    source, _ = split({"hold_out": 0.0, **options}, Source)
-    loaded = _model(model)
-    examples = _examples(loaded, what, source)
-    return about(direct_logit_attribution(loaded, examples.pairs), examples)
-
-
-@takes(Source)
-def roles(
-    model: Model | str, what: Any, circuit: Any = None, ablation: str = "zero", **options: Any
-) -> RoleReport | SpanRoles:
-    """Which heads move the answer from the subject, and which say what is asked for.
-
-    With a `circuit` only its heads are reported. Labels are checked by `ablation`. Of pairs without
-    a subject, heads by the spans that the pairs name, without either.
-
-    >>> report = roles("facts-gpt2", "country_capital", n_pairs=8)
-    >>> report.roles["a6.h1"]
-    'mover'
-    """
-    from circuits.base.choices import Ablation
-    from locate.heads.roles import head_roles
-    from locate.heads.span_roles import span_roles
-    from locate.looks.look import about
-
-    source, _ = split({"hold_out": 0.0, **options}, Source)
-    with _model(model).alone() as loaded:
-        examples = _examples(loaded, what, source)
-        seed = source.get("seed", 0)
-        if all(pair.subject is None for pair in examples.pairs):
-            if circuit is not None or Ablation.of(ablation) != Ablation.ZERO:
-                raise OptionError(
-                    "`circuit` and `ablation` have no effect on pairs without a subject"
-                )
-            return about(span_roles(loaded, examples.pairs, seed=seed), examples)
-        report = head_roles(
-            loaded,
-            examples.pairs,
-            circuit=None if circuit is None else circuit_of(circuit),
-            ablation=Ablation.of(ablation),
-            seed=seed,
-        )
-        return about(report, examples)
-
-
-@takes(Source)
-def heads(
-    model: Model | str, what: Any, which: Any, n_prompts: int = 3, **options: Any
-) -> HeadsOnPrompts:
-    """Where heads look at the last token of single prompts, and which tokens they write there.
-
-    `which` are names, as `a6.h1`, or the roles that `roles` found: the heads that have one. They
-    are read on the first `n_prompts` prompts of `what`, which is as for `discover`.
-
-    >>> found = heads("facts-gpt2", "country_capital", ["a6.h1"], n_prompts=1, n_pairs=4)
-    >>> found.rows()[0]["looks at"] in found.prompts[0].prompt
-    True
-    """
-    from locate.heads.prompt_heads import read_prompts
-
-    source, _ = split({"hold_out": 0.0, **options}, Source)
-    known = which.roles if isinstance(which, RoleReport) else {}
-    with _model(model).alone() as loaded:
-        pairs = _examples(loaded, what, source).pairs
-        return HeadsOnPrompts(
-            tuple(read_prompts(loaded, pairs, list(known or which), known, n_prompts))
-        )
 
 
 @takes(Editing, Judging)
@@ -324,7 +170,7 @@ def edit(
         requests = read_requests(what).requests
     else:
         raise OptionError("a prompt needs `subject` and `target`")
-    return edit_facts(_model(model), requests, editing, judging)
+    return edit_facts(loaded_model(model), requests, editing, judging)
 
 
 @takes(Unlearning)
@@ -345,7 +191,7 @@ def unlearn(
 
     _, (chosen,) = split(options, Unlearning)
     return forget_set(
-        _model(model),
+        loaded_model(model),
         texts_of(forget),
         texts_of(retain),
         chosen.method,
@@ -389,7 +235,7 @@ def compare(
         return compare_circuits(circuit_of(first), circuit_of(second))
     usual = {"roles": True, "hold_out": 0.0, **options}
     source, (search,) = split(usual, Source, Search)
-    with _model(first).alone() as loaded:
+    with loaded_model(first).alone() as loaded:
         delta = delta_of(second).fitted_to(loaded, allow_mismatch)
         if what is None:
             asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
@@ -405,9 +251,10 @@ def ask(model: Model | str, prompt: str, subject: str, answer: str) -> Any:
     >>> asked.without("m2").probability < asked.answers.probability
     True
     """
+
     from locate.ask import ask_model
 
-    return ask_model(_model(model), prompt, subject, answer)
+    return ask_model(loaded_model(model), prompt, subject, answer)
 
 
 def open(path: str | Path) -> Any:
@@ -439,8 +286,11 @@ def save(result: Any, path: str | Path) -> Any:
 
     >>> import tempfile
     >>> found = lens("facts-gpt2", "The capital of France is", answer="Paris")
-    >>> [path.name for path in save(found, Path(tempfile.mkdtemp()) / "lens")]
-    ['lens.kc.safetensors', 'lens.svg', 'summary.json']
+    >>> for path in save(found, Path(tempfile.mkdtemp()) / "lens"):
+    ...     print(path.name)
+    lens.kc.safetensors
+    lens.svg
+    summary.json
     """
     from locate.looks.door import write
 
@@ -504,17 +354,7 @@ def run(
 
     chosen = known(analysis)
     values = build(chosen.config, options)
-    loaded = _model(model)
+    loaded = loaded_model(model)
     folder = folder_for(loaded.name, [analysis]) if out is None else Path(out)
     context = Context.on(loaded, folder, seed=seed, facts=source, batch_size=batch_size)
     return run_analysis(chosen, values, context)
-
-
-def _examples(model: Model, what: Any, source: dict[str, Any]) -> Any:
-    from locate.asked import examples_of
-
-    return examples_of(model, what, **source)
-
-
-def _model(model: Model | str) -> Model:
-    return load(model) if isinstance(model, str) else model

@@ -209,7 +209,7 @@ def find_circuit(
     stages: Stages = silent,
     **scoring: Any,
 ) -> Circuit:
-    """The prompt's circuit, with columns `low`, `high` and `inclusion` over partners.
+    """The prompt's circuit; of enough partners to resample, `low`, `high` and `inclusion` too.
 
     By EAP-IG unless `scoring` says otherwise. Heads are labelled where the partners allow it.
     """

@@ -92,16 +92,16 @@ found.held_out
 #
 # ## How small could it be?
 #
-# 200 was our choice. The curve shows what others would have given, with the interval over pairs as
-# a band. CPR is the area under it (more is better), CMD the area between it and 1 (less is better),
-# over the share of edges kept.
+# 200 was our choice. The curve shows what others would have given on the same other countries, with
+# the interval over pairs as a band. CPR is the area under it (more is better), CMD the area between
+# it and 1 (less is better), over the share of edges kept.
 
 # %%
 found.curve.plot(str(found.search.method))
 
 # %% [markdown]
-# Thirteen edges are too few; sixty-six reach nine tenths of the whole model; beyond 133 next to
-# nothing is gained.
+# Thirteen edges are too few; sixty-six reach almost nine tenths of the whole model; beyond 133 next
+# to nothing is gained.
 # There is no natural edge count at which the circuit *ends*: every size is a choice between a
 # picture that can be read and one that is complete.
 #

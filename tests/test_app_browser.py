@@ -131,6 +131,7 @@ def folder(tmp_path_factory, model) -> Path:
     circuit = find_circuit(model, question)
     circuit.save(root / "circuit.kc.safetensors")
     other = find_circuit(model, ask(model, "The capital of Portugal is", "Portugal", "Lisbon"))
+    other.save(root / "partners.kc.safetensors")  # as many as intervals need
     compare(circuit, other).save(root / "comparison.kc.safetensors")
     edit_fact(model, question, "Tokyo").rewiring.save(root / "rewiring.kc.safetensors")
     found = trace(model, PROMPT, SUBJECT, ANSWER, kinds=[TraceKind.MLP], window=1, samples=2)
@@ -273,7 +274,7 @@ def test_a_click_on_a_node_shows_its_edges_and_its_reading_on_the_prompt(page):
 
 
 def test_a_click_on_an_edge_shows_its_score_interval_and_stability(page):
-    page.open(f"?view=circuit&r={page.ids['circuit']}&n=30")
+    page.open(f"?view=circuit&r={page.ids['partners']}&n=30")
     page.click_mark("a6.h1->logits")
     page.until("return document.querySelector('#details h2').textContent.includes('->')")
     details = page.text("#details")

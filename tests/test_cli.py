@@ -289,12 +289,12 @@ def test_the_curve_reaches_one_at_all_edges(models, pair_file: Path, tmp_path: P
 
 @pytest.mark.parametrize("file", ["circuit.kc.safetensors", "circuit.json"])
 def test_evaluating_what_discover_wrote_gives_its_numbers(
-    file: str, kind: str, found, models, pair_file: Path, capsys
+    file: str, kind: str, found, models, capsys
 ):
-    told = json.loads((found[kind] / "summary.json").read_text())
-    result = run_json(
-        capsys, "evaluate", str(found[kind] / file), "-m", models[kind], "--pairs", str(pair_file)
-    )
+    folder = found[kind]
+    told = json.loads((folder / "summary.json").read_text())
+    pairs = str(folder / "pairs.jsonl")
+    result = run_json(capsys, "evaluate", str(folder / file), "-m", models[kind], "--pairs", pairs)
     for name in ("clean", "corrupted", "circuit", "faithfulness", "random_faithfulness"):
         assert result[name] == pytest.approx(told[name], abs=1e-6)
     assert result["hit_at_10"] == told["hit_at_10"]
@@ -320,15 +320,14 @@ def test_the_drop_of_an_edge_is_what_a_circuit_without_it_lacks(
 
 
 def test_a_circuit_of_other_tools_fits_a_model_with_shared_keys(
-    found, models, pair_file: Path, tmp_path: Path, capsys
+    found, models, tmp_path: Path, capsys
 ):
     document = json.loads((found["llama"] / "circuit.json").read_text())
     del document["kc"]
     foreign = tmp_path / "foreign.json"
     foreign.write_text(json.dumps(document))
-    result = run_json(
-        capsys, "evaluate", str(foreign), "-m", models["llama"], "--pairs", str(pair_file)
-    )
+    pairs = str(found["llama"] / "pairs.jsonl")
+    result = run_json(capsys, "evaluate", str(foreign), "-m", models["llama"], "--pairs", pairs)
     told = json.loads((found["llama"] / "summary.json").read_text())
     assert result["circuit"] == pytest.approx(told["circuit"], abs=1e-4)
 

@@ -14,6 +14,8 @@ from urllib.parse import unquote
 
 import pytest
 
+import knowledge_circuits
+
 ROOT = Path(__file__).parent.parent
 SOURCES = ("docs", "circuits", "knowledge_circuits", "locate", "viz", "experiments")
 LOADED = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("source", "src")}
@@ -80,7 +82,9 @@ def test_everything_that_a_page_loads_is_there(site: Path):
 
 def test_the_reference_documents_the_verbs_and_the_methods(site: Path):
     door = (site / "reference" / "door.html").read_text(encoding="utf-8")
-    for name in ("discover", "evaluate", "trace", "lens", "roles", "edit", "compare", "unlearn"):
+    for name in knowledge_circuits._VERBS:
         assert f'id="knowledge_circuits.verbs.{name}"' in door, name
+    for name in knowledge_circuits._LOOKS:
+        assert f'id="knowledge_circuits.looks.{name}"' in door, name
     page = (site / "methods" / "acdc.html").read_text(encoding="utf-8")
     assert "reverse topological order" in page  # the module's own docstring

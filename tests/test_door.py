@@ -18,7 +18,7 @@ import knowledge_circuits as kc
 from circuits.base.errors import OptionError
 from circuits.model.model import Model
 from experiments.cli.main import main
-from knowledge_circuits import _VERBS, parts, verbs
+from knowledge_circuits import _LOOKS, _VERBS, parts, verbs
 from knowledge_circuits.rooms import ROOMS
 from tests import results
 from viz.app.inline import context_of
@@ -46,11 +46,12 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", _VERBS)
+@pytest.mark.parametrize("name", [*_VERBS, *_LOOKS])
 def test_the_example_of_every_verb_runs(name: str):
-    verb = getattr(verbs, name)
+    verb = getattr(kc, name)
     assert verb.__doc__
-    examples = doctest.DocTestFinder(recurse=False).find(verb, name, globs=vars(verbs).copy())
+    names = vars(verbs) | {each: getattr(kc, each) for each in kc.__all__}
+    examples = doctest.DocTestFinder(recurse=False).find(verb, name, globs=names)
     assert name == "explore" or examples[0].examples
     results = [doctest.DocTestRunner(verbose=False).run(each) for each in examples]
     assert sum(each.failed for each in results) == 0

@@ -109,6 +109,7 @@ RUNS: dict[str, Callable[[], Any]] = {
         (of_pairs, "locate.heads.roles:head_roles", tuple),
         (of_pairs, "locate.states.attribution:direct_logit_attribution", tuple),
         (of_pairs, "locate.states.lens_average:average_lens", tuple),
+        (of_pairs, "locate.states.patching:patch_pairs", tuple),
         (of_pairs, "locate.edges.eap:attribute", lambda: (SCORING,)),
         (of_pairs, "locate.edges.exact:patch_edges", tuple),
         (of_pairs, "locate.edges.exact:patch_chosen_edges", lambda: ([0, 1, 2],)),
@@ -128,7 +129,7 @@ RUNS: dict[str, Callable[[], Any]] = {
             "locate.heads.span_attention:attention_to_spans",
             lambda: (lambda found: [{"first": [0]}] * len(found),),
         ),
-        (call, "circuits.facts.questions:known_facts", lambda: (made.relation(), "all")),
+        (call, "circuits.facts.knowledge:known_facts", lambda: (made.relation(), "all")),
         (call, "circuits.edits.methods.run:target_scores", lambda: (placed(),)),
         (call, "circuits.edits.parts.keys:at_subject", lambda: (placed(), [key_point(0)], 0)),
         (
@@ -169,11 +170,20 @@ RUNS: dict[str, Callable[[], Any]] = {
 """Everything in `circuits` and `locate` that takes the size of a batch, and how it is called."""
 
 ASKING = {
-    "circuits.facts.questions:pairs_for",
+    "circuits.facts.knowledge:ask",
+    "circuits.facts.knowledge:with_best",
+    "circuits.facts.pairing:pairs_for",
+    "locate.asking:asked_best",
     "locate.asked:examples_of",
     "locate.examples:collect",
 }
-"""These ask by `known_facts`, which is tried."""
+"""These ask as `known_facts` does, which is tried."""
+WITHIN = {
+    "locate.heads.span_roles:span_roles",
+    "locate.states.tracing:restored_values",
+    "locate.states.tracing:trace_tokens",
+}
+"""What these run is tried through `attention_to_spans` and `trace`."""
 MADE = {f"{STATES}:transplant_outputs", "locate.heads.silence:without_heads"}
 """What these are given takes runs of its own here."""
 
@@ -224,14 +234,18 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def sized() -> set[str]:
     """All public functions of a model whose batches have a size."""
-    return {
-        name
-        for name, value in made.public()
-        if inspect.isfunction(value)
-        and next(iter(inspect.signature(value).parameters), "") == "model"
-        and set(SIZES) & set(inspect.signature(value).parameters)
-        and not inspect.isgeneratorfunction(inspect.unwrap(value))
-    } - ASKING
+    return (
+        {
+            name
+            for name, value in made.public()
+            if inspect.isfunction(value)
+            and next(iter(inspect.signature(value).parameters), "") == "model"
+            and set(SIZES) & set(inspect.signature(value).parameters)
+            and not inspect.isgeneratorfunction(inspect.unwrap(value))
+        }
+        - ASKING
+        - WITHIN
+    )
 
 
 def test_everything_that_takes_the_size_of_a_batch_is_tried():

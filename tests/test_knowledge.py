@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -41,12 +43,16 @@ class Oracle(Model):
 
     def __init__(self, known: Iterable[Question]) -> None:
         self.name, self.tokenizer, self.device = "oracle", TOKENIZER, torch.device("cpu")
+        self._turn, self.most_rows = threading.RLock(), sys.maxsize
         self.best: dict[tuple[int, ...], int] = {}
         for each in known:
             ids = TOKENIZER.encode(each.prompt).ids
             for token in TOKENIZER.continuation(each.prompt, each.fact.object):
                 self.best[ids] = token
                 ids = (*ids, token)
+
+    def align(self) -> None:
+        """There are no weights."""
 
     def last_logits(self, tokens: Tensor, *args, **options) -> Tensor:
         logits = torch.zeros(len(tokens), len(TOKENIZER.hf))

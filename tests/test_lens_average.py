@@ -10,6 +10,7 @@ import pytest
 
 from circuits.base.arrays import load_arrays, save_arrays
 from circuits.base.errors import OptionError
+from circuits.base.intervals import FEWEST
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from locate.heads.attention import rivals
@@ -21,6 +22,12 @@ from tests.tiny import tiny_model
 @pytest.fixture
 def lens(model: Model, pairs: list[TokenPair]) -> AverageLens:
     return average_lens(model, pairs)
+
+
+def repeated(lens: AverageLens, times: int) -> AverageLens:
+    """The same facts several times over: limits need more of them than the tiny model has."""
+    parts = {name: np.concatenate([values] * times) for name, values in lens.arrays().items()}
+    return replace(lens, **parts)
 
 
 def test_each_fact_has_the_best_rank_that_the_lens_gives_its_tokens(
@@ -53,6 +60,7 @@ def test_the_batch_size_changes_nothing(
 
 
 def test_limits_hold_the_estimate_and_do_not_depend_on_the_order(lens: AverageLens) -> None:
+    lens = repeated(lens, FEWEST)
     turned = replace(lens, rank=lens.rank[::-1], probability=lens.probability[::-1])
     for place in lens.places:
         for what in lens.followed:
@@ -68,11 +76,13 @@ def test_limits_hold_the_estimate_and_do_not_depend_on_the_order(lens: AverageLe
     assert (spread.low < spread.high).any()
 
 
-def test_a_single_fact_has_no_limits(model: Model, pairs: list[TokenPair]) -> None:
-    rows = average_lens(model, pairs[:1]).rows()
+@pytest.mark.parametrize("n_facts", [1, FEWEST - 1, FEWEST])
+def test_few_facts_have_no_limits(model: Model, lens: AverageLens, n_facts: int) -> None:
+    many = repeated(lens, FEWEST)
+    rows = replace(many, rank=many.rank[:n_facts], probability=many.probability[:n_facts]).rows()
     assert len(rows) == 2 * 3 * (model.n_layers + 1)
-    assert {row["rank_limits"] for row in rows} == {None}
-    assert {row["probability_limits"] for row in rows} == {None}
+    for limits in ("rank_limits", "probability_limits"):
+        assert all((row[limits] is None) == (n_facts < FEWEST) for row in rows)
     assert {row["layer"] for row in rows} == set(range(-1, model.n_layers))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from circuits.base.errors import OptionError, PromptError
+from circuits.base.intervals import FEWEST
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model, load
 from locate.ask import (
@@ -19,6 +20,7 @@ from locate.ask import (
     head_view,
     without,
 )
+from viz.app.details import edge_details
 
 PROMPT, SUBJECT, ANSWER = "The capital city of South Korea is called", "South Korea", "Seoul"
 
@@ -89,14 +91,25 @@ def test_what_a_model_has_not_cannot_be_switched_off(facts, name):
         without(facts, [name])
 
 
-def test_the_circuit_has_an_interval_and_a_stability_for_every_edge(facts, question):
+def test_the_circuit_has_an_interval_and_a_stability_for_every_edge(facts):
+    question = ask(facts, "The capital of Portugal is", "Portugal", "Lisbon")
+    assert len(question.pairs) == PARTNERS
     circuit = find_circuit(facts, question, n_edges=80)
     assert 0 < circuit.n_edges <= 80
     low, high = circuit.columns["low"], circuit.columns["high"]
     assert (low <= circuit.scores.values + 1e-4).all()
     assert (circuit.scores.values <= high + 1e-4).all()
     assert ((circuit.columns["inclusion"] >= 0) & (circuit.columns["inclusion"] <= 1)).all()
+    assert circuit.provenance["prompt"] == question.prompt
+
+
+def test_a_circuit_of_few_partners_has_no_intervals_and_says_so(facts, question):
+    circuit = find_circuit(facts, question, n_edges=80)
+    assert len(question.pairs) < FEWEST
+    assert not {"low", "high", "inclusion"} & circuit.columns.keys()
     assert circuit.provenance["prompt"] == PROMPT
+    details = str(edge_details(circuit, circuit.edge_names()[0]))
+    assert f"none: {len(question.pairs)} pairs are too few to resample" in details
 
 
 def test_a_heads_view_sums_to_one_and_its_loss_is_that_of_its_edges(facts, question):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-import threading
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Self
 
 import pytest
 import torch
@@ -47,7 +49,11 @@ class Oracle(Model):
             for each in known
         }
         self.batches: list[int] = []
-        self._turn = threading.RLock()
+        self.most_rows = sys.maxsize
+
+    @contextmanager
+    def alone(self) -> Iterator[Self]:
+        yield self
 
     def last_logits(self, tokens: Tensor, *args, **options) -> Tensor:
         self.batches.append(len(tokens))

@@ -188,8 +188,8 @@ def test_the_weights_that_are_refused_are_refused_in_these_words():
     _, _, rest = PAGES[ERRORS].partition("### The weights are refused")
     rows = re.findall(r"^\| (`.*`) \|", rest.partition("###")[0], re.MULTILINE)
     said = [words for row in rows for words in re.findall(r"`([^`]+)`", row)]
-    files = [ROOT / "circuits" / "model" / name for name in ("loading.py", "architectures.py")]
-    source = "".join(path.read_text(encoding="utf-8") for path in files)
+    files = ("architectures.py", "loading.py")
+    source = "".join((ROOT / "circuits" / "model" / file).read_text("utf-8") for file in files)
     assert len(said) > 6
     assert [words for words in said if words not in source] == []
 

@@ -9,7 +9,7 @@ import torch
 
 from circuits.base.errors import ModelNotFoundError
 from circuits.facts.facts import relation
-from circuits.facts.questions import known_facts
+from circuits.facts.knowledge import known_facts
 from circuits.model.loading import load_weights
 from circuits.model.model import Model, load
 from circuits.model.packaged import fetched

@@ -327,11 +327,15 @@ def test_a_summary_is_the_mean_over_requests(model, pairs):
     summary = summarise(found, resamples=50)
     assert summary.n == 3
     shares = [{mass.group: mass.share for mass in each.comparison.by_layer()} for each in found]
+    thrice = summarise(3 * found, resamples=50)
     for group in ("input", "0", "1", "2"):
         expected = np.mean([share[group] for share in shares])
-        interval = summary["layer", group, "moved_share"]
+        interval = thrice["layer", group, "moved_share"]
         assert interval.value == pytest.approx(expected)
         assert interval.low <= interval.value <= interval.high
+        few = summary["layer", group, "moved_share"]
+        assert few.value == pytest.approx(expected)
+        assert np.isnan([few.low, few.high]).all(), "three requests are too few to resample"
     jaccard = np.mean([whole_numbers(each)["jaccard"] for each in found])
     assert summary["whole", "", "jaccard"].value == pytest.approx(jaccard)
     assert summary["role", "mlp", "moved_share"].value > 0

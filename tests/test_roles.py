@@ -118,7 +118,7 @@ def _pairs() -> list[TokenPair]:
     usable = []
     for pair in prompt_pairs():
         with contextlib.suppress(PromptError):  # subjects of different lengths
-            usable += encode_pairs(Tokenizer(byte_level_tokenizer()), [pair])
+            usable += encode_pairs(Tokenizer(byte_level_tokenizer()), [pair], bos=True)
     return usable
 
 
@@ -342,7 +342,7 @@ def test_thresholds_are_inclusive_and_the_interval_must_lie_above_zero():
 
 
 def test_a_head_that_looks_at_the_subject_and_copies_from_elsewhere_is_no_mover():
-    looks = np.tile([0.8, 0.1, 0.05, 0.05], (6, 1, 2, 1))
+    looks = np.tile([0.8, 0.1, 0.05, 0.05, 0.0], (6, 1, 2, 1))
     gains = np.zeros_like(looks)
     gains[:, 0, 0, REGIONS.index(Region.SUBJECT)] = 1.0
     gains[:, 0, 1, REGIONS.index(Region.SELF)] = 1.0

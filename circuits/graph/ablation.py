@@ -73,10 +73,15 @@ def source_hooks(
 def source_constants(
     model: Model, pairs: Sequence[TokenPair], ablation: Ablation | str, batch_size: int = 16
 ) -> SourceConstants:
-    """The constants for ZERO or MEAN ablation; the mean is over all clean prompts' positions."""
+    """The constants for ZERO or MEAN ablation; the mean is over all clean prompts' positions.
+
+    Zeros take no pass.
+    """
     ablation = Ablation.of(ablation)
     if not ablation.is_constant:
         raise OptionError("patching replaces by the corrupted run, not by constants")
+    if ablation == Ablation.ZERO:
+        return _zeros(model)
     sums: dict[str, Tensor] = {}
     count = 0
 
@@ -89,11 +94,17 @@ def source_constants(
         skip = 1 if pairs[batch.index[0]].clean.bos else 0
         count += batch.clean[:, skip:].numel()
         model.last_logits(batch.clean, source_hooks(model, add))
-    scale = {Ablation.ZERO: 0.0, Ablation.MEAN: 1.0 / count}[ablation]
-    values = {key: (total * scale).to(model.device, model.dtype) for key, total in sums.items()}
+    means = {key: total * (1.0 / count) for key, total in sums.items()}
+    values = {key: mean.to(model.device, model.dtype) for key, mean in means.items()}
     layers, shape = range(model.n_layers), (model.n_heads, model.d_head)
     heads = tuple(values[f"heads.{layer}"].reshape(shape) for layer in layers)
     raw = tuple(values.get(f"raw.{at}", heads[at]).reshape(shape) for at in layers)
     return SourceConstants(
         values["embedding"], heads, tuple(values[f"mlp.{layer}"] for layer in layers), raw
     )
+
+
+def _zeros(model: Model) -> SourceConstants:
+    residual = torch.zeros(model.d_model, dtype=model.dtype, device=model.device)
+    heads = (residual.new_zeros(model.n_heads, model.d_head),) * model.n_layers
+    return SourceConstants(residual, heads, (residual,) * model.n_layers, heads)

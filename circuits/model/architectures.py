@@ -161,12 +161,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma": Architecture(**_GEMMA),
     "gemma2": Architecture(norms=Norms.BOTH, windowed=True, **_GEMMA),
     "gemma3_text": Architecture(
-        _DOWN,
-        {"attention_bias": False, "use_bidirectional_attention": False},
-        gain_from_one=True,
         norms=Norms.BOTH,
         query_norm=QueryNorm.HEAD,
         windowed=True,
+        **_GEMMA | {"plain": {"attention_bias": False, "use_bidirectional_attention": False}},
     ),
     "gpt2": Architecture(
         "transformer.h.{}.mlp.c_proj.weight",

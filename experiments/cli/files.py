@@ -9,7 +9,6 @@ import typer
 
 from circuits.base.choices import ExportFormat
 from circuits.base.errors import OptionError
-from circuits.base.plain import plain
 from experiments.cli import options as o
 from experiments.cli.console import Console, percent
 from experiments.cli.signature import path
@@ -87,6 +86,7 @@ def _opened(path: Path, console: Console | None) -> Any:
 
 def _show(console: Console, path: Path, found: Any, most: int) -> dict[str, Any]:
     """Say what a result holds, and give it as a record."""
+    from circuits.base.plain import plain
     from circuits.graph.circuit import Circuit
 
     if isinstance(found, Circuit):

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from circuits.base.choices import TraceKind
 from circuits.base.errors import PromptError
-from circuits.base.intervals import bootstrap_means
+from circuits.base.intervals import Interval, bootstrap_means
 from circuits.edits.edit import EditRequest
 from circuits.model.holding import alone
 from circuits.model.model import Model
@@ -44,11 +44,11 @@ class LayerEvidence:
         return self.effects.mean(0)
 
     def describe(self) -> str:
-        """The three strongest layers in a line, with 95 % intervals over requests."""
+        """The three strongest layers in a line, with 95 % intervals over enough requests."""
         parts = []
         for layer in np.argsort(-self.mean)[:3]:
-            value, low, high = bootstrap_means(self.effects[:, layer])
-            parts.append(f"{layer}: {float(value):.3f} [{float(low):.3f}, {float(high):.3f}]")
+            limits = bootstrap_means(self.effects[:, layer])
+            parts.append(f"{layer}: {Interval(*map(float, limits))}")
         return f"MLP effect at the subject's last token, {len(self.effects)} traces: " + ", ".join(
             parts
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import Ablation, SourceConstants, source_constants
 from circuits.model import taps
 from circuits.model.holding import alone
@@ -104,23 +104,18 @@ def ablate_heads(
     effects = np.empty((len(pairs), len(heads), len(EFFECTS)), dtype=np.float32)
     for batch in batches(pairs, batch_size, model):
         rows = list(batch.index)
-        # Earlier positions are untouched by an ablation at the last one: they run once.
-        prefix = model.share_prefix(batch.clean[:, :-1])
-        last = batch.clean[:, -1:]
+        last = _LastToken(model, batch, constants)
 
-        runs = [[], *([_silence(constants, layer, head)] for layer, head in heads)]
-        clean = None
-        for place, hooks in enumerate(runs, start=-1):
-            logits = model.last_logits(last, hooks, prefix).float()
+        def outcomes(logits: Float[Tensor, "batch d_vocab"], rows: list[int] = rows) -> np.ndarray:
             found = [
                 _outcome(row_logits, pairs[row].answer, others[row])
-                for row_logits, row in zip(logits, rows, strict=True)
+                for row_logits, row in zip(logits.float(), rows, strict=True)
             ]
-            outcome = torch.stack(found).cpu().numpy()
-            if clean is None:
-                clean = outcome
-            else:
-                effects[rows, place] = outcome - clean
+            return torch.stack(found).cpu().numpy()
+
+        clean = outcomes(last.logits)
+        for place, head in enumerate(heads):
+            effects[rows, place] = outcomes(last.without(*head)) - clean
     return effects
 
 
@@ -168,6 +163,39 @@ def choose_controls(
         chosen.append((int(layers[pick]), int(heads[pick])))
         free[chosen[-1]] = False
     return chosen
+
+
+class _LastToken:
+    """The last token of a batch's clean prompts, as it is and without single heads.
+
+    Earlier positions are untouched by an ablation at the last one, and so are the layers below the
+    head: both run once.
+    """
+
+    def __init__(self, model: Model, batch: PairBatch, constants: SourceConstants) -> None:
+        self.model, self.constants, self.n_examples = model, constants, len(batch)
+        self.prefix = model.share_prefix(batch.clean[:, :-1])
+        self.residuals: list[Float[Tensor, "batch one d_model"]] = []
+        hooks: list[Hook] = [
+            (taps.resid_pre(layer), lambda value, hook: self.residuals.append(value))
+            for layer in range(model.n_layers)
+        ]
+        self.logits = model.last_logits(batch.clean[:, -1:], hooks, self.prefix)
+
+    def without(self, layer: int, head: int) -> Float[Tensor, "batch d_vocab"]:
+        """Logits with the head silenced."""
+        model, residual = self.model, self.residuals[layer]
+        with model.hooks([_silence(self.constants, layer, head)]):
+            for at in range(layer, model.n_layers):
+                residual = model.run_layer(at, residual, self._earlier(at))
+        return model.unembed(residual[:, -1])
+
+    def _earlier(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of all positions but the last."""
+        if self.prefix is None:
+            return None
+        keys, values = self.prefix[layer]
+        return keys.expand(self.n_examples, -1, -1, -1), values.expand(self.n_examples, -1, -1, -1)
 
 
 def _silence(constants: SourceConstants, layer: int, head: int) -> Hook:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
-from circuits.base.intervals import bootstrap_means
+from circuits.base.intervals import bootstrap_means, enough
 from circuits.base.results import Result, numeric
 from circuits.facts.pairs import TokenPair, batches
 from circuits.model.holding import alone
@@ -50,7 +50,7 @@ class Followed(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A statistic by state with its 95 % bootstrap limits over facts (NaN for a single fact)."""
+    """A statistic by state with its 95 % bootstrap limits over facts (NaN for too few facts)."""
 
     value: Float[np.ndarray, " state"]
     low: Float[np.ndarray, " state"]
@@ -82,7 +82,7 @@ class AverageLens(Result):
         """The median over facts; ranks spread over decades, so their mean says little."""
         values = self._column(self.rank, place, what).astype(float)
         centre = np.median(values, 0)
-        if self.n_facts < 2:
+        if not enough(self.n_facts):
             return Curve(centre, *np.full((2, len(centre)), np.nan))
         picks = np.random.default_rng(seed).integers(self.n_facts, size=(1000, self.n_facts))
         # Sorted, so that the limits do not depend on the facts' order.

@@ -117,7 +117,7 @@ class AverageTrace(Result):
     ) -> tuple[Float[np.ndarray, "role layer"], Float[np.ndarray, "role layer"]]:
         """Lower and upper end of the bootstrap interval of `mean`, over the traces with the role.
 
-        NaN for a role of fewer than two traces, which has no spread to resample.
+        NaN for a role of too few traces to resample.
         """
         if not 0 < level < 1:
             raise OptionError(f"an interval's level lies between 0 and 1, not {level}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from dash import html
 
+from circuits.base.intervals import enough
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.compare import Comparison
 from circuits.graph.resample import classify
@@ -109,6 +110,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _too_few(circuit: Circuit) -> int | None:
+    """How many pairs found the circuit, where that is why resamples say nothing of its edges."""
+    asked, pairs = (circuit.provenance.get(name) for name in ("resamples", "pairs"))
+    if circuit.scores is None or not asked or not isinstance(pairs, int) or enough(pairs):
+        return None
+    return pairs
+
+
 def edge_details(circuit: Circuit, name: str, comparison: Comparison | None = None) -> list[Any]:
     """An edge's score, interval and stability; before and after where there are two."""
     edge = circuit.wiring.edge_index(name)
@@ -129,6 +138,8 @@ def edge_details(circuit: Circuit, name: str, comparison: Comparison | None = No
     if {"low", "high"} <= columns.keys():
         low, high = columns.pop("low"), columns.pop("high")
         rows.append(("95 % interval", f"[{low:.4g}, {high:.4g}]"))
+    elif comparison is None and (few := _too_few(circuit)) is not None:
+        rows.append(("95 % interval", f"none: {few} pairs are too few to resample"))
     if "inclusion" in columns:
         share = columns.pop("inclusion")
         label = str(classify(min(1.0, max(0.0, share))))

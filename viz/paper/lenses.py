@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from circuits.base.errors import OptionError
+from circuits.base.intervals import enough
 from viz import theme
 from viz.paper import canvas
 from viz.paper.heat_maps import layer_labels
@@ -68,7 +69,9 @@ def draw_average_lens(
     """
     headings = [f"at the {place}" for place in average.places]
     origin, n_facts = average.provenance, average.n_facts
-    over = f"{n_facts} facts, bands: 95 % intervals over facts" if n_facts > 1 else "1 fact"
+    over = "1 fact" if n_facts == 1 else f"{n_facts} facts"
+    if enough(n_facts):
+        over += ", bands: 95 % intervals over facts"
     caption = [*canvas.asked(origin), over]
     statistics = ("median ", "mean ")
     return _draw(path, lens_lines(average), headings, title, caption, origin, width, statistics)

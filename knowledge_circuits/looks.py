@@ -1,0 +1,174 @@
+"""The verbs that look into a model: where a fact passes, what heads do, what adds to the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from circuits.base.errors import OptionError
+from circuits.model.model import Model
+from knowledge_circuits.options import split, takes
+from knowledge_circuits.values import circuit_of, examples_for, loaded_model
+from locate.heads.prompt_heads import HeadsOnPrompts
+from locate.heads.roles import RoleReport
+from locate.heads.span_roles import SpanRoles
+from locate.options import Source, Tracing
+from locate.states.attribution import LogitAttribution
+from locate.states.lens import LensResult
+from locate.states.lens_average import AverageLens
+from locate.states.trace_average import AverageTrace
+from locate.states.tracing import Trace
+
+
+@takes(Tracing, Source)
+def trace(
+    model: Model | str,
+    what: Any,
+    subject: str | None = None,
+    answer: str | None = None,
+    **options: Any,
+) -> Trace | AverageTrace:
+    """Where a fact passes: which state, restored, brings the answer back after noise.
+
+    `what` is a prompt, with its `subject` and `answer`; or what `discover` takes, for the average
+    over facts.
+
+    >>> found = trace("facts-gpt2", "The capital of France is", "France", "Paris", samples=2)
+    >>> found.p_clean > 0.9
+    True
+    """
+    from circuits.base.choices import TraceKind
+    from locate.looks.look import about
+    from locate.states.trace_average import trace_facts
+    from locate.states.tracing import trace as trace_prompt
+    from locate.states.tracing import usual_window
+
+    source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Tracing)
+    with loaded_model(model).alone() as loaded:
+        settings: dict[str, Any] = {
+            "kinds": chosen.kinds or tuple(TraceKind),
+            "window": chosen.window or usual_window(loaded.n_layers),
+            "noise": chosen.noise,
+            "samples": chosen.samples,
+            "seed": chosen.seed,
+        }
+        if subject is None and answer is None:
+            examples = examples_for(loaded, what, {"known_only": True, **source})
+            return about(trace_facts(loaded, examples.pairs, **settings), examples)
+        if subject is None or answer is None:
+            raise OptionError("a prompt needs `subject` and `answer`")
+        return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
+
+
+@takes(Source)
+def lens(
+    model: Model | str,
+    what: Any,
+    answer: str | None = None,
+    subject: str | None = None,
+    foil: str | None = None,
+    **options: Any,
+) -> LensResult | AverageLens:
+    """What the model would say after every layer: rank and probability of the answer.
+
+    `what` is a prompt, with its `answer`; or what `discover` takes, for the average over facts.
+
+    >>> found = lens("facts-gpt2", "The capital of France is", answer="Paris")
+    >>> int(found.rank[-1, 0, 0])
+    0
+    """
+    from locate.looks.look import about
+    from locate.states.lens import lens_on_prompt
+    from locate.states.lens_average import average_lens
+
+    source, _ = split({"hold_out": 0.0, **options}, Source)
+    with loaded_model(model).alone() as loaded:
+        if answer is None:
+            if subject is not None or foil is not None:
+                raise OptionError("a prompt needs `answer`")
+            examples = examples_for(loaded, what, source)
+            return about(average_lens(loaded, examples.pairs), examples)
+        words = {"answer": answer, "foil": foil, "subject": subject}
+        return lens_on_prompt(loaded, what, words, source.get("bos"))
+
+
+@takes(Source)
+def attribution(model: Model | str, what: Any, **options: Any) -> LogitAttribution:
+    """What each head and MLP adds, directly, to the answer's logit over the foil's.
+
+    `what` is as for `discover`; pairs are taken as they are, whether the model knows them or not.
+
+    >>> found = attribution("facts-gpt2", "country_capital", n_pairs=8)
+    >>> largest = found.rows()[0]
+    >>> largest["source"].startswith("a6.")
+    True
+    """
+    from locate.looks.look import about
+    from locate.states.attribution import direct_logit_attribution
+
+    source, _ = split({"hold_out": 0.0, **options}, Source)
+    loaded = loaded_model(model)
+    examples = examples_for(loaded, what, source)
+    return about(direct_logit_attribution(loaded, examples.pairs), examples)
+
+
+@takes(Source)
+def roles(
+    model: Model | str, what: Any, circuit: Any = None, ablation: str = "zero", **options: Any
+) -> RoleReport | SpanRoles:
+    """Which heads move the answer from the subject, and which say what is asked for.
+
+    With a `circuit` only its heads are reported. Labels are checked by `ablation`. Of pairs without
+    a subject, heads by the spans that the pairs name, without either.
+
+    >>> report = roles("facts-gpt2", "country_capital", n_pairs=8)
+    >>> report.roles["a6.h1"]
+    'mover'
+    """
+    from circuits.base.choices import Ablation
+    from locate.heads.roles import head_roles
+    from locate.heads.span_roles import span_roles
+    from locate.looks.look import about
+
+    source, _ = split({"hold_out": 0.0, **options}, Source)
+    with loaded_model(model).alone() as loaded:
+        examples = examples_for(loaded, what, source)
+        seed = source.get("seed", 0)
+        if all(pair.subject is None for pair in examples.pairs):
+            if circuit is not None or Ablation.of(ablation) != Ablation.ZERO:
+                raise OptionError(
+                    "`circuit` and `ablation` have no effect on pairs without a subject"
+                )
+            return about(span_roles(loaded, examples.pairs, seed=seed), examples)
+        report = head_roles(
+            loaded,
+            examples.pairs,
+            circuit=None if circuit is None else circuit_of(circuit),
+            ablation=Ablation.of(ablation),
+            seed=seed,
+        )
+        return about(report, examples)
+
+
+@takes(Source)
+def heads(
+    model: Model | str, what: Any, which: Any, n_prompts: int = 3, **options: Any
+) -> HeadsOnPrompts:
+    """Where heads look at the last token of single prompts, and which tokens they write there.
+
+    `which` are names, as `a6.h1`, or the roles that `roles` found: the heads that have one. They
+    are read on the first `n_prompts` prompts of `what`, which is as for `discover`.
+
+    >>> found = heads("facts-gpt2", "country_capital", ["a6.h1"], n_prompts=1, n_pairs=4)
+    >>> row = found.rows()[0]
+    >>> row["looks at"] in found.prompts[0].prompt
+    True
+    """
+    from locate.heads.prompt_heads import read_prompts
+
+    source, _ = split({"hold_out": 0.0, **options}, Source)
+    known = which.roles if isinstance(which, RoleReport) else {}
+    with loaded_model(model).alone() as loaded:
+        pairs = examples_for(loaded, what, source).pairs
+        return HeadsOnPrompts(
+            tuple(read_prompts(loaded, pairs, list(known or which), known, n_prompts))
+        )
