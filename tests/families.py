@@ -25,7 +25,11 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="</s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="</s>"
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="</s>",
+        pad_token="</s>",  # else Qwen's loader adds a token that no model here has
     )
 
 
@@ -104,10 +108,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 del FAMILIES["opt"][1]["num_key_value_heads"]  # it knows no such thing
 
 
-def family_hf(family: str, dtype: torch.dtype = torch.float64) -> Any:
-    """The Hugging Face model: every weight random, every path of some consequence."""
+def family_hf(family: str, dtype: torch.dtype = torch.float64, **more: Any) -> Any:
+    """The Hugging Face model: every weight random, every path of some consequence.
+
+    `more` changes its configuration.
+    """
     kind, options = FAMILIES[family]
-    config = AutoConfig.for_model(kind, **options)
+    config = AutoConfig.for_model(kind, **options | more)
     config._experts_implementation = "eager"
     torch.manual_seed(0)
     hf = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype)
@@ -122,9 +129,9 @@ def family_hf(family: str, dtype: torch.dtype = torch.float64) -> Any:
     return hf.eval()
 
 
-def family_model(family: str, dtype: torch.dtype = torch.float64) -> Model:
+def family_model(family: str, dtype: torch.dtype = torch.float64, **more: Any) -> Model:
     """The same model, wrapped."""
-    return Model.from_hf(family_hf(family, dtype), TOKENIZER, family)
+    return Model.from_hf(family_hf(family, dtype, **more), TOKENIZER, family)
 
 
 def family_pairs(model: Model) -> list[TokenPair]:

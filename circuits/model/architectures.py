@@ -243,7 +243,7 @@ def check_architecture(config: Any, name: str) -> None:
         )
     for key, plain in ARCHITECTURES[kind].plain.items():
         value = getattr(config, key, plain)
-        if value != plain:
+        if value != plain and (value or plain):  # None is false
             raise UnsupportedArchitectureError(
                 f"{name!r} sets {key}={short(value)}, a variant of {kind} that is not covered"
             )
