@@ -3,19 +3,23 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
-MODEL ?= facts-gpt2
+REAL := smollm2-135m
+MODEL ?= $(REAL)
 RELATION ?= country_capital
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DISCOVER = $(BIN)/kc discover --relation $(RELATION) --out $(OUT) --model
 # One thread in each of the processes that share the tests.
 WORKERS ?= 2
+SECONDS ?= 1800
+SEED ?= 0
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled
 # Worker threads that spin while they wait cost a small or busy machine more than they gain.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench pictures screens docs docs-serve notebooks edit-table serve browser clean
+.PHONY: help setup demo test check lint types bench soak pictures screens docs docs-serve notebooks edit-table serve browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +33,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP) ## find a relation's circuit in a model that ships with the project
-	$(BIN)/kc discover --model $(MODEL) --relation $(RELATION) --out $(OUT)
+demo: $(STAMP) ## find a relation's circuit in a language model, fetched once; or MODEL=facts-gpt2
+	@$(DISCOVER) $(MODEL) || { status=$$?; \
+	  if [ $$status = 3 ] && [ "$(MODEL)" = "$(REAL)" ]; then \
+	    echo "$(REAL) cannot be had; this is the small model that ships, facts-gpt2:"; \
+	    $(DISCOVER) facts-gpt2; \
+	  else exit $$status; fi; }
 
 test: $(STAMP) ## run all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -46,6 +54,9 @@ check: lint types test ## what continuous integration runs: lint, format, types,
 
 bench: $(STAMP) ## measure speed and memory against plain passes
 	$(BIN)/python -m experiments.workshop.bench
+
+soak: $(STAMP) ## fuzz, kill and interrupt for half an hour (SECONDS=, SEED=)
+	$(TEST_ENV) $(BIN)/python -m experiments.workshop.soak --seconds $(SECONDS) --seed $(SEED)
 
 pictures: $(STAMP) ## draw the README's pictures again
 	$(BIN)/python -m experiments.workshop.pictures

@@ -11,25 +11,32 @@ Every verb has a docstring with an example. Nothing is imported before a name is
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from circuits.base.errors import KnowledgeCircuitsError, OptionError
+    from circuits.base.plugins import load_plugin
     from circuits.edits.edit import EditRequest, WeightDelta
     from circuits.facts.facts import Fact, Relation, relation
     from circuits.facts.pairs import PromptPair
     from circuits.graph.circuit import Circuit, EdgeScores
     from circuits.graph.compare import Comparison
     from circuits.model.model import Model
+    from experiments.analyses.engine.base import Run
+    from knowledge_circuits.seams import analysis, edit_method, locator, metric, result_kind
     from knowledge_circuits.verbs import (
         ask,
+        attribution,
         compare,
         discover,
         edit,
         evaluate,
         explore,
         facts,
+        heads,
         lens,
         load,
         models,
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
         plot,
         relations,
         roles,
+        run,
         save,
         trace,
         unlearn,
@@ -45,18 +53,24 @@ if TYPE_CHECKING:
     from locate.discovery import Discovery
     from locate.edited import Edited
     from locate.evaluate import StoredEvaluation
+    from locate.heads.prompt_heads import HeadsOnPrompts
     from locate.heads.roles import RoleReport
+    from locate.states.attribution import LogitAttribution
     from locate.states.lens import LensResult
     from locate.states.lens_average import AverageLens
     from locate.states.trace_average import AverageTrace
     from locate.states.tracing import Trace
 
 _VERBS = (
-    *("ask", "compare", "discover", "edit", "evaluate", "explore", "facts", "lens", "load"),
-    *("models", "open", "plot", "relations", "roles", "save", "trace", "unlearn"),
+    *("ask", "attribution", "compare", "discover", "edit", "evaluate", "explore", "facts", "heads"),
+    *("lens", "load", "models", "open", "plot", "relations", "roles", "run", "save", "trace"),
+    "unlearn",
 )
+_SEAMS = ("analysis", "edit_method", "locator", "metric", "result_kind")
 _PLACES = {
     **dict.fromkeys(_VERBS, "knowledge_circuits.verbs"),
+    **dict.fromkeys(_SEAMS, "knowledge_circuits.seams"),
+    "load_plugin": "circuits.base.plugins",
     **dict.fromkeys(("Fact", "Relation", "relation"), "circuits.facts.facts"),
     **dict.fromkeys(("KnowledgeCircuitsError", "OptionError"), "circuits.base.errors"),
     **dict.fromkeys(("EditRequest", "WeightDelta"), "circuits.edits.edit"),
@@ -66,11 +80,14 @@ _PLACES = {
     "Comparison": "circuits.graph.compare",
     "Discovery": "locate.discovery",
     "Edited": "locate.edited",
+    "HeadsOnPrompts": "locate.heads.prompt_heads",
     "LensResult": "locate.states.lens",
+    "LogitAttribution": "locate.states.attribution",
     "Model": "circuits.model.model",
     "PromptPair": "circuits.facts.pairs",
     "Rewiring": "locate.changes.rewiring",
     "RoleReport": "locate.heads.roles",
+    "Run": "experiments.analyses.engine.base",
     "StoredEvaluation": "locate.evaluate",
     "Trace": "locate.states.tracing",
 }
@@ -86,48 +103,66 @@ __all__ = [
     "EditRequest",
     "Edited",
     "Fact",
+    "HeadsOnPrompts",
     "KnowledgeCircuitsError",
     "LensResult",
+    "LogitAttribution",
     "Model",
     "OptionError",
     "PromptPair",
     "Relation",
     "Rewiring",
     "RoleReport",
+    "Run",
     "StoredEvaluation",
     "Trace",
     "WeightDelta",
+    "analysis",
     "ask",
+    "attribution",
     "compare",
     "discover",
     "edit",
+    "edit_method",
     "evaluate",
     "explore",
     "facts",
+    "heads",
     "lens",
     "load",
+    "load_plugin",
+    "locator",
+    "metric",
     "models",
     "open",
     "plot",
     "relation",
     "relations",
+    "result_kind",
     "roles",
+    "run",
     "save",
     "trace",
     "unlearn",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'knowledge_circuits' has no attribute {name!r}")
+def fetch(module: str, places: Mapping[str, str], name: str) -> Any:
+    """What a module of the door offers by this name, imported now and kept."""
+    if name not in places:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
     from knowledge_circuits.rooms import check_rooms
 
     check_rooms()
     import_module("viz").offer()
-    value = getattr(import_module(_PLACES[name]), name)
-    globals()[name] = value
+    home = import_module(places[name])
+    value = getattr(home, name, None) or import_module(f"{places[name]}.{name}")
+    setattr(sys.modules[module], name, value)
     return value
+
+
+def __getattr__(name: str) -> Any:
+    return fetch(__name__, _PLACES, name)
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,7 @@ from circuits.base.options import build, default_of, meaning
 from locate.options import Source
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
-_WHAT = ("relation", "facts", "pairs")
+_WHAT = ("relation", "facts", "pairs", "task")
 """Fields of a source that `what` fills."""
 _RENAMED = {"limit": "n_pairs"}
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuits.base.display import Shown
 from circuits.base.errors import OptionError
+from circuits.base.results import Result
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.run import EditOutcome
 from circuits.facts.facts import Relation, atlas
@@ -20,19 +21,26 @@ from locate.changes.rewiring import Rewiring
 from locate.discovery import Discovery
 from locate.edited import Edited
 from locate.evaluate import StoredEvaluation
+from locate.heads.prompt_heads import HeadsOnPrompts
 from locate.heads.roles import RoleReport
+from locate.heads.span_roles import SpanRoles
 from locate.options import Editing, Evaluating, Judging, Source, Tracing, Unlearning
 from locate.search import Search
+from locate.states.attribution import LogitAttribution
 from locate.states.lens import LensResult
 from locate.states.lens_average import AverageLens
 from locate.states.trace_average import AverageTrace
 from locate.states.tracing import Trace
 
+if TYPE_CHECKING:
+    from experiments.analyses.engine.base import Run
+
 
 def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
-    """A model: one that ships (`models`), a Hugging Face folder, or a name on the hub.
+    """A model: one of `models`, a Hugging Face folder, a .gguf file, or a name on the hub.
 
-    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32 or bf16.
+    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32, bf16 or
+    fp16.
 
     >>> model = load("facts-gpt2", device="cpu")
     >>> model.ask("The capital of France is", k=1).tokens
@@ -44,14 +52,15 @@ def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
 
 
 def models() -> list[str]:
-    """Names of the models that ship with the project.
+    """Names of the models that ship with the project or that the package index has.
 
     >>> "facts-gpt2" in models()
     True
     """
     from circuits.model.loading import embedded_models
+    from circuits.model.packaged import PACKAGED
 
-    return list(embedded_models())
+    return [*PACKAGED, *embedded_models()]
 
 
 def relations() -> list[str]:
@@ -95,8 +104,8 @@ def discover(model: Model | str, what: Any, **options: Any) -> Discovery:
     from locate.discover import discover as find
 
     source, (search,) = split({"roles": True, **options}, Source, Search)
-    loaded = _model(model)
-    return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
+    with _model(model).alone() as loaded:
+        return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
 
 
 @takes(Source, Evaluating)
@@ -116,11 +125,11 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Evaluating)
     stored = circuit_of(circuit)
     source["bos"] = bos_of(stored, source.get("bos"), chosen.allow_mismatch)
-    loaded = _model(model)
-    stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
-    warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
-    examples = examples_of(loaded, what, chosen.batch_size, **source)
-    return evaluate_stored(loaded, stored, examples, chosen, warnings)
+    with _model(model).alone() as loaded:
+        stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
+        warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
+        examples = examples_of(loaded, what, chosen.batch_size, **source)
+        return evaluate_stored(loaded, stored, examples, chosen, warnings)
 
 
 @takes(Tracing, Source)
@@ -141,25 +150,26 @@ def trace(
     True
     """
     from circuits.base.choices import TraceKind
+    from locate.looks.look import about
     from locate.states.trace_average import trace_facts
     from locate.states.tracing import trace as trace_prompt
     from locate.states.tracing import usual_window
 
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Tracing)
-    loaded = _model(model)
-    settings: dict[str, Any] = {
-        "kinds": chosen.kinds or tuple(TraceKind),
-        "window": chosen.window or usual_window(loaded.n_layers),
-        "noise": chosen.noise,
-        "samples": chosen.samples,
-        "seed": chosen.seed,
-    }
-    if subject is None and answer is None:
-        examples = _examples(loaded, what, {"known_only": True, **source})
-        return trace_facts(loaded, examples.pairs, **settings)
-    if subject is None or answer is None:
-        raise OptionError("a prompt needs `subject` and `answer`")
-    return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
+    with _model(model).alone() as loaded:
+        settings: dict[str, Any] = {
+            "kinds": chosen.kinds or tuple(TraceKind),
+            "window": chosen.window or usual_window(loaded.n_layers),
+            "noise": chosen.noise,
+            "samples": chosen.samples,
+            "seed": chosen.seed,
+        }
+        if subject is None and answer is None:
+            examples = _examples(loaded, what, {"known_only": True, **source})
+            return about(trace_facts(loaded, examples.pairs, **settings), examples)
+        if subject is None or answer is None:
+            raise OptionError("a prompt needs `subject` and `answer`")
+        return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
 
 
 @takes(Source)
@@ -179,32 +189,48 @@ def lens(
     >>> int(found.rank[-1, 0, 0])
     0
     """
-    from locate.states.lens import lens_positions, logit_lens
+    from locate.looks.look import about
+    from locate.states.lens import lens_on_prompt
     from locate.states.lens_average import average_lens
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
+    with _model(model).alone() as loaded:
+        if answer is None:
+            if subject is not None or foil is not None:
+                raise OptionError("a prompt needs `answer`")
+            examples = _examples(loaded, what, source)
+            return about(average_lens(loaded, examples.pairs), examples)
+        words = {"answer": answer, "foil": foil, "subject": subject}
+        return lens_on_prompt(loaded, what, words, source.get("bos"))
+
+
+@takes(Source)
+def attribution(model: Model | str, what: Any, **options: Any) -> LogitAttribution:
+    """What each head and MLP adds, directly, to the answer's logit over the foil's.
+
+    `what` is as for `discover`; pairs are taken as they are, whether the model knows them or not.
+
+    >>> found = attribution("facts-gpt2", "country_capital", n_pairs=8)
+    >>> found.rows()[0]["source"].startswith("a6.")
+    True
+    """
+    from locate.looks.look import about
+    from locate.states.attribution import direct_logit_attribution
+
+    source, _ = split({"hold_out": 0.0, **options}, Source)
     loaded = _model(model)
-    if answer is None:
-        if subject is not None or foil is not None:
-            raise OptionError("a prompt needs `answer`")
-        return average_lens(loaded, _examples(loaded, what, source).pairs)
-    encoded = loaded.tokenizer.encode(what, source.get("bos"))
-    words = {"answer": answer, "foil": foil, "subject": subject}
-    followed = {
-        label: loaded.tokenizer.first_token(what, word)
-        for label, word in words.items()
-        if word is not None
-    }
-    return logit_lens(loaded, encoded, followed, lens_positions(encoded, subject))
+    examples = _examples(loaded, what, source)
+    return about(direct_logit_attribution(loaded, examples.pairs), examples)
 
 
 @takes(Source)
 def roles(
     model: Model | str, what: Any, circuit: Any = None, ablation: str = "zero", **options: Any
-) -> RoleReport:
+) -> RoleReport | SpanRoles:
     """Which heads move the answer from the subject, and which say what is asked for.
 
-    With a `circuit` only its heads are reported. Labels are checked by `ablation`.
+    With a `circuit` only its heads are reported. Labels are checked by `ablation`. Of pairs without
+    a subject, heads by the spans that the pairs name, without either.
 
     >>> report = roles("facts-gpt2", "country_capital", n_pairs=8)
     >>> report.roles["a6.h1"]
@@ -212,16 +238,51 @@ def roles(
     """
     from circuits.base.choices import Ablation
     from locate.heads.roles import head_roles
+    from locate.heads.span_roles import span_roles
+    from locate.looks.look import about
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
-    loaded = _model(model)
-    return head_roles(
-        loaded,
-        _examples(loaded, what, source).pairs,
-        circuit=None if circuit is None else circuit_of(circuit),
-        ablation=Ablation.of(ablation),
-        seed=source.get("seed", 0),
-    )
+    with _model(model).alone() as loaded:
+        examples = _examples(loaded, what, source)
+        seed = source.get("seed", 0)
+        if all(pair.subject is None for pair in examples.pairs):
+            if circuit is not None or Ablation.of(ablation) != Ablation.ZERO:
+                raise OptionError(
+                    "`circuit` and `ablation` have no effect on pairs without a subject"
+                )
+            return about(span_roles(loaded, examples.pairs, seed=seed), examples)
+        report = head_roles(
+            loaded,
+            examples.pairs,
+            circuit=None if circuit is None else circuit_of(circuit),
+            ablation=Ablation.of(ablation),
+            seed=seed,
+        )
+        return about(report, examples)
+
+
+@takes(Source)
+def heads(
+    model: Model | str, what: Any, which: Any, n_prompts: int = 3, **options: Any
+) -> HeadsOnPrompts:
+    """Where heads look at the last token of single prompts, and which tokens they write there.
+
+    `which` are names, as `a6.h1`, or the roles that `roles` found: the heads that have one. They
+    are read on the first `n_prompts` prompts of `what`, which is as for `discover`.
+
+    >>> found = heads("facts-gpt2", "country_capital", ["a6.h1"], n_prompts=1, n_pairs=4)
+    >>> found.rows()[0]["looks at"] in found.prompts[0].prompt
+    True
+    """
+    from locate.heads.prompt_heads import read_prompts
+
+    source, _ = split({"hold_out": 0.0, **options}, Source)
+    known = which.roles if isinstance(which, RoleReport) else {}
+    with _model(model).alone() as loaded:
+        pairs = _examples(loaded, what, source).pairs
+        return HeadsOnPrompts(
+            tuple(read_prompts(loaded, pairs, list(known or which), known, n_prompts))
+        )
 
 
 @takes(Editing, Judging)
@@ -297,12 +358,18 @@ def unlearn(
 
 @takes(Search, Source, roles=True)
 def compare(
-    first: Any, second: Any, what: Any = None, draws: int = 20, **options: Any
+    first: Any,
+    second: Any,
+    what: Any = None,
+    draws: int = 20,
+    allow_mismatch: bool = False,
+    **options: Any,
 ) -> Comparison | Rewiring:
     """Two circuits side by side, or a model's circuit before and after an edit.
 
     `first` and `second` are circuits (discoveries, files), or a model and an edit of it; then
-    `what` says what to ask about, by default the edited facts.
+    `what` says what to ask about, by default the edited facts. An edit that was made for other
+    weights is refused unless `allow_mismatch`.
 
     >>> model = load("facts-gpt2", device="cpu")
     >>> few = {"n_pairs": 6, "resamples": 0, "roles": False}
@@ -321,12 +388,13 @@ def compare(
         return compare_circuits(circuit_of(first), circuit_of(second))
     usual = {"roles": True, "hold_out": 0.0, **options}
     source, (search,) = split(usual, Source, Search)
-    loaded, delta = _model(first), delta_of(second)
-    if what is None:
-        asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
-    else:
-        asked = about_a_relation(examples_of(loaded, what, search.batch_size, **source))
-    return compare_edit(loaded, delta, asked, search, draws)
+    with _model(first).alone() as loaded:
+        delta = delta_of(second).fitted_to(loaded, allow_mismatch)
+        if what is None:
+            asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
+        else:
+            asked = about_a_relation(examples_of(loaded, what, search.batch_size, **source))
+        return compare_edit(loaded, delta, asked, search, draws)
 
 
 def ask(model: Model | str, prompt: str, subject: str, answer: str) -> Any:
@@ -359,19 +427,28 @@ def open(path: str | Path) -> Any:
 
 
 def save(result: Any, path: str | Path) -> Any:
-    """Store a result: a discovery or edit as a folder, anything else as one file; see `open`.
+    """Store a result: in one file where the path is a `*.safetensors`, else in a folder.
+
+    The folder gets the files of the command of the same name; see `open`.
 
     >>> import tempfile
     >>> found = lens("facts-gpt2", "The capital of France is", answer="Paris")
-    >>> save(found, Path(tempfile.mkdtemp()) / "lens.kc.safetensors")
+    >>> [path.name for path in save(found, Path(tempfile.mkdtemp()) / "lens")]
+    ['lens.kc.safetensors', 'lens.svg', 'summary.json']
     """
-    if not hasattr(result, "save"):
-        raise OptionError(f"a {type(result).__name__} is no result that can be stored")
+    from locate.looks.door import write
+
+    if Path(path).suffix != ".safetensors":
+        return write(result, Path(path))
+    if not isinstance(result, Result):
+        raise OptionError(f"a {type(result).__name__} is stored in a folder: leave the suffix out")
     return result.save(path)
 
 
-def plot(result: Any, **options: Any) -> Any:
-    """The picture of a result, as a figure of plotly.
+def plot(result: Any, what: str | None = None, **options: Any) -> Any:
+    """A picture of a result, as a figure of plotly; `what` names one where there are several.
+
+    A circuit has `circuit` and `layers`, heads on prompts have `attention` and `tokens`.
 
     >>> found = lens("facts-gpt2", "The capital of France is", answer="Paris")
     >>> type(plot(found)).__name__
@@ -379,12 +456,52 @@ def plot(result: Any, **options: Any) -> Any:
     """
     if not isinstance(result, Shown) or not hasattr(result, "plot"):
         raise OptionError(f"a {type(result).__name__} has no picture")
-    return result.plot(**options)
+    return result.plot(**options) if what is None else result.plot(what=what, **options)
 
 
 def explore(result: Any, **options: Any) -> None:
-    """Open the app on a circuit, within a notebook: `explore(found)`."""
-    circuit_of(result).explore(**options)
+    """Open the app on a result, or on a file of one, within a notebook: `explore(found)`."""
+    if isinstance(result, str | Path):
+        result = open(result)
+    for part in ("circuit", "delta"):  # of a discovery, an edit, ...
+        result = result if isinstance(result, Result) else getattr(result, part, result)
+    if not isinstance(result, Result):
+        raise OptionError(f"a {type(result).__name__} has no page in the app")
+    result.explore(**options)
+
+
+def run(
+    analysis: str,
+    model: Model | str = "facts-gpt2",
+    *,
+    out: str | Path | None = None,
+    source: str | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    **options: Any,
+) -> Run:
+    """Run an analysis of the paper, or a plugin's, and write its report into the folder `out`.
+
+    What an earlier run left there is not computed again. `source` names facts to ask about instead
+    of the atlas's, as `--facts`. `options` are the analysis's own, as
+    `kc run --list` explains them. The result has `claims`, `tables` and pictures by name.
+
+    >>> import tempfile
+    >>> done = run("flow", out=tempfile.mkdtemp(), relations=["country_capital"], draws=2)
+    >>> done.path.name
+    'report.html'
+    """
+    from circuits.base.options import build
+    from experiments.analyses.engine.context import Context
+    from experiments.analyses.engine.registry import analysis as known
+    from experiments.analyses.engine.running import folder_for, run_analysis
+
+    chosen = known(analysis)
+    values = build(chosen.config, options)
+    loaded = _model(model)
+    folder = folder_for(loaded.name, [analysis]) if out is None else Path(out)
+    context = Context.on(loaded, folder, seed=seed, facts=source, batch_size=batch_size)
+    return run_analysis(chosen, values, context)
 
 
 def _examples(model: Model, what: Any, source: dict[str, Any]) -> Any:

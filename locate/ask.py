@@ -35,6 +35,7 @@ from circuits.facts.facts import Fact, atlas, fill
 from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pair
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.running import CircuitRunner
+from circuits.model.holding import alone
 from circuits.model.metrics import rank
 from circuits.model.model import Model
 from locate.changes.rewiring import Rewiring, rewiring
@@ -150,12 +151,14 @@ class Asked(Shown):
         return self.circuit.plot(**options)
 
 
+@alone
 def ask_model(model: Model, prompt: str, subject: str, answer: str) -> Asked:
     """Ask, find the prompt's circuit and read the answers, in one go."""
     question = ask(model, prompt, subject, answer)
     return Asked(model, question, find_circuit(model, question), answers(model, question))
 
 
+@alone
 def ask(model: Model, prompt: str, subject: str, answer: str, seed: int = 0) -> Question:
     """The prompt with up to `PARTNERS` corrupted partners.
 
@@ -198,6 +201,7 @@ def ask(model: Model, prompt: str, subject: str, answer: str, seed: int = 0) -> 
     return Question(tuple(pairs), relation)
 
 
+@alone
 def find_circuit(
     model: Model,
     question: Question,
@@ -230,6 +234,7 @@ def _search(model: Model, n_edges: int, **scoring: Any) -> Search:
     return build(Search, {"edges": edges, "resamples": RESAMPLES, **scoring})
 
 
+@alone
 @torch.no_grad()
 def answers(
     model: Model, question: Question, kept: Circuit | None = None, top: int = 10
@@ -265,6 +270,7 @@ def without(
     return Circuit(wiring, kept)
 
 
+@alone
 def head_view(model: Model, question: Question, head: str, top: int = 8) -> HeadView:
     """Where a head looks at the prompt's last token, what it writes, what its loss changes."""
     if node_kind(head) != "head" or head not in model.wiring().src_names:
@@ -283,6 +289,7 @@ def head_view(model: Model, question: Question, head: str, top: int = 8) -> Head
     )
 
 
+@alone
 def edit_fact(
     model: Model,
     question: Question,

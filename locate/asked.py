@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from circuits.base.choices import Task
 from circuits.base.errors import OptionError
 from circuits.base.options import build
 from circuits.base.records import parse_json
@@ -35,7 +36,7 @@ def examples_of(model: Model, what: Any, batch_size: int = 32, **options: Any) -
     if isinstance(what, Examples):
         return what
     source, relations, pairs = _source(what, options)
-    if source.limit is None and source.pairs is None:
+    if source.limit is None and not source.worded:
         source = replace(source, limit=USUAL_LIMIT)
     return collect(model, source, batch_size, relations=relations, pairs=pairs)
 
@@ -67,6 +68,8 @@ def _source(what: Any, options: Mapping[str, Any]) -> Taken:
 def _named(what: str) -> dict[str, Any]:
     """A relation of the atlas, or a file of pairs or facts."""
     path = Path(os.path.expanduser(what))
+    if what in tuple(Task):
+        return {"task": what}
     if what in atlas() or not (path.exists() or "/" in what or path.suffix):
         return {"relation": what}
     return {"pairs": path} if _holds_pairs(path) else {"facts": what}

@@ -12,11 +12,12 @@ from typing import Any
 
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
-from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.edit import EditRequest, WeightDelta, parts_of
 from circuits.edits.effects.pairs import edit_pairs
 from circuits.edits.requests import slotted
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.changes.rewiring import Rewiring, rewiring
 from locate.examples import Examples
@@ -70,6 +71,7 @@ def about_a_relation(examples: Examples) -> BothSides:
     return BothSides(examples.name, examples.pairs, examples.pairs, examples.notes)
 
 
+@alone
 def compare_edit(
     model: Model,
     delta: WeightDelta,
@@ -78,12 +80,15 @@ def compare_edit(
     draws: int = DRAWS,
     progress: Progress | None = None,
 ) -> Rewiring:
-    """What the edit did to the circuit behind the pairs.
+    """What the edit did to the circuit behind the pairs; `WeightDelta.fitted_to` may refuse it.
 
     The result and its circuits say what was asked (`relation`), and under `notes` what was left
-    out on the way.
+    out on the way, and that the edit was made for other weights where it was let pass.
     """
     notes, report = list(asked.notes), None
+    delta = delta.fitted_to(model)
+    if "made_for" in delta.provenance:
+        notes.append(f"the edit was made for other weights than those of {model.name!r}")
     if search.roles:
         report, reason = roles_if_any(model, asked.before, batch_size=search.batch_size)
         notes += [] if report is not None else [f"no roles: {reason}"]
@@ -104,14 +109,6 @@ def compare_edit(
     return _told(found, {"relation": asked.name, "notes": notes})
 
 
-def foreign_weights(delta: WeightDelta, model: Model) -> str | None:
-    """A line where the edit was made for other weights than the model's; None where not."""
-    made_for = _weights_of(delta.provenance)
-    if made_for and model.provenance["weights_sha256"] not in made_for:
-        return f"the edit was made for other weights than those of {model.name!r}"
-    return None
-
-
 def _told(found: Rewiring, about: Mapping[str, Any]) -> Rewiring:
     """The rewiring saying what it was asked about, and its circuits the relation."""
 
@@ -127,7 +124,7 @@ def _told(found: Rewiring, about: Mapping[str, Any]) -> Rewiring:
 
 
 def _requests_in(provenance: Mapping[str, Any]) -> Iterator[EditRequest]:
-    for part in provenance.get("sum", ()):
+    for part in parts_of(provenance):
         yield from _requests_in(part)
     for record in provenance.get("requests", ()):
         target = record.get("target") or record.get("target_new")
@@ -138,10 +135,3 @@ def _requests_in(provenance: Mapping[str, Any]) -> Iterator[EditRequest]:
             target,
             *(record.get(name) for name in names),
         )
-
-
-def _weights_of(provenance: Any) -> set[str]:
-    if not isinstance(provenance, Mapping):
-        return set()
-    own = {str(provenance["weights_sha256"])} if "weights_sha256" in provenance else set()
-    return own.union(*(_weights_of(part) for part in provenance.get("sum", ())))

@@ -1,7 +1,8 @@
 """From prompt pairs to a circuit and a statement of how well it recalls the facts.
 
 1. Score every edge (EAP, EAP-IG, exact patching), or search with ACDC.
-2. Select edges and prune what is connected to nothing.
+2. Select edges and prune what is connected to nothing: the smallest circuit that is faithful on
+   these pairs (`locate.sizing`), or as many edges as were asked for.
 3. Repeat the selection on resampled pairs: which edges does the circuit owe to the sample?
 4. Run the circuit, its complement and random circuits of its size, on the pairs that found it and
    on pairs of other subjects.
@@ -20,6 +21,7 @@ import numpy as np
 
 from circuits.base.choices import Ranking
 from circuits.base.errors import OptionError
+from circuits.base.intervals import FEWEST, enough
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.progress import Progress, Stages, silent
@@ -27,32 +29,37 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores
 from circuits.graph.curves import FRACTIONS, FaithfulnessCurve, faithfulness_curve
 from circuits.graph.evaluate import Evaluation, evaluate, run_circuits
+from circuits.graph.noise import Sample
 from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
 from circuits.graph.select import random_circuit, top_n
+from circuits.model.holding import alone
 from circuits.model.model import Model
-from locate.discovery import Discovery
+from locate.discovery import Discovery, sides_of
 from locate.edges.score import score_edges
 from locate.examples import Examples
 from locate.search import Search
+from locate.sizing import smallest
 
 if TYPE_CHECKING:
     from locate.heads.prompt_heads import PromptHeads
 
+FAITHFUL = 0.8
+"""A circuit below this faithfulness is called wanting."""
 __all__ = ["Discovery", "Search", "discover", "find", "stability_of", "with_uncertainty"]
 
 
+@alone
 def discover(
     model: Model, examples: Examples, search: Search, stages: Stages = silent
 ) -> Discovery:
     """Find the circuit that the examples share, and evaluate it."""
+    search = search.measured()
     search.n_edges(model.wiring(search.kv))
     clock = _Clock(stages)
     notes = list(examples.notes)
     pairs = examples.pairs
     found = find(model, examples, search, clock.stage)
     stability = stability_of(found) if "inclusion" in found.columns else {}
-    if not stability and search.resamples and len(pairs) == 1:
-        notes.append("one pair cannot be resampled: no inclusion frequencies")
     with clock.stage("evaluation") as progress:
         evaluation = _evaluated(model, pairs, found, search, progress)
     held_out = None
@@ -61,11 +68,12 @@ def discover(
             held_out = _evaluated(model, examples.held_out, found, search, progress)
     curve = random_curve = None
     if search.curve and found.scores is not None:
+        tested = examples.held_out or pairs
         with clock.stage("curve") as progress:
-            curve, random_curve = _curves(model, pairs, found.scores, search, progress)
+            curve, random_curve = _curves(model, tested, found.scores, search, progress)
     roles = None
     heads: tuple[PromptHeads, ...] = ()
-    if search.roles:
+    if search.roles and any(pair.subject is not None for pair in pairs):
         from locate.heads.roles import roles_if_any
 
         with clock.stage("roles"):
@@ -77,6 +85,7 @@ def discover(
             else:
                 found = replace(found, roles={**found.roles, **roles.roles})
             heads = _on_examples(model, pairs, found)
+    notes += _cautions(examples, evaluation, held_out)
     headline = held_out or evaluation
     if np.isfinite(headline.faithfulness.value):
         extra = {"faithfulness": headline.faithfulness.value}
@@ -97,6 +106,29 @@ def discover(
         seconds=clock.seconds,
         notes=tuple(notes),
     )
+
+
+def _cautions(examples: Examples, evaluation: Evaluation, held_out: Evaluation | None) -> list[str]:
+    """What to keep in mind about a circuit that does too little, or was found on too little."""
+    side = list(sides_of(examples, evaluation, held_out))[-1]
+    value, found = (held_out or evaluation).faithfulness.value, []
+    if value < FAITHFUL:
+        found.append(
+            f"faithfulness {value:.3f} on {side} is below {FAITHFUL:g}: the circuit lacks much of "
+            "what the model does there; a curve over sizes shows how many edges that takes"
+        )
+    n = observations(examples.pairs)
+    if not enough(n):
+        found.append(
+            f"{n} different facts found the circuit: below {FEWEST} there are no intervals and no "
+            "inclusion, for resampling so few says nothing of others"
+        )
+    return found
+
+
+def observations(pairs: Sequence[TokenPair]) -> int:
+    """How many pairs count: one a fact, or a partner, however often it is asked."""
+    return Sample.of([pair.text for pair in pairs]).observations
 
 
 def _evidence(
@@ -120,6 +152,7 @@ def _evidence(
     return found
 
 
+@alone
 def find(model: Model, examples: Examples, search: Search, stages: Stages = silent) -> Circuit:
     """The circuit that the examples' first side shares, and what resamples of it say; no test.
 
@@ -128,6 +161,11 @@ def find(model: Model, examples: Examples, search: Search, stages: Stages = sile
     """
     with stages("scores") as progress:
         circuit = _found(model, examples.pairs, search, progress)
+    if search.faithfulness is not None:
+        assert circuit.scores is not None, "a method that selects takes no faithfulness"
+        with stages("size") as progress:
+            circuit = smallest(model, examples.pairs, circuit.scores, search, progress)
+        search = search.of_size(circuit.provenance["selection"]["n"])
     if circuit.n_edges == 0:
         raise OptionError(
             "no edge of the selection lies on a path from the input to the logits; "
@@ -191,10 +229,12 @@ def _found(model: Model, pairs: Sequence[TokenPair], search: Search, progress: P
         pairs,
         search,
         batch_size=search.batch_size,
-        keep_pairs=search.method.per_pair and search.resamples > 0 and len(pairs) > 1,
+        keep_pairs=search.method.per_pair and search.resamples > 0 and enough(observations(pairs)),
         progress=progress,
     )
-    return found if isinstance(found, Circuit) else search.selected(found)
+    if isinstance(found, Circuit):
+        return found
+    return Circuit.full(found.wiring, found) if search.faithfulness else search.selected(found)
 
 
 def _evaluated(

@@ -28,6 +28,7 @@ from locate.report import (
     measures,
 )
 from locate.search import Search
+from locate.sizing import size_line
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -42,6 +43,17 @@ OPTIONAL_FILES = (
     "heads.kc.safetensors",
 )
 """What some discoveries write and others do not."""
+
+
+def sides_of(
+    examples: Examples, evaluation: Evaluation, held_out: Evaluation | None
+) -> dict[str, Evaluation]:
+    """The evaluations by the name of their pairs, which a task does not tell by subjects."""
+    sides = {"pairs that found it": evaluation}
+    if held_out is None:
+        return sides
+    is_task = examples.held_out[0].subject is None
+    return sides | {"other pairs" if is_task else "other subjects": held_out}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +95,14 @@ class Discovery(Shown):
         """On other subjects where there are any, else on the pairs that found the circuit."""
         return (self.held_out or self.evaluation).faithfulness
 
+    @property
+    def curve_pairs(self) -> str:
+        """Which pairs a curve is measured on: others than found the circuit, where there are."""
+        return list(self.sides())[-1]
+
     def sides(self) -> dict[str, Evaluation]:
         """The evaluations by the name of their pairs."""
-        sides = {"pairs that found it": self.evaluation}
-        return sides | ({"other subjects": self.held_out} if self.held_out is not None else {})
+        return sides_of(self.examples, self.evaluation, self.held_out)
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a kept edge, strongest first: score, its interval, inclusion."""
@@ -97,6 +113,8 @@ class Discovery(Shown):
         whole = self.circuit.summary()
         facts = {name: text for name, text in whole.facts.items() if name != "faithfulness"}
         facts["facts"] = known_line(self.examples.counts)
+        if line := size_line(self.circuit):
+            facts["size"] = line
         if self.notes:
             facts["note"] = "; ".join(self.notes)
         header, rows = measure_rows(self.sides())
@@ -152,6 +170,7 @@ class Discovery(Shown):
             "facts": self.examples.counts,
             "stability": stability,
             **{name: each and curve_summary(each) for name, each in curves.items()},
+            "curve_pairs": self.curve and self.curve_pairs,
             "roles": dict(circuit.roles),
             "strongest_edges": circuit.rows(N_STRONGEST),
             "selection": selection,
@@ -173,6 +192,7 @@ class Discovery(Shown):
             f"{circuit.n_edges} of {circuit.wiring.n_edges} edges between "
             f"{self.evaluation.n_nodes} nodes; {circuit.wiring.describe()}. Found with {scoring}, "
             f"seed {search.seed}.",
+            *([f"Size: {line}."] if (line := size_line(circuit)) else []),
             f"{known_line(self.examples.counts)}. Answers count by their first token.",
             "",
             *markdown_table(*measure_rows(self.sides())),
@@ -198,7 +218,7 @@ class Discovery(Shown):
             lines += [
                 "",
                 f"CPR {self.curve.area}, CMD {self.curve.distance} over "
-                f"{len(self.curve.sizes)} sizes.",
+                f"{len(self.curve.sizes)} sizes, on {self.curve_pairs}.",
             ]
         if circuit.roles:
             named = (f"- {node}: {role}" for node, role in circuit.roles.items())
@@ -235,4 +255,6 @@ class Discovery(Shown):
         """The curve by the name of its method, and that of random circuits."""
         curves = {str(self.search.method): self.curve, BASELINE: self.random_curve}
         known = {name: curve for name, curve in curves.items() if curve is not None}
-        return FaithfulnessCurves(known, self.circuit.provenance)
+        tested = len(self.examples.held_out or self.pairs)
+        about = {"pairs": tested, "measured_on": self.curve_pairs}
+        return FaithfulnessCurves(known, {**self.circuit.provenance, **about})

@@ -29,7 +29,8 @@ from circuits.model.model import Model
 
 AUTO = "auto"
 MOST_DRIFT = 100.0
-"""By how many times perplexity may rise; beyond that an edit made by itself has diverged."""
+"""By how many times perplexity may rise; beyond that an edit, or the one of a sequence that brings
+it there, has diverged and is taken back."""
 
 
 class Mode(Choice):
@@ -155,8 +156,13 @@ def _sequential(
         for index, request in enumerate(judge.requests):
             earlier = [judge.requests[each] for each in done]
             outcome = found.take(editor, [request], earlier=earlier)
+            with ExitStack() as placed:
+                if outcome.delta is not None:
+                    placed.enter_context(outcome.delta.applied(judge.model))
+                    outcome = found.checked(judge.drift())
+                if outcome.delta is not None:
+                    edits.push(placed.pop_all())
             if outcome.delta is not None:
-                edits.enter_context(outcome.delta.applied(judge.model))
                 found.right_after += judge.score([index])
                 total = outcome.delta if total is None else total + outcome.delta
                 done.append(index)
@@ -196,19 +202,23 @@ class _Found:
             return
         with outcome.delta.applied(judge.model):
             drift = judge.drift()
-            scores = judge.score(which) if drift <= MOST_DRIFT else []  # NaN is no small drift
-        if not scores:
+            if self.checked(drift).delta is None:
+                return
+            self.final += judge.score(which)
+        self.drifts.append(drift)
+        self.growth.append(norm_growth(judge.model, outcome.delta))
+
+    def checked(self, drift: float) -> EditOutcome:
+        """The latest edit, which has diverged where the model with it knows no text any more."""
+        if not drift <= MOST_DRIFT:  # NaN is no small drift
             reason = (
                 f"perplexity on the text rose {drift:.4g} times; more than {MOST_DRIFT:g} counts "
                 "as diverged"
             )
             self.outcomes[-1] = replace(
-                outcome, delta=None, status=EditStatus.DIVERGED, reason=reason
+                self.outcomes[-1], delta=None, status=EditStatus.DIVERGED, reason=reason
             )
-            return
-        self.final += scores
-        self.drifts.append(drift)
-        self.growth.append(norm_growth(judge.model, outcome.delta))
+        return self.outcomes[-1]
 
     def run(self, mode: Mode, delta: WeightDelta | None) -> EditRun:
         """The whole as a value."""

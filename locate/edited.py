@@ -15,10 +15,10 @@ from typing import Any
 
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import OptionError
-from circuits.base.origin import code_commit, timestamp, write_all
+from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.progress import Stages, silent
-from circuits.base.writing import atomic_write, save_json
+from circuits.base.writing import atomic_write
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.judge.counterfactuals import with_atlas_probes
 from circuits.edits.judge.success import Judge, RequestScore
@@ -26,6 +26,7 @@ from circuits.edits.judge.table import SuccessTable, summarise
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.requests import as_dict, as_jsonl
 from circuits.edits.settings import as_mapping
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.edit import (
     Editor,
@@ -176,11 +177,10 @@ class Edited(Shown):
         }
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write the changes, the requests and `summary.json`; returns the files' paths."""
-        writers = self.writers()
-        record = self.as_dict()
-        writers["summary.json"] = lambda path: save_json(record, path)
-        return write_all(Path(folder), writers, (DELTA,))
+        """Write the files of `kc edit`, whole or not at all; returns their paths."""
+        from locate.looks.edits import edit_look, owned_in
+
+        return edit_look(self).write(Path(folder), owned_in(Path(folder)))
 
     def _delta_files(self) -> dict[str, Callable[[Path], Any]]:
         """The whole change in one file, or, of edits that do not belong together, one file each."""
@@ -193,6 +193,7 @@ class Edited(Shown):
         }
 
 
+@alone
 def edit_facts(
     model: Model,
     requests: Sequence[EditRequest],

@@ -14,10 +14,13 @@ from circuits.base.choices import Ablation, Metric
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.intervals import Interval
+from circuits.base.origin import write_all
 from circuits.base.progress import Stages, silent
+from circuits.base.writing import save_json
 from circuits.files.exchange import load_eap_ig
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import Evaluation, check_geometry, evaluate, single_edge_drops
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.discover import random_circuits
 from locate.examples import Examples
@@ -59,11 +62,16 @@ class StoredEvaluation(Shown):
             facts["note"] = "; ".join(self.warnings)
         return replace(found, facts=facts)
 
-    def as_dict(self, path: Path) -> dict[str, Any]:
+    def save(self, folder: str | Path, path: Path | None = None) -> list[Path]:
+        """Write the files of `kc evaluate`; `path` is the circuit's file, where it has one."""
+        record = self.as_dict(path)
+        return write_all(Path(folder), {"summary.json": lambda to: save_json(record, to)})
+
+    def as_dict(self, path: Path | None = None) -> dict[str, Any]:
         """Everything as plain JSON values; `path` is the circuit's file."""
         return {
             "model": self.model,
-            "file": str(path),
+            "file": None if path is None else str(path),
             "method": self.circuit.provenance.get("method"),
             "metric": str(self.metric),
             "ablation": str(self.ablation),
@@ -153,6 +161,7 @@ def mismatches(
     return tuple(found)
 
 
+@alone
 def evaluate_stored(
     model: Model,
     circuit: Circuit,

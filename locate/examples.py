@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from circuits.base.choices import Corruption, Templates
+from circuits.base.choices import Corruption, Task, Templates
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.records import read_jsonl
 from circuits.base.writing import to_json
@@ -44,12 +44,17 @@ from circuits.facts.questions import (
     questions,
 )
 from circuits.facts.relation_pairs import make_relation_pairs, relations_with_subjects_of
-from circuits.model.metrics import rank
+from circuits.facts.tasks import task_pairs
+from circuits.model.holding import alone
+from circuits.model.metrics import logit_difference, rank
 from circuits.model.model import Model
+from locate.chat import chat_pair, chat_relation, in_chat
 from locate.options import Source
 
 __all__ = ["Examples", "Source", "as_jsonl", "check_readable", "collect", "relations_of"]
 
+TASK_PAIRS = 32
+"""Pairs of a task on each side unless told otherwise."""
 FEWEST = 2
 """Pairs that each side needs at least; with fewer known facts nothing is held out."""
 
@@ -84,10 +89,11 @@ def check_readable(source: Source) -> None:
     _check_asked(source)
     if source.pairs is not None:
         read_pairs(source.pairs)
-    else:
+    elif source.task is None:
         relations_of(source)
 
 
+@alone
 def collect(
     model: Model,
     source: Source,
@@ -103,6 +109,8 @@ def collect(
     `relations` or `pairs` are those of the source, where they are at hand; nothing is read then.
     """
     _check_asked(source)
+    if source.task is not None:
+        return _from_task(model, source, source.task, batch_size)
     if source.pairs is not None:
         return _from_pairs(model, source, source.pairs, batch_size, pairs)
     at_hand = relations
@@ -185,6 +193,10 @@ def _check(
     templates: Templates | Sequence[str],
 ) -> KnowledgeCheck:
     """What the model knows, or all of it where it is not to be asked."""
+    if source.chat:
+        relations = [chat_relation(model.tokenizer, each, source.bos) for each in relations]
+        if not isinstance(templates, Templates):
+            templates = [in_chat(model.tokenizer, each, source.bos) for each in templates]
     if source.known_only is False:
         return assume_known(model.tokenizer, questions(relations, templates), source.bos)
     return known_facts(model, relations, templates, source.bos, batch_size)
@@ -229,6 +241,14 @@ def _counts(check: KnowledgeCheck, reports: Sequence[PairingReport], asked: bool
 # --- pair files ----------------------------------------------------------------------------------
 
 
+def _from_task(model: Model, source: Source, task: Task, batch_size: int) -> Examples:
+    """Pairs of a task, half of them held out unless told otherwise."""
+    source = replace(source, hold_out=0.5 if source.hold_out is None else source.hold_out)
+    limit = source.limit or TASK_PAIRS
+    made = task_pairs(model.tokenizer, task, (4 if source.known_only else 2) * limit, source.seed)
+    return _from_pairs(model, source, Path(task), batch_size, made)
+
+
 def _from_pairs(
     model: Model,
     source: Source,
@@ -236,6 +256,9 @@ def _from_pairs(
     batch_size: int,
     at_hand: Sequence[PromptPair] | None,
 ) -> Examples:
+    if source.chat:
+        chosen = read_pairs(path) if at_hand is None else at_hand
+        at_hand = [chat_pair(model.tokenizer, pair, source.bos) for pair in chosen]
     if at_hand is None:
         lines = encode_file(model, path, source.bos)
     else:
@@ -262,13 +285,13 @@ def _from_pairs(
     if apart == len(pairs):
         raise OptionError(f"`hold_out` {source.hold_out} leaves no pair to find a circuit on")
     sides = [sorted(order[apart:])[: source.limit], sorted(order[:apart])[: source.limit]]
-    chosen, held_out = (tuple(pairs[index] for index in side) for side in sides)
+    found, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None
     notes = _warnings(model, counts)
     if repeated := len(lines) - counts["lines"]:
         notes = (*notes, f"{path}: {repeated} lines repeat a pair and are left out")
-    return Examples(name or source.name, chosen, held_out, counts, notes)
+    return Examples(name or source.name, found, held_out, counts, notes)
 
 
 def _warnings(model: Model, counts: dict[str, Any]) -> tuple[str, ...]:
@@ -293,12 +316,18 @@ def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[Token
     return encoded
 
 
+@alone
 @torch.no_grad()
 def recalled(model: Model, pairs: Sequence[TokenPair], batch_size: int = 32) -> list[bool]:
-    """For each pair whether no token scores higher than the answer after the clean prompt."""
+    """For each pair whether no token scores higher than the answer after the clean prompt.
+
+    Of a contrast, which names no subject, whether the answer scores higher than the foil.
+    """
     known = [False] * len(pairs)
     for batch in batches(pairs, batch_size, model):
-        ranks = rank(model.last_logits(batch.clean).float(), batch.answer)
-        for row, place in zip(batch.index, ranks.tolist(), strict=True):
-            known[row] = place == 0
+        logits = model.last_logits(batch.clean).float()
+        ranks = rank(logits, batch.answer).tolist()
+        preferred = (logit_difference(logits, batch.wanted, batch.unwanted) > 0).tolist()
+        for place, row in enumerate(batch.index):
+            known[row] = ranks[place] == 0 if pairs[row].text.subject else preferred[place]
     return known

@@ -15,6 +15,7 @@ from circuits.base.choices import (
     Corruption,
     Metric,
     NoiseUnit,
+    Task,
     Templates,
     TraceKind,
     UnlearnMethod,
@@ -31,12 +32,12 @@ class Loading(Options):
     """Where and how precisely a model runs."""
 
     device: str | None = option(None, "cpu, cuda, cuda:N or mps; by default the best there is.")
-    dtype: str = option("fp32", "fp32 or bf16.")
+    dtype: str = option("fp32", "fp32, bf16 or fp16.")
 
 
 @dataclass(frozen=True)
 class Source(Options):
-    """What to ask: a relation of the atlas, a fact file (or one relation of it), or a pair file.
+    """What to ask: a relation of the atlas, a fact file (or one relation of it), pairs, a task.
 
     `wordings` replace the relation's templates. `limit` caps the pairs of each side. `hold_out` is
     the share of subjects that only evaluation sees; None is a half for facts and nothing for a
@@ -56,8 +57,10 @@ class Source(Options):
     )
     pairs: Path | None = option(
         None,
-        'JSONL with "clean", "corrupted", "answer", "foil" and optionally "subject", "relation".',
+        'JSONL with "clean", "corrupted", "answer", "foil" and optionally "subject", "relation", '
+        '"answers", "foils", "spans", "exact".',
     )
+    task: Task | None = option(None, "A task that is no fact: who receives, a later year, ...")
     templates: Templates = option(
         Templates.FIRST,
         "Templates to ask in: the first three training ones, train, ...",
@@ -81,6 +84,11 @@ class Source(Options):
         None, "Leave out what the model does not know; default: yes, for --pairs no."
     )
     bos: bool | None = option(None, "Begin prompts with the BOS token; default: the model's.")
+    chat: bool = option(
+        False,
+        "Ask through the model's chat template: the prompt begins its turn.",
+        flags=("--chat",),
+    )
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
     corrupt: Corruption = option(
         Corruption.SUBJECT, "Corrupted prompts: another subject, or another relation."
@@ -88,24 +96,31 @@ class Source(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pairs is None:
+        if not self.worded:
             return
-        if self.relation or self.facts:
-            raise OptionError("`pairs` cannot be combined with `relation` or `facts`")
+        name = "`pairs`" if self.task is None else "`task`"
+        if self.relation or self.facts or (self.pairs and self.task):
+            others = "" if self.task is None else ", `pairs`"
+            raise OptionError(f"{name} cannot be combined with `relation`, `facts`{others}")
         if self.wordings:
-            raise OptionError("`wordings` are for facts; the prompts of `pairs` are worded already")
+            raise OptionError(f"`wordings` are for facts; the prompts of {name} are worded already")
         if self.corrupt != Corruption.SUBJECT:
-            raise OptionError("`corrupt` is for facts; the prompts of `pairs` are worded already")
+            raise OptionError(f"`corrupt` is for facts; the prompts of {name} are worded already")
+
+    @property
+    def worded(self) -> bool:
+        """Whether it is pairs as they are, of a file or of a task, and no facts."""
+        return self.pairs is not None or self.task is not None
 
     @property
     def asks(self) -> bool:
         """Whether there is anything to ask."""
-        return bool(self.relation or self.facts or self.pairs)
+        return bool(self.relation or self.facts or self.worded)
 
     @property
     def name(self) -> str:
         """What the pairs are about, for titles and provenance."""
-        return self.relation or self.facts or str(self.pairs)
+        return self.relation or self.facts or str(self.task or self.pairs)
 
 
 @dataclass(frozen=True)

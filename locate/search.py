@@ -6,7 +6,7 @@ Command lines are made from these fields, so this module imports no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from circuits.base.choices import Ablation, KeyValue, Metric, Open, Ranking, Rule, Selection
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Scoring")
 DEFAULT_EDGES = 200
 DEFAULT_SHARE = 0.1
-"""Unless told otherwise a circuit has 200 edges, in small models a tenth of all."""
+"""Where nothing says how many edges and nothing is measured: in small models a tenth of all."""
+DEFAULT_FAITHFULNESS = 0.9
 MOST_SEEDS = 2**63 - 1
+_SIZES = ("faithfulness", "edges", "share", "threshold")
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class Search(Scoring):
     """Everything that decides the circuit and its evaluation, apart from model and pairs.
 
     `edges` counts before pruning. With ACDC `threshold` is its tau and `edges` an upper bound: the
-    edges whose removal costs most are kept. `resamples` needs at least two pairs and does nothing
-    for a method that gives no scores of single pairs, such as ACDC.
+    edges whose removal costs most are kept. `resamples` needs enough facts and does nothing for a
+    method that gives no scores of single pairs, such as ACDC.
     """
 
     selection: Selection = option(
@@ -97,12 +99,19 @@ class Search(Scoring):
         "Rank edges by |score|, or by score (supporting ones first).",
         flags=("--rank",),
     )
+    faithfulness: float | None = option(
+        None,
+        "The smallest circuit that reaches this on the pairs that find it; discover: 0.9.",
+        above=0,
+        high=1,
+    )
     edges: int | None = option(
         None,
-        "Edges to select; default 200, at most a tenth of all.",
+        "Edges to select; where nothing is measured 200, at most a tenth of all.",
         low=1,
         flags=("--edges", "-n"),
     )
+    share: float | None = option(None, "Edges to select, as a share of all.", above=0, high=1)
     threshold: float | None = option(
         None, "Select edges whose score is at least this (ACDC: tau).", low=0
     )
@@ -121,8 +130,14 @@ class Search(Scoring):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.edges is not None and self.threshold is not None:
-            raise OptionError("`edges` and `threshold` exclude each other: give one of them")
+        sizes = [f"`{name}`" for name in _SIZES if getattr(self, name) is not None]
+        if len(sizes) > 1:
+            raise OptionError(f"{' and '.join(sizes)} exclude each other: give one of them")
+        if self.method.selects and (self.share is not None or self.faithfulness is not None):
+            raise OptionError(
+                f"{self.method} selects edges itself: {sizes[0]} goes with other methods; it takes "
+                "`threshold` or `edges`"
+            )
         if self.selection == Selection.THRESHOLD and self.threshold is None:
             raise OptionError("`selection` threshold needs `threshold`")
         if self.selection == Selection.GREEDY and self.threshold is not None:
@@ -134,8 +149,21 @@ class Search(Scoring):
                 f"{self.method} selects edges itself: `selection` greedy goes with other methods"
             )
 
+    def measured(self) -> Search:
+        """This search; where it says no size, one for the smallest circuit that is faithful."""
+        sized = any(getattr(self, name) is not None for name in _SIZES)
+        if sized or self.method.selects:
+            return self
+        return replace(self, faithfulness=DEFAULT_FAITHFULNESS)
+
+    def of_size(self, n: int) -> Search:
+        """The same search for n edges."""
+        return replace(self, edges=n, share=None, threshold=None, faithfulness=None)
+
     def n_edges(self, wiring: Wiring) -> int:
         """Edges to select; OptionError where the model has fewer."""
+        if self.share is not None:
+            return max(1, round(self.share * wiring.n_edges))
         if self.edges is None:
             return min(DEFAULT_EDGES, max(1, int(DEFAULT_SHARE * wiring.n_edges)))
         if self.edges > wiring.n_edges:
@@ -146,9 +174,14 @@ class Search(Scoring):
         return self.edges
 
     def selected(self, scores: EdgeScores) -> Circuit:
-        """The selection and pruning that this search asks for."""
+        """The selection and pruning that this search asks for; OptionError where runs decide it."""
         from circuits.graph.select import select
 
+        if self.faithfulness is not None:
+            raise OptionError(
+                "`faithfulness` sets the size of one circuit that is found and measured; give "
+                "`edges`, `share` or `threshold` here"
+            )
         if self.threshold is not None:
             return select(scores, Selection.THRESHOLD, t=self.threshold, by=self.ranking)
         n = self.n_edges(scores.wiring)

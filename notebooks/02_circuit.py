@@ -22,19 +22,7 @@
 # `facts-gpt2` has 6,637 such edges. How many of them does a capital need?
 
 # %%
-import numpy as np
-
 import knowledge_circuits as kc
-from circuits.base.choices import Selection
-from circuits.facts.facts import relation
-from circuits.facts.pairs import encode_pairs
-from circuits.facts.questions import pairs_for
-from circuits.graph.curves import faithfulness_curve
-from circuits.graph.evaluate import evaluate, run_circuits
-from circuits.graph.resample import inclusion_frequency
-from circuits.graph.select import random_circuit, select, top_n
-from locate.edges.eap import attribute
-from viz.screen import layers_figure
 
 model = kc.load("facts-gpt2", device="cpu")
 
@@ -49,10 +37,10 @@ model = kc.load("facts-gpt2", device="cpu")
 # half, which ask about other countries, will test it.
 
 # %%
-report = pairs_for(model, relation("country_capital"), n=48)
-pairs = encode_pairs(model.tokenizer, report.pairs)
-finding, testing = pairs[:24], pairs[24:]
-[(pair.text.clean, pair.text.corrupted, pair.text.answer, pair.text.foil) for pair in pairs[:3]]
+found = kc.discover(
+    model, "country_capital", n_pairs=24, edges=200, resamples=100, curve=True, roles=False
+)
+[each.text.as_dict() for each in found.pairs[:3]]
 
 # %% [markdown]
 # ## A score for every edge
@@ -63,8 +51,7 @@ finding, testing = pairs[:24], pairs[24:]
 # embedding. A positive score supports the answer, a negative one opposes it; the unit is logits.
 
 # %%
-scores = attribute(model, finding, steps=5, keep_pairs=True)
-scores
+found.scores
 
 # %% [markdown]
 # The strongest edges tell the story of the first notebook in names: the country enters at heads of
@@ -72,8 +59,7 @@ scores
 # strongest edges, without those that hang in the air because nothing leads to them or on from them.
 
 # %%
-circuit = select(scores, Selection.TOP, n=200)
-circuit.plot(max_edges=60)
+found.plot(max_edges=60)
 
 # %% [markdown]
 # Blue edges support the answer, orange dashed ones oppose it, and width is the size of the score;
@@ -81,7 +67,7 @@ circuit.plot(max_edges=60)
 # from input to logits. Where the rest of the circuit lies is better told by counting:
 
 # %%
-layers_figure(circuit)
+kc.plot(found.circuit, "layers")
 
 # %% [markdown]
 # Most nodes lie in the layers 0, 6 and 7, and more edges start in layer 0 than in any other. The
@@ -96,13 +82,10 @@ layers_figure(circuit)
 # part in finding the circuit, beside a random connected circuit of the same number of edges.
 
 # %%
-generator = np.random.default_rng(0)
-opponent = random_circuit(circuit.wiring, circuit.n_edges, generator)
-tested = evaluate(model, testing, circuit, random_circuits=[opponent])
-tested
+found.held_out
 
 # %% [markdown]
-# Three per cent of the edges do about 96 % of the work, on countries they were not chosen for. The
+# Three per cent of the edges do about 95 % of the work, on countries they were not chosen for. The
 # random circuit does none of it, and neither does everything *outside* the circuit, which has more
 # than thirty times as many edges. Hit@10 is the share of prompts whose answer is among the ten best
 # tokens: all, for the circuit as for the model.
@@ -114,14 +97,11 @@ tested
 # over the share of edges kept.
 
 # %%
-sizes = (10, 20, 50, 100, 200, 500, 1000, circuit.wiring.n_edges)
-nested = [top_n(scores, n) for n in sizes]
-curve = faithfulness_curve(run_circuits(model, testing, nested), nested)
-curve.plot("EAP-IG")
+found.curve.plot(str(found.search.method))
 
 # %% [markdown]
-# Ten edges are too few; fifty reach four fifths of the whole model; beyond 500 next to nothing
-# is gained.
+# Thirteen edges are too few; sixty-six reach nine tenths of the whole model; beyond 133 next to
+# nothing is gained.
 # There is no natural edge count at which the circuit *ends*: every size is a choice between a
 # picture that can be read and one that is complete.
 #
@@ -131,15 +111,7 @@ curve.plot("EAP-IG")
 # *inclusion* of an edge is the share of resamples of the pairs whose circuit keeps it.
 
 # %%
-inclusion = inclusion_frequency(
-    scores, lambda resampled: select(resampled, Selection.TOP, n=200), resamples=100, seed=0
-)
-kept = inclusion[circuit.kept]
-{
-    "in nearly every resample (95 % and more)": int((kept >= 0.95).sum()),
-    "in most": int(((kept >= 0.5) & (kept < 0.95)).sum()),
-    "in less than half": int((kept < 0.5).sum()),
-}
+found.stability
 
 # %% [markdown]
 # About two thirds of the edges are sure of their place. The others are exchangeable: weak edges
@@ -151,13 +123,9 @@ kept = inclusion[circuit.kept]
 # relations: the languages of countries, and the classes of animals.
 
 # %%
-languages = encode_pairs(
-    model.tokenizer, pairs_for(model, relation("country_language"), n=24).pairs
-)
-animals = encode_pairs(model.tokenizer, pairs_for(model, relation("animal_class"), n=24).pairs)
 elsewhere = {
-    "languages": evaluate(model, languages, circuit).faithfulness,
-    "animals": evaluate(model, animals, circuit).faithfulness,
+    "languages": kc.evaluate(model, found, "country_language", n_pairs=24).faithfulness,
+    "animals": kc.evaluate(model, found, "animal_class", n_pairs=24).faithfulness,
 }
 {name: str(faithfulness) for name, faithfulness in elsewhere.items()}
 

@@ -21,16 +21,6 @@
 
 # %%
 import knowledge_circuits as kc
-from circuits.base.choices import Selection
-from circuits.edits.edit import EditRequest
-from circuits.edits.effects.pairs import edit_pairs
-from circuits.edits.methods.run import edit
-from circuits.facts.facts import relation
-from circuits.facts.pairs import encode_pairs
-from circuits.facts.questions import pairs_for
-from circuits.graph.select import select
-from locate.changes.rewiring import rewiring
-from locate.states.lens import logit_lens
 
 model = kc.load("facts-gpt2", device="cpu")
 
@@ -42,18 +32,18 @@ model = kc.load("facts-gpt2", device="cpu")
 # back bit for bit.
 
 # %%
-request = EditRequest(
+edited = kc.edit(
+    model,
     "The capital of {} is",
-    "France",
-    "Rome",
+    subject="France",
+    target="Rome",
     ground_truth="Paris",
     relation="country_capital",
 )
-outcome = edit(model, request, "rome")
-outcome
+edited
 
 # %%
-outcome.delta
+edited.delta
 
 # %% [markdown]
 # One matrix of one layer has changed. It is the layer where the first notebook's traces found the
@@ -63,11 +53,12 @@ outcome.delta
 # Within the `with` block the model has the edit, after it the model is as before.
 
 # %%
-prompt = model.tokenizer.encode(request.text)
-objects = {word: model.tokenizer.first_token(request.text, word) for word in ("Paris", "Rome")}
-with outcome.delta.applied(model):
-    edited = logit_lens(model, prompt, objects)
-edited
+prompt = "The capital of France is"
+words = {"answer": "Paris", "foil": "Rome"}
+before = kc.lens(model, prompt, **words)
+with edited.applied():
+    after = kc.lens(model, prompt, **words)
+after
 
 # %% [markdown]
 # The edited model says *Rome*, from the layer on where it said *Paris* before. One prompt says
@@ -79,15 +70,10 @@ questions = (
     "The capital of Italy is",
     "The capital of Germany is",
 )
-answers = {}
-for question in questions:
-    asked = model.tokenizer.encode(question)
-    before = logit_lens(model, asked, objects, top=1)
-    with outcome.delta.applied(model):
-        after = logit_lens(model, asked, objects, top=1)
-    answers[question] = [
-        lens.best_tokens[int(lens.best[-1, 0, 0])].strip() for lens in (before, after)
-    ]
+answers = {question: [model.ask(question, k=1).tokens[0].strip()] for question in questions}
+with edited.applied():
+    for question in questions:
+        answers[question].append(model.ask(question, k=1).tokens[0].strip())
 answers
 
 # %% [markdown]
@@ -105,18 +91,8 @@ answers
 # *cannot tell*.
 
 # %%
-asked_before, asked_after = edit_pairs(model.tokenizer, [request], partners=12).encode(
-    model.tokenizer
-)
-found = rewiring(
-    model,
-    outcome.delta,
-    asked_before,
-    asked_after,
-    selector=lambda scores: select(scores, Selection.TOP, n=200),
-    resamples=100,
-    draws=10,
-)
+settings = {"edges": 200, "resamples": 100, "roles": False}
+found = kc.compare(model, edited, n_pairs=12, draws=10, **settings)
 found
 
 # %% [markdown]
@@ -153,20 +129,7 @@ found.plot(place="subject last")
 # other countries. No causal check this time (`draws=0`).
 
 # %%
-report = pairs_for(model, relation("country_capital"), n=24)
-others = [
-    pair
-    for pair in encode_pairs(model.tokenizer, report.pairs)
-    if pair.text.subject != request.subject
-]
-beside = rewiring(
-    model,
-    outcome.delta,
-    others,
-    selector=lambda scores: select(scores, Selection.TOP, n=200),
-    resamples=100,
-    draws=0,
-)
+beside = kc.compare(model, edited, "country_capital", n_pairs=24, draws=0, **settings)
 beside
 
 # %% [markdown]
@@ -177,7 +140,7 @@ beside
 # ## Limits
 #
 # One edit of one model. The pairs after the edit are the pairs before; another contrast (each
-# model's own answer against a stranger's, `Contrast.ANSWER`) asks another question and may see
+# model's own answer against a stranger's) asks another question and may see
 # another circuit. And "the same road" is a statement about edges between heads and MLPs: what
 # happens within them is not resolved.
 #

@@ -20,22 +20,9 @@
 # `facts-gpt2` by a stated criterion, and then asks whether the labels are true.
 
 # %%
-from dataclasses import replace
-
 import knowledge_circuits as kc
-from circuits.base.choices import Selection
-from circuits.facts.facts import relation
-from circuits.facts.pairs import encode_pairs
-from circuits.facts.questions import pairs_for
-from circuits.graph.select import select
-from locate.edges.eap import attribute
-from locate.heads.prompt_heads import read_prompt
-from locate.heads.roles import head_roles
-from viz.screen import layers_figure, written_figure
 
 model = kc.load("facts-gpt2", device="cpu")
-report = pairs_for(model, relation("country_capital"), n=24)
-pairs = encode_pairs(model.tokenizer, report.pairs)
 
 # %% [markdown]
 # ## The criterion
@@ -51,7 +38,7 @@ pairs = encode_pairs(model.tokenizer, report.pairs)
 # - it does so for *every subject*: the interval of that gain lies above zero.
 
 # %%
-roles = head_roles(model, pairs)
+roles = kc.roles(model, "country_capital", n_pairs=24)
 roles
 
 # %% [markdown]
@@ -77,12 +64,11 @@ roles.plot()
 # %%
 movers = [head.name for head in roles.labelled if head.role == "mover"][:4]
 relation_heads = [head.name for head in roles.labelled if head.role == "relation"][:2]
-pair = pairs[0]
-on_prompt = read_prompt(model, pair, movers + relation_heads, roles.roles)
-on_prompt.plot()
+read = kc.heads(model, "country_capital", movers + relation_heads, n_prompts=1, n_pairs=24)
+read.plot()
 
 # %%
-written_figure(on_prompt)
+kc.plot(read, "tokens")
 
 # %% [markdown]
 # The subject is bold in the first picture, the right answer in the second. All four movers look at
@@ -114,20 +100,18 @@ gap = {"mover": "answer_gap", "relation": "range_gap"}
 #
 # ## Where the roles lie
 #
-# Labels can be put on a circuit, and then everything that draws or counts circuits knows them.
+# `discover` puts the labels on the circuit that it finds, and then everything that draws or counts
+# circuits knows them.
 
 # %%
-scores = attribute(model, pairs)
-circuit = select(scores, Selection.TOP, n=200)
-labelled = head_roles(model, pairs, circuit=circuit, check=False)
-labelled
+found = kc.discover(model, "country_capital", n_pairs=24, edges=200, resamples=0)
+found.circuit
 
 # %%
-with_roles = replace(circuit, roles=labelled.roles)
-layers_figure(with_roles)
+kc.plot(found.circuit, "layers")
 
 # %%
-with_roles.plot(max_edges=60)
+found.plot(max_edges=60)
 
 # %% [markdown]
 # The two ends of the circuit have names: relation heads at the bottom, movers at the top. Between

@@ -175,6 +175,12 @@ def edits_run(mode: Any) -> Any:
     return call("locate.edit:run_edits")(lambda *a, **o: None, judge, mode)
 
 
+def measured(metric: Any = "logit-diff", ablation: Any = "patch") -> Any:
+    mean = call("circuits.graph.measuring:MeanMetric")
+    found = mean(model(), pairs(), model().wiring(), metric, ablation, 4)
+    return found.of(circuit().matrix())
+
+
 def logits() -> Any:
     return torch.linspace(-1, 2, 14).reshape(2, 7), torch.tensor([1, 2]), torch.tensor([3, 4])
 
@@ -244,6 +250,23 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         )
         for option in ("metric", "ablation")
     },
+    **{
+        ("circuits.graph.measuring:MeanMetric", option): lambda v, option=option: measured(
+            **{option: v}
+        )
+        for option in ("metric", "ablation")
+    },
+    ("circuits.facts.tasks:task_pairs", "task"): lambda v: call("circuits.facts.tasks:task_pairs")(
+        model().tokenizer, v, 2
+    ),
+    ("locate.states.patching:patch_pairs", "metric"): lambda v: (
+        call("locate.states.patching:patch_pairs")(
+            model(), pairs(), kinds=["mlp"], metric=v
+        ).p_clean
+    ),
+    ("locate.states.patching:patch_pairs", "kinds"): lambda v: call(
+        "locate.states.patching:patch_pairs"
+    )(model(), pairs(), kinds=[v]).mean(v),
     ("circuits.graph.noise:NoiseSettings", "control"): lambda v: call(
         "circuits.graph.noise:NoiseSettings"
     )(control=v),

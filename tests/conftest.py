@@ -22,7 +22,8 @@ install_import_hook(
 import viz
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
-from tests.tiny import equal_length_pairs, tiny_model
+from experiments.analyses.engine.context import Context
+from tests.tiny import byte_level_tokenizer, equal_length_pairs, gpt2_hf, tiny_model
 
 viz.offer()
 torch.set_num_threads(min(2, torch.get_num_threads()))
@@ -51,3 +52,18 @@ def model(kind: str, _models: dict[str, Model]) -> Model:
 def pairs(model: Model) -> list[TokenPair]:
     """Encoded prompt pairs of several lengths for the tiny model."""
     return equal_length_pairs(model)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a model with random weights, which knows nothing."""
+    folder = tmp_path_factory.mktemp("tiny")
+    gpt2_hf().save_pretrained(folder)
+    byte_level_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    """What a module's analyses run in: an embedded model, and a folder of the module's own."""
+    return Context("facts-gpt2", tmp_path_factory.mktemp("run"), device="cpu")

@@ -10,12 +10,12 @@ from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.methods.run import EditOutcome
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.compare import Comparison, compare
-from circuits.graph.curves import FaithfulnessCurve
+from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Evaluation
 from circuits.model.tokens import Prompt, Span
 from locate.changes.rewiring import FollowedObjects, Rewiring
 from locate.heads.attention import REGIONS, HeadReadings
-from locate.heads.prompt_heads import PromptHeads
+from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
 from locate.heads.role_criteria import RoleCriteria
 from locate.heads.roles import RoleReport, label_heads
 from locate.states.lens import LensResult
@@ -139,3 +139,19 @@ def outcome() -> EditOutcome:
     return EditOutcome(
         delta(), EditStatus.DONE, HOSTILE, (1,), (request,), HOSTILE, details, ORIGIN
     )
+
+
+STORED = {
+    "circuit": circuit,
+    "comparison": comparison,
+    "trace": trace,
+    "average_trace": average_trace,
+    "lens": lens,
+    "average_lens": average_lens,
+    "roles": roles,
+    "rewiring": rewiring,
+    "delta": delta,
+    "curves": lambda: FaithfulnessCurves({"eap-ig": curve()}, ORIGIN),
+    "heads": lambda: HeadsOnPrompts((prompt_heads(),)),
+}
+"""One of every kind that is stored, by what makes it."""

@@ -30,11 +30,6 @@ SHORT = flow.Config(relations=RELATIONS, pairs=4, draws=3)
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
-    return Context("facts-gpt2", tmp_path_factory.mktemp("run"), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def found(context: Context) -> dict[str, Any]:
     return {name: plain(circuits.compute(context, FEW, name)) for name in RELATIONS}
 

@@ -42,11 +42,6 @@ QUICK = Config(
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
-    return Context("facts-gpt2", tmp_path_factory.mktemp("run"), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def parts(context: Context) -> dict[str, Any]:
     return {KEY: plain.plain(compute(context, QUICK, KEY))}
 

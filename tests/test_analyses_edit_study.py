@@ -16,19 +16,10 @@ from experiments.analyses.edit_study.report import CONTROLS
 from experiments.analyses.engine.base import Run
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import redraw, run_analysis
-from tests.tiny import byte_level_tokenizer, gpt2_hf
 from viz import theme
 from viz.paper.difference import draw_difference, edge_styles
 
 FEW = Config(methods=(EditMethod.FT_M,), edits=2, rewired=1, fluency_tokens=0)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tiny")
-    gpt2_hf().save_pretrained(folder)
-    byte_level_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

@@ -38,11 +38,6 @@ PAIR = PromptPair("France has", "Japan has", "Paris", "Tokyo")
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
-    return Context("facts-gpt2", tmp_path_factory.mktemp("run"), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def grown(context: Context) -> dict[str, Any]:
     keys = evolution.steps(context, SHORT)
     return {key: plain(evolution.compute(context, SHORT, key)) for key in keys}

@@ -444,7 +444,7 @@ def test_a_report_is_made_again_without_the_model(toy: Counting, context: Contex
     first = run_analysis(toy.analysis, Config(scale=3.0), context)
     (context.folder / "report.html").unlink()
     again = redraw(toy.analysis, context.folder)
-    assert again.summary["claims"] == first.summary["claims"]
+    assert again.as_dict()["claims"] == first.as_dict()["claims"]
     assert (context.folder / "report.html").exists()
     assert toy.computed == ["a", "b"]
     with pytest.raises(FileFormatError, match="run it first"):
@@ -533,7 +533,7 @@ def test_all_analyses_share_a_run_and_one_that_cannot_be_made_is_left_out(
     assert "third was left out: there are no checkpoints" in page
     again, _ = run_all([toy.analysis], context, again=True)
     assert toy.computed == ["a", "b"] * 2
-    assert again[0].summary["claims"] == runs[0].summary["claims"]
+    assert again[0].as_dict()["claims"] == runs[0].as_dict()["claims"]
     with pytest.raises(PromptError, match="no checkpoints"):
         run_all([third], context)
 

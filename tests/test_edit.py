@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from circuits.base.errors import FileFormatError, NumericalError, OptionError
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
-from circuits.model.model import Model
-from tests.tiny import tiny_model
+from circuits.model.model import Model, load
+from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer, tiny_model
 
 
 def random_delta(model: Model, seed: int = 0, rank: int | None = 1) -> WeightDelta:
@@ -118,6 +120,58 @@ def test_a_saved_edited_model_gives_the_same_logits_in_transformers(model, tmp_p
     assert tokenizer("In Peru", add_special_tokens=False) == model.tokenizer.hf(
         "In Peru", add_special_tokens=False
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_saved_model_keeps_precision_generation_template_and_files(kind, dtype, tmp_path):
+    source, saved = tmp_path / "source", tmp_path / "saved"
+    source.mkdir()
+    made = {"gpt2": (gpt2_hf, byte_level_tokenizer), "llama": (llama_hf, metaspace_tokenizer)}[kind]
+    hf, tokenizer = made[0]().to(dtype), copy.deepcopy(made[1]())
+    hf.generation_config.max_new_tokens = 7
+    tokenizer.chat_template = "{{ messages[0]['content'] }}!"
+    hf.save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    (source / "merges.txt").write_text("#version: 0.2\n")
+    own = load(str(source), device="cpu")
+    ids = torch.tensor([own.tokenizer.encode("In Peru the capital is").ids])
+    plain = AutoModelForCausalLM.from_pretrained(source, attn_implementation="eager")
+    own.save_pretrained(saved)
+    found = AutoModelForCausalLM.from_pretrained(saved, attn_implementation="eager")
+    assert found.dtype == plain.dtype == dtype
+    assert torch.equal(found(ids).logits, plain(ids).logits)
+    assert found.generation_config.max_new_tokens == 7
+    assert AutoTokenizer.from_pretrained(saved).chat_template == tokenizer.chat_template
+    assert (saved / "merges.txt").read_bytes() == (source / "merges.txt").read_bytes()
+    (tmp_path / "usual").touch()
+    modes = {path.stat().st_mode for path in saved.iterdir()}
+    assert modes == {(tmp_path / "usual").stat().st_mode}
+
+
+def test_an_edited_model_in_half_precision_is_read_back_as_its_rounded_weights(kind, tmp_path):
+    hf, tokenizer = tiny_model(kind).to_hf().half(), tiny_model(kind).tokenizer.hf
+    hf.save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    own = load(str(tmp_path / "source"), device="cpu")
+    with random_delta(own).applied(own):
+        before = weights(own)
+        own.save_pretrained(tmp_path / "saved")
+        assert same(weights(own), before)
+        rounded = {n: own.parameter(n).half().float() for n in own.parameter_names}
+    again = load(str(tmp_path / "saved"), device="cpu")
+    assert all(torch.equal(again.parameter(name), rounded[name]) for name in rounded)
+
+
+def test_a_weight_too_large_for_the_files_precision_is_not_written_as_infinity(kind, tmp_path):
+    hf, tokenizer = tiny_model(kind).to_hf().half(), tiny_model(kind).tokenizer.hf
+    hf.save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    own = load(str(tmp_path / "source"), device="cpu")
+    name = own.mlp_output_name(0)
+    huge = WeightDelta({name: torch.full_like(own.parameter(name), 1e6)})
+    with pytest.raises(NumericalError, match="too large"), huge.applied(own):
+        own.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_every_parameter_can_be_edited_and_the_run_follows(kind):

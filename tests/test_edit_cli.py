@@ -324,11 +324,15 @@ def test_stored_circuits_are_compared_without_a_model(models, edited, tmp_path, 
     assert same["jaccard"] == 1
 
 
-def test_an_edit_of_other_weights_is_compared_with_a_warning(models, edited, capsys):
+def test_an_edit_of_other_weights_is_compared_only_where_that_is_meant_and_with_a_warning(
+    models, edited, capsys
+):
     capsys.readouterr()
     arguments = ["compare", "-m", models["other"], "--edit", str(edited["gpt2"]), *QUICK]
-    assert main(arguments) == 0
-    assert "other weights" in capsys.readouterr().err
+    assert "--allow-mismatch" in refusal(capsys, *arguments)
+    result = run_json(capsys, *arguments, "--allow-mismatch")
+    assert "other weights" in result["warnings"][-1]
+    assert result["provenance"]["edit"]["made_for"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,32 @@ def test_an_edit_after_which_the_model_knows_no_text_has_diverged(model, monkeyp
         assert ruined.delta is None
         assert ruined.scores == ()
         assert "counts as diverged" in ruined.run.notes[0]
+    assert same(before, weights(model))
+
+
+def test_the_edit_of_a_sequence_that_ruins_the_model_has_diverged_and_is_taken_back(
+    model, monkeypatch
+):
+    editing, before = Editing(method="ft", layers="1", sequential=True), weights(model)
+    whole = edit_facts(model, [REQUEST, OTHER], editing)
+    assert whole.status == {"done": 2}
+    drifts = chain([1e6], repeat(1.0))
+    monkeypatch.setattr("circuits.edits.judge.success.Judge.drift", lambda judge: next(drifts))
+    ruined = edit_facts(model, [REQUEST, OTHER], editing)
+    assert ruined.status == {"done": 1, "diverged": 1}
+    assert "counts as diverged" in ruined.run.notes[0]
+    assert [score.request.subject for score in ruined.scores] == [OTHER.subject]
+    alone = edit_facts(model, [OTHER], replace(editing, sequential=False))
+    assert ruined.delta.fingerprint() == alone.delta.fingerprint()
+    assert same(before, weights(model))
+
+
+def test_a_sequence_whose_edits_all_ruin_the_model_changes_nothing(model, monkeypatch):
+    before = weights(model)
+    monkeypatch.setattr("locate.edit.MOST_DRIFT", 1e-3)
+    ruined = edit_facts(model, [REQUEST, OTHER], Editing(method="ft", layers="1", sequential=True))
+    assert ruined.status == {"diverged": 2}
+    assert ruined.delta is None
     assert same(before, weights(model))
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from circuits.base.errors import FileFormatError, NumericalError
-from circuits.files.drawings import escape_text, to_csv, to_dot, to_gexf, to_graphml, unescape_text
+from circuits.files.drawings import escape_text, to_csv, to_dot, to_gexf, to_graphml
 from circuits.files.exchange import (
     ExportFormat,
     export_circuit,
@@ -31,6 +31,12 @@ from tests.circuit_strategies import TEXT, assert_identical, circuits, wirings
 LAW = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+def unescape_text(text: str) -> str:
+    """The inverse of `escape_text`."""
+    escaped = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
+    return escaped.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", text)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from experiments.cli.main import main, make_app
+from tests.fuzzing import chance, tried
 
 N_LINES = 1500
 SLOWEST = 60.0
@@ -99,7 +100,7 @@ def safe(words: list[str], draw: random.Random) -> list[str]:
 def test_a_random_command_line_ends_in_an_exit_code_and_one_line(
     seed: int, place: Path, capsys: pytest.CaptureFixture[str]
 ):
-    draw = random.Random(seed)
+    draw = chance(seed)
     files = sorted(path.name for path in place.iterdir())
     before = {name: os.stat(name).st_mtime_ns for name in files}
     codes = []
@@ -115,6 +116,7 @@ def test_a_random_command_line_ends_in_an_exit_code_and_one_line(
             lines = [each for each in captured.err.splitlines() if each.startswith("kc: error: ")]
             assert len(lines) == 1, (words, captured.err)
         codes.append(code)
+    tried(N_LINES)
     assert {name: os.stat(name).st_mtime_ns for name in files} == before
     assert not [path for path in place.rglob("*") if path.name.startswith((".", "tmp"))]
     assert codes.count(0) > N_LINES / 100

@@ -17,7 +17,8 @@ from circuits.base.errors import KnowledgeCircuitsError
 from circuits.base.writing import to_json
 from circuits.files.kinds import open_result
 from experiments.cli import drawing
-from tests.test_kinds import STORED
+from tests.fuzzing import chance, tried
+from tests.results import STORED
 from viz.app.context import Context
 from viz.app.library import Library
 from viz.app.routes import page_of
@@ -95,7 +96,7 @@ def odd_arrays(rng: random.Random, arrays: dict[str, np.ndarray]) -> dict[str, n
 
 @pytest.mark.parametrize("name", STORED)
 def test_changed_bytes_never_end_in_anything_but_a_line(name: str, tmp_path: Path):
-    rng, path = random.Random(name), tmp_path / "x.kc.safetensors"
+    rng, path = chance(name), tmp_path / "x.kc.safetensors"
     STORED[name]().save(path)
     whole = path.read_bytes()
     for turn in range(BYTES):
@@ -106,11 +107,12 @@ def test_changed_bytes_never_end_in_anything_but_a_line(name: str, tmp_path: Pat
         opened(path)
         if turn % 60 == 0:
             looked_at(tmp_path)
+    tried(BYTES)
 
 
 @pytest.mark.parametrize("name", STORED)
 def test_odd_content_of_a_valid_hash_never_ends_in_anything_but_a_line(name: str, tmp_path: Path):
-    rng, path = random.Random(name), tmp_path / "x.kc.safetensors"
+    rng, path = chance(name), tmp_path / "x.kc.safetensors"
     found = STORED[name]()
     arrays, metadata = found.arrays(), json.loads(to_json(found.metadata()))
     pages = 0
@@ -124,6 +126,7 @@ def test_odd_content_of_a_valid_hash_never_ends_in_anything_but_a_line(name: str
         if opened(path) and pages < PAGES:
             looked_at(tmp_path)
             pages += 1
+    tried(ODD)
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 400, "1e999", "-1e999"])

@@ -13,6 +13,7 @@ import torch
 
 from circuits.base.errors import KnowledgeCircuitsError
 from circuits.model.model import load
+from tests.fuzzing import chance, tried
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer
 
 DAMAGED = 100
@@ -33,32 +34,32 @@ def sound(request, tmp_path_factory) -> Path:
     return folder
 
 
-def damage(folder: Path, chance: random.Random) -> str:
+def damage(folder: Path, draw: random.Random) -> str:
     """Change one thing; returns what."""
-    path = chance.choice(sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")))
-    if path.name in ("config.json", "tokenizer_config.json") and chance.random() < 0.8:
+    path = draw.choice(sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")))
+    if path.name in ("config.json", "tokenizer_config.json") and draw.random() < 0.8:
         record = json.loads(path.read_text())
-        key, value = chance.choice(sorted(record)), chance.choice(VALUES)
+        key, value = draw.choice(sorted(record)), draw.choice(VALUES)
         record[key] = value
         path.write_text(json.dumps(record))
         return f"{path.name}: {key} = {value!r}"
     raw = bytearray(path.read_bytes())
-    at = chance.randrange(len(raw))
-    if chance.random() < 0.3:
+    at = draw.randrange(len(raw))
+    if draw.random() < 0.3:
         path.write_bytes(raw[:at])
         return f"{path.name}: cut at {at}"
-    raw[at] ^= 1 << chance.randrange(8)
+    raw[at] ^= 1 << draw.randrange(8)
     path.write_bytes(raw)
     return f"{path.name}: bit of byte {at}"
 
 
 def test_every_damaged_directory_is_a_finite_model_or_one_line(sound: Path, tmp_path: Path):
-    chance, outcomes = random.Random(0), Counter()
+    draw, outcomes = chance(sound.name), Counter()
     faults = []
     for number in range(DAMAGED):
         folder = tmp_path / str(number)
         shutil.copytree(sound, folder)
-        done = damage(folder, chance)
+        done = damage(folder, draw)
         try:
             model = load(folder, device="cpu")
         except KnowledgeCircuitsError as error:
@@ -73,5 +74,6 @@ def test_every_damaged_directory_is_a_finite_model_or_one_line(sound: Path, tmp_
                 logits = model.last_logits(torch.tensor([[1, 2, 3]]))
             if not bool(torch.isfinite(logits).all()):
                 faults.append(f"{done}: logits are not finite")
+    tried(DAMAGED)
     assert not faults, "\n".join(faults)
     assert min(outcomes["refused"], outcomes["loaded"]) > 0

@@ -13,33 +13,19 @@ import pytest
 import torch
 
 from circuits.base.arrays import save_arrays
+from circuits.base.choices import FigureKind
 from circuits.base.display import Summary
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.results import Result, numeric
 from circuits.edits.edit import WeightDelta
 from circuits.files.kinds import KINDS, add_kind, kind_of_result, named, open_result
-from circuits.graph.curves import FaithfulnessCurves
 from experiments.cli import drawing
-from locate.heads.prompt_heads import HeadsOnPrompts
 from tests import results
 from viz import paper, screen
 from viz.app.context import Context
 from viz.app.library import Library
 from viz.app.routes import page_of
 from viz.app.state import ViewState
-
-STORED = {
-    name: make
-    for name, make in vars(results).items()
-    if callable(make) and name in ("circuit", "comparison", "trace", "average_trace", "lens")
-} | {
-    "average_lens": results.average_lens,
-    "roles": results.roles,
-    "rewiring": results.rewiring,
-    "delta": results.delta,
-    "curves": lambda: FaithfulnessCurves({"eap-ig": results.curve()}, results.ORIGIN),
-    "heads": lambda: HeadsOnPrompts((results.prompt_heads(),)),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +44,6 @@ class Norms(Result):
     def arrays(self) -> dict[str, np.ndarray]:
         return {"values": self.values}
 
-    def metadata(self) -> dict[str, Any]:
-        return {}
-
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Norms:
         return cls(numeric(arrays, "values", "f", 1))
@@ -75,7 +58,8 @@ def on_paper(norms: Norms, path: Path) -> None:
 
 
 @pytest.fixture
-def own_kind():
+def own_kind(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(FigureKind, "_known", dict(FigureKind._known))
     yield add_kind(Norms, screen=on_screen, paper=on_paper)
     del KINDS["norms"]
 
@@ -83,7 +67,7 @@ def own_kind():
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_name_in_the_table_is_there(kind):
     assert kind.name == named(kind.holds).KIND
-    for target in (*kind.figures.values(), *kind.screen):
+    for target in (*kind.figures.values(), *kind.screen.values()):
         assert callable(named(target))
 
 
@@ -95,9 +79,9 @@ def test_what_a_file_holds_comes_in_the_same_order_at_every_reading(tmp_path: Pa
         assert [row["parameter"] for row in open_result(path).rows()] == sorted(names)
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", results.STORED)
 def test_a_stored_result_is_opened_by_its_header_and_is_whole(name: str, tmp_path: Path):
-    found = STORED[name]()
+    found = results.STORED[name]()
     path, again = tmp_path / "a.kc.safetensors", tmp_path / "b.kc.safetensors"
     found.save(path)
     opened = open_result(path)
@@ -108,9 +92,9 @@ def test_a_stored_result_is_opened_by_its_header_and_is_whole(name: str, tmp_pat
     assert list(opened.to_pandas().columns) == list(opened.rows()[0])
 
 
-@pytest.mark.parametrize("name", [name for name in STORED if name != "delta"])
+@pytest.mark.parametrize("name", [name for name in results.STORED if name != "delta"])
 def test_a_result_is_drawn_by_what_it_is_and_has_a_page(name: str, tmp_path: Path):
-    found = STORED[name]()
+    found = results.STORED[name]()
     assert screen.figure(found).data
     if kind_of_result(found).figures:
         for part in found.parts():

@@ -303,6 +303,12 @@ def test_a_mistake_in_jsonl_is_named_with_its_line(tmp_path: Path, text: str, me
         ("f.csv", b"subject,subject,object\nA,B,C\n", "f.csv:1: has 2 columns 'subject'"),
         ("f.csv", b"subject,thing\nA,B\n", "f.csv:1: has no column 'object'"),
         ("f.csv", b"subject,object\nA,B\n", "f.csv:2: lacks the key 'prompt'"),
+        ("f.csv", b"subject,object,prompt\nA\0,B,{} is\n", "f.csv:2: 'subject' holds a NUL"),
+        (
+            "f.json",
+            b'[{"subject": "A", "object": "B\\u0000", "prompt": "{} is"}]',
+            "'object' holds",
+        ),
         ("f.json", b'[\n\n{"a" 1}]', "f.json:3: not JSON"),
         ("f.json", b"[1]", "f.json: row 1 must be a JSON object"),
         ("f.json", b"[]", "f.json: holds no facts"),

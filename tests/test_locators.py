@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -29,6 +31,7 @@ from locate.search import Scoring
 from tests.oracles import plain_eap
 from tests.test_rewiring import small_edit
 
+ROOT = Path(__file__).parent.parent
 PLUGIN = '''
 """A locator with one option of its own: EAP-IG's scores plus noise of a chosen size."""
 
@@ -246,3 +249,58 @@ def test_installed_packages_offer_plugins_and_a_failing_one_is_named(plugin, mon
         plugins.load_installed()
     assert "half" not in Metric
     assert [each["name"] for each in plugins.record()["plugins"]] == ["theirs"]
+
+
+HALF = '''
+import knowledge_circuits as kc
+from knowledge_circuits.parts import Options, Report, Result
+
+
+@kc.metric
+def half_metric(logits, answer, foil):
+    """Half."""
+
+
+@kc.result_kind(paper=print)
+class Half(Result):
+    KIND = "half"
+
+
+kc.analysis("half", "Half", "Half?", Options, list, dict, Report)
+raise ValueError("too far")
+'''
+
+
+def test_a_plugin_that_fails_takes_back_its_analyses_and_kinds_as_well(tmp_path: Path):
+    from circuits.base.choices import FigureKind
+    from circuits.files.kinds import KINDS
+    from experiments.analyses.engine.registry import names
+
+    before = (list(Metric), list(KINDS), names(), list(FigureKind))
+    path = tmp_path / "half.py"
+    path.write_text(HALF, encoding="utf-8")
+    with pytest.raises(FileFormatError, match="too far"):
+        plugins.load_plugin(path)
+    assert (list(Metric), list(KINDS), names(), list(FigureKind)) == before
+
+
+def test_a_choice_that_a_failing_plugin_imports_first_keeps_what_is_ours(tmp_path: Path):
+    code = f"""
+from circuits.base import plugins
+from circuits.base.errors import FileFormatError
+path = {str(tmp_path / "half.py")!r}
+open(path, "w").write('''
+import knowledge_circuits as kc
+@kc.locator
+def mine(model, pairs, scoring, **rest):
+    "Mine."
+raise ValueError("too far")
+''')
+try:
+    plugins.load_plugin(path)
+except FileFormatError:
+    from locate.edges.locators import Locator
+    print(*Locator)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["eap", "eap-ig", "exact", "acdc"], done.stderr

@@ -11,7 +11,6 @@ from experiments.cli.main import main
 from locate.states.lens_average import AverageLens, Followed, Place
 from locate.states.trace_average import AverageTrace
 from tests.test_cli import PAIRS, refusal, run_json, write_lines
-from tests.tiny import byte_level_tokenizer, gpt2_hf
 
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Peru": "Lima", "Norway": "Oslo", "Cuba": "Paris"}
 WRONG = 1
@@ -30,15 +29,6 @@ def fact_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def pair_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_lines(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", PAIRS))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model with random weights, which knows nothing."""
-    folder = tmp_path_factory.mktemp("tiny")
-    gpt2_hf().save_pretrained(folder)
-    byte_level_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.mark.parametrize("name", ["facts-gpt2", "facts-llama"])

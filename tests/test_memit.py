@@ -29,6 +29,7 @@ from circuits.edits.parts.value import ValueSettings, optimise_values
 from circuits.edits.settings import SETTINGS_FILE, layers_by_depth, merge, settings_for
 from circuits.model.model import Model
 from tests.edits import OTHER, REQUEST, TEXT, same, weights
+from tests.tiny import tiny_model
 
 BARE = ContextSettings(copies=0)
 FREE = ValueSettings(steps=8, weight_decay=0.0, clamp=1e6)  # the clamps of ROME and MEMIT differ
@@ -179,6 +180,14 @@ def test_every_table_of_hyperparameters_makes_valid_settings():
 )
 def test_layers_by_depth_agree_with_the_published_ones(n_layers, last, share, layers):
     assert layers_by_depth(n_layers, last, share) == tuple(layers)
+
+
+@pytest.mark.parametrize(("name", "clamp"), [("gpt2-medium", 2e-3), ("gpt2-large", 1e-3)])
+def test_gpt2_is_fine_tuned_within_the_bounds_of_the_rome_paper(monkeypatch, name, clamp):
+    """`norm_constraint` of kmeng01/rome, hparams/FT/*_constr.json; layer and rate are the same."""
+    monkeypatch.setattr(hyperparameters, "_entry", lambda model: name)
+    found, _ = settings_for(tiny_model("gpt2"), "ft-l", FineTuneSettings)
+    assert (found.layers, found.clamp, found.learning_rate) == ((0,), clamp, 5e-4)
 
 
 def test_gpt2_xl_is_fine_tuned_as_easyedit_does(model, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 
@@ -11,12 +12,13 @@ from transformers import GPT2Config
 
 from circuits.base.errors import (
     ModelNotFoundError,
+    NumericalError,
     OptionError,
     PromptError,
     UnsupportedArchitectureError,
 )
 from circuits.model.architectures import ARCHITECTURES, check_architecture
-from circuits.model.loading import embedded_checkpoints, embedded_models, parse_device
+from circuits.model.loading import embedded_checkpoints, embedded_models, parse_device, resolve
 from circuits.model.model import Model, load
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer, tiny_model
 
@@ -87,10 +89,38 @@ def test_a_saved_directory_loads_to_the_same_model(kind, tmp_path, tokens, model
     )
 
 
-def test_bf16_loads_as_bf16(kind, tmp_path):
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_half_precision_loads_as_such_and_answers_as_fp32_but_for_rounding(
+    kind, name, dtype, tmp_path
+):
     hugging_face(kind).save_pretrained(tmp_path)
     byte_level_tokenizer().save_pretrained(tmp_path)
-    assert load(str(tmp_path), device="cpu", dtype="bf16").dtype == torch.bfloat16
+    rough, exact = (load(str(tmp_path), "cpu", each) for each in (name, "fp32"))
+    assert rough.dtype == dtype
+    ids = torch.tensor([rough.tokenizer.encode("The capital of France is").ids])
+    with torch.no_grad():
+        there, here = rough.last_logits(ids).float(), exact.last_logits(ids)
+    torch.testing.assert_close(there, here, atol=0.1, rtol=0.1)
+
+
+def test_a_weight_beyond_the_range_of_fp16_is_refused_in_words(tmp_path):
+    model = gpt2_hf()
+    with torch.no_grad():
+        model.transformer.wte.weight[5, 5] = 1e6
+    model.save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(NumericalError, match=r"'transformer\.wte\.weight' holds .*try fp32"):
+        load(str(tmp_path), device="cpu", dtype="fp16")
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_is_refused(tmp_path):
+    model = gpt2_hf()
+    tokenizer = copy.deepcopy(byte_level_tokenizer())
+    tokenizer.add_tokens(["<extra>"])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFoundError, match="resize_token_embeddings"):
+        load(str(tmp_path), device="cpu")
 
 
 def test_wrapping_one_model_twice_is_refused():
@@ -112,6 +142,25 @@ def test_an_unknown_model_is_refused_offline_within_seconds():
     assert time.monotonic() - start < 5
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("absent", [None, "tokenizer.json", "b.safetensors", "config.json"])
+def test_only_a_whole_model_in_the_cache_is_loaded_without_the_hub(absent, tmp_path, monkeypatch):
+    index = json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}})
+    names = ["config.json", "tokenizer.json", "a.safetensors", "b.safetensors"]
+    for name in [*names, "model.safetensors.index.json"]:
+        (tmp_path / name).write_text(index)
+
+    def cached(repository, file, revision=None):
+        there = (tmp_path / file).is_file() and file != absent
+        return str(tmp_path / file) if there else None
+
+    asked = []
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    monkeypatch.setattr("circuits.model.loading._check_hub", lambda *names: asked.append(names))
+    source = resolve("somebody/model")
+    assert source.local_only is (absent is None)
+    assert bool(asked) is (absent is not None)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +298,14 @@ def test_bos_is_refused_where_the_tokenizer_has_none():
     )
     with pytest.raises(PromptError, match="--no-bos"):
         model.tokenizer.encode("The capital", bos=True)
+
+
+@pytest.mark.parametrize("name", embedded_models())
+def test_an_embedded_model_is_asked_with_bos_and_so_is_what_is_saved_of_it(name, tmp_path):
+    model = load(name, device="cpu")
+    assert model.tokenizer.encode("The capital of France is").bos
+    model.save_pretrained(tmp_path)
+    assert load(str(tmp_path), device="cpu").tokenizer.encode("The capital of France is").bos
 
 
 @pytest.mark.parametrize("name", embedded_models())

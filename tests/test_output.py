@@ -176,6 +176,19 @@ def test_a_full_disk_is_one_line_and_no_file():
     assert done.stderr.decode().strip() == "kc: error: No space left on device"
 
 
+def test_half_a_file_of_a_killed_run_is_removed_by_the_next(tmp_path: Path):
+    killed = """
+import os, signal, sys
+os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+from circuits.base.writing import atomic_write
+atomic_write(sys.argv[1], "x")
+"""
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "a")], check=False)
+    assert len(list(tmp_path.glob(".kc-*.tmp"))) == 1
+    atomic_write(tmp_path / "b", "y")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path):
     killed = """
 import os, signal, sys

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from circuits.base import plugins
-from circuits.base.choices import Metric
+from circuits.base.choices import FigureKind, Metric
 from circuits.edits.methods.registry import EditMethod
 from circuits.files import kinds
 from circuits.model.model import Model, load
@@ -107,7 +107,7 @@ def desk(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return model if (name, device, dtype) == (model.name, None, "fp32") else load(name, device)
 
     monkeypatch.setattr("circuits.model.model.load", known)
-    for kind in (Metric, Locator, EditMethod):
+    for kind in (Metric, Locator, EditMethod, FigureKind):
         monkeypatch.setattr(kind, "_known", dict(kind._known))
     monkeypatch.setattr(plugins, "_loaded", {})
     monkeypatch.setattr(registry, "_ANALYSES", dict(registry._ANALYSES))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 from dataclasses import dataclass, fields
@@ -14,8 +16,11 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 import typer
 
+import circuits
+import locate
 from circuits.base.errors import OptionError
-from circuits.base.options import Options, default_of, meaning, option
+from circuits.base.options import Options, default_of, meaning, option, types_of
+from experiments import analyses
 from experiments.cli.main import COMMANDS, main, make_app
 from experiments.cli.signature import Fixed, Given, Starts, command, in_flags
 from tests.test_cli import refusal
@@ -58,6 +63,30 @@ def groups_of(function: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
         if inspect.isclass(kind) and issubclass(kind, Options):
             found[name] = (kind, tuple(notes))
     return found
+
+
+def test_every_number_among_the_options_has_a_least_value():
+    """Layers are held against the model's instead (`circuits.edits.settings.check_layers`)."""
+    for room in (circuits, locate, analyses):
+        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+            importlib.import_module(module.name)
+    ours = [each for each in below(Options) if not each.__module__.startswith("tests")]
+    numbers = [
+        (kind.__name__, each.name, meaning(each))
+        for kind in ours
+        for each in fields(kind)
+        if each.name != "layers" and {int, float} & plain_types(types_of(kind)[each.name])
+    ]
+    assert len(numbers) > 100
+    assert [each[:2] for each in numbers if each[2].low is None and each[2].above is None] == []
+
+
+def below(kind: type) -> list[type]:
+    return [each for own in kind.__subclasses__() for each in (own, *below(own))]
+
+
+def plain_types(hint: Any) -> set[Any]:
+    return set().union(*map(plain_types, get_args(hint))) if get_args(hint) else {hint}
 
 
 @pytest.mark.parametrize("function", COMMANDS, ids=lambda function: function.__name__)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from circuits.base.errors import PromptError
-from circuits.model.tokens import Prompt, Tokenizer, find_mentions
+from circuits.model.tokens import Prompt, Tokenizer, find_mentions, usual_bos
 from tests.shared import shared_data
 from tests.tiny import byte_level_tokenizer, metaspace_tokenizer
 
@@ -82,14 +82,14 @@ def test_there_is_never_a_second_bos_although_llama_adds_its_own():
     assert automatic[0] == TOKENIZERS["metaspace"].hf.bos_token_id
     assert TOKENIZERS["metaspace"].encode("France").ids == tuple(automatic)
     assert TOKENIZERS["byte-level"].hf("France")["input_ids"][0] != 0
-    assert TOKENIZERS["byte-level"].encode("France").ids[0] == 0
+    assert TOKENIZERS["byte-level"].encode("France", bos=True).ids[0] == 0
 
 
 @pytest.mark.parametrize(("kind", "sign"), [("byte-level", "<|endoftext|>"), ("metaspace", "<s>")])
 def test_a_bos_written_in_the_prompt_is_refused_and_not_doubled(kind: str, sign: str):
     tokenizer = TOKENIZERS[kind]
     with pytest.raises(PromptError, match="BOS"):
-        tokenizer.encode(f"{sign}France is")
+        tokenizer.encode(f"{sign}France is", bos=True)
     assert tokenizer.encode(f"{sign}France is", bos=False).ids.count(tokenizer.hf.bos_token_id) == 1
 
 
@@ -141,6 +141,19 @@ def test_an_absent_double_or_empty_subject_is_refused(text: str, subject: str, m
 def test_an_empty_prompt_is_refused(text: str):
     with pytest.raises(PromptError, match="prompt is empty"):
         TOKENIZERS["byte-level"].encode(text)
+
+
+def test_the_default_is_what_the_tokenizer_does_and_not_that_it_has_a_bos_token():
+    assert TOKENIZERS["byte-level"].hf.bos_token_id == 0
+    assert not TOKENIZERS["byte-level"].default_bos
+    assert TOKENIZERS["metaspace"].default_bos
+
+
+def test_a_gpt2_is_asked_with_bos_and_a_llama_as_its_tokenizer_does():
+    adds, does_not = metaspace_tokenizer(), byte_level_tokenizer()
+    assert usual_bos(does_not, "gpt2")
+    assert not usual_bos(does_not, "llama")
+    assert usual_bos(adds, "llama")
 
 
 def test_bos_cannot_be_asked_of_a_tokenizer_without_one():

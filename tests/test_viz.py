@@ -39,8 +39,8 @@ from viz.paper.difference import draw_difference, shown_circuit
 from viz.paper.heads import draw_attention, draw_written
 from viz.paper.heat_maps import layer_ticks
 from viz.paper.layers import draw_layers
-from viz.paper.lenses import draw_average_lens, draw_lens, draw_objects, draw_prompt_lens
-from viz.routing import HALF_HEIGHT, HALF_WIDTH
+from viz.paper.lenses import draw_average_lens, draw_objects, draw_prompt_lens
+from viz.routing import HALF_HEIGHT, HALF_WIDTH, sample_curves
 
 WIRINGS = st.builds(
     lambda layers, groups, size, kv: Wiring(layers, groups * size, groups, kv),
@@ -67,7 +67,7 @@ def samples() -> st.SearchStrategy[Circuit]:
 
 
 def curves_through_boxes(layout: Layout) -> list[tuple[int, str]]:
-    points = layout.polylines(240)
+    points = sample_curves(layout.curves, 240)
     hits = []
     for index, node in enumerate(layout.nodes):
         across = np.abs(points[..., 0] - layout.x[index]) < layout.half_width[index]
@@ -97,7 +97,7 @@ def test_a_curve_rises_from_the_top_of_its_source_to_the_bottom_of_its_destinati
     circuit, placement
 ):
     layout = lay_out(circuit, 300, placement)
-    points = layout.polylines(50)
+    points = sample_curves(layout.curves, 50)
     assert (np.diff(points[..., 1], axis=1) >= -1e-9).all()
     for end, nodes, side in ((0, layout.tail, 1), (-1, layout.head, -1)):
         offset = points[:, end] - np.stack([layout.x[nodes], layout.y[nodes]], axis=-1)
@@ -203,7 +203,7 @@ def test_the_difference_of_two_circuits_is_drawn_though_it_has_no_path():
 @given(samples())
 def test_no_two_curves_coincide_so_none_hides_another(circuit):
     layout = lay_out(circuit, 150)
-    points = np.round(layout.polylines(13), 6).reshape(-1, 26)
+    points = np.round(sample_curves(layout.curves, 13), 6).reshape(-1, 26)
     assert len(np.unique(points, axis=0)) == layout.n_drawn
 
 
@@ -269,11 +269,6 @@ def measured(path: Path) -> Path:
     return draw_faithfulness(FaithfulnessCurves(curves), path, title=HOSTILE)
 
 
-def lensed(path: Path) -> Path:
-    ranks = {HOSTILE: np.array([90, 3, 0]), " France": np.array([5, 8, 40])}
-    return draw_lens(ranks, {" France": np.array([0.0, 0.1, 0.2])}, path, title=HOSTILE)
-
-
 def traced_average(path: Path) -> Path:
     rng = np.random.default_rng(0)
     effects = {kind: rng.random((3, len(ROLES), 4)) - 0.3 for kind in TraceKind}
@@ -325,7 +320,6 @@ DRAWN = pytest.mark.parametrize(
         traced,
         traced_average,
         measured,
-        lensed,
         lensed_prompt,
         lensed_average,
         followed,

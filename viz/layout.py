@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from circuits.base.choices import Choice
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, Wiring, node_kind, node_layer
-from viz.routing import HALF_HEIGHT, HALF_WIDTH, Obstacles, Router, sample_curves
+from viz.routing import HALF_HEIGHT, HALF_WIDTH, Obstacles, Router
 
 LEVEL = 0.5  # from heads to the MLP above them
 LAYER_GAP = 0.85  # from a layer's last level to the next layer's first
@@ -82,10 +82,6 @@ class Layout:
             raise OptionError(f"node {node!r} is not drawn")
         index = self.nodes.index(node)
         return float(self.x[index]), float(self.y[index])
-
-    def polylines(self, points: int = 48) -> Float[np.ndarray, "edge points 2"]:
-        """The curves as points at equal steps of their parameter."""
-        return sample_curves(self.curves, points)
 
 
 @dataclass(frozen=True, eq=False)

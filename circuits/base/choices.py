@@ -116,7 +116,7 @@ class Open(str, metaclass=_Listed):
     @property
     def is_own(self) -> bool:
         """Whether it is a user's, and not one of those that come with this project."""
-        built_in = ("circuits.", "locate.", "experiments.")
+        built_in = ("circuits.", "locate.", "viz.", "experiments.")
         return not (isinstance(self.target, str) and self.target.startswith(built_in))
 
     @property
@@ -162,6 +162,7 @@ class Metric(Open):
 
     LOGIT_DIFFERENCE: ClassVar[Metric]
     LOG_PROBABILITY: ClassVar[Metric]
+    PROBABILITY_DIFFERENCE: ClassVar[Metric]
     KL: ClassVar[Metric]
 
 
@@ -170,6 +171,11 @@ Metric.LOGIT_DIFFERENCE = Metric.add(
 )
 Metric.LOG_PROBABILITY = Metric.add(
     "log-prob", "circuits.model.metrics:log_probability", "log-probability of the answer"
+)
+Metric.PROBABILITY_DIFFERENCE = Metric.add(
+    "prob-diff",
+    "circuits.model.metrics:probability_difference",
+    "probability of the answers minus that of the foils",
 )
 Metric.KL = Metric.add(
     "kl", "circuits.model.metrics:negative_kl", "minus KL from the clean run", relative=True
@@ -244,6 +250,14 @@ class Corruption(Choice):
     RELATION = "relation"
 
 
+class Task(Choice):
+    """What is asked that is no fact: who receives, a later year, a verb that agrees."""
+
+    IOI = "ioi"
+    GREATER_THAN = "greater-than"
+    AGREEMENT = "agreement"
+
+
 class Templates(Choice):
     """Which of a relation's templates to ask in; ALL are the TRAIN and the HELD_OUT ones."""
 
@@ -275,33 +289,62 @@ class NoiseUnit(Choice):
     SUBJECTS = "subjects"
 
 
-class FigureKind(Choice):
-    """What `kc figures` draws from stored results."""
+class FigureKind(Open):
+    """What `kc figures` draws from stored results; `text` says what it shows, in a line.
 
-    CIRCUIT = "circuit"
-    LAYERS = "layers"
-    DIFFERENCE = "difference"
-    OBJECTS = "objects"
-    TRACE = "trace"
-    LENS = "lens"
-    FAITHFULNESS = "faithfulness"
-    ATTENTION = "attention"
-    TOKENS = "tokens"
+    The function is that of the kind of result (`circuits.files.kinds`): two may share a figure.
+    """
 
-    @property
-    def label(self) -> str:
-        """What the figure shows, in a line."""
-        return {
-            "circuit": "the circuit, nodes by layer and head, edges by score",
-            "layers": "nodes, edges and score mass by layer and role",
-            "difference": "a circuit before and after: kept, gained, lost, flipped, cannot tell",
-            "objects": "rank and probability of an edit's old and new object by layer",
-            "trace": "causal trace: indirect effect by layer and token or role of a token",
-            "lens": "logit lens: rank and probability by layer",
-            "faithfulness": "faithfulness against the number of edges, with CPR and CMD",
-            "attention": "where heads look from the last token of a prompt",
-            "tokens": "the tokens that heads write at the last token of a prompt",
-        }[self]
+    CIRCUIT: ClassVar[FigureKind]
+    LAYERS: ClassVar[FigureKind]
+    DIFFERENCE: ClassVar[FigureKind]
+    OBJECTS: ClassVar[FigureKind]
+    TRACE: ClassVar[FigureKind]
+    LENS: ClassVar[FigureKind]
+    FAITHFULNESS: ClassVar[FigureKind]
+    ATTENTION: ClassVar[FigureKind]
+    TOKENS: ClassVar[FigureKind]
+
+
+def _figure(name: str, drawn_by: str, text: str) -> FigureKind:
+    return FigureKind.add(name, f"viz.paper.{drawn_by}", text)
+
+
+FigureKind.CIRCUIT = _figure(
+    "circuit", "circuit:draw_circuit", "the circuit, nodes by layer and head, edges by score"
+)
+FigureKind.LAYERS = _figure(
+    "layers", "layers:draw_layers", "nodes, edges and score mass by layer and role"
+)
+FigureKind.DIFFERENCE = _figure(
+    "difference",
+    "difference:draw_difference",
+    "a circuit before and after: kept, gained, lost, flipped, cannot tell",
+)
+FigureKind.OBJECTS = _figure(
+    "objects",
+    "lenses:draw_objects",
+    "rank and probability of an edit's old and new object by layer",
+)
+FigureKind.TRACE = _figure(
+    "trace",
+    "curves:draw_trace",
+    "causal trace: indirect effect by layer and token or role of a token",
+)
+FigureKind.LENS = _figure(
+    "lens", "lenses:draw_prompt_lens", "logit lens: rank and probability by layer"
+)
+FigureKind.FAITHFULNESS = _figure(
+    "faithfulness",
+    "curves:draw_faithfulness",
+    "faithfulness against the number of edges, with CPR and CMD",
+)
+FigureKind.ATTENTION = _figure(
+    "attention", "heads:draw_attention", "where heads look from the last token of a prompt"
+)
+FigureKind.TOKENS = _figure(
+    "tokens", "heads:draw_written", "the tokens that heads write at the last token of a prompt"
+)
 
 
 class FigureFormat(Choice):

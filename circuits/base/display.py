@@ -125,9 +125,9 @@ def drawn(result: Any, path: Path, **options: Any) -> None:
     _installed("draw")(result, path, **options)
 
 
-def explored(circuit: Any, **options: Any) -> None:
-    """Show a circuit in the app, within a notebook."""
-    _installed("explore")(circuit, **options)
+def explored(result: Any, **options: Any) -> None:
+    """Show a result in the app, within a notebook."""
+    _installed("explore")(result, **options)
 
 
 def _installed(name: str) -> Callable[..., Any]:

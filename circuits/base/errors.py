@@ -65,7 +65,25 @@ class NumericalError(KnowledgeCircuitsError):
     exit_code = 4
 
 
+class OutOfMemoryError(KnowledgeCircuitsError):
+    """Memory does not hold even the smallest batch."""
+
+    exit_code = 4
+
+
 class EasyEditError(KnowledgeCircuitsError):
     """EasyEdit is not there, or one of its methods cannot be run or failed; says which and why."""
 
     exit_code = 3
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is at an end, which PyTorch's CPU and MPS say in words."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY))
+    )
+
+
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")

@@ -37,6 +37,17 @@ class Interval:
 
 
 UNDEFINED = Interval(np.nan, np.nan, np.nan)
+FEWEST = 8
+"""Observations below which resampling says nothing of what others would have shown."""
+
+
+def enough(n: int, fewest: int = FEWEST) -> bool:
+    """Whether n observations are enough to be resampled.
+
+    Resamples of few cannot spread: two mirrored pairs have the same value each, so that every
+    resample agrees. Who knows better, as a test that widens its limits by n, gives another number.
+    """
+    return n >= fewest
 
 
 def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -50,13 +61,14 @@ def bootstrap(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    fewest: int = FEWEST,
 ) -> Interval:
     """Percentile bootstrap of `statistic(*columns, axis=-1)`, resampling the last axis jointly.
 
-    One value, or none that varies, has no spread to resample: the limits are NaN, or the value.
+    The limits are NaN where there are too few to resample, and the value where none varies.
     """
     value = float(statistic(*columns, axis=-1))
-    if columns[0].shape[-1] < 2 or not np.isfinite(value) or resamples < 1:
+    if not enough(columns[0].shape[-1], fewest) or not np.isfinite(value) or resamples < 1:
         return Interval(value, np.nan, np.nan)
     if all(np.ptp(np.asarray(column, dtype=float)) == 0 for column in columns):
         return Interval(value, value, value)
@@ -85,17 +97,21 @@ def percentiles(value: float, draws: Sequence[float], level: float = 0.95) -> In
 
 
 def bootstrap_means(
-    values: np.ndarray, resamples: int = 1000, level: float = 0.95, seed: int = 0
+    values: np.ndarray,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    fewest: int = FEWEST,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over the first axis with its percentile bootstrap limits, for each of many columns.
 
     Columns are sorted before resampling, so that the limits do not depend on the examples' order.
-    A single example has no spread: its limits are NaN.
+    The limits are NaN where there are too few examples to resample.
     """
     n_examples, rest = values.shape[0], values.shape[1:]
     columns = np.sort(values.reshape(n_examples, -1).astype(np.float64), axis=0)
     centre = columns.mean(0)
-    if n_examples < 2 or resamples < 1:
+    if not enough(n_examples, fewest) or resamples < 1:
         low = high = np.full_like(centre, np.nan)
     else:
         counts = np.random.default_rng(seed).multinomial(

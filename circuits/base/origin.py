@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,10 +11,10 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
-from tempfile import mkdtemp
 from typing import Any
 
 from circuits.base.errors import OptionError, StoreError
+from circuits.base.writing import remove_abandoned, stage_name
 
 
 def check_writable(directory: Path, inputs: Iterable[Path | str | None] = ()) -> None:
@@ -65,8 +63,9 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
     is_new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(directory)
-        stage = Path(mkdtemp(prefix=f"{_stages()}{os.getpid()}-", suffix=".tmp", dir=directory))
+        remove_abandoned(directory)
+        stage = directory / stage_name()
+        stage.mkdir(mode=0o700)
     except OSError as error:
         raise StoreError(f"`out` {directory} cannot be written: {error.strerror}") from None
     done = False
@@ -93,29 +92,6 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
         if is_new and not done:
             with suppress(OSError):  # another run may have written there in the meantime
                 directory.rmdir()
-
-
-def _stages() -> str:
-    """How the names of this machine's stages begin."""
-    return f".kc-{re.sub('[^A-Za-z0-9]', '', platform.node())[:32]}-"
-
-
-def _remove_abandoned(directory: Path) -> None:
-    """Remove stages whose process was killed; those of other machines may be in use."""
-    for stage in directory.glob(f"{_stages()}*.tmp"):
-        process = stage.name.removeprefix(_stages()).partition("-")[0]
-        if process.isdigit() and not _is_running(int(process)):
-            rmtree(stage, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is someone else's
-        return True
-    return True
 
 
 def write_all(

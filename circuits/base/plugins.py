@@ -34,6 +34,14 @@ class Plugin:
 
 
 _loaded: dict[str, Plugin] = {}
+_tables: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+"""Tables that plugins add to, each with what it held when it was made."""
+
+
+def open_table(table: dict[Any, Any]) -> dict[Any, Any]:
+    """The table itself, whose rows of a plugin that fails are taken back from now on."""
+    _tables.append((table, dict(table)))
+    return table
 
 
 def load_plugin(path: str | Path) -> Plugin:
@@ -114,13 +122,22 @@ def _in_a_line(error: BaseException) -> str:
 
 
 def _registering(load: Callable[[], None], module: str | None = None) -> None:
-    """Load; where that fails, every open choice is as it was before."""
-    before = [(kind, dict(kind._known)) for kind in Open.__subclasses__()]
+    """Load; where that fails, every open choice and table is as it was before.
+
+    A choice that is first imported meanwhile keeps those that come with this project.
+    """
+    choices = {kind: dict(kind._known) for kind in Open.__subclasses__()}
+    tables = {id(table): dict(table) for table, _ in _tables}
     try:
         load()
     except BaseException:
-        for kind, known in before:
-            kind._known = known
+        for kind in Open.__subclasses__():
+            ours = {name: each for name, each in kind._known.items() if not each.is_own}
+            kind._known = choices.get(kind, ours)
+        for table, at_first in _tables:
+            rows = tables.get(id(table), at_first)
+            table.clear()
+            table.update(rows)
         if module is not None:
             sys.modules.pop(module, None)
         raise

@@ -100,6 +100,8 @@ def text_field(record: dict[str, Any], key: str, path: str | Path, line: int | N
     value = record[key]
     if not isinstance(value, str) or not value.strip():
         raise FileFormatError(path, f"{key!r} must be text and not empty", line)
+    if "\0" in value:
+        raise FileFormatError(path, f"{key!r} holds a NUL character", line)
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise FileFormatError(path, f"{key!r} holds half of a surrogate pair", line)
     return value.strip()

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import numpy as np
 
 from circuits.base.arrays import ContentError, Layout, read_intact, save_arrays
-from circuits.base.display import Shown, visible
+from circuits.base.display import Shown, explored, visible
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.writing import to_json
 
@@ -33,8 +33,8 @@ class Result(Shown):
         raise NotImplementedError
 
     def metadata(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain JSON values."""
-        raise NotImplementedError
+        """Everything but the arrays, as plain JSON values; by default nothing."""
+        return {}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Result:
@@ -58,6 +58,10 @@ class Result(Shown):
         origin = getattr(self, "provenance", {})
         known = [str(origin[key]) for key in ("relation", "model") if origin.get(key)]
         return " in ".join(known) or None
+
+    def explore(self, **options: Any) -> None:
+        """Open the app on this result within a notebook; options as of `viz.app.explore`."""
+        explored(self, **options)
 
     def save(self, path: str | Path) -> None:
         """Write to a `*.kc.safetensors` file with a hash over its content."""

@@ -7,11 +7,15 @@ import io
 import json
 import math
 import os
+import platform
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
+from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -28,11 +32,12 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.parent / f".kc-{secrets.token_hex(8)}.tmp"
+    temporary = path.parent / stage_name()
     try:
         if path.exists() and not path.is_file():
             raise StoreError(f"{path}: cannot be written: is not a regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent)
         try:
             with open(temporary, "xb") as file:
                 file.write(data)
@@ -45,6 +50,51 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from None
     _sync_directory(path.parent)
+
+
+def usual_mode(folder: Path) -> int:
+    """Permissions that new files get there, as the user's umask has them."""
+    probe = folder / stage_name()
+    try:
+        probe.touch(exist_ok=False)
+        return probe.stat().st_mode & 0o777
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def stage_name() -> str:
+    """A name for what is being written, by machine and process, beside where it will be."""
+    return f"{_stages()}{os.getpid()}-{secrets.token_hex(8)}.tmp"
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Remove what processes that were killed left half written in a folder.
+
+    What is another machine's may be in use.
+    """
+    for stage in directory.glob(f"{_stages()}*.tmp"):
+        process = stage.name.removeprefix(_stages()).partition("-")[0]
+        if process.isdigit() and not _is_running(int(process)):
+            if stage.is_dir():
+                rmtree(stage, ignore_errors=True)
+            else:
+                stage.unlink(missing_ok=True)
+
+
+@cache
+def _stages() -> str:
+    """How the names of this machine's stages begin."""
+    return f".kc-{re.sub('[^A-Za-z0-9]', '', platform.node())[:32]}-"
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is someone else's
+        return True
+    return True
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

@@ -94,8 +94,12 @@ class _Placed:
             change = self.delta.dense(name).to(weight.device)
             wide = torch.promote_types(weight.dtype, change.dtype)
             model.set_parameter(name, (weight.to(wide) + change.to(wide)).to(weight.dtype))
-        edits = [*self.provenance.get("edits", []), self.delta.fingerprint()]
-        model.provenance = self.marked = {**self.provenance, "edits": edits}
+        marks = {"edits": [self.delta.fingerprint()]}
+        if "made_for" in self.delta.provenance:
+            marks["edits_of_other_weights"] = marks["edits"]
+        earlier = {name: self.provenance.get(name, []) for name in marks}
+        added = {name: [*earlier[name], *mark] for name, mark in marks.items()}
+        model.provenance = self.marked = {**self.provenance, **added}
 
     def leave(self) -> None:
         """Take it back; those placed after it are lifted first and then placed again."""
@@ -172,11 +176,28 @@ class WeightDelta(Result):
         return digest.hexdigest()
 
     @contextmanager
-    def applied(self, model: Model) -> Iterator[Model]:
+    def applied(self, model: Model, allow_mismatch: bool = False) -> Iterator[Model]:
         """The model with the change; its weights are back bit for bit when the block ends.
 
-        Also after an exception. Deltas may be nested. NumericalError for a change that is not
-        finite, OptionError for one of another model's shape; then nothing was touched.
+        Also after an exception. Deltas may be nested. What `fitted_to` refuses is refused; then
+        nothing was touched.
+        """
+        fitted = self.fitted_to(model, allow_mismatch)
+        with model.alone():
+            placed = _Placed(fitted, model)
+            try:
+                placed.enter()
+                yield model
+            finally:
+                placed.leave()
+
+    def fitted_to(self, model: Model, allow_mismatch: bool = False) -> WeightDelta:
+        """The change, where it can be applied to the model.
+
+        NumericalError for a change that is not finite, OptionError for one of another shape or made
+        for other weights. `allow_mismatch` lets the last pass: what is returned then says so in
+        its provenance, under `made_for`. Edits that are in the model's weights for the moment do
+        not count, and a change that does not say what it was made for fits.
         """
         if not self.is_finite:
             raise NumericalError("the edit holds numbers that are not finite; it is not applied")
@@ -185,13 +206,20 @@ class WeightDelta(Result):
                 raise OptionError(
                     f"the edit does not fit {model.name!r}: {name!r} differs in shape"
                 )
-        with model.alone():
-            placed = _Placed(self, model)
-            try:
-                placed.enter()
-                yield model
-            finally:
-                placed.leave()
+        made_for = _made_for(self.provenance)
+        if not made_for:
+            return self
+        bare = model.placed[0].provenance if model.placed else model.provenance
+        own = str(bare["weights_sha256"])
+        if made_for == {own}:
+            return self
+        if not allow_mismatch:
+            raise OptionError(
+                f"the edit was made for other weights than those of {model.name!r} in "
+                f"{bare.get('dtype', '?')}; `allow_mismatch` applies it all the same"
+            )
+        marks = {"weights_sha256": own, "made_for": sorted(made_for)}
+        return WeightDelta(self.changes, {**self.provenance, **marks})
 
     def __add__(self, other: WeightDelta) -> WeightDelta:
         """Both changes together; the provenance names both."""
@@ -267,6 +295,23 @@ class WeightDelta(Result):
 
     def _shape(self, name: str) -> torch.Size:
         return self.changes[name].shape
+
+
+def parts_of(provenance: Any) -> list[Mapping[str, Any]]:
+    """The provenance of each change that a sum, a multiple or a control was made of."""
+    if not isinstance(provenance, Mapping):
+        return []
+    terms = provenance.get("sum", ())
+    found = [*(terms if isinstance(terms, list | tuple) else ())]
+    found += [provenance.get("scaled"), provenance.get("edit")]
+    return [each for each in found if isinstance(each, Mapping)]
+
+
+def _made_for(provenance: Mapping[str, Any]) -> set[str]:
+    """Hashes of the weights that a change was made for."""
+    if "weights_sha256" in provenance:
+        return {str(provenance["weights_sha256"])}
+    return set().union(*map(_made_for, parts_of(provenance)))
 
 
 def _parts(change: Change) -> dict[str, Tensor]:

@@ -119,16 +119,16 @@ def as_jsonl(requests: Iterable[EditRequest]) -> str:
     return "".join(to_json(as_dict(request)) + "\n" for request in requests)
 
 
-def as_dict(request: EditRequest) -> dict[str, Any]:
-    """A request as plain JSON values."""
+def as_dict(request: EditRequest, probes: bool = True) -> dict[str, Any]:
+    """A request as plain JSON values; `probes` do not enter an edit, only its judgement."""
     record = {"prompt": request.prompt, "subject": request.subject, "target": request.target}
     optional = {"ground_truth": request.ground_truth, "relation": request.relation}
     record |= {name: value for name, value in optional.items() if value is not None}
-    probes = [
+    asked = [
         {"kind": str(p.kind), "prompt": p.prompt, "answers": list(p.answers), "name": p.name}
         for p in request.probes
     ]
-    return {**record, "probes": probes} if probes else record
+    return {**record, "probes": asked} if asked and probes else record
 
 
 # --- one row -------------------------------------------------------------------------------------

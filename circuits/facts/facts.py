@@ -7,7 +7,7 @@ put into words). This module needs the standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.records import read_csv
+from circuits.model.tokens import find_mentions, occurrences
 
 ATLAS_DIR = Path(__file__).parent / "atlas"
 SLOT = "{}"
@@ -103,6 +104,19 @@ def fill(template: str, subject: str) -> str:
     return template.replace(SLOT, subject)
 
 
+def place_in(template: str, subject: str) -> int:
+    """Which occurrence of the subject in the filled template stands in the slot, counted from 1.
+
+    0 where it is the one mention as a whole word, which is found without being counted.
+    """
+    text, word = fill(template, subject), subject.strip()
+    start = template.index(SLOT) + subject.index(word)
+    place = (start, start + len(word))
+    if find_mentions(text, subject) == [place]:
+        return 0
+    return occurrences(text, subject).index(place) + 1
+
+
 @cache
 def atlas() -> dict[str, Relation]:
     """The relations that ship with the project, by name."""
@@ -117,15 +131,6 @@ def relation(name: str) -> Relation:
     near = get_close_matches(name.strip().lower().replace(" ", "_"), relations, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(relations)}"
     raise OptionError(f"the atlas has no relation {name!r}; {hint}")
-
-
-def relations_by_subject(relations: Iterable[Relation]) -> dict[str, tuple[str, ...]]:
-    """For each subject the names of its relations, as subjects are shared between relations."""
-    names: dict[str, dict[str, None]] = {}
-    for each in relations:
-        for subject in each.subjects():
-            names.setdefault(subject, {})[each.name] = None
-    return {subject: tuple(of_subject) for subject, of_subject in names.items()}
 
 
 def read_atlas(directory: Path) -> dict[str, Relation]:

@@ -1,8 +1,10 @@
 """Clean and corrupted prompts side by side, tokenised, checked and batched.
 
 A pair asks the same question about two subjects: the clean prompt's object is the answer, the
-corrupted prompt's is the foil. Both prompts have the same number of tokens. Batches hold prompts
-of one length only, so nothing is ever padded.
+corrupted prompt's is the foil. Or it is a task that is no fact, such as which verb agrees: then it
+names no subject, and may name spans of the clean prompt instead, take several answers and foils,
+and have them exact to the token. Both prompts have the same number of tokens. Batches hold prompts
+of one length only, so no prompt is ever padded.
 """
 
 from __future__ import annotations
@@ -21,10 +23,18 @@ from circuits.base.records import read_jsonl, text_field
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span, Tokenizer
 
+SUBJECT = "subject"
+"""The span that says where the subject stands."""
+
 
 @dataclass(frozen=True)
 class PromptPair:
-    """One example as text; answer and foil without leading space."""
+    """One example as text; answer and foil without leading space, unless they are `exact`.
+
+    `answers` and `foils` are all that count as such, with the first of each as `answer` and `foil`;
+    none: these alone. `spans` are (name, text, which of its occurrences, counted from 1; 0: its one
+    mention as a whole word) in the clean prompt; one named "subject" is the subject's place.
+    """
 
     clean: str
     corrupted: str
@@ -32,17 +42,26 @@ class PromptPair:
     foil: str
     subject: str | None = None
     relation: str | None = None
+    answers: tuple[str, ...] = ()
+    foils: tuple[str, ...] = ()
+    spans: tuple[tuple[str, str, int], ...] = ()
+    exact: bool = False
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """The fields that are set, as the lines of a `--pairs` file."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        found: dict[str, Any] = {name: value for name, value in vars(self).items() if value}
+        found |= {name: list(found[name]) for name in ("answers", "foils") if name in found}
+        if self.spans:
+            found["spans"] = {name: [text, nth] for name, text, nth in self.spans}
+        return found
 
 
 @dataclass(frozen=True)
 class TokenPair:
     """One example as tokens. `answer` and `foil` are first continuation tokens.
 
-    `tokenizer` is the fingerprint of the one that made them.
+    `answers` and `foils` are all that count, these included. `tokenizer` is the fingerprint of the
+    one that made them.
     """
 
     text: PromptPair
@@ -52,6 +71,14 @@ class TokenPair:
     foil: int
     subject: Span | None
     tokenizer: str
+    answers: tuple[int, ...] = ()
+    foils: tuple[int, ...] = ()
+    spans: tuple[tuple[str, Span], ...] = ()
+
+    @property
+    def sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """All tokens that count as the answer, and all that count as the foil."""
+        return self.answers or (self.answer,), self.foils or (self.foil,)
 
     @property
     def first_difference(self) -> int:
@@ -62,7 +89,11 @@ class TokenPair:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Examples of one length as tensors; `index` gives each row's place in the caller's list."""
+    """Examples of one length as tensors; `index` gives each row's place in the caller's list.
+
+    `wanted` and `unwanted` are what metrics set against each other: answer and foil, or sets of
+    them, a column a token, -1 where a row has fewer.
+    """
 
     index: tuple[int, ...]
     clean: Int[Tensor, "batch pos"]
@@ -70,6 +101,8 @@ class PairBatch:
     answer: Int[Tensor, " batch"]
     foil: Int[Tensor, " batch"]
     first_difference: int
+    wanted: Int[Tensor, "batch ..."]
+    unwanted: Int[Tensor, "batch ..."]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -85,15 +118,34 @@ def encode_pair(tokenizer: Tokenizer, pair: PromptPair, bos: bool | None = None)
         )
     if clean.ids == corrupted.ids:
         raise PromptError(f"clean and corrupted prompt are the same: {pair.clean!r}")
-    answer = tokenizer.first_token(pair.clean, pair.answer)
-    foil = tokenizer.first_token(pair.corrupted, pair.foil)
-    if answer == foil:
+    answers, foils = (
+        tuple(dict.fromkeys(tokenizer.first_token(prompt, each, pair.exact) for each in chosen))
+        for prompt, chosen in (
+            (pair.clean, pair.answers or (pair.answer,)),
+            (pair.corrupted, pair.foils or (pair.foil,)),
+        )
+    )
+    if shared := [token for token in answers if token in foils]:
         raise PromptError(
             f"answer {pair.answer!r} and foil {pair.foil!r} of {pair.clean!r} begin with the same "
-            f"token {tokenizer.token_string(answer)!r}, so no score can tell them apart"
+            f"token {tokenizer.token_string(shared[0])!r}, so no score can tell them apart"
         )
-    subject = None if pair.subject is None else clean.span_of(pair.subject)
-    return TokenPair(pair, clean, corrupted, answer, foil, subject, tokenizer.fingerprint)
+    spans = {name: clean.span_of(text, nth) for name, text, nth in pair.spans}
+    subject = spans.pop(SUBJECT, None)
+    if subject is None and pair.subject is not None:
+        subject = clean.span_of(pair.subject)
+    sets = (answers, foils) if pair.answers or pair.foils else ((), ())
+    return TokenPair(
+        pair,
+        clean,
+        corrupted,
+        answers[0],
+        foils[0],
+        subject,
+        tokenizer.fingerprint,
+        *sets,
+        tuple(spans.items()),
+    )
 
 
 def encode_pairs(
@@ -144,11 +196,21 @@ def batches(
                 answer=tensor([pairs[i].answer for i in rows]),
                 foil=tensor([pairs[i].foil for i in rows]),
                 first_difference=min(pairs[i].first_difference for i in rows),
+                wanted=tensor(_columns([pairs[i].sides[0] for i in rows])),
+                unwanted=tensor(_columns([pairs[i].sides[1] for i in rows])),
             )
 
 
+def _columns(sets: Sequence[tuple[int, ...]]) -> list[Any]:
+    """One token a row, or sets filled up with -1."""
+    longest = max(map(len, sets))
+    if longest == 1:
+        return [each[0] for each in sets]
+    return [[*each, *[-1] * (longest - len(each))] for each in sets]
+
+
 def read_pairs(path: str | Path) -> list[PromptPair]:
-    """Pairs from a JSONL file: clean, corrupted, answer, foil and optionally subject, relation."""
+    """Pairs from a JSONL file: clean, corrupted, answer, foil and what else a pair may have."""
     pairs = [pair_from_record(record, path, line) for line, record in read_jsonl(path)]
     if not pairs:
         raise FileFormatError(path, "holds no pairs")
@@ -157,11 +219,53 @@ def read_pairs(path: str | Path) -> list[PromptPair]:
 
 def pair_from_record(record: dict[str, Any], path: str | Path, line: int) -> PromptPair:
     """A pair from its fields; FileFormatError names what is missing or no text."""
+    sets = {name: _texts(record, name, path, line) for name in ("answers", "foils")}
+    firsts = {name[:-1]: chosen[0] for name, chosen in sets.items() if chosen}
+    record = {**firsts, **record}
     optional = [name for name in ("subject", "relation") if record.get(name) is not None]
     names = ["clean", "corrupted", "answer", "foil", *optional]
     checked = {name: text_field(record, name, path, line) for name in names}
     # White space at a prompt's end stays: it is a mistake, and tokenising reports it.
-    return PromptPair(**checked | {name: record[name] for name in ("clean", "corrupted")})
+    exact = record.get("exact", False)
+    if not isinstance(exact, bool):
+        raise FileFormatError(path, "'exact' is true or false", line)
+    kept = ("clean", "corrupted", *(("answer", "foil") if exact else ()))
+    for name, first in firsts.items():
+        if record[name] != first:
+            raise FileFormatError(path, f"{name!r} is not the first of {name + 's'!r}", line)
+    return PromptPair(
+        **checked | {name: record[name] for name in kept},
+        answers=sets["answers"],
+        foils=sets["foils"],
+        spans=_spans(record, path, line),
+        exact=exact,
+    )
+
+
+def _texts(record: dict[str, Any], name: str, path: str | Path, line: int) -> tuple[str, ...]:
+    """A list of texts, empty where there is none."""
+    value = record.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        raise FileFormatError(path, f"{name!r} must be a list of texts that are not empty", line)
+    return tuple(value)
+
+
+def _spans(record: dict[str, Any], path: str | Path, line: int) -> tuple[tuple[str, str, int], ...]:
+    """Spans by name: a text, or a text and which of its mentions."""
+    value = record.get("spans") or {}
+    if not isinstance(value, dict):
+        raise FileFormatError(path, "'spans' must be texts by name", line)
+    found = []
+    for name, each in value.items():
+        text, nth = each if isinstance(each, list) and len(each) == 2 else (each, 0)
+        if not (isinstance(text, str) and text.strip() and type(nth) is int and nth >= 0):
+            raise FileFormatError(
+                path, f"the span {name!r} must be a text, or a text and its mention's number", line
+            )
+        found.append((str(name), text, nth))
+    return tuple(found)
 
 
 def _show(prompt: Prompt) -> str:

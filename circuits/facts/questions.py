@@ -22,8 +22,9 @@ import torch
 
 from circuits.base.choices import Templates
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.facts import Fact, Relation, fill
-from circuits.facts.pairs import PromptPair
+from circuits.facts.facts import Fact, Relation, fill, place_in
+from circuits.facts.pairs import SUBJECT, PromptPair
+from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Tokenizer
@@ -43,6 +44,12 @@ class Question:
     def prompt(self) -> str:
         """The prompt that the object continues."""
         return fill(self.template, self.fact.subject)
+
+    @property
+    def spans(self) -> tuple[tuple[str, str, int], ...]:
+        """The subject's place, for a prompt pair; empty where the prompt's words tell it."""
+        place = place_in(self.template, self.fact.subject)
+        return ((SUBJECT, self.fact.subject, place),) if place else ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,7 @@ def questions(
     return list(asked.values())
 
 
+@alone
 def known_facts(
     model: Model,
     relations: Relation | Iterable[Relation],
@@ -217,6 +225,7 @@ def make_pairs(
     )
 
 
+@alone
 def pairs_for(
     model: Model,
     relations: Relation | Iterable[Relation],
@@ -261,7 +270,9 @@ def _encode(
     for question in asked:
         try:
             prompt = tokenizer.encode(question.prompt, bos)
-            prompt.span_of(question.fact.subject)
+            prompt.span_of(
+                question.fact.subject, place_in(question.template, question.fact.subject)
+            )
             answer = tokenizer.first_token(question.prompt, question.fact.object)
         except PromptError as error:
             unusable.append((question, str(error)))
@@ -333,7 +344,13 @@ class _Pool:
             if failure is None:
                 clean, corrupted = fill(template, fact.subject), fill(template, other.subject)
                 return PromptPair(
-                    clean, corrupted, fact.object, other.object, fact.subject, fact.relation
+                    clean,
+                    corrupted,
+                    fact.object,
+                    other.object,
+                    fact.subject,
+                    fact.relation,
+                    spans=Question(fact, template).spans,
                 )
             reason = nearer(reason, failure)
         return reason

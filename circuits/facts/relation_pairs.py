@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.facts import Fact, Relation
+from circuits.facts.facts import Fact, Relation, place_in
 from circuits.facts.pairs import PromptPair
 from circuits.facts.questions import KnowledgeCheck, PairingReport, Question, Unpaired, nearer
 from circuits.model.tokens import Tokenizer
@@ -114,7 +114,8 @@ def _pair(
             if failure is None:
                 words = clean.question.prompt, other.question.prompt
                 objects = fact.object, other.question.fact.object
-                return PromptPair(*words, *objects, fact.subject, fact.relation)
+                spans = clean.question.spans
+                return PromptPair(*words, *objects, fact.subject, fact.relation, spans=spans)
             reason = nearer(reason, failure)
     return reason
 
@@ -152,7 +153,7 @@ def _encoded(tokenizer: Tokenizer, check: KnowledgeCheck, bos: bool | None) -> l
         fact = question.fact
         try:
             prompt = tokenizer.encode(question.prompt, bos)
-            span = prompt.span_of(fact.subject)
+            span = prompt.span_of(fact.subject, place_in(question.template, fact.subject))
             answer = tokenizer.first_token(question.prompt, fact.object)
         except PromptError:
             continue

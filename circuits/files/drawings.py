@@ -21,17 +21,11 @@ from circuits.graph.circuit import Circuit
 
 # XML 1.0 has no place for these, not even escaped; tab and line breaks do not survive attributes.
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_ESCAPED = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
 
 
 def escape_text(text: str) -> str:
     r"""Text without control characters: each becomes `\u....`, and a backslash two."""
     return _UNSAFE.sub(lambda found: r"\\" if found[0] == "\\" else f"\\u{ord(found[0]):04x}", text)
-
-
-def unescape_text(text: str) -> str:
-    """The inverse of `escape_text`."""
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", text)
 
 
 def flat_graph(circuit: Circuit) -> nx.MultiDiGraph:

@@ -15,6 +15,7 @@ from typing import Any
 from circuits.base.arrays import kind_of
 from circuits.base.choices import FigureKind
 from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.plugins import open_table
 from circuits.base.results import Result
 
 Named = str | Callable[..., Any]
@@ -26,7 +27,7 @@ class Kind:
     """One kind of stored result.
 
     `holds` is its class, `figures` its pictures on paper by what they show (the first is drawn
-    where none is named), `screen` its pictures on the screen, `view` the page of the app that
+    where none is named), `screen` likewise those on the screen, `view` the page of the app that
     opens it. `graph` says that edges can be exported as a graph. `says` explains the picture and
     `columns` names what the table of the page "rows" shows, by default everything.
     """
@@ -34,7 +35,7 @@ class Kind:
     name: str
     holds: Named | None = None
     figures: Mapping[str, Named] = field(default_factory=dict)
-    screen: tuple[Named, ...] = ()
+    screen: Mapping[str, Named] = field(default_factory=dict)
     view: str = "record"
     label: str = ""
     graph: bool = False
@@ -48,7 +49,7 @@ class Kind:
 
 
 def _kinds(*rows: Kind) -> dict[str, Kind]:
-    return {row.name: row for row in rows}
+    return open_table({row.name: row for row in rows})
 
 
 KINDS: dict[str, Kind] = _kinds(
@@ -59,7 +60,10 @@ KINDS: dict[str, Kind] = _kinds(
             FigureKind.CIRCUIT: "viz.paper.circuit:draw_circuit",
             FigureKind.LAYERS: "viz.paper.layers:draw_layers",
         },
-        ("viz.screen.circuit:circuit_figure",),
+        {
+            FigureKind.CIRCUIT: "viz.screen.circuit:circuit_figure",
+            FigureKind.LAYERS: "viz.screen.layers:layers_figure",
+        },
         "circuit",
         graph=True,
     ),
@@ -67,7 +71,7 @@ KINDS: dict[str, Kind] = _kinds(
         "comparison",
         "circuits.graph.compare:Comparison",
         {FigureKind.DIFFERENCE: "viz.paper.difference:draw_difference"},
-        ("viz.screen.difference:difference_figure",),
+        {FigureKind.DIFFERENCE: "viz.screen.difference:difference_figure"},
         "difference",
         graph=True,
     ),
@@ -78,7 +82,7 @@ KINDS: dict[str, Kind] = _kinds(
             FigureKind.DIFFERENCE: "viz.paper.difference:draw_difference",
             FigureKind.OBJECTS: "viz.paper.lenses:draw_objects",
         },
-        ("viz.screen.curves:followed_figure",),
+        {FigureKind.OBJECTS: "viz.screen.curves:followed_figure"},
         "difference",
         graph=True,
     ),
@@ -86,34 +90,34 @@ KINDS: dict[str, Kind] = _kinds(
         "trace",
         "locate.states.tracing:Trace",
         {FigureKind.TRACE: "viz.paper.curves:draw_trace"},
-        ("viz.screen.heat_maps:trace_figure",),
+        {FigureKind.TRACE: "viz.screen.heat_maps:trace_figure"},
         "trace",
     ),
     Kind(
         "average trace",
         "locate.states.trace_average:AverageTrace",
         {FigureKind.TRACE: "viz.paper.curves:draw_average_trace"},
-        ("viz.screen.heat_maps:trace_figure",),
+        {FigureKind.TRACE: "viz.screen.heat_maps:trace_figure"},
         "trace",
     ),
     Kind(
         "lens",
         "locate.states.lens:LensResult",
         {FigureKind.LENS: "viz.paper.lenses:draw_prompt_lens"},
-        ("viz.screen.curves:lens_figure",),
+        {FigureKind.LENS: "viz.screen.curves:lens_figure"},
         "lens",
     ),
     Kind(
         "average lens",
         "locate.states.lens_average:AverageLens",
         {FigureKind.LENS: "viz.paper.lenses:draw_average_lens"},
-        ("viz.screen.curves:lens_figure",),
+        {FigureKind.LENS: "viz.screen.curves:lens_figure"},
         "lens",
     ),
     Kind(
         "attribution",
         "locate.states.attribution:LogitAttribution",
-        screen=("viz.screen.curves:contributions_figure",),
+        screen={"contributions": "viz.screen.curves:contributions_figure"},
         view="rows",
         says="What each source adds to the answer's logit over the foil's, directly.",
     ),
@@ -121,7 +125,7 @@ KINDS: dict[str, Kind] = _kinds(
         "faithfulness curves",
         "circuits.graph.curves:FaithfulnessCurves",
         {FigureKind.FAITHFULNESS: "viz.paper.curves:draw_faithfulness"},
-        ("viz.screen.curves:curve_figure",),
+        {FigureKind.FAITHFULNESS: "viz.screen.curves:curve_figure"},
         "rows",
         label="curve",
         says="0: nothing restored, 1: the whole model. Bands are 95 % bootstrap intervals.",
@@ -129,7 +133,7 @@ KINDS: dict[str, Kind] = _kinds(
     Kind(
         "roles",
         "locate.heads.roles:RoleReport",
-        screen=("viz.screen.heads:roles_figure",),
+        screen={"roles": "viz.screen.heads:roles_figure"},
         view="rows",
         says="Each head's share of all heads' work as a mover (across) and relation head (up).",
         columns=("head", "role", "score", "written", "verdict"),
@@ -141,7 +145,10 @@ KINDS: dict[str, Kind] = _kinds(
             FigureKind.ATTENTION: "viz.paper.heads:draw_attention",
             FigureKind.TOKENS: "viz.paper.heads:draw_written",
         },
-        ("viz.screen.heads:attention_figure", "viz.screen.heads:written_figure"),
+        {
+            FigureKind.ATTENTION: "viz.screen.heads:attention_figure",
+            FigureKind.TOKENS: "viz.screen.heads:written_figure",
+        },
         "rows",
         says="Bars: value-weighted attention from the last token; below, the tokens heads write.",
     ),
@@ -167,8 +174,11 @@ def add_kind(
     name = holds.KIND
     if name in KINDS and named(KINDS[name].holds) is not holds:
         raise OptionError(f"there is a kind {name!r} already; choose another KIND")
-    figures = {} if paper is None else {name.replace(" ", "-"): paper}
-    KINDS[name] = Kind(name, holds, figures, () if screen is None else (screen,), "rows", label)
+    figures: dict[str, Named] = {}
+    if paper is not None:
+        figures[FigureKind.add(name.replace(" ", "-"), paper, f"a {label or name}")] = paper
+    pictures = {} if screen is None else {name: screen}
+    KINDS[name] = Kind(name, holds, figures, pictures, "rows", label)
     return KINDS[name]
 
 

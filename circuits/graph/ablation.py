@@ -15,6 +15,7 @@ from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair, batches
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.model import Model
 
 
@@ -67,6 +68,7 @@ def source_hooks(
     return hooks
 
 
+@alone
 @torch.no_grad()
 def source_constants(
     model: Model, pairs: Sequence[TokenPair], ablation: Ablation | str, batch_size: int = 16

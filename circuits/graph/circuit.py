@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from circuits.base.arrays import Layout, save_arrays, single_precision
 from circuits.base.choices import KeyValue
-from circuits.base.display import Shown, Summary, explored, named, plotted
+from circuits.base.display import Shown, Summary, named, plotted
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.results import Result, within
 from circuits.graph.header import COLUMN, EDGE_ORDER, check_circuit
@@ -87,6 +87,12 @@ class EdgeScores(Shown):
         kept = np.zeros(len(self.values), dtype=bool)
         kept[np.argsort(-np.abs(self.values), kind="stable")[:n]] = True
         return Circuit(self.wiring, kept, self, provenance=self.provenance)
+
+    def top(self, n: int) -> Circuit:
+        """The circuit of the n best edges, without those that nothing leads to or on from."""
+        from circuits.graph.select import select
+
+        return select(self, "top", n=n)
 
     def rows(self) -> list[dict[str, Any]]:
         """One record an edge, strongest first."""
@@ -289,10 +295,6 @@ class Circuit(Result):
     def plot(self, **options: Any) -> go.Figure:
         """Nodes by layer and head; options are those of `viz.screen.circuit_figure`."""
         return plotted(self, **options)
-
-    def explore(self, **options: Any) -> None:
-        """Open the app on this circuit within a notebook; options as of `viz.app.explore`."""
-        explored(self, **options)
 
     def matrix(self) -> Bool[np.ndarray, "src dst"]:
         """Kept edges as a matrix."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from circuits.base.display import Shown, Summary, plotted
 from circuits.base.errors import OptionError
-from circuits.base.intervals import Interval, percentiles
+from circuits.base.intervals import Interval, enough, percentiles
 from circuits.base.results import Result, numeric
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import Runs, restored
@@ -159,7 +159,7 @@ def faithfulness_curve(
     n_pairs = stack.shape[1]
     everything = np.arange(n_pairs)
     generator = np.random.default_rng(seed)
-    draws = generator.integers(n_pairs, size=(resamples if n_pairs > 1 else 0, n_pairs))
+    draws = generator.integers(n_pairs, size=(resamples if enough(n_pairs) else 0, n_pairs))
 
     def interval(statistic: Callable[[np.ndarray], float]) -> Interval:
         return percentiles(statistic(everything), [statistic(draw) for draw in draws])

@@ -28,8 +28,9 @@ from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.graph.running import CircuitRunner, head_projections
+from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric, hit_at
-from circuits.model.model import Model, alone
+from circuits.model.model import Model
 
 if TYPE_CHECKING:
     pass
@@ -110,7 +111,7 @@ def run_circuits(
         for run, circuit in enumerate([Circuit.full(wiring), Circuit.empty(wiring), *circuits]):
             # The full circuit is the clean run (a law that the tests hold for the runner).
             logits = clean if circuit.kept.all() else runner.run(circuit)
-            values = evaluate_metric(metric, logits, batch.answer, batch.foil, clean)
+            values = evaluate_metric(metric, logits, batch.wanted, batch.unwanted, clean)
             metrics[run, rows] = values.float().cpu().numpy()
             _check_finite(model, metrics[run], batch, pairs, run)
             hits[run, rows] = hit_at(logits, batch.answer, k).cpu().numpy()
@@ -188,6 +189,7 @@ class Evaluation(Shown):
         return {name: plain(value) for name, value in vars(self).items()}
 
 
+@alone
 def evaluate(
     model: Model,
     pairs: Sequence[TokenPair],
@@ -242,6 +244,7 @@ def evaluate(
     )
 
 
+@alone
 def single_edge_drops(
     model: Model,
     pairs: Sequence[TokenPair],

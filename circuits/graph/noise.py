@@ -105,6 +105,11 @@ class Sample:
     def __len__(self) -> int:
         return len(self.facts)
 
+    @property
+    def observations(self) -> int:
+        """How many different facts there are, or, of few facts, how many partners."""
+        return max(len(set(self.facts)), len(set(self.partners)))
+
     @classmethod
     def of(cls, pairs: Sequence[PromptPair]) -> Sample:
         """The facts and partners of prompt pairs."""

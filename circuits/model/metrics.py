@@ -1,4 +1,8 @@
-"""What counts as recalling the fact: one value an example, higher when the fact is recalled."""
+"""What counts as recalling the fact: one value an example, higher when the fact is recalled.
+
+Answer and foil are a token an example, or a set of them (a column a token, -1 where a row has
+fewer). A set counts as one event: its log-probability is that of any of its tokens.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,30 @@ from circuits.base.errors import NumericalError, OptionError
 
 def logit_difference(
     logits: Float[Tensor, "batch d_vocab"],
-    answer: Int[Tensor, " batch"],
-    foil: Int[Tensor, " batch"],
+    answer: Int[Tensor, "batch ..."],
+    foil: Int[Tensor, "batch ..."],
 ) -> Float[Tensor, " batch"]:
-    """Answer logit minus foil logit; positive when the fact is recalled (Wang et al. 2022)."""
+    """Answer logit minus foil logit; positive when the fact is recalled (Wang et al. 2022).
+
+    Of sets it is the log odds of the one against the other.
+    """
     return _pick(logits, answer) - _pick(logits, foil)
+
+
+def probability_difference(
+    logits: Float[Tensor, "batch d_vocab"],
+    answer: Int[Tensor, "batch ..."],
+    foil: Int[Tensor, "batch ..."],
+) -> Float[Tensor, " batch"]:
+    """Probability of the answers minus that of the foils, -1 to 1 (Hanna et al. 2023)."""
+    shares = logits.float().log_softmax(-1)
+    return _pick(shares, answer).exp() - _pick(shares, foil).exp()
 
 
 def log_probability(
     logits: Float[Tensor, "batch d_vocab"],
-    answer: Int[Tensor, " batch"],
-    foil: Int[Tensor, " batch"] | None = None,
+    answer: Int[Tensor, "batch ..."],
+    foil: Int[Tensor, "batch ..."] | None = None,
 ) -> Float[Tensor, " batch"]:
     """Log-probability of the answer's first token, in nats; the foil plays no part."""
     return _pick(logits.float().log_softmax(-1), answer)
@@ -32,8 +49,8 @@ def log_probability(
 
 def negative_kl(
     logits: Float[Tensor, "batch d_vocab"],
-    answer: Int[Tensor, " batch"],
-    foil: Int[Tensor, " batch"],
+    answer: Int[Tensor, "batch ..."],
+    foil: Int[Tensor, "batch ..."],
     clean_logits: Float[Tensor, "batch d_vocab"],
 ) -> Float[Tensor, " batch"]:
     """-KL(clean || this run) in nats, summed over the vocabulary; 0 where the runs agree."""
@@ -71,8 +88,8 @@ def hit_at(
 def evaluate_metric(
     metric: MetricLike,
     logits: Float[Tensor, "batch d_vocab"],
-    answer: Int[Tensor, " batch"],
-    foil: Int[Tensor, " batch"],
+    answer: Int[Tensor, "batch ..."],
+    foil: Int[Tensor, "batch ..."],
     clean_logits: Float[Tensor, "batch d_vocab"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """The chosen metric; a relative one needs the clean run's logits.
@@ -81,6 +98,10 @@ def evaluate_metric(
     through which gradients flow where they are wanted.
     """
     metric = Metric.of(metric)
+    if metric.is_own and max(answer.ndim, foil.ndim) > 1:
+        raise OptionError(
+            f"the metric {metric} takes one answer and one foil an example; these pairs have sets"
+        )
     given: tuple[Tensor, ...] = (logits.float(), answer, foil)
     if metric.relative:
         if clean_logits is None:
@@ -107,8 +128,12 @@ def _check_values(metric: Metric, values: Any, logits: Float[Tensor, "batch d_vo
         raise NumericalError(f"the metric {metric} is not a finite number for every example")
 
 
-def _pick(values: Float[Tensor, "batch d_vocab"], token: Int[Tensor, " batch"]) -> Tensor:
-    return values.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+def _pick(values: Float[Tensor, "batch d_vocab"], token: Int[Tensor, "batch ..."]) -> Tensor:
+    """The token's value, or the log of the summed exponentials of a set's."""
+    if token.ndim == 1:
+        return values.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+    chosen = values.gather(-1, token.clamp(min=0))
+    return chosen.masked_fill(token < 0, -torch.inf).logsumexp(-1)
 
 
 def answer_probability(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -28,13 +28,15 @@ from circuits.base.errors import (
     ModelNotFoundError,
     NumericalError,
     OptionError,
+    is_out_of_memory,
 )
 from circuits.model.architectures import Architecture, attention_windows, check_architecture
 from circuits.model.blocks import Blocks
+from circuits.model.holding import alone
 from circuits.model.loading import LoadedWeights, gist, load_weights, weights_hash
 from circuits.model.saying import NextTokens
 from circuits.model.taps import UNEMBED
-from circuits.model.tokens import Tokenizer
+from circuits.model.tokens import Tokenizer, usual_bos
 from circuits.model.weights import HeadProjections
 from circuits.model.wiring import Wiring
 
@@ -43,24 +45,9 @@ __all__ = ["HeadProjections", "Hook", "Model", "Prefix", "library_versions", "lo
 os.environ.setdefault("WANDB_MODE", "disabled")  # a dependency of TransformerLens, never used here
 
 Hook = tuple[str, Callable[..., Any]]
-Work = TypeVar("Work", bound=Callable[..., Any])
 
 # A strided slice into the bf16 output matrix is 200 times slower than a contiguous one.
 CONTIGUOUS: Hook = (UNEMBED, lambda x, hook: x.contiguous())
-
-
-def alone(work: Work) -> Work:
-    """Have a function whose first argument is a model hold that model from beginning to end.
-
-    A second thread is refused when it begins, and not one that is already at work.
-    """
-
-    @wraps(work)
-    def held(model: Model, *arguments: Any, **options: Any) -> Any:
-        with model.alone():
-            return work(model, *arguments, **options)
-
-    return cast(Work, held)
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,8 @@ class Model(Blocks):
         check_architecture(hf_model.config, weights.name)
         self.name = weights.name
         self.max_tokens: int = hf_model.config.max_position_embeddings
-        self.tokenizer = Tokenizer(weights.hf_tokenizer, max_tokens=self.max_tokens)
+        bos = usual_bos(weights.hf_tokenizer, hf_model.config.model_type)
+        self.tokenizer = Tokenizer(weights.hf_tokenizer, bos, self.max_tokens)
         # The bridge keeps these very tensors, under other names.
         self._parameters: dict[str, torch.nn.Parameter] = dict(hf_model.named_parameters())
         self.provenance = {
@@ -96,6 +84,7 @@ class Model(Blocks):
             "versions": library_versions(),
         }
         self._turn, self.placed = threading.RLock(), []
+        self.most_rows = sys.maxsize  # of a batch, as far as memory has shown
         self._buffers: dict[str, Tensor] = dict(hf_model.named_buffers())
         self.config = hf_model.config
         self.config.architectures = [type(hf_model).__name__]
@@ -104,6 +93,7 @@ class Model(Blocks):
         if self.architecture.mlp_output is None:  # other ways to run experts lack some dtypes
             self.config._experts_implementation = "eager"
         self._generation = getattr(hf_model, "generation_config", None)
+        self._stored_dtype = weights.stored_dtype
         self.bridge = TransformerBridge.boot_transformers(
             f"local-{self.config.model_type}",  # a label: weights and tokenizer are given
             hf_model=hf_model,
@@ -165,6 +155,7 @@ class Model(Blocks):
 
     # --- asking ------------------------------------------------------------------------------
 
+    @alone
     @torch.no_grad()
     def ask(self, prompt: str, k: int = 5) -> NextTokens:
         """The k most likely next tokens of a prompt, with their probabilities."""
@@ -176,6 +167,7 @@ class Model(Blocks):
         tokens = tuple(self.tokenizer.token_string(token) for token in best.tolist())
         return NextTokens(prompt, tokens, tuple(values.tolist()))
 
+    @alone
     @torch.no_grad()
     def generate(self, prompt: str, n_tokens: int = 20) -> str:
         """The greedy continuation of a prompt, as text."""
@@ -254,9 +246,10 @@ class Model(Blocks):
 
 
 def load(name: str | Path, device: str | None = None, dtype: str = "fp32") -> Model:
-    """A model by embedded name, local Hugging Face directory or hub name.
+    """A model by name (`kc models`), local Hugging Face directory, GGUF file or hub name.
 
-    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32 or bf16.
+    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32, bf16 or
+    fp16.
     Raises ModelNotFoundError or UnsupportedArchitectureError with one line that says what to do.
     """
     if not isinstance(name, str | Path):
@@ -266,9 +259,9 @@ def load(name: str | Path, device: str | None = None, dtype: str = "fp32") -> Mo
         model = Model(weights)
         with torch.no_grad():  # what a damaged configuration breaks, the first pass shows
             logits = model.last_logits(torch.zeros(1, 1, dtype=torch.long, device=model.device))
-    except (KnowledgeCircuitsError, MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:
+        if isinstance(error, KnowledgeCircuitsError) or is_out_of_memory(error):
+            raise
         raise ModelNotFoundError(
             f"{weights.name!r} cannot be run: {type(error).__name__}: {gist(error)}"
         ) from None

@@ -16,7 +16,7 @@ from typing import Any
 
 from circuits.base.errors import PromptError
 
-_BRACKETS = "([{“‘«"
+_BRACKETS = "([{“‘«「『（《〈【〔"
 _QUOTES = "\"'"
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR")
 """How the names of characters begin whose script puts no spaces between words."""
@@ -51,8 +51,20 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def span_of(self, subject: str) -> Span:
-        """Token positions of the one mention of the subject; PromptError for none or several."""
+    def span_of(self, subject: str, nth: int = 0) -> Span:
+        """Token positions of the one mention as a whole word, or of a place that is known.
+
+        `nth` counts, from 1, the places where the text stands, also within words, so that a subject
+        may have an ending attached and a word stand twice. PromptError where there is none such,
+        or where several words are and none is chosen.
+        """
+        if nth:
+            places = occurrences(self.text, subject)
+            if nth > len(places):
+                raise PromptError(
+                    f"{subject!r} stands {len(places)} times in the prompt {self.text!r}, not {nth}"
+                )
+            return self.span_at(*places[nth - 1])
         mentions = find_mentions(self.text, subject)
         if not mentions:
             raise PromptError(f"subject {subject!r} is not in the prompt {self.text!r}")
@@ -75,19 +87,30 @@ class Prompt:
 
 
 def find_mentions(text: str, subject: str) -> list[tuple[int, int]]:
-    """Character ranges where the subject stands as whole words."""
-    if not subject.strip():
-        raise PromptError("the subject is empty")
-    subject = subject.strip()
-    pattern = rf"(?={re.escape(subject)})"  # looks ahead, so mentions may overlap
-    starts = [match.start() for match in re.finditer(pattern, text)]
-    found = [(start, start + len(subject)) for start in starts]
+    """Character ranges where the subject stands as whole words, in its Unicode form or another."""
     return [
         (start, stop)
-        for start, stop in found
-        if is_boundary(subject[0], text[max(0, start - 1) : start])
-        and is_boundary(subject[-1], text[stop : stop + 1])
+        for start, stop in occurrences(text, subject)
+        if is_boundary(text[start], text[max(0, start - 1) : start])
+        and is_boundary(text[stop - 1], text[stop : stop + 1])
     ]
+
+
+def occurrences(text: str, subject: str) -> list[tuple[int, int]]:
+    """Character ranges where the subject stands, within words too.
+
+    Letters with accents may be one character in the text and several in the subject, or the other
+    way round (NFC and NFD); where the text has the subject as it is given, that counts alone.
+    """
+    subject = subject.strip()
+    if not subject:
+        raise PromptError("the subject is empty")
+    forms = [subject, *(unicodedata.normalize(form, subject) for form in ("NFC", "NFD"))]
+    for form in dict.fromkeys(forms):
+        pattern = rf"(?={re.escape(form)})"  # looks ahead, so mentions may overlap
+        if starts := [match.start() for match in re.finditer(pattern, text)]:
+            return [(start, start + len(form)) for start in starts]
+    return []
 
 
 def is_boundary(inside: str, outside: str) -> bool:
@@ -112,6 +135,26 @@ def _script(character: str) -> str:
     return next((script for script in _UNSPACED if name.startswith(script)), "")
 
 
+def adds_bos(hf: Any) -> bool:
+    """Whether the tokenizer itself puts its BOS token in front of a text, as its model expects."""
+    return hf.bos_token_id is not None and hf("a")["input_ids"][:1] == [hf.bos_token_id]
+
+
+def usual_bos(hf: Any, model_type: str) -> bool:
+    """Whether prompts of this kind of model begin with BOS where nobody says otherwise.
+
+    What the tokenizer does; but GPT-2's adds none, and the results that its users compare with
+    were made by TransformerLens, which puts one in front.
+    """
+    return adds_bos(hf) or (model_type == "gpt2" and hf.bos_token_id is not None)
+
+
+def _is_unspaced(character: str) -> bool:
+    """Whether a word of a script without spaces follows this character directly."""
+    wide = unicodedata.name(character, "").startswith(("FULLWIDTH", "IDEOGRAPHIC", "RIGHT CORNER"))
+    return bool(_script(character)) or wide
+
+
 class Tokenizer:
     """A Hugging Face fast tokenizer with this project's conventions."""
 
@@ -124,7 +167,7 @@ class Tokenizer:
                 "for character offsets"
             )
         self.hf, self.max_tokens = hf, max_tokens
-        self.default_bos = hf.bos_token_id is not None if default_bos is None else default_bos
+        self.default_bos = adds_bos(hf) if default_bos is None else default_bos
 
     def use_bos(self, bos: bool | None) -> bool:
         """The BOS choice in force: the argument, or the model's default where it is None."""
@@ -170,25 +213,31 @@ class Tokenizer:
             text = " " + text
         return text
 
-    def continuation(self, prompt: str, answer: str) -> tuple[int, ...]:
+    def continuation(self, prompt: str, answer: str, exact: bool = False) -> tuple[int, ...]:
         """Token ids of the answer as it would continue the prompt (answer without leading space).
+
+        An `exact` answer is taken as it stands, with the space that it begins with or without one,
+        and where its tokens would merge with the prompt's, as those that it has by itself.
 
         Found by tokenising prompt and answer together, so it is right for byte-level BPE and for
         Llama's metaspace alike. No space is put between them after an opening bracket or quote,
-        where the prompt ends in white space, or within a script without spaces. PromptError where
-        the answer changes the prompt's own tokens.
+        where the prompt ends in white space, or within a script without spaces, its punctuation and
+        digits after it. PromptError where the answer changes the prompt's own tokens.
         """
+        if exact and answer:
+            _check_unicode(prompt + answer)
+            return _exact(self.hf, prompt, answer)
         answer = answer.strip()
         if not answer:
             raise PromptError(f"the answer to {prompt!r} is empty")
         _check_unicode(prompt + answer)
-        unspaced = _script(prompt[-1:]) and _script(answer[0])
+        unspaced = _is_unspaced(prompt[-1:]) and (_script(answer[0]) or answer[0].isdigit())
         glue = "" if unspaced or _wants_no_space(prompt) else " "
         return _continuation(self.hf, prompt, glue + answer)
 
-    def first_token(self, prompt: str, answer: str) -> int:
+    def first_token(self, prompt: str, answer: str, exact: bool = False) -> int:
         """First continuation token of the answer: the one that scores count."""
-        return self.continuation(prompt, answer)[0]
+        return self.continuation(prompt, answer, exact)[0]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -214,6 +263,18 @@ def _wants_no_space(prompt: str) -> bool:
     if last in _QUOTES:  # the same sign opens and closes: it opens where a word could begin
         return not before or before.isspace() or before in _BRACKETS + _QUOTES
     return not last or last.isspace() or last in _BRACKETS
+
+
+@lru_cache(maxsize=65536)
+def _exact(hf: Any, prompt: str, answer: str) -> tuple[int, ...]:
+    """The tokens after the prompt's where these stay, else the text's own."""
+    try:
+        return _continuation(hf, prompt, answer)
+    except PromptError:
+        ids = hf(answer, add_special_tokens=False)["input_ids"]
+        if hf.decode(ids, clean_up_tokenization_spaces=False) != answer:
+            raise
+        return tuple(ids)
 
 
 @lru_cache(maxsize=65536)

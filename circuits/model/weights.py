@@ -6,6 +6,7 @@ import copy
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import torch
@@ -14,12 +15,31 @@ from torch import Tensor
 
 from circuits.base import plugins
 from circuits.base.choices import KeyValue
-from circuits.base.errors import OptionError
+from circuits.base.errors import NumericalError, OptionError
+from circuits.base.writing import usual_mode
 from circuits.model.architectures import Architecture
 from circuits.model.loading import first_not_finite, weights_hash
 from circuits.model.norms import Norm
 from circuits.model.taps import Taps
 from circuits.model.tokens import Tokenizer
+
+_SMALL = (
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "added_tokens.json"),
+    *("special_tokens_map.json", "chat_template.jinja", "chat_template.json"),
+)
+"""Files of a tokenizer that programs beside `transformers` read."""
+
+
+def _copy_small_files(source: str, folder: Path) -> None:
+    """Those that the tokenizer's folder, or the hub's cache, has and `folder` has not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in _SMALL:
+        path: Any = Path(source) / name
+        if source and not Path(source).is_dir():
+            path = try_to_load_from_cache(source, name)
+        if isinstance(path, str | Path) and Path(path).is_file() and not (folder / name).exists():
+            copyfile(path, folder / name)
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,7 @@ class Weights:
     config: Any
     architecture: Architecture
     _generation: Any  # the generation configuration
+    _stored_dtype: torch.dtype | None  # of the files that the weights were read from
     bridge: Any
     tokenizer: Tokenizer
     dtype: torch.dtype
@@ -203,9 +224,22 @@ class Weights:
         return "lm_head.weight" not in self._parameters
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights as they are now, configuration and tokenizer for `transformers`."""
-        self.to_hf(share=True).save_pretrained(folder)
+        """Write weights as they are now, configuration and tokenizer for `transformers`.
+
+        Weights that were widened on loading (`load` computes in fp32) are written in the precision
+        of their files; NumericalError where a weight has become too large for it. What else the
+        tokenizer's files are, and how text is generated, is kept.
+        """
+        plain, narrow = self.to_hf(share=True), self._stored_dtype
+        if narrow in (torch.float16, torch.bfloat16) and self.dtype == torch.float32:
+            plain = plain.to(narrow)  # new tensors: those of this model stay as they are
+            if bad := first_not_finite(dict(plain.named_parameters())):
+                raise NumericalError(f"{bad!r} holds a number too large for {narrow}")
+        plain.save_pretrained(folder)
         self.tokenizer.hf.save_pretrained(folder)
+        _copy_small_files(self.tokenizer.hf.name_or_path, Path(folder))
+        for path in Path(folder).glob("*.safetensors"):
+            path.chmod(usual_mode(Path(folder)))
 
     @torch.no_grad()
     def head_projections(

@@ -12,7 +12,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from locate.looks.look import Look
 
 Progress = Any
 
@@ -79,6 +82,19 @@ class Console:
         self.say()
         for path in paths:
             self.say(str(path))
+
+    def show(self, look: Look, paths: Sequence[Path] = ()) -> None:
+        """Lines and tables with the paths written below, or with `--json` one object."""
+        for line in look.lines:
+            self.say(line)
+        for table in look.tables:
+            if table.title:
+                self.say(f"\n{table.title}")
+            if table.rows:
+                self.table(table.header, table.rows)
+        if paths:
+            self.files(paths)
+        self.result({**look.summary, "files": [str(path) for path in paths]})
 
     def result(self, value: Mapping[str, Any]) -> None:
         """The JSON object of `--json`."""

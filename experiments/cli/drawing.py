@@ -132,7 +132,7 @@ def plan(stored: Sequence[Stored], kinds: Sequence[FigureKind] = ()) -> list[Pla
     compared = {each.path.parent for each in stored if each.kind == "comparison"}
     for each in stored:
         for kind in each.figures:
-            twice = each.kind == "rewiring" and kind is FigureKind.DIFFERENCE
+            twice = each.kind == "rewiring" and kind == FigureKind.DIFFERENCE
             if (kinds and kind not in kinds) or (twice and each.path.parent in compared):
                 continue
             planned.append(Planned(each, kind))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from circuits.base.errors import OptionError
+from circuits.base.errors import OptionError, StoreError
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Fixed, Given, Starts
@@ -17,12 +17,12 @@ from locate.search import Search
 if TYPE_CHECKING:
     from circuits.edits.edit import EditRequest, WeightDelta
     from circuits.model.model import Model
-    from experiments.cli.finding import Look
     from locate.compare import BothSides
+    from locate.looks.look import Look
 
 ABOUT_A_MODEL = (
     *("relation", "method", "steps", "metric", "edges", "selection", "ranking", "kv", "resamples"),
-    *("draws", "roles", "limit", "templates", "bos", "device", "dtype"),
+    *("draws", "allow_mismatch", "roles", "limit", "templates", "bos", "device", "dtype"),
 )
 """Options that say how circuits are found."""
 ForgetFile = Annotated[
@@ -42,6 +42,10 @@ ComparedModel = Annotated[
 ]
 EditFile = Annotated[
     Path | None, typer.Option("--edit", help="An edit.kc.safetensors, to compare the model with.")
+]
+OtherWeights = Annotated[
+    bool,
+    typer.Option("--allow-mismatch", help="An edit that was made for other weights; recorded."),
 ]
 Draws = Annotated[
     int,
@@ -66,9 +70,9 @@ def edit(
     console = Console(as_json)
     with console.working():
         from circuits.edits.judge.counterfactuals import atlas_requests
-        from experiments.cli import edit_report
         from locate.edit import Mode, mode_for, texts_for_drift, worst
         from locate.edited import checked_method, edit_facts
+        from locate.looks.edits import edit_look, owned_in
 
         method = checked_method(editing)
         texts_for_drift(judging.text)
@@ -83,10 +87,10 @@ def edit(
         if save_model is not None and each and len(asked) > 1:
             raise OptionError("`save_model` writes one model: use it with `sequential`")
         edited = edit_facts(loaded, asked, editing, judging, console.stage)
-        look = edit_report.edit_look(edited)
-    _finish(console, look, out, edit_report.OWNED)
+        look = edit_look(edited)
+    _finish(console, look, out, () if out is None else owned_in(out))
     if save_model is not None and edited.delta is not None:
-        edit_report.fill_in_model(edited.delta, loaded, save_model)
+        _fill_in_model(edited.delta, loaded, save_model)
     if (error := worst(edited.run)) is not None:
         raise error
 
@@ -111,8 +115,8 @@ def unlearn(
         from circuits.edits.judge.success import norm_growth
         from circuits.edits.methods.unlearn import unlearn as forget_set
         from circuits.edits.parts.examples import read_examples
-        from experiments.cli import edit_report
         from locate.edit import AUTO, parse_layers
+        from locate.looks.edits import owned_in, unlearn_look
 
         if unlearning.layers == AUTO:
             raise OptionError("`layers` auto traces single facts: for unlearning name the layers")
@@ -135,10 +139,10 @@ def unlearn(
                 progress=progress,
             )
         growth = norm_growth(loaded, outcome.delta) if outcome.delta is not None else {}
-        look = edit_report.unlearn_look(outcome, loaded.name, unlearning.seed, growth)
-    _finish(console, look, out, edit_report.OWNED)
+        look = unlearn_look(outcome, loaded.name, unlearning.seed, growth)
+    _finish(console, look, out, () if out is None else owned_in(out))
     if save_model is not None and outcome.delta is not None:
-        edit_report.fill_in_model(outcome.delta, loaded, save_model)
+        _fill_in_model(outcome.delta, loaded, save_model)
     if outcome.status is EditStatus.DIVERGED:
         raise NumericalError(f"diverged: {outcome.reason}; the weights are as they were")
 
@@ -151,12 +155,15 @@ def compare(
     model: ComparedModel = None,
     edit: EditFile = None,
     source: Annotated[
-        Source, Fixed("facts", "pairs", "wordings", "known_only", "corrupt", hold_out=0.0)
+        Source, Fixed("facts", "pairs", "task", "wordings", "known_only", "corrupt", hold_out=0.0)
     ],
     search: Annotated[
-        Search, Fixed("rule", "ablation", "threshold", "n_random", "curve"), Starts(roles=True)
+        Search,
+        Fixed("rule", "ablation", "threshold", "faithfulness", "n_random", "curve"),
+        Starts(roles=True),
     ],
     draws: Draws = 20,
+    allow_mismatch: OtherWeights = False,
     loading: Loading,
     out: o.Out = None,
     as_json: o.AsJson = False,
@@ -174,7 +181,7 @@ def compare(
     elif "steps" not in search.method.uses:
         given.refuse(f"with --method {search.method}", "steps")
     with console.working():
-        from experiments.cli import comparing
+        from locate.looks import comparing
 
         o.check_files(None, out, inputs=[before, after, edit])
         if before is not None and after is not None:
@@ -186,14 +193,13 @@ def compare(
         else:
             from circuits.edits.edit import WeightDelta
             from circuits.facts.facts import relation as known_relation
-            from locate.compare import compare_edit, foreign_weights
+            from locate.compare import compare_edit
 
             delta = WeightDelta.load(str(edit))
             if source.relation is not None:
                 known_relation(source.relation)
             loaded = o.load_model(console, str(model), loading)
-            if (warning := foreign_weights(delta, loaded)) is not None:
-                console.warn(warning)
+            delta = delta.fitted_to(loaded, allow_mismatch)
             with console.stage("pairs"):
                 asked = _sides(loaded, delta, source, search.batch_size)
             with console.stage("circuits") as progress:
@@ -234,10 +240,21 @@ def _check_other(folder: Path | None, model: str) -> None:
         raise OptionError(f"`save_model` {folder} is the model's own directory; name another")
 
 
+def _fill_in_model(delta: WeightDelta, model: Model, folder: Path) -> None:
+    """The edited model as a Hugging Face directory."""
+    from safetensors import SafetensorError
+
+    from circuits.base.origin import staged
+
+    with delta.applied(model), staged(folder) as stage:
+        try:
+            model.save_pretrained(stage)
+        except SafetensorError as error:  # a full disk
+            raise StoreError(f"--save-model {folder} cannot be written: {error}") from None
+
+
 def _finish(console: Console, look: Look, out: Path | None, owned: tuple[str, ...]) -> None:
     """Write, then show."""
-    if out is not None:
-        owned = (*owned, *(path.name for path in out.glob("edit-*.kc.safetensors")))
     paths = look.write(out, owned)
     console.warn(*look.summary["warnings"])
-    look.show(console, paths)
+    console.show(look, paths)

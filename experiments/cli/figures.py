@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,16 +10,14 @@ import typer
 
 from circuits.base.choices import FigureFormat, FigureKind
 from circuits.base.errors import OptionError
+from circuits.base.options import Options, option
 from experiments.cli import options as o
 from experiments.cli.console import Console
+from experiments.cli.signature import Like
 
 Results = Annotated[
     list[Path] | None,
     typer.Argument(help="Folders of results, or single .kc.safetensors files.", metavar="DIR..."),
-]
-Kinds = Annotated[
-    list[FigureKind] | None,
-    typer.Option("--kind", help="Draw this kind only; repeatable, default all there are."),
 ]
 Width = Annotated[
     str | None,
@@ -38,10 +37,17 @@ Listing = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Drawn(Options):
+    """Which figures to draw."""
+
+    kind: tuple[FigureKind, ...] = option((), "Draw this kind only; repeatable, default all.")
+
+
 def figures(
     *,
     results: Results = None,
-    kind: Kinds = None,
+    kind: Annotated[tuple[FigureKind, ...], Like(Drawn, "kind")] = (),
     width: Width = None,
     format_: Format = FigureFormat.PDF,
     edges: MostEdges = None,
@@ -63,13 +69,14 @@ def figures(
     with console.working():
         from experiments.cli import drawing
 
+        kinds = tuple(kind or ())
         inches = None if width is None else drawing.parse_width(width)
         stored, unreadable = drawing.find_stored(results)
-        planned = drawing.plan(stored, kind or ())
+        planned = drawing.plan(stored, kinds)
         for reason in unreadable if planned else ():
             console.warn(f"left out: {reason}")
         if not planned:
-            raise OptionError(drawing.nothing_to_draw(results, stored, unreadable, kind or ()))
+            raise OptionError(drawing.nothing_to_draw(results, stored, unreadable, kinds))
         if listing:
             return _list_planned(console, planned)
         first = results[0]
@@ -86,7 +93,7 @@ def _list_kinds(console: Console) -> None:
     """Every kind, what it shows, and the commands whose results give it."""
     from experiments.cli.drawing import WRITERS
 
-    rows = [(str(kind), kind.label, WRITERS[kind]) for kind in FigureKind]
+    rows = [(str(kind), kind.text, WRITERS.get(kind, "a plugin")) for kind in FigureKind]
     console.table(("kind", "shows", "from kc"), rows)
     names = ("kind", "shows", "from")
     console.result({"kinds": [dict(zip(names, row, strict=True)) for row in rows]})
@@ -94,7 +101,9 @@ def _list_kinds(console: Console) -> None:
 
 def _list_planned(console: Console, planned: list) -> None:
     """What these results give."""
-    rows = [(str(each.kind), str(each.stored.path), each.kind.label) for each in planned]
+    rows = [
+        (str(each.kind), str(each.stored.path), FigureKind.of(each.kind).text) for each in planned
+    ]
     console.table(("kind", "from", "shows"), rows)
     names = ("kind", "from", "shows")
     console.result({"figures": [dict(zip(names, row, strict=True)) for row in rows]})

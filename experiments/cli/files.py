@@ -10,6 +10,7 @@ import typer
 
 from circuits.base.choices import ExportFormat
 from circuits.base.errors import OptionError
+from circuits.base.plain import plain
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Fixed, Like, path
@@ -19,6 +20,7 @@ from locate.search import Search
 if TYPE_CHECKING:
     from circuits.facts.facts import Relation
     from circuits.graph.circuit import Circuit
+    from circuits.model.packaged import PackagedModel
 
 SUFFIXES = {
     "eap-ig": ".json",
@@ -28,7 +30,17 @@ SUFFIXES = {
     "csv": ".csv",
     "node-link": ".node-link.json",
 }
-Shown = Annotated[int, typer.Option("--edges", "-n", min=1, help="How many edges to list.")]
+Shown = Annotated[
+    int, typer.Option("--edges", "-n", min=1, help="How many edges, or other rows, to list.")
+]
+ResultPath = Annotated[
+    Path,
+    typer.Argument(
+        help="A stored result (*.kc.safetensors, or a circuit's *.json), or a folder of them.",
+        metavar="RESULT",
+        parser=path,
+    ),
+]
 RelationArgument = Annotated[
     str | None, typer.Argument(help="List the facts of this relation.", metavar="[RELATION]")
 ]
@@ -41,29 +53,97 @@ OutFile = Annotated[
 Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
 AtlasOrFile = Annotated[
     Source,
-    Fixed("relation", "pairs", "wordings", "limit", "hold_out", "known_only", "seed", "corrupt"),
+    Fixed(
+        "relation",
+        "pairs",
+        "task",
+        "wordings",
+        "limit",
+        "hold_out",
+        "known_only",
+        "seed",
+        "corrupt",
+    ),
 ]
 
 
-def show(*, circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False) -> None:
-    """What a circuit file holds: size, strongest edges, nodes, where it comes from."""
+def show(*, result: ResultPath, edges: Shown = 20, as_json: o.AsJson = False) -> None:
+    """What a stored result holds: a circuit, a comparison, a trace, ...; of a folder, all in it."""
     console = Console(as_json)
     with console.working():
-        from locate.evaluate import read_circuit
-        from locate.report import edge_rows
+        paths = _stored_in(result) if result.is_dir() else [result]
+        found = [_opened(file, console if result.is_dir() else None) for file in paths]
+    records = []
+    for file, each in zip(paths, found, strict=True):
+        if each is None:
+            continue
+        console.say(*([f"\n{file}"] if result.is_dir() else ()))
+        records.append(_show(console, file, each, edges))
+    console.result({"folder": str(result), "results": records} if result.is_dir() else records[0])
 
-        stored = read_circuit(circuit)
-        nodes = stored.nodes()
-        summary: dict[str, Any] = {
-            "file": str(circuit),
-            "geometry": _geometry(stored),
-            "edges": stored.n_edges,
-            "edges_in_model": stored.wiring.n_edges,
-            "nodes": nodes,
-            "roles": dict(stored.roles),
-            "strongest_edges": stored.rows(edges),
-            "provenance": dict(stored.provenance),
-        }
+
+def _stored_in(folder: Path) -> list[Path]:
+    """The stored results of a folder; OptionError where it has none."""
+    found = sorted(folder.glob("*.kc.safetensors"))
+    if not found:
+        raise OptionError(f"{folder} holds no stored result (*.kc.safetensors)")
+    return found
+
+
+def _opened(path: Path, console: Console | None) -> Any:
+    """A result; with a console a file that cannot be read is a warning and None."""
+    from circuits.base.errors import FileFormatError
+    from circuits.files.kinds import open_result
+    from locate.evaluate import read_circuit
+
+    try:
+        return read_circuit(path) if path.suffix.lower() == ".json" else open_result(path)
+    except FileFormatError as error:
+        if console is None:
+            raise
+        console.warn(str(error))
+        return None
+
+
+def _show(console: Console, path: Path, found: Any, most: int) -> dict[str, Any]:
+    """Say what a result holds, and give it as a record."""
+    from circuits.graph.circuit import Circuit
+
+    if isinstance(found, Circuit):
+        return _show_circuit(console, path, found, most)
+    summary, rows = found.summary(), found.rows()
+    origin = dict(getattr(found, "provenance", {}))
+    console.say(summary.title)
+    for name, value in summary.facts.items():
+        console.say(f"{name}: {value}")
+    if rows:
+        console.say()
+        console.table(tuple(rows[0]), [tuple(map(_cell, row.values())) for row in rows[:most]])
+        console.say(*([f"... {len(rows) - most} more rows"] if len(rows) > most else ()))
+    console.say()
+    _provenance(console, origin)
+    return {
+        "file": str(path),
+        "kind": found.KIND,
+        "title": summary.title,
+        "facts": dict(summary.facts),
+        "rows": plain(rows[:most]),
+        "n_rows": len(rows),
+        "provenance": origin,
+    }
+
+
+def _cell(value: Any) -> str:
+    """Four digits of a number, a list's items side by side, nothing for None."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(_cell, value))
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _show_circuit(console: Console, path: Path, stored: Circuit, edges: int) -> dict[str, Any]:
+    from locate.report import edge_rows
+
+    nodes = stored.nodes()
     console.say(f"{stored.n_edges} of {stored.wiring.n_edges} edges, {stored.wiring.describe()}")
     console.say(f"{len(nodes)} nodes: {', '.join(nodes)}")
     if stored.provenance.get("sign") == "unknown":
@@ -74,7 +154,16 @@ def show(*, circuit: o.CircuitFile, edges: Shown = 20, as_json: o.AsJson = False
     console.table(*edge_rows(stored, edges))
     console.say()
     _provenance(console, stored.provenance)
-    console.result(summary)
+    return {
+        "file": str(path),
+        "geometry": _geometry(stored),
+        "edges": stored.n_edges,
+        "edges_in_model": stored.wiring.n_edges,
+        "nodes": nodes,
+        "roles": dict(stored.roles),
+        "strongest_edges": stored.rows(edges),
+        "provenance": dict(stored.provenance),
+    }
 
 
 def export(
@@ -105,20 +194,27 @@ def export(
 
 
 def models(*, as_json: o.AsJson = False) -> None:
-    """The models that ship with the project, and how to name others."""
+    """The models that are there by name, and how to name others."""
     console = Console(as_json)
     with console.working():
         from circuits.model.architectures import ARCHITECTURES
         from circuits.model.loading import embedded_models
+        from circuits.model.packaged import PACKAGED
 
-        records = [_model_record(name, path) for name, path in embedded_models().items()]
+        records = [_packaged_record(each) for each in PACKAGED.values()]
+        records += [_model_record(name, path) for name, path in embedded_models().items()]
     console.table(
-        ("model", "architecture", "MB", "training templates", "held-out", "three-shot"),
+        (
+            *("model", "architecture", "MB", "licence", "where"),
+            *("training templates", "held-out", "three-shot"),
+        ),
         [
             (
                 record["model"],
                 str(record["architecture"]),
                 f"{record['bytes'] / 1e6:.1f}",
+                record["licence"],
+                record["where"],
                 _percent(record["accuracy"].get("train_top1")),
                 _percent(record["accuracy"].get("held_out_top1")),
                 _percent(record["accuracy"].get("three_shot_top1")),
@@ -128,8 +224,8 @@ def models(*, as_json: o.AsJson = False) -> None:
     )
     covered = ", ".join(sorted(ARCHITECTURES))
     console.say(
-        f"\n--model also takes a hub name (gpt2, TinyLlama/TinyLlama_v1.1, ...) or a local Hugging "
-        f"Face directory; covered architectures: {covered}"
+        f"\n--model also takes a hub name (gpt2, TinyLlama/TinyLlama_v1.1, ...), a local Hugging "
+        f"Face directory or a .gguf file; covered architectures: {covered}"
     )
     console.result({"models": records, "architectures": sorted(ARCHITECTURES)})
 
@@ -157,6 +253,8 @@ def facts(
                 for index, each in enumerate(relations, start=1):
                     checks[each.name] = known_facts(loaded, each, *asked)
                     progress(index, len(relations))
+            bos = loaded.tokenizer.use_bos(source.bos)
+            o.note_bos(console, bos)
         records = [_relation_record(each, checks.get(each.name)) for each in relations]
         known = _known_by_fact(checks)
     if relation is None:
@@ -166,7 +264,8 @@ def facts(
     if relation is not None or model is not None:
         for record, each in zip(records, relations, strict=True):
             record["list"] = [_fact_record(fact, known) for fact in each.facts]
-    console.result({"model": model, "relations": records})
+    asked_with = {} if model is None else {"bos": bos}
+    console.result({"model": model, **asked_with, "relations": records})
 
 
 def _relations(source: Source) -> list[Relation]:
@@ -260,8 +359,23 @@ def _model_record(name: str, path: Path) -> dict[str, Any]:
         "model": name,
         "architecture": read_json(path / "config.json").get("model_type"),
         "bytes": sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
+        "licence": "MIT",
+        "where": "ships with the project",
         "directory": str(path),
         "accuracy": _accuracy(record),
+    }
+
+
+def _packaged_record(model: PackagedModel) -> dict[str, Any]:
+    there = model.is_cached
+    return {
+        "model": model.name,
+        "architecture": model.architecture,
+        "bytes": model.bytes,
+        "licence": model.licence,
+        "where": "in your cache" if there else f"package index ({model.package}), at first use",
+        "directory": str(model.path.parent) if there else None,
+        "accuracy": {},
     }
 
 

@@ -65,8 +65,6 @@ def evaluate(
     """Measure a stored circuit, on the pairs of a relation, a fact file or a pair file."""
     console = Console(as_json)
     with console.working():
-        from circuits.base.origin import write_all
-        from circuits.base.writing import save_json
         from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches, read_circuit
         from locate.report import measure_rows
 
@@ -80,8 +78,7 @@ def evaluate(
         examples = o.pairs_of(console, loaded, o.limited(source), evaluating.batch_size)
         done = evaluate_stored(loaded, stored, examples, evaluating, warnings, console.stage)
         summary = done.as_dict(circuit)
-        writers = {"summary.json": lambda path: save_json(summary, path)}
-        files = [] if out is None else write_all(out, writers)
+        files = [] if out is None else done.save(out, circuit)
     console.warn(*done.warnings)
     console.table(*measure_rows({"value": done.evaluation}))
     if summary["minimality"] is not None:
@@ -93,12 +90,15 @@ def evaluate(
 
 def _print_discovery(console: Console, found: Discovery) -> None:
     from locate.report import edge_rows, known_line, measure_rows
+    from locate.sizing import size_line
 
     circuit = found.circuit
     console.say(
         f"{circuit.n_edges} of {circuit.wiring.n_edges} edges between "
         f"{found.evaluation.n_nodes} nodes; {known_line(found.examples.counts)}"
     )
+    if line := size_line(circuit):
+        console.say(line)
     console.say()
     console.table(*measure_rows(found.sides()))
     console.say()
@@ -107,7 +107,7 @@ def _print_discovery(console: Console, found: Discovery) -> None:
         counted = ", ".join(f"{count} {label}" for label, count in found.stability.items())
         console.say(f"\nedges by how often {found.search.resamples} resamples keep them: {counted}")
     if found.curve is not None:
-        console.say(f"CPR {found.curve.area}, CMD {found.curve.distance}")
+        console.say(f"on {found.curve_pairs}: CPR {found.curve.area}, CMD {found.curve.distance}")
     if circuit.roles:
         named = ", ".join(f"{node} {role}" for node, role in circuit.roles.items())
         console.say(f"roles: {named}")

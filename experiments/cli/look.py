@@ -59,7 +59,8 @@ def trace(
     words = {"answer": answer, "subject": subject}
     _check_question(given, prompt, words, source, ("subject", "answer"))
     with console.working():
-        from experiments.cli import look_trace
+        from locate.looks import trace as looks
+        from locate.looks.look import about
         from locate.states.trace_average import trace_facts
         from locate.states.tracing import trace as trace_prompt
         from locate.states.tracing import usual_window
@@ -72,18 +73,21 @@ def trace(
         if source.asks:
             examples = o.pairs_of(console, loaded, o.limited(source))
             console.warn(*examples.notes)
+            if examples.pairs[0].subject is None:
+                noise = ("noise", "noise_unit", "samples")
+                given.refuse("on pairs without a subject, which are patched", *noise)
             with console.stage("traces") as progress:
                 average = trace_facts(loaded, examples.pairs, progress=progress, **options)
-            look = look_trace.average_trace(average, examples)
+            look = looks.average_trace(about(average, examples))
         else:
             with console.stage("trace"):
                 found = trace_prompt(
                     loaded, str(prompt), str(subject), str(answer), bos=source.bos, **options
                 )
-            look = look_trace.prompt_trace(found)
+            look = looks.prompt_trace(found)
             _warn_of_another_answer(console, loaded, found)
-        paths = look.write(out, look_trace.FILES)
-    look.show(console, paths)
+        paths = look.write(out, looks.FILES)
+    console.show(look, paths)
 
 
 def lens(
@@ -108,8 +112,10 @@ def lens(
     words = {"answer": answer, "foil": foil, "subject": subject}
     _check_question(given, prompt, words, source, ("answer",))
     with console.working():
-        from experiments.cli import look_lens
+        from locate.looks import lens as looks
+        from locate.looks.look import about
         from locate.states.attribution import direct_logit_attribution
+        from locate.states.lens import lens_on_prompt
         from locate.states.lens_average import average_lens
 
         o.check_files(source if source.asks else None, out)
@@ -121,16 +127,17 @@ def lens(
                 average = average_lens(loaded, examples.pairs, batch_size=batch_size)
             with console.stage("attribution"):
                 attribution = direct_logit_attribution(loaded, examples.pairs, batch_size)
-            look = look_lens.relation_lens(average, attribution, examples)
+            look = looks.average_lens(about(average, examples), about(attribution, examples))
         else:
             with console.stage("lens"):
-                look = look_lens.prompt_lens(loaded, str(prompt), words, source.bos)
-        paths = look.write(out, look_lens.FILES)
-    look.show(console, paths)
+                look = looks.prompt_lens(lens_on_prompt(loaded, str(prompt), words, source.bos))
+        paths = look.write(out, looks.FILES)
+    console.show(look, paths)
 
 
 def roles(
     *,
+    given: Given,
     model: o.ModelName,
     source: Annotated[Source, Fixed("wordings", "corrupt", hold_out=0.0)],
     circuit: Circuit = None,
@@ -140,12 +147,17 @@ def roles(
     out: o.Out = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Mover, relation and mixture heads: what each attends to and writes, checked by ablation."""
+    """Mover, relation and mixture heads: what each attends to and writes, checked by ablation.
+
+    Of pairs without a subject, heads by the spans that the pairs name.
+    """
     console = Console(as_json)
     with console.working():
-        from experiments.cli import look_roles
         from locate.evaluate import fitted, read_circuit
         from locate.heads.roles import head_roles
+        from locate.heads.span_roles import span_roles
+        from locate.looks import roles as looks
+        from locate.looks.look import about
 
         stored = None if circuit is None else read_circuit(circuit)
         o.check_files(source, out)
@@ -155,17 +167,25 @@ def roles(
         examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
         console.warn(*examples.notes)
         with console.stage("roles"):
-            report = head_roles(
-                loaded,
-                examples.pairs,
-                circuit=stored,
-                ablation=ablation,
-                batch_size=batch_size,
-                seed=source.seed,
-            )
-        look = look_roles.roles(report, examples, look_roles.on_prompts(loaded, report, examples))
-        paths = look.write(out, look_roles.FILES)
-    look.show(console, paths)
+            if all(pair.subject is None for pair in examples.pairs):
+                given.refuse("on pairs without a subject", "circuit", "ablation")
+                by_span = span_roles(
+                    loaded, examples.pairs, batch_size=batch_size, seed=source.seed
+                )
+                look = looks.roles_by_span(about(by_span, examples))
+            else:
+                report = head_roles(
+                    loaded,
+                    examples.pairs,
+                    circuit=stored,
+                    ablation=ablation,
+                    batch_size=batch_size,
+                    seed=source.seed,
+                )
+                shown = looks.on_prompts(loaded, report, examples.pairs)
+                look = looks.roles(about(report, examples), shown)
+        paths = look.write(out, looks.FILES)
+    console.show(look, paths)
 
 
 def _check_question(
@@ -183,7 +203,7 @@ def _check_question(
             raise OptionError(f"a PROMPT cannot be combined with {facts} or `pairs`")
         if any(words[name] is None for name in needed):
             raise OptionError(f"a PROMPT needs {wanted}")
-        given.refuse("on a single PROMPT", "limit", "templates")
+        given.refuse("on a single PROMPT", "limit", "templates", "chat")
         return
     if not source.asks:
         raise OptionError(f"give a PROMPT with {wanted}, or one of {facts}, `pairs`")

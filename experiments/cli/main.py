@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 import viz
-from circuits.base.errors import KnowledgeCircuitsError, OptionError
+from circuits.base.errors import KnowledgeCircuitsError, OptionError, is_out_of_memory
 from experiments.cli import edit, figures, files, find, look, run, serve
 from experiments.cli.console import visible
 from experiments.cli.signature import command
@@ -139,7 +139,7 @@ def _report(error: Exception) -> int:
         return _fail(str(error), error.exit_code)
     if isinstance(error, typer.TyperException):
         return _fail(error.format_message(), error.exit_code)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return _fail("out of memory; try a smaller --batch-size, fewer --n-pairs or bf16", 4)
     if isinstance(error, OSError) and error.strerror:  # a name too long, a disk that fails, ...
         return _fail(": ".join(str(part) for part in (error.filename, error.strerror) if part), 4)

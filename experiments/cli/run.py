@@ -60,7 +60,7 @@ def run(
         from experiments.analyses.engine.context import Context
         from experiments.analyses.engine.registry import EVERYTHING, chosen
         from experiments.analyses.engine.registry import names as known
-        from experiments.analyses.engine.running import run_all, write_index
+        from experiments.analyses.engine.running import folder_for, run_all, write_index
 
         asked = list(dict.fromkeys(names or ()))
         if not asked:
@@ -72,13 +72,13 @@ def run(
         if show:
             _options(console, found[0], config, settings)
             return
-        folder = out or Path("out") / f"{Path(model).name.replace('@', '-')}-{'-'.join(asked)}"
+        folder = out or folder_for(model, asked)
         context = Context(
             model, folder, seed, loading.device, loading.dtype, facts, batch_size=batch_size
         )
         if one:
             runs = [_one(found[0], context, config, settings, redraw, console)]
-            summary, files = runs[0].summary, runs[0].files[:1]
+            summary, files = runs[0].as_dict(), runs[0].files[:1]
         else:
             runs, left_out = run_all(found, context, console.stage, console.warn, redraw)
             summary, page = write_index(runs, left_out, folder)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -33,6 +34,20 @@ class Anatomy:
     head_outputs: list[nn.Module]
     head_size: int
     final_norm: nn.Module
+
+
+class Hooked:
+    """A context manager that takes its hooks off a model when the block ends."""
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
 
 
 def anatomy(model: PreTrainedModel) -> Anatomy:

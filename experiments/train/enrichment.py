@@ -8,21 +8,20 @@ information starts to move, should rank the first tokens of all objects of the s
 
 from __future__ import annotations
 
-from types import TracebackType
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from experiments.train.anatomy import anatomy
+from experiments.train.anatomy import Hooked, anatomy
 from experiments.train.routing import last_of_mention
 
 
-class Enrichment:
+class Enrichment(Hooked):
     """Context manager that reads the hidden state after `layer` (counted from 0)."""
 
     def __init__(self, model: PreTrainedModel, layer: int, attributes: list[list[int]]):
+        super().__init__()
         self._parts = anatomy(model)
         self._unembedding = model.get_output_embeddings()
         self._states: Tensor = torch.empty(0)
@@ -34,7 +33,7 @@ class Enrichment:
         def keep(module, inputs, output):
             self._states = output[0] if isinstance(output, tuple) else output
 
-        self._handle = self._parts.blocks[layer].register_forward_hook(keep)
+        self._handles.append(self._parts.blocks[layer].register_forward_hook(keep))
 
     def loss(
         self, mentions: Int[Tensor, "batch pos"], subjects: Int[Tensor, "batch pos"]
@@ -47,14 +46,3 @@ class Enrichment:
         logits = self._unembedding(self._parts.final_norm(self._states[chosen]))
         said = logits.float().log_softmax(-1).gather(1, self._objects[who])
         return -(said * self._share[who]).sum(1).mean()
-
-    def __enter__(self) -> Enrichment:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._handle.remove()

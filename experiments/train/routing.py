@@ -17,30 +17,28 @@ All of this is hooks on an ordinary model; nothing of it remains when they are r
 
 from __future__ import annotations
 
-from types import TracebackType
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from experiments.train.anatomy import anatomy
+from experiments.train.anatomy import Hooked, anatomy
 from experiments.train.recipe import Routing
 
 BLOCKED = -1e4
 
 
-class Router:
+class Router(Hooked):
     """Context manager that routes `model`; call `next_batch` before every training pass."""
 
     def __init__(self, model: PreTrainedModel, routing: Routing, seed: int):
+        super().__init__()
         self.routing = routing
         self._generator = torch.Generator().manual_seed(seed)
         self._inside: Tensor = torch.empty(0)
         self._loudness: list[Tensor] = []
         self._masks: list[Tensor] = []
         self._mlp_on: list[Tensor] = []
-        self._handles = []
         parts = anatomy(model)
         self._layers = len(parts.blocks)
 
@@ -125,18 +123,6 @@ class Router:
         causal = torch.ones(length, length, dtype=torch.bool).triu(1)
         scores = torch.zeros(batch, length, length).masked_fill(blocked | causal, BLOCKED)
         return scores[:, None].bfloat16()
-
-    def __enter__(self) -> Router:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
 
 
 def _outside(mentions: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch query key"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import platform
@@ -80,7 +81,11 @@ def train_model(
     attributes = attribute_table(relations, tokenizer)
     run = train(model, grouped_documents, recipe, attributes, at_step, report)
     save(model, directory)
-    tokenizer.save_pretrained(directory)
+    said = copy.deepcopy(tokenizer)
+    # Most documents began with it. GPT-2's tokenizers do not say so, whatever they are used with.
+    said.add_bos_token = model.config.model_type != "gpt2"
+    said.update_post_processor()
+    said.save_pretrained(directory)
     record = {
         "model": name,
         "weights_sha256": weights_hash(directory),

@@ -55,7 +55,7 @@ def _discovery(model: Model) -> Discovery:
     from locate.examples import Source, collect
 
     examples = collect(model, Source(relation=RELATION, limit=N_PAIRS))
-    return discover(model, examples, Search(curve=True, roles=True))
+    return discover(model, examples, Search(edges=200, curve=True, roles=True))
 
 
 def _draw_circuit(found: Discovery, path: Path) -> Path:
@@ -130,7 +130,7 @@ def draw_runs(runs: Path, folder: Path) -> list[Path]:
         run = redraw(analysis(name), runs / name)
         (chosen,) = [each for each in run.report.figures if each.name == figure]
         paths.append(folder / f"run-{name}.svg")
-        chosen.draw(paths[-1], _stable(run.summary["provenance"]))
+        chosen.draw(paths[-1], _stable(run.as_dict()["provenance"]))
     return paths
 
 

@@ -19,6 +19,7 @@ from circuits.base.choices import TraceKind
 from circuits.base.errors import PromptError
 from circuits.base.intervals import bootstrap_means
 from circuits.edits.edit import EditRequest
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.states.tracing import trace, usual_window
 
@@ -53,6 +54,7 @@ class LayerEvidence:
         )
 
 
+@alone
 def layer_by_trace(
     model: Model,
     requests: Sequence[EditRequest],

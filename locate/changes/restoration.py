@@ -21,6 +21,7 @@ from circuits.edits.edit import WeightDelta
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Wiring
 from circuits.graph.restoring import run_restored, source_outputs
+from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference, rank
 from circuits.model.model import Model
 
@@ -88,6 +89,7 @@ class Restoration:
 _STAGES = ("unedited", "edited", "restored")
 
 
+@alone
 @torch.no_grad()
 def restore_edges(
     model: Model,
@@ -159,6 +161,7 @@ def random_edges(
     return chosen
 
 
+@alone
 @torch.no_grad()
 def rewritten_sources(
     model: Model, delta: WeightDelta, asked: Sequence[TokenPair], batch_size: int = 16

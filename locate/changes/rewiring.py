@@ -31,6 +31,7 @@ from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Circuit, EdgeScores
 from circuits.graph.compare import Comparison, compare_scores
 from circuits.graph.noise import Decision, NoiseSettings, Sample
+from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference
 from circuits.model.model import Model
 from locate.changes.restoration import Draw, Restoration, restore_edges
@@ -208,6 +209,7 @@ class Rewiring(Result):
         }
 
 
+@alone
 def rewiring(
     model: Model,
     delta: WeightDelta,
@@ -341,6 +343,7 @@ def changed_edges(comparison: Comparison, at_most: int | None = None) -> np.ndar
     return chosen
 
 
+@alone
 @torch.no_grad()
 def _preferred(
     model: Model, pairs: Sequence[TokenPair], pairs_after: Sequence[TokenPair], batch_size: int

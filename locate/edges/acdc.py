@@ -21,18 +21,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool
-from torch import Tensor
 
-from circuits.base.errors import NumericalError, OptionError
+from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
-from circuits.facts.pairs import PairBatch, TokenPair, batches
-from circuits.graph.ablation import source_constants
+from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
-from circuits.graph.running import CircuitRunner
+from circuits.graph.measuring import MeanMetric
 from circuits.graph.select import prune
-from circuits.model.metrics import evaluate_metric
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.edges.locators import Locator
 from locate.search import Scoring, Search
@@ -41,6 +38,7 @@ DEFAULT_TAU = 0.05
 """The threshold where none is given, in units of the metric."""
 
 
+@alone
 def acdc(
     model: Model,
     pairs: Sequence[TokenPair],
@@ -66,7 +64,7 @@ def acdc(
             "the metric a removed edge may cost"
         )
     wiring = model.wiring(scoring.kv)
-    metric = _MeanMetric(model, pairs, wiring, scoring, batch_size)
+    metric = MeanMetric(model, pairs, wiring, scoring.metric, scoring.ablation, batch_size)
     kept, drops = wiring.mask.copy(), np.zeros(wiring.n_edges, dtype=np.float32)
     current = metric.of(kept)
     for done, edge in enumerate(reversed(range(wiring.n_edges)), start=1):
@@ -96,6 +94,7 @@ def acdc(
     return Circuit(wiring, pruned.kept, scores, provenance={**provenance, "selection": selection})
 
 
+@alone
 def search(
     model: Model,
     pairs: Sequence[TokenPair],
@@ -135,41 +134,3 @@ def _is_read(wiring: Wiring, kept: Bool[np.ndarray, "src dst"], dst: int) -> boo
     width = wiring.queries_per_key
     first = wiring.head_src(layer, (place - wiring.n_heads) % wiring.n_key_inputs * width)
     return bool(kept[first : first + width].any())
-
-
-class _MeanMetric:
-    """The metric of a circuit, averaged over all pairs; one cached base run a batch."""
-
-    @torch.no_grad()
-    def __init__(
-        self,
-        model: Model,
-        pairs: Sequence[TokenPair],
-        wiring: Wiring,
-        scoring: Scoring,
-        batch_size: int,
-    ) -> None:
-        if not pairs:
-            raise OptionError("there are no prompt pairs to work on")
-        constants = None
-        if scoring.ablation.is_constant:
-            constants = source_constants(model, pairs, scoring.ablation, batch_size)
-        self._model, self.metric, self.n_pairs, self.n_runs = model, scoring.metric, len(pairs), 0
-        self._runs: list[tuple[PairBatch, CircuitRunner, Tensor]] = []
-        for batch in batches(pairs, batch_size, model):
-            runner = CircuitRunner(model, batch, wiring, scoring.ablation, constants)
-            self._runs.append((batch, runner, model.last_logits(batch.clean)))
-
-    def of(self, kept: Bool[np.ndarray, "src dst"], tried: str | None = None) -> float:
-        """Mean metric with these edges kept; `tried` is the removed edge, for the error message."""
-        total = 0.0
-        for batch, runner, clean in self._runs:
-            logits = runner.run(kept)
-            values = evaluate_metric(self.metric, logits, batch.answer, batch.foil, clean)
-            total += float(values.cpu().double().sum())
-        if not math.isfinite(total):
-            place = f"without {tried}" if tried else "of the whole model"
-            why = self._model.why_not_finite()
-            raise NumericalError(f"the metric {place} is not a finite number; {why}")
-        self.n_runs += 1
-        return total / self.n_pairs

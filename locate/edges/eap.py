@@ -28,8 +28,9 @@ from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import EdgeScores, Wiring
+from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
-from circuits.model.model import Model, Prefix, alone
+from circuits.model.model import Model, Prefix
 from locate.edges.locators import Locator
 from locate.edges.passes import InputGradients, SourceDifferences
 from locate.search import Scoring
@@ -125,7 +126,8 @@ class _Runs:
     def metric(self, clean_logits: Tensor | None) -> Callable[[Tensor], Tensor]:
         """The metric of a run's logits."""
         name, batch = self.scoring.metric, self.batch
-        return lambda logits: evaluate_metric(name, logits, batch.answer, batch.foil, clean_logits)
+        sides = batch.wanted, batch.unwanted
+        return lambda logits: evaluate_metric(name, logits, *sides, clean_logits)
 
 
 def _at_clean(runs: _Runs) -> None:

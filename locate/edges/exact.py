@@ -32,8 +32,9 @@ from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import EdgeScores, Wiring
+from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
-from circuits.model.model import Model, alone
+from circuits.model.model import Model
 from locate.edges.clean_run import CleanRun, stage_of
 from locate.edges.locators import Locator
 from locate.search import Scoring
@@ -79,6 +80,7 @@ def patch_edges(
     return EdgeScores(wiring, _mean(per_pair), per_pair if keep_pairs else None, provenance)
 
 
+@alone
 def patch_chosen_edges(
     model: Model,
     pairs: Sequence[TokenPair],
@@ -150,7 +152,7 @@ def _patch(
         run = CleanRun(model, wiring, batch, constants)
 
         def metric(logits: Tensor, batch: PairBatch = batch, run: CleanRun = run) -> Tensor:
-            return evaluate_metric(scoring.metric, logits, batch.answer, batch.foil, run.logits)
+            return evaluate_metric(scoring.metric, logits, batch.wanted, batch.unwanted, run.logits)
 
         clean, rows = metric(run.logits), np.array(batch.index)
         for chunk in _chunks(wiring, edges, max(1, max_rows // len(batch))):

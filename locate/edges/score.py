@@ -9,7 +9,8 @@ from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, EdgeScores
-from circuits.model.model import Model, alone
+from circuits.model.holding import alone
+from circuits.model.model import Model
 from locate.edges.locators import Locator
 from locate.search import Scoring
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
 from locate.heads.weighted import LastAttention, shares, value_norms
 from locate.states.frozen_norm import FrozenNorm
@@ -109,6 +110,7 @@ def check_subjects(pairs: Sequence[TokenPair]) -> None:
             )
 
 
+@alone
 @torch.no_grad()
 def read_heads(
     model: Model,

@@ -18,6 +18,7 @@ from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Wiring, node_kind
 from circuits.graph.compare import Comparison
 from circuits.graph.noise import Decision
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.heads.attention import REGIONS, HeadReadings, Region, read_heads
 from locate.states.attribution import head_logits
@@ -84,6 +85,7 @@ class HeadChange:
         return row
 
 
+@alone
 def view_heads(model: Model, asked: Sequence[TokenPair], batch_size: int = 16) -> HeadViews:
     """Read every head on the pairs' clean prompts; answer and foil are the old and new object."""
     readings = read_heads(model, asked, batch_size=batch_size, n_written=N_WRITTEN)

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from circuits.base.errors import OptionError
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.model import Model
 
 
+@alone
 @torch.no_grad()
 def induction_scores(
     model: Model, *, length: int = 24, sequences: int = 8, seed: int = 0

@@ -19,6 +19,7 @@ from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric, texts
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit, node_kind
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Span
 from circuits.model.wiring import head_site
@@ -208,6 +209,7 @@ def heads_of(circuit: Circuit) -> list[str]:
     return [name for name in (wiring.src_names[src] for src in order) if name in found]
 
 
+@alone
 @torch.no_grad()
 def read_prompt(
     model: Model,
@@ -248,6 +250,7 @@ def read_prompt(
     )
 
 
+@alone
 def read_prompts(
     model: Model,
     pairs: Sequence[TokenPair],

@@ -21,6 +21,7 @@ from circuits.base.intervals import Interval
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.ablation import Ablation, SourceConstants, source_constants
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
 from locate.heads.attention import rivals
 
@@ -73,6 +74,7 @@ class HeadCheck:
     verdict: Verdict
 
 
+@alone
 @torch.no_grad()
 def ablate_heads(
     model: Model,

@@ -35,7 +35,8 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import Ablation
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.evaluate import check_geometry
-from circuits.model.model import Model, alone
+from circuits.model.holding import alone
+from circuits.model.model import Model
 from locate.heads.attention import REGIONS, HeadReadings, Region, check_subjects, read_heads
 from locate.heads.role_checks import (
     EFFECTS,
@@ -300,7 +301,8 @@ def label_heads(
     means = {name: values.mean(0, dtype=np.float64) for name, values in readings.arrays().items()}
 
     def intervals(values: Float[np.ndarray, "pair layer head"]) -> np.ndarray:
-        return np.stack(bootstrap_means(values, criteria.resamples, criteria.level, seed), -1)
+        limits = bootstrap_means(values, criteria.resamples, criteria.level, seed, fewest=2)
+        return np.stack(limits, -1)
 
     answer = intervals(readings.answer_gain.sum(-1))
     in_range = intervals(readings.range_gain.sum(-1))
@@ -342,7 +344,7 @@ def _check(
     """A check by head's name, and the controls' mean effect; the controls stand last."""
 
     def summary(values: Float[np.ndarray, "pair effect"]) -> dict[Effect, Interval]:
-        limits = bootstrap_means(values, criteria.resamples, criteria.level, seed)
+        limits = bootstrap_means(values, criteria.resamples, criteria.level, seed, fewest=2)
         found = np.stack(limits, -1)
         return {name: _interval(found[place]) for place, name in enumerate(EFFECTS)}
 

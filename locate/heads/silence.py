@@ -18,6 +18,7 @@ from torch import Tensor
 from circuits.base.errors import OptionError
 from circuits.graph.ablation import SourceConstants
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
@@ -27,6 +28,7 @@ Head = tuple[int, int]
 """Layer and number of a head."""
 
 
+@alone
 @torch.no_grad()
 def without_heads(
     model: Model,

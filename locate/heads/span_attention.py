@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Float
 
 from circuits.base.errors import OptionError
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
 from locate.heads.weighted import LastAttention, shares, value_norms
 from locate.states.transplant import batches_of
 
 
+@alone
 @torch.no_grad()
 def attention_to_spans(
     model: Model,

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
 
 
@@ -65,6 +66,7 @@ def shares(weighted: Tensor, plain: Tensor) -> Tensor:
     return torch.where(total > 0, weighted / total, plain)
 
 
+@alone
 @torch.no_grad()
 def read_sites(
     model: Model, tokens: Int[Tensor, "one pos"], sites: Sequence[tuple[int, int]]

@@ -29,6 +29,7 @@ from circuits.base.results import Result, numeric
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.ablation import source_hooks
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
 from circuits.model.wiring import Wiring, stored_wiring
@@ -115,6 +116,7 @@ class WrittenTokens:
     lowered: tuple[tuple[str, float], ...]
 
 
+@alone
 @torch.no_grad()
 def direct_logit_attribution(
     model: Model, pairs: Sequence[TokenPair], batch_size: int = 16
@@ -142,6 +144,7 @@ def direct_logit_attribution(
     return LogitAttribution(wiring, contributions, constant, difference, provenance)
 
 
+@alone
 @torch.no_grad()
 def head_logits(
     model: Model, tokens: Int[Tensor, "batch pos"], heads: Sequence[tuple[int, int]]
@@ -165,6 +168,7 @@ def head_logits(
     return norm.apply(torch.stack(written, 1)) @ model.unembedding().float().T
 
 
+@alone
 def written_tokens(
     model: Model, prompt: Prompt, heads: Sequence[tuple[int, int]], top: int = 10
 ) -> list[WrittenTokens]:

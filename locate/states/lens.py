@@ -8,7 +8,7 @@ It reads every layer's residual stream through the final norm and the output mat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric, texts
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.metrics import rank
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
@@ -152,6 +153,7 @@ def lens_positions(prompt: Prompt, subject: str | None = None) -> dict[str, int]
     return positions
 
 
+@alone
 @torch.no_grad()
 def residual_states(
     model: Model, tokens: Int[Tensor, "batch pos"], places: Int[Tensor, "batch place"]
@@ -169,6 +171,7 @@ def residual_states(
     return states
 
 
+@alone
 @torch.no_grad()
 def logit_lens(
     model: Model,
@@ -204,6 +207,17 @@ def logit_lens(
         best_tokens={int(i): model.tokenizer.token_string(int(i)) for i in np.unique(best)},
         provenance={**model.provenance, "method": "logit lens", "bos": prompt.bos},
     )
+
+
+def lens_on_prompt(
+    model: Model, text: str, words: Mapping[str, str | None], bos: bool | None = None
+) -> LensResult:
+    """The lens on a prompt: words by label, at the last token and at that of a `subject` in it."""
+    prompt = model.tokenizer.encode(text, bos)
+    followed = {label: word for label, word in words.items() if word is not None}
+    tokens = {label: model.tokenizer.first_token(text, word) for label, word in followed.items()}
+    found = logit_lens(model, prompt, tokens, lens_positions(prompt, followed.get("subject")))
+    return replace(found, provenance={**found.provenance, "followed": followed})
 
 
 def _check_lens(

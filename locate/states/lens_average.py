@@ -22,6 +22,7 @@ from circuits.base.errors import OptionError
 from circuits.base.intervals import bootstrap_means
 from circuits.base.results import Result, numeric
 from circuits.facts.pairs import TokenPair, batches
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.heads.attention import rivals
 from locate.states.lens import residual_states
@@ -176,6 +177,7 @@ class AverageLens(Result):
         return values[:, :, self.places.index(place), self.followed.index(what)]
 
 
+@alone
 @torch.no_grad()
 def average_lens(
     model: Model,

@@ -17,7 +17,7 @@ pass over the layers. Five facts make this exact:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -31,6 +31,9 @@ from circuits.model import taps
 from circuits.model.metrics import answer_probability
 from circuits.model.model import Hook, Model, Prefix
 from circuits.model.tokens import Span
+
+Measure = Callable[[Tensor], Tensor]
+"""From the logits of rows to a number a row."""
 
 
 @dataclass(frozen=True, order=True)
@@ -46,7 +49,8 @@ class Site:
 class CorruptedRun:
     """One run of the clean prompt (row 0) and its corrupted copies (the other rows).
 
-    Residuals are one tensor a layer; `resid_post` of a layer is `resid_pre` of the next.
+    `value` is what is measured of each, such as the probability of the answer. Residuals are one
+    tensor a layer; `resid_post` of a layer is `resid_pre` of the next.
     """
 
     resid_pre: tuple[Float[Tensor, "row pos d_model"], ...]
@@ -55,12 +59,12 @@ class CorruptedRun:
     clean_attn: tuple[Float[Tensor, "pos d_model"], ...]
     clean_mlp: tuple[Float[Tensor, "pos d_model"], ...]
     prefix: Prefix
-    probability: Float[Tensor, " row"]
+    value: Float[Tensor, " row"]
 
     @property
     def n_samples(self) -> int:
         """Number of corrupted copies."""
-        return self.probability.shape[0] - 1
+        return self.value.shape[0] - 1
 
     @property
     def length(self) -> int:
@@ -94,6 +98,14 @@ def corrupted_run(
     answer: int,
 ) -> CorruptedRun:
     """Run the prompt clean, and once for each noise sample added to the subject's embeddings."""
+    rows = tokens.expand(noise.shape[0] + 1, -1)
+    return run_rows(model, rows, probability_of(answer), [add_noise(subject, noise)])
+
+
+def run_rows(
+    model: Model, rows: Int[Tensor, "row pos"], measure: Measure, corrupting: Sequence[Hook] = ()
+) -> CorruptedRun:
+    """Run the clean prompt (row 0) beside what corrupts it: other prompts, or hooks."""
     layers = range(model.n_layers)
     kept: dict[str, Tensor] = {}
 
@@ -109,8 +121,7 @@ def corrupted_run(
         for point in (taps.resid_pre, model.taps.attention_out, model.taps.mlp_out)
     ]
     names.append(taps.resid_post(model.n_layers - 1))
-    rows = tokens.expand(noise.shape[0] + 1, -1)
-    hooks = [add_noise(subject, noise), *(keep(name) for name in names)]
+    hooks = [*corrupting, *(keep(name) for name in names)]
     logits, prefix = model.last_logits_and_prefix(rows, hooks)
     resid_pre = tuple(kept[taps.resid_pre(layer)] for layer in layers)
     return CorruptedRun(
@@ -122,7 +133,7 @@ def corrupted_run(
         clean_attn=tuple(kept[model.taps.attention_out(layer)][0] for layer in layers),
         clean_mlp=tuple(kept[model.taps.mlp_out(layer)][0] for layer in layers),
         prefix=prefix,
-        probability=_probability(logits, answer),
+        value=measure(logits),
     )
 
 
@@ -138,9 +149,9 @@ def add_noise(subject: Span, noise: Float[Tensor, "sample subject d_model"]) -> 
 
 
 def restore_at(
-    model: Model, run: CorruptedRun, position: int, sites: Sequence[Site], answer: int
+    model: Model, run: CorruptedRun, position: int, sites: Sequence[Site], measure: Measure
 ) -> dict[Site, Float[Tensor, " sample"]]:
-    """Probability of the answer with each site restored, all in one pass over the layers.
+    """What is measured with each site restored, all in one pass over the layers.
 
     A site is absent from the result where restoring it cannot change anything.
     """
@@ -158,11 +169,9 @@ def restore_at(
     assert front.residual is not None
     final = front.residual[:, :, -1]
     logits = model.unembed(final.flatten(0, 1))
-    probability = _probability(logits, answer).unflatten(0, final.shape[:2])
+    values = measure(logits).unflatten(0, final.shape[:2])
     found = {
-        site: row
-        for branch, row in zip(front.branches, probability, strict=True)
-        for site in branch
+        site: row for branch, row in zip(front.branches, values, strict=True) for site in branch
     }
     return {site: found[same] for site, same in effective.items() if same in found}
 
@@ -265,6 +274,11 @@ def _through_mlp(
     return mid + model.run_mlp(layer, model.mlp_reads(before, mid)[:, None])[:, 0]
 
 
-def _probability(logits: Float[Tensor, "row d_vocab"], answer: int) -> Float[Tensor, " row"]:
-    index = torch.full((logits.shape[0],), answer, device=logits.device)
-    return answer_probability(logits, index)
+def probability_of(answer: int) -> Measure:
+    """Measures the probability of the answer's first token."""
+
+    def measure(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
+        index = torch.full((logits.shape[0],), answer, device=logits.device)
+        return answer_probability(logits, index)
+
+    return measure

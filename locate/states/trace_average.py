@@ -18,8 +18,9 @@ from circuits.base.choices import Choice, NoiseUnit
 from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
-from circuits.base.results import Result, numeric
+from circuits.base.results import Result, numeric, texts
 from circuits.facts.pairs import TokenPair
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Span
 from locate.heads.attention import check_subjects
@@ -52,7 +53,20 @@ class PositionRole(Choice):
         return self in (self.LAST_SUBJECT, self.LAST)
 
 
+class Place(str):
+    """A place in a prompt without a subject: a span that the pairs name, or what lies around."""
+
+    of_subject = False
+
+    @property
+    def is_site(self) -> bool:
+        """Whether to point at its peak: at all but what lies around."""
+        return self not in (PositionRole.BEFORE, PositionRole.FURTHER, _BEFORE)
+
+
 ROLES = tuple(PositionRole)
+_BEFORE = "before the first difference"
+_DIFFERENT = "other differing tokens"
 _SHARED_OPTIONS = ("model", "weights_sha256", "window", "noise", "embedding_std")
 
 
@@ -60,7 +74,9 @@ _SHARED_OPTIONS = ("model", "weights_sha256", "window", "noise", "embedding_std"
 class AverageTrace(Result):
     """Indirect effects of several traces; `effects[kind]` is NaN where a prompt lacks a role.
 
-    A role that several positions of a prompt share has their mean.
+    A role that several positions of a prompt share has their mean. `places` stand for the roles
+    where prompts have no subject. What is measured is the answer's probability, or the metric
+    under `provenance["metric"]` (`locate.states.patching`).
     """
 
     KIND = "average trace"
@@ -69,6 +85,12 @@ class AverageTrace(Result):
     p_clean: Float[np.ndarray, " trace"]
     p_corrupted: Float[np.ndarray, " trace"]
     provenance: Mapping[str, Any]
+    places: tuple[Place, ...] = ()
+
+    @property
+    def measure(self) -> str:
+        """What effects are differences of."""
+        return str(self.provenance.get("metric", "p"))
 
     @property
     def kinds(self) -> tuple[TraceKind, ...]:
@@ -76,9 +98,9 @@ class AverageTrace(Result):
         return tuple(self.effects)
 
     @property
-    def roles(self) -> tuple[PositionRole, ...]:
+    def roles(self) -> tuple[PositionRole | Place, ...]:
         """All roles, in the order of a prompt: the second axis of `effects`."""
-        return ROLES
+        return self.places or ROLES
 
     @property
     def counts(self) -> Int[np.ndarray, " role"]:
@@ -110,7 +132,11 @@ class AverageTrace(Result):
 
     def peak(self, kind: TraceKind | str, role: PositionRole | str) -> tuple[int, Interval] | None:
         """The layer whose mean effect is largest for a role; None where no prompt has the role."""
-        place = ROLES.index(PositionRole.of(role))
+        names = [str(each) for each in self.roles]
+        known = str(role) if self.places else str(PositionRole.of(role))
+        if known not in names:
+            raise OptionError(f"there is no place {known!r}; there are {', '.join(names)}")
+        place = names.index(known)
         if not self.counts[place]:
             return None
         mean, (low, high) = self.mean(kind)[place], self.interval(kind)
@@ -132,7 +158,7 @@ class AverageTrace(Result):
                     records.append(
                         {
                             "kind": str(kind),
-                            "role": str(ROLES[index]),
+                            "role": str(self.roles[index]),
                             "layer": layer,
                             "effect": value.pop("value"),
                             **value,
@@ -145,8 +171,8 @@ class AverageTrace(Result):
         """The probabilities, and each kind's peak at the early and the late site."""
         facts = {
             **named(self.provenance, "model", "noise", "samples", "window"),
-            "p clean": f"{self.p_clean.mean():.3f}",
-            "p corrupted": f"{self.p_corrupted.mean():.3f}",
+            f"{self.measure} clean": f"{self.p_clean.mean():.3f}",
+            f"{self.measure} corrupted": f"{self.p_corrupted.mean():.3f}",
         }
         rows = []
         for kind in self.kinds:
@@ -181,7 +207,7 @@ class AverageTrace(Result):
         """Everything but the arrays, as plain JSON values."""
         return {
             "kinds": [str(kind) for kind in self.kinds],
-            "roles": [str(role) for role in ROLES],
+            "roles": [str(role) for role in self.roles],
             "provenance": dict(self.provenance),
         }
 
@@ -195,17 +221,19 @@ class AverageTrace(Result):
             present = numeric(arrays, "present", "b", 2)
             p_clean, p_corrupted = (numeric(arrays, n, "f", 1) for n in ("p_clean", "p_corrupted"))
             stored = {kind: numeric(arrays, f"effects.{kind}", "f", 3) for kind in kinds}
-            roles, provenance = metadata["roles"], dict(metadata["provenance"])
+            roles, provenance = texts(metadata["roles"]), dict(metadata["provenance"])
         except (KeyError, ValueError, TypeError) as error:
             raise OptionError(f"these arrays are not an average of traces: {error}") from None
         count, n_layers = len(p_clean), next(iter(stored.values())).shape[-1] if stored else 0
         shapes = [values.shape for values in stored.values()]
+        own = roles != tuple(map(str, ROLES))
         if (
-            roles != list(ROLES)
+            (own and "metric" not in provenance)
+            or len(set(roles)) < len(roles)
             or not shapes
             or not count
-            or set(shapes) != {(count, len(ROLES), n_layers)}
-            or present.shape != (count, len(ROLES))
+            or set(shapes) != {(count, len(roles), n_layers)}
+            or present.shape != (count, len(roles))
             or p_corrupted.shape != (count,)
         ):
             raise OptionError(
@@ -213,7 +241,8 @@ class AverageTrace(Result):
             )
         absent = ~present.astype(bool)[:, :, None]
         effects = {kind: np.where(absent, np.nan, values) for kind, values in stored.items()}
-        return cls(effects, p_clean, p_corrupted, provenance)
+        places = tuple(map(Place, roles)) if own else ()
+        return cls(effects, p_clean, p_corrupted, provenance, places)
 
     def _of(self, kind: TraceKind | str) -> Float[np.ndarray, "trace role layer"]:
         kind = TraceKind.of(kind)
@@ -265,6 +294,7 @@ def average_traces(traces: Sequence[Trace]) -> AverageTrace:
     )
 
 
+@alone
 def trace_facts(
     model: Model,
     pairs: Sequence[TokenPair],
@@ -278,8 +308,16 @@ def trace_facts(
 
     `noise_unit` "subjects" is the standard deviation of the embeddings of all pairs' subjects.
     The noise of the fact at place i has the seed `seed` + i, so that facts are independent draws.
-    OptionError for a pair that names no subject.
+    Where no pair names a subject, clean states are put into the corrupted run instead, and noise
+    and samples play no part (`locate.states.patching`). OptionError where only some name one.
     """
+    if pairs and all(pair.subject is None for pair in pairs):
+        from locate.states.patching import patch_pairs
+
+        chosen = {
+            name: options[name] for name in ("kinds", "window", "max_rows") if name in options
+        }
+        return patch_pairs(model, pairs, progress=progress, **chosen)
     check_subjects(pairs)
     subjects = dict.fromkeys(str(pair.text.subject) for pair in pairs)
     unit = noise_std(model, noise_unit, list(subjects))
@@ -296,6 +334,7 @@ def trace_facts(
                 noise_unit=unit,
                 seed=seed + place,
                 bos=bos,
+                span=pair.subject,
                 **options,
             )
         )
@@ -306,14 +345,45 @@ def trace_facts(
 
 
 def _by_role(found: Trace, kind: TraceKind) -> Float[np.ndarray, "role layer"]:
-    roles = np.array(position_roles(len(found.tokens), found.subject))
-    effect = found.effect(kind).T
-    by_role = np.full((len(ROLES), effect.shape[1]), np.nan)
-    for index, role in enumerate(ROLES):
-        here = roles == role
+    return by_name(found.effect(kind), position_roles(len(found.tokens), found.subject), ROLES)
+
+
+def by_name(
+    effect: Float[np.ndarray, "layer pos"], names: Sequence[str], order: Sequence[str]
+) -> Float[np.ndarray, "role layer"]:
+    """Effects averaged over the positions of each name; NaN for one that no position has."""
+    there = np.array(names)
+    found = np.full((len(order), effect.shape[0]), np.nan)
+    for index, name in enumerate(order):
+        here = there == name
         if here.any():
-            by_role[index] = effect[here].mean(0)
-    return by_role
+            found[index] = effect[:, here].mean(1)
+    return found
+
+
+def places_of(pair: TokenPair) -> tuple[Place, ...]:
+    """Each position's place: in a named span, or by where the two prompts differ."""
+    ids = zip(pair.clean.ids, pair.corrupted.ids, strict=True)
+    first, last = pair.first_difference, len(pair.clean) - 1
+
+    def place(position: int, differs: bool) -> str:
+        if position == last:
+            return PositionRole.LAST
+        for name, span in pair.spans:
+            if span.start <= position < span.stop:
+                return name
+        if differs:
+            return _DIFFERENT
+        return _BEFORE if position < first else PositionRole.FURTHER
+
+    return tuple(Place(place(at, left != right)) for at, (left, right) in enumerate(ids))
+
+
+def order_of(pairs: Sequence[TokenPair]) -> tuple[Place, ...]:
+    """The places of all pairs: spans in the order of the first pair that names them."""
+    spans = dict.fromkeys(name for pair in pairs for name, _ in pair.spans)
+    names = (_BEFORE, *spans, _DIFFERENT, PositionRole.FURTHER, PositionRole.LAST)
+    return tuple(map(Place, names))
 
 
 def _mean(effects: Float[np.ndarray, "trace role layer"]) -> Float[np.ndarray, "role layer"]:

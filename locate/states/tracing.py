@@ -26,9 +26,18 @@ from circuits.base.choices import NoiseUnit
 from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.results import Result, numeric, texts
-from circuits.model.model import Model, alone
+from circuits.model.holding import alone
+from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span
-from locate.states.sweep import Site, TraceKind, corrupted_run, restore_at
+from locate.states.sweep import (
+    CorruptedRun,
+    Measure,
+    Site,
+    TraceKind,
+    corrupted_run,
+    probability_of,
+    restore_at,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -212,6 +221,7 @@ def trace(
     seed: int = 0,
     bos: bool | None = None,
     max_rows: int = MAX_ROWS,
+    span: Span | None = None,
 ) -> Trace:
     """Trace one prompt over all layers and positions (Meng et al. 2022, section 2).
 
@@ -219,14 +229,16 @@ def trace(
     of this subject's embeddings, or a number (`subjects_std` of many subjects). `window` is the
     number of layers over which MLP or attention outputs are restored together (the residual stream
     is always restored at one layer). `max_rows` bounds the sequences in one batch, and so the
-    memory; it does not change the result. Raises PromptError for a subject that is not there
+    memory; it does not change the result. `span` is the subject's, where it is known and cannot be
+    found as a word. Raises PromptError for a subject that is not there
     exactly once or an answer that cannot follow, OptionError for absurd options.
     """
     chosen = tuple(dict.fromkeys(TraceKind.of(kind) for kind in kinds))
-    _check_options(chosen, window, noise, samples, max_rows)
+    check_kinds(chosen, window, max_rows)
+    _check_noise(noise, samples)
     encoded = model.tokenizer.encode(prompt, bos)
     model.check_length(len(encoded))
-    span = encoded.span_of(subject)
+    span = encoded.span_of(subject) if span is None else span
     answer_token = model.tokenizer.first_token(prompt, answer)
     unit = noise_std(model, noise_unit, [subject])
     noises = subject_noise(model, len(span), noise, samples, seed, unit)
@@ -326,36 +338,53 @@ def _trace_samples(
     """Probabilities of the clean and corrupted rows, and with each state restored."""
     tokens = torch.tensor(prompt.ids, device=model.device)
     run = corrupted_run(model, tokens, subject, noise, answer)
-    probability = run.probability.cpu().numpy()
+    measure = probability_of(answer)
+    restored = restored_values(model, run, subject.start, kinds, window, measure, max_rows)
+    return run.value.cpu().numpy(), restored
+
+
+def restored_values(
+    model: Model,
+    run: CorruptedRun,
+    first: int,
+    kinds: Sequence[TraceKind],
+    window: int,
+    measure: Measure,
+    max_rows: int,
+) -> dict[TraceKind, Float[np.ndarray, "layer pos sample"]]:
+    """What is measured with each state restored; before position `first` the run is clean."""
+    corrupted = run.value[1:].cpu().numpy()
     cells: dict[Site, list[tuple[TraceKind, int]]] = {}
     for kind in kinds:
         for layer in range(model.n_layers):
             layers = restored_layers(kind, layer, window, model.n_layers)
             cells.setdefault(Site(kind, layers.start, layers.stop), []).append((kind, layer))
-    # A state at a position before the subject is clean already: restoring it changes nothing.
-    shape = (model.n_layers, len(prompt), run.n_samples)
-    found = {kind: np.broadcast_to(probability[1:], shape).copy() for kind in kinds}
+    # A state at an earlier position is clean already: restoring it changes nothing.
+    shape = (model.n_layers, run.length, run.n_samples)
+    found = {kind: np.broadcast_to(corrupted, shape).copy() for kind in kinds}
     sites = sorted(cells)  # windows that begin together share their first layers
     size = max(1, max_rows // run.n_samples)
-    for position in range(subject.start, len(prompt)):
+    for position in range(first, run.length):
         for start in range(0, len(sites), size):
-            restored = restore_at(model, run, position, sites[start : start + size], answer)
+            restored = restore_at(model, run, position, sites[start : start + size], measure)
             for site, values in restored.items():
                 for kind, layer in cells[site]:
                     found[kind][layer, position] = values.cpu().numpy()
-    return probability, found
+    return found
 
 
-def _check_options(
-    kinds: Sequence[TraceKind], window: int, noise: float, samples: int, max_rows: int
-) -> None:
+def check_kinds(kinds: Sequence[TraceKind], window: int, max_rows: int) -> None:
+    """OptionError where there is nothing to restore, or no room."""
     if not kinds:
         raise OptionError("name at least one kind of state to restore: resid, mlp or attn")
     if window < 1:
         raise OptionError(f"the window must be at least 1 layer, not {window}")
+    if max_rows < 1:
+        raise OptionError(f"a batch must have room for at least 1 row, not {max_rows}")
+
+
+def _check_noise(noise: float, samples: int) -> None:
     if not (math.isfinite(noise) and noise >= 0):
         raise OptionError(f"the noise must be a finite number from 0 up, not {noise}")
     if samples < 1:
         raise OptionError(f"tracing needs at least 1 noise sample, not {samples}")
-    if max_rows < 1:
-        raise OptionError(f"a batch must have room for at least 1 row, not {max_rows}")

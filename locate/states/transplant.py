@@ -25,6 +25,7 @@ from torch import Tensor
 
 from circuits.base.errors import OptionError
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Hook, Model, Prefix
 from circuits.model.tokens import Prompt
@@ -58,6 +59,7 @@ class Replies:
         return self.rank == 0
 
 
+@alone
 @torch.no_grad()
 def last_outputs(model: Model, prompts: Sequence[Prompt], batch_size: int = 16) -> LastOutputs:
     """The outputs of all heads and MLPs at the last token of each prompt."""
@@ -84,6 +86,7 @@ def last_outputs(model: Model, prompts: Sequence[Prompt], batch_size: int = 16) 
     return LastOutputs(heads, mlps)
 
 
+@alone
 @torch.no_grad()
 def transplant_outputs(
     model: Model,
@@ -107,7 +110,7 @@ def transplant_outputs(
     if components[:, :, 0].any():
         raise OptionError("the token embedding cannot be transplanted, only heads and MLPs")
     ranks, shares = _empty(n_runs, len(targets))
-    for rows, tokens in batches_of(model, targets, len(targets)):
+    for rows, tokens in batches_of(model, targets, min(len(targets), model.most_rows)):
         # Earlier positions are untouched by a change at the last one: they run once.
         prefix, last = model.share_prefix(tokens[:, :-1]), tokens[:, -1:]
         asked = [(run, place) for run in range(n_runs) for place in range(len(rows))]
@@ -124,6 +127,7 @@ def transplant_outputs(
     return Replies(ranks, shares)
 
 
+@alone
 @torch.no_grad()
 def transplant_states(
     model: Model,

@@ -44,28 +44,16 @@ def browse_page(context: Context, state: ViewState) -> html.Div:
         [
             html.Section(
                 [
-                    html.Div(
-                        [
-                            html.H1("Results"),
-                            html.P(
-                                parts.visible(f"{found} in {root}" if root else found),
-                                className="subtitle",
-                            ),
-                        ],
-                        className="picture-head",
+                    parts.picture_head(
+                        "Results", parts.visible(f"{found} in {root}" if root else found)
                     ),
                     html.Div(
-                        [
-                            html.Label("Search", className="unseen", htmlFor="result-search"),
-                            dcc.Input(
-                                id="result-search",
-                                type="search",
-                                value=state.q,
-                                placeholder="Search model, relation, method, …",
-                                autoComplete="off",
-                                className="search",
-                            ),
-                        ],
+                        parts.search_field(
+                            "result-search",
+                            "Search",
+                            state.q,
+                            "Search model, relation, method, …",
+                        ),
                         className="toolbar",
                     ),
                     html.Div(

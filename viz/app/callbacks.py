@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
@@ -18,7 +19,7 @@ from viz.app.difference_page import comparison_of, difference_work
 from viz.app.exports import DATA, PICTURES, exported, formats_of
 from viz.app.plain_pages import fitted, lens_picture
 from viz.paper.difference import either_circuit
-from viz.screen.curves import lens_lines
+from viz.series import lens_lines
 
 WAIT = 20.0
 """Seconds that a reading waits for a job to let go of the model."""
@@ -35,10 +36,7 @@ def register(app: Dash, context: Context) -> None:
     def show_preview(rows: Any) -> Any:
         if not rows:
             raise PreventUpdate
-        try:
-            return preview(context, str(rows[0].get("id")))
-        except KnowledgeCircuitsError as error:
-            return parts.note(str(error), "error")
+        return _or_reason(lambda: preview(context, str(rows[0].get("id"))))
 
     @app.callback(
         Output("lens-picture", "children"),
@@ -54,6 +52,14 @@ def register(app: Dash, context: Context) -> None:
         if place not in lines.places:
             raise PreventUpdate
         return fitted(lens_picture(lines, place), "Logit lens")
+
+
+def _or_reason(work: Callable[[], Any]) -> Any:
+    """What the work gives, or in one line why it gives nothing."""
+    try:
+        return work()
+    except KnowledgeCircuitsError as error:
+        return parts.note(str(error), "error")
 
 
 def _in_browser(app: Dash) -> None:
@@ -175,11 +181,7 @@ def _details(app: Dash, context: Context) -> None:
         State("subject", "data"),
     )
     def show_details(selected: Any, subject: Any) -> Any:
-        chosen = selected or {}
-        try:
-            return details_of(context, subject["r"], chosen)
-        except KnowledgeCircuitsError as error:
-            return parts.note(str(error), "error")
+        return _or_reason(lambda: details_of(context, subject["r"], selected or {}))
 
     @app.callback(Output("group-list", "children"), Input("groups", "data"))
     def show_groups(groups: Any) -> Any:
@@ -240,10 +242,7 @@ def _live(app: Dash, context: Context) -> None:
         State("subject", "data"),
     )
     def show_reading(choice: Any, selected: Any, subject: Any) -> Any:
-        try:
-            return reading(context, subject["r"], selected or {}, choice)
-        except KnowledgeCircuitsError as error:
-            return parts.note(str(error), "error")
+        return _or_reason(lambda: reading(context, subject["r"], selected or {}, choice))
 
     @app.callback(
         Output("answers", "children"),
@@ -254,12 +253,8 @@ def _live(app: Dash, context: Context) -> None:
         from viz.app.state import parse_state
 
         state, _ = parse_state(search)
-        try:
-            return answers_with(
-                context, (state.model, state.prompt, state.subject, state.answer), off or []
-            )
-        except KnowledgeCircuitsError as error:
-            return parts.note(str(error), "error")
+        asked = (state.model, state.prompt, state.subject, state.answer)
+        return _or_reason(lambda: answers_with(context, asked, off or []))
 
 
 def reading(context: Context, result: str, selected: dict[str, str], choice: int) -> list[Any]:

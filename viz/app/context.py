@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import RLock
+from threading import RLock, Thread
 from typing import TYPE_CHECKING, Any
 
 from circuits.base.errors import OptionError
+from circuits.base.progress import stop_here
 from viz.app.jobs import Jobs
 from viz.app.library import Library
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 PAIR = ("clean", "corrupted", "answer", "foil", "subject", "relation")
 MOST_PROMPTS = 60
+TICK = 0.1
+"""Seconds between two looks at whether a job that waits is to stop."""
 EMBEDDED = Path(__file__).parent.parent.parent / "circuits" / "embedded"
 
 
@@ -33,7 +37,7 @@ class Models:
     def __init__(self, names: tuple[str, ...] | None = None, device: str | None = None) -> None:
         self.names = embedded_names() if names is None else names
         self.device = device
-        self._loaded: dict[str, Model] = {}
+        self._loaded: dict[str, Future[Model]] = {}
         self._lock = RLock()
 
     def can_load(self, name: str) -> bool:
@@ -46,16 +50,30 @@ class Models:
             known = ", ".join(self.names) or "none"
             raise OptionError(f"the server was not started with the model {name!r}; it has {known}")
         with self._lock:
-            if name not in self._loaded:
-                from circuits.model.model import load
+            found = self._loaded.get(name)
+            if found is None or (found.done() and found.exception() is not None):
+                found = self._loaded[name] = Future()
+                Thread(target=self._load, args=(name, found), daemon=True, name="kc-load").start()
+        while not wait([found], TICK).done:
+            stop_here()
+        return found.result()
 
-                self._loaded[name] = load(name, device=self.device)
-            return self._loaded[name]
+    def _load(self, name: str, found: Future[Model]) -> None:
+        """In a thread of its own, which a job that is stopped need not wait for."""
+        try:
+            import locate.ask  # noqa: F401 - the libraries take longer than a small model
+            from circuits.model.model import load
+
+            found.set_result(load(name, device=self.device))
+        except BaseException as error:
+            found.set_exception(error)
 
     def add(self, model: Model) -> None:
         """A model that is in memory already."""
+        found: Future[Model] = Future()
+        found.set_result(model)
         with self._lock:
-            self._loaded[model.name] = model
+            self._loaded[model.name] = found
             self.names = tuple(dict.fromkeys((*self.names, model.name)))
 
 
@@ -81,11 +99,12 @@ class Context:
 
     def stored_question(self, model: str, record: Mapping[str, str], bos: Any) -> Question:
         """A pair that a circuit was found on, as it was: its own corrupted prompt and foil."""
-        from circuits.facts.pairs import PromptPair, encode_pair
+        from circuits.facts.pairs import encode_pair, pair_from_record
         from locate.ask import Question
 
         tokenizer = self.models.get(model).tokenizer
-        pair = encode_pair(tokenizer, PromptPair(**record), bos if isinstance(bos, bool) else None)
+        text = pair_from_record(dict(record), "the circuit", 1)
+        pair = encode_pair(tokenizer, text, bos if isinstance(bos, bool) else None)
         return Question((pair,), pair.text.relation)
 
 

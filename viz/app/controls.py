@@ -48,45 +48,16 @@ def controls(
     labels = {"head": "heads", "kv": "key-value heads", "mlp": "MLPs"}
     children: list[Any] = [
         before,
-        _control(
-            "Edges",
-            html.Span(id="count", className="value"),
-            dcc.Slider(
-                id="n",
-                min=1,
-                max=max(2, n_edges),
-                step=1,
-                value=min(state.n or DEFAULT_EDGES, n_edges),
-                updatemode="drag",
-                marks=None,
-                allow_direct_input=False,
-            ),
-        ),
-        _control(
-            "Score",
-            html.Span(id="least", className="value"),
-            dcc.Slider(
-                id="t",
-                min=0,
-                max=100,
-                step=1,
-                value=_position(state.t, scene),
-                updatemode="drag",
-                marks=None,
-                allow_direct_input=False,
-            ),
-        ),
+        _slider("Edges", "count", "n", 1, max(2, n_edges), min(state.n or DEFAULT_EDGES, n_edges)),
+        _slider("Score", "least", "t", 0, 100, _position(state.t, scene)),
         html.Div(
             [
-                html.Label("Find a node or edge", className="unseen", htmlFor="search"),
-                dcc.Input(
-                    id="search",
-                    type="search",
-                    value=state.q,
-                    placeholder="Find a node or edge   /",
+                *parts.search_field(
+                    "search",
+                    "Find a node or edge",
+                    state.q,
+                    "Find a node or edge   /",
                     list="node-names",
-                    autoComplete="off",
-                    className="search",
                 ),
                 html.Datalist(
                     [html.Option(value=node) for node in scene.layout.nodes], id="node-names"
@@ -94,18 +65,11 @@ def controls(
             ],
             className="control",
         ),
-        _control(
+        _checklist(
             "Lines",
-            None,
-            dcc.Checklist(
-                id="classes",
-                value=shown,
-                className="choices",
-                options=[
-                    parts.option(style.legend, name, parts.edge_sample(style))
-                    for name, style in legend
-                ],
-            ),
+            "classes",
+            shown,
+            [parts.option(style.legend, name, parts.edge_sample(style)) for name, style in legend],
         ),
     ]
     if scene.layout.shared:
@@ -115,37 +79,27 @@ def controls(
             )
         )
     children += [
-        _control(
+        _checklist(
             "Only roles",
-            None,
-            dcc.Checklist(
-                id="role",
-                value=[role for role in state.role if role in roles],
-                className="choices",
-                options=[
-                    parts.option(
-                        theme.ROLES[role].legend, role, parts.node_sample(theme.ROLES[role])
-                    )
-                    for role in roles
-                ],
-            ),
+            "role",
+            [role for role in state.role if role in roles],
+            [
+                parts.option(theme.ROLES[role].legend, role, parts.node_sample(theme.ROLES[role]))
+                for role in roles
+            ],
             hidden=not roles,
         ),
-        _control(
+        _checklist(
             "Only kinds",
-            None,
-            dcc.Checklist(
-                id="kind",
-                value=[kind for kind in state.kind if kind in kinds],
-                className="choices",
-                options=[
-                    parts.option(
-                        labels[kind], kind, parts.node_sample(theme.KINDS[kind], kind != "head")
-                    )
-                    for kind in NODE_KINDS
-                    if kind in kinds
-                ],
-            ),
+            "kind",
+            [kind for kind in state.kind if kind in kinds],
+            [
+                parts.option(
+                    labels[kind], kind, parts.node_sample(theme.KINDS[kind], kind != "head")
+                )
+                for kind in NODE_KINDS
+                if kind in kinds
+            ],
         ),
         _control(
             "Layers",
@@ -222,6 +176,28 @@ def group_list(groups: Sequence[tuple[str, Sequence[str]]]) -> list[Any]:
 def _control(label: str, value: Any, control: Any, hidden: bool = False) -> html.Div:
     head = html.Div([html.Span(label, className="label"), value], className="control-head")
     return html.Div([head, control], className="control", hidden=hidden)
+
+
+def _slider(label: str, shown: str, id: str, low: int, high: int, value: int) -> html.Div:
+    """A slider, with its value in words (written by the script) at the id `shown`."""
+    slider = dcc.Slider(
+        id=id,
+        min=low,
+        max=high,
+        step=1,
+        value=value,
+        updatemode="drag",
+        marks=None,
+        allow_direct_input=False,
+    )
+    return _control(label, html.Span(id=shown, className="value"), slider)
+
+
+def _checklist(
+    label: str, id: str, value: list[str], options: Any, hidden: bool = False
+) -> html.Div:
+    chosen = dcc.Checklist(id=id, value=value, className="choices", options=options)
+    return _control(label, None, chosen, hidden)
 
 
 def _position(threshold: float, scene: Scene) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
+from circuits.base.progress import stopping
 
 Progress = Callable[[int, int], None]
 KEPT = 20
@@ -93,8 +94,9 @@ class Jobs:
 
     def _run(self, job: _Job, work: Callable[[Stage], Any]) -> None:
         try:
-            with self.model_lock:
-                job.value = work(Stage(job))
+            stage = Stage(job)
+            with self.model_lock, stopping(stage.check):
+                job.value = work(stage)
             job.state = "done"
         except JobCancelledError:
             job.error, job.state = "cancelled", "cancelled"
@@ -116,11 +118,11 @@ class Stage:
     def __call__(self, title: str) -> Progress:
         """Begin a stage of this title; returns what to call with (done, in all)."""
         self._job.stage, self._job.done, self._job.total = title, 0, 0
-        self._check()
+        self.check()
 
         def progress(done: int, total: int) -> None:
             self._job.done, self._job.total = done, total
-            self._check()
+            self.check()
 
         return progress
 
@@ -129,6 +131,7 @@ class Stage:
         """The same for what reports in stages."""
         yield self(title)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise where the job is to stop."""
         if self._job.stop.is_set():
             raise JobCancelledError

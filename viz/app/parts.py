@@ -62,6 +62,29 @@ def heading(text: str, aside: Any = None) -> html.Div:
     return html.Div([html.H2(text), aside], className="heading")
 
 
+def picture_head(title: str, subtitle: str, *more: Any) -> html.Div:
+    """What stands above a picture."""
+    return html.Div(
+        [html.H1(title), html.P(subtitle, className="subtitle"), *more], className="picture-head"
+    )
+
+
+def search_field(id: str, label: str, value: str, placeholder: str, **more: Any) -> list[Any]:
+    """A field to search in, with a label that only a screen reader reads."""
+    return [
+        html.Label(label, className="unseen", htmlFor=id),
+        dcc.Input(
+            id=id,
+            type="search",
+            value=value,
+            placeholder=placeholder,
+            autoComplete="off",
+            className="search",
+            **more,
+        ),
+    ]
+
+
 def pairs(rows: Sequence[tuple[str, Any]]) -> html.Dl:
     """Names and values; rows without a value are left out."""
     cells: list[Any] = []
@@ -168,9 +191,7 @@ def option(label: str, value: str, sample: Any) -> dict[str, Any]:
     return {"label": html.Span([sample, label], className="choice"), "value": value}
 
 
-def bars(
-    rows: Sequence[tuple[str, float, str]], largest: float, colour: str = theme.SUPPORTS.colour
-) -> html.Div:
+def bars(rows: Sequence[tuple[str, float, str]], largest: float) -> html.Div:
     """Names with bars of a share and a text; for attention and probabilities."""
     lines = []
     for name, share, text in rows:
@@ -180,7 +201,12 @@ def bars(
                 [
                     html.Span(visible(name), className="bar-name", title=visible(name)),
                     html.Span(
-                        html.Span(style={"width": f"{100 * width:.1f}%", "background": colour}),
+                        html.Span(
+                            style={
+                                "width": f"{100 * width:.1f}%",
+                                "background": theme.SUPPORTS.colour,
+                            }
+                        ),
                         className="bar",
                     ),
                     html.Span(text, className="bar-value"),

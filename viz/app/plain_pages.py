@@ -13,8 +13,9 @@ from viz.app import parts
 from viz.app.details import known_facts
 from viz.app.library import Entry, Record
 from viz.app.state import ViewState
-from viz.screen.curves import LensLines, lens_figure, lens_lines
+from viz.screen.curves import lens_figure
 from viz.screen.heat_maps import trace_figure
+from viz.series import LensLines, lens_lines
 
 MOST_ROWS = 5000
 MOST_PARTS = 6
@@ -34,13 +35,7 @@ def plain_page(
         [
             html.Section(
                 [
-                    html.Div(
-                        [
-                            html.H1(parts.visible(title)),
-                            html.P(parts.visible(subtitle), className="subtitle"),
-                        ],
-                        className="picture-head",
-                    ),
+                    parts.picture_head(parts.visible(title), parts.visible(subtitle)),
                     html.Div(picture, className="picture-pane scroll"),
                 ],
                 className="centre",
@@ -190,7 +185,7 @@ def rows_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
     for place, part in enumerate(pieces):
         if len(pieces) > 1:
             picture.append(html.H2(parts.visible(part.heading() or "")))
-        for turn, draw in enumerate(kind.screen):
+        for turn, draw in enumerate(kind.screen.values()):
             picture.append(fitted(named(draw)(part), kind.shown, f"plain-picture-{place}-{turn}"))
     rows = [{key: _cell(row.get(key)) for key in kind.columns or row} for row in value.rows()]
     columns = [

@@ -92,8 +92,9 @@ def page_of(
         return browse_page(context, state), None, "Results"
     entries = context.library.entries()
     if not state.r:
-        entry = next((each for each in entries if each.kind.view == "circuit"), None)
-        if entry is None or state.view not in ("", "circuit"):
+        alone = context.library.root is None  # a notebook's: the result that it was opened on
+        entry = next((each for each in entries if alone or each.kind.view == "circuit"), None)
+        if entry is None or state.view not in ("", entry.kind.view):
             return browse_page(context, state), None, "Results"
     else:
         entry = context.library.entry(state.r)

@@ -17,6 +17,11 @@ from flask import Flask, Response, abort, request
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_REQUEST = 4 * 2**20
 
+STRANGE_HOST = (
+    "This server answers to local names only. Behind another name, start it with that one: "
+    "kc serve --allow-host NAME\n"
+)
+
 
 def is_loopback(host: str) -> bool:
     """Whether a server bound to this name or address can only be reached from this machine."""
@@ -43,9 +48,7 @@ def secure(server: Flask, host: str, allowed: Sequence[str] = (), embedded: bool
     @server.before_request
     def refuse_strangers() -> None:
         if not known(request.headers.get("Host", "")):
-            abort(
-                Response("This server answers to local names only.\n", 403, mimetype="text/plain")
-            )
+            abort(Response(STRANGE_HOST, 403, mimetype="text/plain"))
         origin = request.headers.get("Origin")
         if origin is not None and not known(urlsplit(origin).netloc):
             abort(Response("Requests from other sites are refused.\n", 403, mimetype="text/plain"))

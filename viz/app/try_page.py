@@ -22,7 +22,8 @@ from viz.app.workspace import workspace
 
 if TYPE_CHECKING:
     from circuits.graph.circuit import Circuit
-    from locate.ask import Answers, EditTrial
+    from circuits.model.model import Model
+    from locate.ask import Answers, EditTrial, Question
 
 EXAMPLES = (
     ("The capital city of South Korea is called", "South Korea", "Seoul"),
@@ -51,13 +52,17 @@ def start(context: Context, state: ViewState) -> None:
     """Begin the job that a link asks for; OptionError where another one is running."""
     asked = (state.model, state.prompt, state.subject, state.answer)
 
+    def ask(stage: Stage) -> tuple[Model, Question]:
+        stage("loading the model")
+        model = context.models.get(state.model)
+
+        stage("asking the model")
+        return model, context.question(*asked)
+
     def find(stage: Stage) -> Found:
         from locate.ask import answers, find_circuit
 
-        stage("loading the model")
-        model = context.models.get(state.model)
-        stage("asking the model")
-        question = context.question(*asked)
+        model, question = ask(stage)
         circuit = find_circuit(model, question, stages=stage.during)
         stage("reading the answers")
         name = f"live: {state.prompt} … {state.answer}"
@@ -73,10 +78,7 @@ def start(context: Context, state: ViewState) -> None:
     def change(stage: Stage) -> Found:
         from locate.ask import answers, edit_fact
 
-        stage("loading the model")
-        model = context.models.get(state.model)
-        stage("asking the model")
-        question = context.question(*asked)
+        model, question = ask(stage)
         trial = edit_fact(model, question, state.target, progress=stage("editing and scoring"))
         name = f"live: {state.prompt} … {state.answer} → {state.target}"
         about = {"model": state.model, "relation": state.prompt, "method": "rome"}

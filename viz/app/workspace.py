@@ -109,13 +109,8 @@ def workspace(
             controls(scene, work.legend, state, before),
             html.Section(
                 [
-                    html.Div(
-                        [
-                            html.H1(work.title),
-                            html.P(work.subtitle, className="subtitle"),
-                            *(parts.note(text) for text in work.notes),
-                        ],
-                        className="picture-head",
+                    parts.picture_head(
+                        work.title, work.subtitle, *(parts.note(text) for text in work.notes)
                     ),
                     html.Div(
                         parts.graph(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -100,9 +101,19 @@ def token(text: str) -> str:
     return shown if len(shown) <= LONGEST_TOKEN else shown[: LONGEST_TOKEN - 1] + "…"
 
 
-def cut(text: str, longest: int = LONGEST_PROMPT) -> str:
+def cut(text: str) -> str:
     """A text for a caption: its end, which says what is asked, where all of it is too long."""
-    return text if len(text) <= longest else "…" + text[1 - longest :]
+    return text if len(text) <= LONGEST_PROMPT else "…" + text[1 - LONGEST_PROMPT :]
+
+
+def joined(parts: Sequence[str]) -> str:
+    """A caption of several parts, without those that are empty; nothing in it is markup."""
+    return visible("  ·  ".join(part for part in parts if part))
+
+
+def asked(provenance: Mapping[str, Any]) -> list[str]:
+    """Model and relation, as far as they are known: how a caption begins."""
+    return [str(provenance[key]) for key in ("model", "relation") if key in provenance]
 
 
 def legend_columns(names: Sequence[str], width: float) -> int:
@@ -125,19 +136,25 @@ def legend_below(figure: Figure, entries: Sequence[Entry], low: float, columns: 
         )
         for name, colour, dashed in entries
     ]
+    legend(figure, handles, low, columns, handlelength=72 * HANDLE / CAPTION)
+
+
+def legend(
+    figure: Figure, handles: Sequence[Artist], low: float, columns: int, **look: Any
+) -> None:
+    """Entries in rows of `columns`, centred, the lower edge at `low` of the height; no markup."""
     # Matplotlib fills columns first; readers read rows.
     ordered = [handle for start in range(columns) for handle in handles[start::columns]]
-    legend = figure.legend(
+    made = figure.legend(
         handles=ordered,
         loc="lower center",
         bbox_to_anchor=(0.5, low),
         ncols=columns,
         borderpad=0,
         borderaxespad=0,
-        handlelength=72 * HANDLE / CAPTION,
-        labelspacing=0.35,
+        **{"labelspacing": 0.35, **look},
     )
-    for text in legend.get_texts():
+    for text in made.get_texts():
         text.set_parse_math(False)
 
 

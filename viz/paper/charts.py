@@ -1,4 +1,4 @@
-"""Charts of analyses: bars, dots, lines and strips with intervals, stacked shares, matrices.
+"""Charts of analyses: bars, dots and lines with intervals, stacked shares, matrices.
 
 A chart is a frozen value that holds what it shows; `draw(path, provenance)` writes it as SVG, PDF
 or PNG. Series named in `muted` are baselines and controls: drawn grey. Intervals without limits
@@ -249,44 +249,6 @@ class Stacked:
                 turn(axes)
             finish(axes, self.x_label, self.y_label, (0.0, None))
             return saved(figure, path, self.parts, provenance, self.y_label)
-
-
-@dataclass(frozen=True)
-class Strip:
-    """All values of each group as points, beside their mean with its interval."""
-
-    groups: Mapping[str, Sequence[float]]
-    means: Mapping[str, Interval]
-    y_label: str = ""
-    muted: Sequence[str] = ()
-    level: float | None = None
-    width: float = theme.SINGLE_COLUMN
-    height: float = 2.2
-
-    def draw(self, path: str | Path, provenance: Mapping[str, Any] | None = None) -> Path:
-        """Write the chart. Points are spread sideways by their order, so nothing is random."""
-        check_series(list(self.groups), {"": list(self.groups)})
-        names, turned, extra = arranged(list(self.groups), self.width - 0.7)
-        foot = 0.22 + extra
-        with sheet(path, self.width, self.height, foot, 0) as (figure, axes):
-            if self.level is not None:
-                axes.axhline(self.level, color=theme.MUTED, linewidth=0.7, linestyle=(0, (4, 2)))
-            for place, (name, given) in enumerate(self.groups.items()):
-                tone = tone_of(self.groups, name, self.muted)
-                values = np.asarray(given, dtype=float)
-                shift = 0.24 * (np.modf(np.arange(len(values)) * 0.618034)[0] * 2 - 1)
-                axes.plot(place - 0.08 + shift, values, "o", color=tone, ms=2.2, alpha=0.45, mew=0)
-                each = self.means.get(name)
-                if each is not None and np.isfinite(each.value):
-                    limits = [each.low, each.high]
-                    axes.plot([place + 0.3] * 2, limits, color=theme.INK, linewidth=1.0)
-                    axes.plot([place + 0.3], [each.value], "D", color=theme.INK, ms=3.4)
-            axes.set_xlim(-0.5, len(self.groups) - 0.4)
-            axes.set_xticks(range(len(self.groups)), names, parse_math=False)
-            if turned:
-                turn(axes)
-            finish(axes, "", self.y_label, (None, None))
-            return saved(figure, path, {}, provenance, self.y_label)
 
 
 @dataclass(frozen=True, eq=False)

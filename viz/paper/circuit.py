@@ -140,13 +140,13 @@ def describe(circuit: Circuit, layout: Layout) -> str:
         parts.append(f"strongest {layout.n_drawn:,} of {layout.n_kept:,} edges")
     if isinstance(origin.get("faithfulness"), int | float):
         parts.append(f"faithfulness {origin['faithfulness']:.2f}")
-    return canvas.visible("  ·  ".join(parts))
+    return canvas.joined(parts)
 
 
 def describe_origin(circuit: Circuit) -> list[str]:
     """Model, relation and method, as far as they are known."""
     origin = circuit.provenance
-    parts = [str(origin[key]) for key in ("model", "relation") if key in origin]
+    parts = canvas.asked(origin)
     named = [str(origin[key]) for key in ("method", "metric") if key in origin]
     if "steps" in origin:
         named.append(f"({origin['steps']} steps)")

@@ -20,6 +20,7 @@ from circuits.base.errors import OptionError
 from viz import theme
 from viz.paper import canvas
 from viz.paper.heat_maps import draw_effects
+from viz.series import effect_maps
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
@@ -35,11 +36,12 @@ def draw_trace(
     Colour is the indirect effect in probability of the answer: blue where restoring the state
     brings the answer back, orange where it costs. The subject's tokens are bold and marked.
     """
+    maps = effect_maps(trace)
     return draw_effects(
         path,
-        effects={kind.label: trace.effect(kind).T for kind in trace.kinds},
-        labels=[canvas.token(token) for token in trace.tokens],
-        subject=range(trace.subject.start, trace.subject.stop),
+        effects=maps.effects,
+        labels=[canvas.token(token) for token in maps.rows],
+        subject=maps.subject,
         caption=_trace_caption(trace),
         title=title,
         heading=f"Causal trace of {trace.prompt}",
@@ -59,22 +61,21 @@ def draw_average_trace(
     A role that only some prompts have says how many. A ring marks the largest mean of the
     subject's last token and of the prompt's last token: the early and the late site.
     """
-    present = np.flatnonzero(average.counts)
-    roles, counts = [average.roles[index] for index in present], average.counts[present]
+    maps, counts = effect_maps(average), average.counts[average.counts > 0]
     return draw_effects(
         path,
-        effects={kind.label: average.mean(kind)[present] for kind in average.kinds},
+        effects=maps.effects,
         labels=[
-            f"{role} ({count})" if count < len(average.p_clean) else str(role)
-            for role, count in zip(roles, counts, strict=True)
+            f"{role} ({count})" if count < len(average.p_clean) else role
+            for role, count in zip(maps.rows, counts, strict=True)
         ],
-        subject=[row for row, role in enumerate(roles) if role.of_subject],
+        subject=maps.subject,
         caption=_average_caption(average),
         title=title,
         heading="Average causal trace",
         provenance=average.provenance,
         width=width,
-        ringed=[row for row, role in enumerate(roles) if role.is_site],
+        ringed=maps.sites,
     )
 
 
@@ -89,10 +90,10 @@ def _trace_caption(trace: Trace) -> str:
 
 def _average_caption(average: AverageTrace) -> str:
     origin, n_facts = average.provenance, len(average.p_clean)
-    parts = [str(origin[key]) for key in ("model", "relation") if key in origin]
+    parts = canvas.asked(origin)
     parts.append(f"mean over {n_facts} facts" if n_facts > 1 else "1 fact")
-    parts.append(f"p clean {average.p_clean.mean():.3f}")
-    parts.append(f"p corrupted {average.p_corrupted.mean():.3f}")
+    parts.append(f"{average.measure} clean {average.p_clean.mean():.3f}")
+    parts.append(f"{average.measure} corrupted {average.p_corrupted.mean():.3f}")
     return _joined(parts, origin) + "  ·  ring: the row's largest"
 
 
@@ -100,7 +101,7 @@ def _joined(parts: list[str], origin: Mapping[str, Any]) -> str:
     settings = [
         f"{name} {origin[name]}" for name in ("noise", "samples", "window") if name in origin
     ]
-    return canvas.visible("  ·  ".join([*parts, *settings]))
+    return canvas.joined([*parts, *settings])
 
 
 def draw_faithfulness(
@@ -146,12 +147,13 @@ def draw_faithfulness(
 
 def _curve_caption(origin: Mapping[str, Any]) -> str:
     """Model, relation, how edges are ranked, and what the bands cover."""
-    parts = [str(origin[key]) for key in ("model", "relation") if key in origin]
+    parts = canvas.asked(origin)
     ranking = origin.get("selection", {}).get("ranking")
     ranked = {"absolute": "edges ranked by |score|", "signed": "edges ranked by score"}
     parts += [ranked[ranking]] if ranking in ranked else []
     over = f"over {origin['pairs']} pairs" if "pairs" in origin else "over pairs"
-    return canvas.visible("  ·  ".join([*parts, f"bands: 95 % intervals {over}"]))
+    over += f" ({origin['measured_on']})" if "measured_on" in origin else ""
+    return canvas.joined([*parts, f"bands: 95 % intervals {over}"])
 
 
 def _curve_entries(curves: Mapping[str, FaithfulnessCurve]) -> list[canvas.Entry]:

@@ -132,7 +132,7 @@ class _Paths:
 def describe(comparison: Comparison, layout: Layout) -> str:
     """The caption: model and relation, counts of edges, agreement."""
     origin: dict[str, Any] = dict(comparison.before.provenance)
-    parts = [str(origin[key]) for key in ("model", "relation") if key in origin]
+    parts = canvas.asked(origin)
     named = {"kept": comparison.kept, "gained": comparison.gained, "lost": comparison.lost}
     counts = [f"{int(mask.sum())} {name}" for name, mask in named.items()]
     if comparison.flipped is not None:
@@ -142,7 +142,7 @@ def describe(comparison: Comparison, layout: Layout) -> str:
     if layout.n_drawn < n_edges:
         parts.append(f"{layout.n_drawn:,} of {n_edges:,} drawn, what changed first")
     parts.append(f"Jaccard {comparison.jaccard:.2f}")
-    return canvas.visible("  ·  ".join(parts))
+    return canvas.joined(parts)
 
 
 def edge_styles(comparison: Comparison, edges: np.ndarray) -> list[theme.EdgeStyle]:

@@ -89,14 +89,7 @@ def draw_attention(
             Patch(facecolor=theme.SUPPORTS.colour, label="value-weighted attention"),
             Line2D([], [], color=theme.INK, linewidth=1.2, label="attention"),
         ]
-        figure.legend(
-            handles=entries,
-            loc="lower center",
-            bbox_to_anchor=(0.5, below / height),
-            ncols=2,
-            borderpad=0,
-            borderaxespad=0,
-        )
+        canvas.legend(figure, entries, below / height, 2, labelspacing=None)
         canvas.page_text(figure, title, caption)
         heading = title or f"Attention from the last token of {found.prompt}"
         return canvas.save(figure, path, heading, found.provenance)
@@ -175,12 +168,12 @@ def head_name(found: PromptHeads, head: str) -> str:
 def _caption(found: PromptHeads) -> str:
     model = str(found.provenance.get("model", ""))
     parts = [model, f"from the last token of “{canvas.cut(found.prompt)}”"]
-    return canvas.visible("  ·  ".join(part for part in parts if part))
+    return canvas.joined(parts)
 
 
 def _written_caption(found: PromptHeads) -> str:
     parts = [_caption(found), f"answer “{found.answer}”", "logits over the mean of all tokens"]
-    return canvas.visible("  ·  ".join(parts))
+    return canvas.joined(parts)
 
 
 def _strip(axes: Axes, found: PromptHeads, head: str, is_first: bool) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -113,7 +112,11 @@ def draw_layers(
             _bars(axes, counts.roles, values, across)
             axes.set_title(name)
             axes.set_xlabel("layer" if down == rows - 1 else "")
-        _legend_below(figure, legend, below / height, columns)
+        patches = [
+            Patch(facecolor=style.fill, edgecolor=style.line, linewidth=0.6, label=name)
+            for name, style in legend.items()
+        ]
+        canvas.legend(figure, patches, below / height, columns, handlelength=2.0)
         canvas.page_text(figure, title, caption)
         heading = title or "Nodes and edges by layer"
         return canvas.save(figure, path, heading, circuit.provenance)
@@ -122,7 +125,7 @@ def draw_layers(
 def _caption(circuit: Circuit) -> str:
     parts = [*describe_origin(circuit), f"{circuit.n_edges:,} edges"]
     parts.append("an edge counts where it starts")
-    return canvas.visible("  ·  ".join(parts))
+    return canvas.joined(parts)
 
 
 def role_style(role: str) -> theme.NodeStyle:
@@ -166,25 +169,3 @@ def role_name(role: str, roles: Sequence[str]) -> str:
     names = {"head": "other head" if labelled else "attention head", "input": "input (in)"}
     known = role in theme.ROLES or role in theme.KINDS
     return names.get(role, role_style(role).legend) if known else canvas.token(role)
-
-
-def _legend_below(
-    figure: Figure, entries: Mapping[str, theme.NodeStyle], low: float, columns: int
-) -> None:
-    patches = [
-        Patch(facecolor=style.fill, edgecolor=style.line, linewidth=0.6, label=name)
-        for name, style in entries.items()
-    ]
-    ordered = [patch for start in range(columns) for patch in patches[start::columns]]
-    legend = figure.legend(
-        handles=ordered,
-        loc="lower center",
-        bbox_to_anchor=(0.5, low),
-        ncols=columns,
-        borderpad=0,
-        borderaxespad=0,
-        handlelength=2.0,
-        labelspacing=0.35,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)

@@ -34,10 +34,16 @@ __all__ = [
 ]
 
 
-def figure(result: Any, **options: Any) -> go.Figure:
-    """The picture of a result on the screen; OptionError for a kind without one."""
+def figure(result: Any, what: str | None = None, **options: Any) -> go.Figure:
+    """A picture of a result on the screen; `what` names one of its kind's, else it is the first.
+
+    OptionError for a kind without such a picture.
+    """
     kind = kind_of_result(result)
-    if not kind.screen:
-        raise OptionError(f"a {kind.shown} has no picture on the screen")
-    found: go.Figure = named(kind.screen[0])(result, **options)
+    chosen = next(iter(kind.screen), "") if what is None else what
+    if chosen not in kind.screen:
+        wanted = "" if what is None else f" {what!r:.60}"
+        known = f"; there are {', '.join(kind.screen)}" if kind.screen else ""
+        raise OptionError(f"a {kind.shown} has no picture{wanted} on the screen{known}")
+    found: go.Figure = named(kind.screen[chosen])(result, **options)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from jaxtyping import Float
 from circuits.base.errors import OptionError
 from viz import theme
 from viz.screen.circuit import with_title
-from viz.screen.style import axis, new_figure, plain, rgb, token_label
+from viz.screen.style import axis, new_figure, panel_title, plain, rgb, token_label
+from viz.series import LensLines, Line, lens_lines, object_lines
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from circuits.graph.curves import FaithfulnessCurves
@@ -26,62 +26,6 @@ MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 DASHES = ("solid", "5px,3px", "1px,3px", "7px,3px,1px,3px", "solid", "5px,3px")
 
 
-@dataclass(frozen=True, eq=False)
-class Line:
-    """Values by state (0 is the embedding), with limits where there are any."""
-
-    values: Float[np.ndarray, " state"]
-    low: Float[np.ndarray, " state"] | None = None
-    high: Float[np.ndarray, " state"] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class LensLines:
-    """Ranks (0 is the top) and probabilities by position and by what is followed."""
-
-    ranks: Mapping[str, Mapping[str, Line]]
-    probabilities: Mapping[str, Mapping[str, Line]]
-
-    @property
-    def places(self) -> tuple[str, ...]:
-        """The positions that were read."""
-        return tuple(self.ranks)
-
-    @classmethod
-    def of_arrays(
-        cls, places: Sequence[str], labels: Sequence[str], rank: np.ndarray, probability: np.ndarray
-    ) -> LensLines:
-        """From arrays indexed by state, position and label."""
-        sides = [
-            {
-                place: {
-                    label: Line(np.asarray(values[:, row, column], dtype=float))
-                    for column, label in enumerate(labels)
-                }
-                for row, place in enumerate(places)
-            }
-            for values in (rank, probability)
-        ]
-        return cls(*sides)
-
-    @classmethod
-    def of_average(cls, average: AverageLens) -> LensLines:
-        """Median ranks and mean probabilities, with their intervals."""
-        sides: list[dict[str, dict[str, Line]]] = []
-        for statistic in (average.median_rank, average.mean_probability):
-            side: dict[str, dict[str, Line]] = {}
-            for place in average.places:
-                curves = {str(what): statistic(place, what) for what in average.followed}
-                side[str(place)] = {
-                    label: Line(
-                        curve.value.astype(float), curve.low.astype(float), curve.high.astype(float)
-                    )
-                    for label, curve in curves.items()
-                }
-            sides.append(side)
-        return cls(*sides)
-
-
 def lens_figure(
     lens: LensResult | AverageLens | LensLines, place: str | None = None, title: str | None = None
 ) -> go.Figure:
@@ -89,10 +33,8 @@ def lens_figure(
 
     `place` is the position read, by default the first. Bands are 95 % bootstrap intervals.
     """
-    lines = lens_lines(lens)
-    chosen = lines.places[0] if place is None else place
-    if chosen not in lines.places:
-        raise OptionError(f"no position {chosen!r} was read, only {', '.join(lines.places)}")
+    lines = lens if isinstance(lens, LensLines) else lens_lines(lens)
+    chosen = _read(lines, place)
     figure = _two_panels("rank (1 is the top)", "probability")
     _add_side(figure, lines.ranks[chosen], left=True)
     _add_side(figure, lines.probabilities[chosen], left=False)
@@ -103,28 +45,23 @@ def followed_figure(
     result: Rewiring, place: str | None = None, title: str | None = None
 ) -> go.Figure:
     """The old and the new object through the layers, before (dashed) and after (solid)."""
-    from locate.changes.rewiring import LABELS, SIDES
-
-    followed = result.followed
-    chosen = followed.places[0] if place is None else place
-    if chosen not in followed.places:
-        raise OptionError(f"no position {chosen!r} was read, only {', '.join(followed.places)}")
-    column = followed.places.index(chosen)
-    ranks, probabilities = np.median(followed.rank, 1), followed.probability.mean(1)
+    lines = object_lines(result)
+    chosen = _read(lines, place)
     figure = _two_panels("median rank (1 is the top)", "mean probability")
-    for left, values in ((True, ranks), (False, probabilities)):
-        for entry, label in enumerate(LABELS):
-            for side, model in enumerate(SIDES):
-                _add_line(
-                    figure,
-                    f"{label} object, {model}",
-                    Line(values[side, :, column, entry].astype(float)),
-                    left=left,
-                    colour=theme.SERIES[(1, 0)[entry]],
-                    dash="5px,3px" if side == 0 else "solid",
-                    mark="circle-open" if side == 0 else "circle",
-                )
+    for left, side in ((True, lines.ranks[chosen]), (False, lines.probabilities[chosen])):
+        for name in sorted(side, key=lambda name: -side[name].tone):  # the old object first
+            line = side[name]
+            look = ("5px,3px", "circle-open") if line.dashed else ("solid", "circle")
+            _add_line(figure, name, line, left, *look)
     return with_title(figure, title)
+
+
+def _read(lines: LensLines, place: str | None) -> str:
+    """The position asked for, by default the first; OptionError for one that was not read."""
+    chosen = lines.places[0] if place is None else place
+    if chosen not in lines.places:
+        raise OptionError(f"no position {chosen!r} was read, only {', '.join(lines.places)}")
+    return chosen
 
 
 def curve_figure(found: FaithfulnessCurves, title: str | None = None) -> go.Figure:
@@ -207,17 +144,6 @@ def contributions_figure(found: LogitAttribution, title: str | None = None) -> g
     return attribution_figure(found.wiring.src_names, found.mean().tolist(), title)
 
 
-def lens_lines(lens: Any) -> LensLines:
-    """What a lens says, by position and by what is followed."""
-    if isinstance(lens, LensLines):
-        return lens
-    from locate.states.lens_average import AverageLens
-
-    if isinstance(lens, AverageLens):
-        return LensLines.of_average(lens)
-    return LensLines.of_arrays(list(lens.positions), list(lens.labels), lens.rank, lens.probability)
-
-
 def _two_panels(left: str, right: str) -> go.Figure:
     figure = new_figure(height=340, margin={"l": 60, "r": 16, "t": 30, "b": 76})
     titles = {"text": "layer", "font": {"size": 12, "color": theme.MUTED}}
@@ -227,40 +153,20 @@ def _two_panels(left: str, right: str) -> go.Figure:
         yaxis=axis(type="log", autorange="reversed", dtick=1),
         yaxis2=axis(anchor="x2", rangemode="tozero"),
     )
-    for text, x in ((left, 0.0), (right, 0.54)):
-        figure.add_annotation(
-            text=text,
-            x=x,
-            y=1.0,
-            xref="paper",
-            yref="paper",
-            xanchor="left",
-            yanchor="bottom",
-            showarrow=False,
-            font={"size": 12.5},
-        )
+    panel_title(figure, left, 0.0)
+    panel_title(figure, right, 0.54)
     return figure
 
 
 def _add_side(figure: go.Figure, lines: Mapping[str, Line], left: bool) -> None:
-    for index, (name, line) in enumerate(lines.items()):
-        style = index % len(MARKS)
-        _add_line(
-            figure,
-            name,
-            line,
-            left,
-            theme.SERIES[index % len(theme.SERIES)],
-            DASHES[style],
-            MARKS[style],
-        )
+    for name, line in lines.items():
+        style = line.tone % len(MARKS)
+        _add_line(figure, name, line, left, DASHES[style], MARKS[style])
 
 
-def _add_line(
-    figure: go.Figure, name: str, line: Line, left: bool, colour: str, dash: str, mark: str
-) -> None:
+def _add_line(figure: go.Figure, name: str, line: Line, left: bool, dash: str, mark: str) -> None:
     """One curve in the left (ranks, shown from 1) or right panel; state 0 is the embedding."""
-    offset = 1.0 if left else 0.0
+    offset, colour = float(left), theme.SERIES[line.tone % len(theme.SERIES)]
     layers = np.arange(len(line.values)) - 1.0
     axes = {} if left else {"xaxis": "x2", "yaxis": "y2"}
     if line.low is not None and line.high is not None:

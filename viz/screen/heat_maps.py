@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from circuits.base.errors import OptionError
 from viz import theme
 from viz.screen.circuit import with_title
-from viz.screen.style import axis, new_figure, plain, token_label
+from viz.screen.style import axis, new_figure, panel_title, plain, token_label
+from viz.series import effect_maps
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from locate.states.trace_average import AverageTrace
@@ -33,7 +34,8 @@ def trace_figure(trace: Trace | AverageTrace, title: str | None = None) -> go.Fi
     """
     if not trace.kinds:
         raise OptionError("the trace holds no kind of state: nothing to draw")
-    panels, labels, subject = _panels(trace)
+    found = effect_maps(trace)
+    panels, labels, subject = found.effects, found.rows, set(found.subject)
     lowest = min(0.0, *(float(effect.min()) for effect in panels.values()))
     largest = max(*(float(effect.max()) for effect in panels.values()), -2 * lowest) or 1.0
     n_rows = len(labels)
@@ -96,31 +98,5 @@ def trace_figure(trace: Trace | AverageTrace, title: str | None = None) -> go.Fi
                 ),
             }
         )
-        figure.add_annotation(
-            text=plain(name),
-            x=index * width,
-            y=1.0,
-            xref="paper",
-            yref="paper",
-            xanchor="left",
-            yanchor="bottom",
-            showarrow=False,
-            font={"size": 12.5},
-        )
+        panel_title(figure, plain(name), index * width)
     return with_title(figure, title)
-
-
-def _panels(
-    trace: Trace | AverageTrace,
-) -> tuple[dict[str, np.ndarray], list[str], set[int]]:
-    """Effects by kind as [row, layer], the rows' labels, and which rows are the subject's."""
-    from locate.states.trace_average import AverageTrace
-
-    if isinstance(trace, AverageTrace):
-        present = np.flatnonzero(trace.counts)
-        roles = [trace.roles[index] for index in present]
-        effects = {kind.label: trace.mean(kind)[present] for kind in trace.kinds}
-        subject = {row for row, role in enumerate(roles) if role.of_subject}
-        return effects, [str(role) for role in roles], subject
-    effects = {kind.label: trace.effect(kind).T for kind in trace.kinds}
-    return effects, list(trace.tokens), set(range(trace.subject.start, trace.subject.stop))

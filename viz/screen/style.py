@@ -31,10 +31,10 @@ def plain(text: str) -> str:
     return html.escape(visible(text), quote=True).replace("$", "&#36;")
 
 
-def token_label(text: str, longest: int = LONGEST_TOKEN) -> str:
+def token_label(text: str) -> str:
     """A token as a label: without the space in front, cut where it is very long, harmless."""
     shown = text.strip(" ") or text.replace(" ", "␣") or "∅"
-    return plain(shown if len(shown) <= longest else shown[: longest - 1] + "…")
+    return plain(shown if len(shown) <= LONGEST_TOKEN else shown[: LONGEST_TOKEN - 1] + "…")
 
 
 def new_figure(**layout: Any) -> go.Figure:
@@ -75,6 +75,21 @@ def axis(**more: Any) -> dict[str, Any]:
         "title": {"font": {"size": 12, "color": theme.MUTED}},
         **more,
     }
+
+
+def panel_title(figure: go.Figure, text: str, x: float) -> None:
+    """A heading above the panel that begins at this share of the width."""
+    figure.add_annotation(
+        text=text,
+        x=x,
+        y=1.0,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom",
+        showarrow=False,
+        font={"size": 12.5},
+    )
 
 
 def rgb(colour: str, share: float = 1.0) -> str:

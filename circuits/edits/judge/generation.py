@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
+from circuits.model.holding import fitting
 from circuits.model.model import Model
 from circuits.model.tokens import is_boundary
 
@@ -68,8 +70,12 @@ class Speaker:
     @torch.no_grad()
     def replies(self, prompts: Sequence[Ids], n_tokens: int) -> list[Reply]:
         """Greedy continuations of `n_tokens` tokens each, in the prompts' order."""
+        said = partial(self._replies, prompts, n_tokens)
+        return fitting(self.model, self.batch_size, said)
+
+    def _replies(self, prompts: Sequence[Ids], n_tokens: int, batch_size: int) -> list[Reply]:
         found: dict[int, Reply] = {}
-        for rows in self._by_length([len(prompt) for prompt in prompts]):
+        for rows in _by_length([len(prompt) for prompt in prompts], batch_size):
             self.model.check_length(max(len(prompts[row]) for row in rows) + n_tokens - 1)
             said: list[Tensor] = []
             state = _Generation(self, [prompts[row] for row in rows])
@@ -87,9 +93,12 @@ class Speaker:
     @torch.no_grad()
     def forced(self, questions: Sequence[tuple[Ids, Ids]]) -> list[Forced]:
         """Each answer after its prompt, teacher-forced; questions are (prompt, answer) tokens."""
+        return fitting(self.model, self.batch_size, partial(self._forced, questions))
+
+    def _forced(self, questions: Sequence[tuple[Ids, Ids]], batch_size: int) -> list[Forced]:
         found: dict[int, Forced] = {}
         texts = [(*prompt, *answer[:-1]) for prompt, answer in questions]
-        for rows in self._by_length([len(text) for text in texts]):
+        for rows in _by_length([len(text) for text in texts], batch_size):
             hidden = self._hidden([texts[row] for row in rows])
             # Position i predicts token i + 1: an answer is predicted from its prompt's end on.
             places = [
@@ -130,12 +139,6 @@ class Speaker:
         read = self.forced([(text[:1], text[1:]) for text in cut])
         return -float(np.mean([value for each in read for value in each.log_probs]))
 
-    def _by_length(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Rows in batches of similar length."""
-        order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
-
     def _hidden(self, texts: Sequence[Ids]) -> Float[Tensor, "batch pos d_model"]:
         """Normalised residuals at the end; padding is on the right, which nothing looks at."""
         width = max(map(len, texts))
@@ -146,6 +149,13 @@ class Speaker:
 
     def _log_probs(self, hidden: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_vocab"]:
         return self.hf.get_output_embeddings()(hidden).float().log_softmax(-1)
+
+
+def _by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Rows in batches of similar length."""
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
 
 
 class _Generation:

@@ -59,7 +59,7 @@ class DinmSettings(Options):
     steps: int = option(10, low=1)
     edit_weight: float = option(0.1, above=0)
     locality_weight: float = option(1.0, low=0)
-    stop_below: float = 1e-4
+    stop_below: float = option(1e-4, low=0)
     clamp: float | None = option(None, above=0)
     shipped: bool = False
 

@@ -160,7 +160,11 @@ def _run(
 
 def _find(parent: Path, name: str, what: str) -> Path:
     """The entry of a folder whose name reads the same, whatever its case and hyphens."""
-    entries = sorted(p for p in parent.iterdir() if not p.name.startswith(("_", ".")))
+    entries = sorted(
+        path
+        for path in parent.iterdir()
+        if not path.name.startswith(("_", ".")) and (path.is_dir() or path.suffix == ".yaml")
+    )
     for entry in entries:
         if _plain(entry.name.removesuffix(".yaml")) == _plain(name):
             return entry

@@ -43,7 +43,7 @@ class FineTuneSettings(Options):
     layers: tuple[int, ...] = (0,)
     learning_rate: float = option(5e-4, above=0)
     steps: int = option(25, low=1)
-    stop_below: float = 1e-2
+    stop_below: float = option(1e-2, low=0)
     clamp: float | None = option(None, above=0)
     batch_size: int | None = option(None, low=1)
     at_prompt_only: bool = False

@@ -28,9 +28,11 @@ from circuits.edits.parts.contexts import PlacedPrompt, place
 from circuits.edits.parts.keys import MAX_ROWS, pad
 from circuits.edits.parts.moments import Moments, find_moments
 from circuits.edits.parts.value import Progress
+from circuits.edits.requests import as_dict
 from circuits.edits.settings import as_mapping, merge, settings_for
 from circuits.model import taps
-from circuits.model.model import Model, alone
+from circuits.model.holding import alone
+from circuits.model.model import Model
 
 SHOWN = 8
 """Requests in a summary."""
@@ -118,7 +120,7 @@ def edit(
         "settings_origin": origin,
         "bos": model.tokenizer.use_bos(None),
         "seed": seed,
-        "requests": [_as_dict(request) for request in asked],
+        "requests": [as_dict(request, probes=False) for request in asked],
     }
     before = target_scores(model, prompts)
     if not bool(torch.isfinite(before.probability).all()):
@@ -139,7 +141,7 @@ def edit(
         provenance["moments"] = dict(options["moments"].source)
     if chosen.protects_earlier:
         options["earlier"] = tuple(earlier)
-        provenance["earlier"] = [_as_dict(request) for request in earlier]
+        provenance["earlier"] = [as_dict(request, probes=False) for request in earlier]
     start = time.monotonic()
     try:
         delta, recorded = chosen.load()(
@@ -214,13 +216,16 @@ class TargetScores:
     said: Tensor
 
 
+@alone
 @torch.no_grad()
-def target_scores(model: Model, prompts: Sequence[PlacedPrompt]) -> TargetScores:
+def target_scores(
+    model: Model, prompts: Sequence[PlacedPrompt], max_rows: int = MAX_ROWS
+) -> TargetScores:
     """Score each placed prompt's target on the model as it is now; on the CPU, in fp32."""
     shares: list[float] = []
     said: list[bool] = []
-    for start in range(0, len(prompts), MAX_ROWS):
-        chunk = prompts[start : start + MAX_ROWS]
+    for start in range(0, len(prompts), max_rows):
+        chunk = prompts[start : start + max_rows]
         log_p = _all_log_probabilities(model, chunk)
         for row, prompt in enumerate(chunk):
             first = prompt.prompt_length - 1
@@ -263,9 +268,3 @@ def _said_already(requests: Sequence[EditRequest]) -> str:
     if len(requests) == 1:
         return f"the model answers {requests[0].text!r} with {requests[0].target!r} already"
     return f"the model gives all {len(requests)} targets already"
-
-
-def _as_dict(request: EditRequest) -> dict[str, Any]:
-    """The request without its probes, which do not enter the edit."""
-    names = ("prompt", "subject", "target", "ground_truth", "relation")
-    return {name: getattr(request, name) for name in names}

@@ -43,6 +43,7 @@ from circuits.edits.parts.training import (
     token_accuracy,
 )
 from circuits.edits.settings import settings_for
+from circuits.model.holding import alone
 from circuits.model.model import Model
 
 Batch = tuple[Sequence[Passage], Sequence[Passage]]
@@ -78,6 +79,7 @@ class UnlearnSettings(Options):
     localisation: LocalisationSettings = option(LocalisationSettings())
 
 
+@alone
 def unlearn(
     model: Model,
     forget: Sequence[Example],

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuits.edits.parts.contexts import PlacedPrompt
 from circuits.model import taps
+from circuits.model.holding import alone
 from circuits.model.model import Model
 
 MAX_ROWS = 64
@@ -62,13 +63,18 @@ def capture(
     return found
 
 
+@alone
 def at_subject(
-    model: Model, prompts: Sequence[PlacedPrompt], points: Sequence[str], last_layer: int
+    model: Model,
+    prompts: Sequence[PlacedPrompt],
+    points: Sequence[str],
+    last_layer: int,
+    max_rows: int = MAX_ROWS,
 ) -> Mapping[str, Float[Tensor, "prompt d"]]:
     """Activations at each prompt's subject's last token, in fp32."""
     parts: dict[str, list[Tensor]] = {point: [] for point in points}
-    for start in range(0, len(prompts), MAX_ROWS):
-        chunk = prompts[start : start + MAX_ROWS]
+    for start in range(0, len(prompts), max_rows):
+        chunk = prompts[start : start + max_rows]
         # What follows the subject does not reach it, so it is left out.
         tokens = pad([prompt.ids[: prompt.subject_last + 1] for prompt in chunk], model.device)
         places = torch.tensor([prompt.subject_last for prompt in chunk], device=model.device)

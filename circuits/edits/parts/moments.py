@@ -25,6 +25,7 @@ from circuits.base.places import user_cache
 from circuits.base.results import Result, numeric
 from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus, token_windows
 from circuits.edits.parts.keys import capture, key_point, output_matrix, pad
+from circuits.model.holding import alone
 from circuits.model.loading import embedded_models
 from circuits.model.model import Model
 
@@ -206,9 +207,14 @@ def _keep(moments: Moments, path: Path) -> None:
         logger.warning("second moments are not kept: %s", error)
 
 
+@alone
 @torch.no_grad()
 def collect_moments(
-    model: Model, corpus: Corpus, layers: Sequence[int], max_tokens: int = MAX_TOKENS
+    model: Model,
+    corpus: Corpus,
+    layers: Sequence[int],
+    max_tokens: int = MAX_TOKENS,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> Moments:
     """Run the texts and sum k k^T over all tokens in double precision.
 
@@ -223,7 +229,7 @@ def collect_moments(
         for layer in layers
     }
     count = 0
-    for tokens, counted in _batches(model, corpus, max_tokens):
+    for tokens, counted in _batches(model, corpus, max_tokens, batch_tokens):
         found = capture(model, tokens, [key_point(layer) for layer in layers], last)
         for layer in layers:
             keys = found[key_point(layer)][counted].double()
@@ -252,7 +258,7 @@ def collect_moments(
 
 
 def _batches(
-    model: Model, corpus: Corpus, max_tokens: int
+    model: Model, corpus: Corpus, max_tokens: int, batch_tokens: int
 ) -> Iterator[tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]]:
     """Windows of the texts in batches, in order, and which of their positions count."""
     front = [model.tokenizer.hf.bos_token_id] if model.tokenizer.use_bos(None) else []
@@ -262,7 +268,7 @@ def _batches(
     for ids in token_windows(model, corpus.texts, longest, max_tokens):
         rows.append(front + ids)
         width = max(width, len(rows[-1]))
-        if width * len(rows) >= BATCH_TOKENS:
+        if width * len(rows) >= batch_tokens:
             yield _counted(model, rows, len(front))
             rows, width = [], 0
     if rows:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.edits.edit import WeightDelta
+from circuits.model.holding import fitting
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer
 
@@ -60,7 +62,7 @@ class Trainee:
     """A model as a function of a change of some of its weights, which can be trained."""
 
     def __init__(self, model: Model) -> None:
-        self._model, self._plain = model, model.to_hf(share=True)
+        self.model, self._plain = model, model.to_hf(share=True)
         self.device = model.device
         self.changes: dict[str, Float[Tensor, "..."]] = {}
 
@@ -71,7 +73,7 @@ class Trainee:
             raise OptionError("there is no weight to train")
         for name in chosen:
             if name not in self.changes:
-                weight = self._model.parameter(name)
+                weight = self.model.parameter(name)
                 self.changes[name] = torch.zeros_like(weight, dtype=torch.float32)
         for name, change in self.changes.items():
             change.requires_grad_(name in chosen).grad = None
@@ -100,7 +102,7 @@ class Trainee:
         return WeightDelta(changes, provenance or {})
 
     def _changed(self, name: str) -> Tensor:
-        weight = self._model.parameter(name)
+        weight = self.model.parameter(name)
         return (weight.to(torch.float32) + self.changes[name]).to(weight.dtype)
 
 
@@ -165,6 +167,12 @@ def token_scores(
     """Each passage's negative log-likelihood (nats a token), and the share of its scored tokens
     that are the model's first choice given those before them.
     """
+    return fitting(trainee.model, batch_size, partial(_scores, trainee, passages))
+
+
+def _scores(
+    trainee: Trainee, passages: Sequence[Passage], batch_size: int
+) -> tuple[Float[Tensor, " passage"], Float[Tensor, " passage"]]:
     losses, shares = [], []
     for part in chunks(passages, batch_size):
         tokens, predicts = pad(part, trainee.device)

@@ -30,6 +30,7 @@ from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest
 from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence
 from circuits.edits.parts.keys import capture, pad, residual_point, value_point
+from circuits.model.holding import fitting
 from circuits.model.model import Model
 
 Progress = Callable[[int, int], None]
@@ -53,7 +54,7 @@ class ValueSettings(Options):
     kl_position: KlPosition = KlPosition.END
     weight_decay: float = option(0.5, low=0)
     clamp: float = option(4.0, above=0)
-    stop_below: float = 0.05
+    stop_below: float = option(0.05, low=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +99,18 @@ def optimise_values(
 
     NumericalError where a loss is not finite; the model is never changed.
     """
-    size = max(1, MAX_ROWS // (len(contexts) + 1))
-    values: list[Value] = []
-    for start in range(0, len(requests), size):
-        part = slice(start, start + size)
-        values += _optimise(model, requests[part], layer, contexts, scale[part], settings)
-        if progress is not None:
-            progress(len(values), len(requests))
-    return values
+
+    def run(rows: int) -> list[Value]:
+        size = max(1, rows // (len(contexts) + 1))
+        values: list[Value] = []
+        for start in range(0, len(requests), size):
+            part = slice(start, start + size)
+            values += _optimise(model, requests[part], layer, contexts, scale[part], settings)
+            if progress is not None:
+                progress(len(values), len(requests))
+        return values
+
+    return fitting(model, MAX_ROWS, run)
 
 
 def _optimise(

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
 from locate.states.transplant import batches_of
 
 
+@alone
 @torch.no_grad()
 def last_logits(
     model: Model, prompts: Sequence[Prompt], batch_size: int

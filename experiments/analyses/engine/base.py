@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from circuits.base.errors import KnowledgeCircuitsError
+from circuits.base.display import Shown, Summary
+from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from experiments.analyses.engine.claims import Claim
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.tables import Table
@@ -115,7 +116,17 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Run:
+class Picture:
+    """A picture that a run drew; it shows itself in a notebook."""
+
+    path: Path
+
+    def _repr_svg_(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class Run(Shown):
     """A finished run: its options, its units, its report; `files` were written, the page first."""
 
     analysis: Analysis
@@ -131,7 +142,59 @@ class Run:
         return str(self.provenance["model"])
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def path(self) -> Path:
+        """The report's page."""
+        return self.files[0]
+
+    @property
+    def claims(self) -> list[Claim]:
+        """The computed sentences, those at the top of the page first."""
+        return self.report.claims
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The report's tables by name; each has `to_pandas()` and shows itself in a notebook."""
+        return {table.name: table for table in self.report.tables}
+
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        """The pictures that were drawn, by name."""
+        drawn = [path for path in self.files if path.suffix == ".svg"]
+        return {path.stem: Picture(path) for path in drawn}
+
+    def plot(self, what: str | None = None) -> Picture:
+        """One of the `pictures`, by default the first; OptionError with their names for no such."""
+        found = self.pictures
+        chosen = next(iter(found), "") if what is None else what
+        if chosen not in found:
+            raise OptionError(f"there is no picture {chosen!r:.60}; there are {', '.join(found)}")
+        return found[chosen]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a claim: its sentence, estimate with interval, n and verdict."""
+        return [
+            {
+                "claim": claim.sentence,
+                **claim.estimate.as_dict(),
+                "n": claim.n,
+                "over": claim.over,
+                "verdict": str(claim.verdict),
+            }
+            for claim in self.claims
+        ]
+
+    def summary(self) -> Summary:
+        """What was asked, the answer, and the sentences at the top of the page."""
+        facts = {
+            "model": self.model,
+            "question": self.analysis.question,
+            "answer": self.report.lead,
+        }
+        facts |= {"report": str(self.path)} if self.files else {}
+        said = [(claim.sentence, str(claim.verdict)) for claim in self.report.answer]
+        return Summary(self.analysis.title, facts, "", ("claim", "verdict"), said)
+
+    def as_dict(self) -> dict[str, Any]:
         """For JSON: the claims, what was left out, and where the numbers come from."""
         return {
             "analysis": self.analysis.name,

@@ -195,13 +195,15 @@ def average(
     if not known.any():
         return UNDEFINED
     if clusters is None:
-        return bootstrap(mean, array[known], seed=seed, level=widened(int(known.sum())))
+        level = widened(int(known.sum()))
+        return bootstrap(mean, array[known], seed=seed, level=level, fewest=2)
     names = np.asarray(clusters)[known]
     array = array[known]
     groups = [array[names == name] for name in dict.fromkeys(names.tolist())]
     sums = np.array([group.sum() for group in groups])
     sizes = np.array([float(len(group)) for group in groups])
-    return bootstrap(_ratio_of_sums, sums, sizes, seed=seed, level=widened(len(groups)))
+    level = widened(len(groups))
+    return bootstrap(_ratio_of_sums, sums, sizes, seed=seed, level=level, fewest=2)
 
 
 def widened(n: int, level: float = 0.95) -> float:

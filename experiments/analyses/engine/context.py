@@ -60,6 +60,12 @@ class Context:
     progress: Progress = _unwatched
     _held: _Held = field(default_factory=_Held, repr=False)
 
+    @classmethod
+    def on(cls, model: Model, folder: Path, **options: Any) -> Context:
+        """The surroundings of a run on a model that is in memory."""
+        dtype = str(model.provenance["dtype"])
+        return cls(model.name, folder, dtype=dtype, _held=_Held(model), **options)
+
     @property
     def model(self) -> Model:
         """The model that is looked at; loaded when first asked for."""

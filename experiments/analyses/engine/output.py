@@ -30,7 +30,7 @@ def write_report(run: Run, folder: Path) -> tuple[Path, ...]:
     pages = [folder / name for name in ("report.html", "report.md", SUMMARY)]
     atomic_write(pages[0], html_page(run, folder))
     atomic_write(pages[1], markdown_page(run))
-    save_json(plain(run.summary), pages[2])
+    save_json(plain(run.as_dict()), pages[2])
     return (*pages, *tables, *pictures)
 
 

@@ -11,22 +11,25 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from circuits.base.errors import OptionError
+from circuits.base.plugins import open_table
 from experiments.analyses.engine.base import Analysis
 from experiments.analyses.engine.context import safe
 
 EVERYTHING = "all"
-_ANALYSES: dict[str, str | Analysis] = {
-    "circuits": "circuits",
-    "flow": "flow",
-    "hallucination": "hallucination",
-    "icl": "icl",
-    "multihop": "multihop",
-    "edit-effects": "edit_effects",
-    "evolution": "evolution",
-    "mechanisms": "mechanisms",
-    "edit-study": "edit_study",
-    "unlearning": "unlearning",
-}
+_ANALYSES: dict[str, str | Analysis] = open_table(
+    {
+        "circuits": "circuits",
+        "flow": "flow",
+        "hallucination": "hallucination",
+        "icl": "icl",
+        "multihop": "multihop",
+        "edit-effects": "edit_effects",
+        "evolution": "evolution",
+        "mechanisms": "mechanisms",
+        "edit-study": "edit_study",
+        "unlearning": "unlearning",
+    }
+)
 """By name: the value, or the folder beside this one whose `analysis.py` holds it."""
 
 

@@ -59,6 +59,11 @@ def run_analysis(
         return _reported(analysis, config, parts, provenance, context.folder)
 
 
+def folder_for(model: str, names: Sequence[str]) -> Path:
+    """Where a run goes unless a folder is named."""
+    return Path("out") / f"{Path(model).name.replace('@', '-')}-{'-'.join(names)}"
+
+
 def run_all(
     analyses: Sequence[Analysis],
     context: Context,
@@ -104,7 +109,7 @@ def write_index(
     """A page that leads to the reports of several analyses, and their summaries in one file."""
     summary: dict[str, Any] = {
         "model": runs[0].model,
-        "analyses": {run.analysis.name: run.summary for run in runs},
+        "analyses": {run.analysis.name: run.as_dict() for run in runs},
         "left_out": dict(left_out),
     }
     path = folder / "report.html"

@@ -8,10 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuits.base.intervals import Interval
 from circuits.base.writing import atomic_write
+
+if TYPE_CHECKING:
+    import pandas
 
 UNKNOWN = "–"
 """What a cell without a value shows."""
@@ -106,6 +109,15 @@ class Table:
             else:
                 found[name] = [_stored(cell) for cell in cells]
         return found
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The values, unrounded, as a table of pandas."""
+        import pandas
+
+        return pandas.DataFrame(self.columns_of_values())
+
+    def _repr_markdown_(self) -> str:
+        return self.markdown()
 
     def save_parquet(self, path: Path) -> None:
         """Write the values, unrounded."""

@@ -32,26 +32,26 @@ ROLE_COLOURS = {
 }
 
 
+def _over_training(found: Mapping[str, Any], panels: Any, y_label: str, **look: Any) -> Lines:
+    """Curves over the checkpoints."""
+    names = [tick(label) for label in found]
+    places = list(range(len(names)))
+    return Lines(places, panels, "training step", (y_label,), x_names=names, **look)
+
+
 def overlap_figure(found: Mapping[str, Any]) -> Figure:
     """Overlap with the last circuits, and what the model knows."""
     labels = list(found)
-    n = len(labels)
     panels = {}
     for what in ("edges", "nodes"):
         panels[f"{what} shared with the last circuit"] = {
             "same subjects": [average(overlaps(found, x, what)) for x in labels],
             "circuit of other subjects": [average(overlaps(found, x, what, True)) for x in labels],
-            "random circuit": [average(chance(found, what))] * n,
+            "random circuit": [average(chance(found, what))] * len(labels),
         }
     panels["facts recalled"] = {"facts": [accuracy(found[label]) for label in labels]}
-    chart = Lines(
-        list(range(n)),
-        panels,
-        "training step",
-        ("share",),
-        muted=("random circuit",),
-        x_names=[tick(label) for label in labels],
-        y_limits=(-0.02, 1.03),
+    chart = _over_training(
+        found, panels, "share", muted=("random circuit",), y_limits=(-0.02, 1.03)
     )
     caption = (
         "Overlap (Jaccard index) of each checkpoint's circuits with the last model's, found on the "
@@ -69,15 +69,8 @@ def entropy_figure(found: Mapping[str, Any]) -> Figure:
         for label in labels
     ]
     faint = [[number(found[label][name]["entropy"]) for label in labels] for name in found[FINAL]]
-    chart = Lines(
-        list(range(len(labels))),
-        {"": {"mean": entropy}},
-        "training step",
-        ("entropy of |score|, bits",),
-        faint={"": faint},
-        x_names=[tick(label) for label in labels],
-        width=3.6,
-    )
+    panels = {"": {"mean": entropy}}
+    chart = _over_training(found, panels, "entropy of |score|, bits", faint={"": faint}, width=3.6)
     return Figure(
         "entropy",
         "Entropy of |score| over the circuit's edges: low where few edges carry most. Mean over "
@@ -193,14 +186,8 @@ def early_figure(found: Mapping[str, Any], runs: Mapping[str, Any]) -> tuple[Fig
             series[name].append(average(np.array(found_values)))
     if not any(np.isfinite(point.value) for point in series["recalled early"]):
         return ()
-    chart = Lines(
-        list(range(len(labels))),
-        {"": series},
-        "training step",
-        ("faithfulness of the checkpoint's circuit",),
-        x_names=[tick(label) for label in labels],
-        width=4.6,
-    )
+    label = "faithfulness of the checkpoint's circuit"
+    chart = _over_training(found, {"": series}, label, width=4.6)
     caption = (
         "Faithfulness of each checkpoint's circuit in that checkpoint, on the facts of a relation "
         "that are recalled earlier and later than its median fact; mean over relations with 95 % "

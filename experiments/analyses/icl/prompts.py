@@ -18,6 +18,7 @@ from circuits.facts.demonstrations import (
 )
 from circuits.facts.facts import Fact, Relation
 from circuits.facts.pairs import PromptPair, TokenPair
+from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
@@ -80,6 +81,7 @@ def shots_of(
     return found
 
 
+@alone
 @torch.no_grad()
 def ask(model: Model, shots: Sequence[Shot], batch_size: int = 16) -> Replies:
     """Rank and probability of every answer, as one run."""

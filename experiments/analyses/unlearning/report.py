@@ -27,6 +27,10 @@ METHOD = (
     "The control of what is forgotten, and of what is kept, is what happens to the unseen facts. "
     "Intervals are 95 % bootstrap intervals over draws.",
 )
+FORGETS = (
+    "forgets [more|less] of the facts to forget, in other wordings, than of facts that it never saw"
+)
+KEEPS = "loses [more|less] of facts that it never saw than of the facts to retain"
 
 
 def report(config: Any, parts: Mapping[str, Part]) -> Report:
@@ -50,8 +54,8 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
         width=5.6,
     )
     caption = "What is left of each set of facts, with 95 % intervals over draws."
-    forgotten = tuple(_forgets(named(m), own) for m, own in found.items())
-    kept = tuple(_keeps(named(m), own) for m, own in found.items())
+    forgotten = _claims(found, FORGETS, REWORDED, UNSEEN)
+    kept = _claims(found, KEEPS, UNSEEN, RETAIN)
     lead = "; ".join(
         f"{named(method)} leaves {own.percent(FORGET)} of the facts to forget, "
         f"{own.percent(RETAIN)} of those to retain and {own.percent(UNSEEN)} of those in neither "
@@ -95,22 +99,11 @@ class _Scores:
         return self.values(name, "before") - self.values(name)
 
 
-def _forgets(method: str, own: _Scores) -> Claim:
-    return difference(
-        f"{method} forgets [more|less] of the facts to forget, in other wordings, than of facts "
-        "that it never saw",
-        own.lost(REWORDED),
-        own.lost(UNSEEN),
-        scale=100,
-        over=OVER,
-    )
-
-
-def _keeps(method: str, own: _Scores) -> Claim:
-    return difference(
-        f"{method} loses [more|less] of facts that it never saw than of the facts to retain",
-        own.lost(UNSEEN),
-        own.lost(RETAIN),
-        scale=100,
-        over=OVER,
+def _claims(found: Mapping[str, _Scores], what: str, first: str, second: str) -> tuple[Claim, ...]:
+    """Each method's losses on one set against those on another."""
+    return tuple(
+        difference(
+            f"{named(method)} {what}", own.lost(first), own.lost(second), scale=100, over=OVER
+        )
+        for method, own in found.items()
     )

@@ -1,30 +1,33 @@
-"""What `kc edit` and `kc unlearn` print and store: tables, a summary, a page; no decisions."""
+"""What edits and unlearning say and store: tables, a summary, a page; no decisions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from circuits.base.errors import StoreError
 from circuits.base.intervals import Interval
-from circuits.base.origin import staged
 from circuits.base.plain import plain
 from circuits.base.writing import atomic_write
-from circuits.edits.edit import WeightDelta
 from circuits.edits.judge.success import SCORINGS, RequestScore
 from circuits.edits.judge.table import SuccessTable, summarise
 from circuits.edits.methods.run import EditOutcome
-from experiments.cli.finding import Look, Table
 from locate.edit import EditRun
 from locate.edited import DELTA, Edited, origin
-from locate.report import markdown_table, number
+from locate.looks.look import Look, Table, page
+from locate.report import number
 
 OWNED = (DELTA, "requests.jsonl", "summary.md")
 """What an earlier run may have left in the folder."""
 MOST_SHOWN = 8
+
+
+def owned_in(folder: Path) -> tuple[str, ...]:
+    """What an earlier run may have left there, edits that stand by themselves included."""
+    return (*OWNED, *(path.name for path in folder.glob("edit-*.kc.safetensors")))
+
 
 _LEGEND = (
     "tokens: share of the answer's tokens that are the argmax, teacher-forced (KnowEdit). "
@@ -129,26 +132,6 @@ def unlearn_look(outcome: EditOutcome, model: str, seed: int, growth: Mapping[st
     title = f"{outcome.method} in {model}"
     files["summary.md"] = lambda path: atomic_write(path, page(title, lines, [table]))
     return Look(summary, [table], lines, files)
-
-
-def page(title: str, lines: Sequence[str], tables: Sequence[Table], legend: str = "") -> str:
-    """Lines and tables as Markdown."""
-    parts = [f"# {title}", "", *(f"- {line}" for line in lines)]
-    for table in tables:
-        parts += ["", *([f"## {table.title}", ""] if table.title else [])]
-        parts += markdown_table(table.header, table.rows)
-    return "\n".join([*parts, *(["", legend] if legend else [])]) + "\n"
-
-
-def fill_in_model(delta: WeightDelta, model: Any, folder: Path) -> None:
-    """The edited model as a Hugging Face directory."""
-    from safetensors import SafetensorError
-
-    with delta.applied(model), staged(folder) as stage:
-        try:
-            model.save_pretrained(stage)
-        except SafetensorError as error:  # a full disk
-            raise StoreError(f"--save-model {folder} cannot be written: {error}") from None
 
 
 def _counted(run: EditRun) -> str:

@@ -1,18 +1,19 @@
-"""What a look into a model found, ready to be printed, sent as JSON and stored."""
+"""What a look into a model found, ready to be printed, sent as JSON and stored: for both doors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from circuits.base.origin import write_all
 from circuits.base.writing import save_json
-from experiments.cli.console import Console
 from locate.examples import Examples
+from locate.report import markdown_table
 
 SUMMARY = "summary.json"
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,29 @@ class Look:
         summary = {SUMMARY: lambda path: save_json(content, path)}
         return write_all(folder, {**self.files, **summary}, owned)
 
-    def show(self, console: Console, paths: Sequence[Path] = ()) -> None:
-        """Lines and tables with the paths written below, or with `--json` one object."""
-        for line in self.lines:
-            console.say(line)
-        for table in self.tables:
-            if table.title:
-                console.say(f"\n{table.title}")
-            if table.rows:
-                console.table(table.header, table.rows)
-        if paths:
-            console.files(paths)
-        console.result({**self.summary, "files": [str(path) for path in paths]})
+
+def about(found: R, examples: Examples) -> R:
+    """The result saying what was asked and how much of that the model knows."""
+    told = {"relation": examples.name, "counts": examples.counts}
+    return replace(found, provenance={**found.provenance, **told})  # type: ignore[attr-defined, type-var, no-any-return]
 
 
-def describe(examples: Examples) -> str:
-    """How many facts are looked at, and how many are not known to the model."""
-    counts, n_facts = examples.counts, len(examples.pairs)
+def describe(provenance: Mapping[str, Any], n_facts: int) -> tuple[str, ...]:
+    """A line on how many facts are looked at, and how many are not known to the model."""
+    counts = provenance.get("counts")
+    if counts is None:
+        return ()
     total = counts.get("facts", counts.get("lines"))
     known = f"the model knows {counts['known']} of {total}"
     if counts["known"] is None:
         known = f"not asked which of {total} the model knows"
-    return f"{examples.name}: {n_facts} facts looked at; {known}"
+    return (f"{provenance['relation']}: {n_facts} facts looked at; {known}",)
+
+
+def page(title: str, lines: Sequence[str], tables: Sequence[Table], legend: str = "") -> str:
+    """Lines and tables as Markdown."""
+    parts = [f"# {title}", "", *(f"- {line}" for line in lines)]
+    for table in tables:
+        parts += ["", *([f"## {table.title}", ""] if table.title else [])]
+        parts += markdown_table(table.header, table.rows)
+    return "\n".join([*parts, *(["", legend] if legend else [])]) + "\n"

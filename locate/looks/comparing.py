@@ -1,4 +1,4 @@
-"""`kc compare`: two stored circuits, or a model and its edit, held against each other."""
+"""Two circuits, or a model and its edit, held against each other: what is said and stored."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from circuits.base.display import drawn
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.writing import as_csv, atomic_write
 from circuits.graph.compare import Comparison, Mass
-from experiments.cli.edit_report import page
-from experiments.cli.finding import Look, Table
 from locate.changes.rewiring import Rewiring
+from locate.looks.look import Look, Table, page
 
 FILES = (
     "before.kc.safetensors",
@@ -60,7 +60,9 @@ def edit_look(found: Rewiring) -> Look:
     return _look(summary, tables, lines, files, f"What the edit did to {about}")
 
 
-def circuits_look(comparison: Comparison, paths: tuple[Path, Path]) -> Look:
+def circuits_look(
+    comparison: Comparison, paths: tuple[Path, Path] = (Path("before"), Path("after"))
+) -> Look:
     """Two stored circuits: sets and scores; single pairs' scores are not stored, so no noise."""
     notes = ["circuit files hold no scores of single pairs: no noise floor"]
     different = comparison.differing_settings()
@@ -92,17 +94,12 @@ def _look(
 
 
 def _files(comparison: Comparison, title: str) -> dict[str, Callable[[Path], Any]]:
-    def picture(path: Path) -> None:
-        from viz.paper.difference import draw_difference
-
-        draw_difference(comparison, path, title)
-
     return {
         "before.kc.safetensors": comparison.before.save,
         "after.kc.safetensors": comparison.after.save,
         "comparison.kc.safetensors": comparison.save,
         "edges.csv": lambda path: atomic_write(path, as_csv(comparison.rows())),
-        "difference.svg": picture,
+        "difference.svg": lambda path: drawn(comparison, path, title=title),
     }
 
 

@@ -1,18 +1,16 @@
-"""`kc trace`: what a trace of one prompt, or an average over facts, says and stores."""
+"""What a trace of one prompt, or an average over facts, says and stores."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from circuits.base.choices import TraceKind
+from circuits.base.display import drawn
 from circuits.base.intervals import Interval, bootstrap, mean
-from experiments.cli.finding import Look, Table, describe
-from locate.examples import Examples
-from locate.states.trace_average import AverageTrace, PositionRole
+from locate.looks.look import Look, Table, describe
+from locate.states.trace_average import AverageTrace, Place, PositionRole
 from locate.states.tracing import Trace
 
 FILES = ("trace.kc.safetensors", "trace.svg", "average_trace.kc.safetensors", "average_trace.svg")
@@ -36,33 +34,28 @@ def prompt_trace(found: Trace) -> Look:
         [(r["kind"], str(r["layer"]), r["token"], f"{r['effect']:.4f}", _error(r)) for r in rows],
     )
 
-    def draw(path: Path) -> None:
-        from viz.paper.curves import draw_trace
-
-        draw_trace(found, path, found.prompt)
-
     return Look(
         summary,
         tables=(table,),
         lines=(f"p clean {found.p_clean:.4f}, p corrupted {found.p_corrupted:.4f}",),
         files={
             "trace.kc.safetensors": found.save,
-            "trace.svg": draw,
+            "trace.svg": lambda path: drawn(found, path, title=found.prompt),
         },
     )
 
 
-def average_trace(found: AverageTrace, examples: Examples) -> Look:
+def average_trace(found: AverageTrace) -> Look:
     """The average over facts: a table a kind of state, its peaks, the arrays, the heat maps."""
-    model = found.provenance["model"]
-    found = replace(found, provenance={**found.provenance, "relation": examples.name})
+    origin = found.provenance
+    model, relation = origin["model"], origin.get("relation")
     clean, corrupted = (bootstrap(mean, each) for each in (found.p_clean, found.p_corrupted))
     peaks = _peaks(found)
     summary: dict[str, Any] = {
         "model": model,
-        "relation": examples.name,
+        "relation": relation,
         "facts": len(found.p_clean),
-        "counts": examples.counts,
+        "counts": origin.get("counts"),
         "p_clean": clean.as_dict(),
         "p_corrupted": corrupted.as_dict(),
         "peaks": [
@@ -73,28 +66,28 @@ def average_trace(found: AverageTrace, examples: Examples) -> Look:
         "provenance": dict(found.provenance),
     }
 
-    def draw(path: Path) -> None:
-        from viz.paper.curves import draw_average_trace
-
-        draw_average_trace(found, path, f"{examples.name} in {model}")
-
     peak_table = Table(
-        "peaks at the subject's last token (early site) and at the last token (late site):",
+        "peaks by place:"
+        if found.places
+        else "peaks at the subject's last token (early site) and at the last token (late site):",
         ("state", "position", "layer", "effect"),
         [(kind.label, role, str(layer), str(value)) for kind, role, layer, value in peaks],
     )
     return Look(
         summary,
         tables=(*(_table(found, kind) for kind in found.kinds), peak_table),
-        lines=(describe(examples), f"p clean {clean}, p corrupted {corrupted}"),
+        lines=(
+            *describe(origin, len(found.p_clean)),
+            f"{found.measure} clean {clean}, {found.measure} corrupted {corrupted}",
+        ),
         files={
             "average_trace.kc.safetensors": found.save,
-            "average_trace.svg": draw,
+            "average_trace.svg": lambda path: drawn(found, path, title=found.heading()),
         },
     )
 
 
-def _peaks(found: AverageTrace) -> list[tuple[TraceKind, PositionRole, int, Interval]]:
+def _peaks(found: AverageTrace) -> list[tuple[TraceKind, PositionRole | Place, int, Interval]]:
     """Each kind's largest mean effect in the roles that are sites."""
     sites = [role for role in found.roles if role.is_site]
     peaks = [(kind, role, found.peak(kind, role)) for kind in found.kinds for role in sites]

@@ -1,0 +1,49 @@
+"""A result's folder, by what the result is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from circuits.base.errors import OptionError
+from circuits.graph.compare import Comparison
+from locate.changes.rewiring import Rewiring
+from locate.discovery import Discovery
+from locate.edited import Edited
+from locate.evaluate import StoredEvaluation
+from locate.heads.prompt_heads import HeadsOnPrompts
+from locate.heads.roles import RoleReport
+from locate.looks import comparing, lens, roles, trace
+from locate.looks.look import Look
+from locate.states.attribution import LogitAttribution
+from locate.states.lens import LensResult
+from locate.states.lens_average import AverageLens
+from locate.states.trace_average import AverageTrace
+from locate.states.tracing import Trace
+
+_LOOKS: dict[type, tuple[Callable[[Any], Look], Sequence[str]]] = {
+    Trace: (trace.prompt_trace, trace.FILES),
+    AverageTrace: (trace.average_trace, trace.FILES),
+    LensResult: (lens.prompt_lens, lens.FILES),
+    AverageLens: (lens.average_lens, lens.FILES),
+    LogitAttribution: (lens.attributed, lens.FILES),
+    RoleReport: (roles.roles, roles.FILES),
+    HeadsOnPrompts: (roles.on_prompts_look, roles.FILES),
+    Comparison: (comparing.circuits_look, comparing.FILES),
+    Rewiring: (comparing.edit_look, comparing.FILES),
+}
+
+
+def write(result: Any, folder: Path) -> list[Path]:
+    """The files of the command that gives such a result, whole or not at all; their paths."""
+    known = _LOOKS.get(type(result))
+    if known is not None:
+        look, files = known
+        return look(result).write(folder, files)
+    if not isinstance(result, Discovery | Edited | StoredEvaluation):
+        raise OptionError(
+            f"a {type(result).__name__} has no folder; name a file that ends in .kc.safetensors"
+        )
+    found: list[Path] = result.save(folder)
+    return found

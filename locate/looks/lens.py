@@ -1,0 +1,136 @@
+"""What the logit lens says of one prompt, or of many facts with their attribution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from circuits.base.display import drawn
+from locate.looks.look import Look, Table, describe
+from locate.states.attribution import LogitAttribution
+from locate.states.lens import LensResult
+from locate.states.lens_average import AverageLens, Curve, Place
+
+FILES = (
+    "lens.kc.safetensors",
+    "lens.svg",
+    "average_lens.kc.safetensors",
+    "average_lens.svg",
+    "attribution.kc.safetensors",
+)
+LARGEST = 12
+"""Contributions in the printed table."""
+
+
+def prompt_lens(found: LensResult) -> Look:
+    """The lens on one prompt: what is followed, by label, at the last and the subject's token."""
+    origin, prompt = found.provenance, found.prompt
+    metadata: dict[str, Any] = {
+        "model": origin["model"],
+        "prompt": prompt.text,
+        "tokens": list(prompt.tokens),
+        "followed": origin.get("followed"),
+        "provenance": dict(origin),
+    }
+    return Look(
+        {**metadata, "layers": found.rows()},
+        tables=(_prompt_table(found),),
+        files={
+            "lens.kc.safetensors": found.save,
+            "lens.svg": lambda path: drawn(found, path, title=prompt.text),
+        },
+    )
+
+
+def average_lens(lens: AverageLens, attribution: LogitAttribution | None = None) -> Look:
+    """The averaged lens, and the largest contributions to the logit difference beside it."""
+    origin = lens.provenance
+    shared = {
+        "model": origin["model"],
+        "relation": origin.get("relation"),
+        "pairs": lens.n_facts,
+        "counts": origin.get("counts"),
+    }
+    beside = Look({"provenance": dict(origin)}) if attribution is None else attributed(attribution)
+    return Look(
+        {**shared, "layers": lens.rows(), **beside.summary},
+        tables=(*(_average_table(lens, place) for place in lens.places), *beside.tables),
+        lines=describe(origin, lens.n_facts),
+        files={
+            "average_lens.kc.safetensors": lens.save,
+            "average_lens.svg": lambda path: drawn(lens, path, title=lens.heading()),
+            **beside.files,
+        },
+    )
+
+
+def attributed(found: LogitAttribution) -> Look:
+    """What each head and MLP adds to the logit difference, the largest first."""
+    difference, rows = float(found.logit_difference.mean()), found.rows()
+    largest = Table(
+        f"mean logit difference {difference:.3f}, largest contributions:",
+        ("source", "contribution"),
+        [(row["source"], f"{row['contribution']:.3f}") for row in rows[:LARGEST]],
+    )
+    return Look(
+        {
+            "model": found.provenance["model"],
+            "relation": found.provenance.get("relation"),
+            "logit_difference": difference,
+            "constant": float(found.constant.mean()),
+            "contributions": rows,
+            "provenance": dict(found.provenance),
+        },
+        tables=(largest,),
+        lines=describe(found.provenance, len(found.logit_difference)),
+        files={"attribution.kc.safetensors": found.save},
+    )
+
+
+def _prompt_table(found: LensResult) -> Table:
+    return Table(
+        "",
+        ("layer", "position", "token", "rank", "probability", "most likely"),
+        [
+            (
+                _layer(row["layer"]),
+                row["position"],
+                row["label"],
+                str(row["rank"]),
+                f"{row['probability']:.4f}",
+                row["best"],
+            )
+            for row in found.rows()
+        ],
+    )
+
+
+def _average_table(lens: AverageLens, place: Place) -> Table:
+    curves = [
+        curve
+        for what in lens.followed
+        for curve in (lens.median_rank(place, what), lens.mean_probability(place, what))
+    ]
+    digits = [0, 3] * len(lens.followed)
+    return Table(
+        f"at the {place}: median rank (0 is the top) and mean probability, with 95 % intervals:",
+        ("layer", *(part for what in lens.followed for part in (what, "p"))),
+        [
+            (
+                _layer(state - 1),
+                *(_estimate(curve, state, n) for curve, n in zip(curves, digits, strict=True)),
+            )
+            for state in range(lens.rank.shape[1])
+        ],
+    )
+
+
+def _layer(layer: int) -> str:
+    return "embedding" if layer < 0 else str(layer)
+
+
+def _estimate(curve: Curve, state: int, digits: int) -> str:
+    value, low, high = (float(part[state]) for part in (curve.value, curve.low, curve.high))
+    text = f"{value:.{digits}f}"
+    return text if np.isnan(low) else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"

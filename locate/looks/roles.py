@@ -1,0 +1,89 @@
+"""What is printed and stored of heads: their roles, and what they do on a few prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from circuits.facts.pairs import TokenPair
+from circuits.model.model import Model
+from locate.heads.prompt_heads import HeadsOnPrompts, read_prompts
+from locate.heads.roles import HeadRole, RoleReport
+from locate.heads.span_roles import SpanRoles
+from locate.looks.look import Look, Table, describe
+
+FILES = ("roles.kc.safetensors", "heads.kc.safetensors")
+UNLABELLED = 5
+"""Heads that are shown where none has a role."""
+
+
+def on_prompts(model: Model, report: RoleReport, pairs: Sequence[TokenPair]) -> HeadsOnPrompts:
+    """The labelled heads, or the strongest where none has a role, on the first few prompts."""
+    heads = [head.name for head in report.labelled or report.heads[:UNLABELLED]]
+    return HeadsOnPrompts(tuple(read_prompts(model, pairs, heads, report.roles)))
+
+
+def roles(report: RoleReport, shown: HeadsOnPrompts | None = None) -> Look:
+    """The labelled heads with their evidence; the strongest ones where no head has a role.
+
+    `shown` are the heads on a few prompts.
+    """
+    origin = report.provenance
+    summary: dict[str, Any] = {
+        "model": origin["model"],
+        "relation": origin.get("relation"),
+        "pairs": origin["pairs"],
+        **report.as_dict(),
+    }
+    heads = report.labelled or report.heads[:UNLABELLED]
+    regions = [str(region) for region in report.heads[0].weighted] if report.heads else []
+    table = Table(
+        "",
+        ("head", "role", "score", *regions, "answer", "range", "writes", "ablation"),
+        [_row(head) for head in heads],
+    )
+    nothing = () if report.labelled else ("no head meets the criterion of a role",)
+    return Look(
+        summary,
+        tables=(table,),
+        lines=(*describe(origin, origin["pairs"]), *nothing),
+        files={
+            "roles.kc.safetensors": report.save,
+            **(on_prompts_look(shown).files if shown is not None and shown.prompts else {}),
+        },
+    )
+
+
+def on_prompts_look(found: HeadsOnPrompts) -> Look:
+    """Heads on single prompts: where each looks and what it raises."""
+    return Look(
+        {"model": found.provenance.get("model"), "heads": found.rows()},
+        files={"heads.kc.safetensors": found.save},
+    )
+
+
+def roles_by_span(report: SpanRoles) -> Look:
+    """Heads by the spans of a task; the strongest ones where no head has a role."""
+    origin = report.provenance
+    summary = {
+        "model": origin["model"],
+        "relation": origin.get("relation"),
+        "pairs": origin["pairs"],
+        **report.as_dict(),
+    }
+    nothing = () if report.labelled else ("no head meets the criterion of a role",)
+    table = Table("", *report.table())
+    return Look(summary, tables=(table,), lines=(*describe(origin, origin["pairs"]), *nothing))
+
+
+def _row(head: HeadRole) -> tuple[str, ...]:
+    return (
+        head.name,
+        str(head.role),
+        f"{head.score:.2f}",
+        *(f"{share:.2f}" for share in head.weighted.values()),
+        f"{head.answer_gain.value:.2f}",
+        f"{head.range_gain.value:.2f}",
+        " ".join(word.strip() for word in head.written),
+        "" if head.check is None else str(head.check.verdict),
+    )

