@@ -13,7 +13,7 @@ from circuits.model.model import Model
 
 WORDS = [
     *("<s>", "</s>", "The", "capital", "of", "France", "Japan", "Peru", "Norway", "Cuba", "is"),
-    *("Paris", "Tokyo", "Lima", "Oslo", "Havana", "In", "city"),
+    *("Paris", "Tokyo", "Lima", "Oslo", "Havana", "In", "city", "<|endoftext|>"),
 ]
 PROMPTS = (("The capital of {} is", "France", "Japan"), ("In {} The city of", "Peru", "Cuba"))
 ANSWERS = {"France": "Paris", "Japan": "Tokyo", "Peru": "Lima", "Cuba": "Havana"}

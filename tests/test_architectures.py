@@ -13,7 +13,11 @@ from transformers import AutoModelForCausalLM
 from circuits.base.choices import KeyValue, Metric
 from circuits.base.errors import OptionError, UnsupportedArchitectureError
 from circuits.edits.edit import EditRequest
+from circuits.edits.methods.rome import RomeSettings, rome
 from circuits.edits.methods.run import edit
+from circuits.edits.parts.contexts import ContextSettings
+from circuits.edits.parts.moments import find_moments
+from circuits.edits.parts.value import ValueSettings
 from circuits.facts.pairs import PairBatch, batches
 from circuits.files.exchange import load_eap_ig, save_eap_ig
 from circuits.graph.ablation import Ablation, source_constants
@@ -194,6 +198,8 @@ def test_as_the_corruption_shrinks_attribution_becomes_exact(family) -> None:
 
 
 def test_integrated_gradients_of_the_input_edges_sum_to_the_metric_change(model, batch) -> None:
+    if model.architecture.mlp_output is None:
+        pytest.skip("where other experts are chosen along the path the metric has a step")
     scores = attribute(model, family_pairs(model)[:1], Scoring(steps=80))
     runs = model.last_logits(batch.clean), model.last_logits(batch.corrupted)
     change = metric(batch, runs[0]) - metric(batch, runs[1])
@@ -252,23 +258,44 @@ def test_restoring_every_edge_brings_the_other_models_logits(family, model, batc
     torch.testing.assert_close(restored[1], other.last_logits(batch.clean), **SINGLE)
 
 
-def test_rome_raises_the_target_and_the_edit_is_taken_back(family) -> None:
+def test_rome_writes_what_makes_the_model_say_the_target(family) -> None:
     model = family_model(family, torch.float32)
-    request = EditRequest("The capital of {} is", "France", "Oslo")
-    settings = {"value": {"steps": 10, "kl_factor": 0.0}, "contexts": {"copies": 0}}
+    request, prompt = (
+        EditRequest("The capital of {} is", "France", "Oslo"),
+        "The capital of France is",
+    )
+    settings = RomeSettings((0,), ValueSettings(steps=5), ContextSettings(copies=0))
+    generator = torch.Generator().manual_seed(0)
     if model.architecture.mlp_output is None:
         with pytest.raises(OptionError, match="mixture of experts"):
-            edit(model, request, "rome", layers=[0], settings=settings, moments="identity")
+            find_moments(model, (0,), "identity")
         return
-    prompt = model.tokenizer.encode("The capital of France is")
-    target = model.tokenizer.first_token("The capital of France is", "Oslo")
-    tokens = torch.tensor([prompt.ids])
-    before = model.last_logits(tokens)[0].softmax(-1)
-    made = edit(model, request, "rome", layers=[0], settings=settings, moments="identity")
-    with made.delta.applied(model):
-        after = model.last_logits(tokens)[0].softmax(-1)
-    assert after[target] > max(0.5, float(2 * before[target]))
-    assert torch.equal(model.last_logits(tokens)[0].softmax(-1), before)
+    moments = find_moments(model, (0,), "identity")
+    delta, details = rome(model, [request], [0], settings, moments, generator)
+    tokens = torch.tensor([model.tokenizer.encode(prompt).ids])
+    target, at = model.tokenizer.first_token(prompt, "Oslo"), int(tokens.shape[1]) - 2
+
+    def written() -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        hook = (taps.mlp_raw(0), lambda value, hook: seen.append(value[0, at].clone()))
+        model.last_logits(tokens, [hook])
+        return seen[0]
+
+    before = written(), model.last_logits(tokens)
+    with delta.applied(model):
+        change = written() - before[0]
+
+    def add(value: torch.Tensor, hook: object) -> torch.Tensor:
+        value = value.clone()
+        value[:, at] += change
+        return value
+
+    found = model.last_logits(tokens, [(taps.mlp_raw(0), add)])[0].softmax(-1)[target].item()
+    first, *_, last = details["target_probability_in_contexts"]
+    assert found == pytest.approx(last, rel=1e-3)
+    assert last > first
+    assert change.norm().item() == pytest.approx(details["value_norm"], rel=1e-3)
+    assert torch.equal(model.last_logits(tokens), before[1])
 
 
 def test_what_is_saved_is_loaded_again_with_its_circuit(family, tmp_path: Path) -> None:
