@@ -13,7 +13,7 @@ from circuits.model.model import Model
 
 WORDS = [
     *("<s>", "</s>", "The", "capital", "of", "France", "Japan", "Peru", "Norway", "Cuba", "is"),
-    *("Paris", "Tokyo", "Lima", "Oslo", "Havana", "In", "city"),
+    *("Paris", "Tokyo", "Lima", "Oslo", "Havana", "In", "city", "<|endoftext|>"),
 ]
 PROMPTS = (("The capital of {} is", "France", "Japan"), ("In {} The city of", "Peru", "Cuba"))
 ANSWERS = {"France": "Paris", "Japan": "Tokyo", "Peru": "Lima", "Cuba": "Havana"}
@@ -25,11 +25,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="</s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="</s>",
-        pad_token="</s>",  # else Qwen's loader adds a token that no model here has
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="</s>"
     )
 
 
@@ -99,8 +95,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma3_text",
         _config(head_dim=6, query_pre_attn_scalar=5, layer_types=_ALTERNATING, **_WINDOW),
     ),
-    "olmo2": ("olmo2", _config(**_OWN_KEYS)),
-    "olmo2, grouped": ("olmo2", _config()),
+    "olmo2": ("olmo2", _config()),
     "mixtral": ("mixtral", _config(num_local_experts=4, num_experts_per_tok=2)),
     "qwen2_moe": ("qwen2_moe", _config(shared_expert_intermediate_size=8, **_EXPERTS)),
     "qwen3_moe": ("qwen3_moe", _config(head_dim=6, **_EXPERTS)),
@@ -108,13 +103,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 del FAMILIES["opt"][1]["num_key_value_heads"]  # it knows no such thing
 
 
-def family_hf(family: str, dtype: torch.dtype = torch.float64, **more: Any) -> Any:
-    """The Hugging Face model: every weight random, every path of some consequence.
-
-    `more` changes its configuration.
-    """
+def family_hf(family: str, dtype: torch.dtype = torch.float64) -> Any:
+    """The Hugging Face model: every weight random, every path of some consequence."""
     kind, options = FAMILIES[family]
-    config = AutoConfig.for_model(kind, **options | more)
+    config = AutoConfig.for_model(kind, **options)
     config._experts_implementation = "eager"
     torch.manual_seed(0)
     hf = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype)
@@ -129,9 +121,9 @@ def family_hf(family: str, dtype: torch.dtype = torch.float64, **more: Any) -> A
     return hf.eval()
 
 
-def family_model(family: str, dtype: torch.dtype = torch.float64, **more: Any) -> Model:
+def family_model(family: str, dtype: torch.dtype = torch.float64) -> Model:
     """The same model, wrapped."""
-    return Model.from_hf(family_hf(family, dtype, **more), TOKENIZER, family)
+    return Model.from_hf(family_hf(family, dtype), TOKENIZER, family)
 
 
 def family_pairs(model: Model) -> list[TokenPair]:

@@ -13,9 +13,11 @@ from transformers import AutoModelForCausalLM
 from circuits.base.choices import KeyValue, Metric
 from circuits.base.errors import OptionError, UnsupportedArchitectureError
 from circuits.edits.edit import EditRequest
+from circuits.edits.methods.rome import RomeSettings, rome
 from circuits.edits.methods.run import edit
-from circuits.edits.parts.keys import capture, key_point
-from circuits.edits.parts.moments import Moments
+from circuits.edits.parts.contexts import ContextSettings
+from circuits.edits.parts.moments import find_moments
+from circuits.edits.parts.value import ValueSettings
 from circuits.facts.pairs import PairBatch, batches
 from circuits.files.exchange import load_eap_ig, save_eap_ig
 from circuits.graph.ablation import Ablation, source_constants
@@ -37,7 +39,7 @@ from locate.states.attribution import direct_logit_attribution
 from locate.states.lens import logit_lens
 from locate.states.sweep import TraceKind
 from locate.states.tracing import subject_noise, trace
-from tests.families import ANSWERS, FAMILIES, WORDS, family_hf, family_model, family_pairs
+from tests.families import FAMILIES, family_hf, family_model, family_pairs
 from tests.plain_hf import PlainModel
 
 # Norms of Hugging Face compute in single precision, whatever the model's own.
@@ -140,7 +142,7 @@ def test_an_exact_score_is_what_hugging_faces_model_loses_without_the_edge(
     family, model, batch
 ) -> None:
     plain = PlainModel(shared_hf(family), model.n_heads, model.d_head)
-    names = sample(model.wiring(), 3)
+    names = sample(model.wiring(), 2)
     exact = patch_chosen_edges(model, family_pairs(model)[:1], names)
     whole, scores = metric(batch, plain.run(batch.clean)), []
     for name in names:
@@ -154,7 +156,7 @@ def test_an_exact_score_is_what_hugging_faces_model_loses_without_the_edge(
 
 def test_an_exact_score_is_the_drop_of_the_full_circuit_without_the_edge(model, batch) -> None:
     for wiring in wirings(model):
-        names = sample(wiring, 3)
+        names = sample(wiring, 2)
         exact = patch_chosen_edges(model, family_pairs(model)[:1], names, kv=wiring.kv)
         runner = CircuitRunner(model, batch, wiring)
         whole, drops = metric(batch, runner.clean_logits), []
@@ -176,34 +178,41 @@ def test_a_node_that_nothing_reads_changes_nothing(model, batch) -> None:
     torch.testing.assert_close(runner.run(without), runner.run(matrix), **SINGLE)
 
 
-def test_as_the_corruption_shrinks_attribution_becomes_exact(family) -> None:
-    errors, model = [], family_model(family)
+@cache
+def nearer_model(family: str, share: float) -> Model:
+    """A model whose two subjects are so alike that corrupting changes little."""
+    model = family_model(family)
     pair, table = family_pairs(model)[0], model.bridge.embed.weight
-    for share in (0.02, 0.1):  # of what is left
-        with torch.no_grad():
-            for clean, corrupted in zip(pair.clean.ids, pair.corrupted.ids, strict=True):
-                table[corrupted] = torch.lerp(table[clean], table[corrupted], share)
-        relative = []
+    with torch.no_grad():
+        for clean, corrupted in zip(pair.clean.ids, pair.corrupted.ids, strict=True):
+            table[corrupted] = torch.lerp(table[clean], table[corrupted], share)
+    return model
+
+
+def test_as_the_corruption_shrinks_attribution_becomes_exact(family) -> None:
+    errors = []
+    for model in (nearer_model(family, 0.05), nearer_model(family, 0.005)):
+        pairs, relative = family_pairs(model)[:1], []
         for wiring in wirings(model):
-            names = sample(wiring, 5)
-            exact = patch_chosen_edges(model, [pair], names, kv=wiring.kv).values
-            scores = attribute(model, [pair], Scoring(method=Locator.EAP, kv=wiring.kv))
+            names = sample(wiring, 3)
+            exact = patch_chosen_edges(model, pairs, names, kv=wiring.kv).values
+            scores = attribute(model, pairs, Scoring(method=Locator.EAP, kv=wiring.kv))
             estimated = np.array([scores[name] for name in names])
             relative.append(np.abs(estimated - exact).max() / np.abs(exact).max())
         errors.append(max(relative))
-    assert errors[1] < 0.02
-    assert errors[1] < max(errors[0] / 4, 2e-3)  # logits in single precision on effects of 2e-4
+    assert errors[1] < 0.05
+    assert errors[1] < errors[0] / 3
 
 
-def test_integrated_gradients_of_the_input_edges_sum_to_the_metric_change(
-    family, model, batch
-) -> None:
-    if model.architecture.mlp_output is None:  # where other experts are chosen, the metric jumps
-        model = family_model(family, num_experts_per_tok=4)
-    scores = attribute(model, family_pairs(model)[:1], Scoring(steps=80))
+def test_integrated_gradients_of_the_input_edges_sum_to_the_metric_change(family) -> None:
+    """On a short path, where few points are enough and no other experts are chosen."""
+    model = nearer_model(family, 0.05)
+    pairs = family_pairs(model)[:1]
+    (batch,) = batches(pairs, 1)
+    scores = attribute(model, pairs, Scoring(steps=5))
     runs = model.last_logits(batch.clean), model.last_logits(batch.corrupted)
     change = metric(batch, runs[0]) - metric(batch, runs[1])
-    assert scores.matrix()[0].sum() == pytest.approx(change, rel=2e-2, abs=5e-3)
+    assert scores.matrix()[0].sum() == pytest.approx(change, rel=1e-2, abs=1e-5)
 
 
 def test_contributions_and_constant_are_the_logit_difference(model) -> None:
@@ -258,32 +267,44 @@ def test_restoring_every_edge_brings_the_other_models_logits(family, model, batc
     torch.testing.assert_close(restored[1], other.last_logits(batch.clean), **SINGLE)
 
 
-def test_rome_raises_the_target_and_the_edit_is_taken_back(family) -> None:
+def test_rome_writes_what_makes_the_model_say_the_target(family) -> None:
     model = family_model(family, torch.float32)
-    settings = {
-        "value": {"kl_factor": 0.0, "weight_decay": 0.0},
-        "contexts": {"copies": 0},
-        "shrinkage": 1e-9,
-    }
+    request, prompt = (
+        EditRequest("The capital of {} is", "France", "Oslo"),
+        "The capital of France is",
+    )
+    settings = RomeSettings((0,), ValueSettings(steps=5), ContextSettings(copies=0))
+    generator = torch.Generator().manual_seed(0)
     if model.architecture.mlp_output is None:
-        request = EditRequest("The capital of {} is", "France", "Oslo")
         with pytest.raises(OptionError, match="mixture of experts"):
-            edit(model, request, "rome", layers=[0], settings=settings, moments="identity")
+            find_moments(model, (0,), "identity")
         return
-    tokens = torch.tensor([model.tokenizer.encode("The capital of France is").ids])
-    before = model.last_logits(tokens)[0].softmax(-1)
-    target = min(map(WORDS.index, ANSWERS.values()), key=before.tolist().__getitem__)
-    request = EditRequest("The capital of {} is", "France", WORDS[target])
-    # Of the prompt's own keys: then the change reaches no other position of it.
-    keys = capture(model, tokens, [key_point(0)], 0)[key_point(0)][0].double()
-    moments = Moments({0: keys.T @ keys}, model.provenance["weights_sha256"], {"kind": "prompt"})
-    made = edit(model, request, "rome", layers=[0], settings=settings, moments=moments)
-    with made.delta.applied(model):
-        after = model.last_logits(tokens)[0].softmax(-1)
-    searched = made.details["target_probability_in_contexts"][-1]
-    assert float(after[target]) == pytest.approx(searched, rel=1e-3)
-    assert after[target] > 1.5 * before[target]
-    assert torch.equal(model.last_logits(tokens)[0].softmax(-1), before)
+    moments = find_moments(model, (0,), "identity")
+    delta, details = rome(model, [request], [0], settings, moments, generator)
+    tokens = torch.tensor([model.tokenizer.encode(prompt).ids])
+    target, at = model.tokenizer.first_token(prompt, "Oslo"), int(tokens.shape[1]) - 2
+
+    def written() -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        hook = (taps.mlp_raw(0), lambda value, hook: seen.append(value[0, at].clone()))
+        model.last_logits(tokens, [hook])
+        return seen[0]
+
+    before = written(), model.last_logits(tokens)
+    with delta.applied(model):
+        change = written() - before[0]
+
+    def add(value: torch.Tensor, hook: object) -> torch.Tensor:
+        value = value.clone()
+        value[:, at] += change
+        return value
+
+    found = model.last_logits(tokens, [(taps.mlp_raw(0), add)])[0].softmax(-1)[target].item()
+    first, *_, last = details["target_probability_in_contexts"]
+    assert found == pytest.approx(last, rel=1e-3)
+    assert last > first
+    assert change.norm().item() == pytest.approx(details["value_norm"], rel=1e-3)
+    assert torch.equal(model.last_logits(tokens), before[1])
 
 
 def test_what_is_saved_is_loaded_again_with_its_circuit(family, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ _QWEN3: dict[str, Any] = {
 _GEMMA: dict[str, Any] = {
     "gain_from_one": True,
     "mlp_output": _DOWN,
-    "plain": {"attention_bias": False},
+    "plain": {"attention_bias": False, "use_bidirectional_attention": False},
 }
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -241,21 +241,16 @@ def check_architecture(config: Any, name: str) -> None:
             f"{name!r} has architecture {kind!r}, which is not covered{why}; covered and tested: "
             f"{', '.join(sorted(ARCHITECTURES))}"
         )
-    for key, plain in ARCHITECTURES[kind].plain.items():
-        value = getattr(config, key, plain)
-        if value != plain and (value or plain):  # None is false
+    plain = {"word_embed_proj_dim": getattr(config, "hidden_size", None)}
+    for key, expected in (plain | dict(ARCHITECTURES[kind].plain)).items():
+        value = getattr(config, key, expected)
+        if value != expected and (value or expected):  # None says no as well as False
             raise UnsupportedArchitectureError(
                 f"{name!r} sets {key}={short(value)}, a variant of {kind} that is not covered"
             )
     if not ARCHITECTURES[kind].windowed and getattr(config, "sliding_window", None) is not None:
         raise UnsupportedArchitectureError(
             f"{name!r} sets sliding_window={short(config.sliding_window)}, which is not covered"
-        )
-    width = getattr(config, "word_embed_proj_dim", None)
-    if width not in (None, getattr(config, "hidden_size", width)):
-        raise UnsupportedArchitectureError(
-            f"{name!r} sets word_embed_proj_dim={short(width)}, a variant of {kind} that is not "
-            "covered"
         )
     if quantised := getattr(config, "quantization_config", None):
         how = quantised.get("quant_method", "?") if isinstance(quantised, Mapping) else "?"
