@@ -35,8 +35,9 @@ MADE = {
     "locate.states.sweep:Site",
     "locate.states.trace_average:AverageTrace",
     "locate.states.tracing:Trace",
+    "locate.states.tracing:restored_values",
 }
-"""Results and what only this code makes: nobody gives them a name."""
+"""Results and what only this code makes or calls: nobody gives them a name."""
 
 
 @cache

@@ -109,7 +109,6 @@ RUNS: dict[str, Callable[[], Any]] = {
         (of_pairs, "locate.heads.roles:head_roles", tuple),
         (of_pairs, "locate.states.attribution:direct_logit_attribution", tuple),
         (of_pairs, "locate.states.lens_average:average_lens", tuple),
-        (of_pairs, "locate.states.patching:patch_pairs", tuple),
         (of_pairs, "locate.edges.eap:attribute", lambda: (SCORING,)),
         (of_pairs, "locate.edges.exact:patch_edges", tuple),
         (of_pairs, "locate.edges.exact:patch_chosen_edges", lambda: ([0, 1, 2],)),
@@ -180,6 +179,7 @@ ASKING = {
 """These ask as `known_facts` does, which is tried."""
 WITHIN = {
     "locate.heads.span_roles:span_roles",
+    "locate.states.patching:patch_pairs",
     "locate.states.tracing:restored_values",
     "locate.states.tracing:trace_tokens",
 }

@@ -24,7 +24,7 @@ from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
 from locate.states.sweep import Measure, TraceKind, run_rows
 from locate.states.trace_average import AverageTrace, by_name, order_of, places_of
-from locate.states.tracing import ALL_KINDS, MAX_ROWS, check_kinds, restored_values
+from locate.states.tracing import ALL_KINDS, MAX_ROWS, check_room, restored_values
 
 
 @alone
@@ -46,7 +46,7 @@ def patch_pairs(
     metric that compares with the clean run, NumericalError where a value is not finite.
     """
     chosen, metric = tuple(dict.fromkeys(TraceKind.of(kind) for kind in kinds)), Metric.of(metric)
-    check_kinds(chosen, window, max_rows)
+    check_room(len(chosen), window, max_rows)
     if metric.relative:
         raise OptionError(f"{metric} compares with the clean run; patching takes another metric")
     order, effects = order_of(pairs), {kind: list[np.ndarray]() for kind in chosen}

@@ -270,7 +270,7 @@ def trace_tokens(
     memory; it does not change the result. OptionError for absurd options.
     """
     chosen = tuple(dict.fromkeys(TraceKind.of(kind) for kind in kinds))
-    check_kinds(chosen, window, max_rows)
+    check_room(len(chosen), window, max_rows)
     _check_noise(noise, samples)
     model.check_length(len(prompt))
     start, stop = prompt.offsets[subject.start][0], prompt.offsets[subject.last][1]
@@ -407,9 +407,9 @@ def restored_values(
     return found
 
 
-def check_kinds(kinds: Sequence[TraceKind], window: int, max_rows: int) -> None:
+def check_room(n_kinds: int, window: int, max_rows: int) -> None:
     """OptionError where there is nothing to restore, or no room."""
-    if not kinds:
+    if n_kinds < 1:
         raise OptionError("name at least one kind of state to restore: resid, mlp or attn")
     if window < 1:
         raise OptionError(f"the window must be at least 1 layer, not {window}")
