@@ -16,7 +16,7 @@ from circuits.base.choices import Choice, Metric, Open
 from circuits.base.errors import OptionError
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("circuits", "locate", "viz")
+PACKAGES = ("circuits", "locate", "viz", "experiments", "knowledge_circuits")
 
 
 def test_every_public_callable_takes_names_as_values_and_refuses_all_else():

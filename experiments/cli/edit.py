@@ -84,7 +84,7 @@ def edit(
         if wish.random is not None:
             names = None if wish.relation is None else [wish.relation]
             asked = atlas_requests(wish.random, editing.seed, names, loaded.tokenizer)
-        each = mode_for(method, len(asked), editing.sequential) is Mode.EACH
+        each = mode_for(method, len(asked), editing.sequential) == Mode.EACH
         if save_model is not None and each and len(asked) > 1:
             raise OptionError("`save_model` writes one model: use it with `sequential`")
         edited = edit_facts(loaded, asked, editing, judging, console.stage)
@@ -146,7 +146,7 @@ def unlearn(
     _finish(console, look, out, owned_in(out))
     if save_model is not None and outcome.delta is not None:
         _fill_in_model(outcome.delta, loaded, save_model)
-    if outcome.status is EditStatus.DIVERGED:
+    if outcome.status == EditStatus.DIVERGED:
         raise NumericalError(f"diverged: {outcome.reason}; the weights are as they were")
 
 

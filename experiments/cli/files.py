@@ -165,7 +165,7 @@ def export(
         target = out or circuit.with_name(stem + SUFFIXES[to])
         if target.exists() and target.samefile(circuit):
             raise OptionError(f"`out` {target} is the circuit itself; name another file")
-        if to is ExportFormat.EAP_IG:
+        if to == ExportFormat.EAP_IG:
             save_eap_ig(stored, target, full=full_json)
         else:
             export_circuit(stored, target, to)

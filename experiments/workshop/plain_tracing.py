@@ -49,7 +49,7 @@ def plain_trace(
 
 
 def _window(kind: TraceKind, layer: int, window: int, n_layers: int) -> Sequence[int]:
-    if kind is TraceKind.RESID:
+    if kind == TraceKind.RESID:
         return [layer]
     return [other for other in range(n_layers) if -window <= 2 * (other - layer) < window]
 

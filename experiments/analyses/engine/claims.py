@@ -146,7 +146,7 @@ def claim(
     verdict = judge(estimate, n)
     counted = counted or f"n = {n} {over}"
     counted += ", too few to decide" if n < FEWEST else ""
-    if verdict is Verdict.UNDEFINED:
+    if verdict == Verdict.UNDEFINED:
         return Claim(f"{_capital(what)}: cannot be said, {counted}.", estimate, verdict, n, over)
     lead = {
         Verdict.SUPPORTED: what,
@@ -168,7 +168,7 @@ def measured(
 ) -> Claim:
     """A number stated without a claim: "faithfulness of the circuits is 0.94, ..."."""
     verdict = Verdict.MEASURED if np.isfinite(estimate.value) else Verdict.UNDEFINED
-    number = in_words(estimate, unit, digits) if verdict is Verdict.MEASURED else "undefined"
+    number = in_words(estimate, unit, digits) if verdict == Verdict.MEASURED else "undefined"
     return Claim(f"{_capital(what)} {number}, n = {n} {over}.", estimate, verdict, n, over)
 
 

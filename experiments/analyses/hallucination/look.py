@@ -75,7 +75,7 @@ def chance_of_attribute(
         generator.shuffle(given)
         for case, said in zip(cases.cases, given, strict=True):
             kind = kind_of(model.tokenizer, case.fact, case.wrong, said, relation, true_of)
-            hits += kind is Kind.OTHER_RELATION
+            hits += kind == Kind.OTHER_RELATION
             asked += 1
     return hits / asked
 

@@ -101,13 +101,13 @@ def _cause(rows: Rows) -> str:
     """What the transplants say is at fault; computed, and left open where they do not agree."""
     reading, recall = reading_claim(rows), subject_claim(rows)
     best = max(repaired_by_layer(rows, OTHER_LAST), key=lambda each: each.value)
-    if reading.verdict is Verdict.SUPPORTED and recall.verdict is Verdict.SUPPORTED:
+    if reading.verdict == Verdict.SUPPORTED and recall.verdict == Verdict.SUPPORTED:
         return (
             f"The state at the last token of another subject's prompt in the right wording repairs "
             f"{shown(best.value, 0, 100)} % of the cases, although it does not hold their answer: "
             "what fails is mostly the reading of the question, not the recall of the fact."
         )
-    if recall.verdict is Verdict.OPPOSITE:
+    if recall.verdict == Verdict.OPPOSITE:
         return (
             "The state at the subject repairs more than the question's state does: what fails is "
             "mostly the recall of the fact."

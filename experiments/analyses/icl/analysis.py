@@ -60,7 +60,7 @@ class Config(Options):
 
 def steps(context: Context, config: Config) -> Sequence[str]:
     """The relations."""
-    if config.ablation is Ablation.PATCH:
+    if config.ablation == Ablation.PATCH:
         raise OptionError(
             "both prompts of a pair have the same examples, so patching cannot cut them: "
             "ablation is mean or zero"
@@ -85,7 +85,7 @@ def compute(context: Context, config: Config, key: str) -> Part:
 def _in_style(context: Context, config: Config, key: str, style: Style) -> dict[str, Any] | None:
     model, relation = context.model, context.relations[key]
     wordings = (relation.held_out if config.held_out else ()) or relation.templates
-    if not wordings and style is Style.SENTENCE:
+    if not wordings and style == Style.SENTENCE:
         return None
     wording = wordings[0] if wordings else ""
     counts = tuple(sorted({0, *config.counts, config.compare}))

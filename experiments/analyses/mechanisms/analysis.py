@@ -106,7 +106,7 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
         "guess": constant_guess(asked, replies),
         "example": _example(replies[0]),
     }
-    if probe is not Probe.EXACT and examples.held_out:
+    if probe != Probe.EXACT and examples.held_out:
         pairs = _pairs_for_circuit(context, config, asked, examples, replies)
         if len(pairs) >= FEWEST:
             result["circuit"] = _compared(context, config, asked, examples, pairs)
@@ -129,10 +129,10 @@ def constant_guess(asked: ProbeSet, replies: Sequence[Reply]) -> float:
     The most frequent answer, for a negation the rarest; a half where two alternatives are named,
     and for exact recall that of the most frequent object.
     """
-    if asked.probe is Probe.COMPARISON:
+    if asked.probe == Probe.COMPARISON:
         return 0.5
     counts = Counter(reply.answer for reply in replies)
-    if asked.probe is Probe.NEGATION:
+    if asked.probe == Probe.NEGATION:
         rarest = min(counts.get(candidate, 0) for candidate in asked.candidates)
         return 1 - rarest / len(replies)
     return max(counts.values()) / len(replies)
@@ -171,7 +171,7 @@ def _ask(
         token = model.tokenizer.first_token(text, answer)
         best = int(row.argmax())
         top = best == token
-        if asked.probe is Probe.EXACT:
+        if asked.probe == Probe.EXACT:
             top = _whole_object(model, prompt, model.tokenizer.continuation(text, answer))
         chosen = candidates[int(row[candidates].argmax())] == token
         yield Reply(question, answer, model.tokenizer.token_string(best), top, chosen)
@@ -234,7 +234,7 @@ def _pairs_for_circuit(
     wanted = [
         reply
         for reply in replies
-        if reply.chosen or asked.probe is Probe.NEGATION
+        if reply.chosen or asked.probe == Probe.NEGATION
         if not used & set(_subjects_asked(reply, asked))
     ]
     if asked.pairs:
@@ -261,7 +261,7 @@ def _subjects_asked(reply: Reply, asked: ProbeSet) -> tuple[str, ...]:
     if isinstance(reply.question, PromptPair):
         return asked.alternatives[reply.question.clean]
     fact = reply.question.fact
-    return (fact.object,) if asked.probe is Probe.REVERSAL else (fact.subject,)
+    return (fact.object,) if asked.probe == Probe.REVERSAL else (fact.subject,)
 
 
 def _compared(

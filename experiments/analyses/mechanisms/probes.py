@@ -146,7 +146,7 @@ def _chained(probe: Probe, name: str, relations: Mapping[str, Relation]) -> Prob
         for fact in first.facts
         if fact.object in objects and fact.subject not in objects
     ]
-    template = chain.nested if probe is Probe.TWO_HOP else second.templates[0]
+    template = chain.nested if probe == Probe.TWO_HOP else second.templates[0]
     return ProbeSet(probe, second.name, _asked(second, facts, template), second.objects())
 
 

@@ -118,7 +118,7 @@ def _lead(groups: Mapping[str, Sequence[Part]]) -> str:
     fails = [
         ASKED[probe]
         for probe, group in groups.items()
-        if _beats_guess(probe, group).verdict is not Verdict.SUPPORTED
+        if _beats_guess(probe, group).verdict != Verdict.SUPPORTED
     ]
     pieces = ", ".join(f"{probe} {shown(rate * 100, 0)} %" for probe, rate in rates.items())
     text = f"Share of questions answered right: {pieces}."

@@ -77,12 +77,12 @@ def two_hops(chain: Chain, known: Callable[[Relation, str], bool]) -> list[TwoHo
 def wording(chain: Chain, form: Form, hops: TwoHops) -> str | None:
     """The question as text; None where the second relation has no wording for this form."""
     second = chain.second
-    if form is Form.NESTED:
+    if form == Form.NESTED:
         fitting = [each for each in second.templates if takes_phrases(each)]
         template = (fitting or list(second.templates))[0]
         return fill(template, fill(wordings().phrases[chain.first.name].phrase, hops.subject))
     stated = f"{fill(chain.first.templates[0], hops.subject)} {hops.bridge}. "
-    if form is Form.WRITTEN:
+    if form == Form.WRITTEN:
         return stated + fill(second.templates[0], hops.bridge)
     return stated + second.follow[0] if second.follow else None
 

@@ -178,7 +178,7 @@ def _judged(form: _Form) -> str:
     if not form.is_enough:
         return "."
     claim = form.overlap_claims()[1]
-    if claim.verdict is Verdict.SUPPORTED:
+    if claim.verdict == Verdict.SUPPORTED:
         return f": {claim.estimate.value:.0f} points of the overlap belong to these hops."
     return ": there is no evidence that the overlap is more than all circuits of the model share."
 
