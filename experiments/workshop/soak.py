@@ -5,8 +5,9 @@
    the user's own file is there, the folder is the old or the new one, and the same command, run
    again, ends in the new one with nothing half written left beside it.
 
-Every command is a fork of this process, so that a kill costs a second and not the imports. Prints
-what was tried and found; the exit code is 1 where there is a finding.
+Every command is a fork of this process, so that a kill costs a second and not the imports; its
+clocks stand still, so that two whole runs write the same bytes. Prints each finding when it is made
+and at the end what was tried; the exit code is 1 where there is a finding.
 """
 
 from __future__ import annotations
@@ -77,6 +78,11 @@ class Soak:
         self.tried: Counter[str] = Counter()
         self.found: list[str] = []
 
+    def finding(self, text: str) -> None:
+        """Tell and keep what should not be."""
+        print(f"FOUND {text}", flush=True)
+        self.found.append(text)
+
     # --- fuzzers ---------------------------------------------------------------------------------
 
     def fuzz(self, until: float) -> None:
@@ -96,7 +102,7 @@ class Soak:
                 self.tried[f"fuzzed {name}"] += sum(map(int, counts.read_text().split()))
                 if done.returncode:
                     last = [line for line in done.stdout.splitlines() if line.startswith("E ")]
-                    self.found.append(f"FUZZ_SEED={seed} pytest {test}: {' / '.join(last[:5])}")
+                    self.finding(f"FUZZ_SEED={seed} pytest {test}: {' / '.join(last[:5])}")
                 if time.monotonic() > until:
                     return
 
@@ -114,15 +120,19 @@ class Soak:
                 return
 
     def _whole(self, command: Command) -> tuple[Path, Files, float]:
-        """A folder with an older result, the files of the newer one, and the seconds it takes."""
-        folder, other = (self.place / f"{command.name}-{seed}" for seed in (1, 2))
-        for each, seed in ((folder, 1), (other, 2)):
-            (each / "out").mkdir(parents=True)
-            (each / "out" / MINE).write_text("mine")
-            start = time.monotonic()
-            if code := _wait(_begin(command.with_seed(seed, each))):
-                raise SystemExit(f"kc {command.name} ends with {code} without being killed")
-        return folder, _files(other), time.monotonic() - start
+        """A folder with an older result, the files after the newer one, and the seconds it takes.
+
+        The newer one is made over the older, as a killed run that is run again makes it.
+        """
+        folder, newer = (self.place / f"{command.name}-{when}" for when in ("old", "new"))
+        (folder / "out").mkdir(parents=True)
+        (folder / "out" / MINE).write_text("mine")
+        _run(command, 1, folder)
+        shutil.copytree(folder, newer)
+        shutil.rmtree(newer / "model", ignore_errors=True)
+        start = time.monotonic()
+        _run(command, 2, newer)
+        return folder, _files(newer), time.monotonic() - start
 
     def _one(
         self, command: Command, number: signal.Signals, old: Path, new: Files, seconds: float
@@ -142,7 +152,7 @@ class Soak:
 
         def finding(text: str) -> None:
             when = f"after {delay:.2f} of {seconds:.2f} s"
-            self.found.append(f"{command.name}, {number.name} {when}: {text}")
+            self.finding(f"{command.name}, {number.name} {when}: {text}")
 
         left = _files(folder)
         if not _either(left, before, new, command.resumes):
@@ -162,13 +172,19 @@ class Soak:
             finding(f"run again, it leaves {stages}")
 
 
+def _run(command: Command, seed: int, folder: Path) -> None:
+    if code := _wait(_begin(command.with_seed(seed, folder))):
+        raise SystemExit(f"kc {command.name} ends with {code} without being killed")
+
+
 def _begin(words: Sequence[str]) -> int:
-    """A fork that runs the command quietly."""
+    """A fork that runs the command quietly, with clocks that stand still."""
     sys.stdout.flush()
     process = os.fork()
     if process:
         return process
     code = 1
+    time.perf_counter = time.monotonic = lambda: 0.0
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         silent = os.open(os.devnull, os.O_WRONLY)
@@ -246,8 +262,6 @@ def main() -> int:
             soak.fuzz(start + given.seconds)
     for name, count in sorted(soak.tried.items()):
         print(f"{name}: {count}")
-    for each in soak.found:
-        print(f"FOUND {each}")
     print(f"{sum(soak.tried.values())} tried, {len(soak.found)} found, seed {given.seed}")
     return 1 if soak.found else 0
 
