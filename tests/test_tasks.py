@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import knowledge_circuits as kc
 from circuits.base.choices import Task, TraceKind
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.facts.facts import fill, place_in
@@ -182,9 +183,13 @@ def test_patching_agrees_with_a_run_with_the_state_set_by_a_plain_hook(model: Mo
     )
 
 
-def test_heads_get_roles_by_the_spans_that_the_pairs_name(model: Model):
+def test_heads_get_roles_by_the_spans_that_the_pairs_name(model: Model, tmp_path: Path):
     pairs = contrasts(model)
     report = span_roles(model, pairs)
+    saved = kc.save(report, tmp_path / "roles")
+    assert [path.name for path in saved] == ["summary.json"]
+    heads = json.loads(saved[0].read_text("utf-8"))["heads"]
+    assert [head["head"] for head in heads] == [head.name for head in report.heads]
     assert len(report.heads) == model.n_layers * model.n_heads
     assert all(set(head.attention) == {"IO", "S1", "S2"} for head in report.heads)
     assert all(0 <= sum(head.attention.values()) <= 1 + 1e-5 for head in report.heads)

@@ -14,6 +14,7 @@ from locate.edited import Edited
 from locate.evaluate import StoredEvaluation
 from locate.heads.prompt_heads import HeadsOnPrompts
 from locate.heads.roles import RoleReport
+from locate.heads.span_roles import SpanRoles
 from locate.looks import comparing, lens, roles, trace
 from locate.looks.look import Look
 from locate.states.attribution import LogitAttribution
@@ -29,6 +30,7 @@ _LOOKS: dict[type, tuple[Callable[[Any], Look], Sequence[str]]] = {
     AverageLens: (lens.average_lens, lens.FILES),
     LogitAttribution: (lens.attributed, lens.FILES),
     RoleReport: (roles.roles, roles.FILES),
+    SpanRoles: (roles.roles_by_span, roles.FILES),
     HeadsOnPrompts: (roles.on_prompts_look, roles.FILES),
     Comparison: (comparing.circuits_look, comparing.FILES),
     Rewiring: (comparing.edit_look, comparing.FILES),
