@@ -245,12 +245,6 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     (f"{KNOWLEDGE}:ask", "known"): lambda v: call(f"{KNOWLEDGE}:ask")(
         model(), call(f"{QUESTIONS}:questions")(relation()), [relation()], known=v
     ),
-    ("circuits.facts.pairing:pairs_for", "templates"): lambda v: call(
-        "circuits.facts.pairing:pairs_for"
-    )(model(), relation(), v, known="top1000"),
-    ("circuits.facts.pairing:pairs_for", "known"): lambda v: call(
-        "circuits.facts.pairing:pairs_for"
-    )(model(), relation(), known=v),
     ("locate.examples:recalled", "known"): lambda v: call("locate.examples:recalled")(
         model(), pairs(), known=v
     ),

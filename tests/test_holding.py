@@ -171,7 +171,6 @@ RUNS: dict[str, Callable[[], Any]] = {
 ASKING = {
     "circuits.facts.knowledge:ask",
     "circuits.facts.knowledge:with_best",
-    "circuits.facts.pairing:pairs_for",
     "locate.asking:asked_best",
     "locate.asked:examples_of",
     "locate.examples:collect",

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from circuits.base.choices import Known, Templates
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.facts import Fact, Relation
-from circuits.facts.knowledge import KnownLike, encode, known_facts
+from circuits.facts.facts import Fact
+from circuits.facts.knowledge import encode
 from circuits.facts.pairs import PromptPair, shared_length
 from circuits.facts.questions import Answer, KnowledgeCheck, Question
-from circuits.model.holding import alone
-from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer
 
 
@@ -102,31 +98,6 @@ def make_pairs(
             }.values()
         ),
     )
-
-
-@alone
-def pairs_for(
-    model: Model,
-    relations: Relation | Iterable[Relation],
-    templates: Templates | str | Sequence[str] = Templates.FIRST,
-    seed: int = 0,
-    n: int | None = None,
-    bos: bool | None = None,
-    batch_size: int = 32,
-    *,
-    known: KnownLike = Known.TOP1,
-    shots: int = 0,
-) -> PairingReport:
-    """`known_facts`, then `make_pairs`; PromptError where no pair comes of it, saying why."""
-    check = known_facts(
-        model, relations, templates, bos, batch_size, known=known, shots=shots, seed=seed
-    )
-    report = make_pairs(model.tokenizer, check, seed, n, bos)
-    if not report.pairs:
-        said = "".join(f"; {line}" for line in [check.describe_wrong()] if line)
-        why = report.describe() + said
-        raise PromptError(f"no prompt pairs can be made for {model.name!r}: {why}")
-    return report
 
 
 class _Tokens(NamedTuple):

