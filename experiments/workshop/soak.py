@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -202,11 +203,13 @@ def _wait(process: int) -> int:
 
 
 def _files(folder: Path) -> Files:
-    """Hashes of all files but those being written, by their path in the folder."""
+    """Hashes of all files but those being written, by their path in the folder.
+
+    A result tells the command that made it: whichever copy of the folder that names is left out.
+    """
+    here = re.compile(re.escape(str(folder.parent).encode()) + rb"/[\w.-]+")
     return {
-        str(path.relative_to(folder)): sha256(
-            path.read_bytes().replace(str(folder).encode(), b"FOLDER")
-        ).hexdigest()
+        str(path.relative_to(folder)): sha256(here.sub(b"FOLDER", path.read_bytes())).hexdigest()
         for path in _walk(folder)
         if ".kc-" not in str(path)
     }
