@@ -205,11 +205,12 @@ def _wait(process: int) -> int:
 def _files(folder: Path) -> Files:
     """Hashes of all files but those being written, by their path in the folder.
 
-    A result tells the command that made it: whichever copy of the folder that names is left out.
+    What a result says of its making is left out: which copy of the folder, how much was at hand.
     """
-    here = re.compile(re.escape(str(folder.parent).encode()) + rb"/[\w.-]+")
+    here = re.escape(str(folder.parent).encode())
+    making = re.compile(here + rb"/[^/\"]+|\"reused\": \d+")
     return {
-        str(path.relative_to(folder)): sha256(here.sub(b"FOLDER", path.read_bytes())).hexdigest()
+        str(path.relative_to(folder)): sha256(making.sub(b"", path.read_bytes())).hexdigest()
         for path in _walk(folder)
         if ".kc-" not in str(path)
     }
