@@ -538,13 +538,29 @@ def test_all_analyses_share_a_run_and_one_that_cannot_be_made_is_left_out(
         run_all([third], context)
 
 
-def test_files_of_an_earlier_report_do_not_stay(toy: Counting, context: Context) -> None:
+def test_files_of_an_earlier_report_do_not_stay_and_a_users_do(
+    toy: Counting, context: Context
+) -> None:
     run_analysis(toy.analysis, Config(), context)
-    old = [context.folder / "tables" / "old.parquet", context.folder / "figures" / "old.svg"]
-    for path in old:
-        path.write_text("")
+    summary = context.folder / "summary.json"
+    theirs = [context.folder / "tables" / "mine.parquet", context.folder / "figures" / "mine.svg"]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    stale = context.folder / "tables" / "stale.parquet"
+    stale.write_text("of the report before")
+    outside = context.folder / "parts" / "a.json"
+    told = json.loads(summary.read_text())
+    told["written"] += ["tables/stale.parquet", "parts/a.json", "../x.parquet", "tables/../a", 3]
+    summary.write_text(json.dumps(told))
     run_analysis(toy.analysis, Config(), context)
-    assert not any(path.exists() for path in old)
+    assert not stale.exists()
+    assert outside.exists()
+    assert [path.read_text() for path in theirs] == ["mine", "mine"]
+    here = (*context.folder.glob("tables/*"), *context.folder.glob("figures/*"))
+    assert {f"{path.parent.name}/{path.name}" for path in here if path not in theirs} == set(
+        json.loads(summary.read_text())["written"]
+    )
 
 
 def test_the_summary_says_where_the_numbers_come_from(toy: Counting, context: Context) -> None:

@@ -45,6 +45,12 @@ class Config(Options):
     relations: tuple[str, ...] = option((), "relations to look at; none given: all", selects=True)
     pairs: int = option(12, "prompt pairs in each half", low=1)
     edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
+    faithfulness: float | None = option(
+        None,
+        "instead of a number of edges, the smallest circuit this faithful to its own half",
+        low=0.05,
+        high=1.0,
+    )
     steps: int = option(5, "integration steps of EAP-IG", low=1)
     resamples: int = option(200, "resamples of the pairs for the stability of edges", low=0)
     random_circuits: int = option(20, "random circuits of the same size to compare with", low=1)
@@ -63,7 +69,12 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
     examples = context.examples(key, config.pairs)
     if not examples.held_out:
         raise SkipError(f"too few facts are known to test the circuit: {examples.counts['known']}")
-    search = Search(edges=config.edges, steps=config.steps, resamples=config.resamples)
+    search = Search(
+        edges=config.edges,
+        faithfulness=config.faithfulness,
+        steps=config.steps,
+        resamples=config.resamples,
+    )
     circuit = context.circuit(key, config.pairs, search)
     model = context.model
     drawn = random_circuits(circuit, config.random_circuits, context.seed)

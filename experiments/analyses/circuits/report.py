@@ -32,7 +32,8 @@ METHOD = (
     "Facts are asked in up to three training wordings; what the model does not know is left out. "
     "Known subjects are dealt into two halves, and pairs are made within each half, so that no "
     "subject, clean or corrupted, stands on both sides. EAP-IG with the midpoint rule scores every "
-    "edge on the validation half; the best edges by |score| are kept and pruned.",
+    "edge on the validation half; the best edges by |score| are kept and pruned: a stated number, "
+    "or the fewest that reach a stated faithfulness there.",
     "Hit@10 is the share of prompts whose answer's first token is among the ten likeliest, each "
     "half with its own answers. Cut edges carry the corrupted prompt's value. Faithfulness is "
     "(m(C) − m(∅)) / (m(M) − m(∅)) with the logit difference as m, completeness the faithfulness "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from pathlib import Path, PurePosixPath
 
 from circuits.base.plain import plain
 from circuits.base.writing import atomic_write, save_json
@@ -10,6 +11,7 @@ from experiments.analyses.engine.base import Run
 from experiments.analyses.engine.page import html_page, markdown_page
 
 PICTURES = (".svg", ".pdf")
+OWN = {"tables": (".parquet",), "figures": PICTURES}
 SUMMARY = "summary.json"
 
 
@@ -26,17 +28,24 @@ def write_report(run: Run, folder: Path) -> tuple[Path, ...]:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.draw(path, run.provenance)
             pictures.append(path)
-    _remove_others(folder, {*tables, *pictures})
+    written = [f"{path.parent.name}/{path.name}" for path in (*tables, *pictures)]
+    for name in _of_earlier(folder) - set(written):
+        (folder / name).unlink(missing_ok=True)
     pages = [folder / name for name in ("report.html", "report.md", SUMMARY)]
     atomic_write(pages[0], html_page(run, folder))
     atomic_write(pages[1], markdown_page(run))
-    save_json(plain(run.as_dict()), pages[2])
+    save_json(plain({**run.as_dict(), "written": written}), pages[2])
     return (*pages, *tables, *pictures)
 
 
-def _remove_others(folder: Path, written: set[Path]) -> None:
-    """Tables and pictures of an earlier report that this one does not have."""
-    for place, suffixes in (("tables", (".parquet",)), ("figures", PICTURES)):
-        for path in (folder / place).glob("*"):
-            if path.suffix in suffixes and path not in written:
-                path.unlink(missing_ok=True)
+def _of_earlier(folder: Path) -> set[str]:
+    """Tables and pictures that the folder's earlier report says it wrote; a user's are none."""
+    try:
+        listed = json.loads((folder / SUMMARY).read_bytes())["written"]
+    except (OSError, ValueError, KeyError, TypeError):  # no report, or one that lists nothing
+        return set()
+    own = {(place, suffix) for place, suffixes in OWN.items() for suffix in suffixes}
+    paths = [PurePosixPath(name) for name in listed if isinstance(name, str)]
+    return {
+        str(path) for path in paths if len(path.parts) == 2 and (path.parts[0], path.suffix) in own
+    }
