@@ -22,6 +22,7 @@ from circuits.base.arrays import save_arrays
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.base.origin import write_all
 from circuits.edits.edit import WeightDelta
+from circuits.edits.parts.keys import key_point
 from circuits.edits.parts.moments import Moments
 from circuits.files.kinds import DAMAGED, KINDS, OTHER
 from circuits.graph.circuit import Circuit, Wiring
@@ -427,6 +428,28 @@ def test_a_job_runs_once_and_a_second_one_is_refused_meanwhile():
     jobs.start("a", "first", work)
     assert jobs.value("a") == "found"
     assert runs == [1]
+
+
+def test_a_cancelled_job_stops_within_a_forward_pass(model):
+    """A batch of a real model takes seconds; the rest of it is not run."""
+    jobs, key, seen = Jobs(), "a", []
+
+    def note(layer: int):
+        def hook(value, hook):
+            seen.append(layer)
+            if layer == 0:
+                jobs.cancel(key)
+
+        return key_point(layer), hook
+
+    tokens = torch.tensor([model.tokenizer.encode("The capital of France is").ids])
+    last = model.n_layers - 1
+    jobs.start(key, "run", lambda stage: model.last_logits(tokens, [note(0), note(last)]))
+    wait_for(jobs, key, "cancelled")
+    assert seen == [0]
+    # Nothing is left behind: neither the check nor the hooks.
+    model.last_logits(tokens)
+    assert seen == [0]
 
 
 def test_a_cancelled_job_stops_at_its_next_step_and_may_be_asked_again():

@@ -17,7 +17,7 @@ KEPT = 20
 
 
 class JobCancelledError(Exception):
-    """Raised inside a job at its next step, once it has been told to stop."""
+    """Raised inside a job at its next step or module, once it has been told to stop."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Jobs:
         return job.value if job is not None and job.state == "done" else None
 
     def cancel(self, key: str) -> None:
-        """Tell a job to stop at its next step."""
+        """Tell a job to stop at its next step or module."""
         job = self._jobs.get(key)
         if job is not None:
             job.stop.set()
@@ -95,7 +95,7 @@ class Jobs:
     def _run(self, job: _Job, work: Callable[[Stage], Any]) -> None:
         try:
             stage = Stage(job)
-            with self.model_lock, stopping(stage.check):
+            with self.model_lock, stopping(stage.check), _in_every_module(stage.check):
                 job.value = work(stage)
             job.state = "done"
         except JobCancelledError:
@@ -107,6 +107,24 @@ class Jobs:
             job.state = "failed"
         finally:
             job.end = time.monotonic()
+
+
+@contextmanager
+def _in_every_module(check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` before each module that this thread runs: a batch may take many seconds."""
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    own = threading.get_ident()
+
+    def begun(module: Any, inputs: Any) -> None:
+        if threading.get_ident() == own:
+            check()
+
+    handle = register_module_forward_pre_hook(begun)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class Stage:
