@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def evaluate_stored(
     used_metric = Metric.of(_used(options.metric, circuit, "metric", Metric.LOGIT_DIFFERENCE))
     used_ablation = Ablation.of(_used(options.ablation, circuit, "ablation", Ablation.PATCH))
     batch_size, seed = options.batch_size, options.seed
-    notes = list(warnings)
+    notes = [*warnings, *_asked_otherwise(circuit, examples)]
     drawn: list[Circuit] = []
     if circuit.n_edges:
         drawn = random_circuits(circuit, options.n_random, seed)
@@ -204,6 +204,23 @@ def evaluate_stored(
     return StoredEvaluation(
         model.name, circuit, examples, used_metric, used_ablation, evaluation, tuple(notes), drops
     )
+
+
+def _asked_otherwise(circuit: Circuit, examples: Examples) -> list[str]:
+    """A line where other numbers of answered facts stand before the questions, else nothing."""
+    found, here = _shots(circuit.provenance.get("facts")), _shots(examples.counts)
+    if found is None or here is None or found == here:
+        return []
+    return [
+        f"the circuit was found with {found} answered facts before each question and is evaluated "
+        f"with {here} (`shots`)"
+    ]
+
+
+def _shots(counts: Any) -> int | None:
+    """Answered facts before each question, as `Examples.counts` has them; None: not said."""
+    asked = counts.get("asked_as") if isinstance(counts, Mapping) else None
+    return asked.get("shots") if isinstance(asked, Mapping) else None
 
 
 def _used(given: Any, circuit: Circuit, name: str, usual: Any) -> Any:

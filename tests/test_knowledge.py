@@ -19,8 +19,10 @@ from circuits.facts.loaders import load_facts
 from circuits.facts.pairing import make_pairs
 from circuits.facts.pairs import PromptPair, encode_pair
 from circuits.facts.questions import Question, demonstrations_of, questions
+from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer
+from locate.evaluate import evaluate_stored
 from locate.examples import Source, collect
 from tests.tiny import COUNTRIES, byte_level_tokenizer
 
@@ -121,6 +123,19 @@ def test_pairs_after_demonstrations_share_them_and_their_subject_is_the_question
         assert pair.start <= pair.subject.start
         assert pair.first_difference == pair.subject.start
         assert pair.text.subject not in {fact.subject for fact in shown}
+
+
+def test_an_evaluation_says_that_other_demonstrations_found_the_circuit(model: Model):
+    source = Source(relation="letters", shots=2, known=EVERY, hold_out=0.0, limit=4)
+    with_two = collect(model, source, relations=[LETTERS])
+    without = collect(model, replace(source, shots=0), relations=[LETTERS])
+    circuit = Circuit.empty(model.wiring())
+    found = replace(circuit, provenance={"facts": with_two.counts})
+    assert evaluate_stored(model, found, with_two).warnings == ()
+    assert evaluate_stored(model, circuit, without).warnings == ()
+    (note,) = evaluate_stored(model, found, without).warnings
+    assert note.startswith("the circuit was found with 2 answered facts")
+    assert "evaluated with 0" in note
 
 
 def test_a_subject_that_stands_in_the_demonstrations_too_is_found_in_the_question():
