@@ -351,7 +351,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         selection=v, threshold=0.5 if str(v) == "threshold" else None
     ),
     ("locate.search:Search", "ranking"): lambda v: call("locate.search:Search")(ranking=v),
-    ("locate.states.tracing:noise_std", "unit"): lambda v: call("locate.states.tracing:noise_std")(
+    ("locate.states.noise:noise_std", "unit"): lambda v: call("locate.states.noise:noise_std")(
         model(), v, ["Peru"]
     ),
     ("locate.states.tracing:trace", "noise_unit"): lambda v: (

@@ -37,8 +37,9 @@ from locate.heads.attention import read_heads
 from locate.search import Scoring
 from locate.states.attribution import direct_logit_attribution
 from locate.states.lens import logit_lens
+from locate.states.noise import subject_noise
 from locate.states.sweep import TraceKind
-from locate.states.tracing import subject_noise, trace
+from locate.states.tracing import trace
 from tests.families import FAMILIES, family_hf, family_model, family_pairs
 from tests.plain_hf import PlainModel
 

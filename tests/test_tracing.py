@@ -13,14 +13,13 @@ from circuits.model.model import Model
 from circuits.model.tokens import Span
 from experiments.workshop.plain_tracing import plain_trace
 from locate.states import sweep
+from locate.states.noise import subject_noise, subjects_std
 from locate.states.trace_average import trace_facts
 from locate.states.tracing import (
     ALL_KINDS,
     Trace,
     TraceKind,
     restored_layers,
-    subject_noise,
-    subjects_std,
     trace,
     usual_window,
 )

@@ -53,7 +53,8 @@ from experiments.workshop.plain_tracing import plain_trace
 from locate.edges.eap import attribute
 from locate.edges.locators import Locator
 from locate.search import Scoring
-from locate.states.tracing import subject_noise, trace
+from locate.states.noise import subject_noise
+from locate.states.tracing import trace
 
 EAP = Scoring(Locator.EAP)
 EAP_IG = Scoring(Locator.EAP_IG, steps=STEPS)

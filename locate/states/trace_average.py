@@ -24,8 +24,9 @@ from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Span
 from locate.heads.attention import check_subjects
+from locate.states.noise import noise_std
 from locate.states.sweep import TraceKind
-from locate.states.tracing import Trace, noise_std, trace_tokens
+from locate.states.tracing import Trace, trace_tokens
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

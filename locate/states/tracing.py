@@ -29,6 +29,7 @@ from circuits.base.results import Result, numeric, texts
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span
+from locate.states.noise import check_noise, noise_std, subject_noise
 from locate.states.sweep import (
     CorruptedRun,
     Measure,
@@ -271,7 +272,7 @@ def trace_tokens(
     """
     chosen = tuple(dict.fromkeys(TraceKind.of(kind) for kind in kinds))
     check_room(len(chosen), window, max_rows)
-    _check_noise(noise, samples)
+    check_noise(noise, samples)
     model.check_length(len(prompt))
     start, stop = prompt.offsets[subject.start][0], prompt.offsets[subject.last][1]
     unit = noise_std(model, noise_unit, [prompt.text[start:stop].strip()])
@@ -307,38 +308,6 @@ def trace_tokens(
             "bos": prompt.bos,
         },
     )
-
-
-def subject_noise(
-    model: Model, length: int, noise: float, samples: int, seed: int, unit: float | None = None
-) -> Float[Tensor, "sample subject d_model"]:
-    """The Gaussian noise for a subject of so many tokens; the same on every device.
-
-    `unit` None is the standard deviation of the embedding matrix.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(samples, length, model.d_model, generator=generator)
-    unit = model.embedding_std() if unit is None else unit
-    return (drawn * (noise * unit)).to(model.device)
-
-
-def noise_std(model: Model, unit: NoiseUnit | str | float, subjects: Sequence[str]) -> float:
-    """The unit of the noise as a number; OptionError for one that is not above 0."""
-    if isinstance(unit, int | float) and not isinstance(unit, bool):
-        if not 0 < unit < math.inf:
-            raise OptionError(f"the unit of the noise is a number above 0, not {unit}")
-        return float(unit)
-    return {
-        NoiseUnit.MATRIX: model.embedding_std,
-        NoiseUnit.SUBJECTS: lambda: subjects_std(model, subjects),
-    }[NoiseUnit.of(unit)]()
-
-
-@torch.no_grad()
-def subjects_std(model: Model, subjects: Sequence[str]) -> float:
-    """Standard deviation of the embeddings of all tokens of the subjects, each once a mention."""
-    ids = [token for each in subjects for token in model.tokenizer.encode(each, bos=False).ids]
-    return float(model.embed(torch.tensor([ids], device=model.device)).float().std())
 
 
 def usual_window(n_layers: int) -> int:
@@ -415,10 +384,3 @@ def check_room(n_kinds: int, window: int, max_rows: int) -> None:
         raise OptionError(f"the window must be at least 1 layer, not {window}")
     if max_rows < 1:
         raise OptionError(f"a batch must have room for at least 1 row, not {max_rows}")
-
-
-def _check_noise(noise: float, samples: int) -> None:
-    if not (math.isfinite(noise) and noise >= 0):
-        raise OptionError(f"the noise must be a finite number from 0 up, not {noise}")
-    if samples < 1:
-        raise OptionError(f"tracing needs at least 1 noise sample, not {samples}")
