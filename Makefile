@@ -60,6 +60,7 @@ soak: $(STAMP) ## fuzz, kill and interrupt for half an hour (SECONDS=, SEED=)
 
 pictures: $(STAMP) ## draw the README's pictures again
 	$(BIN)/python -m experiments.workshop.pictures
+	$(BIN)/python -m experiments.workshop.pictures --real
 
 screens: $(STAMP) ## take the README's pictures of the app again (needs Chromium)
 	$(BIN)/python -m experiments.workshop.pictures --screens

@@ -32,10 +32,12 @@ LONGEST_README = 250
 LONGEST_EXAMPLE = 41
 """Forty lines, and the file's name."""
 FEW = ["--n-pairs", "4", "--no-roles"]
-OTHER_PICTURES = {f"run-{name}.svg" for name, _ in pictures.OF_RUNS} | {
-    f"app-{name}.png" for name in ("circuit", "difference", "try")
-}
-"""Those that `make pictures` does not draw: figures of `kc run all`, and the app's screens."""
+OTHER_PICTURES = (
+    {f"run-{name}.svg" for name, _ in pictures.OF_RUNS}
+    | {f"app-{name}.png" for name in ("circuit", "difference", "try")}
+    | {"real.svg"}
+)
+"""Figures of `kc run all`, the app's screens, and what takes a pretrained model."""
 
 
 def blocks(text: str, language: str) -> list[str]:

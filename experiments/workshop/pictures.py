@@ -1,4 +1,6 @@
-"""The pictures of the README, made on an embedded model: `python -m experiments.workshop.pictures`.
+"""The pictures of the README: `python -m experiments.workshop.pictures`.
+
+Those of an embedded model; with `--real` that of a pretrained language model.
 
 Times and commits are left out of their metadata, so that the same code, libraries and machine give
 the same bytes and git shows a picture as changed only where it did change.
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from locate.discover import Discovery
 
 GALLERY = Path(__file__).parents[2] / "docs" / "pictures"
-MODEL = "facts-gpt2"
+REAL, MODEL = "smollm2-135m", "facts-gpt2"
 RELATION = "country_capital"
 N_PAIRS = 32
 N_DRAWN = 60
@@ -49,6 +51,12 @@ def draw_gallery(folder: Path) -> list[Path]:
     ]
 
 
+def draw_real(folder: Path) -> list[Path]:
+    """The picture of the pretrained model's circuit, which takes a minute; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_draw_circuit(_real_discovery(), folder / "real.svg")]
+
+
 def _discovery(model: Model) -> Discovery:
     """What `kc discover --relation country_capital --curve` finds."""
     from locate.discover import Search, discover
@@ -58,11 +66,24 @@ def _discovery(model: Model) -> Discovery:
     return discover(model, examples, Search(edges=200, curve=True, roles=True))
 
 
+def _real_discovery() -> Discovery:
+    """What `make demo` finds."""
+    from circuits.model.model import load
+    from locate.discover import discover
+    from locate.examples import Source, collect
+    from locate.search import DEFAULT_FAITHFULNESS, Search
+
+    model = load(REAL, device="cpu")
+    examples = collect(model, Source(relation=RELATION, limit=N_PAIRS))
+    return discover(model, examples, Search(faithfulness=DEFAULT_FAITHFULNESS, roles=True))
+
+
 def _draw_circuit(found: Discovery, path: Path) -> Path:
     from viz.paper.circuit import draw_circuit
 
     circuit = replace(found.circuit, provenance=_stable(found.circuit.provenance))
-    return draw_circuit(circuit, path, f"{RELATION} in {MODEL}", max_edges=N_DRAWN)
+    title = f"{RELATION} in {circuit.provenance['model']}"
+    return draw_circuit(circuit, path, title, max_edges=N_DRAWN)
 
 
 def _draw_curve(found: Discovery, path: Path) -> Path:
@@ -143,6 +164,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m experiments.workshop.pictures", description=__doc__)
     parser.add_argument("--out", type=Path, default=GALLERY, help="folder, default docs/pictures")
     parser.add_argument(
+        "--real", action="store_true", help="draw the pretrained model's circuit instead"
+    )
+    parser.add_argument(
         "--screens", action="store_true", help="take the app's pictures instead (needs Chromium)"
     )
     parser.add_argument(
@@ -153,7 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if chosen.runs is not None:
             paths = draw_runs(chosen.runs, chosen.out)
         else:
-            paths = (draw_screens if chosen.screens else draw_gallery)(chosen.out)
+            draw = draw_real if chosen.real else draw_gallery
+            paths = (draw_screens if chosen.screens else draw)(chosen.out)
         for path in paths:
             print(path)
     except KnowledgeCircuitsError as error:
