@@ -297,8 +297,8 @@ def worst(run: EditRun) -> NumericalError | None:
     )
 
 
-def texts_for_drift(path: Path | None) -> tuple[str, ...]:
-    """The text on which perplexity is followed: a file's, else sentences of the atlas."""
-    from circuits.edits.parts.corpus import atlas_corpus, read_corpus
+def texts_for_drift(model: Model, path: Path | None) -> tuple[str, ...]:
+    """The text on which perplexity is followed: a file's, else the one that ships for the model."""
+    from circuits.edits.parts.corpus import read_corpus, usual_corpus
 
-    return (atlas_corpus() if path is None else read_corpus(path)).texts
+    return (usual_corpus(model) if path is None else read_corpus(path)).texts

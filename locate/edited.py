@@ -221,7 +221,7 @@ def edit_facts(
     An edit that diverged is an outcome without a change (`locate.edit.worst` makes an error).
     """
     method = checked_method(editing)
-    texts = texts_for_drift(judging.text)
+    texts = texts_for_drift(model, judging.text)
     asked = [with_atlas_probes(request, editing.seed) for request in requests]
     run_on = model.with_bos(judging.bos)
     with stages("questions"):

@@ -239,8 +239,8 @@ class Editing(Options):
     layers: str | None = option(None, _LAYERS)
     moments: str | None = option(
         None,
-        "Second moments: a file of them, a text to collect them from, or identity; default: "
-        "the atlas's sentences, for embedded models.",
+        "Second moments: a file of them (also .npz as published), a text to collect them from, or "
+        "identity; default: the text that ships.",
     )
     hparams: Path | None = option(None, "YAML of an EasyEdit method's hyperparameters.")
     settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
@@ -261,7 +261,7 @@ class Judging(Options):
         0, "Tokens of the text for fluency, prompt included; 0: none.", low=0, high=2000
     )
     text: Path | None = option(
-        None, "Text to follow perplexity on; default: the atlas's sentences."
+        None, "Text to follow perplexity on; default: the text that ships for the model."
     )
     bos: bool | None = option(None, "Begin prompts with the BOS token; default: the model's.")
     batch_size: int = option(

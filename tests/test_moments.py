@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,12 +12,20 @@ from circuits.base.errors import FileFormatError, NumericalError, OptionError
 from circuits.edits.edit import LowRank, WeightDelta
 from circuits.edits.parts import corpus as corpora
 from circuits.edits.parts import moments as module
-from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus, token_windows
+from circuits.edits.parts.corpus import (
+    Corpus,
+    atlas_corpus,
+    prose_corpus,
+    read_corpus,
+    token_windows,
+    usual_corpus,
+)
 from circuits.edits.parts.keys import key_point
 from circuits.edits.parts.moments import Moments, cached_moments, collect_moments, find_moments
 from circuits.facts.facts import atlas, fill
-from circuits.model.model import Model
+from circuits.model.model import Model, load
 from circuits.model.tokens import Tokenizer
+from experiments.workshop.prose import ENDS, prompts
 from tests.edits import TEXT
 from tests.tiny import CORPUS, tiny_model
 
@@ -186,12 +195,81 @@ def test_moments_of_another_model_or_layer_are_refused(model):
         find_moments(stranger, [0, 1], found)
 
 
-def test_identity_is_used_only_where_asked_for(model: Model):
-    with pytest.raises(OptionError, match="--moments identity"):
-        find_moments(model, [1], None)
+def test_identity_is_used_only_where_asked_for(model: Model, tmp_path):
+    usual = find_moments(model, [1], None, tmp_path, max_tokens=500)
+    assert usual.source["corpus"] == "sampled prose"
     found = find_moments(model, [1], "identity")
     assert torch.equal(found.matrices[1], torch.eye(len(found.matrices[1])).double())
     assert found.source["kind"] == "identity"
+
+
+# --- published statistics -------------------------------------------------------------------------
+
+
+def _publish(path, matrix, count=7, **more):
+    """As ROME's code writes them: the sum over the tokens, and their number."""
+    entries = {"mom2.mom2": (matrix * count).astype(np.float32), "mom2.count": np.array(count)}
+    np.savez(path, **{"sample_size": np.array(100_000), **entries, **more})
+
+
+def test_published_statistics_are_read_by_layer(model: Model, tmp_path):
+    wanted = collect_moments(model, TEXT, [0, 1])
+    for layer, matrix in wanted.matrices.items():
+        name = f"transformer.h.{layer}.mlp.c_proj_float32_mom2_100000.npz"
+        _publish(
+            tmp_path / name, matrix.numpy(), **{"mom2.constructor": np.array("SecondMoment()")}
+        )
+    found = find_moments(model, [0, 1], tmp_path)
+    for layer in (0, 1):
+        torch.testing.assert_close(found.matrices[layer], wanted.matrices[layer], rtol=1e-6, atol=0)
+    assert found.source["weights"] == "not stated"
+    assert all(len(value) == 64 for value in found.source["files"].values())
+    single = next(tmp_path.glob("*.1.*"))
+    again = find_moments(model, [1], single)
+    assert torch.equal(again.matrices[1], found.matrices[1])
+    with pytest.raises(OptionError, match=r"layer 0: one \.npz file a layer"):
+        find_moments(model, [0], single)
+    with pytest.raises(OptionError, match=r"layer 2: one \.npz file a layer"):
+        find_moments(model, [2], tmp_path)
+
+
+def test_what_is_no_published_statistics_is_refused_in_one_line(model: Model, tmp_path):
+    size = len(collect_moments(model, TEXT, [1]).matrices[1])
+    right, path = np.eye(size), tmp_path / "layer.1.npz"
+
+    def refused(write) -> str:
+        write()
+        with pytest.raises(FileFormatError) as caught:
+            find_moments(model, [1], path)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "no .npz file" in refused(lambda: path.write_bytes(b"PK\x03\x04 no zip"))
+    assert "has no mom2.mom2" in refused(lambda: np.savez(path, other=right))
+    assert "entries" in refused(lambda: _publish(path, np.eye(size - 1)))
+    assert "more than" in refused(lambda: _publish(path, np.eye(4 * size)))
+    assert "no positive" in refused(lambda: _publish(path, right, count=0))
+    assert "not finite" in refused(lambda: _publish(path, right * np.nan))
+    whole = {"mom2.mom2": np.array([{}], dtype=object), "mom2.count": np.array(1)}
+    assert "no .npz file" in refused(lambda: np.savez(path, allow_pickle=True, **whole))
+
+
+# --- the prose that ships -----------------------------------------------------------------------
+
+
+def test_the_prose_is_a_megabyte_of_different_documents_from_our_openings():
+    texts = prose_corpus().texts
+    assert sum(map(len, texts)) >= 1_000_000
+    assert len(set(texts)) == len(texts) >= 700
+    openings = tuple(prompts(1_680))
+    for text in texts:
+        assert text.startswith(openings)
+        assert text.endswith(ENDS)
+
+
+def test_every_model_has_a_text_of_its_kind(model: Model):
+    assert usual_corpus(model) == prose_corpus()
+    assert usual_corpus(load("facts-gpt2")) == atlas_corpus()
 
 
 # --- texts ----------------------------------------------------------------------------------------

@@ -312,7 +312,6 @@ def test_every_mistake_gets_one_clear_line(model, moments):
     assert "one layer" in refused(layers=[0, 1])
     assert "edit method 'romeo' is none" in refused(method="romeo")
     assert "rome has no option 'stepz'" in refused(settings={"stepz": 3})
-    assert "needs a text" in refused(moments=None)
     assert "lack layer" in refused(moments=Moments.identity(model, [0]))
     stranger = tiny_model("gpt2" if model.config.model_type == "llama" else "llama", seed=7)
     assert "of another model" in refused(moments=collect_moments(stranger, TEXT, [LAYER]))

@@ -70,12 +70,14 @@ def edit(
     console = Console(as_json)
     with console.working():
         from circuits.edits.judge.counterfactuals import atlas_requests
-        from locate.edit import Mode, mode_for, texts_for_drift, worst
+        from circuits.edits.parts.corpus import read_corpus
+        from locate.edit import Mode, mode_for, worst
         from locate.edited import checked_method, edit_facts
         from locate.looks.edits import edit_look, owned_in
 
         method = checked_method(editing)
-        texts_for_drift(judging.text)
+        if judging.text is not None:
+            read_corpus(judging.text)
         asked = _requests(wish)
         _check_other(save_model, model)
         o.check_files(None, save_model, inputs=[wish.requests])

@@ -99,7 +99,7 @@ def edit(
 
     `layers` None takes the model's usual ones (`locate.changes.edit_layer` finds them by causal
     tracing). `moments` are second moments, a file of them, a text to collect them from (kept in
-    `cache`) or "identity"; None is the project's own text, for the models that ship with it.
+    `cache`) or "identity"; None is the text that ships for the model (`usual_corpus`).
     `settings` overrides single hyperparameters. `bos` is whether every text begins with the BOS
     token, None for the model's way. `earlier` requests are protected by AlphaEdit.
 
@@ -137,7 +137,7 @@ def edit(
         return outcome(None, EditStatus.NO_CHANGE, _said_already(asked))
     options: dict[str, Any] = {"generator": torch.Generator().manual_seed(seed)}
     if chosen.needs_moments:
-        options["moments"] = find_moments(model, layers or (), moments, cache)
+        options["moments"] = find_moments(model, layers or (), moments, cache, progress=progress)
         provenance["moments"] = dict(options["moments"].source)
     if chosen.protects_earlier:
         options["earlier"] = tuple(earlier)

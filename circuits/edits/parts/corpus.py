@@ -1,4 +1,4 @@
-"""Texts over which second moments are taken: a file of the user's, or the atlas in sentences."""
+"""Texts over which second moments are taken: a file of the user's, or one that ships."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from circuits.base.errors import FileFormatError
 from circuits.base.records import read_jsonl, read_text, text_field
 from circuits.facts.facts import atlas, fill
+from circuits.model.loading import embedded_models
 from circuits.model.model import Model
 
 MAX_BYTES = 2**30
@@ -21,6 +22,8 @@ WORDINGS_PER_FACT = 3
 PIECE = 100_000
 _BREAK = re.compile(r"(?<=\S)\s")
 ATLAS_NAME = "atlas sentences"
+PROSE_NAME = "sampled prose"
+PROSE = Path(__file__).parent.parent / "prose.jsonl"
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,18 @@ def atlas_corpus(seed: int = 0) -> Corpus:
         for start in range(0, len(sentences), SENTENCES_PER_TEXT)
     )
     return Corpus(ATLAS_NAME, tuple(texts))
+
+
+@cache
+def prose_corpus() -> Corpus:
+    """A megabyte of English that a language model wrote, for models that have read such text.
+
+    Sampled from SmolLM2-135M; what it says is not true (`experiments/workshop/prose.py`).
+    """
+    return Corpus(PROSE_NAME, read_corpus(PROSE).texts)
+
+
+def usual_corpus(model: Model) -> Corpus:
+    """What is read where no text is named: text like that which the model was trained on."""
+    ships = model.name.partition("@")[0] in embedded_models()
+    return atlas_corpus() if ships else prose_corpus()

@@ -22,15 +22,17 @@ from torch import Tensor
 from circuits.base.display import Summary
 from circuits.base.errors import FileFormatError, NumericalError, OptionError, StoreError
 from circuits.base.places import user_cache
+from circuits.base.progress import Progress
 from circuits.base.results import Result, numeric
-from circuits.edits.parts.corpus import Corpus, atlas_corpus, read_corpus, token_windows
+from circuits.edits.parts.corpus import Corpus, read_corpus, token_windows, usual_corpus
 from circuits.edits.parts.keys import capture, key_point, output_matrix, pad
+from circuits.edits.parts.published import digests, published_files, read_published
 from circuits.model.holding import alone
-from circuits.model.loading import embedded_models
 from circuits.model.model import Model
 
 logger = logging.getLogger(__name__)
 IDENTITY = "identity"
+PUBLISHED = "published statistics"
 BATCH_TOKENS = 4096
 MAX_TOKENS = 2_000_000
 LONGEST_WINDOW = 1024
@@ -141,6 +143,15 @@ class Moments(Result):
         source = {"kind": IDENTITY}
         return cls(matrices, model.provenance["weights_sha256"], source)
 
+    @classmethod
+    def published(cls, model: Model, layers: Sequence[int], path: str | Path) -> Moments:
+        """Of `.npz` files as ROME's code writes them; they are taken to be of this model."""
+        files = published_files(Path(path), layers)
+        sizes = {layer: output_matrix(model, layer).shape[1] for layer in layers}
+        matrices = read_published(files, sizes)
+        source = {"kind": PUBLISHED, "files": digests(files), "weights": "not stated"}
+        return cls(matrices, model.provenance["weights_sha256"], source)
+
 
 def find_moments(
     model: Model,
@@ -148,27 +159,26 @@ def find_moments(
     moments: Moments | str | Path | None,
     cache: Path | None = None,
     max_tokens: int = MAX_TOKENS,
+    progress: Progress | None = None,
 ) -> Moments:
-    """What the user named: moments, "identity", a file of moments or a text; checked.
+    """What the user named; None is the text that ships for the model (`usual_corpus`); checked.
 
-    None is the atlas in sentences for the models that ship with the project; for another model it
-    is an OptionError, as C = I is only used where asked for.
+    Moments, "identity" (C = I), a file of ours, published `.npz` statistics (a file, or a folder
+    with one for each layer), or a text. Published statistics do not say which weights they are of:
+    they are taken to be of the model's, and the provenance says so.
     """
     if isinstance(moments, Moments):
         found = moments
     elif moments is None:
-        if model.name.partition("@")[0] not in embedded_models():
-            raise OptionError(
-                f"{model.name!r} needs a text for the second moments of its keys: name a text or "
-                f"JSONL file with --moments FILE, or ask for --moments {IDENTITY}"
-            )
-        found = cached_moments(model, atlas_corpus(), layers, cache, max_tokens)
+        found = cached_moments(model, usual_corpus(model), layers, cache, max_tokens, progress)
     elif str(moments) == IDENTITY:
         found = Moments.identity(model, layers)
     elif str(moments).endswith(".safetensors"):
         found = Moments.load(moments)
+    elif str(moments).endswith(".npz") or Path(moments).is_dir():
+        found = Moments.published(model, layers, moments)
     else:
-        found = cached_moments(model, read_corpus(moments), layers, cache, max_tokens)
+        found = cached_moments(model, read_corpus(moments), layers, cache, max_tokens, progress)
     found.check(model, layers)
     return found
 
@@ -179,6 +189,7 @@ def cached_moments(
     layers: Sequence[int],
     cache: Path | None = None,
     max_tokens: int = MAX_TOKENS,
+    progress: Progress | None = None,
 ) -> Moments:
     """Moments from the cache, one file a layer; what is not there is collected and kept.
 
@@ -190,7 +201,7 @@ def cached_moments(
     kept = {layer: found for layer in layers if (found := _from_cache(paths[layer], model, layer))}
     missing = [layer for layer in layers if layer not in kept]
     if missing:
-        fresh = collect_moments(model, corpus, missing, max_tokens)
+        fresh = collect_moments(model, corpus, missing, max_tokens, progress=progress)
         for layer in missing:
             kept[layer] = Moments({layer: fresh.matrices[layer]}, fresh.model_hash, fresh.source)
             _keep(kept[layer], paths[layer])
@@ -215,6 +226,7 @@ def collect_moments(
     layers: Sequence[int],
     max_tokens: int = MAX_TOKENS,
     batch_tokens: int = BATCH_TOKENS,
+    progress: Progress | None = None,
 ) -> Moments:
     """Run the texts and sum k k^T over all tokens in double precision.
 
@@ -229,12 +241,16 @@ def collect_moments(
         for layer in layers
     }
     count = 0
-    for tokens, counted in _batches(model, corpus, max_tokens, batch_tokens):
+    windows = _windows(model, corpus, max_tokens)
+    expected = sum(map(len, windows))
+    for tokens, counted in _batches(model, windows, batch_tokens):
         found = capture(model, tokens, [key_point(layer) for layer in layers], last)
         for layer in layers:
             keys = found[key_point(layer)][counted].double()
             sums[layer].addmm_(keys.T, keys)
         count += int(counted.sum())
+        if progress is not None:
+            progress(count, expected)
     if count == 0:
         raise OptionError(f"the text {corpus.name!r} has no tokens to take second moments over")
     if count < max(size.values()):
@@ -257,15 +273,20 @@ def collect_moments(
     return Moments(matrices, model.provenance["weights_sha256"], source)
 
 
+def _windows(model: Model, corpus: Corpus, max_tokens: int) -> list[list[int]]:
+    """All windows of the texts, in order, without BOS."""
+    longest = min(model.max_tokens, LONGEST_WINDOW) - model.tokenizer.use_bos(None)
+    return list(token_windows(model, corpus.texts, longest, max_tokens))
+
+
 def _batches(
-    model: Model, corpus: Corpus, max_tokens: int, batch_tokens: int
+    model: Model, windows: Sequence[list[int]], batch_tokens: int
 ) -> Iterator[tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]]:
-    """Windows of the texts in batches, in order, and which of their positions count."""
+    """Windows in batches, in order, and which of their positions count."""
     front = [model.tokenizer.hf.bos_token_id] if model.tokenizer.use_bos(None) else []
     rows: list[list[int]] = []
     width = 0
-    longest = min(model.max_tokens, LONGEST_WINDOW) - len(front)
-    for ids in token_windows(model, corpus.texts, longest, max_tokens):
+    for ids in windows:
         rows.append(front + ids)
         width = max(width, len(rows[-1]))
         if width * len(rows) >= batch_tokens:

@@ -94,7 +94,7 @@ def _judge(context: Context, config: Config) -> Judge:
         context.model,
         requests,
         fluency_tokens=config.fluency_tokens,
-        texts=texts_for_drift(None),
+        texts=texts_for_drift(context.model, None),
         seed=context.seed,
     )
 
