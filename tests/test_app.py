@@ -484,7 +484,7 @@ def test_after_stop_no_run_of_the_model_begins(
 ):
     model = tiny_model("gpt2")
     moments = Moments.identity(model, range(model.n_layers))
-    monkeypatch.setattr("circuits.edits.methods.run.find_moments", lambda *given: moments)
+    monkeypatch.setattr("circuits.edits.methods.run.find_moments", lambda *given, **_: moments)
     context, runs, late = Context(Library(None)), [], []
     context.models.add(model)
     state = asked_live(model.name, target)

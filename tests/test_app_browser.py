@@ -237,12 +237,12 @@ def test_the_edge_slider_and_the_threshold_change_picture_table_and_link(page):
 
 def test_the_slider_answers_at_once_for_two_thousand_edges(page):
     page.open(f"?view=circuit&r={page.ids['large']}&n=2000")
-    took = page.driver.execute_async_script(
+    took, whole = page.driver.execute_async_script(
         """
 const done = arguments[0], times = [], counts = [1990, 1980, 2000, 1200];
 const plot = document.querySelector('#picture .js-plotly-plot');
 function step(i) {
-  if (i === counts.length) return done(times);
+  if (i === counts.length) return redraw([]);
   const start = performance.now();
   plot.once('plotly_afterplot', () => requestAnimationFrame(() => requestAnimationFrame(() => {
     times.push(performance.now() - start);
@@ -250,13 +250,21 @@ function step(i) {
   })));
   dash_clientside.set_props('n', {value: counts[i]});
 }
+function redraw(whole) {  // everything anew, by the library itself
+  if (whole.length === 3) return done([times, whole]);
+  const start = performance.now();
+  Plotly.redraw(plot).then(() => requestAnimationFrame(() => requestAnimationFrame(() => {
+    whole.push(performance.now() - start);
+    redraw(whole);
+  })));
+}
 step(0);
 """
     )
     assert page.edges_drawn() == 1200
-    print("slider, 2,000 edges, ms:", [round(each) for each in took])
-    # The least of several: what others do on the machine only adds to it.
-    assert min(took) < 800, "200 ms on a machine that has nothing else to do"
+    print("slider, 2,000 edges, ms:", [round(each) for each in (*took, *whole)])
+    # The least of several, and against the same page: others on the machine slow both.
+    assert min(took) < 3 * min(whole)
 
 
 def test_a_click_on_a_node_shows_its_edges_and_its_reading_on_the_prompt(page):

@@ -84,7 +84,8 @@ def test_edges_and_nodes_are_what_sets_of_names_say(wiring, seeds):
         left - right,
         right - left,
     )
-    assert found.jaccard == len(left & right) / len(left | right)
+    union = left | right
+    assert found.jaccard == (len(left & right) / len(union) if union else 1.0)
     nodes, others = set(before.nodes()), set(after.nodes())
     assert set(found.nodes_kept) == nodes & others
     assert set(found.nodes_lost) == nodes - others
