@@ -77,7 +77,8 @@ def test_the_wheel_holds_the_models_and_neither_checkpoints_nor_tools(wheel: Pat
     names = zipfile.ZipFile(wheel).namelist()
     for model in embedded_models():
         assert f"circuits/embedded/{model}/model.safetensors" in names
-    for needed in ("circuits/py.typed", "circuits/facts/atlas/relations.csv", "viz/app/server.py"):
+    data = ("circuits/facts/atlas/relations.csv", "circuits/edits/prose.jsonl")
+    for needed in ("circuits/py.typed", *data, "viz/app/server.py"):
         assert needed in names
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops <= set(SHIPPED)
