@@ -25,7 +25,7 @@ from circuits.facts.relation_pairs import (
     make_relation_pairs,
     relations_with_subjects_of,
 )
-from circuits.model.loading import embedded_models
+from circuits.model.loading import is_embedded
 from circuits.model.model import Model
 from locate.chat import chat_relation, in_chat
 from locate.options import Source
@@ -90,7 +90,7 @@ class Collected:
             yield assume_known(self.model.tokenizer, asked, source.bos)
             return
         size = len(facts)
-        if source.limit and not is_embedded(self.model):
+        if source.limit and not is_embedded(self.model.name):
             size = SPARE * source.limit * (2 if share else 1)
         order = facts.copy()
         random.Random(source.seed).shuffle(order)
@@ -198,11 +198,6 @@ def asked_best(
     """The relations with the templates that the model answers best, asked as the source says."""
     how: dict[str, Any] = {"known": source.known, "shots": source.shots, "seed": source.seed}
     return with_best(model, relations, source.bos, batch_size, **how)
-
-
-def is_embedded(model: Model) -> bool:
-    """Whether it is a model that comes with the project, or a checkpoint of one."""
-    return model.name.partition("@")[0] in embedded_models()
 
 
 def hints(check: KnowledgeCheck, source: Source, model: Model) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from circuits.edits.parts.corpus import (
 )
 from circuits.edits.parts.keys import key_point
 from circuits.edits.parts.moments import Moments, cached_moments, collect_moments, find_moments
+from circuits.edits.parts.published import COUNT, SUM, read_published
 from circuits.facts.facts import atlas, fill
 from circuits.model.model import Model, load
 from circuits.model.tokens import Tokenizer
@@ -252,6 +254,26 @@ def test_what_is_no_published_statistics_is_refused_in_one_line(model: Model, tm
     assert "not finite" in refused(lambda: _publish(path, right * np.nan))
     whole = {"mom2.mom2": np.array([{}], dtype=object), "mom2.count": np.array(1)}
     assert "no .npz file" in refused(lambda: np.savez(path, allow_pickle=True, **whole))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_statistics_end_in_a_line_or_are_read(save, tmp_path):
+    path, source = tmp_path / "layer.1.npz", random.Random(0)
+    save(path, **{SUM: np.eye(12, dtype=np.float32), COUNT: np.array(7)})
+    whole, read, said = path.read_bytes(), 0, []
+    for _ in range(600):
+        damaged = bytearray(whole)
+        for _ in range(source.choice((1, 2, 5))):
+            damaged[source.randrange(len(damaged))] = source.randrange(256)
+        path.write_bytes(damaged[: source.choice((None, None, source.randrange(len(whole))))])
+        try:
+            read_published({1: path}, {1: 12})
+            read += 1
+        except FileFormatError as error:
+            said.append(str(error))
+    assert read + len(said) == 600
+    assert said
+    assert not any("\n" in line for line in said)
 
 
 # --- the prose that ships -----------------------------------------------------------------------

@@ -58,6 +58,11 @@ def embedded_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in directories}
 
 
+def is_embedded(name: str) -> bool:
+    """Whether a model of this name ships, or is a checkpoint of one that does."""
+    return name.partition("@")[0] in embedded_models()
+
+
 def embedded_checkpoints(name: str) -> dict[str, Path]:
     """Training checkpoints of an embedded model, in order of training.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from circuits.base.errors import FileFormatError
 from circuits.base.records import read_jsonl, read_text, text_field
 from circuits.facts.facts import atlas, fill
-from circuits.model.loading import embedded_models
+from circuits.model.loading import is_embedded
 from circuits.model.model import Model
 
 MAX_BYTES = 2**30
@@ -130,5 +130,4 @@ def prose_corpus() -> Corpus:
 
 def usual_corpus(model: Model) -> Corpus:
     """What is read where no text is named: text like that which the model was trained on."""
-    ships = model.name.partition("@")[0] in embedded_models()
-    return atlas_corpus() if ships else prose_corpus()
+    return atlas_corpus() if is_embedded(model.name) else prose_corpus()

@@ -7,6 +7,7 @@ module whose input the keys are, `transformer.h.17.mlp.c_proj_float32_mom2_10000
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from hashlib import file_digest
 from pathlib import Path
@@ -75,7 +76,8 @@ def _read(path: Path, size: int) -> Tensor:
         raise FileFormatError(path, error.strerror or "cannot be read") from None
     except KeyError:
         raise FileFormatError(path, f"has no {SUM} and {COUNT}") from None
-    except (BadZipFile, ValueError, EOFError):
+    except (BadZipFile, zlib.error, ValueError, EOFError, MemoryError, RuntimeError):
+        # NotImplementedError, of a packing that is not known, is a RuntimeError.
         raise FileFormatError(path, "is no .npz file of second moments") from None
     if total.dtype.kind != "f" or total.shape != (size, size):
         shape = " x ".join(map(str, total.shape))
