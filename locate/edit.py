@@ -223,9 +223,9 @@ class _Found:
     def run(self, mode: Mode, delta: WeightDelta | None) -> EditRun:
         """The whole as a value."""
         notes = tuple(
-            f"{outcome.status}: {outcome.reason}"
+            f"{outcome.status}: {outcome.reason or outcome.advice}"
             for outcome in self.outcomes
-            if outcome.status != EditStatus.DONE
+            if outcome.status != EditStatus.DONE or outcome.advice
         )
         return EditRun(
             mode,

@@ -208,6 +208,9 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("circuits.edits.effects.pairs:edit_pairs", "contrast"): edit_pairs,
     ("circuits.edits.methods.run:edit", "method"): edit,
     ("circuits.edits.methods.unlearn:unlearn", "method"): unlearned,
+    ("circuits.edits.methods.rome:RomeSettings", "keys"): lambda v: call(
+        "circuits.edits.methods.rome:RomeSettings"
+    )((0,), keys=v),
     ("circuits.edits.parts.value:ValueSettings", "kl_position"): lambda v: call(
         "circuits.edits.parts.value:ValueSettings"
     )(kl_position=v),

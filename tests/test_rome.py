@@ -11,8 +11,8 @@ from circuits.base.choices import EditStatus
 from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditMethod
-from circuits.edits.methods.rome import KeyValue, RomeSettings, rank_one, rome
-from circuits.edits.methods.run import edit
+from circuits.edits.methods.rome import Keys, RomeSettings, Written, rank_one, rome
+from circuits.edits.methods.run import EditOutcome, edit
 from circuits.edits.parts.contexts import ContextSettings, place, sample_contexts
 from circuits.edits.parts.corpus import Corpus, atlas_corpus
 from circuits.edits.parts.keys import (
@@ -62,8 +62,8 @@ def values(model: Model, contexts: tuple[str, ...]) -> torch.Tensor:
     return torch.stack(found).mean(0)
 
 
-def run_rome(model: Model, moments: Moments, consistent: bool = True) -> WeightDelta:
-    settings = RomeSettings((LAYER,), FREE, CONTEXTS, consistent)
+def run_rome(model: Model, moments: Moments, keys: Keys = Keys.MEAN) -> WeightDelta:
+    settings = RomeSettings((LAYER,), FREE, CONTEXTS, keys)
     generator = torch.Generator().manual_seed(0)
     return rome(model, [REQUEST], [LAYER], settings, moments, generator)[0]
 
@@ -87,36 +87,90 @@ def test_the_edited_weights_map_the_mean_key_to_the_value(model, moments):
 def test_the_original_maps_the_bare_prompts_key_and_differs(model, moments):
     contexts = sample_contexts(model, CONTEXTS, torch.Generator().manual_seed(0))
     wanted = values(model, ("",)) + optimised(model, contexts)
-    original = run_rome(model, moments, consistent=False)
+    original = run_rome(model, moments, Keys.ORIGINAL)
     with original.applied(model):
         torch.testing.assert_close(values(model, ("",)), wanted, rtol=1e-3, atol=1e-3)
     with run_rome(model, moments).applied(model):
         assert not torch.allclose(values(model, ("",)), wanted, atol=1e-2)
 
 
-def test_the_update_is_of_rank_one_and_touches_one_matrix(model, moments):
-    delta = run_rome(model, moments)
+def test_both_keys_gain_the_same(model, moments):
+    """The bare prompt's output and the other contexts' mean each move by the optimised delta."""
+    contexts = sample_contexts(model, CONTEXTS, torch.Generator().manual_seed(0))
+    gain = optimised(model, contexts)
+    before = [values(model, part) for part in (contexts[:1], contexts[1:])]
+    with run_rome(model, moments, Keys.BOTH).applied(model):
+        after = [values(model, part) for part in (contexts[:1], contexts[1:])]
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new - old, gain, rtol=1e-3, atol=1e-3)
+
+
+def test_what_reaches_the_bare_prompt_is_said(model, moments):
+    """`reach` is the part along the gain of what the bare prompt's output gains, over the gain."""
+    contexts = sample_contexts(model, CONTEXTS, torch.Generator().manual_seed(0))
+    delta = optimised(model, contexts)
+    gain = values(model, ("",)) + delta - values(model, contexts)
+    reach = {}
+    for kind in (Keys.MEAN, Keys.BOTH):
+        settings = RomeSettings((LAYER,), FREE, CONTEXTS, kind)
+        generator = torch.Generator().manual_seed(0)
+        change, details = rome(model, [REQUEST], [LAYER], settings, moments, generator)
+        before = values(model, ("",))
+        with change.applied(model):
+            moved = values(model, ("",)) - before
+        written = delta if kind == Keys.BOTH else gain
+        reach[kind] = float(moved @ written / written.square().sum())
+        assert details["reach"] == pytest.approx(reach[kind], rel=1e-2, abs=1e-3)
+    assert reach[Keys.BOTH] == pytest.approx(1, abs=1e-3)
+    assert reach[Keys.MEAN] != pytest.approx(1, abs=1e-2)
+
+
+def test_advice_is_given_where_an_edit_cannot_hold(model):
+    def advice(**details) -> str:
+        return EditOutcome(None, EditStatus.DONE, "rome", (1,), (REQUEST,), "", details).advice
+
+    assert "14% of the change" in advice(reach=0.14, target_probability_in_contexts=(0.1, 0.9))
+    assert "p = 0.007" in advice(reach=1.0, target_probability_in_contexts=(0.1, 0.007))
+    assert "1 of 2" in advice(target_probability_in_contexts=[(0.1, 0.2), (0.1, 0.9)])
+    assert advice(reach=0.9, target_probability_in_contexts=(0.1, 0.9)) == "" == advice()
+
+
+@pytest.mark.parametrize("kind", list(Keys))
+def test_the_update_is_of_rank_one_and_touches_one_matrix(model, moments, kind):
+    delta = run_rome(model, moments, kind)
     assert list(delta.changes) == [model.mlp_output_name(LAYER)]
     singular = torch.linalg.svdvals(delta.dense(model.mlp_output_name(LAYER)).double())
     assert singular[0] > 0.01
     assert singular[1] < 1e-5 * singular[0]
 
 
-def test_no_other_update_with_the_same_effect_moves_known_keys_less():
+@pytest.mark.parametrize("n_keys", [1, 2])
+def test_no_other_update_with_the_same_effect_moves_known_keys_less(n_keys):
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(200, 12, generator=generator).double() * torch.arange(1, 13)
     moments = Moments({0: draws.T @ draws / 200}, "", {"kind": "text"})
-    key, current, value = (torch.randn(n, generator=generator) for n in (12, 5, 5))
-    change = rank_one(KeyValue(key, key, current, value), moments, 0, 0.0).dense().double()
-    torch.testing.assert_close(change.float() @ key, value - current, rtol=1e-4, atol=1e-4)
+    keys, gain = torch.randn(n_keys, 12, generator=generator), torch.randn(5, generator=generator)
+    change = rank_one(Written(keys, keys, gain), moments, 0, 0.0).dense().double()
+    wanted = gain.expand(n_keys, -1)
+    torch.testing.assert_close(keys @ change.float().T, wanted, rtol=1e-4, atol=1e-4)
+    basis = torch.linalg.qr(keys.double().T).Q
 
     def harm(matrix: torch.Tensor) -> float:
         return float((matrix @ moments.matrices[0] @ matrix.T).trace())
 
     for _ in range(20):
         other = torch.randn(5, 12, generator=generator).double() * 0.1
-        other -= torch.outer(other @ key.double(), key.double()) / key.double().square().sum()
+        other -= other @ basis @ basis.T
         assert harm(change + other) > harm(change)
+
+
+def test_keys_that_are_alike_are_one():
+    moments = Moments({0: torch.eye(6).double()}, "", {"kind": "text"})
+    key, gain = torch.arange(1.0, 7.0)[None], torch.ones(3)
+    once, twice = (
+        rank_one(Written(keys, keys, gain), moments, 0, 0.0).dense() for keys in (key, key[[0, 0]])
+    )
+    torch.testing.assert_close(once, twice)
 
 
 @pytest.mark.parametrize("method", ["rome", "rome-original", "memit", "alphaedit"])
@@ -229,7 +283,7 @@ def test_rome_original_is_the_released_code(model):
     found, _ = settings_for(
         model, "rome-original", RomeSettings, [LAYER], EditMethod.ROME_ORIGINAL.preset
     )
-    assert (found.consistent_keys, found.value.kl_position) == (False, "subject")
+    assert (found.keys, found.value.kl_position) == ("original", "subject")
     outcome = edit(
         model,
         REQUEST,
@@ -239,7 +293,7 @@ def test_rome_original_is_the_released_code(model):
         settings={"value": {"steps": 2}, "contexts": {"copies": 0}},
     )
     assert outcome.provenance["settings"]["value"]["kl_position"] == "subject"
-    assert outcome.provenance["settings"]["consistent_keys"] is False
+    assert outcome.provenance["settings"]["keys"] == "original"
 
 
 def test_contexts_are_a_function_of_the_seed(model):

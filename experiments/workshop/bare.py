@@ -34,21 +34,30 @@ def gpt2(shape: str, seed: int = 0) -> GPT2LMHeadModel:
     return model.requires_grad_(False)
 
 
-def tinyllama(seed: int = 0) -> LlamaForCausalLM:
-    """A random model of TinyLlama's shape in bf16."""
+LLAMAS = {
+    "tinyllama": (22, 2048, 32, 4, 5632),
+    "llama-2-7b": (32, 4096, 32, 32, 11008),
+}
+"""Layers, width, heads, key-value heads and width of the MLP."""
+
+
+def llama(shape: str, device: str = "cpu", seed: int = 0) -> LlamaForCausalLM:
+    """A random model of the named shape in bf16."""
+    layers, width, heads, kv_heads, d_mlp = LLAMAS[shape]
     torch.manual_seed(seed)
     config = LlamaConfig(
-        num_hidden_layers=22,
-        hidden_size=2048,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        intermediate_size=5632,
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        intermediate_size=d_mlp,
         vocab_size=32000,
         max_position_embeddings=2048,
     )
     torch.set_default_dtype(torch.bfloat16)
     try:
-        model = LlamaForCausalLM(config).eval()
+        with torch.device(device):
+            model = LlamaForCausalLM(config).eval()
     finally:
         torch.set_default_dtype(torch.float32)
     return model.requires_grad_(False)
@@ -90,8 +99,9 @@ class BarePasses:
     def __init__(self, hf_model: PreTrainedModel, pairs: list[TokenPair]) -> None:
         hf_model.set_attn_implementation("eager")
         self.hf_model = hf_model
-        self.clean = torch.tensor([pair.clean.ids for pair in pairs])
-        self.answer = torch.tensor([[pair.answer] for pair in pairs])
+        device = hf_model.device
+        self.clean = torch.tensor([pair.clean.ids for pair in pairs], device=device)
+        self.answer = torch.tensor([[pair.answer] for pair in pairs], device=device)
 
     def forward(self) -> Tensor:
         """One forward pass without gradients."""

@@ -86,7 +86,7 @@ EditMethod.ROME = _add(
 )
 EditMethod.ROME_ORIGINAL = _add(
     *("rome-original", "rome:rome", "RomeSettings", "ROME as its own code has it"),
-    preset={"consistent_keys": False, "value": {"kl_position": "subject"}},
+    preset={"keys": "original", "value": {"kl_position": "subject"}},
     needs_moments=True,
     one_request=True,
 )

@@ -36,6 +36,8 @@ from circuits.model.model import Model
 
 SHOWN = 8
 """Requests in a summary."""
+LITTLE_REACH = 0.5
+"""Below this share of the change, or probability of the target, an edit gets `advice`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +57,36 @@ class EditOutcome(Shown):
     details: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def advice(self) -> str:
+        """Why an edit that was made may not hold where it was asked, and what helps; or nothing."""
+        if self.status != EditStatus.DONE:
+            return ""
+        reach = self.details.get("reach", 1.0)
+        if reach < LITTLE_REACH:
+            return (
+                f"{reach:.0%} of the change reaches the prompt as it is asked, whose subject is "
+                "written otherwise inside a text; with `keys` both it reaches both"
+            )
+        found = self.details.get("target_probability_in_contexts") or [(1.0,)]
+        likely = [each[-1] for each in found] if isinstance(found[0], Sequence) else found[-1:]
+        weak = [index for index, share in enumerate(likely) if share < LITTLE_REACH]
+        if not weak:
+            return ""
+        which = f"{self.requests[weak[0]].target!r} p = {likely[weak[0]]:.2g}"
+        return (
+            f"for {len(weak)} of {len(likely)} targets no value at the subject's last token makes "
+            f"it likely ({which}); a subject that is the text's first token has little hold on "
+            "what follows: ask within a text"
+        )
+
     def summary(self) -> Summary:
         """What came of it, and each request with its target's probability before and after."""
         facts = {"status": str(self.status), "layers": ", ".join(map(str, self.layers))}
         if self.reason:
             facts["reason"] = self.reason
+        if self.advice:
+            facts["note"] = self.advice
         if self.delta is not None:
             facts["norm"] = f"{self.delta.norm():.4g}"
         sides = [self.details.get(f"probability_{side}", ()) for side in ("before", "after")]
