@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuits.base.choices import Known
 from circuits.base.display import Shown
 from circuits.base.errors import OptionError
 from circuits.base.results import Result
@@ -332,6 +333,9 @@ def run(
     *,
     out: str | Path | None = None,
     source: str | None = None,
+    known: Known | str = "top1",
+    shots: int = 0,
+    shard: str | None = None,
     seed: int = 0,
     batch_size: int = 16,
     **options: Any,
@@ -339,8 +343,10 @@ def run(
     """Run an analysis of the paper, or a plugin's, and write its report into the folder `out`.
 
     What an earlier run left there is not computed again. `source` names facts to ask about instead
-    of the atlas's, as `--facts`. `options` are the analysis's own, as
-    `kc run --list` explains them. The result has `claims`, `tables` and pictures by name.
+    of the atlas's, as `--facts`; `known` and `shots` how they are asked. `shard` is `I/N` for one
+    of N processes that share `out`; all but the last to end raise UnfinishedError. `options` are
+    the analysis's own, as `kc run --list` explains them. The result has `claims`, `tables` and
+    pictures by name.
 
     >>> import tempfile
     >>> done = run("flow", out=tempfile.mkdtemp(), relations=["country_capital"], draws=2)
@@ -349,12 +355,14 @@ def run(
     """
     from circuits.base.options import build
     from experiments.analyses.engine.context import Context
-    from experiments.analyses.engine.registry import analysis as known
+    from experiments.analyses.engine.parts import Shard
+    from experiments.analyses.engine.registry import analysis as named
     from experiments.analyses.engine.running import folder_for, run_analysis
 
-    chosen = known(analysis)
+    chosen = named(analysis)
     values = build(chosen.config, options)
     loaded = loaded_model(model)
     folder = folder_for(loaded.name, [analysis]) if out is None else Path(out)
-    context = Context.on(loaded, folder, seed=seed, facts=source, batch_size=batch_size)
-    return run_analysis(chosen, values, context)
+    asked = {"facts": source, "known": Known.of(known), "shots": shots}
+    context = Context.on(loaded, folder, seed=seed, batch_size=batch_size, **asked)
+    return run_analysis(chosen, values, context, shard=Shard.parse(shard))

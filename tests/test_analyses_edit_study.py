@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 
 from circuits.base.errors import OptionError
+from circuits.base.plain import plain
+from circuits.edits.judge.counterfactuals import atlas_requests
+from circuits.edits.judge.success import Judge
 from circuits.edits.methods.registry import EditMethod
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.compare import compare
 from experiments.analyses.edit_study.analysis import ANALYSIS, Config, steps
 from experiments.analyses.edit_study.report import CONTROLS
+from experiments.analyses.edit_study.stored import as_score, by_method, score_values
 from experiments.analyses.engine.base import Run
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import redraw, run_analysis
+from locate.edit import Editor, Mode, run_edits, texts_for_drift
 from viz import theme
 from viz.paper.difference import draw_difference, edge_styles
 
@@ -30,7 +35,7 @@ def done(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Cont
 
 def test_what_edits_move_is_told_in_shares_of_the_layers(done: tuple[Run, Context]):
     run, _ = done
-    part = run.parts.values["ft"]
+    part = by_method(run.parts.values)["ft"]
     assert sum(part["status"].values()) == len(part["requests"]) == 2
     assert part["rewiring"]["n"] == 1
     tables = {table.name: table for table in run.report.tables}
@@ -52,9 +57,23 @@ def test_what_edits_rewire_is_claimed_beside_both_controls(done: tuple[Run, Cont
 def test_a_study_is_computed_once(done: tuple[Run, Context], tiny: str):
     run, context = done
     again = run_analysis(ANALYSIS, FEW, Context(tiny, context.folder))
-    assert again.parts.reused == 1
+    assert again.parts.reused == 2
     assert again.report.lead == run.report.lead
     assert redraw(ANALYSIS, context.folder).report.claims == run.report.claims
+
+
+def test_edits_judged_one_by_one_are_judged_as_together(done: tuple[Run, Context]):
+    """The table that is gathered from stored units is that of `run_edits` on all requests."""
+    run, context = done
+    requests = atlas_requests(FEW.edits, 0, tokenizer=context.model.tokenizer)
+    texts = texts_for_drift(context.model, None)
+    judge = Judge(context.model, requests, texts=texts)
+    together = run_edits(Editor(context.model, "ft"), judge, Mode.EACH)
+    found = by_method(run.parts.values)["ft"]["success"]
+    assert found == plain(together.table().as_dict())
+    for score in together.final:
+        again = as_score(plain(score_values(score)))
+        assert plain(score_values(again)) == plain(score_values(score))
 
 
 def test_only_facts_of_the_atlas_have_what_judges_an_edit(tiny: str, tmp_path: Path):

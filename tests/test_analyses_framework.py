@@ -46,7 +46,7 @@ from experiments.analyses.engine.claims import (
 )
 from experiments.analyses.engine.context import Context, safe
 from experiments.analyses.engine.page import inline_svg
-from experiments.analyses.engine.parts import fingerprint
+from experiments.analyses.engine.parts import Shard, UnfinishedError, fingerprint
 from experiments.analyses.engine.registry import analysis, names
 from experiments.analyses.engine.running import redraw, run_all, run_analysis, write_index
 from experiments.analyses.engine.tables import Table
@@ -406,6 +406,46 @@ def test_a_run_that_stopped_goes_on_where_it_was(toy: Counting, context: Context
     toy.broken = False
     run_analysis(toy.analysis, config, context)
     assert toy.computed == ["a", "broken", "b"]
+
+
+def test_shards_compute_each_unit_once_and_the_last_reports(
+    toy: Counting, context: Context, tmp_path: Path
+) -> None:
+    config = Config(keys=("a", "b", "odd", "c", "d"))
+    for place in (3, 1):
+        with pytest.raises(UnfinishedError, match="of 5 units are stored"):
+            run_analysis(toy.analysis, config, context, shard=Shard(place, 3))
+    assert toy.computed == ["a", "c"]
+    run = run_analysis(toy.analysis, config, context, shard=Shard(2, 3))
+    assert toy.computed == ["a", "c", "b", "d"]
+    assert list(run.parts.values) == ["a", "b", "c", "d"]
+    assert run.parts.skipped == {"odd": "it is odd"}
+    assert run.parts.reused == 3
+    whole = run_analysis(toy.analysis, config, replace(context, folder=tmp_path / "whole"))
+    assert whole.parts.values == run.parts.values
+    assert whole.parts.fingerprint == run.parts.fingerprint
+
+
+def test_an_unfinished_shard_is_no_mistake(
+    toy: Counting,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tiny: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(registry, "_ANALYSES", {**registry._ANALYSES, "toy": toy.analysis})
+    command = ["run", "toy", "--model", tiny, "--out", str(tmp_path / "out"), "--shard"]
+    assert main([*command, "1/2"]) == 0
+    assert "1 of 2 units are stored" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert main([*command, "2/2"]) == 0
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", ""])
+def test_a_shard_is_one_of_some(text: str) -> None:
+    with pytest.raises(OptionError, match="shard"):
+        Shard.parse(text)
 
 
 def test_what_decides_a_value_decides_whether_it_is_computed_again(

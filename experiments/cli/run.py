@@ -17,6 +17,7 @@ from locate.search import Search
 if TYPE_CHECKING:
     from experiments.analyses.engine.base import Analysis, Run
     from experiments.analyses.engine.context import Context
+    from experiments.analyses.engine.parts import Shard
 
 Names = Annotated[list[str] | None, typer.Argument(help="Analyses (--list), or all.")]
 Listing = Annotated[bool, typer.Option("--list", help="Explain each analysis and its options.")]
@@ -33,6 +34,15 @@ Show = Annotated[
 Redraw = Annotated[
     bool, typer.Option("--redraw", help="Make the report in --out again, without the model.")
 ]
+OneShard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only every N-th unit from the I-th, for N processes with one --out; the one that "
+        "finds all units stored makes the report.",
+    ),
+]
 
 
 def run(
@@ -47,6 +57,7 @@ def run(
     listing: Listing = False,
     show: Show = False,
     redraw: Redraw = False,
+    shard: OneShard = None,
     seed: Annotated[int, Like(Source, "seed")] = 0,
     batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
     loading: Loading,
@@ -61,6 +72,7 @@ def run(
     with console.working():
         from circuits.base.errors import OptionError
         from experiments.analyses.engine.context import Context
+        from experiments.analyses.engine.parts import Shard, UnfinishedError
         from experiments.analyses.engine.registry import EVERYTHING, chosen
         from experiments.analyses.engine.registry import names as all_names
         from experiments.analyses.engine.running import folder_for, run_all, write_index
@@ -89,13 +101,19 @@ def run(
             known=known,
             shots=shots,
         )
-        if one:
-            runs = [_one(found[0], context, config, settings, redraw, console)]
-            summary, files = runs[0].as_dict(), runs[0].files[:1]
-        else:
-            runs, left_out = run_all(found, context, console.stage, console.warn, redraw)
-            summary, page = write_index(runs, left_out, folder)
-            files = (page,)
+        part = Shard.parse(shard)
+        try:
+            if one:
+                runs = [_one(found[0], context, config, settings, redraw, part, console)]
+                summary, files = runs[0].as_dict(), runs[0].files[:1]
+            else:
+                runs, left_out = run_all(found, context, console.stage, console.warn, redraw, part)
+                summary, page = write_index(runs, left_out, folder)
+                files = (page,)
+        except UnfinishedError as error:
+            console.note(str(error))
+            console.result({"unfinished": str(error)})
+            return
     for done in runs:
         _show(console, done)
     console.files(files)
@@ -108,6 +126,7 @@ def _one(
     config: Path | None,
     settings: list[str] | None,
     again: bool,
+    shard: Shard,
     console: Console,
 ) -> Run:
     from experiments.analyses.engine.running import redraw, run_analysis
@@ -115,7 +134,7 @@ def _one(
     if again:
         return redraw(chosen, context.folder, console.stage)
     values = _values(chosen, config, settings)
-    return run_analysis(chosen, values, context, console.stage, console.warn)
+    return run_analysis(chosen, values, context, console.stage, console.warn, shard)
 
 
 def _values(chosen: Analysis, config: Path | None, settings: list[str] | None) -> Any:

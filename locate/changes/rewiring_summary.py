@@ -71,11 +71,24 @@ def summarise(
     seed: int = 0,
 ) -> RewiringSummary:
     """Average what edits of several requests did; `controls` hold a control edit for each."""
-    if not rewirings:
+    found = [quantities(each) for each in rewirings]
+    beside = None if controls is None else [quantities(each) for each in controls]
+    return summarise_quantities(found, beside, resamples=resamples, seed=seed)
+
+
+def summarise_quantities(
+    edits: Sequence[Mapping[Quantity, float]],
+    controls: Sequence[Mapping[Quantity, float]] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> RewiringSummary:
+    """As `summarise`, from each rewiring's `quantities`."""
+    if not edits:
         raise OptionError("there are no rewirings to average")
-    if controls is not None and len(controls) != len(rewirings):
-        raise OptionError(f"{len(rewirings)} edits need as many controls, not {len(controls)}")
-    table = _table(rewirings)
+    if controls is not None and len(controls) != len(edits):
+        raise OptionError(f"{len(edits)} edits need as many controls, not {len(controls)}")
+    table = _table(edits)
 
     def interval(values: np.ndarray) -> Interval:
         finite = values[np.isfinite(values)]
@@ -92,7 +105,7 @@ def summarise(
             if quantity in beside
         }
     return RewiringSummary(
-        n=len(rewirings),
+        n=len(edits),
         means={quantity: interval(values) for quantity, values in table.items()},
         counts={quantity: int(np.isfinite(values).sum()) for quantity, values in table.items()},
         beyond_control=beyond,
@@ -126,14 +139,14 @@ def whole_numbers(rewiring: Rewiring) -> dict[str, float]:
     return numbers
 
 
-def _table(rewirings: Sequence[Rewiring]) -> dict[Quantity, np.ndarray]:
+def _table(rows: Sequence[Mapping[Quantity, float]]) -> dict[Quantity, np.ndarray]:
     """Each quantity's value for each request; a group that a request lacks moved nothing there."""
-    rows = [_values(rewiring) for rewiring in rewirings]
-    quantities = dict.fromkeys(quantity for row in rows for quantity in row)
-    return {quantity: np.array([row.get(quantity, 0.0) for row in rows]) for quantity in quantities}
+    names = dict.fromkeys(quantity for row in rows for quantity in row)
+    return {quantity: np.array([row.get(quantity, 0.0) for row in rows]) for quantity in names}
 
 
-def _values(rewiring: Rewiring) -> dict[Quantity, float]:
+def quantities(rewiring: Rewiring) -> dict[Quantity, float]:
+    """Every quantity of one rewiring; NaN where it is undefined."""
     comparison = rewiring.comparison
     values = {
         Quantity("whole", "", name): number for name, number in whole_numbers(rewiring).items()

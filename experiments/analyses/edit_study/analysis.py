@@ -9,27 +9,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from circuits.base.choices import Control
 from circuits.base.errors import OptionError, PromptError
 from circuits.base.options import Options, option
-from circuits.edits.edit import WeightDelta
+from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.control import control
 from circuits.edits.effects.pairs import edit_pairs
 from circuits.edits.judge.counterfactuals import atlas_requests
 from circuits.edits.judge.success import Judge, RequestScore
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import EditOutcome
+from circuits.facts.pairs import TokenPair
+from circuits.graph.circuit import EdgeScores
 from experiments.analyses.edit_study.report import SHOWN, report
+from experiments.analyses.edit_study.stored import EDITED, quantity_rows, score_values
 from experiments.analyses.engine.base import Analysis, Part
 from experiments.analyses.engine.context import Context
-from locate.changes.rewiring import Rewiring, rewiring
-from locate.changes.rewiring_summary import summarise
+from locate.changes.rewiring import rewiring
+from locate.changes.rewiring_summary import quantities
 from locate.edges.eap import attribute
-from locate.edit import Editor, EditRun, Mode, run_edits, texts_for_drift
+from locate.edit import Editor, Mode, run_edits, texts_for_drift
 from locate.search import Scoring, Search
 
 
@@ -59,40 +62,50 @@ class Config(Options):
 
 
 def steps(context: Context, config: Config) -> Sequence[str]:
-    """One unit a method. OptionError with other facts: only the atlas has all the probes."""
+    """One unit an edit. OptionError with other facts: only the atlas has all the probes."""
     if context.facts is not None:
         raise OptionError("edit-study edits facts of the atlas and takes no others")
-    return [str(method) for method in config.methods]
+    return [f"{method} {i}" for method in config.methods for i in range(1, config.edits + 1)]
 
 
 def compute(context: Context, config: Config, key: str) -> Part:
-    """All edits by one method, and what the first of them rewire."""
+    """One edit by one method, judged, and what it rewires if it is one of the first."""
+    method, _, place = key.rpartition(" ")
+    index = int(place) - 1
     judge = context.once(
-        ("judge", config.edits, config.fluency_tokens, context.seed),
-        lambda: _judge(context, config),
+        ("judge", config.edits, index, config.fluency_tokens, context.seed),
+        lambda: _judge(context, config, index),
     )
-    editor = Editor(context.model, key, seed=context.seed)
-    run = run_edits(editor, judge, Mode.EACH, context.progress)
-    first = run.outcomes[0].provenance
-    scores = iter(run.final)
+    editor = context.once(
+        ("editor", method, context.seed), lambda: Editor(context.model, method, seed=context.seed)
+    )
+    run = run_edits(editor, judge, Mode.EACH)
+    (outcome,) = run.outcomes
+    (score,) = run.final or (None,)
+    rewired = index < config.rewired and outcome.delta is not None
     return {
-        "status": run.counts(),
-        "success": run.table().as_dict(),
-        "requests": [
-            _record(each, next(scores) if each.delta is not None else None) for each in run.outcomes
-        ],
+        "method": method,
+        "record": _record(outcome, score),
+        "score": None if score is None else score_values(score),
+        "drift": run.drifts[-1] if run.drifts else None,
+        "growth": run.growth[-1] if run.growth else None,
         "notes": run.notes,
-        "seconds_an_edit": sum(run.seconds) / len(run.seconds),
-        "rewiring": _rewired(context, config, run) if config.rewired else None,
-        "provenance": {name: first[name] for name in first if name != "requests"},
+        "seconds": sum(run.seconds),
+        "rewiring": _rewired(context, config, outcome, index) if rewired else None,
+        "provenance": {
+            name: value for name, value in outcome.provenance.items() if name != "requests"
+        },
     }
 
 
-def _judge(context: Context, config: Config) -> Judge:
-    requests = atlas_requests(config.edits, context.seed, tokenizer=context.model.tokenizer)
+def _judge(context: Context, config: Config, index: int) -> Judge:
+    requests = context.once(
+        ("requests", config.edits, context.seed),
+        lambda: atlas_requests(config.edits, context.seed, tokenizer=context.model.tokenizer),
+    )
     return Judge(
         context.model,
-        requests,
+        requests[index : index + 1],
         fluency_tokens=config.fluency_tokens,
         texts=texts_for_drift(context.model, None),
         seed=context.seed,
@@ -118,68 +131,60 @@ def _record(outcome: EditOutcome, score: RequestScore | None) -> dict[str, Any]:
 # --- rewiring ------------------------------------------------------------------------------------
 
 
-def _rewired(context: Context, config: Config, run: EditRun) -> dict[str, Any] | None:
-    """Layers and roles that the first edits rewire, beside their controls; None of none."""
-    edited: list[Rewiring] = []
-    beside: dict[Control, list[Rewiring]] = {kind: [] for kind in Control}
-    left_out: list[str] = []
-    usable = [outcome for outcome in run.outcomes if outcome.delta is not None]
-    for outcome in usable:
-        if len(edited) == config.rewired:
-            break
-        assert outcome.delta is not None
-        try:
-            rewire = _rewire(context, config, outcome)
-        except (OptionError, PromptError) as error:
-            left_out.append(str(error))
-            continue
-        edited.append(rewire(outcome.delta))
-        for kind, found in beside.items():
-            other = control(outcome.delta, context.model, context.seed + len(edited), kind)
-            found.append(rewire(other))
-        context.progress(len(edited), min(config.rewired, len(usable)))
-    if not edited:
-        return None
-    return {
-        "n": len(edited),
-        "left_out": left_out,
-        "edit": {str(kind): summarise(edited, found).rows() for kind, found in beside.items()},
-        "control": {str(kind): summarise(found).rows() for kind, found in beside.items()},
-    }
+def _rewired(context: Context, config: Config, outcome: EditOutcome, index: int) -> dict[str, Any]:
+    """What the edit and its controls rewire, or why that cannot be said."""
+    assert outcome.delta is not None
+    try:
+        before = context.once(
+            ("attributed", index, config.partners, config.role_pairs, context.seed),
+            lambda: _attributed(context, config, outcome.requests[0]),
+        )
+    except (OptionError, PromptError) as error:
+        return {"left_out": str(error)}
+    found = {EDITED: _rewire(context, config, before, outcome.delta)}
+    for kind in Control:
+        beside = control(outcome.delta, context.model, context.seed + index + 1, kind)
+        found[kind.value] = _rewire(context, config, before, beside)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """One request's pairs, attributed in the unedited model."""
+
+    pairs: tuple[list[TokenPair], list[TokenPair]]
+    scores: EdgeScores
+    roles: Mapping[str, str]
+
+
+def _attributed(context: Context, config: Config, request: EditRequest) -> _Before:
+    model = context.model
+    roles: Mapping[str, str] = {}
+    if request.relation is not None:
+        roles = context.roles(request.relation, config.role_pairs, hold_out=0.0)
+    pairs = edit_pairs(model.tokenizer, [request], partners=config.partners, seed=context.seed)
+    old, new = pairs.encode(model.tokenizer)
+    scores = attribute(model, old, Scoring(), batch_size=context.batch_size, keep_pairs=True)
+    return _Before((old, new), scores, roles)
 
 
 def _rewire(
-    context: Context, config: Config, outcome: EditOutcome
-) -> Callable[[WeightDelta], Rewiring]:
-    """What a change does to the pairs of one request, attributed once in the unedited model."""
-    model, relation = context.model, outcome.requests[0].relation
-    roles: Mapping[str, str] = {}
-    if relation is not None:
-        roles = context.roles(relation, config.role_pairs, hold_out=0.0)
-    pairs = edit_pairs(
-        model.tokenizer, outcome.requests, partners=config.partners, seed=context.seed
+    context: Context, config: Config, before: _Before, delta: WeightDelta
+) -> list[list[Any]]:
+    found = rewiring(
+        context.model,
+        delta,
+        *before.pairs,
+        selector=Search().selected,
+        scoring=Scoring(),
+        before=before.scores,
+        roles=before.roles,
+        resamples=0,
+        draws=config.draws,
+        seed=context.seed,
+        batch_size=context.batch_size,
     )
-    before, after = pairs.encode(model.tokenizer)
-    scoring = Scoring()
-    scores = attribute(model, before, scoring, batch_size=context.batch_size, keep_pairs=True)
-
-    def rewire(delta: WeightDelta) -> Rewiring:
-        return rewiring(
-            model,
-            delta,
-            before,
-            after,
-            selector=Search().selected,
-            scoring=scoring,
-            before=scores,
-            roles=roles,
-            resamples=0,
-            draws=config.draws,
-            seed=context.seed,
-            batch_size=context.batch_size,
-        )
-
-    return rewire
+    return quantity_rows(quantities(found))
 
 
 ANALYSIS = Analysis(
@@ -191,5 +196,6 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    version=2,
     slow=True,
 )

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from circuits.base.errors import NumericalError
 from circuits.base.intervals import UNDEFINED, Interval
 from circuits.base.plain import interval, number
 from circuits.edits.judge.success import Measure
+from experiments.analyses.edit_study.stored import by_method
 from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, claim, difference
 from experiments.analyses.engine.names import named
@@ -65,16 +67,19 @@ METHOD = (
 
 
 def report(config: Any, parts: Mapping[str, Part]) -> Report:
-    """The report; see the module's text."""
-    sections = [_success_section(config, parts), _cost_section(parts)]
-    rewired = {method: part["rewiring"] for method, part in parts.items() if part["rewiring"]}
-    answer = _leak_claims(parts)
+    """The report; see the module's text. NumericalError where no method made an edit."""
+    methods = by_method(parts)
+    if not methods:
+        raise NumericalError("no method made an edit")
+    sections = [_success_section(config, methods), _cost_section(methods)]
+    rewired = {method: part["rewiring"] for method, part in methods.items() if part["rewiring"]}
+    answer = _leak_claims(methods)
     if rewired:
         sections += [_whole_section(rewired), _group_section(rewired)]
         answer += _rewiring_claims(
             rewired, "switched", "heads", "switch more heads to the new object"
         )
-    return Report(_lead(config, parts), tuple(sections), answer, METHOD)
+    return Report(_lead(config, methods), tuple(sections), answer, METHOD)
 
 
 def _lead(config: Any, parts: Mapping[str, Part]) -> str:

@@ -6,13 +6,20 @@ run, or a damaged one, is never taken for it.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from circuits.base.errors import FileFormatError, PromptError
+from circuits.base.errors import (
+    FileFormatError,
+    KnowledgeCircuitsError,
+    OptionError,
+    PromptError,
+)
 from circuits.base.plain import plain
 from circuits.base.progress import Stages, silent
 from circuits.base.records import read_json
@@ -22,6 +29,41 @@ from experiments.analyses.engine.base import Analysis, Parts, SkipError
 from experiments.analyses.engine.context import Context, identity, safe
 
 PARTS = "parts"
+
+
+class UnfinishedError(KnowledgeCircuitsError):
+    """A shard is done, and units of others are not: there is no report yet. No mistake."""
+
+    exit_code = 0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Every `of`-th unit from the `place`-th, which counts from 1: one process's part of a run.
+
+    Shards of one run may write into one folder at the same time, each its own units.
+    """
+
+    place: int = 1
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.place <= self.of:
+            raise OptionError(f"`shard` {self.place}/{self.of} is no I/N with 1 <= I <= N")
+
+    @classmethod
+    def parse(cls, text: str | None) -> Shard:
+        """From `I/N`; the whole for None. OptionError for anything else."""
+        if text is None:
+            return cls()
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
+        if not found:
+            raise OptionError(f"`shard` {text!r} is no I/N, as 1/4")
+        return cls(int(found[1]), int(found[2]))
+
+    def has(self, index: int) -> bool:
+        """Whether the unit at this index, from 0, is its own."""
+        return index % self.of == self.place - 1
 
 
 def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
@@ -46,35 +88,54 @@ def compute_parts(
     context: Context,
     stages: Stages = silent,
     note: Callable[[str], Any] = lambda text: None,
+    shard: Shard = Shard(),
 ) -> Parts:
-    """Every unit's values, computing those that are not stored yet.
+    """Every unit's values, computing those of the shard that are not stored yet.
 
     A unit that raises `SkipError` or finds no prompts is left out with its reason, also stored.
+    UnfinishedError where units of other shards are missing in the end.
     """
     mark = fingerprint(analysis, config, context)
     found: dict[str, dict[str, Any]] = {}
+    others: list[str] = []
     reused = 0
-    for key in analysis.steps(context, config):
-        path = context.folder / PARTS / f"{safe(key)}.json"
+    keys = analysis.steps(context, config)
+    for index, key in enumerate(keys):
+        path = _path(context.folder, key)
         record = _stored(path, mark, key)
-        if record is None:
+        if record is not None:
+            reused += 1
+        elif not shard.has(index):
+            others.append(key)
+            continue
+        else:
             with stages(f"{analysis.name} {key}") as progress:
                 context.progress = progress
                 record = {"fingerprint": mark, **_computed(analysis, config, context, key)}
             if record["skipped"]:
                 note(f"{analysis.name} {key} left out: {record['skipped']}")
             save_json({**record, "sha256": _hash(record)}, path)
-        else:
-            reused += 1
         found[key] = record
-    return _gathered(mark, found, reused)
+    found |= {
+        key: record for key in others if (record := _stored(_path(context.folder, key), mark, key))
+    }
+    if len(found) < len(keys):
+        raise UnfinishedError(
+            f"{analysis.name}: {len(found)} of {len(keys)} units are stored in {context.folder}; "
+            "the report is made when all are"
+        )
+    return _gathered(mark, {key: found[key] for key in keys}, reused + len(others))
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / PARTS / f"{safe(key)}.json"
 
 
 def stored_parts(folder: Path, mark: str, keys: Sequence[str]) -> Parts:
     """The units of an earlier run; FileFormatError where one is missing, damaged or another's."""
     found = {}
     for key in keys:
-        path = folder / PARTS / f"{safe(key)}.json"
+        path = _path(folder, key)
         record = _stored(path, mark, key)
         if record is None:
             what = "is damaged or of another run" if path.exists() else "is missing"

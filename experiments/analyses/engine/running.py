@@ -19,7 +19,12 @@ from experiments.analyses.engine.base import Analysis, Parts, Run
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.output import SUMMARY, write_report
 from experiments.analyses.engine.page import index_page
-from experiments.analyses.engine.parts import compute_parts, stored_parts
+from experiments.analyses.engine.parts import (
+    Shard,
+    UnfinishedError,
+    compute_parts,
+    stored_parts,
+)
 
 
 def run_analysis(
@@ -28,15 +33,16 @@ def run_analysis(
     context: Context,
     stages: Stages = silent,
     note: Callable[[str], Any] = lambda text: None,
+    shard: Shard = Shard(),
 ) -> Run:
     """Compute what is not stored, make the report and write everything into the context's folder.
 
-    PromptError where no unit could be looked at.
+    PromptError where no unit could be looked at; UnfinishedError where other shards' units miss.
     """
     check_writable(context.folder)
     _check_own(context.folder, analysis)
     start = time.perf_counter()
-    parts = compute_parts(analysis, config, context, stages, note)
+    parts = compute_parts(analysis, config, context, stages, note, shard)
     if not parts.values:
         reasons = "; ".join(dict.fromkeys(parts.skipped.values())) or "there is nothing to look at"
         raise PromptError(f"{analysis.name} on {context.model_name!r}: {reasons}")
@@ -72,24 +78,31 @@ def run_all(
     stages: Stages = silent,
     note: Callable[[str], Any] = lambda text: None,
     again: bool = False,
+    shard: Shard = Shard(),
 ) -> tuple[list[Run], dict[str, str]]:
     """Every analysis with its defaults, in a folder of its own; circuits are shared.
 
     Returns the runs, and the reasons of analyses that cannot be made with this model. `again` only
-    makes the reports of an earlier run again. PromptError where nothing is left.
+    makes the reports of an earlier run again. PromptError where nothing is left, UnfinishedError
+    where units of other shards are missing.
     """
     runs: list[Run] = []
     left_out: dict[str, str] = {}
+    unfinished: list[str] = []
     for each in analyses:
         own = context.inside(context.folder / each.name)
         try:
             if again:
                 runs.append(redraw(each, own.folder, stages))
             else:
-                runs.append(run_analysis(each, each.config(), own, stages, note))
+                runs.append(run_analysis(each, each.config(), own, stages, note, shard))
+        except UnfinishedError as error:
+            unfinished.append(str(error))
         except KnowledgeCircuitsError as error:
             left_out[each.name] = str(error)
             note(f"{each.name} left out: {error}")
+    if unfinished:
+        raise UnfinishedError("; ".join(unfinished))
     if not runs:
         raise PromptError(f"no analysis could be made: {'; '.join(left_out.values())}")
     return runs, left_out

@@ -1,0 +1,109 @@
+"""One edit as stored, and a method's edits gathered again: what the report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from circuits.base.choices import Control, EditStatus
+from circuits.base.plain import number
+from circuits.edits.edit import EditRequest
+from circuits.edits.judge.success import SCORINGS, Measure, Rates, RequestScore
+from circuits.edits.judge.table import summarise
+from experiments.analyses.engine.base import Part
+from locate.changes.rewiring_summary import Quantity, summarise_quantities
+
+SIDES = ("before", "after", "by_category")
+PAIRED = ("probability", "fluency", "entropy_to_end")
+EDITED = "edit"
+
+
+def by_method(parts: Mapping[str, Part]) -> dict[str, dict[str, Any]]:
+    """What each method did over its edits; a method of which no edit came is left out."""
+    groups: dict[str, list[Part]] = {}
+    for part in parts.values():
+        groups.setdefault(part["method"], []).append(part)
+    found = {}
+    for method, edits in groups.items():
+        scored = [each for each in edits if each["score"] is not None]
+        if scored:
+            found[method] = _gathered(edits, scored)
+    return found
+
+
+def _gathered(edits: Sequence[Part], scored: Sequence[Part]) -> dict[str, Any]:
+    states = [each["record"]["status"] for each in edits]
+    table = summarise(
+        [as_score(each["score"]) for each in scored],
+        [number(each["drift"]) for each in scored],
+        [each["growth"] for each in scored],
+    )
+    return {
+        "status": {str(s): states.count(s) for s in EditStatus if s in states},
+        "success": table.as_dict(),
+        "requests": [each["record"] for each in edits],
+        "seconds_an_edit": sum(each["seconds"] for each in edits) / len(edits),
+        "rewiring": _rewiring([each["rewiring"] for each in edits if each["rewiring"]]),
+    }
+
+
+def _rewiring(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    compared = [each for each in found if each.get(EDITED)]
+    if not compared:
+        return None
+    edits = [_quantities(each[EDITED]) for each in compared]
+    beside = {kind: [_quantities(each[kind.value]) for each in compared] for kind in Control}
+    return {
+        "n": len(edits),
+        "left_out": [each["left_out"] for each in found if not each.get(EDITED)],
+        "edit": {
+            str(kind): summarise_quantities(edits, rows).rows() for kind, rows in beside.items()
+        },
+        "control": {str(kind): summarise_quantities(rows).rows() for kind, rows in beside.items()},
+    }
+
+
+# --- plain values --------------------------------------------------------------------------------
+
+
+def score_values(score: RequestScore) -> dict[str, Any]:
+    """A score without its request."""
+    sides = {
+        side: {str(measure): vars(rates) for measure, rates in getattr(score, side).items()}
+        for side in SIDES
+    }
+    return {**sides, **{name: list(getattr(score, name)) for name in PAIRED}, "reply": score.reply}
+
+
+def as_score(stored: Mapping[str, Any]) -> RequestScore:
+    """The inverse of `score_values`; its request is empty."""
+
+    def rates(side: str) -> dict[Measure, Rates]:
+        return {
+            Measure(name): Rates(*(number(values[scoring]) for scoring in SCORINGS))
+            for name, values in stored[side].items()
+        }
+
+    def pair(name: str) -> tuple[float, float]:
+        before, after = stored[name]
+        return number(before), number(after)
+
+    return RequestScore(
+        request=EditRequest("{}", "–", "–"),
+        before=rates("before"),
+        after=rates("after"),
+        probability=pair("probability"),
+        reply=tuple(stored["reply"]),
+        fluency=pair("fluency"),
+        entropy_to_end=pair("entropy_to_end"),
+        by_category=rates("by_category"),
+    )
+
+
+def quantity_rows(values: Mapping[Quantity, float]) -> list[list[Any]]:
+    """Family, group, name and value, a row each."""
+    return [[*quantity, value] for quantity, value in values.items()]
+
+
+def _quantities(rows: Sequence[Sequence[Any]]) -> dict[Quantity, float]:
+    return {Quantity(*names): number(value) for *names, value in rows}
