@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from circuits.base.intervals import Interval
 from circuits.base.plain import interval, plain
 from circuits.facts.pairs import batches
 from circuits.graph.circuit import Circuit, node_layer
@@ -20,9 +21,11 @@ from experiments.analyses.circuits import analysis as circuits
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.flow import analysis as flow
+from experiments.analyses.flow import report as flow_report
 from experiments.analyses.flow.analysis import random_sets, recall_layer
 from experiments.analyses.flow.report import curve_of
 from locate.discover import Search
+from locate.states.attribution import direct_logit_attribution
 
 RELATIONS = ("country_capital", "adjective_antonym")
 FEW = circuits.Config(relations=RELATIONS, pairs=8, resamples=20, random_circuits=3, steps=2)
@@ -133,7 +136,9 @@ def test_labelled_heads_are_of_the_circuit(context: Context, found: Mapping[str,
 
 def test_the_sentences_follow_the_numbers(found: Mapping[str, Any]) -> None:
     """With the random circuits' numbers in the circuits' place the first claim turns round."""
-    assert circuits.report(FEW, found).answer[0].verdict is Verdict.NO_EVIDENCE  # two relations
+    two = circuits.report(FEW, found).answer[0]
+    assert two.verdict is Verdict.SUPPORTED  # by the pairs of these two relations
+    assert "n = 2 relations, over prompt pairs of these" in two.sentence
     report = circuits.report(FEW, six(found))
     turned = six(found)
     for part in turned.values():
@@ -174,6 +179,33 @@ def test_the_last_state_at_the_last_token_is_the_models_answer(
     assert len(curve) == context.model.n_layers + 1
 
 
+def test_recall_is_where_heads_and_mlp_push(context: Context, flowing: Mapping[str, Any]) -> None:
+    """Against what each source adds, summed by its layer's name."""
+    name = RELATIONS[0]
+    examples = context.examples(name, SHORT.pairs)
+    given = direct_logit_attribution(context.model, [*examples.pairs, *examples.held_out])
+    by_layer = np.zeros(context.model.n_layers)
+    for source, push in zip(given.wiring.src_names, given.mean(), strict=True):
+        if source != "input":
+            by_layer[node_layer(source)] += push
+    part = flowing[name]
+    assert part["recall"]["value"] == by_layer.argmax()
+    assert part["push"]["value"] == pytest.approx(by_layer.max(), rel=1e-4)
+    assert np.add(part["pushes"]["heads"], part["pushes"]["mlp"]) == pytest.approx(
+        by_layer, abs=1e-4
+    )
+
+
+def test_the_object_is_on_top_from_where_its_rank_stays_first() -> None:
+    def part(*ranks: float) -> dict[str, Any]:
+        points = [Interval(rank, rank, rank).as_dict() for rank in ranks]
+        return {"curves": [{"place": "last token", "followed": "answer", "rank": points}]}
+
+    assert flow_report.first_on_top(part(9, 1, 3, 1, 1)) == 3
+    assert flow_report.first_on_top(part(9, 1, 2)) is None
+    assert flow_report.first_on_top(part(1, 1)) == 0
+
+
 def test_recall_is_where_the_probability_jumps() -> None:
     rises = np.zeros((6, 4))
     rises[:, 2] = 0.9
@@ -207,7 +239,7 @@ def test_without_a_difference_the_flow_report_claims_nothing(flowing: Mapping[st
     level = six(flowing)
     for part in level.values():
         part["test"]["without"] = part["test"]["without_random"]
-        part["pushes"]["heads"] = part["pushes"]["mlp"]
+        part["heads_over_mlps"] = Interval(0.0, -1.0, 1.0).as_dict()
     report = flow.report(SHORT, level)
     verdicts = [claim.verdict for claim in report.answer[1:3]]
     assert verdicts == [Verdict.NO_EVIDENCE] * 2

@@ -34,12 +34,14 @@ from experiments.analyses.engine.claims import (
     FEWEST,
     Claim,
     Verdict,
+    across,
     average,
     claim,
     difference,
     false_discovery,
     judge,
     measured,
+    minus,
     paired_p,
     share,
     widened,
@@ -296,6 +298,31 @@ def test_a_measured_number_claims_nothing() -> None:
     found = measured("the mean is", Interval(0.5, 0.4, 0.6), 7, over="relations")
     assert found.verdict is Verdict.MEASURED
     assert found.sentence == "The mean is 0.50, 95 % interval 0.40 to 0.60, n = 7 relations."
+
+
+def test_a_few_relations_are_decided_by_their_own_facts() -> None:
+    """Of fewer than five relations a claim is about these; from five on, about such relations."""
+    one = Interval(0.92, 0.88, 0.96)
+    found = across("a is [above|below] b", [one], scale=100)
+    assert found.verdict == Verdict.SUPPORTED
+    assert found.n == 1
+    assert "difference 92 points, 95 % interval 88 to 96, n = 1 relation, over" in found.sentence
+    both = across("a is [above|below] b", [one, Interval(-0.9, -1.0, -0.8)], scale=100)
+    assert both.verdict == Verdict.NO_EVIDENCE
+    assert both.estimate.high - both.estimate.low == pytest.approx(100 * np.hypot(0.08, 0.2) / 2)
+    bare = across("a is above b", [one, Interval(0.9, np.nan, np.nan)])
+    assert bare.verdict == Verdict.NO_EVIDENCE
+    assert "too few to decide" in bare.sentence
+    many = [Interval(value, np.nan, np.nan) for value in (1.0, 2.0, 1.5, 1.2, 1.7)]
+    assert across("a is above b", many).estimate == average([each.value for each in many])
+    assert across("a is above b", []).verdict == Verdict.UNDEFINED
+
+
+def test_the_interval_of_a_difference_is_that_of_independent_estimates() -> None:
+    found = minus(Interval(0.9, 0.8, 1.0), Interval(0.2, 0.1, 0.3))
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (0.7, 0.7 - 0.1 * 2**0.5, 0.7 + 0.1 * 2**0.5)
+    )
 
 
 def test_clusters_count_and_widen_the_interval() -> None:

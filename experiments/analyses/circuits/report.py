@@ -22,10 +22,11 @@ from experiments.analyses.circuits.numbers import (
     values,
 )
 from experiments.analyses.engine.base import Part, Report, Section
-from experiments.analyses.engine.claims import Claim, average, difference, measured
+from experiments.analyses.engine.claims import Claim, across, average, difference, measured, minus
 from experiments.analyses.engine.tables import Table, shown
 
 OVER = "relations"
+PAIRS = "prompt pairs"
 MOST_NAMED = 4
 
 METHOD = (
@@ -90,24 +91,32 @@ def _lead(parts: Mapping[str, Part]) -> str:
 
 
 def _answer(parts: Mapping[str, Part]) -> list[Claim]:
-    test = {kind: hits(parts, "test", kind) for kind in KINDS}
     claims = [
-        difference(
+        across(
             "circuits recall more than random circuits of their size",
-            test["circuit"],
-            test["random"],
+            [
+                minus(hit(part, "test", "circuit"), hit(part, "test", "random"))
+                for part in parts.values()
+            ],
             opposite="random circuits of the same size recall more than the circuits found",
             unit="points of Hit@10",
             scale=100,
             over=OVER,
+            within=PAIRS,
         ),
-        difference(
+        across(
             "circuits are more faithful on the subjects that found them than on others",
-            values(parts, "validation", "faithfulness"),
-            values(parts, "test", "faithfulness"),
+            [
+                minus(
+                    measure(part, "validation", "faithfulness"),
+                    measure(part, "test", "faithfulness"),
+                )
+                for part in parts.values()
+            ],
             opposite="circuits are more faithful on other subjects than on those that found them",
             unit="",
             over=OVER,
+            within=PAIRS,
         ),
         measured(
             "the mean faithfulness on the test half is",

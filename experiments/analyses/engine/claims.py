@@ -6,15 +6,17 @@ of it lies on the other side, and otherwise there is *no evidence*. The sentence
 with the number, its interval and n, so that no text outlives the numbers it was written for.
 
 Percentile intervals of a handful of values are too narrow: theirs are taken at wider levels here
-(Hesterberg 2015, "expanded percentiles"), and fewer than `FEWEST` values decide nothing.
+(Hesterberg 2015, "expanded percentiles"), and fewer than `FEWEST` values decide nothing. Of a few
+relations, each with facts enough, a claim is about these relations (`across`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -115,6 +117,54 @@ def difference(
     return claim(
         what, estimate, n, opposite=opposite, unit=unit, digits=digits, over=over, counted=counted
     )
+
+
+def across(
+    what: str,
+    units: Sequence[Interval],
+    *,
+    scale: float = 1.0,
+    unit: str = "points",
+    over: str = "relations",
+    within: str = "facts",
+    seed: int = 0,
+    **words: Any,
+) -> Claim:
+    """The claim that a quantity is above 0, from each unit's estimate over its own facts.
+
+    From `FEWEST` units on they are what is resampled, and the claim is about units like these. Of
+    fewer it is about these alone: their mean, whose interval combines their own, which must all
+    have limits. `words` as in `claim`.
+    """
+    found = [each for each in units if np.isfinite(each.value)]
+    if len(found) >= FEWEST or not found:
+        estimate = average([each.value for each in found], seed=seed)
+        n, counted = len(found), ""
+    else:
+        estimate = _these(found)
+        n = FEWEST if np.isfinite(estimate.low) else len(found)
+        named = over if len(found) > 1 else over.removesuffix("s")
+        counted = f"n = {len(found)} {named}" + (
+            f", over {within} of {'these' if len(found) > 1 else 'this one'}" if n >= FEWEST else ""
+        )
+    scaled = Interval(*(scale * x for x in vars(estimate).values()))
+    told = claim(what, scaled, n, unit=unit, over=over, counted=counted, **words)
+    return replace(told, n=len(found))
+
+
+def _these(units: Sequence[Interval]) -> Interval:
+    """The mean of some units with an interval for these units: their errors are independent."""
+    value = float(np.mean([each.value for each in units]))
+    widths = np.array([each.high - each.low for each in units])
+    reach = float(np.sqrt((widths**2).sum()) / 2 / len(units))
+    return Interval(value, value - reach, value + reach)
+
+
+def minus(a: Interval, b: Interval) -> Interval:
+    """The difference of two estimates whose errors are independent, or at worst uncorrelated."""
+    value = a.value - b.value
+    reach = float(np.hypot(a.high - a.low, b.high - b.low) / 2)
+    return Interval(value, value - reach, value + reach)
 
 
 def above(

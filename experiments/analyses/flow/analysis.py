@@ -2,14 +2,16 @@
 
 The logit lens reads the residual stream after every layer (Yao et al. 2024, figures 3 and 7): rank
 and probability of the object and of its rivals at the last token, of the object and the subject at
-the subject's last token. The layer of recall is where the object's probability at the last token
-rises most. Direct logit attribution says which heads and MLPs push it; whether they matter is
-tested by giving the strongest of them what they write for the corrupted prompt.
+the subject's last token. Direct logit attribution says what each head and MLP adds to the logit
+difference between the answer and the foil; the layer of recall is the one that adds most. (Where
+the lens's probability rises most is given beside it: in models that sharpen what they have in their
+last layer, that is the last layer.) Whether components matter is tested by giving the strongest of
+them what they write for the corrupted prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,7 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Wiring, node_kind
 from circuits.model.model import Model
 from experiments.analyses.engine.base import Analysis, SkipError
+from experiments.analyses.engine.claims import average
 from experiments.analyses.engine.context import Context
 from experiments.analyses.flow.report import report
 from locate.states.attribution import direct_logit_attribution
@@ -36,6 +39,8 @@ FOLLOWED = (
 )
 """What is followed where."""
 RESAMPLES = 1000
+PARTS = ("heads", "mlp")
+"""What of a layer pushes."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +68,23 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
     model, size, seed = context.model, context.batch_size, context.seed
     facts = [*examples.pairs, *examples.held_out]
     lens = average_lens(model, facts, batch_size=size)
-    rises = np.diff(_probability(lens), axis=1)
     given = direct_logit_attribution(model, examples.pairs, size)
+    other = direct_logit_attribution(model, examples.held_out, size)
+    pushes = by_layer(np.concatenate([given.contributions, other.contributions]), given.wiring)
+    recalled = recall_layer(pushes.sum(-1), seed)
     strongest = _strongest(given.mean(), given.wiring, config.components)
     return {
         "category": context.relations[key].category,
         "facts": len(facts),
         "curves": [_curve(lens, place, what, seed) for place, what in FOLLOWED],
-        "recall": recall_layer(rises, seed),
-        "rise": float(rises.mean(0).max()),
-        "recall_by_fact": rises.argmax(1),
-        "pushes": _by_layer(given.mean(), given.wiring),
-        "total": float(given.logit_difference.mean()),
+        "recall": recalled,
+        "recall_by_fact": pushes.sum(-1).argmax(1),
+        "push": average(pushes[:, int(recalled.value)].sum(-1), seed=seed),
+        "sharpest": recall_layer(np.diff(_probability(lens), axis=1), seed),
+        "pushes": {name: pushes[..., place].mean(0) for place, name in enumerate(PARTS)},
+        "heads_over_mlps": average(pushes[..., 0].sum(1) - pushes[..., 1].sum(1), seed=seed),
+        "ahead": _ahead(lens, int(recalled.value), seed),
+        "total": float(np.concatenate([given.logit_difference, other.logit_difference]).mean()),
         "components": [
             {"name": given.wiring.src_names[src], "push": float(given.mean()[src])}
             for src in strongest
@@ -84,7 +94,7 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
 
 
 def recall_layer(rises: Float[np.ndarray, "fact layer"], seed: int = 0) -> Interval:
-    """The layer in which the mean probability rises most, with limits over resampled facts."""
+    """The layer in which the mean rises most, with limits over resampled facts."""
     value = float(rises.mean(0).argmax())
     if len(rises) < 2:
         return Interval(value, np.nan, np.nan)
@@ -117,14 +127,32 @@ def _intervals(curve: Curve) -> list[Interval]:
     return [Interval(*(float(x) for x in row)) for row in rows]
 
 
-def _by_layer(push: Float[np.ndarray, " src"], wiring: Wiring) -> Mapping[str, list[float]]:
-    """Logits that heads and MLPs of each layer add to the answer against the foil."""
-    layers = range(wiring.n_layers)
-    heads = [push[wiring.head_src(x) : wiring.head_src(x) + wiring.n_heads].sum() for x in layers]
-    return {
-        "heads": [float(x) for x in heads],
-        "mlp": [float(push[wiring.mlp_src(layer)]) for layer in layers],
-    }
+def by_layer(
+    pushes: Float[np.ndarray, "fact src"], wiring: Wiring
+) -> Float[np.ndarray, "fact layer part"]:
+    """Logits that the heads and the MLP (`PARTS`) of each layer add to the answer over the foil."""
+    layers = [
+        np.stack(
+            [
+                pushes[:, wiring.head_src(layer) : wiring.head_src(layer) + wiring.n_heads].sum(1),
+                pushes[:, wiring.mlp_src(layer)],
+            ],
+            -1,
+        )
+        for layer in range(wiring.n_layers)
+    ]
+    return np.stack(layers, 1)
+
+
+def _ahead(lens: AverageLens, layer: int, seed: int) -> Interval | None:
+    """By how many decades the object ranks higher at the subject's last token just before a layer
+    than in the embedding; None where no subject is followed.
+    """
+    if Place.SUBJECT not in lens.places:
+        return None
+    place, what = lens.places.index(Place.SUBJECT), lens.followed.index(Followed.ANSWER)
+    ranks = np.log10(1.0 + lens.rank[:, :, place, what])
+    return average(ranks[:, 0] - ranks[:, layer], seed=seed)  # the state before layer l is state l
 
 
 def _strongest(push: Float[np.ndarray, " src"], wiring: Wiring, count: int) -> list[int]:
@@ -191,4 +219,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    version=2,
 )

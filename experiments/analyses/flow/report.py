@@ -10,8 +10,8 @@ import numpy as np
 from circuits.base.intervals import Interval
 from circuits.base.plain import interval, number
 from experiments.analyses.engine.base import Figure, Part, Report, Section
-from experiments.analyses.engine.by_layer import powers_of_ten
-from experiments.analyses.engine.claims import Claim, average, difference, measured
+from experiments.analyses.engine.by_layer import powers_of_ten, state_name
+from experiments.analyses.engine.claims import Claim, across, average, measured
 from experiments.analyses.engine.tables import Table, shown
 from viz.paper.charts import Lines
 
@@ -25,11 +25,12 @@ METHOD = (
     "The logit lens applies the final norm and the output matrix to the residual stream after "
     "every layer. Rank 1 is the most likely token. The object is followed by its first token, the "
     "subject by the best of its own tokens, the best other object by the best of the relation's "
-    "objects that belong to other subjects. The layer of recall is the one in which the object's "
-    "probability at the last token, averaged over the facts, rises most; its interval resamples "
-    "facts.",
+    "objects that belong to other subjects. The sharpest layer is the one in which the object's "
+    "probability at the last token, averaged over the facts, rises most.",
     "Direct logit attribution splits the logit difference between the answer and the corrupted "
-    "prompt's answer among the heads and MLPs that write at the last token. The strongest are "
+    "prompt's answer among the heads and MLPs that write at the last token, with the final norm as "
+    "it is in the run. The layer of recall is the one whose heads and MLP add most to it, averaged "
+    "over the facts; its interval resamples facts. The strongest components are "
     "named on one half of the subjects and tested on the other: there they write what they write "
     "for the corrupted prompt. Random sets hold other components of the same layers, or of the "
     "nearest that have any left.",
@@ -73,58 +74,73 @@ def _n_layers(parts: Mapping[str, Part]) -> int:
     return len(next(iter(parts.values()))["pushes"]["heads"])
 
 
-def _recall_layers(parts: Mapping[str, Part]) -> np.ndarray:
-    return np.array([interval(part["recall"]).value for part in parts.values()])
+def _layers(parts: Mapping[str, Part], which: str) -> np.ndarray:
+    return np.array([int(interval(part[which]).value) for part in parts.values()])
 
 
 def _lead(parts: Mapping[str, Part]) -> str:
-    layers = _recall_layers(parts).astype(int)
+    layers = _layers(parts, "recall")
     counts = np.bincount(layers, minlength=_n_layers(parts))
     most = int(counts.argmax())
-    rise = np.mean([part["rise"] for part in parts.values()])
-    return (
+    there = [part for part, layer in zip(parts.values(), layers, strict=True) if layer == most]
+    push = np.mean([interval(part["push"]).value for part in there])
+    total = np.mean([number(part["total"]) for part in there])
+    reached = [state for part in parts.values() if (state := first_on_top(part)) is not None]
+    text = (
         f"In {counts[most]} of {len(parts)} relations the object is recalled in layer {most} of "
-        f"{_n_layers(parts)} (counted from 0): there its probability at the last token rises most. "
-        f"The steepest layer of a relation lifts it by {shown(float(rise) * 100, 0)} points on "
+        f"{_n_layers(parts)} (counted from 0): its heads and MLP add most to the logit of the "
+        f"answer over that of the foil, {shown(float(push), 1)} of {shown(float(total), 1)} on "
         "average."
     )
+    if reached:
+        where = state_name(int(np.median(reached)))
+        text += (
+            f" By the logit lens the object is the likeliest token from {where} on (median of the "
+            f"{len(reached)} relations in which it ever is)."
+        )
+    return text
+
+
+def first_on_top(part: Part) -> int | None:
+    """The state from which on the object's median rank at the last token is 1; None for none."""
+    ranks = [point.value for point in curve_of(part, LAST, ANSWER, "rank")]
+    first = len(ranks)
+    while first and ranks[first - 1] == 1:
+        first -= 1
+    return None if first == len(ranks) else first
 
 
 def _answer(parts: Mapping[str, Part], config: Any) -> list[Claim]:
-    layers = _recall_layers(parts)
-    tests = [part["test"] for part in parts.values()]
-    without, random = (
-        np.array([np.mean(test["whole"]) - np.mean(test[key]) for test in tests])
-        for key in ("without", "without_random")
-    )
-    pushes = [part["pushes"] for part in parts.values()]
-    heads = np.array([sum(push["heads"]) for push in pushes])
-    mlps = np.array([sum(push["mlp"]) for push in pushes])
-    before = _ahead(parts, SUBJECT)
+    layers = _layers(parts, "recall")
+    costs = [
+        average(
+            np.array(test["without_random"], dtype=float) - np.array(test["without"], dtype=float)
+        )
+        for test in (part["test"] for part in parts.values())
+    ]
     claims = [
         measured("the mean layer of recall is", average(layers), len(parts), over=OVER),
-        difference(
+        across(
             "[heads|MLPs] push the answer more than [MLPs|heads] do at the last token",
-            heads,
-            mlps,
+            [interval(part["heads_over_mlps"]) for part in parts.values()],
             unit="logits",
             over=OVER,
         ),
-        difference(
+        across(
             f"giving the {config.components} strongest components the corrupted prompt's output "
             "costs the answer more probability than giving it to random ones of the same layers",
-            without,
-            random,
+            costs,
             scale=100,
             over=OVER,
         ),
     ]
-    if before is not None:
+    ahead = [interval(part["ahead"]) for part in parts.values()]
+    if any(np.isfinite(each.value) for each in ahead):
         claims.append(
-            difference(
+            across(
                 "just before the layer of recall the object ranks [higher|lower] at the subject's "
                 "last token than it does in the embedding",
-                *before,
+                ahead,
                 unit="decades of rank",
                 over=OVER,
             )
@@ -132,25 +148,13 @@ def _answer(parts: Mapping[str, Part], config: Any) -> list[Claim]:
     return claims
 
 
-def _ahead(parts: Mapping[str, Part], place: str) -> tuple[list[float], list[float]] | None:
-    """Minus log10 of the object's rank there, before the layer of recall and in the embedding."""
-    later, first = [], []
-    for part in parts.values():
-        curve = curve_of(part, place, ANSWER, "rank")
-        if not curve:
-            return None
-        state = int(interval(part["recall"]).value)  # the state before layer l is state l
-        later.append(-float(np.log10(curve[state].value)))
-        first.append(-float(np.log10(curve[0].value)))
-    return later, first
-
-
 def _rank_text(parts: Mapping[str, Part]) -> str:
-    layers = _recall_layers(parts).astype(int)
-    pieces = [
-        f"layer {layer}: {int((layers == layer).sum())}" for layer in sorted(set(layers.tolist()))
-    ]
-    return f"Relations by their layer of recall: {', '.join(pieces)}."
+    texts = []
+    for which, name in (("recall", "layer of recall"), ("sharpest", "sharpest layer")):
+        layers = _layers(parts, which)
+        pieces = [f"{layer} ({int((layers == layer).sum())})" for layer in np.unique(layers)]
+        texts.append(f"Relations by their {name}: {', '.join(pieces)}.")
+    return " ".join(texts)
 
 
 def _push_text(parts: Mapping[str, Part]) -> str:
@@ -167,15 +171,13 @@ def _push_text(parts: Mapping[str, Part]) -> str:
 
 
 def _recall_table(parts: Mapping[str, Part]) -> Table:
-    def layer(part: Part) -> int:
-        return int(interval(part["recall"]).value)
-
-    def probability(part: Part, state: int) -> Interval:
-        return curve_of(part, LAST, ANSWER, "probability")[state]
-
     def recalled_there(part: Part) -> float:
         by_fact = np.bincount(part["recall_by_fact"])
-        return float(by_fact[layer(part)] / by_fact.sum())
+        return float(by_fact[int(interval(part["recall"]).value)] / by_fact.sum())
+
+    def on_top(part: Part) -> float:
+        state = first_on_top(part)
+        return np.nan if state is None else float(state - 1)
 
     return Table.of(
         "recall",
@@ -185,19 +187,28 @@ def _recall_table(parts: Mapping[str, Part]) -> Table:
             "category": lambda _, part: part["category"],
             "facts": lambda _, part: part["facts"],
             "layer of recall": lambda _, part: interval(part["recall"]),
-            "p before it": lambda _, part: probability(part, layer(part)),
-            "p after it": lambda _, part: probability(part, layer(part) + 1),
-            "p at the end": lambda _, part: probability(part, -1),
+            "its push": lambda _, part: interval(part["push"]),
             "facts recalled there": lambda _, part: recalled_there(part),
+            "on top after layer": lambda _, part: on_top(part),
+            "sharpest layer": lambda _, part: interval(part["sharpest"]),
+            "p at the end": lambda _, part: curve_of(part, LAST, ANSWER, "probability")[-1],
         },
         title="The layer of recall, by relation",
         note=(
-            "p: mean probability of the object at the last token, with 95 % intervals over facts. "
-            "Last column: share of facts whose own steepest layer is this one."
+            "Push: logits added to the answer over the foil. Facts recalled there: share of facts "
+            "whose own strongest layer is this one. On top: the layer from which on the median "
+            "rank at the last token is 1 (-1: the embedding). p: mean probability of the object. "
+            "95 % intervals over facts."
         ),
         percent={"facts recalled there"},
         default_digits=2,
-        digits={"layer of recall": 0, "facts recalled there": 0},
+        digits={
+            "layer of recall": 0,
+            "facts recalled there": 0,
+            "its push": 1,
+            "on top after layer": 0,
+            "sharpest layer": 0,
+        },
         long=len(parts) > 12,
     )
 
