@@ -51,7 +51,7 @@ def test_what_edits_rewire_is_claimed_beside_both_controls(done: tuple[Run, Cont
     for beside in CONTROLS.values():
         found = [claim for claim in run.report.claims if beside in claim.sentence]
         assert [claim.n for claim in found] == [1, 1]  # heads switched, edges changed
-        assert all("too few to decide" in claim.sentence for claim in found)
+        assert all("Too few requests to say whether" in claim.sentence for claim in found)
 
 
 def test_a_study_is_computed_once(done: tuple[Run, Context], tiny: str):

@@ -226,7 +226,7 @@ def test_the_sentence_follows_the_interval(value: float, one: float, other: floa
 def test_a_handful_of_values_decides_nothing(n: int, value: float) -> None:
     found = difference("a is above b", [value] * n, [0.0] * n)
     assert found.verdict is (Verdict.SUPPORTED if n >= FEWEST else Verdict.NO_EVIDENCE)
-    assert ("too few to decide" in found.sentence) == (n < FEWEST)
+    assert found.sentence.startswith("Too few facts to say whether") == (n < FEWEST)
 
 
 def test_intervals_of_few_values_miss_the_truth_about_as_often_as_they_say() -> None:
@@ -312,10 +312,19 @@ def test_a_few_relations_are_decided_by_their_own_facts() -> None:
     assert both.estimate.high - both.estimate.low == pytest.approx(100 * np.hypot(0.08, 0.2) / 2)
     bare = across("a is above b", [one, Interval(0.9, np.nan, np.nan)])
     assert bare.verdict == Verdict.NO_EVIDENCE
-    assert "too few to decide" in bare.sentence
+    assert bare.sentence.startswith("Too few relations to say whether a is above b: ")
     many = [Interval(value, np.nan, np.nan) for value in (1.0, 2.0, 1.5, 1.2, 1.7)]
     assert across("a is above b", many).estimate == average([each.value for each in many])
     assert across("a is above b", []).verdict == Verdict.UNDEFINED
+
+
+def test_a_few_groups_are_decided_by_the_values_in_them() -> None:
+    values, groups = [1.0, 2.0, 1.5, 1.2, 1.7, 1.4], ["x", "x", "x", "y", "y", "y"]
+    found = difference("a is above b", values, [0.0] * 6, clusters=groups, over="relations")
+    assert found.verdict == Verdict.SUPPORTED
+    assert "n = 6 cases of 2 relations" in found.sentence
+    few = difference("a is above b", values[:4], [0.0] * 4, clusters=groups[:4], over="relations")
+    assert few.verdict == Verdict.NO_EVIDENCE
 
 
 def test_the_interval_of_a_difference_is_that_of_independent_estimates() -> None:
@@ -326,12 +335,12 @@ def test_the_interval_of_a_difference_is_that_of_independent_estimates() -> None
 
 
 def test_clusters_count_and_widen_the_interval() -> None:
-    values = np.array([1.0, 1.1, 0.9] * 3 + [-1.0, -1.1, -0.9] * 3)
-    groups = ["one"] * 9 + ["other"] * 9
+    values = np.array(([1.0, 1.1, 0.9] * 3 + [-1.0, -1.1, -0.9] * 3) * 3)
+    groups = [name for name in "abcdef" for _ in range(9)]
     single, grouped = average(values), average(values, groups)
     assert grouped.high - grouped.low > 2 * (single.high - single.low)
-    found = difference("a is above b", values, np.zeros(18), clusters=groups, over="groups")
-    assert found.n == 2
+    found = difference("a is above b", values, np.zeros(54), clusters=groups, over="groups")
+    assert found.n == 6
 
 
 def test_unpaired_values_may_differ_in_number() -> None:

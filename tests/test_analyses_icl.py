@@ -131,9 +131,11 @@ def test_the_verdict_on_new_heads_turns_with_the_numbers(
     assert ("more than random" in report.lead) is (verdict is Verdict.SUPPORTED)
 
 
-def test_few_relations_make_tables_but_no_sentences(parts: dict[str, Any]) -> None:
+def test_one_relation_is_spoken_of_by_its_own_facts(parts: dict[str, Any]) -> None:
     report = ANALYSIS.report(QUICK, parts)
-    assert not report.answer
+    cost, heads = report.answer[:2]
+    assert "n = 1 relation, over facts of this one" in cost.sentence
+    assert heads.sentence.startswith("Too few relations to say whether")  # one number, no interval
     assert any(table.name == "table2_list" for table in report.tables)
 
 

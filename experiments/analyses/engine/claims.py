@@ -95,7 +95,8 @@ def difference(
     [more|less] than MLPs do". `opposite` is the reverse where it is worded otherwise. Values
     are multiplied by `scale` (100 for `points` of percent, with shares between 0 and 1). Paired
     values resample together; `clusters` names the group of each (paired) value, and groups are then
-    what is resampled and counted.
+    what is resampled and counted. Fewer groups than `FEWEST` say nothing of others: the values
+    within them are resampled then, and the claim is about these groups.
     """
     left, right = np.asarray(a, dtype=float) * scale, np.asarray(b, dtype=float) * scale
     if paired and left.shape != right.shape:
@@ -106,9 +107,12 @@ def difference(
             None if clusters is None else [c for c, k in zip(clusters, known, strict=True) if k]
         )
         values = left[known] - right[known]
-        estimate = average(values, groups, seed)
         n = len(set(groups)) if groups is not None else len(values)
         counted = f"n = {n} {over}"
+        if groups is not None and n < FEWEST <= len(values):
+            counted = f"n = {len(values)} cases of {n} {over if n > 1 else over.removesuffix('s')}"
+            groups, n = None, len(values)
+        estimate = average(values, groups, seed)
     else:
         left, right = left[np.isfinite(left)], right[np.isfinite(right)]
         estimate = _unpaired(left, right, seed)
@@ -195,13 +199,14 @@ def claim(
     opposite = opposite or (reverse if reverse != what else "")
     verdict = judge(estimate, n)
     counted = counted or f"n = {n} {over}"
-    counted += ", too few to decide" if n < FEWEST else ""
     if verdict == Verdict.UNDEFINED:
         return Claim(f"{_capital(what)}: cannot be said, {counted}.", estimate, verdict, n, over)
     lead = {
         Verdict.SUPPORTED: what,
         Verdict.OPPOSITE: opposite or f"the reverse of “{what}” holds",
-        Verdict.NO_EVIDENCE: f"no evidence that {what}",
+        Verdict.NO_EVIDENCE: f"no evidence that {what}"
+        if n >= FEWEST
+        else f"too few {over} to say whether {what}",
     }[verdict]
     text = f"{_capital(lead)}: {quantity} {in_words(estimate, unit, digits)}, {counted}."
     return Claim(text, estimate, verdict, n, over)

@@ -10,7 +10,7 @@ import numpy as np
 from circuits.base.intervals import Interval
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Figure, Part, Report, Section
-from experiments.analyses.engine.claims import FEWEST, Claim, Verdict, average, difference
+from experiments.analyses.engine.claims import Claim, Verdict, across, average, difference, minus
 from experiments.analyses.engine.tables import Table, shown
 from viz.paper.charts import Bars, Lines
 
@@ -75,8 +75,8 @@ class _Style:
 
     @property
     def is_enough(self) -> bool:
-        """Whether there are relations enough for sentences about heads."""
-        return len(self.heads) >= FEWEST
+        """Whether there is a relation with circuits to speak of."""
+        return bool(self.heads)
 
     @property
     def after(self) -> str:
@@ -91,6 +91,14 @@ class _Style:
         """Mean over facts with some heads silenced, a value a relation."""
         return np.array([np.mean(heads[condition][what][who]) for heads in self.heads.values()])
 
+    def more(self, condition: str, who: str, other: str) -> list[Interval]:
+        """How much likelier the answer is with some heads silenced than with others.
+
+        One mean over a relation's facts each, with its interval.
+        """
+        probability = [heads[condition]["probability"] for heads in self.heads.values()]
+        return [average(np.subtract(each[who], each[other])) for each in probability]
+
     def over(self, read: Callable[[Mapping[str, Any]], Any]) -> np.ndarray:
         """A number a relation; NaN where there is none."""
         return np.array([number(read(heads)) for heads in self.heads.values()])
@@ -99,11 +107,10 @@ class _Style:
         """That silencing some heads costs more probability than silencing others."""
         named = {"new": "the heads that are new with examples", "grown": "the heads that grew most"}
         beside = {"random": "random heads", "circuit": "other heads of the circuit"}[control]
-        return difference(
+        return across(
             f"asked {self.asked}, silencing {named[who]} costs [more|less] probability than "
             f"silencing as many {beside}",
-            self.mean("with_examples", "probability", control),
-            self.mean("with_examples", "probability", who),
+            self.more("with_examples", control, who),
             scale=100,
             over=OVER,
         )
@@ -122,10 +129,6 @@ class _Style:
     def other_claims(self) -> tuple[Claim, ...]:
         """What else is said about the new heads."""
 
-        def cost(condition: str) -> np.ndarray:
-            whole = self.mean(condition, "probability", "whole")
-            return whole - self.mean(condition, "probability", "new")
-
         def induction(group: str) -> np.ndarray:
             return self.over(lambda heads: heads["induction"][group])
 
@@ -136,11 +139,17 @@ class _Style:
             self.cost_claim("new", "circuit"),
             self.cost_claim("grown", "random"),
             self.cost_claim("grown", "circuit"),
-            difference(
+            across(
                 "silencing the new heads costs more probability [with|without] examples[ than "
                 "without|]",
-                cost("with_examples"),
-                cost("without_examples"),
+                [
+                    minus(*sides)
+                    for sides in zip(
+                        self.more("with_examples", "whole", "new"),
+                        self.more("without_examples", "whole", "new"),
+                        strict=True,
+                    )
+                ],
                 scale=100,
                 over=OVER,
             ),
