@@ -24,9 +24,11 @@ from hypothesis import strategies as st
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.base.options import Options, meanings, option
+from circuits.base.origin import model_label
 from circuits.base.plain import interval, plain
 from circuits.model.model import Model
 from experiments.analyses.engine import config as options
+from experiments.analyses.engine import context as surroundings
 from experiments.analyses.engine import registry
 from experiments.analyses.engine.asking import last_logits
 from experiments.analyses.engine.base import Analysis, Figure, Part, Report, Section, SkipError
@@ -476,6 +478,55 @@ def test_an_unfinished_shard_is_no_mistake(
     assert not (tmp_path / "out" / "report.html").exists()
     assert main([*command, "2/2"]) == 0
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_the_last_shard_of_all_reports_what_was_unfinished_when_it_came_by(
+    toy: Counting, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other shard ends while this one is at a later analysis."""
+    other = replace(toy.analysis, name="other")
+    beside = replace(context, folder=context.folder)
+
+    def slow(own: Context, config: Config, key: str) -> dict[str, Any]:
+        with pytest.raises(UnfinishedError):  # `other` is this shard's to finish
+            run_all([toy.analysis, replace(other, compute=toy.compute)], beside, shard=Shard(1, 2))
+        return toy.compute(own, config, key)
+
+    late = replace(other, compute=slow)
+    runs, left_out = run_all([toy.analysis, late], context, shard=Shard(2, 2))
+    assert [run.analysis.name for run in runs] == ["toy", "other"]
+    assert not left_out
+
+
+def test_a_model_is_named_in_titles_by_its_label_or_the_end_of_its_path(
+    toy: Counting, context: Context
+) -> None:
+    assert model_label({"model": "/data/models/tiny-llama"}) == "tiny-llama"
+    assert model_label({"model": "files/small.gguf"}) == "small.gguf"
+    assert model_label({"model": "org/name"}) == "org/name"
+    assert model_label({"model": "/data/x", "label": "Ours"}) == "Ours"
+    assert model_label({}) == ""
+    named = replace(context, label="Ours <1>")
+    run = run_analysis(toy.analysis, Config(), named)
+    assert "Toy &lt;b&gt;: Ours &lt;1&gt;" in (context.folder / "report.html").read_text()
+    assert run.provenance["model"] == context.model.name
+    again = redraw(toy.analysis, context.folder, label="Theirs")
+    assert again.model == "Theirs"
+    assert redraw(toy.analysis, context.folder).model == "Theirs"
+
+
+@pytest.mark.parametrize(("most", "expected"), [(0, 37), (5, 5), (None, 37), (100, 37)])
+def test_relations_are_drawn_by_the_seed(
+    context: Context, most: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = context.names((), most)
+    assert len(names) == expected
+    assert names == [name for name in context.relations if name in names]  # in the facts' order
+    assert context.names((), most) == names
+    assert context.names(["country_capital"], most) == ["country_capital"]
+    monkeypatch.setattr(surroundings, "LARGE", 1)
+    assert len(context.names()) == 37
+    assert len(context.names((), None)) == surroundings.USUAL
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", ""])

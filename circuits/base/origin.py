@@ -22,6 +22,13 @@ PICTURES = (".svg", ".pdf", ".png")
 """Files that may be drawn again, or touched up, without being another run's."""
 
 
+def model_label(provenance: Mapping[str, Any]) -> str:
+    """The model's name for a title: its `label`, or its name, of a path the last part."""
+    model = str(provenance.get("label") or provenance.get("model") or "")
+    is_path = model.startswith(("/", ".", "~")) or model.endswith(".gguf") or model.count("/") > 1
+    return Path(model).name if is_path and not provenance.get("label") else model
+
+
 def check_writable(
     directory: Path, inputs: Iterable[Path | str | None] = (), names: Iterable[str] = ()
 ) -> None:

@@ -43,6 +43,10 @@ OneShard = Annotated[
         "finds all units stored makes the report.",
     ),
 ]
+Label = Annotated[
+    str | None,
+    typer.Option("--label", help="The model's name in titles; of a path by default its last part."),
+]
 
 
 def run(
@@ -58,6 +62,7 @@ def run(
     show: Show = False,
     redraw: Redraw = False,
     shard: OneShard = None,
+    label: Label = None,
     seed: Annotated[int, Like(Source, "seed")] = 0,
     batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
     loading: Loading,
@@ -100,6 +105,7 @@ def run(
             batch_size=batch_size,
             known=known,
             shots=shots,
+            label=label,
         )
         part = Shard.parse(shard)
         try:
@@ -132,7 +138,7 @@ def _one(
     from experiments.analyses.engine.running import redraw, run_analysis
 
     if again:
-        return redraw(chosen, context.folder, console.stage)
+        return redraw(chosen, context.folder, console.stage, context.label)
     values = _values(chosen, config, settings)
     return run_analysis(chosen, values, context, console.stage, console.warn, shard)
 

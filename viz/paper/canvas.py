@@ -24,6 +24,7 @@ from matplotlib.textpath import text_to_path
 
 from circuits.base.display import visible as visible_text
 from circuits.base.errors import OptionError
+from circuits.base.origin import model_label
 from circuits.base.writing import atomic_write
 from viz import theme
 
@@ -113,7 +114,8 @@ def joined(parts: Sequence[str]) -> str:
 
 def asked(provenance: Mapping[str, Any]) -> list[str]:
     """Model and relation, as far as they are known: how a caption begins."""
-    return [str(provenance[key]) for key in ("model", "relation") if key in provenance]
+    found = [model_label(provenance), str(provenance.get("relation") or "")]
+    return [each for each in found if each]
 
 
 def legend_columns(names: Sequence[str], width: float) -> int:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from circuits.base.errors import OptionError
+from circuits.base.origin import model_label
 from viz import theme
 from viz.paper import canvas
 from viz.paper.heat_maps import draw_effects
@@ -81,7 +82,7 @@ def draw_average_trace(
 
 def _trace_caption(trace: Trace) -> str:
     origin = trace.provenance
-    parts = [str(origin["model"])] if "model" in origin else []
+    parts = [label] if (label := model_label(origin)) else []
     parts.append(f"answer “{trace.answer.strip()}”")
     parts.append(f"p clean {trace.p_clean:.3f}")
     parts.append(f"p corrupted {trace.p_corrupted:.3f}")

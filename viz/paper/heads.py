@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from circuits.base.errors import OptionError
+from circuits.base.origin import model_label
 from viz import theme
 from viz.paper import canvas
 
@@ -166,7 +167,7 @@ def head_name(found: PromptHeads, head: str) -> str:
 
 
 def _caption(found: PromptHeads) -> str:
-    model = str(found.provenance.get("model", ""))
+    model = model_label(found.provenance)
     parts = [model, f"from the last token of “{canvas.cut(found.prompt)}”"]
     return canvas.joined(parts)
 

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from circuits.base.errors import OptionError
 from circuits.base.intervals import enough
+from circuits.base.origin import model_label
 from viz import theme
 from viz.paper import canvas
 from viz.paper.heat_maps import layer_labels
@@ -53,7 +54,7 @@ def draw_prompt_lens(
         f"at {_place(name)} “{canvas.visible(tokens[position].strip())}”"
         for name, position in lens.positions.items()
     ]
-    caption = [str(lens.provenance.get("model", "")), f"“{canvas.cut(lens.prompt.text)}”"]
+    caption = [model_label(lens.provenance), f"“{canvas.cut(lens.prompt.text)}”"]
     return _draw(path, lens_lines(lens), headings, title, caption, lens.provenance, width)
 
 

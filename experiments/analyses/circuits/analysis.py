@@ -24,6 +24,7 @@ from circuits.graph.select import top_n
 from circuits.model.model import Model
 from experiments.analyses.circuits.report import report
 from experiments.analyses.engine.base import Analysis, SkipError
+from experiments.analyses.engine.config import relations_drawn
 from experiments.analyses.engine.context import Context
 from locate.discover import Search, random_circuits, stability_of
 from locate.examples import Examples
@@ -43,6 +44,7 @@ class Config(Options):
     """Options; see `kc run --list`."""
 
     relations: tuple[str, ...] = option((), "relations to look at; none given: all", selects=True)
+    most: int | None = relations_drawn()
     pairs: int = option(12, "prompt pairs in each half", low=1)
     edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
     faithfulness: float | None = option(
@@ -60,7 +62,7 @@ class Config(Options):
 
 def steps(context: Context, config: Config) -> list[str]:
     """One unit a relation."""
-    return context.names(config.relations)
+    return context.names(config.relations, config.most)
 
 
 def compute(context: Context, config: Config, key: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
+from circuits.base.origin import model_label
 from experiments.analyses.engine.claims import Claim
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.tables import Table
@@ -138,8 +139,8 @@ class Run(Shown):
 
     @property
     def model(self) -> str:
-        """The model's name."""
-        return str(self.provenance["model"])
+        """The model's name, as titles have it."""
+        return model_label(self.provenance)
 
     @property
     def path(self) -> Path:

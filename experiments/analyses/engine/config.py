@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_origin
 import yaml
 
 from circuits.base.errors import FileFormatError, OptionError
-from circuits.base.options import as_dict, changed, meanings, types_of
+from circuits.base.options import as_dict, changed, meanings, option, types_of
 from circuits.base.records import read_text
 
 NOTHING = "–"
@@ -22,6 +22,12 @@ NOTHING = "–"
 MAX_BYTES = 2**20
 DEEPEST = 8
 Config = TypeVar("Config")
+
+
+def relations_drawn() -> Any:
+    """The option of how many relations are drawn (`Context.names`)."""
+    text = "relations drawn where none is named; 0: all; none given: all, in a large model 24"
+    return option(None, text, low=0, selects=True)
 
 
 class _Loader(yaml.SafeLoader):

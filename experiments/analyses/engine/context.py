@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,8 @@ from locate.examples import Examples, Source, collect, relations_of
 from locate.heads.roles import head_roles
 
 CIRCUITS = "circuits"
+LARGE, USUAL = 20_000_000, 24
+"""In models of so many weights an analysis looks at so many relations unless more are asked for."""
 Made = TypeVar("Made")
 
 
@@ -48,7 +51,8 @@ class Context:
 
     `folder` is the analysis's own, `shared` the folder whose circuits all analyses of a run share.
     `facts` names a fact file or data set to ask about instead of the atlas. `known` and `shots`
-    decide the pairs that `examples` makes, as in `locate.options.Source`.
+    decide the pairs that `examples` makes, as in `locate.options.Source`. `label` is the model's
+    name in titles.
     """
 
     model_name: str
@@ -62,6 +66,7 @@ class Context:
     progress: Progress = _unwatched
     known: Known = Known.TOP1
     shots: int = 0
+    label: str | None = None
     _held: _Held = field(default_factory=_Held, repr=False)
 
     @classmethod
@@ -123,11 +128,22 @@ class Context:
 
         return self.once(("facts", self.facts), read)
 
-    def names(self, chosen: Sequence[str] = ()) -> list[str]:
-        """Names of the chosen relations, all of them for none; OptionError for an unknown one."""
+    def names(self, chosen: Sequence[str] = (), most: int | None = 0) -> list[str]:
+        """Names of the chosen relations; for none at most `most` of all, drawn by the seed.
+
+        0 is all of them, None all of them in a small model and `USUAL` in a large one. OptionError
+        for an unknown name.
+        """
         for name in chosen:
             relations_of(Source(relation=name, facts=self.facts))
-        return list(chosen) or list(self.relations)
+        names = list(chosen) or list(self.relations)
+        if most is None:
+            n_weights = sum(each.numel() for each in self.model.bridge.parameters())
+            most = 0 if n_weights < LARGE else USUAL
+        if chosen or not most or len(names) <= most:
+            return names
+        drawn = set(random.Random(self.seed).sample(names, most))
+        return [name for name in names if name in drawn]
 
     def examples(
         self,

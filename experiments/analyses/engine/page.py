@@ -98,7 +98,7 @@ def small_model(name: str) -> str:
 
 def origin_rows(run: Run) -> list[tuple[str, str]]:
     """Where the numbers come from, as names and values."""
-    provenance, model = run.provenance, run.model
+    provenance, model = run.provenance, str(run.provenance["model"])
     if provenance.get("revision"):
         model += f" at {provenance['revision']}"
     seconds = shown(provenance["seconds_computing"], 0)

@@ -53,6 +53,7 @@ def run_analysis(
         "seed": context.seed,
         "known": str(context.known),
         "shots": context.shots,
+        **({"label": context.label} if context.label else {}),
         "facts": context.facts or "the atlas",
         "facts_sha256": context.facts_sha256,
         "config": as_dict(config),
@@ -86,26 +87,34 @@ def run_all(
     makes the reports of an earlier run again. PromptError where nothing is left, UnfinishedError
     where units of other shards are missing.
     """
-    runs: list[Run] = []
+    runs: dict[str, Run] = {}
     left_out: dict[str, str] = {}
-    unfinished: list[str] = []
-    for each in analyses:
+    unfinished: dict[str, str] = {}
+
+    def attempt(each: Analysis) -> None:
         own = context.inside(context.folder / each.name)
         try:
             if again:
-                runs.append(redraw(each, own.folder, stages))
+                runs[each.name] = redraw(each, own.folder, stages, own.label)
             else:
-                runs.append(run_analysis(each, each.config(), own, stages, note, shard))
+                runs[each.name] = run_analysis(each, each.config(), own, stages, note, shard)
         except UnfinishedError as error:
-            unfinished.append(str(error))
+            unfinished[each.name] = str(error)
         except KnowledgeCircuitsError as error:
             left_out[each.name] = str(error)
             note(f"{each.name} left out: {error}")
+
+    for each in analyses:
+        attempt(each)
+    waiting = [each for each in analyses if each.name in unfinished]
+    unfinished.clear()
+    for each in waiting:  # other shards may have done their units since
+        attempt(each)
     if unfinished:
-        raise UnfinishedError("; ".join(unfinished))
+        raise UnfinishedError("; ".join(unfinished.values()))
     if not runs:
         raise PromptError(f"no analysis could be made: {'; '.join(left_out.values())}")
-    return runs, left_out
+    return [runs[each.name] for each in analyses if each.name in runs], left_out
 
 
 def _check_own(folder: Path, analysis: Analysis) -> None:
@@ -133,8 +142,10 @@ def write_index(
     return summary, path
 
 
-def redraw(analysis: Analysis, folder: Path, stages: Stages = silent) -> Run:
-    """The report made again from the stored units, without the model.
+def redraw(
+    analysis: Analysis, folder: Path, stages: Stages = silent, label: str | None = None
+) -> Run:
+    """The report made again from the stored units, without the model; under another label if given.
 
     FileFormatError where there is no earlier run, or not all of its units.
     """
@@ -147,6 +158,7 @@ def redraw(analysis: Analysis, folder: Path, stages: Stages = silent) -> Run:
         raise FileFormatError(path, "is no summary of an earlier run; run it first") from None
     if owner != analysis.name:
         raise OptionError(f"{folder} holds a run of {owner}")
+    provenance |= {"label": label} if label else {}
     config = changed(analysis.config(), settings)
     parts = stored_parts(folder, mark, units)
     with stages(f"{analysis.name} report"):

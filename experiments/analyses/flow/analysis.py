@@ -25,6 +25,7 @@ from circuits.graph.circuit import Wiring, node_kind
 from circuits.model.model import Model
 from experiments.analyses.engine.base import Analysis, SkipError
 from experiments.analyses.engine.claims import average
+from experiments.analyses.engine.config import relations_drawn
 from experiments.analyses.engine.context import Context
 from experiments.analyses.flow.report import report
 from locate.states.attribution import direct_logit_attribution
@@ -48,6 +49,7 @@ class Config(Options):
     """Options; see `kc run --list`."""
 
     relations: tuple[str, ...] = option((), "relations to look at; none given: all", selects=True)
+    most: int | None = relations_drawn()
     pairs: int = option(
         12, "facts in each half: one names the components, the other tests them", low=1
     )
@@ -57,7 +59,7 @@ class Config(Options):
 
 def steps(context: Context, config: Config) -> list[str]:
     """One unit a relation."""
-    return context.names(config.relations)
+    return context.names(config.relations, config.most)
 
 
 def compute(context: Context, config: Config, key: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from circuits.base.options import Options, option
 from circuits.facts.facts import Relation
 from experiments.analyses.engine.base import Analysis, Part, SkipError
+from experiments.analyses.engine.config import relations_drawn
 from experiments.analyses.engine.context import Context
 from experiments.analyses.hallucination import look
 from experiments.analyses.hallucination.recall import Cases, attributes, find_cases
@@ -21,6 +22,7 @@ class Config(Options):
     """Options of the analysis."""
 
     relations: tuple[str, ...] = option((), "relations to look at; none named: all", selects=True)
+    most: int | None = relations_drawn()
     wordings: int = option(
         3, "training wordings to ask in, beside the held-out ones; 0: all", low=0
     )
@@ -44,7 +46,7 @@ class Config(Options):
 
 def steps(context: Context, config: Config) -> Sequence[str]:
     """The relations."""
-    return context.names(config.relations)
+    return context.names(config.relations, config.most)
 
 
 def compute(context: Context, config: Config, key: str) -> Part:

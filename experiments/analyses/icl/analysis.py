@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,11 +66,7 @@ def steps(context: Context, config: Config) -> Sequence[str]:
         )
     if min(config.counts, default=0) < 0 or config.compare < 1:
         raise OptionError("counts are numbers of examples, and compare is at least 1")
-    names = context.names(config.relations)
-    if config.relations or not config.most or len(names) <= config.most:
-        return names
-    drawn = set(random.Random(context.seed).sample(names, config.most))
-    return [name for name in names if name in drawn]
+    return context.names(config.relations, config.most)
 
 
 def compute(context: Context, config: Config, key: str) -> Part:
