@@ -1,0 +1,173 @@
+"""What a benchmark is: cases that are read from a file, and what a method does to each of them.
+
+A benchmark runs on the engine of the analyses: a unit is one case by one method (or, where cases
+belong together, all of them by one method), stored when it is done; a case that fails is recorded
+with its reason and the rest goes on; the report is made of stored units.
+
+One file adds one: a value `Benchmark`, entered in `registry.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from circuits.base.errors import KnowledgeCircuitsError, OptionError, PromptError
+from circuits.base.options import Options, option
+from circuits.facts.loaders import LeftOut
+from circuits.model.model import Model
+from experiments.analyses.engine.base import Analysis, Part, Report, SkipError
+from experiments.analyses.engine.context import Context
+
+FIXTURES = Path(__file__).with_name("fixtures")
+"""Small benign files of our own in the benchmarks' schemas."""
+NO_EDIT = "none"
+"""The baseline that changes nothing."""
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What was read: cases in the file's order, and the rows that were left out, with reasons."""
+
+    items: tuple[Any, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def without_slips(self) -> Cases:
+        """The same; OptionError, with the first reason, where a row was left out."""
+        if self.left_out:
+            first = self.left_out[0]
+            raise OptionError(
+                f"{len(self.left_out)} rows cannot be used, the first is row {first.row}: "
+                f"{first.reason}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of the literature.
+
+    `published` says where its data is, `licence` under which terms, `form` how a file of it is
+    read. `fixture` is our own small file in that form. `read` gives the cases of a file or folder.
+    `compute(bench, case, method)` gives one unit's values, as plain as `circuits.base.plain` makes
+    them; with `whole` the case is the tuple of all cases. `report(parts)` makes the page of the
+    units' values by key; each holds its `method`. `check(method)` refuses an unknown method.
+    """
+
+    name: str
+    title: str
+    question: str
+    published: str
+    licence: str
+    form: str
+    fixture: str
+    methods: tuple[str, ...]
+    read: Callable[[Path], Cases]
+    compute: Callable[[Bench, Any, str], Part]
+    report: Callable[[Mapping[str, Part]], Report]
+    check: Callable[[str], Any]
+    whole: bool = False
+    version: int = 1
+
+    @property
+    def own_data(self) -> Path:
+        """The fixture's path."""
+        return FIXTURES / self.fixture
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Options of a benchmark's run; `data_sha256` is of the files that the cases are from."""
+
+    methods: tuple[str, ...] = option((), "methods", selects=True)
+    limit: int | None = option(None, "cases, drawn by the seed; none given: all", low=1)
+    data_sha256: str = option("", "the data's hash")
+    settings: tuple[str, ...] = option((), "options of the benchmark, NAME=VALUE")
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A run's surroundings as a benchmark sees them."""
+
+    context: Context
+    config: Config
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        """The model, unchanged between units."""
+        return self.context.model
+
+    @property
+    def seed(self) -> int:
+        """Seed of every random choice."""
+        return self.context.seed
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What several units need, made when first asked for."""
+        return self.context.once(("benchmark", key), make)
+
+
+def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
+    """The benchmark on these cases, as the engine runs it. PromptError where there is no case."""
+    if not cases.items:
+        raise PromptError(f"{benchmark.name}: there is no case to run")
+
+    def chosen(context: Context, config: Config) -> list[int]:
+        everything = range(len(cases.items))
+        if config.limit is None or config.limit >= len(everything):
+            return list(everything)
+        return sorted(random.Random(context.seed).sample(everything, config.limit))
+
+    def steps(context: Context, config: Config) -> Sequence[str]:
+        for method in config.methods:
+            benchmark.check(method)
+        if benchmark.whole:
+            return list(config.methods)
+        return [f"{m} {row + 1}" for m in config.methods for row in chosen(context, config)]
+
+    def compute(context: Context, config: Config, key: str) -> Part:
+        bench = Bench(context, config, dict(each.split("=", 1) for each in config.settings))
+        try:
+            if benchmark.whole:
+                items = tuple(cases.items[row] for row in chosen(context, config))
+                return {"method": key, **benchmark.compute(bench, items, key)}
+            method, _, row = key.rpartition(" ")
+            case = cases.items[int(row) - 1]
+            return {"method": method, "case": int(row), **benchmark.compute(bench, case, method)}
+        except KnowledgeCircuitsError as error:
+            raise SkipError(str(error)) from None
+
+    return Analysis(
+        name=f"benchmark-{benchmark.name}",
+        title=benchmark.title,
+        question=benchmark.question,
+        config=Config,
+        steps=steps,
+        compute=compute,
+        report=lambda config, parts: benchmark.report(parts),
+        version=benchmark.version,
+        slow=True,
+    )
+
+
+def by_method(parts: Mapping[str, Part]) -> dict[str, list[Part]]:
+    """The units of each method, in their order."""
+    groups: dict[str, list[Part]] = {}
+    for part in parts.values():
+        groups.setdefault(part["method"], []).append(part)
+    return groups
+
+
+def data_sha256(path: Path) -> str:
+    """One hash of a data file, or of all files of a folder."""
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    whole = sha256()
+    for file in files:
+        with file.open("rb") as content:
+            whole.update(file_digest(content, "sha256").digest())
+    return whole.hexdigest()
