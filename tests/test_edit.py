@@ -57,6 +57,21 @@ def test_an_edit_changes_the_model_and_is_taken_back_bit_for_bit(model, rank):
     assert model.provenance == provenance
 
 
+def test_edits_inside_an_edit_leave_the_provenance_as_it_was(model):
+    """Two nested changes within an applied one, as MEMIT makes them over layers in a sequence."""
+    bare = model.provenance["weights_sha256"]
+    with random_delta(model, 1).applied(model):
+        outside = model.provenance
+        with random_delta(model, 2).applied(model), random_delta(model, 3).applied(model):
+            assert len(model.provenance["edits"]) == 3
+        assert model.provenance == outside
+        assert outside["weights_sha256"] == bare
+    with random_delta(model, 1).applied(model):
+        with torch.no_grad():
+            model.parameter(model.mlp_output_name(0)).add_(1e-3)  # by hand: the hash must tell
+        assert model.provenance["weights_sha256"] != bare
+
+
 def test_an_edit_is_taken_back_after_an_exception(model):
     before = weights(model)
     with pytest.raises(KeyboardInterrupt), random_delta(model).applied(model):

@@ -88,7 +88,9 @@ class _Placed:
 
     def enter(self) -> None:
         model = self.model
-        self.provenance = model.provenance
+        _ = model.provenance  # hashes the weights again where they were written to
+        # The very object, by which the edit below knows that this one left nothing behind.
+        self.provenance = model.origin
         self.before = {name: model.parameter(name).clone() for name in self.delta.changes}
         model.placed.append(self)
         for name, weight in self.before.items():

@@ -90,18 +90,21 @@ def request_of(fact: Fact) -> EditRequest:
 
 
 def read_requests(
-    source: str | Path, schema: Schema | str | None = None, max_bytes: int = MAX_BYTES
+    source: str | Path,
+    schema: Schema | str | None = None,
+    max_bytes: int = MAX_BYTES,
+    lenient: bool = False,
 ) -> RequestFile:
     """The requests of a file; FileFormatError names file and line of a row that is malformed.
 
     In the project's own format every row must be usable; rows of public sets whose subject does
-    not stand exactly once in the prompt are left out and listed.
+    not stand exactly once in the prompt are left out and listed; with `lenient` malformed ones too.
     """
     path = Path(source).expanduser()
     rows = _own_rows(path, max_bytes) if schema is None else None
     if rows is not None:
         return RequestFile(tuple(_own(record, path, line) for line, record in rows))
-    facts, left_out = list_facts(source, schema, max_bytes)
+    facts, left_out = list_facts(source, schema, max_bytes, lenient)
     requests = []
     for fact in facts:
         try:
@@ -146,7 +149,8 @@ def _own_rows(path: Path, max_bytes: int) -> list[tuple[int | None, dict[str, An
         rows = [(None, each) for each in (content if isinstance(content, list) else [content])]
     if not rows:
         raise FileFormatError(path, "holds no edit requests")
-    if not isinstance(rows[0][1], dict) or not rows[0][1].keys() >= OWN_KEYS:
+    keys = rows[0][1].keys() if isinstance(rows[0][1], dict) else set()
+    if not keys >= OWN_KEYS or "rephrase" in keys:  # QAEdit has our keys and one more
         return None
     for number, (_, record) in enumerate(rows, start=1):
         if not isinstance(record, dict):

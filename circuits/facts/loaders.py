@@ -81,9 +81,15 @@ def read_facts(
 
 
 def list_facts(
-    source: str | Path, schema: Schema | str | None = None, max_bytes: int = MAX_BYTES
+    source: str | Path,
+    schema: Schema | str | None = None,
+    max_bytes: int = MAX_BYTES,
+    lenient: bool = False,
 ) -> tuple[list[Fact], list[LeftOut]]:
-    """Facts one by one in the order of the rows, each with its wording, and what was left out."""
+    """Facts one by one in the order of the rows, each with its wording, and what was left out.
+
+    `lenient` leaves out a malformed row too, instead of refusing the file.
+    """
     schema = None if schema is None else Schema.of(schema)
     facts: list[Fact] = []
     left_out: list[LeftOut] = []
@@ -93,7 +99,7 @@ def list_facts(
             read = schema or detect(rows[0][1], file)
             if read == Schema.LRE:
                 raise FileFormatError(file, "holds relations, not single facts")
-            facts.extend(_read_each(file, rows, has_lines, read, left_out))
+            facts.extend(_read_each(file, rows, has_lines, read, left_out, lenient))
     return facts, left_out
 
 
@@ -142,6 +148,7 @@ def _read_each(
     has_lines: bool,
     schema: Schema,
     left_out: list[LeftOut],
+    lenient: bool = False,
 ) -> list[Fact]:
     read, facts = READERS[schema], []
     for number, record in rows:
@@ -152,6 +159,11 @@ def _read_each(
             if schema == Schema.PLAIN:
                 raise FileFormatError(place.path, str(error), place.line) from None
             left_out.append(LeftOut(str(path), number, str(error)))
+        except FileFormatError as error:
+            if not lenient:
+                raise
+            reason = str(error).split(": ", 1)[-1]
+            left_out.append(LeftOut(str(path), number, reason))
     return facts
 
 

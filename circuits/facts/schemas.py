@@ -7,6 +7,7 @@
 | edit-request | prompt, subject, ground_truth, target_new (EasyEdit) | the wording |
 | knowedit | prompt, subject, target_new, portability... (Zhang et al. 2024) | the wording |
 | zsre | subject, src, alt, answers, rephrase, loc, loc_ans (Mitchell et al. 2022) | the wording |
+| qaedit | subject, prompt, target, rephrase, locality list (Yang et al. 2025) | the wording |
 | known-1000 | known_id, subject, attribute, prompt (Meng et al. 2022) | relation_id |
 | plain | subject, object, prompt, optional relation, aliases | relation, else the wording |
 
@@ -44,6 +45,7 @@ class Schema(Choice):
     EDIT_REQUEST = "edit-request"
     KNOWEDIT = "knowedit"
     ZSRE = "zsre"
+    QAEDIT = "qaedit"
     KNOWN_1000 = "known-1000"
     PLAIN = "plain"
 
@@ -56,6 +58,7 @@ def detect(record: Record, path: str | Path) -> Schema:
         Schema.COUNTERFACT: {"requested_rewrite"},
         Schema.KNOWN_1000: {"known_id", "attribute"},
         Schema.ZSRE: {"subject", "src", "alt"},
+        Schema.QAEDIT: {"subject", "prompt", "target", "rephrase"},
         Schema.PLAIN: {"subject", "object"},
     }
     for schema, sign in signs.items():
@@ -144,7 +147,21 @@ def _edit_request(record: Record, at: Place) -> Fact:
         answer = text_field(record, "locality_ground_truth", *at)
         probes += _probes(record, "locality_prompt", ProbeKind.LOCALITY, answer, at)
     subject = text_field(record, "subject", *at)
-    return Fact(template, subject, _answer(record, true, at), template, target, tuple(probes))
+    known = _answer(record, true, at) if record.get(true) else target
+    return Fact(template, subject, known, template, target, tuple(probes))
+
+
+def _qaedit(record: Record, at: Place) -> Fact:
+    """A question and its answer; what the model says now is not in the file."""
+    template, target = _wording(record, "prompt", at), _answer(record, "target", at)
+    probes = [*_probes(record, "rephrase", ProbeKind.PARAPHRASE, target, at)]
+    for each in _listed(record.get("locality"), "locality", at):
+        other = _mapping(each, "locality", at)
+        answers = tuple(_flatten(other.get("loc_ans")))
+        probes.append(Probe(ProbeKind.LOCALITY, text_field(other, "loc", *at), answers, "loc"))
+    return Fact(
+        template, text_field(record, "subject", *at), target, template, target, tuple(probes)
+    )
 
 
 def _knowedit(record: Record, at: Place) -> Fact:
@@ -212,6 +229,7 @@ READERS: dict[Schema, Callable[[Record, Place], Fact]] = {
     Schema.EDIT_REQUEST: _edit_request,
     Schema.KNOWEDIT: _knowedit,
     Schema.ZSRE: _zsre,
+    Schema.QAEDIT: _qaedit,
     Schema.KNOWN_1000: _known_1000,
     Schema.PLAIN: _plain,
 }

@@ -175,6 +175,15 @@ class Judge:
         after = self._observe(chosen)
         return [self._score(index, after[place]) for place, index in enumerate(chosen)]
 
+    @property
+    def observed_before(self) -> Sequence[Sequence[Observation]]:
+        """What the model said to each request's prompts before any edit."""
+        return self._before
+
+    def scores_of(self, after: Sequence[Sequence[Observation]]) -> list[RequestScore]:
+        """All requests, as if the model now said what was observed."""
+        return [self._score(index, each) for index, each in enumerate(after)]
+
     def drift(self) -> float:
         """Perplexity on the texts, as the model is now over as it was; NaN without texts."""
         if not self._texts:

@@ -95,8 +95,8 @@ def _lead(parts: Mapping[str, Part]) -> str:
     if reached:
         where = state_name(int(np.median(reached)))
         text += (
-            f" By the logit lens the object is the likeliest token from {where} on (median of the "
-            f"{len(reached)} relations in which it ever is)."
+            f" By the logit lens the object is the likeliest token {where} and later (median "
+            f"of the {len(reached)} relations in which it ever is)."
         )
     return text
 

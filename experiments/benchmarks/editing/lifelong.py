@@ -1,0 +1,219 @@
+"""Edits in sequence: what becomes of the first when the last is made.
+
+Every case is edited on the model as it is after those before it. After every `every` edits all
+edits so far are judged again, beside perplexity and the growth of the weights; each is judged right
+after it was made too, which is all that EasyEdit's `sequential_edit` reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from circuits.base.errors import OptionError, PromptError
+from circuits.base.plain import number
+from circuits.edits.edit import WeightDelta
+from circuits.edits.judge.success import Measure, RequestScore, norm_growth
+from circuits.edits.methods.registry import EditMethod
+from experiments.analyses.edit_study.stored import score_values
+from experiments.analyses.engine.base import Figure, Part, Report, Section
+from experiments.analyses.engine.claims import average, difference
+from experiments.analyses.engine.tables import Table, shown
+from experiments.benchmarks.base import Bench, Benchmark
+from experiments.benchmarks.editing.cases import Case, single_edits
+from experiments.benchmarks.editing.run import editor_of, judge_of
+from viz.paper.charts import Lines
+
+EVERY = "every"
+USUAL_EVERY = 5
+SHOWN = (Measure.EFFICACY, Measure.PARAPHRASE, Measure.PORTABILITY, Measure.LOCALITY)
+WORDS = {
+    Measure.EFFICACY: "reliability",
+    Measure.PARAPHRASE: "generalisation",
+    Measure.PORTABILITY: "portability",
+    Measure.LOCALITY: "locality",
+}
+METHOD = (
+    "Cases are edited one after the other on the same model, each as soon as it can be: one that "
+    "diverges, or that the model answers so already, is counted and leaves the model as it is.",
+    "`Right after` judges an edit when it has just been made, `in the end` when all have been. "
+    "Locality is agreement with the unedited model. Intervals are 95 % bootstrap intervals over "
+    "the edits.",
+)
+
+
+def check(method: str) -> None:
+    """OptionError for what is no edit method."""
+    EditMethod.of(method)
+
+
+def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
+    """All cases in sequence by one method."""
+    requests = [request for case in cases for request in case.requests]
+    judge, editor = judge_of(bench, requests), editor_of(bench, method)
+    every = _every(bench)
+    done: list[int] = []
+    status: dict[str, int] = {}
+    right_after: dict[int, RequestScore] = {}
+    stops: list[dict[str, Any]] = []
+    total: WeightDelta | None = None
+    with ExitStack() as edits:
+        for index, request in enumerate(requests):
+            outcome = editor([request], [requests[each] for each in done])
+            name = str(outcome.status)
+            if outcome.delta is not None:
+                edits.enter_context(outcome.delta.applied(bench.model))
+                total = outcome.delta if total is None else total + outcome.delta
+                (right_after[index],) = judge.score([index])
+                done.append(index)
+            status[name] = status.get(name, 0) + 1
+            if (index + 1) % every == 0 or index + 1 == len(requests):
+                stops.append(
+                    {
+                        "edits": index + 1,
+                        "scores": [score_values(each) for each in judge.score(done)]
+                        if done
+                        else [],
+                        "drift": judge.drift(),
+                    }
+                )
+            bench.context.progress(index + 1, len(requests))
+    if total is None:
+        raise PromptError(f"{method} made none of {len(requests)} edits: {status}")
+    return {
+        "status": status,
+        "done": done,
+        "right_after": [score_values(right_after[index]) for index in done],
+        "stops": stops,
+        "growth": norm_growth(bench.model, total),
+    }
+
+
+def _every(bench: Bench) -> int:
+    text = bench.settings.get(EVERY, str(USUAL_EVERY))
+    if not text.isdigit() or not int(text):
+        raise OptionError(f"`{EVERY}` {text!r} is no number of edits")
+    return int(text)
+
+
+# --- report --------------------------------------------------------------------------------------
+
+
+def report(parts: Mapping[str, Part]) -> Report:
+    """How reliability, locality and the model's text fare as edits pile up."""
+    claims, said = [], []
+    for name, part in parts.items():
+        first = _rates(part["right_after"], Measure.EFFICACY)
+        last = _rates(part["stops"][-1]["scores"], Measure.EFFICACY)
+        claims.append(
+            difference(
+                f"by {name} an edit is said [more|less] often right after it than in the end",
+                first,
+                last,
+                scale=100,
+                over="edits",
+            )
+        )
+        drift = number(part["stops"][-1]["drift"])
+        said.append(
+            f"after {part['stops'][-1]['edits']} edits by {name} "
+            f"{shown(100 * float(np.mean(last)), 0)} % of them are said "
+            f"({shown(100 * float(np.mean(first)), 0)} % right after each), perplexity is "
+            f"{shown(drift, 2)} times the unedited model's"
+        )
+    lead = f"{'; '.join(said)}.".capitalize()
+    tables = (_table(parts), _stops_table(parts), _growth_table(parts))
+    section = Section("As edits pile up", "", tables, tuple(claims), (_figure(parts),))
+    return Report(lead, (section,), tuple(claims), METHOD)
+
+
+def _rates(
+    scores: Sequence[Mapping[str, Any]], measure: Measure, scoring: str = "generation"
+) -> list[float]:
+    found = [score["after"].get(str(measure)) for score in scores]
+    return [np.nan if each is None else number(each[scoring]) for each in found]
+
+
+def _table(parts: Mapping[str, Part]) -> Table:
+    rows = []
+    for name, part in parts.items():
+        states = ", ".join(f"{count} {state}" for state, count in part["status"].items())
+        for when, scores in (
+            ("right after", part["right_after"]),
+            ("in the end", part["stops"][-1]["scores"]),
+        ):
+            for scoring in ("generation", "tokens"):
+                rates = [average(_rates(scores, measure, scoring)) for measure in SHOWN]
+                rows.append([name, when, scoring, *rates, states])
+    columns = ("method", "judged", "scoring", *WORDS.values(), "outcomes")
+    return Table(
+        "sequence",
+        columns,
+        rows,
+        title="Judged right after each edit (published), and after all (corrected)",
+        percent=set(WORDS.values()),
+    )
+
+
+def _stops_table(parts: Mapping[str, Part]) -> Table:
+    rows = [
+        [
+            name,
+            stop["edits"],
+            *(average(_rates(stop["scores"], measure)) for measure in SHOWN),
+            number(stop["drift"]),
+        ]
+        for name, part in parts.items()
+        for stop in part["stops"]
+    ]
+    return Table(
+        "stops",
+        ("method", "edits", *WORDS.values(), "perplexity ×"),
+        rows,
+        title="All edits so far, in free generation, as the sequence grows",
+        percent=set(WORDS.values()),
+    )
+
+
+def _growth_table(parts: Mapping[str, Part]) -> Table:
+    rows = [
+        [name, weight, number(size["change"]), number(size["growth"])]
+        for name, part in parts.items()
+        for weight, size in part["growth"].items()
+    ]
+    columns = ("method", "weight", "|dW|/|W|", "|W + dW|/|W|")
+    return Table("growth", columns, rows, title="Growth of the changed weights")
+
+
+def _figure(parts: Mapping[str, Part]) -> Figure:
+    stops = [stop["edits"] for stop in next(iter(parts.values()))["stops"]]
+    panels = {
+        words: {
+            name: [average(_rates(stop["scores"], measure)) for stop in part["stops"]]
+            for name, part in parts.items()
+        }
+        for measure, words in ((Measure.EFFICACY, "reliability"), (Measure.LOCALITY, "locality"))
+    }
+    chart = Lines(stops, panels, "edits", ("share of replies",), y_limits=(-0.02, 1.02))
+    caption = "All edits so far, judged in free generation, with 95 % intervals over edits."
+    return Figure("sequence", caption, chart.draw)
+
+
+LIFELONG = Benchmark(
+    name="lifelong",
+    title="Edits in sequence",
+    question="Are edits still there, and is the model still itself, after many in sequence?",
+    published="any file of single edits: CounterFact, ZsRE, KnowEdit, QAEdit",
+    licence="that of the file",
+    form="as counterfact, zsre, knowedit and qaedit; --set every=N judges after every N edits",
+    fixture="counterfact.json",
+    methods=("rome", "memit", "alphaedit", "ft"),
+    read=single_edits,
+    compute=compute,
+    report=report,
+    check=check,
+    whole=True,
+)

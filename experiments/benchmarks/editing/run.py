@@ -1,0 +1,110 @@
+"""One case by one method: its edit, a random change beside it, or no edit at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from circuits.base.choices import Control
+from circuits.base.errors import PromptError
+from circuits.edits.edit import EditRequest
+from circuits.edits.effects.control import control
+from circuits.edits.judge.generation import says
+from circuits.edits.judge.in_context import in_context
+from circuits.edits.judge.success import Judge, RequestScore
+from circuits.edits.methods.registry import EditMethod
+from experiments.analyses.edit_study.stored import score_values
+from experiments.benchmarks.base import NO_EDIT, Bench
+from experiments.benchmarks.editing.cases import Case
+from locate.edit import Editor, EditRun, Mode, run_edits, texts_for_drift
+
+IN_CONTEXT = "in-context"
+"""The baseline that puts the fact into the prompt."""
+FLUENCY_TOKENS = 60
+"""Length of the text that fluency is measured on, where the model takes twice as many."""
+RANDOM = "random"
+"""Where a unit keeps what a random change of the edit's size did."""
+
+
+def check(method: str) -> None:
+    """OptionError for what is no edit method and no baseline."""
+    if method not in (NO_EDIT, IN_CONTEXT):
+        EditMethod.of(method)
+
+
+def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
+    """The case's scores after the method, and after a random change of the same size.
+
+    `known` says of each request whether the unedited model gives the true answer, as far as the
+    file has one.
+    """
+    judge = judge_of(bench, case.requests)
+    if method == NO_EDIT:
+        return {**_told(judge, judge.score()), "status": {}}
+    if method == IN_CONTEXT:
+        return {**_told(judge, in_context(judge)), "status": {}}
+    run = run_edits(editor_of(bench, method), judge, mode_of(case.requests, method))
+    changes = {"status": run.counts(), "notes": run.notes, "seconds": sum(run.seconds)}
+    if not run.final:
+        return {**_told(judge, []), **changes}
+    return {
+        **_told(judge, run.final),
+        **changes,
+        "drift": run.drifts[-1],
+        "growth": run.growth[-1],
+        RANDOM: [score_values(each) for each in _beside(bench, judge, run)],
+    }
+
+
+def judge_of(bench: Bench, requests: Sequence[EditRequest]) -> Judge:
+    """The judge of some requests, made once a run; the texts' perplexity is taken with it."""
+    key = ("judge", tuple(requests))
+    return bench.once(  # type: ignore[no-any-return]
+        key,
+        lambda: Judge(
+            bench.model,
+            requests,
+            fluency_tokens=FLUENCY_TOKENS if bench.model.max_tokens >= 2 * FLUENCY_TOKENS else 0,
+            texts=texts_for_drift(bench.model, None),
+            seed=bench.seed,
+        ),
+    )
+
+
+def editor_of(bench: Bench, method: str) -> Editor:
+    """The method with its second moments, made once a run."""
+    return bench.once(  # type: ignore[no-any-return]
+        ("editor", method), lambda: Editor(bench.model, method, seed=bench.seed)
+    )
+
+
+def mode_of(requests: Sequence[EditRequest], method: str) -> Mode:
+    """Several requests: one after the other where the method takes one at a time."""
+    one_at_a_time = EditMethod.of(method).one_request and len(requests) > 1
+    return Mode.SEQUENTIAL if one_at_a_time else Mode.TOGETHER
+
+
+def _told(judge: Judge, scores: Sequence[RequestScore]) -> dict[str, Any]:
+    return {
+        "prompts": [each.text for each in judge.requests],
+        "targets": [each.target for each in judge.requests],
+        "known": [_known(judge, index) for index in range(len(judge.requests))],
+        "scores": [score_values(each) for each in scores],
+        "left_out": list(judge.left_out),
+    }
+
+
+def _known(judge: Judge, index: int) -> bool | None:
+    truth = judge.requests[index].ground_truth
+    if truth is None:
+        return None
+    return says(judge.observed_before[index][0].text, truth)
+
+
+def _beside(bench: Bench, judge: Judge, run: EditRun) -> list[RequestScore]:
+    """The scores with a random change of the edit's singular values at the same weights."""
+    delta = run.delta or (run.deltas[0] if len(run.deltas) == 1 else None)
+    if delta is None:
+        raise PromptError("the edits do not add up to one change")
+    with control(delta, bench.model, bench.seed, Control.RANDOM).applied(bench.model):
+        return judge.score()

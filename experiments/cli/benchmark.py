@@ -1,0 +1,187 @@
+"""`kc benchmark`: published benchmarks by any method, from a file or our own small one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments.cli import options as o
+from experiments.cli.console import Console
+from experiments.cli.run import OneShard, _show
+from experiments.cli.signature import Like
+from locate.options import Loading, Source
+from locate.search import Search
+
+if TYPE_CHECKING:
+    from experiments.analyses.engine.base import Run
+    from experiments.analyses.engine.context import Context
+    from experiments.benchmarks.base import Benchmark
+
+Names = Annotated[list[str] | None, typer.Argument(help="Benchmarks (--list), or all.")]
+Listing = Annotated[
+    bool, typer.Option("--list", help="Explain each: where its data is, its licence and form.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="PATH", help="Its file or folder; else our own few cases."),
+]
+Methods = Annotated[
+    str | None,
+    typer.Option("--methods", metavar="A,B", help="Methods and baselines, for its usual ones."),
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Cases, drawn by the seed; else all.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse a file of which a row cannot be used.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="An option of the benchmark; repeatable."),
+]
+
+
+def benchmark(
+    *,
+    names: Names = None,
+    model: o.ModelName = "facts-gpt2",
+    data: Data = None,
+    methods: Methods = None,
+    limit: Limit = None,
+    strict: Strict = False,
+    settings: Settings = None,
+    listing: Listing = False,
+    shard: OneShard = None,
+    seed: Annotated[int, Like(Source, "seed")] = 0,
+    batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
+    loading: Loading,
+    out: o.Out = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Run a published benchmark of editing or unlearning and write a report; resumable by case."""
+    console = Console(as_json)
+    if listing:
+        _list(console)
+        return
+    with console.working():
+        from circuits.base.errors import KnowledgeCircuitsError, OptionError
+        from experiments.analyses.engine.context import Context
+        from experiments.analyses.engine.parts import Shard, UnfinishedError
+        from experiments.benchmarks.registry import EVERYTHING, chosen
+
+        asked = list(dict.fromkeys(names or ()))
+        if not asked:
+            raise OptionError("name a benchmark, or all; --list explains them")
+        found = chosen(asked)
+        one = len(found) == 1 and asked != [EVERYTHING]
+        if not one and (data or settings):
+            raise OptionError("--data and --set go with one benchmark, not with several")
+        folder = out or Path("out") / f"{Path(model).name}-benchmark-{'-'.join(asked)}"
+        context = Context(model, folder, seed, loading.device, loading.dtype, batch_size=batch_size)
+        part = Shard.parse(shard)
+        runs: list[Run] = []
+        waiting: list[str] = []
+        failed: dict[str, str] = {}
+        for each in found:
+            own = context if one else context.inside(folder / each.name)
+            try:
+                chosen_settings = tuple(settings or ())
+                runs.append(
+                    _one(each, own, data, methods, limit, strict, chosen_settings, part, console)
+                )
+            except UnfinishedError as error:
+                waiting.append(str(error))
+            except KnowledgeCircuitsError as error:
+                if one:
+                    raise
+                failed[each.name] = str(error)
+                console.warn(f"{each.name} left out: {error}")
+        if waiting:
+            console.note("; ".join(waiting))
+        elif not runs:
+            raise OptionError(f"no benchmark could be run: {'; '.join(failed.values())}")
+    for done in runs:
+        _show(console, done)
+    console.files([done.files[0] for done in runs])
+    console.result(
+        {
+            "benchmarks": {done.analysis.name: done.as_dict() for done in runs},
+            "left_out": failed,
+            "unfinished": waiting,
+        }
+    )
+
+
+def _one(
+    chosen: Benchmark,
+    context: Context,
+    data: Path | None,
+    methods: str | None,
+    limit: int | None,
+    strict: bool,
+    settings: tuple[str, ...],
+    shard: object,
+    console: Console,
+) -> Run:
+    from circuits.base.errors import FileFormatError, OptionError
+    from experiments.analyses.engine.parts import Shard
+    from experiments.analyses.engine.running import run_analysis
+    from experiments.benchmarks.base import Config, as_analysis, data_sha256
+
+    assert isinstance(shard, Shard)
+    for each in settings:
+        if "=" not in each:
+            raise OptionError(f"--set {each!r} is no NAME=VALUE")
+    path = (data or chosen.own_data).expanduser()
+    if not path.exists():
+        raise FileFormatError(path, "no such file or folder")
+    cases = chosen.read(path)
+    if strict:
+        cases = cases.without_slips()
+    elif cases.left_out:
+        first = cases.left_out[0]
+        console.warn(
+            f"{chosen.name}: {len(cases.left_out)} rows of {path} cannot be used, the first is row "
+            f"{first.row}: {first.reason}"
+        )
+    if data is None:
+        console.note(f"{chosen.name}: {len(cases.items)} cases of our own, no published data")
+    wanted = tuple(each.strip() for each in methods.split(",")) if methods else chosen.methods
+    for name in wanted:
+        chosen.check(name)
+    config = Config(wanted, limit, data_sha256(path), settings)
+    analysis = as_analysis(chosen, cases)
+    return run_analysis(analysis, config, context, console.stage, console.warn, shard)
+
+
+def _list(console: Console) -> None:
+    with console.working():
+        from experiments.benchmarks.registry import BENCHMARKS
+        from experiments.benchmarks.registry import benchmark as named
+
+        found = [named(name) for name in BENCHMARKS]
+    for each in found:
+        console.say(f"{each.name}: {each.title}\n  {each.question}")
+        for label, text in (
+            ("data", each.published),
+            ("licence", each.licence),
+            ("form", each.form),
+            ("methods", ", ".join(each.methods)),
+        ):
+            console.say(f"    {label}: {text}")
+        console.say()
+    console.result(
+        {
+            each.name: {
+                "title": each.title,
+                "question": each.question,
+                "published": each.published,
+                "licence": each.licence,
+                "form": each.form,
+                "methods": list(each.methods),
+            }
+            for each in found
+        }
+    )
