@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from circuits.base.choices import EditStatus
 from circuits.base.errors import FileFormatError, OptionError, PromptError
+from circuits.edits.edit import EditRequest
 from circuits.edits.judge.generation import says
 from circuits.edits.judge.in_context import in_context, with_fact
 from circuits.edits.judge.success import Judge, Measure
@@ -23,6 +25,11 @@ from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import redraw, run_analysis
 from experiments.benchmarks.base import NO_EDIT, Cases, Config, as_analysis, data_sha256
 from experiments.benchmarks.editing.cases import FIRST_HOPS, MULTI_HOP, mquake, single_edits
+from experiments.benchmarks.editing.circuits import (
+    _same_words,
+    held_out_hits,
+    rank_correlation,
+)
 from experiments.benchmarks.editing.lifelong import LIFELONG
 from experiments.benchmarks.editing.run import IN_CONTEXT, RANDOM
 from experiments.benchmarks.registry import BENCHMARKS, benchmark, chosen
@@ -233,6 +240,50 @@ def test_the_fact_stands_before_every_prompt(facts_gpt2: Model) -> None:
         best = int(facts_gpt2.last_logits(torch.tensor([ids])).argmax())
     assert (score.after[Measure.EFFICACY].tokens >= 1) == (best == answer)
     assert score.before == judge.score()[0].before
+
+
+# --- circuits -------------------------------------------------------------------------------------
+
+
+def test_a_case_has_its_circuit_beside_its_outcome(facts_gpt2: Model, tmp_path: Path) -> None:
+    found = benchmark("counterfact")
+    analysis = as_analysis(found, found.read(found.own_data))
+    config = Config(("memit",), 3, circuits=True)
+    run = run_analysis(analysis, config, Context.on(facts_gpt2, tmp_path))
+    told = [part["circuit"] for part in run.parts.values.values()]
+    for each in told:
+        assert "left_out" in each or (each["changed"] >= 0 and 0 <= each["jaccard"] <= 1)
+    assert any("changed" in each for each in told)
+    assert "circuits" in run.tables
+
+
+def test_facts_in_the_same_words_are_partners_where_the_relation_is_unknown() -> None:
+    def request(subject: str, truth: str | None, prompt: str = "{} is in") -> EditRequest:
+        return EditRequest(prompt, subject, "Rome", truth, "P17")
+
+    everyone = [
+        request("Oslo", "Norway"),
+        request("Lima", None),
+        request("Bonn", "x", "{} lies in"),
+    ]
+    facts = _same_words(request("Paris", "France"), everyone)
+    assert [(fact.subject, fact.object) for fact in facts] == [("Oslo", "Norway")]
+
+
+def test_a_quantity_that_tells_the_outcome_is_found_and_noise_is_not() -> None:
+    well = np.array([True, False] * 6)
+    signal = np.where(well, 2.0, 1.0) + np.arange(12) / 100
+    told, guessed = held_out_hits(signal, well)
+    assert told.all()
+    assert guessed.sum() == 0  # without a case its outcome is the rarer one
+    assert held_out_hits(-signal, well)[0].all()
+    found = rank_correlation(signal, well.astype(float))
+    assert found.value > 0.8
+    assert found.low > 0.5
+    noise = np.random.default_rng(0).normal(size=12)
+    low, high = (getattr(rank_correlation(noise, well.astype(float)), x) for x in ("low", "high"))
+    assert low < 0 < high
+    assert np.isnan(rank_correlation(np.ones(12), well.astype(float)).value)
 
 
 # --- in sequence ----------------------------------------------------------------------------------

@@ -87,15 +87,17 @@ class Config(Options):
     limit: int | None = option(None, "cases, drawn by the seed; none given: all", low=1)
     data_sha256: str = option("", "the data's hash")
     settings: tuple[str, ...] = option((), "options of the benchmark, NAME=VALUE")
+    circuits: bool = option(False, "the circuit of each case before and after its edit")
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A run's surroundings as a benchmark sees them."""
+    """A run's surroundings as a benchmark sees them; `cases` are all that the file has."""
 
     context: Context
     config: Config
     settings: Mapping[str, str] = field(default_factory=dict)
+    cases: Sequence[Any] = ()
 
     @property
     def model(self) -> Model:
@@ -131,7 +133,8 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         return [f"{m} {row + 1}" for m in config.methods for row in chosen(context, config)]
 
     def compute(context: Context, config: Config, key: str) -> Part:
-        bench = Bench(context, config, dict(each.split("=", 1) for each in config.settings))
+        settings = dict(each.split("=", 1) for each in config.settings)
+        bench = Bench(context, config, settings, cases.items)
         try:
             if benchmark.whole:
                 items = tuple(cases.items[row] for row in chosen(context, config))

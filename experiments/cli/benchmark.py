@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,8 @@ from locate.search import Search
 if TYPE_CHECKING:
     from experiments.analyses.engine.base import Run
     from experiments.analyses.engine.context import Context
-    from experiments.benchmarks.base import Benchmark
+    from experiments.analyses.engine.parts import Shard
+    from experiments.benchmarks.base import Benchmark, Config
 
 Names = Annotated[list[str] | None, typer.Argument(help="Benchmarks (--list), or all.")]
 Listing = Annotated[
@@ -37,6 +39,10 @@ Limit = Annotated[
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse a file of which a row cannot be used.")
 ]
+Circuits = Annotated[
+    bool,
+    typer.Option("--circuits", help="Find each case's circuit before and after its edit too."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="An option of the benchmark; repeatable."),
@@ -51,6 +57,7 @@ def benchmark(
     methods: Methods = None,
     limit: Limit = None,
     strict: Strict = False,
+    circuits: Circuits = False,
     settings: Settings = None,
     listing: Listing = False,
     shard: OneShard = None,
@@ -69,6 +76,7 @@ def benchmark(
         from circuits.base.errors import KnowledgeCircuitsError, OptionError
         from experiments.analyses.engine.context import Context
         from experiments.analyses.engine.parts import Shard, UnfinishedError
+        from experiments.benchmarks.base import Config
         from experiments.benchmarks.registry import EVERYTHING, chosen
 
         asked = list(dict.fromkeys(names or ()))
@@ -87,10 +95,8 @@ def benchmark(
         for each in found:
             own = context if one else context.inside(folder / each.name)
             try:
-                chosen_settings = tuple(settings or ())
-                runs.append(
-                    _one(each, own, data, methods, limit, strict, chosen_settings, part, console)
-                )
+                config = Config((), limit, "", tuple(settings or ()), circuits)
+                runs.append(_one(each, own, data, methods, strict, config, part, console))
             except UnfinishedError as error:
                 waiting.append(str(error))
             except KnowledgeCircuitsError as error:
@@ -119,19 +125,16 @@ def _one(
     context: Context,
     data: Path | None,
     methods: str | None,
-    limit: int | None,
     strict: bool,
-    settings: tuple[str, ...],
-    shard: object,
+    config: Config,
+    shard: Shard,
     console: Console,
 ) -> Run:
     from circuits.base.errors import FileFormatError, OptionError
-    from experiments.analyses.engine.parts import Shard
     from experiments.analyses.engine.running import run_analysis
-    from experiments.benchmarks.base import Config, as_analysis, data_sha256
+    from experiments.benchmarks.base import as_analysis, data_sha256
 
-    assert isinstance(shard, Shard)
-    for each in settings:
+    for each in config.settings:
         if "=" not in each:
             raise OptionError(f"--set {each!r} is no NAME=VALUE")
     path = (data or chosen.own_data).expanduser()
@@ -151,7 +154,7 @@ def _one(
     wanted = tuple(each.strip() for each in methods.split(",")) if methods else chosen.methods
     for name in wanted:
         chosen.check(name)
-    config = Config(wanted, limit, data_sha256(path), settings)
+    config = replace(config, methods=wanted, data_sha256=data_sha256(path))
     analysis = as_analysis(chosen, cases)
     return run_analysis(analysis, config, context, console.stage, console.warn, shard)
 

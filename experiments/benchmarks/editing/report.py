@@ -17,6 +17,7 @@ from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, average, difference, share
 from experiments.analyses.engine.tables import Table, shown
 from experiments.benchmarks.base import NO_EDIT, by_method
+from experiments.benchmarks.editing import circuits
 from experiments.benchmarks.editing.run import IN_CONTEXT, RANDOM
 
 NAMES = {
@@ -72,7 +73,7 @@ def report(parts: Mapping[str, Part]) -> Report:
         if _scores(units, RANDOM)
     }
     rows = {label: table for name in methods for label, table in _with_random(name, tables, beside)}
-    sections = (
+    sections: tuple[Section, ...] = (
         Section(
             "What each method does",
             _known_text(methods),
@@ -80,6 +81,7 @@ def report(parts: Mapping[str, Part]) -> Report:
         ),
         Section("What it costs", "", tables=(_cost_table(methods, tables), _requests(methods))),
     )
+    sections += circuits.section(methods)
     return Report(_lead(methods, tables), sections, _claims(methods), METHOD)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from circuits.base.choices import Control
 from circuits.base.errors import PromptError
-from circuits.edits.edit import EditRequest
+from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.control import control
 from circuits.edits.judge.generation import says
 from circuits.edits.judge.in_context import in_context
@@ -16,6 +16,7 @@ from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.edit_study.stored import score_values
 from experiments.benchmarks.base import NO_EDIT, Bench
 from experiments.benchmarks.editing.cases import Case
+from experiments.benchmarks.editing.circuits import circuit_of
 from locate.edit import Editor, EditRun, Mode, run_edits, texts_for_drift
 
 IN_CONTEXT = "in-context"
@@ -47,12 +48,14 @@ def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
     changes = {"status": run.counts(), "notes": run.notes, "seconds": sum(run.seconds)}
     if not run.final:
         return {**_told(judge, []), **changes}
+    delta = _whole(run)
     return {
         **_told(judge, run.final),
         **changes,
+        "circuit": _circuit(bench, case, delta) if bench.config.circuits else None,
         "drift": run.drifts[-1],
         "growth": run.growth[-1],
-        RANDOM: [score_values(each) for each in _beside(bench, judge, run)],
+        RANDOM: [score_values(each) for each in _beside(bench, judge, delta)],
     }
 
 
@@ -101,10 +104,20 @@ def _known(judge: Judge, index: int) -> bool | None:
     return says(judge.observed_before[index][0].text, truth)
 
 
-def _beside(bench: Bench, judge: Judge, run: EditRun) -> list[RequestScore]:
-    """The scores with a random change of the edit's singular values at the same weights."""
+def _whole(run: EditRun) -> WeightDelta:
+    """The case's change; PromptError where its edits do not add up to one."""
     delta = run.delta or (run.deltas[0] if len(run.deltas) == 1 else None)
     if delta is None:
         raise PromptError("the edits do not add up to one change")
+    return delta
+
+
+def _beside(bench: Bench, judge: Judge, delta: WeightDelta) -> list[RequestScore]:
+    """The scores with a random change of the edit's singular values at the same weights."""
     with control(delta, bench.model, bench.seed, Control.RANDOM).applied(bench.model):
         return judge.score()
+
+
+def _circuit(bench: Bench, case: Case, delta: WeightDelta) -> dict[str, Any]:
+    everyone = [request for each in bench.cases for request in each.requests]
+    return circuit_of(bench, case.requests[0], delta, everyone)
