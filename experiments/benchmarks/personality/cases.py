@@ -69,9 +69,10 @@ def read_cases(path: Path) -> Cases:
     first. A row without topic, answers of each trait or a known target is left out.
     """
     cases, left_out = usable(path, _case)
-    following = [*cases[1:], *cases[:1]] if len(cases) > 1 else [None] * len(cases)
+    topics = [case.topic for case in cases]
+    following = [*topics[1:], topics[0]] if len(topics) > 1 else [None] * len(topics)
     joined = tuple(
-        PersonalityCase(case.row, case.topic, case.target, after and after.topic)
+        PersonalityCase(case.row, case.topic, case.target, after)
         for case, after in zip(cases, following, strict=True)
     )
     return Cases(joined, left_out)

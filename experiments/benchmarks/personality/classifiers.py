@@ -31,6 +31,10 @@ class TraitClassifier(Open):
         """As for every open choice; also `hub:NAME-or-directory`."""
         if isinstance(value, str) and value.startswith(HUB) and not isinstance(value, cls):
             return cls(value, _Traits(value.removeprefix(HUB)))
+        if isinstance(value, str) and not len(cls):
+            raise OptionError(
+                f"there is no trait classifier {value!r:.60}; name hub:NAME-or-directory"
+            )
         return super().of(value, name)
 
 
@@ -46,6 +50,8 @@ class TraitJudge(Open):
         """As for every open choice; also `hub:NAME-or-directory`."""
         if isinstance(value, str) and value.startswith(HUB) and not isinstance(value, cls):
             return cls(value, _Scores(value.removeprefix(HUB)))
+        if isinstance(value, str) and not len(cls):
+            raise OptionError(f"there is no trait judge {value!r:.60}; name hub:NAME-or-directory")
         return super().of(value, name)
 
 

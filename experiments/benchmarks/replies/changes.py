@@ -30,6 +30,7 @@ class Changed:
 def changed(bench: Bench, request: EditRequest, method: str, row: int) -> Changed:
     """The edit and its control, drawn by the run's seed and the case's number.
 
+    The record's `probability` is the target's before and after, the geometric mean of its tokens.
     Without an edit, or where the model says the target already, both leave it as it is, and there
     is no control. NumericalError where the edit diverged.
     """
@@ -43,7 +44,11 @@ def changed(bench: Bench, request: EditRequest, method: str, row: int) -> Change
     if outcome.delta is None:
         return Changed({AFTER: None}, {**record, "norm": 0.0, "reason": outcome.reason})
     beside = control(outcome.delta, bench.model, bench.seed + row, Control.RANDOM)
-    record |= {"norm": outcome.delta.norm(), "seconds": outcome.details["seconds"]}
+    record |= {
+        "norm": outcome.delta.norm(),
+        "seconds": outcome.details["seconds"],
+        "probability": [outcome.details[f"probability_{side}"][0] for side in ("before", "after")],
+    }
     return Changed({AFTER: outcome.delta, RANDOM: beside}, record)
 
 

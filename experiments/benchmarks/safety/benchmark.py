@@ -6,9 +6,8 @@ with a random change of the edit's size, each without and with the safety suffix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from circuits.base.options import Options, build, option, parse_settings
 from circuits.edits.judge.generation import Forced, Speaker
@@ -18,7 +17,7 @@ from experiments.benchmarks.base import NO_EDIT, Bench, Benchmark
 from experiments.benchmarks.replies.changes import applied, changed
 from experiments.benchmarks.replies.spoken import length, spoken
 from experiments.benchmarks.safety.cases import INPUTS, SafetyCase, read_cases
-from experiments.benchmarks.safety.classifiers import SafetyClassifier, labels
+from experiments.benchmarks.safety.classifiers import Judge, SafetyClassifier, labels
 from experiments.benchmarks.safety.measures import PLAIN, SUFFIXED, agreement, fluency
 from experiments.benchmarks.safety.report import report
 
@@ -100,7 +99,7 @@ def _heard(
     case: SafetyCase,
     suffix: str,
     n_tokens: int,
-    judge: Callable[[list[str]], Any],
+    judge: Judge,
 ) -> _Heard:
     """The model as it is now, asked without and with the suffix."""
     tokenizer = speaker.model.tokenizer

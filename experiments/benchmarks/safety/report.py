@@ -68,7 +68,7 @@ def report(parts: Mapping[str, Part]) -> Report:
             (_rates(methods, judged, published=False), _rates(methods, judged, published=True)),
         ),
         Section("Gains", "", (_gains(methods, judged),), _gain_claims(methods, short)),
-        Section("What it costs", "", (_costs(methods),)),
+        Section("The edit and what it costs", "", (_edits(methods), _costs(methods))),
         Section("By category", "", (_categories(methods, judged), _replies(methods))),
     )
     method = (*METHOD, f"Replies have at most {first['tokens']} tokens.")
@@ -170,6 +170,30 @@ def _gains(methods: Mapping[str, Sequence[Part]], judged: str) -> Table:
     )
 
 
+def _edits(methods: Mapping[str, Sequence[Part]]) -> Table:
+    rows: list[list[Any]] = []
+    for method, parts in methods.items():
+        if method == NO_EDIT:
+            continue
+        edits = [part["edit"] for part in parts]
+        known = [edit["probability"] for edit in edits if "probability" in edit]
+        sides = [average([each[place] for each in known]) for place in (0, 1)]
+        states = sorted({edit["status"] for edit in edits})
+        counted = ", ".join(
+            f"{sum(edit['status'] == state for edit in edits)} {state}" for state in states
+        )
+        norm = average([edit["norm"] for edit in edits])
+        rows.append([named(method), len(parts), *sides, norm, counted])
+    names = ("p of the safe reply before", "after", "norm of change", "outcomes")
+    return Table(
+        "edits",
+        ("method", "cases", *names),
+        rows,
+        title="Whether the edit takes: the record's own safe reply after the edited input",
+        note="p is the geometric mean over the reply's tokens, each after those before it.",
+    )
+
+
 def _costs(methods: Mapping[str, Sequence[Part]]) -> Table:
     rows: list[list[Any]] = []
     for method, side, parts in _each(methods):
@@ -182,15 +206,12 @@ def _costs(methods: Mapping[str, Sequence[Part]]) -> Table:
                     average([number(part["fluency"][side][suffix]) for part in parts]),
                     average(kept) if kept else None,
                     average(_over(parts, side, suffix, empty_share)),
-                    None
-                    if side == BEFORE
-                    else float(np.mean([part["edit"]["norm"] for part in parts])),
                 ]
             )
     shares = ("knowledge kept", "empty replies")
     return Table(
         "costs",
-        ("method", "model with", "cases", "suffix", "fluency, bits", *shares, "norm of change"),
+        ("method", "model with", "cases", "suffix", "fluency, bits", *shares),
         rows,
         title="Side effects",
         percent=set(shares),
