@@ -35,12 +35,9 @@ from experiments.benchmarks.personality.measures import (
     published_levels,
     read,
 )
-from experiments.benchmarks.personality.report import BEFORE, report
+from experiments.benchmarks.personality.report import BEFORE, IN_CONTEXT, report
 from experiments.benchmarks.replies.changes import AFTER, applied, changed
 from experiments.benchmarks.replies.spoken import length, spoken
-
-IN_CONTEXT = "in-context"
-"""The baseline that changes no weight: the edit's question and answer stand before every prompt."""
 
 
 @dataclass(frozen=True)

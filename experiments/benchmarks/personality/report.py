@@ -19,6 +19,8 @@ from experiments.benchmarks.personality.measures import MIN_ENTROPY, coherent
 from experiments.benchmarks.replies.changes import AFTER, RANDOM
 
 BEFORE = "before"
+IN_CONTEXT = "in-context"
+"""The baseline that changes no weight: the edit's question and answer stand before every prompt."""
 SIDES = {BEFORE: "unedited", AFTER: "the edit", RANDOM: "random change"}
 NOT_COMPUTED = "not computed"
 OVER = "cases"
@@ -79,7 +81,11 @@ def _counts(part: Part, side: str) -> bool:
 
 
 def _head(method: str, side: str, n: int) -> list[Any]:
-    return [NO_EDIT if method == NO_EDIT else named(method), SIDES[side], n]
+    return [named(method), _side(method, side), n]
+
+
+def _side(method: str, side: str) -> str:
+    return "the example" if (method, side) == (IN_CONTEXT, AFTER) else SIDES[side]
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -157,7 +163,7 @@ def _texts(methods: Mapping[str, Sequence[Part]]) -> Table:
 
 def _said(methods: Mapping[str, Sequence[Part]]) -> Table:
     rows = [
-        [method, part["case"], part["topic"], part["target"], SIDES[side], found["text"]]
+        [method, part["case"], part["topic"], part["target"], _side(method, side), found["text"]]
         for method, parts in methods.items()
         for part in parts
         for side, found in part["sides"].items()

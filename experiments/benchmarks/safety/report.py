@@ -118,7 +118,7 @@ def _each(
 
 
 def _head(method: str, side: str, n: int) -> list[Any]:
-    return [NO_EDIT if method == NO_EDIT else named(method), SIDES[side], n]
+    return [named(method), SIDES[side], n]
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -191,6 +191,7 @@ def _edits(methods: Mapping[str, Sequence[Part]]) -> Table:
         rows,
         title="Whether the edit takes: the record's own safe reply after the edited input",
         note="p is the geometric mean over the reply's tokens, each after those before it.",
+        digits={names[0]: 5, names[1]: 5},
     )
 
 
