@@ -195,20 +195,24 @@ def _lead(methods: Mapping[str, Sequence[Part]]) -> str:
         return f"{estimate.value:.2f}" if np.isfinite(estimate.value) else "undefined"
 
     by_case = {part["case"]: part for parts in methods.values() for part in parts}
-    start = average(_values(list(by_case.values()), BEFORE, "es"))
+    start, unseen_start = (
+        say(average(_values(list(by_case.values()), BEFORE, name))) for name in ("es", "es_unseen")
+    )
     texts = []
     for method, parts in methods.items():
         if method == NO_EDIT:
             continue
         text = f"with {named(method)} {say(average(_values(parts, AFTER, 'es')))}"
-        text += f" (as published {say(average(_values(parts, AFTER, 'es_published')))}"
+        unseen = say(average(_values(parts, AFTER, "es_unseen")))
+        text += f" (on answers that were not edited in {unseen}"
+        text += f", as published {say(average(_values(parts, AFTER, 'es_published')))}"
         beside = [part for part in parts if RANDOM in part["sides"]]
         if beside:
-            text += f"; a random change {say(average(_values(beside, RANDOM, 'es')))}"
+            text += f", a random change {say(average(_values(beside, RANDOM, 'es')))}"
         texts.append(f"{text})")
-    return f"Editing success is {say(start)} before any edit{', ' if texts else ''}" + (
-        "; ".join(texts) + "."
-    )
+    first = f"Editing success is {start} before any edit"
+    first += f" (on answers that are not edited in {unseen_start})"
+    return "; ".join((first, *texts)) + "."
 
 
 def _claims(methods: Mapping[str, Sequence[Part]]) -> tuple[Claim, ...]:
@@ -234,7 +238,7 @@ def _claims(methods: Mapping[str, Sequence[Part]]) -> tuple[Claim, ...]:
 def _published_claims(methods: Mapping[str, Sequence[Part]]) -> tuple[Claim, ...]:
     return tuple(
         _difference(
-            f"of {named(method)} editing success as published",
+            f"editing success by {named(method)} as published",
             "is [higher|lower] than as it holds",
             parts,
             (AFTER, "es_published"),
