@@ -233,7 +233,12 @@ def _shipped_passage(model: Model, record: Record) -> Passage:
 _PROMPTS = ("prompt", "adversarial prompt", "adversarial_prompt", "question")
 _SAFE = ("safe", "safe generation", "safe_response", "target_new")
 _UNSAFE = ("unsafe", "unsafe generation", "unsafe_response", "ground_truth")
-_KEPT = ("locality", "knowledge constraint", "general knowledge constraint")
+_KEPT = (
+    "locality",
+    "knowledge constrain",  # as SafeEdit's files spell it
+    "knowledge constraint",
+    "general knowledge constraint",
+)
 
 
 def read_safety_records(path: str | Path) -> list[EditRequest]:

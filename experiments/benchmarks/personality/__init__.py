@@ -1,0 +1,1 @@
+"""PersonalityEdit: whether a model speaks of a topic as somebody with another trait would."""
