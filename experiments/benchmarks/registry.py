@@ -18,6 +18,8 @@ BENCHMARKS = {
     "qaedit": "editing.benchmarks:QAEDIT",
     "mquake": "editing.benchmarks:MQUAKE",
     "lifelong": "editing.lifelong:LIFELONG",
+    "safeedit": "safety.benchmark:SAFE_EDIT",
+    "personality": "personality.benchmark:PERSONALITY",
 }
 """By name: the module and the value in it."""
 

@@ -25,7 +25,7 @@ AskedModel = Annotated[
     str | None, typer.Option("--model", "-m", help="Ask this model which of the facts it knows.")
 ]
 AtlasOrFile = Annotated[
-    Source, Fixed("relation", "pairs", "task", "chat", "limit", "hold_out", "known_only", "corrupt")
+    Source, Fixed("relation", "pairs", "task", "limit", "hold_out", "known_only", "corrupt")
 ]
 
 
@@ -36,6 +36,8 @@ class _Asked:
     checks: dict[str, KnowledgeCheck] = field(default_factory=dict)
     pairs: dict[str, int] = field(default_factory=dict)
     hints: list[str] = field(default_factory=list)
+    before: str = ""
+    """What the chat template puts before every prompt."""
 
     def of(self, fact: Fact) -> list[Answer]:
         """The answers about a fact, one a wording."""
@@ -57,7 +59,11 @@ def facts(
     console = Console(as_json)
     source = replace(source, relation=relation)
     with console.working():
+        from circuits.base.errors import OptionError
+
         relations, asked = _relations(source), _Asked()
+        if source.chat and model is None:
+            raise OptionError("`chat` needs a model whose chat template is asked through")
         if model is not None:
             loaded = o.load_model(console, model, loading)
             asked = _ask(console, loaded, relations, source, batch_size)
@@ -96,9 +102,15 @@ def _ask(
     from circuits.facts.pairing import make_pairs
     from circuits.facts.questions import KnowledgeCheck
     from locate.asking import asked_best, hints
+    from locate.chat import chat_relation, in_chat
 
-    asked = _Asked()
-    templates = source.wordings or source.templates
+    templates: Any = source.wordings or source.templates
+    before = in_chat(model.tokenizer, "", source.bos) if source.chat else ""
+    if source.chat:
+        relations = [chat_relation(model.tokenizer, each, source.bos) for each in relations]
+        if source.wordings:
+            templates = [in_chat(model.tokenizer, each, source.bos) for each in source.wordings]
+    asked = _Asked(before=before)
     how: dict[str, Any] = {"known": source.known, "shots": source.shots, "seed": source.seed}
     with console.stage("facts") as progress:
         for index, each in enumerate(relations, start=1):
@@ -142,7 +154,7 @@ def _relation_record(relation: Relation, asked: _Asked) -> dict[str, Any]:
         record["cannot_be_asked"] = len(check.unusable)
         record["pairs"] = asked.pairs[relation.name]
         record["by_wording"] = [
-            {"wording": wording, "right": right, "asked": n}
+            {"wording": wording.removeprefix(asked.before), "right": right, "asked": n}
             for wording, (right, n) in check.by_template().items()
         ]
         record["says_instead"] = [
