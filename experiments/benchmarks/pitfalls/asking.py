@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,17 @@ import numpy as np
 from circuits.base.choices import Control
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.control import control
+from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import EditOutcome, target_scores
 from circuits.edits.parts.contexts import place
 from circuits.model.model import Model
-from experiments.benchmarks.base import NO_EDIT, Bench
+from experiments.benchmarks.base import Bench
 from experiments.benchmarks.pitfalls.reading import Question
 from locate.edit import Editor
 
-EDIT, RANDOM = "edit", "random"
-"""Sides of a unit: the method's changes, and random ones of their norm and rank."""
+EDIT, RANDOM, RANDOM_LAST = "edit", "random", "random_last"
+"""Sides of a unit: the method's changes; random ones of their norm and rank; the method's first
+ones and a random last one, which shows what any further change of that size would do."""
 Asked = dict[str, float]
 
 
@@ -47,18 +50,20 @@ class Walk:
 
 def walk(
     bench: Bench,
-    method: str,
+    method: EditMethod | None,
     hops: Sequence[Sequence[EditRequest]],
     facts: Mapping[str, Question],
 ) -> Walk:
     """The hops by a method, each on the model that the ones before have changed.
 
     A hop that diverges, or that the model answers already, changes nothing and the walk goes on;
-    `none` changes nothing at all and has no control. The model is left as it was.
+    no method changes nothing at all and has no control. The model is left as it was.
     """
-    if method == NO_EDIT:
+    if method is None:
         return Walk((), {EDIT: [asked(bench.model, facts)] * (len(hops) + 1)})
-    editor = bench.once(("editor", method), lambda: Editor(bench.model, method, seed=bench.seed))
+    editor = bench.once(
+        ("editor", str(method)), lambda: Editor(bench.model, method, seed=bench.seed)
+    )
     outcomes: list[EditOutcome] = []
     earlier: list[EditRequest] = []
     with ExitStack() as placed:
@@ -70,13 +75,23 @@ def walk(
                 earlier += hop
     deltas = [each.delta for each in outcomes]
     beside = [
-        None if delta is None else control(delta, bench.model, bench.seed + step, Control.RANDOM)
-        for step, delta in enumerate(deltas, start=1)
+        None
+        if delta is None
+        else control(delta, bench.model, _seed(bench, step, hop[0]), Control.RANDOM)
+        for step, (delta, hop) in enumerate(zip(deltas, hops, strict=True))
     ]
     sides = {EDIT: deltas, RANDOM: beside}
+    if len(hops) > 1:
+        sides[RANDOM_LAST] = [*deltas[:-1], beside[-1]]
     return Walk(
         tuple(outcomes), {side: _along(bench.model, each, facts) for side, each in sides.items()}
     )
+
+
+def _seed(bench: Bench, step: int, request: EditRequest) -> int:
+    """Another draw for every edit, the same in every run and for every method."""
+    text = f"{bench.seed} {step} {request.text} {request.target}"
+    return int(sha256(text.encode()).hexdigest()[:8], 16)
 
 
 def asked(model: Model, facts: Mapping[str, Question]) -> Asked:

@@ -12,8 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuits.base.errors import OptionError
-from circuits.edits.edit import EditRequest
 from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.engine.base import Part
 from experiments.benchmarks.base import NO_EDIT, Bench, Benchmark
@@ -34,10 +32,9 @@ from experiments.benchmarks.pitfalls.cases import (
     read_round,
 )
 from experiments.benchmarks.pitfalls.conflict_report import report as conflict_report
+from experiments.benchmarks.pitfalls.multilabel import MEMIT_MLE
 from experiments.benchmarks.pitfalls.round_report import report as round_report
 
-ALL_BACK = "-mle"
-"""After a method's name: the way back edits every true object at once, as the paper's MLE."""
 PUBLISHED = "https://github.com/zjunlp/PitfallsKnowledgeEditing"
 
 
@@ -52,10 +49,10 @@ def check_edit(method: str) -> EditMethod | None:
 def compute_conflict(bench: Bench, case: ConflictCase, method: str) -> Part:
     """Both edits of a case, one on the other; where a measure needs it, the second alone too."""
     first, second = case.edits
-    both = walk(bench, method, [[first], [second]], case.facts)
+    both = walk(bench, check_edit(method), [[first], [second]], case.facts)
     alone = None
     if case.conflict != Conflict.REVERSE:
-        alone = walk(bench, method, [[second]], case.facts)
+        alone = walk(bench, check_edit(method), [[second]], case.facts)
     found: dict[str, Any] = {
         "conflict": case.conflict,
         "edits": both.records(),
@@ -64,7 +61,7 @@ def compute_conflict(bench: Bench, case: ConflictCase, method: str) -> Part:
         "p_alone": alone.p if alone else {},
         "measures": {
             side: conflict_measures(steps, alone.p[side][-1] if alone and side in alone.p else None)
-            for side, steps in both.p.items()
+            for side, steps in both.p.items()  # `random_last` has nothing of the second edit alone
         },
     }
     if method == NO_EDIT:
@@ -90,7 +87,7 @@ def conflict_measures(steps: Sequence[Asked], alone: Asked | None = None) -> dic
     if IMPLIED in after:
         found["implicit"] = measures.likelier(after[IMPLIED], after[FIRST])
         found["implied_after"] = after[IMPLIED]
-    elif alone is not None:
+    elif alone:
         found["success"] = measures.likelier(alone[SECOND], alone[FIRST])
     if TIED in after:
         found |= {
@@ -128,19 +125,14 @@ CONFLICT_EDIT = Benchmark(
 
 
 def check_round(method: str) -> EditMethod | None:
-    """As `check_edit`; also NAME-mle, for a method that answers several requests at once."""
-    found = check_edit(method.removesuffix(ALL_BACK))
-    if method.endswith(ALL_BACK) and (found is None or found.one_request):
-        raise OptionError(f"{method}: only a method that takes several requests, as memit, has it")
-    return found
+    """As `check_edit`, and `memit-mle`, whose way back edits every true object at once."""
+    return MEMIT_MLE if method == MEMIT_MLE else check_edit(method)
 
 
 def compute_round(bench: Bench, case: RoundCase, method: str) -> Part:
     """A case's edit and the way back, to the object it came from or to all true ones."""
-    back: Sequence[EditRequest] = [case.back]
-    if method.endswith(ALL_BACK):
-        back = case.all_back
-    done = walk(bench, method.removesuffix(ALL_BACK), [[case.there], back], case.facts)
+    back = case.all_back if method == MEMIT_MLE else [case.back]
+    done = walk(bench, check_round(method), [[case.there], back], case.facts)
     found: dict[str, Any] = {
         "split": case.split,
         "edits": done.records(),
@@ -192,7 +184,7 @@ ROUND_EDIT = Benchmark(
     form="a JSON list of cases with `edit` and `true_objects`, or a folder of such files; "
     "paraphrases by relation id in a *_prompts.json beside them",
     fixture="roundedit",
-    methods=(NO_EDIT, "ft", "rome", "memit", f"memit{ALL_BACK}"),
+    methods=(NO_EDIT, "ft", "rome", "memit", MEMIT_MLE.value),
     read=read_round,
     compute=compute_round,
     report=round_report,

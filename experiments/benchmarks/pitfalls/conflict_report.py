@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-
-import numpy as np
 
 from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, difference
 from experiments.benchmarks.base import NO_EDIT, by_method
-from experiments.benchmarks.pitfalls.asking import RANDOM
+from experiments.benchmarks.pitfalls.asking import RANDOM_LAST
 from experiments.benchmarks.pitfalls.cases import Conflict
 from experiments.benchmarks.pitfalls.report import (
     CONTROL,
@@ -50,6 +49,12 @@ TITLES = {
     Conflict.COMPOSITE: "Composite: the second edit contradicts what the first one and a tied fact "
     "entail",
 }
+WORDS = {
+    Conflict.COVERAGE: "where both answer the same question",
+    Conflict.REVERSE: "where it contradicts the first read backwards",
+    Conflict.COMPOSITE: "where a tied fact makes them conflict",
+}
+"""The types in a sentence."""
 METHOD = (
     "Each case has two edits, e1 and e2; e2 is made on the model that e1 has changed. p of a fact "
     "is the geometric mean of its object's token probabilities, averaged over the edit's prompt "
@@ -67,58 +72,90 @@ METHOD = (
 def report(parts: Mapping[str, Part]) -> Report:
     """The report; see the module's text."""
     methods = by_method(parts)
-    knows, gives = known(methods, "the true facts")
-    answer = (*gives, *_claims(methods))
-    sections = []
+    knows, gives = known(methods, "the true object of a fact", share)
+    sections: list[Section] = []
     for conflict, title in TITLES.items():
-        own = {
-            method: found
-            for method, units in methods.items()
-            if (found := [each for each in units if each["conflict"] == conflict.value])
-        }
-        if own:
+        if own := _of(methods, conflict):
             shown = table(f"conflict_{conflict.value}", "", own, COLUMNS, SHARES)
-            sections.append(Section(title, "", (shown,)))
-    stored = cases_table("cases", methods, "conflict")
-    sections.append(Section("Every case", "", (stored,)))
-    return Report(sentence([knows, *_clauses(methods)]), tuple(sections), answer, METHOD)
+            stored = () if sections else (cases_table("cases", methods, "conflict"),)
+            sections.append(Section(title, "", (shown, *stored), _section_claims(own, conflict)))
+    lead = sentence([knows, *_clauses(methods)])
+    return Report(lead, tuple(sections), (*gives, *_answer(methods)), METHOD)
+
+
+def share(gives: list[bool]) -> float:
+    """Of a case's true facts, those that the model gives."""
+    return sum(gives) / len(gives)
+
+
+def _of(methods: Mapping[str, list[Part]], *conflicts: Conflict) -> dict[str, list[Part]]:
+    """The units of some types, by method."""
+    wanted = [each.value for each in conflicts]
+    found = {m: [each for each in u if each["conflict"] in wanted] for m, u in methods.items()}
+    return {method: units for method, units in found.items() if units}
 
 
 def _clauses(methods: Mapping[str, list[Part]]) -> list[str]:
-    return [
-        f"{method_name(method)} leaves the later of two conflicting edits the likelier in "
-        f"{percent(value(units, 'explicit'))} of cases and takes "
-        f"{percent(value(units, 'magnitude_clamped'))} of the earlier one's probability (random "
-        f"changes of its size: {percent(value(units, 'explicit', RANDOM))} and "
-        f"{percent(value(units, 'magnitude_clamped', RANDOM))})"
-        for method, units in methods.items()
-        if method != NO_EDIT
-    ]
-
-
-def _claims(methods: Mapping[str, list[Part]]) -> tuple[Claim, ...]:
-    taken = beyond_random(
-        methods,
-        "magnitude_clamped",
-        "takes [more|less] of the earlier edit's probability than random changes of its size do",
-    )
-    tied = beyond_random(
-        methods,
-        "tied_damage_clamped",
-        "takes [more|less] of the tied fact's probability than random changes of its size do",
-    )
-    implied = []
+    clauses = []
     for method, units in methods.items():
-        explicit, implicit = values(units, "explicit"), values(units, "implicit")
-        if method != NO_EDIT and (np.isfinite(explicit) & np.isfinite(implicit)).any():
-            implied.append(
-                difference(
-                    f"{method_name(method)} makes the later edit win [more|less] often where it is "
-                    "asked directly than where it is only implied",
-                    explicit,
-                    implicit,
-                    scale=100,
-                    over=OVER,
-                )
-            )
-    return (*taken, *tied, *implied)
+        if method == NO_EDIT:
+            continue
+        found = []
+        for conflict, words in WORDS.items():
+            own = _of({method: units}, conflict).get(method)
+            if own:
+                loss = percent(value(own, "magnitude_clamped"))
+                beside = percent(value(own, "magnitude_clamped", RANDOM_LAST))
+                found.append(f"{loss} {words} (a random change of its size: {beside})")
+        text = f"{method_name(method)}'s second edit takes of the first one's probability "
+        clauses.append(text + ", ".join(found))
+        tied = value(units, "tied_damage_clamped")
+        if math.isfinite(tied):
+            clauses[-1] += f", and the two edits {percent(tied)} of the tied fact's"
+    return clauses
+
+
+def _answer(methods: Mapping[str, list[Part]]) -> tuple[Claim, ...]:
+    """Does it matter how the edits conflict, and does what ties them suffer?"""
+    direct = _of(methods, Conflict.COVERAGE)
+    implied = _of(methods, Conflict.REVERSE, Conflict.COMPOSITE)
+    claims = [
+        difference(
+            f"the second edit of {method_name(method)} takes [more|less] of the first one's "
+            "probability where both answer the same question than where the world makes them "
+            "conflict",
+            values(units, "magnitude_clamped"),
+            values(implied[method], "magnitude_clamped"),
+            paired=False,
+            scale=100,
+            over=OVER,
+        )
+        for method, units in direct.items()
+        if method != NO_EDIT and method in implied
+    ]
+    tied = "takes [more|less] of the tied fact's probability than random changes of its size do"
+    return (*claims, *beyond_random(methods, "tied_damage_clamped", tied))
+
+
+def _section_claims(own: Mapping[str, list[Part]], conflict: Conflict) -> tuple[Claim, ...]:
+    taken = beyond_random(
+        own,
+        "magnitude_clamped",
+        "takes [more|less] of the first edit's probability by the second one than a random change "
+        "of its size does",
+        side=RANDOM_LAST,
+    )
+    if conflict == Conflict.COVERAGE:
+        return taken
+    return taken + tuple(
+        difference(
+            f"{method_name(method)} makes the second edit win [more|less] often where it is asked "
+            "directly than where it is only implied",
+            values(units, "explicit"),
+            values(units, "implicit"),
+            scale=100,
+            over=OVER,
+        )
+        for method, units in own.items()
+        if method != NO_EDIT
+    )

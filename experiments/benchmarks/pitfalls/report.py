@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,21 @@ from circuits.base.plain import number
 from experiments.analyses.engine.base import Part
 from experiments.analyses.engine.claims import Claim, average, difference, measured
 from experiments.analyses.engine.names import named
-from experiments.analyses.engine.tables import Table
+from experiments.analyses.engine.tables import Table, shown
 from experiments.benchmarks.base import NO_EDIT
-from experiments.benchmarks.pitfalls.asking import EDIT, RANDOM
+from experiments.benchmarks.pitfalls.asking import EDIT, RANDOM, RANDOM_LAST
+from experiments.benchmarks.pitfalls.multilabel import MEMIT_MLE
 
 OVER = "cases"
 FEW_KNOWN = 0.5
 """Below this share of true facts given, a lead says that the model does not know them."""
+SIDES = {RANDOM: "both random", RANDOM_LAST: "second random"}
+"""Sides of a unit that are controls, as rows of a table name them."""
 CONTROL = (
-    "The control of each case is a random change with the norm and rank of each edit, at the same "
-    "weights. `unedited` is the model as it is, for which every measure is made of the same "
-    "probabilities. An edit that diverged, or whose answer the model gave already, changes nothing "
-    "and its case counts as it stands.",
+    "The controls of each case are random changes with the norm and rank of each edit, at the same "
+    "weights: in place of both, and in place of the second alone. `unedited` is the model as it "
+    "is, every measure made of the same probabilities. An edit that diverged, or whose answer the "
+    "model gave already, changes nothing and its case counts as it stands.",
     "Intervals are 95 % bootstrap intervals over cases.",
 )
 
@@ -45,8 +48,7 @@ def method_name(method: str) -> str:
     """A method in words."""
     if method == NO_EDIT:
         return "unedited"
-    base, mle, _ = method.partition("-mle")
-    return f"{named(base)}-MLE" if mle else named(method)
+    return "MEMIT-MLE" if method == MEMIT_MLE else named(method)
 
 
 def table(
@@ -63,11 +65,16 @@ def table(
     """
     rows: list[list[Any]] = []
     for method, units in methods.items():
-        for side in [EDIT] if method == NO_EDIT else [EDIT, RANDOM]:
-            label = method_name(method) if side == EDIT else "  random, same size"
-            made = _made(units) if method != NO_EDIT and side == EDIT else None
+        made = _made(units) if method != NO_EDIT else None
+        for side in dict.fromkeys(side for each in units for side in each["measures"]):
+            label = method_name(method) + (f", {SIDES[side]}" if side in SIDES else "")
             rows.append(
-                [label, len(units), made, *(mean(units, each, side) for each in columns.values())]
+                [
+                    label,
+                    len(units),
+                    made if side == EDIT else None,
+                    *(mean(units, each, side) for each in columns.values()),
+                ]
             )
     headings = ["change", OVER, "edits made", *columns]
     kept = [n for n in range(len(headings)) if any(row[n] is not None for row in rows)]
@@ -115,16 +122,17 @@ def beyond_random(
     measure: str,
     what: str,
     *,
+    side: str = RANDOM,
     scale: float = 100.0,
     unit: str = "points",
 ) -> tuple[Claim, ...]:
-    """The claim, of each method, that a measure is above that of its random changes.
+    """The claim, of each method, that a measure is above that of a control.
 
     `what` continues "METHOD ..." and has its `[more|less]`.
     """
     claims = []
     for method, units in methods.items():
-        edit, random = values(units, measure), values(units, measure, RANDOM)
+        edit, random = values(units, measure), values(units, measure, side)
         if method != NO_EDIT and (np.isfinite(edit) & np.isfinite(random)).any():
             claims.append(
                 difference(
@@ -134,19 +142,22 @@ def beyond_random(
     return tuple(claims)
 
 
-def known(methods: Mapping[str, Sequence[Part]], facts: str) -> tuple[str, tuple[Claim, ...]]:
-    """What the unedited model gives of the true facts: a clause for the lead, and the claim."""
-    shares = [
-        float(np.mean(unit["gives"])) for unit in methods.get(NO_EDIT, ()) if unit.get("gives")
-    ]
+def known(
+    methods: Mapping[str, Sequence[Part]], facts: str, found: Callable[[list[bool]], float]
+) -> tuple[str, tuple[Claim, ...]]:
+    """What the unedited model gives of the true facts: a clause for the lead, and the claim.
+
+    `found` makes a case's share of what its true facts are given or not.
+    """
+    shares = [found(unit["gives"]) for unit in methods.get(NO_EDIT, ()) if unit.get("gives")]
     if not shares:
-        return "how many of the true facts the model gives was not asked (method `none` does)", ()
+        return "whether the model knows the facts was not asked (method `none` does)", ()
     share = average(shares)
-    text = f"the unedited model gives {percent(share.value)} of {facts}"
+    text = f"the unedited model gives {facts} in {percent(share.value)} of what it is asked"
     if share.value < FEW_KNOWN:
         text += ", so it does not know most of what is edited here"
     claim = measured(
-        f"of {facts} of a case the unedited model gives, on average,",
+        f"how often the unedited model gives {facts}:",
         Interval(100 * share.value, 100 * share.low, 100 * share.high),
         len(shares),
         unit="%",
@@ -157,7 +168,7 @@ def known(methods: Mapping[str, Sequence[Part]], facts: str) -> tuple[str, tuple
 
 def percent(share: float) -> str:
     """`35 %`."""
-    return f"{100 * share:.0f} %" if math.isfinite(share) else "an unknown share"
+    return f"{shown(100 * share, 0)} %" if math.isfinite(share) else "an unknown share"
 
 
 def value(units: Sequence[Part], measure: str, side: str = EDIT) -> float:
