@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, difference
 from experiments.benchmarks.base import NO_EDIT, by_method
-from experiments.benchmarks.pitfalls.asking import RANDOM_LAST
+from experiments.benchmarks.pitfalls.asking import EDIT, RANDOM_LAST
 from experiments.benchmarks.pitfalls.cases import Conflict
 from experiments.benchmarks.pitfalls.report import (
     CONTROL,
@@ -16,6 +15,7 @@ from experiments.benchmarks.pitfalls.report import (
     beyond_random,
     cases_table,
     known,
+    listed,
     method_name,
     percent,
     sentence,
@@ -72,7 +72,7 @@ METHOD = (
 def report(parts: Mapping[str, Part]) -> Report:
     """The report; see the module's text."""
     methods = by_method(parts)
-    knows, gives = known(methods, "the true object of a fact", share)
+    knows, gives = known(methods, "the unedited model gives {} of the true facts", share)
     sections: list[Section] = []
     for conflict, title in TITLES.items():
         if own := _of(methods, conflict):
@@ -96,22 +96,31 @@ def _of(methods: Mapping[str, list[Part]], *conflicts: Conflict) -> dict[str, li
 
 
 def _clauses(methods: Mapping[str, list[Part]]) -> list[str]:
-    clauses = []
-    for method, units in methods.items():
-        if method == NO_EDIT:
-            continue
-        found = []
-        for conflict, words in WORDS.items():
-            own = _of({method: units}, conflict).get(method)
-            if own:
-                loss = percent(value(own, "magnitude_clamped"))
-                beside = percent(value(own, "magnitude_clamped", RANDOM_LAST))
-                found.append(f"{loss} {words} (a random change of its size: {beside})")
-        text = f"{method_name(method)}'s second edit takes of the first one's probability "
-        clauses.append(text + ", ".join(found))
-        tied = value(units, "tied_damage_clamped")
-        if math.isfinite(tied):
-            clauses[-1] += f", and the two edits {percent(tied)} of the tied fact's"
+    """What the second edit takes of the first, by type, and what both take of the tied fact."""
+    edited = {method: units for method, units in methods.items() if method != NO_EDIT}
+    if not edited:
+        return []
+    kinds = [each for each in WORDS if _of(edited, each)]
+
+    def losses(units: list[Part], side: str) -> str:
+        own = [[each for each in units if each["conflict"] == kind.value] for kind in kinds]
+        return listed([percent(value(each, "magnitude_clamped", side)) for each in own])
+
+    texts = [
+        f"{method_name(method)} {losses(units, EDIT)} (a random change of its size "
+        f"{losses(units, RANDOM_LAST)})"
+        for method, units in edited.items()
+    ]
+    clauses = [
+        "the second edit takes of the first one's probability, "
+        f"{listed([WORDS[kind] for kind in kinds])}: {', '.join(texts)}"
+    ]
+    if Conflict.COMPOSITE in kinds:
+        tied = [
+            f"{method_name(method)} {percent(value(units, 'tied_damage_clamped'))}"
+            for method, units in edited.items()
+        ]
+        clauses.append(f"both edits take of the tied fact's: {', '.join(tied)}")
     return clauses
 
 

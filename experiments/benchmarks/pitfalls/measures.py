@@ -54,7 +54,8 @@ def distortion(before: Sequence[float], after: Sequence[float]) -> float:
     """D of the paper (section 4.2): the Jensen-Shannon divergence, in nats, 0 to ln 2.
 
     Between the probabilities of all true objects before and after the round trip, each divided by
-    their sum; NaN where a sum is 0.
+    their sum; NaN where a sum is 0. It has no direction: a way back that makes the other true
+    objects likelier than they ever were distorts as one that loses them.
     """
     p, q = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     if not (p.sum() > 0 and q.sum() > 0):

@@ -143,21 +143,22 @@ def beyond_random(
 
 
 def known(
-    methods: Mapping[str, Sequence[Part]], facts: str, found: Callable[[list[bool]], float]
+    methods: Mapping[str, Sequence[Part]], words: str, found: Callable[[list[bool]], float]
 ) -> tuple[str, tuple[Claim, ...]]:
     """What the unedited model gives of the true facts: a clause for the lead, and the claim.
 
-    `found` makes a case's share of what its true facts are given or not.
+    `words` say so with `{}` for a percentage; `found` makes a case's share of what its true facts
+    are given or not.
     """
     shares = [found(unit["gives"]) for unit in methods.get(NO_EDIT, ()) if unit.get("gives")]
     if not shares:
         return "whether the model knows the facts was not asked (method `none` does)", ()
     share = average(shares)
-    text = f"the unedited model gives {facts} in {percent(share.value)} of what it is asked"
+    text = words.format(percent(share.value))
     if share.value < FEW_KNOWN:
         text += ", so it does not know most of what is edited here"
     claim = measured(
-        f"how often the unedited model gives {facts}:",
+        f"{words.format('this share')}:",
         Interval(100 * share.value, 100 * share.low, 100 * share.high),
         len(shares),
         unit="%",
@@ -175,6 +176,11 @@ def value(units: Sequence[Part], measure: str, side: str = EDIT) -> float:
     """A measure's mean as a number, NaN where no case has it."""
     found = mean(units, measure, side)
     return math.nan if found is None else found.value
+
+
+def listed(texts: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
 
 
 def sentence(clauses: Sequence[str]) -> str:

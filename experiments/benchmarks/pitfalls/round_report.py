@@ -37,13 +37,15 @@ COLUMNS = {
 }
 """Headings as in the paper, and the measures of a unit."""
 SHARES = {"Succ", "IR", "FR"}
+GIVES = "in {} of the cases the unedited model gives one of the true objects"
 METHOD = (
     "A fact with several true objects is edited from one of them, o, to a false object o', and "
     "then back to o. p of an object is the geometric mean of its token probabilities, averaged "
     "over the edit's prompt and its paraphrases.",
     "Succ: the mean of both hops, a hop counting where its object is likelier than the other. D: "
     "the Jensen-Shannon divergence between the true objects' probabilities before and after, each "
-    "made to sum to 1; 0 is no distortion, ln 2 = 0.693 the most. D / n is D as the published code "
+    "made to sum to 1; 0 is no distortion, ln 2 = 0.693 the most. It does not tell objects that "
+    "became less likely from objects that became likelier. D / n is D as the published code "
     "has it, divided by the number of true objects by PyTorch's `batchmean`. IR: the share of the "
     "other true objects that became less likely, however little, so that a change without meaning "
     "gives about 50 %. FR: the share of cases with IR above 50 %. MEMIT-MLE makes the way back an "
@@ -55,7 +57,7 @@ METHOD = (
 def report(parts: Mapping[str, Part]) -> Report:
     """The report; see the module's text."""
     methods = by_method(parts)
-    knows, gives = known(methods, "one of the true objects", lambda gives: float(any(gives)))
+    knows, gives = known(methods, GIVES, lambda gives: float(any(gives)))
     splits = dict.fromkeys(each["split"] for each in parts.values())
     sections: list[Section] = []
     for split in splits:
@@ -72,14 +74,18 @@ def report(parts: Mapping[str, Part]) -> Report:
 
 
 def _clauses(methods: Mapping[str, list[Part]]) -> list[str]:
-    return [
-        f"after {method_name(method)}'s edit and its reversal "
-        f"{percent(value(units, 'ignored'))} of the other true objects are less likely than before "
-        f"and D is {value(units, 'distortion'):.2f} (random changes of its size: "
-        f"{percent(value(units, 'ignored', RANDOM))} and "
-        f"{value(units, 'distortion', RANDOM):.2f})"
+    """How many of the other true objects fell. D is not in it: it does not tell loss from gain."""
+    texts = [
+        f"{method_name(method)} {percent(value(units, 'ignored'))} (random changes of its size "
+        f"{percent(value(units, 'ignored', RANDOM))})"
         for method, units in methods.items()
         if method != NO_EDIT
+    ]
+    if not texts:
+        return []
+    return [
+        "of the other true objects an edit and its reversal leave less likely than before: "
+        f"{', '.join(texts)}"
     ]
 
 
