@@ -10,31 +10,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.plain import plain
-from circuits.edits.edit import EditRequest
+from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.methods.memit import MemitSettings, memit
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import target_scores
-from circuits.edits.parts.contexts import place
+from circuits.edits.parts.contexts import ContextSettings, place
+from circuits.edits.parts.keys import at_subject, residual_point
+from circuits.edits.parts.moments import collect_moments
+from circuits.edits.parts.value import ValueSettings, optimise_values
+from circuits.model.model import Model
 from experiments.analyses.engine.base import Run
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import run_analysis
 from experiments.benchmarks.base import NO_EDIT, Bench, Benchmark, Cases, Config, as_analysis
+from experiments.benchmarks.pitfalls import benchmark as benchmark_module
 from experiments.benchmarks.pitfalls import measures
-from experiments.benchmarks.pitfalls.asking import EDIT, RANDOM, RANDOM_LAST, asked, walk
+from experiments.benchmarks.pitfalls.asking import EDIT, RANDOM, RANDOM_LAST, Walk, asked, walk
 from experiments.benchmarks.pitfalls.benchmark import (
     CONFLICT_EDIT,
     ROUND_EDIT,
+    compute_round,
     conflict_measures,
     round_measures,
 )
 from experiments.benchmarks.pitfalls.cases import Conflict
-from experiments.benchmarks.pitfalls.multilabel import MEMIT_MLE
+from experiments.benchmarks.pitfalls.multilabel import memit_all_objects
 from experiments.benchmarks.pitfalls.reading import Question
-from tests.edits import same, weights
+from tests.edits import TEXT, same, weights
 
 BENCHMARKS = pytest.mark.parametrize("benchmark", [CONFLICT_EDIT, ROUND_EDIT], ids=lambda b: b.name)
+TRUE = ["Lima", "Seoul", "Paris"]
+FREE = ValueSettings(steps=8, weight_decay=0.0, clamp=1e6)
 
 
 # --- measures ------------------------------------------------------------------------------------
@@ -65,7 +75,6 @@ def test_the_distortion_is_the_divergence_of_the_shares_of_true_objects():
 
 
 def test_the_codes_distortion_is_pytorchs_batchmean_of_one_distribution():
-    torch = pytest.importorskip("torch")
     before, after = torch.tensor([0.5, 0.2, 0.1]), torch.tensor([0.1, 0.1, 0.4])
     p, q = before / before.sum(), after / after.sum()
     loss = torch.nn.KLDivLoss(reduction="batchmean")
@@ -148,7 +157,7 @@ def composite() -> dict[str, Any]:
 
 
 def there_and_back() -> dict[str, Any]:
-    true = [{"label": each} for each in ("Lima", "Seoul", "Paris")]
+    true = [{"label": each} for each in TRUE]
     return {"type": "1-3@P", "edit": edit("Peru", "Lima", "Oslo"), "true_objects": true}
 
 
@@ -335,7 +344,7 @@ def test_only_methods_of_editing_are_taken():
 
 # --- units on a tiny model -----------------------------------------------------------------------
 
-METHODS = {CONFLICT_EDIT: (NO_EDIT, "ft"), ROUND_EDIT: (NO_EDIT, "memit", "memit-mle")}
+METHODS = {CONFLICT_EDIT: (NO_EDIT, "ft"), ROUND_EDIT: (NO_EDIT, "ft")}
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +369,7 @@ def runs(tiny_context: Context, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def test_every_case_is_a_unit_of_every_method(runs: dict[str, Run]):
-    for name, n in (("conflictedit", 6), ("roundedit", 3)):
+    for name, n in (("conflictedit", 6), ("roundedit", 2)):
         assert not runs[name].parts.skipped
         assert len(runs[name].parts.values) == n
 
@@ -387,9 +396,9 @@ def test_a_unit_is_the_measures_of_its_probabilities(runs: dict[str, Run]):
     assert unit["measures"][EDIT] == plain(conflict_measures(steps, alone))
     assert steps[1]["first"] > steps[0]["first"]
     assert steps[2]["second"] > steps[1]["second"]
-    back = runs["roundedit"].parts.values["memit-mle 1"]
+    back = runs["roundedit"].parts.values["ft 1"]
     assert back["measures"][RANDOM] == plain(round_measures(back["p"][RANDOM]))
-    assert back["edits"][1]["target"] == "Lima, Seoul, Paris"
+    assert [each["target"] for each in back["edits"]] == ["Oslo", "Lima"]
 
 
 def test_edits_before_the_last_are_in_the_model_when_it_is_made(tiny_context: Context):
@@ -421,17 +430,45 @@ def test_p_is_the_mean_over_the_prompts(tiny_context: Context):
     assert found["x"] == pytest.approx(sum(single) / 2)
 
 
-def test_with_one_object_back_the_variant_is_memit(tiny_context: Context):
-    bench = Bench(tiny_context, Config())
-    request = EditRequest("The capital of {} is", "Peru", "Oslo")
-    facts = {"x": Question((request.prompt,), "Peru", "Oslo")}
-    plain_one, multi = (
-        walk(bench, method, [[request]], facts).outcomes[0].delta
-        for method in (EditMethod.MEMIT, MEMIT_MLE)
-    )
-    assert plain_one is not None
-    assert multi is not None
-    assert plain_one.fingerprint() == multi.fingerprint()
+def run_memit(function: Any, model: Model, *targets: str) -> WeightDelta:
+    requests = [EditRequest("The capital of {} is", "Peru", target) for target in targets]
+    moments = collect_moments(model, TEXT, [1])
+    settings = MemitSettings((1,), FREE, ContextSettings(copies=0), 1e-6)
+    seeded = torch.Generator().manual_seed(0)
+    return function(model, requests, [1], settings, moments, seeded)[0]
+
+
+def test_with_one_object_back_the_variant_is_memit(model: Model):
+    found = [run_memit(each, model, "Oslo") for each in (memit, memit_all_objects)]
+    assert found[0].fingerprint() == found[1].fingerprint()
+
+
+def test_several_objects_of_one_prompt_write_the_mean_of_their_values(model: Model):
+    requests = [EditRequest("The capital of {} is", "Peru", each) for each in ("Oslo", "Paris")]
+    point, bare = residual_point(1), [place(model, each) for each in requests]
+    start = at_subject(model, bare, [point], 1)[point]
+    values = optimise_values(model, requests, 1, ("",), start, FREE)
+    wanted = start[0] + (values[0].delta + values[1].delta) / 2
+    with run_memit(memit_all_objects, model, "Oslo", "Paris").applied(model):
+        written = at_subject(model, bare, [point], 1)[point][0]
+    torch.testing.assert_close(written, wanted, rtol=1e-2, atol=1e-2)
+    assert (wanted - start[0]).norm() > 0.3
+
+
+@pytest.mark.parametrize(("method", "back"), [("memit", ["Lima"]), ("memit-mle", TRUE)])
+def test_only_the_multi_label_variant_edits_back_to_every_true_object(
+    method: str, back: list[str], tiny_context: Context, tmp_path: Path, monkeypatch: Any
+):
+    (case,) = read(ROUND_EDIT, tmp_path, there_and_back()).items
+    seen: list[list[list[str]]] = []
+
+    def watched(bench: Bench, method: Any, hops: Any, facts: Any) -> Walk:
+        seen.append([[request.target for request in hop] for hop in hops])
+        return walk(bench, None, hops, facts)
+
+    monkeypatch.setattr(benchmark_module, "walk", watched)
+    compute_round(Bench(tiny_context, Config()), case, method)
+    assert seen == [[["Oslo"], back]]
 
 
 def test_the_reports_say_what_the_model_knows_and_set_controls_beside(runs: dict[str, Run]):
@@ -446,8 +483,16 @@ def test_the_reports_say_what_the_model_knows_and_set_controls_beside(runs: dict
     assert "Succ" in tables["conflict_coverage"].columns
     assert "Succ" not in tables["conflict_reverse"].columns
     back = runs["roundedit"].tables["round_easy"]
-    assert "MEMIT-MLE" in [row[0] for row in back.rows]
-    assert any("all true objects at once" in each.sentence for each in runs["roundedit"].claims)
+    assert [row[0] for row in back.rows][:2] == ["unedited", "FT-M"]
+
+
+def test_the_way_back_to_all_objects_is_compared_with_the_way_to_one(runs: dict[str, Run]):
+    values = dict(runs["roundedit"].parts.values)
+    for method in ("memit", "memit-mle"):
+        values[f"{method} 1"] = {**values["ft 1"], "method": method}
+    made = ROUND_EDIT.report(values)
+    assert any("all true objects at once" in each.sentence for each in made.claims)
+    assert "MEMIT-MLE" in [row[0] for row in made.tables[0].rows]
 
 
 def test_a_report_without_the_baseline_says_that_knowledge_was_not_asked(runs: dict[str, Run]):
