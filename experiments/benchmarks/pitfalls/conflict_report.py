@@ -142,7 +142,7 @@ def _answer(methods: Mapping[str, list[Part]]) -> tuple[Claim, ...]:
         for method, units in direct.items()
         if method != NO_EDIT and method in implied
     ]
-    tied = "takes [more|less] of the tied fact's probability than random changes of its size do"
+    tied = " takes [more|less] of the tied fact's probability than random changes of its size do"
     return (*claims, *beyond_random(methods, "tied_damage_clamped", tied))
 
 
@@ -150,8 +150,8 @@ def _section_claims(own: Mapping[str, list[Part]], conflict: Conflict) -> tuple[
     taken = beyond_random(
         own,
         "magnitude_clamped",
-        "takes [more|less] of the first edit's probability by the second one than a random change "
-        "of its size does",
+        "'s second edit takes [more|less] of the first one's probability than a random change of "
+        "its size does",
         side=RANDOM_LAST,
     )
     if conflict == Conflict.COVERAGE:

@@ -128,7 +128,7 @@ def beyond_random(
 ) -> tuple[Claim, ...]:
     """The claim, of each method, that a measure is above that of a control.
 
-    `what` continues "METHOD ..." and has its `[more|less]`.
+    `what` continues the method's name and has its `[more|less]`.
     """
     claims = []
     for method, units in methods.items():
@@ -136,7 +136,7 @@ def beyond_random(
         if method != NO_EDIT and (np.isfinite(edit) & np.isfinite(random)).any():
             claims.append(
                 difference(
-                    f"{method_name(method)} {what}", edit, random, scale=scale, unit=unit, over=OVER
+                    f"{method_name(method)}{what}", edit, random, scale=scale, unit=unit, over=OVER
                 )
             )
     return tuple(claims)

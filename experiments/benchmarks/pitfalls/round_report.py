@@ -93,14 +93,14 @@ def _claims(methods: Mapping[str, list[Part]]) -> tuple[Claim, ...]:
     distorted = beyond_random(
         methods,
         "distortion",
-        "distorts the true objects [more|less] than random changes of its size do",
+        " distorts the true objects [more|less] than random changes of its size do",
         scale=1,
         unit="nats",
     )
     ignored = beyond_random(
         methods,
         "ignored",
-        "makes [more|fewer] of the other true objects less likely than random changes of its size "
+        " makes [more|fewer] of the other true objects less likely than random changes of its size "
         "do",
     )
     return (*distorted, *ignored, *_all_back(methods))
