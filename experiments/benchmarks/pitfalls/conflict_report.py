@@ -112,15 +112,15 @@ def _clauses(methods: Mapping[str, list[Part]]) -> list[str]:
         for method, units in edited.items()
     ]
     clauses = [
-        "the second edit takes of the first one's probability, "
-        f"{listed([WORDS[kind] for kind in kinds])}: {', '.join(texts)}"
+        "of the first edit's probability the second one takes "
+        f"({listed([WORDS[kind] for kind in kinds])}): {', '.join(texts)}"
     ]
     if Conflict.COMPOSITE in kinds:
         tied = [
             f"{method_name(method)} {percent(value(units, 'tied_damage_clamped'))}"
             for method, units in edited.items()
         ]
-        clauses.append(f"both edits take of the tied fact's: {', '.join(tied)}")
+        clauses.append(f"of the tied fact's probability both edits take: {', '.join(tied)}")
     return clauses
 
 
