@@ -1,4 +1,4 @@
-"""Cases of ConflictEdit and RoundEdit (Li et al. 2024, sections 3.1 and 4.1) and their readers."""
+"""Cases of ConflictEdit and RoundEdit (Li et al. 2024) and their readers."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ COLUMNS = {
     "p(tied) before": "tied_before",
     "p(tied) after both": "tied_after",
 }
-"""Headings as in the paper, and the measures of a unit."""
+"""Headings with the published names, and the measures of a unit."""
 SHARES = {"Succ", "CS explicit", "CS implicit", "CM", "CM clamped"} | {
     name for name in COLUMNS if name.startswith("TFD")
 }
@@ -61,9 +61,9 @@ METHOD = (
     "and its paraphrases.",
     "Succ: share of cases in which e2 alone makes its fact likelier than e1's. CS: share in which "
     "e2's fact is likelier than e1's after both edits, by e2's own question (explicit) or by what "
-    "e2 implies for e1's relation (implicit). CM: what e2 takes of p(e1), as a share of it; the "
-    "paper's has no lower limit, the published code's is clamped at −100 %. TFD: what both edits "
-    "take of the tied fact's p, which the edits never ask for; published without a limit. High "
+    "e2 implies for e1's relation (implicit). CM: what e2 takes of p(e1), as a share of it; "
+    "the published code clamps it at −100 %, as `CM clamped`. TFD: what both edits "
+    "take of the tied fact's p, which the edits never ask for; published without a clamp. High "
     "Succ, CS and CM, and low TFD, are a conflict resolved for the later edit.",
     *CONTROL,
 )

@@ -3,7 +3,7 @@
 p of a fact is the geometric mean of its object's token probabilities, averaged over the edit's
 prompt and its paraphrases. θ0 is the unedited model, θ1 has the first edit, θ2 both. The code is
 that of github.com/zjunlp/PitfallsKnowledgeEditing at 0cf7aca, `experiments/summarize.py`. Where it
-departs from the paper, or a definition fails, both numbers are here.
+computes something else than a measure's name says, or a definition fails, both numbers are here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def likelier(p: float, rival: float) -> float:
     """1[p > rival], NaN where one is not known.
 
     It is Succ of coverage (p of the second fact against that of the first, second edit alone), CS
-    (the same after both edits, sections 3.2 and 3.3), and each hop of Succ of a round trip. The
+    (the same after both edits), and each hop of Succ of a round trip. The
     explicit CS of reverse and composite cases sets answers to two questions against each other,
     which both could be likely; the implicit one, of the fact that the second edit implies for the
     first edit's relation, does so only for reverse ones.
@@ -34,15 +34,15 @@ def likelier(p: float, rival: float) -> float:
 def relative_loss(before: float, after: float) -> float:
     """(before − after) / before: 1 is all lost, 0 nothing, below 0 a gain; NaN where before is 0.
 
-    It is CM in the paper (equation 3: of the first edit's fact, θ1 against θ2) and TFD (of the
-    tied fact, θ0 against θ2). It has no lower limit, so that a mean of it can be one fact's that
-    was hardly known and became likelier.
+    It is TFD as the code has it (of the tied fact, θ0 against θ2), and CM (of the first edit's
+    fact, θ1 against θ2) without the code's clamp. It has no lower limit, so that one fact that was
+    hardly known and became likelier can decide a mean of it.
     """
     return (before - after) / before if before > 0 else math.nan
 
 
 def clamped_loss(before: float, after: float) -> float:
-    """max((before − after) / before, −1): CM in the code, which clamps it though the paper doesn't.
+    """max((before − after) / before, −1): CM as the code has it.
 
     The code leaves TFD unclamped; clamped here it has a mean that no single fact decides.
     """
@@ -51,7 +51,7 @@ def clamped_loss(before: float, after: float) -> float:
 
 
 def distortion(before: Sequence[float], after: Sequence[float]) -> float:
-    """D of the paper (section 4.2): the Jensen-Shannon divergence, in nats, 0 to ln 2.
+    """D, the Jensen-Shannon divergence, in nats, 0 to ln 2.
 
     Between the probabilities of all true objects before and after the round trip, each divided by
     their sum; NaN where a sum is 0. It has no direction: a way back that makes the other true

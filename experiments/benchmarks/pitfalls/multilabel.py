@@ -1,4 +1,4 @@
-"""MEMIT with several objects for one prompt: the MLE variant of Li et al. (2024, section 4.4)."""
+"""MEMIT with several objects for one prompt: the Multi-Label Edit of Li et al. (2024)."""
 
 from __future__ import annotations
 

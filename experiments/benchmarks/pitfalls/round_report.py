@@ -35,7 +35,7 @@ COLUMNS = {
     "p(other) before": "others_before",
     "p(other) after": "others_after",
 }
-"""Headings as in the paper, and the measures of a unit."""
+"""Headings with the published names, and the measures of a unit."""
 SHARES = {"Succ", "IR", "FR"}
 GIVES = "in {} of the cases the unedited model gives one of the true objects"
 METHOD = (
