@@ -18,6 +18,8 @@ BENCHMARKS = {
     "qaedit": "editing.benchmarks:QAEDIT",
     "mquake": "editing.benchmarks:MQUAKE",
     "lifelong": "editing.lifelong:LIFELONG",
+    "conflictedit": "pitfalls.benchmark:CONFLICT_EDIT",
+    "roundedit": "pitfalls.benchmark:ROUND_EDIT",
     "safeedit": "safety.benchmark:SAFE_EDIT",
     "personality": "personality.benchmark:PERSONALITY",
 }
