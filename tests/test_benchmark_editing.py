@@ -317,7 +317,11 @@ def test_edits_in_sequence_are_judged_as_they_pile_up(facts_gpt2: Model, tmp_pat
         (["zsre", "--data", "nowhere.json"], "nowhere.json"),
         (["all", "--data", "x.json"], "go with one benchmark"),
         (["zsre", "--methods", "rom"], "rome"),
-        (["lifelong", "--set", "every"], "is no NAME=VALUE"),
+        (["lifelong", "--set", "every"], "is not NAME=VALUE"),
+        (["lifelong", "--set", "evry=3"], "did you mean every"),
+        (["zsre", "--set", "every=3"], "every"),
+        (["lifelong", "--set", "every=0"], "every is at least 1"),
+        (["lifelong", "--circuits"], "does not look at circuits"),
         (["zsre", "--shard", "3/2"], "shard"),
     ],
 )

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 from circuits.base.errors import KnowledgeCircuitsError, OptionError, PromptError
-from circuits.base.options import Options, option
+from circuits.base.options import Options, build, option, parse_settings
 from circuits.facts.loaders import LeftOut
 from circuits.model.model import Model
 from experiments.analyses.engine.base import Analysis, Part, Report, SkipError
@@ -48,6 +48,11 @@ class Cases:
 
 
 @dataclass(frozen=True)
+class NoSettings(Options):
+    """Of a benchmark that has none."""
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """A benchmark of the literature.
 
@@ -56,6 +61,8 @@ class Benchmark:
     `compute(bench, case, method)` gives one unit's values, as plain as `circuits.base.plain` makes
     them; with `whole` the case is the tuple of all cases. `report(parts)` makes the page of the
     units' values by key; each holds its `method`. `check(method)` refuses an unknown method.
+    `settings` are the options of its own (`--set`); `finds_circuits` says whether it can look at
+    the circuits of its cases.
     """
 
     name: str
@@ -70,6 +77,8 @@ class Benchmark:
     compute: Callable[[Bench, Any, str], Part]
     report: Callable[[Mapping[str, Part]], Report]
     check: Callable[[str], Any]
+    settings: type[Options] = NoSettings
+    finds_circuits: bool = False
     whole: bool = False
     version: int = 1
 
@@ -77,6 +86,18 @@ class Benchmark:
     def own_data(self) -> Path:
         """The fixture's path."""
         return FIXTURES / self.fixture
+
+    def settings_of(self, config: Config) -> Any:
+        """The benchmark's own options; OptionError for one that it does not have."""
+        return build(self.settings, parse_settings(config.settings), self.name)
+
+    def refuse(self, config: Config) -> None:
+        """OptionError for a method, a setting or a wish that the benchmark cannot serve."""
+        for method in config.methods:
+            self.check(method)
+        self.settings_of(config)
+        if config.circuits and not self.finds_circuits:
+            raise OptionError(f"{self.name} does not look at circuits; leave `circuits` out")
 
 
 @dataclass(frozen=True)
@@ -92,11 +113,14 @@ class Config(Options):
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A run's surroundings as a benchmark sees them; `cases` are all that the file has."""
+    """A run's surroundings as a benchmark sees them.
+
+    `settings` is a value of the benchmark's own class, `cases` are all that the file has.
+    """
 
     context: Context
     config: Config
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Any
     cases: Sequence[Any] = ()
 
     @property
@@ -126,15 +150,13 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         return sorted(random.Random(context.seed).sample(everything, config.limit))
 
     def steps(context: Context, config: Config) -> Sequence[str]:
-        for method in config.methods:
-            benchmark.check(method)
+        benchmark.refuse(config)
         if benchmark.whole:
             return list(config.methods)
         return [f"{m} {row + 1}" for m in config.methods for row in chosen(context, config)]
 
     def compute(context: Context, config: Config, key: str) -> Part:
-        settings = dict(each.split("=", 1) for each in config.settings)
-        bench = Bench(context, config, settings, cases.items)
+        bench = Bench(context, config, benchmark.settings_of(config), cases.items)
         try:
             if benchmark.whole:
                 items = tuple(cases.items[row] for row in chosen(context, config))

@@ -130,13 +130,10 @@ def _one(
     shard: Shard,
     console: Console,
 ) -> Run:
-    from circuits.base.errors import FileFormatError, OptionError
+    from circuits.base.errors import FileFormatError
     from experiments.analyses.engine.running import run_analysis
     from experiments.benchmarks.base import as_analysis, data_sha256
 
-    for each in config.settings:
-        if "=" not in each:
-            raise OptionError(f"--set {each!r} is no NAME=VALUE")
     path = (data or chosen.own_data).expanduser()
     if not path.exists():
         raise FileFormatError(path, "no such file or folder")
@@ -152,15 +149,16 @@ def _one(
     if data is None:
         console.note(f"{chosen.name}: {len(cases.items)} cases of our own, no published data")
     wanted = tuple(each.strip() for each in methods.split(",")) if methods else chosen.methods
-    for name in wanted:
-        chosen.check(name)
     config = replace(config, methods=wanted, data_sha256=data_sha256(path))
+    chosen.refuse(config)
     analysis = as_analysis(chosen, cases)
     return run_analysis(analysis, config, context, console.stage, console.warn, shard)
 
 
 def _list(console: Console) -> None:
     with console.working():
+        from circuits.base.options import as_dict, meanings
+        from experiments.analyses.engine.config import option_text
         from experiments.benchmarks.registry import BENCHMARKS
         from experiments.benchmarks.registry import benchmark as named
 
@@ -174,6 +172,9 @@ def _list(console: Console) -> None:
             ("methods", ", ".join(each.methods)),
         ):
             console.say(f"    {label}: {text}")
+        for name, value in as_dict(each.settings()).items():
+            text = meanings(each.settings)[name].text
+            console.say(f"    --set {name}={option_text(value)}: {text}")
         console.say()
     console.result(
         {

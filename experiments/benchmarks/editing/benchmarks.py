@@ -35,6 +35,7 @@ def _editing(
         compute=compute,
         report=report,
         check=check,
+        finds_circuits=True,
     )
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from circuits.base.errors import OptionError, PromptError
+from circuits.base.errors import PromptError
+from circuits.base.options import Options, option
 from circuits.base.plain import number
 from circuits.edits.edit import WeightDelta
 from circuits.edits.judge.success import Measure, RequestScore, norm_growth
@@ -27,8 +29,6 @@ from experiments.benchmarks.editing.cases import Case, single_edits
 from experiments.benchmarks.editing.run import editor_of, judge_of
 from viz.paper.charts import Lines
 
-EVERY = "every"
-USUAL_EVERY = 5
 SHOWN = (Measure.EFFICACY, Measure.PARAPHRASE, Measure.PORTABILITY, Measure.LOCALITY)
 WORDS = {
     Measure.EFFICACY: "reliability",
@@ -45,6 +45,13 @@ METHOD = (
 )
 
 
+@dataclass(frozen=True)
+class Settings(Options):
+    """How often a sequence is judged."""
+
+    every: int = option(5, "after how many edits all edits so far are judged", low=1)
+
+
 def check(method: str) -> None:
     """OptionError for what is no edit method."""
     EditMethod.of(method)
@@ -54,7 +61,7 @@ def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
     """All cases in sequence by one method."""
     requests = [request for case in cases for request in case.requests]
     judge, editor = judge_of(bench, requests), editor_of(bench, method)
-    every = _every(bench)
+    every = bench.settings.every
     done: list[int] = []
     status: dict[str, int] = {}
     right_after: dict[int, RequestScore] = {}
@@ -90,13 +97,6 @@ def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
         "stops": stops,
         "growth": norm_growth(bench.model, total),
     }
-
-
-def _every(bench: Bench) -> int:
-    text = bench.settings.get(EVERY, str(USUAL_EVERY))
-    if not text.isdigit() or not int(text):
-        raise OptionError(f"`{EVERY}` {text!r} is no number of edits")
-    return int(text)
 
 
 # --- report --------------------------------------------------------------------------------------
@@ -215,5 +215,6 @@ LIFELONG = Benchmark(
     compute=compute,
     report=report,
     check=check,
+    settings=Settings,
     whole=True,
 )

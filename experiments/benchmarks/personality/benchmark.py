@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from circuits.base.options import Options, build, option, parse_settings
+from circuits.base.options import Options, option
 from circuits.edits.judge.generation import Speaker, ngram_entropy
 from circuits.edits.methods.registry import EditMethod
 from circuits.model.model import Model
@@ -67,8 +67,7 @@ def check(method: str) -> str:
 
 def compute(bench: Bench, case: PersonalityCase, method: str) -> Part:
     """One case by one method."""
-    given = parse_settings([f"{name}={value}" for name, value in bench.settings.items()])
-    settings = build(Settings, given, "personality")
+    settings: Settings = bench.settings
     speaker = bench.once("speaker", lambda: Speaker(bench.model))
     before = _seen(bench.model, speaker, case, settings.tokens)
     sides = {BEFORE: before}
@@ -178,4 +177,5 @@ PERSONALITY = Benchmark(
     compute=compute,
     report=report,
     check=check,
+    settings=Settings,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from circuits.base.options import Options, build, option, parse_settings
+from circuits.base.options import Options, option
 from circuits.edits.judge.generation import Forced, Speaker
 from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.engine.base import Part
@@ -57,8 +57,7 @@ def check(method: str) -> str:
 
 def compute(bench: Bench, case: SafetyCase, method: str) -> Part:
     """One case by one method."""
-    given = parse_settings([f"{name}={value}" for name, value in bench.settings.items()])
-    settings = build(Settings, given, "safeedit")
+    settings: Settings = bench.settings
     suffix = f" {settings.suffix}"
     judge = bench.once(("safety classifier", str(settings.classifier)), settings.classifier.load)
     speaker = bench.once("speaker", lambda: Speaker(bench.model))
@@ -128,4 +127,5 @@ SAFE_EDIT = Benchmark(
     compute=compute,
     report=report,
     check=check,
+    settings=Settings,
 )
