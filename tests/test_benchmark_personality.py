@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from circuits.base.errors import FileFormatError, OptionError, PromptError
+from circuits.base.errors import FileFormatError, OptionError
 from experiments.analyses.engine.base import Run
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import redraw, run_analysis
@@ -282,7 +282,7 @@ def test_classifier_and_judge_of_the_users_own(tiny: str, tmp_path: Path):
 def test_a_setting_that_there_is_not_is_refused(tiny: str, tmp_path: Path, wrong: str):
     config = Config(methods=("none",), settings=(wrong,))
     cases = read_cases(written(tmp_path, [RECORD]))
-    with pytest.raises(PromptError, match=wrong.split("=")[wrong != "colour=red"]):
+    with pytest.raises(OptionError, match=wrong.split("=")[wrong != "colour=red"]):
         run_analysis(as_analysis(PERSONALITY, cases), config, Context(tiny, tmp_path / "out"))
     with pytest.raises(OptionError, match="edit method"):
         PERSONALITY.check("no-such")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from circuits.base.errors import FileFormatError, ModelNotFoundError, OptionError, PromptError
+from circuits.base.errors import FileFormatError, ModelNotFoundError, OptionError
 from circuits.edits.judge.generation import Forced, Speaker
 from circuits.edits.methods.dinm import read_safety_records
 from experiments.analyses.engine.base import Run
@@ -337,7 +337,7 @@ def test_a_classifier_of_the_users_own_is_named_and_no_stand_in(tiny: str, tmp_p
 @pytest.mark.parametrize("wrong", ["colour=red", "classifier=no-such", "tokens=0"])
 def test_a_setting_that_there_is_not_is_refused(tiny: str, tmp_path: Path, wrong: str):
     config = Config(methods=("none",), settings=(wrong,))
-    with pytest.raises(PromptError, match=wrong.split("=")[0]):
+    with pytest.raises(OptionError, match=wrong.split("=")[0]):
         run_analysis(as_analysis(SAFE_EDIT, two(tmp_path)), config, Context(tiny, tmp_path / "o"))
     with pytest.raises(OptionError, match="edit method"):
         SAFE_EDIT.check("no-such")
