@@ -245,7 +245,10 @@ class _Run:
             found = npo_loss(-losses * tokens, before, settings.npo.beta)
         else:
             found = simnpo_loss(-losses * tokens, tokens, settings.simnpo)
-        terms = {"forget": float(losses.detach().mean()), "preference": float(found.detach().mean())}
+        terms = {
+            "forget": float(losses.detach().mean()),
+            "preference": float(found.detach().mean()),
+        }
         total = self._with_retain(settings.forget_weight * found.mean(), retain, terms)
         return Objective(total, terms)
 

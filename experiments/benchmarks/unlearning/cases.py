@@ -225,9 +225,7 @@ def _under(content: Any, keys: tuple[str, ...], file: Path) -> Iterator[Keyed]:
         raise FileFormatError(file, f"must hold lists of rows{where}, not {content!r:.40}")
 
 
-def _needs(
-    path: Path, rows: list[Row], left_out: list[LeftOut], splits: tuple[str, ...]
-) -> None:
+def _needs(path: Path, rows: list[Row], left_out: list[LeftOut], splits: tuple[str, ...]) -> None:
     """FileFormatError where a set that every method needs has no usable row."""
     for split in splits:
         if not any(each.split == split for each in rows):
