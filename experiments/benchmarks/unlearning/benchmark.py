@@ -200,7 +200,7 @@ TOFU = Benchmark(
     licence="MIT",
     form="a folder with forget10.json, retain90.json, their _perturbed files, real_authors.json "
     "and world_facts.json as far as present (rows {question, answer, paraphrased_answer, "
-    "perturbed_answer}), as JSON lists or JSON lines, or one JSON file with lists under these names",
+    "perturbed_answer}), as JSON lists or JSON lines, or one JSON file with lists under such names",
     fixture="tofu",
     methods=METHODS,
     read=read_tofu,

@@ -25,6 +25,7 @@ from experiments.benchmarks.unlearning.scoring import NEITHER
 from experiments.benchmarks.unlearning.stored import (
     AFTER,
     CONTROL,
+    KNOWN,
     Domain,
     domains,
     mean,
@@ -73,20 +74,23 @@ TOFU_METHOD = (
 def know_un_do_report(parts: Mapping[str, Part]) -> Report:
     """KnowUnDo's page."""
     found = domains(parts)
-    sections, answer, leads = [], [], []
+    sections: list[Section] = []
+    answer: list[Claim] = []
+    leads: list[str] = []
     for each in found:
-        prefix = f"{each.name}: " if len(found) > 1 else ""
+        prefix = f"in {each.name}, " if len(found) > 1 else ""
         first, claims = _claims(each, prefix, FORGET_VAL, RETAIN_VAL, "accuracy", "token accuracy")
         sections.append(
             Section(
                 f"What is forgotten and kept in {each.name}",
                 each.notes(FORGET_VAL),
                 (_successes(each), _texts(each)),
-                (*first, *claims),
+                claims,
             )
         )
         answer += first
-        leads.append(prefix + _lead(each, FORGET_VAL, RETAIN_VAL, "accuracy", "tokens"))
+        lead = prefix + _lead(each, FORGET_VAL, RETAIN_VAL, "accuracy", "tokens")
+        leads.append(lead[0].upper() + lead[1:])
     return Report(" ".join(leads), tuple(sections), tuple(answer), KNOW_UN_DO_METHOD)
 
 
@@ -159,10 +163,10 @@ def tofu_report(parts: Mapping[str, Part]) -> Report:
         "What is forgotten",
         f"{found.notes(TOFU_FORGET)} {quality}".strip(),
         (_forgotten(found, retained, name),),
-        (*first, *claims),
+        claims,
     )
     kept = Section("What is kept", "", (_kept(found),))
-    return Report(f"{lead} {quality}", (section, kept), first, TOFU_METHOD)
+    return Report(f"{lead[0].upper()}{lead[1:]} {quality}", (section, kept), first, TOFU_METHOD)
 
 
 def _forgotten(domain: Domain, retained: Scored | None, name: str) -> Table:
@@ -253,8 +257,8 @@ def _claims(
         )
         rest.append(
             difference(
-                f"{name} takes [more|less] {what} from what is to be forgotten than a random change "
-                "as large",
+                f"{name} takes [more|less] {what} from what is to be forgotten than a random "
+                "change as large",
                 lost,
                 beside,
                 paired=len(lost) == len(beside),
@@ -280,10 +284,10 @@ def _lead(domain: Domain, forget: str, keep: str, column: str, unit: str) -> str
     """What each method leaves of what is to be forgotten and kept, in words."""
     before = domain.before
     start = (
-        f"The unedited model gives the answers to forget {_percent(before, forget, column)} "
+        f"the unedited model gives the answers to forget {_percent(before, forget, column)} "
         f"{unit} and those to keep {_percent(before, keep, column)}"
         if unit == "probability"
-        else f"The unedited model says {_percent(before, forget, column)} of the {unit} to forget "
+        else f"the unedited model says {_percent(before, forget, column)} of the {unit} to forget "
         f"and {_percent(before, keep, column)} of those to keep"
     )
     left: Sequence[str] = [
@@ -291,9 +295,11 @@ def _lead(domain: Domain, forget: str, keep: str, column: str, unit: str) -> str
         for m in domain.methods
         if (after := domain.side(m, AFTER))
     ]
+    known = domain.knew(forget)
+    start += "" if known >= KNOWN else ", so that it did not know what is to be forgotten"
     if not left:
         return f"{start}."
-    return f"{start}; left of the two are, by method: {'; '.join(left)}."
+    return f"{start}. Left of the two are, by method: {'; '.join(left)}."
 
 
 def _percent(sets: Mapping[str, Scored], split: str, column: str) -> str:
