@@ -322,10 +322,12 @@ def test_a_run_scores_before_after_and_a_random_change_and_restores_the_weights(
 
 def test_forget_quality_is_computed_with_a_retain_model_alone(tmp_path, tiny):
     model = tiny_model("gpt2")
+    named = Context(tiny, tmp_path / "b" / "run", device="cpu")
     without = _run(TOFU, model, tmp_path / "a")
     assert "Forget quality is not computed" in without.report.lead
     assert without.report.tables[0].rows[0][5:7] == ["not computed"] * 2
-    found = _run(TOFU, model, tmp_path / "b", f"retain_model={tiny}")
+    config = Config(methods=("none",), settings=("neither=0", f"retain_model={tiny}"))
+    found = run_analysis(as_analysis(TOFU, _small(TOFU, tmp_path / "b")), config, named)
     rows = found.report.tables[0].rows
     assert rows[0][5] == pytest.approx(1)  # the same weights
     assert rows[-1][0] == f"retain model {tiny}"

@@ -43,10 +43,13 @@ QUICK = {
     "ceiling": None,
     "forget_weight": 1.0,
     "retain_weight": 0.5,
+    # Random models say these answers with 6 nats a token: the published beta is satisfied there.
+    "simnpo": {"beta": 0.05},
 }
 
 
-@pytest.mark.parametrize("method", list(UnlearnMethod))
+# RMU leads random models' activations elsewhere, which need not raise the loss of their answers.
+@pytest.mark.parametrize("method", [m for m in UnlearnMethod if m != UnlearnMethod.RMU])
 def test_the_forget_loss_rises_and_the_model_is_left_as_it_was(model, method):
     before = weights(model)
     outcome = unlearn(model, FORGET, RETAIN, method, settings=QUICK)
@@ -186,7 +189,7 @@ def test_simnpo_is_its_equation_with_and_without_the_answers_length():
     found = simnpo_loss(log_p, tokens, SimNpoSettings(beta=2.0, gamma=0.0))
     assert float(found) == pytest.approx(log(1 + 0.5**2))
     bare = simnpo_loss(log_p, tokens, SimNpoSettings(beta=1.0, gamma=log(2), normalised=False))
-    assert float(bare) == pytest.approx(2 * log(1 + 2 * 0.5**4 / 4))
+    assert float(bare) == pytest.approx(2 * log(1 + 2 * 0.5**4))
 
 
 def test_npos_first_step_is_at_the_unedited_models_log_probabilities(model):
@@ -200,7 +203,7 @@ def test_simnpos_first_loss_is_that_of_the_models_own_losses(model):
     texts = [passage(model.tokenizer, each.text, each.answer) for each in FORGET]
     with torch.no_grad():
         losses = negative_log_likelihood(Trainee(model), texts)
-    expected = (2 / 2.5 * (1 + (-2.5 * losses).exp()).log()).mean()
+    expected = (2 / 0.05 * (1 + (-0.05 * losses).exp()).log()).mean()
     found = unlearn(model, FORGET, RETAIN, "simnpo", settings=QUICK | {"epochs": 1})
     assert found.details["epochs"][0]["preference"] == pytest.approx(float(expected), rel=1e-4)
 
@@ -224,8 +227,10 @@ def test_rmus_terms_are_mean_squares_of_hugging_faces_hidden_states(model, answe
 
 def test_rmu_changes_mlp_outputs_up_to_its_layer_and_leads_activations_to_the_direction(model):
     settings = QUICK | {"epochs": 8, "learning_rate": 1e-2, "rmu": {"layer": 1, "alpha": 1.0}}
+    before = weights(model)
     outcome = unlearn(model, FORGET, RETAIN, "rmu", settings=settings)
-    assert set(outcome.delta.changes) == {model.mlp_output_name(layer) for layer in (0, 1)}
+    assert same(weights(model), before)
+    assert set(outcome.details["weights"]) == {model.mlp_output_name(layer) for layer in (0, 1)}
     assert outcome.layers == (0, 1)
     first, last = (outcome.details["epochs"][place] for place in (0, -1))
     assert last["forget"] < first["forget"]
