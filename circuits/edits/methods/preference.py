@@ -31,7 +31,7 @@ class SimNpoSettings(Options):
     """
 
     beta: float = option(2.5, above=0)
-    gamma: float = option(0.0)
+    gamma: float = option(0.0, low=0)
     normalised: bool = True
 
 
