@@ -279,13 +279,17 @@ class EditStatus(Choice):
 
 class UnlearnMethod(Choice):
     """GA: ascent on the forget set; +GD: descent, +KL: no drift on the retain set. MEMFLEX: as
-    GA+GD, on weights that hold what is to be forgotten and not what is to stay.
+    GA+GD, on weights that hold what is to be forgotten and not what is to stay. NPO, SIMNPO: as
+    GA+GD, with a bounded loss. RMU: activations on the forget set are led to a random direction.
     """
 
     GA = "ga"
     GA_GD = "ga-gd"
     GA_KL = "ga-kl"
     MEMFLEX = "memflex"
+    NPO = "npo"
+    SIMNPO = "simnpo"
+    RMU = "rmu"
 
 
 class FalseDiscovery(Choice):

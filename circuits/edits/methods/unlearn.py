@@ -9,6 +9,16 @@ a token) of the texts to forget:
 - MemFlex: as GA+GD, on the weights that `circuits.edits.methods.memflex` selects.
 
 A text that has reached `ceiling` is not pushed further: without a bound, ascent destroys the model.
+
+Three methods have a loss B of their own that is bounded below, and lower
+retain_weight x R + forget_weight x B, whatever the ceiling:
+
+- NPO: `circuits.edits.methods.preference.npo_loss`, with the model before as reference.
+- SimNPO: `circuits.edits.methods.preference.simnpo_loss`, without a reference.
+- RMU: `circuits.edits.methods.rmu`, on activations; R is their drift, weighed by alpha too.
+
+NPO and SimNPO have the loss of the texts to retain as R, which the papers' best variants have;
+`retain_weight` 0 is the bare loss.
 """
 
 from __future__ import annotations
@@ -16,17 +26,33 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from math import inf
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from circuits.base.choices import EditStatus, UnlearnMethod
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.options import Options, option
 from circuits.edits.edit import WeightDelta
 from circuits.edits.methods.memflex import LocalisationSettings, localise
+from circuits.edits.methods.preference import (
+    NpoSettings,
+    SimNpoSettings,
+    npo_loss,
+    simnpo_loss,
+)
+from circuits.edits.methods.rmu import (
+    RmuSettings,
+    Steering,
+    check_before,
+    direction,
+    layer_of,
+    layers_up_to,
+)
 from circuits.edits.methods.run import EditOutcome, check_size
 from circuits.edits.parts.examples import Example, encode_examples
 from circuits.edits.parts.training import (
@@ -41,17 +67,21 @@ from circuits.edits.parts.training import (
     divergence,
     negative_log_likelihood,
     token_accuracy,
+    token_scores,
 )
 from circuits.edits.settings import settings_for
 from circuits.model.holding import alone
 from circuits.model.model import Model
 
 Batch = tuple[Sequence[Passage], Sequence[Passage]]
+Terms = dict[str, float]
 _RETAIN = {
     UnlearnMethod.GA: None,
     UnlearnMethod.GA_GD: negative_log_likelihood,
     UnlearnMethod.GA_KL: divergence,
     UnlearnMethod.MEMFLEX: negative_log_likelihood,
+    UnlearnMethod.NPO: negative_log_likelihood,
+    UnlearnMethod.SIMNPO: negative_log_likelihood,
 }
 """What keeps the texts to retain."""
 
@@ -77,6 +107,9 @@ class UnlearnSettings(Options):
     ceiling: float | None = option(5.0, above=0)
     margin: float = option(0.05, low=0, high=1)
     localisation: LocalisationSettings = option(LocalisationSettings())
+    npo: NpoSettings = option(NpoSettings())
+    simnpo: SimNpoSettings = option(SimNpoSettings())
+    rmu: RmuSettings = option(RmuSettings())
 
 
 @alone
@@ -107,6 +140,12 @@ def unlearn(
     found, origin = settings_for(model, str(chosen), UnlearnSettings, wanted, settings)
     if layers is None:
         origin = replace(origin, layers="all")
+    if chosen == UnlearnMethod.RMU:
+        read = layer_of(model, found.rmu)
+        if layers is None:
+            found = replace(found, layers=layers_up_to(read))
+            origin = replace(origin, layers=f"up to layer {read}, which RMU reads")
+        check_before(found.layers, read)
     provenance = {
         **model.provenance,
         "method": str(chosen),
@@ -163,16 +202,14 @@ class _Run:
         for name, passages in self.sets.items():
             if name != "forget" and set(self.forget) & set(passages):
                 raise OptionError(f"a text stands in both the forget and the {name} set")
-        self.random = np.random.default_rng(seed)
+        self.seed, self.random = seed, np.random.default_rng(seed)
         self.trainee = Trainee(model)
         self.details: dict[str, Any] = {}
 
     def train(self, progress: Progress | None) -> None:
         """Select weights, train them, and score both sets before and after."""
         self._score("before")
-        names = block_matrices(self.model, self.settings.layers)
-        if self.method == UnlearnMethod.MEMFLEX:
-            names = self._localise(names)
+        names = self._names()
         self.details["weights"] = names
         settings = self.settings
         epochs = [self._batches() for _ in range(settings.epochs)]
@@ -185,18 +222,72 @@ class _Run:
         self.details["retain_kept"] = after >= before - settings.margin
 
     def _objective(self, batch: Batch) -> Objective:
+        if self.method == UnlearnMethod.RMU:
+            return self._steered(batch)
         forget, retain = batch
         settings = self.settings
         losses = negative_log_likelihood(self.trainee, forget)
+        if self.method in (UnlearnMethod.NPO, UnlearnMethod.SIMNPO):
+            return self._preferred(losses, batch)
         ceiling = inf if settings.ceiling is None else settings.ceiling
         total = -settings.forget_weight * losses.clamp(max=ceiling).mean()
         terms = {"forget": float(losses.detach().mean())}
-        score = _RETAIN[self.method]
-        if score is not None and settings.retain_weight:
-            kept = score(self.trainee, retain).mean()
-            total = total + settings.retain_weight * kept
-            terms["retain"] = float(kept.detach())
+        total = self._with_retain(total, retain, terms)
         return Objective(total, terms, enough=bool((losses >= ceiling).all()))
+
+    def _preferred(self, losses: Tensor, batch: Batch) -> Objective:
+        """NPO and SimNPO, from the texts' losses (nats a token)."""
+        forget, retain = batch
+        settings = self.settings
+        tokens = torch.tensor([float(len(each) - each.start) for each in forget]).to(losses)
+        if self.method == UnlearnMethod.NPO:
+            before = torch.tensor([self.reference[each] for each in forget]).to(losses)
+            found = npo_loss(-losses * tokens, before, settings.npo.beta)
+        else:
+            found = simnpo_loss(-losses * tokens, tokens, settings.simnpo)
+        terms = {
+            "forget": float(losses.detach().mean()),
+            "preference": float(found.detach().mean()),
+        }
+        total = self._with_retain(settings.forget_weight * found.mean(), retain, terms)
+        return Objective(total, terms)
+
+    def _steered(self, batch: Batch) -> Objective:
+        """RMU."""
+        forget, retain = batch
+        settings = self.settings
+        away = self.steering.away(forget).mean()
+        terms = {"forget": float(away.detach())}
+        total = settings.forget_weight * away
+        weight = settings.retain_weight * settings.rmu.alpha
+        if weight:
+            drift = self.steering.drift(retain).mean()
+            total = total + weight * drift
+            terms["retain"] = float(drift.detach())
+        return Objective(total, terms)
+
+    def _with_retain(self, total: Tensor, retain: Sequence[Passage], terms: Terms) -> Tensor:
+        """The objective with the term that keeps the texts to retain, which is recorded."""
+        score = _RETAIN[self.method]
+        if score is None or not self.settings.retain_weight:
+            return total
+        kept = score(self.trainee, retain).mean()
+        terms["retain"] = float(kept.detach())
+        return total + self.settings.retain_weight * kept
+
+    @cached_property
+    def reference(self) -> dict[Passage, float]:
+        """Log-probability of each text to forget under the model before, in nats."""
+        losses = token_scores(Trainee(self.model), self.forget)[0].tolist()
+        found = zip(self.forget, losses, strict=True)
+        return {each: -loss * (len(each) - each.start) for each, loss in found}
+
+    @cached_property
+    def steering(self) -> Steering:
+        """RMU's layer and the point to which its activations are led."""
+        settings, model = self.settings.rmu, self.model
+        target = settings.steering * direction(model.d_model, self.seed).to(model.device)
+        return Steering(self.trainee, layer_of(model, settings), target, settings.answers_only)
 
     def _batches(self) -> list[Batch]:
         """One epoch: each text to forget once, beside texts to retain in turn."""
@@ -209,6 +300,13 @@ class _Run:
 
     def _shuffled(self, passages: list[Passage]) -> list[Passage]:
         return [passages[place] for place in self.random.permutation(len(passages))]
+
+    def _names(self) -> list[str]:
+        """The weights that learn."""
+        if self.method == UnlearnMethod.RMU:
+            return [self.model.mlp_output_name(layer) for layer in self.settings.layers]
+        names = block_matrices(self.model, self.settings.layers)
+        return self._localise(names) if self.method == UnlearnMethod.MEMFLEX else names
 
     def _localise(self, names: list[str]) -> list[str]:
         found = localise(

@@ -96,6 +96,17 @@ class Trainee:
         """Logits of the model as it is, without the change."""
         return self._plain(input_ids=tokens, use_cache=False).logits
 
+    def states(
+        self, tokens: Int[Tensor, "batch pos"], layer: int, changed: bool = True
+    ) -> Float[Tensor, "batch pos d"]:
+        """The residual stream after a layer, with the change in place or of the model as it is.
+
+        After the last layer it is Hugging Face's, which has passed the final norm.
+        """
+        options = {"input_ids": tokens, "output_hidden_states": True}
+        run = self.run if changed else partial(self._plain, use_cache=False)
+        return run(**options).hidden_states[layer + 1]
+
     def delta(self, provenance: Mapping[str, Any] | None = None) -> WeightDelta:
         """The change so far, as a value."""
         changes = {name: change.detach().clone() for name, change in self.changes.items()}

@@ -12,6 +12,9 @@ _NAMES = {
     "ga-gd": "GA+GD",
     "ga-kl": "GA+KL",
     "memflex": "MemFlex",
+    "npo": "NPO",
+    "simnpo": "SimNPO",
+    "rmu": "RMU",
 }
 
 

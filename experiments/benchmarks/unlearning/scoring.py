@@ -1,0 +1,175 @@
+"""What a model makes of rows: their scores, its greedy answers, and facts of neither set."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuits.base.errors import PromptError
+from circuits.edits.parts.examples import fact_examples
+from circuits.edits.parts.training import Passage, Trainee, chunks, passage, token_scores
+from circuits.facts.facts import Relation
+from circuits.facts.loaders import LeftOut
+from circuits.model.holding import fitting
+from circuits.model.model import Model
+from experiments.benchmarks.unlearning.cases import AUTHORS, WORLD, Row
+from experiments.benchmarks.unlearning.measures import (
+    Scored,
+    probability,
+    probability_among,
+    rouge_l_recall,
+    truth_ratio,
+    truth_ratio_script,
+)
+
+NEITHER = "neither set"
+"""Facts that no method sees."""
+BATCH = 32
+TRIED = 10
+"""Facts that are asked for each one of neither set, until enough are known."""
+
+
+def usable(model: Model, rows: Sequence[Row]) -> tuple[list[Row], list[LeftOut]]:
+    """The rows that the model can read whole, all their answers included, and the others."""
+    found: list[Row] = []
+    left_out: list[LeftOut] = []
+    for each in rows:
+        try:
+            longest = max(len(_encoded(model, each, answer)) for answer in _answers(each))
+        except PromptError as error:
+            left_out.append(each.left_out(str(error)))
+            continue
+        if longest > model.max_tokens:
+            reason = f"{longest} tokens are more than the {model.max_tokens} that the model takes"
+            left_out.append(each.left_out(reason))
+        else:
+            found.append(each)
+    return found, left_out
+
+
+def scored(model: Model, rows: Sequence[Row]) -> Scored:
+    """The scores of usable rows, on the model as it is now."""
+    passages = [_encoded(model, each, each.answer) for each in rows]
+    log_p, accuracy = _log_p(model, passages)
+    tokens = tuple(len(each) - each.start for each in passages)
+    said = fitting(model, BATCH, partial(_greedy, model, passages))
+    rouge = tuple(rouge_l_recall(s, row.answer) for s, row in zip(said, rows, strict=True))
+    others = [_encoded(model, row, other) for row in rows for other in _others(row)]
+    values = iter(_log_p(model, others)[0] if others else ())
+    chances, ratios, script = [], [], []
+    for row, own in zip(rows, log_p, strict=True):
+        paraphrased = next(values) if row.paraphrased else own
+        wrong = [next(values) for _ in row.perturbed]
+        among = wrong and row.split in (AUTHORS, WORLD)
+        chances.append(probability_among(own, wrong) if among else probability(own))
+        ratios.append(truth_ratio(paraphrased, wrong) if wrong else np.nan)
+        script.append(truth_ratio_script(paraphrased, wrong) if wrong else np.nan)
+    return Scored(accuracy, log_p, tokens, rouge, tuple(chances), tuple(ratios), tuple(script))
+
+
+def scored_sets(model: Model, sets: Mapping[str, Sequence[Row]]) -> dict[str, Scored]:
+    """The scores of every set that has rows."""
+    return {name: scored(model, rows) for name, rows in sets.items() if rows}
+
+
+def _answers(row: Row) -> list[str]:
+    return [row.answer, *_others(row)]
+
+
+def _others(row: Row) -> list[str]:
+    return [*([row.paraphrased] if row.paraphrased else []), *row.perturbed]
+
+
+def _encoded(model: Model, row: Row, answer: str) -> Passage:
+    return passage(model.tokenizer, row.question, answer)
+
+
+def _log_p(
+    model: Model, passages: Sequence[Passage]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean log-probability of each passage's scored tokens, and their accuracy."""
+    losses, shares = token_scores(Trainee(model), passages)
+    return tuple((-losses).tolist()), tuple(shares.tolist())
+
+
+@torch.no_grad()
+def _greedy(model: Model, passages: Sequence[Passage], batch_size: int) -> list[str]:
+    """What the model says after each prompt: as many tokens as the answer has, or to EOS.
+
+    Prompts of one length run together.
+    """
+    said = [""] * len(passages)
+    by_length: dict[int, list[int]] = {}
+    for place, each in enumerate(passages):
+        by_length.setdefault(each.start, []).append(place)
+    for places in by_length.values():
+        for part in chunks(places, batch_size):
+            prompts = torch.tensor([passages[p].ids[: passages[p].start] for p in part])
+            tokens = prompts.to(model.device)
+            counts = [len(passages[p]) - passages[p].start for p in part]
+            for _ in range(max(counts)):
+                best = model.last_logits(tokens).argmax(-1, keepdim=True)
+                tokens = torch.cat([tokens, best], 1)
+            for place, count, row in zip(part, counts, tokens.tolist(), strict=True):
+                start = passages[place].start
+                said[place] = _text(model, row[start : start + count])
+    return said
+
+
+def _text(model: Model, ids: Sequence[int]) -> str:
+    """The tokens up to EOS as text."""
+    end = model.tokenizer.hf.eos_token_id
+    stop = list(ids).index(end) if end in ids else len(ids)
+    return str(model.tokenizer.hf.decode(ids[:stop]))
+
+
+# --- facts of neither set ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Neither:
+    """Facts that the model says whole and that no row is about; `asked` were tried for them."""
+
+    rows: tuple[Row, ...]
+    asked: int
+
+    def record(self) -> dict[str, Any]:
+        """For the report."""
+        return {"asked": self.asked, "known": len(self.rows)}
+
+
+def neither(
+    model: Model, relations: Mapping[str, Relation], rows: Sequence[Row], count: int, seed: int
+) -> Neither:
+    """So many known facts of the relations, in their first wording, drawn by the seed.
+
+    A fact whose subject stands in a row's text is not drawn. Fewer where `TRIED` times as many
+    hold no more that the model knows.
+    """
+    texts = "\n".join(f"{each.question} {each.answer}" for each in rows)
+    first: dict[tuple[str, str], Row] = {}
+    for each in fact_examples(relations.values()):
+        key = str(each.relation), str(each.subject)
+        if key not in first and str(each.subject) not in texts:
+            first[key] = Row("", NEITHER, each.text, str(each.answer), "facts", len(first) + 1)
+    drawn = list(first.values())
+    random.Random(seed).shuffle(drawn)
+    found: list[Row] = []
+    asked = 0
+    for part in chunks(drawn[: TRIED * count], max(BATCH, count)):
+        if len(found) >= count:
+            break
+        readable, _ = usable(model, part)
+        asked += len(part)
+        if not readable:
+            continue
+        passages = [_encoded(model, each, each.answer) for each in readable]
+        right = _log_p(model, passages)[1]
+        found += [each for each, share in zip(readable, right, strict=True) if share == 1]
+    return Neither(tuple(found[:count]), asked)
