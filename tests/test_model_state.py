@@ -22,7 +22,8 @@ from circuits.graph.evaluate import run_circuits
 from circuits.model.architectures import check_architecture
 from circuits.model.loading import weights_hash
 from circuits.model.metrics import hit_at, rank
-from circuits.model.model import load
+from circuits.model.model import Model, load
+from experiments.analyses.engine.context import Context
 from locate.edges.eap import attribute
 from tests.tiny import byte_level_tokenizer, equal_length_pairs, gpt2_hf, tiny_model
 
@@ -237,3 +238,10 @@ def test_a_joint_weight_changed_in_place_is_what_the_model_runs_on(part: str):
     assert torch.equal(after, placed.last_logits(tokens))
     assert not torch.equal(after, before)
     assert written.provenance["weights_sha256"] == placed.provenance["weights_sha256"]
+
+
+def test_a_model_in_memory_names_its_precision_as_loading_does(model: Model, tmp_path: Path):
+    """So that another model can be loaded beside it in the same precision."""
+    assert model.provenance["dtype"] == "fp32"
+    context = Context.on(model, tmp_path)
+    assert context.load("facts-gpt2").dtype == model.dtype

@@ -309,6 +309,12 @@ def parse_dtype(dtype: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name that `parse_dtype` takes; of any other type torch's own."""
+    names = {known: name for name, known in DTYPES.items()}
+    return names.get(dtype, str(dtype).removeprefix("torch."))
+
+
 def parse_device(device: str | None) -> torch.device:
     """The named device, or the best one there is; OptionError where the named one is absent."""
     if device is None or device == "auto":

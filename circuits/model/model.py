@@ -33,7 +33,7 @@ from circuits.base.errors import (
 from circuits.model.architectures import Architecture, attention_windows, check_architecture
 from circuits.model.blocks import Blocks
 from circuits.model.holding import alone
-from circuits.model.loading import LoadedWeights, gist, load_weights, weights_hash
+from circuits.model.loading import LoadedWeights, dtype_name, gist, load_weights, weights_hash
 from circuits.model.saying import NextTokens
 from circuits.model.taps import UNEMBED
 from circuits.model.tokens import Tokenizer, usual_bos
@@ -130,7 +130,7 @@ class Model(Blocks):
             "model": name,
             "revision": None,
             "weights_sha256": weights_hash(dict(hf_model.named_parameters())),
-            "dtype": str(hf_model.dtype).removeprefix("torch."),
+            "dtype": dtype_name(hf_model.dtype),
         }
         return cls(LoadedWeights(name, hf_model.eval(), hf_tokenizer, provenance))
 

@@ -20,6 +20,8 @@ BENCHMARKS = {
     "lifelong": "editing.lifelong:LIFELONG",
     "conflictedit": "pitfalls.benchmark:CONFLICT_EDIT",
     "roundedit": "pitfalls.benchmark:ROUND_EDIT",
+    "knowundo": "unlearning.benchmark:KNOW_UN_DO",
+    "tofu": "unlearning.benchmark:TOFU",
     "safeedit": "safety.benchmark:SAFE_EDIT",
     "personality": "personality.benchmark:PERSONALITY",
 }

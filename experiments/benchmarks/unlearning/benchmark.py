@@ -13,7 +13,7 @@ from typing import Any
 
 from circuits.base.choices import Control, UnlearnMethod
 from circuits.base.errors import PromptError
-from circuits.base.options import Options, build, option, parse_settings
+from circuits.base.options import Options, option
 from circuits.edits.effects.control import control
 from circuits.edits.methods.unlearn import unlearn
 from circuits.facts.loaders import LeftOut
@@ -67,7 +67,7 @@ def tofu(bench: Bench, rows: tuple[Row, ...], method: str) -> Part:
     """One method on TOFU, with the retain-only model's scores of the forget set where named."""
     kept = TOFU_FORGET, TOFU_RETAIN
     found = _by_domain(bench, rows, method, kept, (*kept, AUTHORS, WORLD))
-    name = _settings(bench).retain_model
+    name = bench.settings.retain_model
     if name is None:
         return {**found, "retain_model": None}
     forget = [each for each in rows if each.split == TOFU_FORGET]
@@ -79,11 +79,6 @@ def tofu(bench: Bench, rows: tuple[Row, ...], method: str) -> Part:
     return {**found, "retain_model": {"name": name, **bench.once(("retain", name), retained)}}
 
 
-def _settings(bench: Bench) -> Settings:
-    pairs = [f"{name}={value}" for name, value in bench.settings.items()]
-    return build(Settings, parse_settings(pairs), "benchmark")
-
-
 def _by_domain(
     bench: Bench,
     rows: Sequence[Row],
@@ -93,7 +88,7 @@ def _by_domain(
 ) -> dict[str, Any]:
     """Each domain by its name; `trained` are its forget and retain sets, `shown` those scored."""
     check(method)
-    count = _settings(bench).neither
+    count = bench.settings.neither
     domains: dict[str, Any] = {}
     for domain in dict.fromkeys(each.domain for each in rows):
         own = [each for each in rows if each.domain == domain]
@@ -189,6 +184,7 @@ KNOW_UN_DO = Benchmark(
     compute=know_un_do,
     report=know_un_do_report,
     check=check,
+    settings=Settings,
     whole=True,
 )
 TOFU = Benchmark(
@@ -207,5 +203,6 @@ TOFU = Benchmark(
     compute=tofu,
     report=tofu_report,
     check=check,
+    settings=Settings,
     whole=True,
 )
