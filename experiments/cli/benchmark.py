@@ -73,11 +73,13 @@ def benchmark(
         _list(console)
         return
     with console.working():
-        from circuits.base.errors import KnowledgeCircuitsError, OptionError
+        from circuits.base.errors import OptionError
         from experiments.analyses.engine.context import Context
         from experiments.analyses.engine.parts import Shard, UnfinishedError
+        from experiments.analyses.engine.running import in_turn
         from experiments.benchmarks.base import Config
         from experiments.benchmarks.registry import EVERYTHING, chosen
+        from experiments.benchmarks.registry import benchmark as named
 
         asked = list(dict.fromkeys(names or ()))
         if not asked:
@@ -89,23 +91,23 @@ def benchmark(
         folder = out or Path("out") / f"{Path(model).name}-benchmark-{'-'.join(asked)}"
         context = Context(model, folder, seed, loading.device, loading.dtype, batch_size=batch_size)
         part = Shard.parse(shard)
-        runs: list[Run] = []
-        waiting: list[str] = []
+        config = Config((), limit, "", tuple(settings or ()), circuits)
+
+        def make(name: str) -> Run:
+            own = context if one else context.inside(folder / name)
+            return _one(named(name), own, data, methods, strict, config, part, console)
+
         failed: dict[str, str] = {}
-        for each in found:
-            own = context if one else context.inside(folder / each.name)
+        waiting: dict[str, str] = {}
+        if one:
             try:
-                config = Config((), limit, "", tuple(settings or ()), circuits)
-                runs.append(_one(each, own, data, methods, strict, config, part, console))
+                runs = [make(found[0].name)]
             except UnfinishedError as error:
-                waiting.append(str(error))
-            except KnowledgeCircuitsError as error:
-                if one:
-                    raise
-                failed[each.name] = str(error)
-                console.warn(f"{each.name} left out: {error}")
+                runs, waiting = [], {found[0].name: str(error)}
+        else:
+            runs, failed, waiting = in_turn([each.name for each in found], make, console.warn)
         if waiting:
-            console.note("; ".join(waiting))
+            console.note("; ".join(waiting.values()))
         elif not runs:
             raise OptionError(f"no benchmark could be run: {'; '.join(failed.values())}")
     for done in runs:
@@ -115,7 +117,7 @@ def benchmark(
         {
             "benchmarks": {done.analysis.name: done.as_dict() for done in runs},
             "left_out": failed,
-            "unfinished": waiting,
+            "unfinished": list(waiting),
         }
     )
 

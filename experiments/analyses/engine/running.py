@@ -87,34 +87,49 @@ def run_all(
     makes the reports of an earlier run again. PromptError where nothing is left, UnfinishedError
     where units of other shards are missing.
     """
-    runs: dict[str, Run] = {}
-    left_out: dict[str, str] = {}
-    unfinished: dict[str, str] = {}
 
-    def attempt(each: Analysis) -> None:
-        own = context.inside(context.folder / each.name)
-        try:
-            if again:
-                runs[each.name] = redraw(each, own.folder, stages, own.label)
-            else:
-                runs[each.name] = run_analysis(each, each.config(), own, stages, note, shard)
-        except UnfinishedError as error:
-            unfinished[each.name] = str(error)
-        except KnowledgeCircuitsError as error:
-            left_out[each.name] = str(error)
-            note(f"{each.name} left out: {error}")
+    def make(name: str) -> Run:
+        each = next(one for one in analyses if one.name == name)
+        own = context.inside(context.folder / name)
+        if again:
+            return redraw(each, own.folder, stages, own.label)
+        return run_analysis(each, each.config(), own, stages, note, shard)
 
-    for each in analyses:
-        attempt(each)
-    waiting = [each for each in analyses if each.name in unfinished]
-    unfinished.clear()
-    for each in waiting:  # other shards may have done their units since
-        attempt(each)
+    runs, left_out, unfinished = in_turn([each.name for each in analyses], make, note)
     if unfinished:
         raise UnfinishedError("; ".join(unfinished.values()))
     if not runs:
         raise PromptError(f"no analysis could be made: {'; '.join(left_out.values())}")
-    return [runs[each.name] for each in analyses if each.name in runs], left_out
+    return runs, left_out
+
+
+def in_turn(
+    names: Sequence[str], make: Callable[[str], Run], note: Callable[[str], Any]
+) -> tuple[list[Run], dict[str, str], dict[str, str]]:
+    """Several runs, one after the other, of which one that fails does not stop the rest.
+
+    Returns the runs, and the reasons of those that could not be made or that wait for units of
+    other shards. These are tried again in the end: others may have done their units since.
+    """
+    runs: dict[str, Run] = {}
+    left_out: dict[str, str] = {}
+    unfinished: dict[str, str] = {}
+
+    def attempt(name: str) -> None:
+        unfinished.pop(name, None)
+        try:
+            runs[name] = make(name)
+        except UnfinishedError as error:
+            unfinished[name] = str(error)
+        except KnowledgeCircuitsError as error:
+            left_out[name] = str(error)
+            note(f"{name} left out: {error}")
+
+    for name in names:
+        attempt(name)
+    for name in list(unfinished):
+        attempt(name)
+    return [runs[name] for name in names if name in runs], left_out, unfinished
 
 
 def _check_own(folder: Path, analysis: Analysis) -> None:
