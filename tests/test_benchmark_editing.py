@@ -24,7 +24,7 @@ from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import redraw, run_analysis
 from experiments.benchmarks.base import NO_EDIT, Cases, Config, as_analysis, data_sha256
-from experiments.benchmarks.editing.cases import FIRST_HOPS, MULTI_HOP, mquake, single_edits
+from experiments.benchmarks.editing.cases import mquake, single_edits
 from experiments.benchmarks.editing.circuits import (
     _same_words,
     held_out_hits,
@@ -117,9 +117,9 @@ def test_mquake_makes_its_rewrites_together_and_asks_over_hops(tmp_path: Path) -
     (case, hops) = found.items
     assert [each.subject for each in case.requests] == ["Ellie", "Croatia"]
     assert [each.target for each in case.requests] == ["Croatia", "Ana"]
-    assert [probe.name for probe in case.requests[0].probes] == [MULTI_HOP] * 2 + [FIRST_HOPS]
+    assert [probe.name for probe in case.requests[0].probes] == ["multi-hop"] * 2 + ["single hops"]
     assert case.requests[0].probes[0].answers == ("Ana", "Ana I")
-    assert [probe.name for probe in hops.requests[0].probes] == [FIRST_HOPS]
+    assert [probe.name for probe in hops.requests[0].probes] == ["single hops"]
     assert [(row.row, row.reason) for row in found.left_out] == [
         (2, "'questions' has no question"),
         (4, "'requested_rewrite' must be a list with an object"),
@@ -284,6 +284,34 @@ def test_a_quantity_that_tells_the_outcome_is_found_and_noise_is_not() -> None:
     low, high = (getattr(rank_correlation(noise, well.astype(float)), x) for x in ("low", "high"))
     assert low < 0 < high
     assert np.isnan(rank_correlation(np.ones(12), well.astype(float)).value)
+
+
+def test_a_question_over_hops_counts_in_each_wording_and_in_any(
+    facts_gpt2: Model, tmp_path: Path
+) -> None:
+    """Of two questions one is right after the edit, as it asks the edited fact itself."""
+    row = {
+        "requested_rewrite": [
+            {
+                "prompt": "The capital of {} is",
+                "subject": "France",
+                "target_new": {"str": "Rome"},
+                "target_true": {"str": "Paris"},
+            }
+        ],
+        "questions": ["The capital of France is", "The capital of Peru is"],
+        "new_answer": "Rome",
+        "new_single_hops": [{"question": "The capital of Italy is", "answer": "Rome"}],
+    }
+    found = benchmark("mquake")
+    analysis = as_analysis(found, found.read(written(tmp_path / "m.json", [row])))
+    run = run_analysis(analysis, Config(("memit",)), Context.on(facts_gpt2, tmp_path / "out"))
+    (score,) = run.parts.values["memit 1"]["scores"]
+    after = {name: rates["generation"] for name, rates in score["after"].items()}
+    assert after["multi-hop"] == 0.5
+    assert after["multi-hop, any wording"] == 1
+    assert after["single hops"] == 1
+    assert "50 % over several hops" in run.report.lead
 
 
 # --- in sequence ----------------------------------------------------------------------------------

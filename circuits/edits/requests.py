@@ -37,6 +37,8 @@ class Heading(StrEnum):
     ALIAS = "alias"
     REVERSAL = "reversal"
     ONE_HOP = "one hop"
+    MULTI_HOP = "multi-hop"
+    SINGLE_HOP = "single hops"
 
 
 _HEADINGS = {

@@ -13,7 +13,8 @@ mirage of model editing": 97 % teacher-forced where free generation gives 39 %):
 What is measured:
 
 - efficacy: the request's own prompt. paraphrase: other wordings. portability: the subject by
-  another name, the reverse question, one hop further. The new object is wanted.
+  another name, the reverse question, one hop further, and MQuAKE's questions over several hops, of
+  which its published accuracy asks one wording in three. The new object is wanted.
 - locality: prompts that the edit should leave alone. Agreement (KnowEdit) is that the edited model
   says what the model said before, right or wrong; correctness that it says what is true. Both are
   given for all such prompts, for neighbours, and for other relations of the same subject.
@@ -63,6 +64,9 @@ class Measure(StrEnum):
     ALIAS = "alias"
     REVERSAL = "reversal"
     ONE_HOP = "one hop"
+    MULTI_HOP = "multi-hop"
+    MULTI_HOP_ANY = "multi-hop, any wording"
+    SINGLE_HOP = "single hops"
     LOCALITY = "locality"
     LOCALITY_TRUE = "locality, correct"
     NEIGHBOURS = "neighbours"
@@ -76,6 +80,8 @@ _WANTED = {
     Heading.ALIAS: Measure.ALIAS,
     Heading.REVERSAL: Measure.REVERSAL,
     Heading.ONE_HOP: Measure.ONE_HOP,
+    Heading.MULTI_HOP: Measure.MULTI_HOP,
+    Heading.SINGLE_HOP: Measure.SINGLE_HOP,
 }
 _KEPT = {
     Heading.NEIGHBOUR: (Measure.NEIGHBOURS, Measure.NEIGHBOURS_TRUE),
@@ -356,7 +362,11 @@ def _measures(
     for each, old, new in zip(asked, before, after, strict=True):
         for measure, rates in _rates_of(each, old, new):
             groups.setdefault(measure, []).append(rates)
-    return {measure: _mean_rates(rates) for measure, rates in groups.items()}
+    found = {measure: _mean_rates(rates) for measure, rates in groups.items()}
+    if Measure.MULTI_HOP in groups:
+        best = (max(getattr(each, name) for each in groups[Measure.MULTI_HOP]) for name in SCORINGS)
+        found[Measure.MULTI_HOP_ANY] = Rates(*best)
+    return found
 
 
 def _by_category(

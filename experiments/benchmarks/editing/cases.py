@@ -10,12 +10,10 @@ from typing import Any
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.records import read_json, read_jsonl, text_field
 from circuits.edits.edit import EditRequest
-from circuits.edits.requests import read_requests, slotted
+from circuits.edits.requests import Heading, read_requests, slotted
 from circuits.facts.facts import Probe, ProbeKind
 from circuits.facts.loaders import LeftOut
 from experiments.benchmarks.base import Cases
-
-MULTI_HOP, FIRST_HOPS = "multi-hop", "single hops"
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def _mquake_case(record: Any, path: Path) -> Case:
         raise FileFormatError(path, "'requested_rewrite' must be a list with an object")
     answers = (text_field(record, "new_answer", path), *_texts(record, "new_answer_alias", path))
     probes = [
-        Probe(ProbeKind.PORTABILITY, question, answers, MULTI_HOP)
+        Probe(ProbeKind.PORTABILITY, question, answers, Heading.MULTI_HOP)
         for question in _texts(record, "questions", path)
     ]
     for hop in record.get("new_single_hops") or []:
@@ -74,7 +72,7 @@ def _mquake_case(record: Any, path: Path) -> Case:
             raise FileFormatError(path, "'new_single_hops' must hold objects")
         known = (text_field(hop, "answer", path), *_texts(hop, "answer_alias", path))
         question = text_field(hop, "question", path)
-        probes.append(Probe(ProbeKind.PORTABILITY, question, known, FIRST_HOPS))
+        probes.append(Probe(ProbeKind.PORTABILITY, question, known, Heading.SINGLE_HOP))
     if not probes:
         raise FileFormatError(path, "'questions' has no question")
     requests = [_rewrite(each, path) for each in rewrites]

@@ -28,6 +28,9 @@ NAMES = {
     Measure.ALIAS: "alias",
     Measure.REVERSAL: "reversal",
     Measure.ONE_HOP: "one hop",
+    Measure.MULTI_HOP: "multi-hop",
+    Measure.MULTI_HOP_ANY: "multi-hop, any wording (published)",
+    Measure.SINGLE_HOP: "single hops",
     Measure.LOCALITY: "locality",
     Measure.NEIGHBOURS: "neighbours",
     Measure.SAME_SUBJECT: "other relations",
@@ -142,7 +145,9 @@ def _lead(methods: Mapping[str, Sequence[Part]], tables: Mapping[str, SuccessTab
         text = f"{name} {_percent(free[Measure.EFFICACY])} ({_percent(forced)} teacher-forced"
         for measure, words in (
             (Measure.PARAPHRASE, "in other wordings"),
-            (Measure.PORTABILITY, "of what follows"),
+            (Measure.MULTI_HOP, "over several hops")
+            if Measure.MULTI_HOP in free
+            else (Measure.PORTABILITY, "of what follows"),
             (Measure.LOCALITY, "of the rest as before"),
         ):
             if np.isfinite(free.get(measure, np.nan)):
