@@ -15,7 +15,8 @@ from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.edits.edit import EditRequest
 from circuits.edits.judge.generation import says
 from circuits.edits.judge.in_context import in_context, with_fact
-from circuits.edits.judge.success import Judge, Measure
+from circuits.edits.judge.measures import Measure
+from circuits.edits.judge.success import Judge
 from circuits.edits.requests import read_requests
 from circuits.facts.facts import ProbeKind
 from circuits.model.model import Model, load

@@ -11,13 +11,8 @@ import torch
 from circuits.base.errors import NumericalError, PromptError
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.judge.generation import Speaker, ngram_entropy, says
-from circuits.edits.judge.success import (
-    SCORINGS,
-    Judge,
-    Measure,
-    Rates,
-    norm_growth,
-)
+from circuits.edits.judge.measures import SCORINGS, Measure, Rates
+from circuits.edits.judge.success import Judge, norm_growth
 from circuits.edits.judge.table import summarise
 from circuits.edits.requests import Heading
 from circuits.facts.facts import Probe, ProbeKind

@@ -11,7 +11,8 @@ import numpy as np
 from circuits.base.intervals import Interval
 from circuits.base.plain import plain
 from circuits.base.writing import atomic_write
-from circuits.edits.judge.success import SCORINGS, RequestScore
+from circuits.edits.judge.measures import SCORINGS
+from circuits.edits.judge.success import RequestScore
 from circuits.edits.judge.table import SuccessTable, summarise
 from circuits.edits.methods.run import EditOutcome
 from locate.edit import EditRun

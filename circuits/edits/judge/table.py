@@ -10,7 +10,8 @@ import numpy as np
 
 from circuits.base.errors import NumericalError
 from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
-from circuits.edits.judge.success import SCORINGS, Measure, Rates, RequestScore
+from circuits.edits.judge.measures import SCORINGS, Measure, Rates
+from circuits.edits.judge.success import RequestScore
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from circuits.base.errors import NumericalError
 from circuits.base.intervals import UNDEFINED, Interval
 from circuits.base.plain import interval, number
-from circuits.edits.judge.success import Measure
+from circuits.edits.judge.measures import Measure
 from experiments.analyses.edit_study.stored import by_method
 from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, claim, difference

@@ -8,7 +8,8 @@ from typing import Any
 from circuits.base.choices import Control, EditStatus
 from circuits.base.plain import number
 from circuits.edits.edit import EditRequest
-from circuits.edits.judge.success import SCORINGS, Measure, Rates, RequestScore
+from circuits.edits.judge.measures import SCORINGS, Measure, Rates
+from circuits.edits.judge.success import RequestScore
 from circuits.edits.judge.table import summarise
 from experiments.analyses.engine.base import Part
 from locate.changes.rewiring_summary import Quantity, summarise_quantities

@@ -20,7 +20,7 @@ from circuits.base.intervals import UNDEFINED, Interval, percentiles
 from circuits.base.plain import number
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.pairs import edit_pairs
-from circuits.edits.judge.success import Measure
+from circuits.edits.judge.measures import Measure
 from circuits.facts.facts import Fact, atlas
 from experiments.analyses.engine.base import Part, Section
 from experiments.analyses.engine.claims import Claim, difference

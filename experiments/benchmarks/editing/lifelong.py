@@ -18,7 +18,8 @@ from circuits.base.errors import PromptError
 from circuits.base.options import Options, option
 from circuits.base.plain import number
 from circuits.edits.edit import WeightDelta
-from circuits.edits.judge.success import Measure, RequestScore, norm_growth
+from circuits.edits.judge.measures import Measure
+from circuits.edits.judge.success import RequestScore, norm_growth
 from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.edit_study.stored import score_values
 from experiments.analyses.engine.base import Figure, Part, Report, Section

@@ -10,7 +10,7 @@ import numpy as np
 from circuits.base.errors import PromptError
 from circuits.base.intervals import Interval
 from circuits.base.plain import number
-from circuits.edits.judge.success import SCORINGS, Measure
+from circuits.edits.judge.measures import SCORINGS, Measure
 from circuits.edits.judge.table import SuccessTable, summarise
 from experiments.analyses.edit_study.stored import as_score
 from experiments.analyses.engine.base import Part, Report, Section
