@@ -197,8 +197,8 @@ def test_the_report_says_what_is_published_and_what_is_corrected(done: tuple[Run
     assert names == [
         "no edit",
         "fact in the prompt",
-        *("memit", "memit, random change"),
-        *("ft", "ft, random change"),
+        *("MEMIT", "MEMIT, random change"),
+        *("FT-M", "FT-M, random change"),
     ]
     assert "100 % of the true answers" in run.report.lead
     assert len(tables["cases"].rows) == 8

@@ -344,3 +344,18 @@ def test_settings_and_methods_that_there_are_not_are_refused(tmp_path):
 def test_a_limit_that_leaves_a_set_empty_is_said(tmp_path):
     with pytest.raises(Exception, match="can use no row of"):
         _run(KNOW_UN_DO, tiny_model("gpt2"), tmp_path, limit=1)
+
+
+@pytest.mark.parametrize("benchmark", [KNOW_UN_DO, TOFU], ids=["knowundo", "tofu"])
+def test_sets_that_belong_together_are_not_cut(
+    benchmark: Benchmark, tiny: str, tmp_path: Path
+) -> None:
+    cases, rows = benchmark.read(benchmark.own_data), []
+    watched = replace(
+        benchmark, compute=lambda bench, items, method: {"rows": rows.append(len(items))}
+    )
+    analysis = as_analysis(watched, cases)
+    context, config = Context(tiny, tmp_path), Config(methods=("ga",), limit=2)
+    assert list(analysis.steps(context, config)) == ["ga"]
+    analysis.compute(context, config, "ga")
+    assert rows == [len(cases.items)]

@@ -62,7 +62,8 @@ class Benchmark:
     them; with `whole` the case is the tuple of all cases. `report(parts)` makes the page of the
     units' values by key; each holds its `method`. `check(method)` refuses an unknown method.
     `settings` are the options of its own (`--set`); `finds_circuits` says whether it can look at
-    the circuits of its cases.
+    the circuits of its cases. One that is not `divisible` runs on all of its rows: they belong
+    together, as what is forgotten and what is retained.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Benchmark:
     settings: type[Options] = NoSettings
     finds_circuits: bool = False
     whole: bool = False
+    divisible: bool = True
     version: int = 1
 
     @property
@@ -145,9 +147,10 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
 
     def chosen(context: Context, config: Config) -> list[int]:
         everything = range(len(cases.items))
-        if config.limit is None or config.limit >= len(everything):
+        limit = config.limit if benchmark.divisible else None
+        if limit is None or limit >= len(everything):
             return list(everything)
-        return sorted(random.Random(context.seed).sample(everything, config.limit))
+        return sorted(random.Random(context.seed).sample(everything, limit))
 
     def steps(context: Context, config: Config) -> Sequence[str]:
         benchmark.refuse(config)

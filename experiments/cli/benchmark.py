@@ -153,6 +153,8 @@ def _one(
     wanted = tuple(each.strip() for each in methods.split(",")) if methods else chosen.methods
     config = replace(config, methods=wanted, data_sha256=data_sha256(path))
     chosen.refuse(config)
+    if config.limit is not None and not chosen.divisible:
+        console.note(f"{chosen.name}: its sets belong together, so --limit leaves none out")
     analysis = as_analysis(chosen, cases)
     return run_analysis(analysis, config, context, console.stage, console.warn, shard)
 

@@ -24,6 +24,7 @@ from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.edit_study.stored import score_values
 from experiments.analyses.engine.base import Figure, Part, Report, Section
 from experiments.analyses.engine.claims import average, difference
+from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table, shown
 from experiments.benchmarks.base import Bench, Benchmark
 from experiments.benchmarks.editing.cases import Case, single_edits
@@ -105,6 +106,7 @@ def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
 
 def report(parts: Mapping[str, Part]) -> Report:
     """How reliability, locality and the model's text fare as edits pile up."""
+    parts = {named(method): part for method, part in parts.items()}
     claims, said = [], []
     for name, part in parts.items():
         first = _rates(part["right_after"], Measure.EFFICACY)
@@ -125,7 +127,8 @@ def report(parts: Mapping[str, Part]) -> Report:
             f"({shown(100 * float(np.mean(first)), 0)} % right after each), perplexity is "
             f"{shown(drift, 2)} times the unedited model's"
         )
-    lead = f"{'; '.join(said)}.".capitalize()
+    lead = f"{'; '.join(said)}."
+    lead = lead[0].upper() + lead[1:]
     tables = (_table(parts), _stops_table(parts), _growth_table(parts))
     section = Section("As edits pile up", "", tables, tuple(claims), (_figure(parts),))
     return Report(lead, (section,), tuple(claims), METHOD)

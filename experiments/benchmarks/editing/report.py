@@ -15,6 +15,7 @@ from circuits.edits.judge.table import SuccessTable, summarise
 from experiments.analyses.edit_study.stored import as_score
 from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, average, difference, share
+from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table, shown
 from experiments.benchmarks.base import NO_EDIT, by_method
 from experiments.benchmarks.editing import circuits
@@ -65,7 +66,9 @@ OVER = "cases"
 def report(parts: Mapping[str, Part]) -> Report:
     """The report; see the module's text. PromptError where no case has a score."""
     methods = {
-        LABELS.get(name, name): units for name, units in by_method(parts).items() if _scores(units)
+        LABELS.get(name) or named(name): units
+        for name, units in by_method(parts).items()
+        if _scores(units)
     }
     if not methods:
         raise PromptError("no case has a score")

@@ -186,6 +186,7 @@ KNOW_UN_DO = Benchmark(
     check=check,
     settings=Settings,
     whole=True,
+    divisible=False,
 )
 TOFU = Benchmark(
     name="tofu",
@@ -205,4 +206,5 @@ TOFU = Benchmark(
     check=check,
     settings=Settings,
     whole=True,
+    divisible=False,
 )
