@@ -233,7 +233,7 @@ class Editing(Options):
 
     method: str = option(
         "rome",
-        "rome, rome-original, memit, alphaedit, ft, ft-l, dinm, dinm-easyedit or "
+        "rome, rome-original, memit, emmet, alphaedit, ft, ft-l, dinm, dinm-easyedit or "
         "easyedit:NAME (with EASYEDIT_HOME).",
     )
     layers: str | None = option(None, _LAYERS)

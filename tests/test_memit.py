@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -20,14 +20,16 @@ from circuits.edits.methods.alphaedit import (
 )
 from circuits.edits.methods.finetune import FineTuneSettings
 from circuits.edits.methods.memit import MemitSettings, memit, weighted_directions
+from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.rome import RomeSettings, rome
 from circuits.edits.methods.run import edit
 from circuits.edits.parts.contexts import MEMIT_CONTEXTS, ContextSettings, place
+from circuits.edits.parts.corpus import Corpus, atlas_corpus
 from circuits.edits.parts.keys import at_subject, key_point, residual_point
 from circuits.edits.parts.moments import Moments, collect_moments
 from circuits.edits.parts.value import ValueSettings, optimise_values
 from circuits.edits.settings import SETTINGS_FILE, layers_by_depth, merge, settings_for
-from circuits.model.model import Model
+from circuits.model.model import Model, load
 from tests.edits import OTHER, REQUEST, TEXT, same, weights
 from tests.tiny import tiny_model
 
@@ -80,6 +82,35 @@ def test_every_request_reaches_its_value_as_lambda_vanishes(model, moments, laye
     with run_memit(model, layers, moments, TINY_WEIGHT).applied(model):
         torch.testing.assert_close(residuals(model, 1), wanted, rtol=1e-2, atol=1e-2)
     assert (wanted - start).norm() > 0.5
+
+
+def test_emmet_reaches_every_value_exactly_in_one_layer(model, moments):
+    """The method as users name it; with the text's moments its change is the least that does."""
+    start = residuals(model, 1)
+    found = optimise_values(model, [REQUEST, OTHER], 1, ("",), start, FREE)
+    wanted = start + torch.stack([value.delta for value in found])
+    settings = {"value": asdict(FREE), "contexts": asdict(BARE)}
+    method = EditMethod.of("emmet")
+    chosen, _ = settings_for(model, "emmet", MemitSettings, [1], {**method.preset, **settings})
+    assert chosen.covariance_weight == 0
+    delta, details = memit(model, [REQUEST, OTHER], [1], chosen, moments, generator())
+    assert len(details["losses"]) == 2
+    with delta.applied(model):
+        torch.testing.assert_close(residuals(model, 1), wanted, rtol=1e-2, atol=1e-2)
+    heavier = run_memit(model, [1], moments, 1e-6)
+    name = model.mlp_output_name(1)
+    torch.testing.assert_close(delta.dense(name), heavier.dense(name), rtol=1e-2, atol=1e-3)
+
+
+def test_emmet_edits_several_facts_at_once_in_a_model_that_knows_them():
+    model = load("facts-gpt2", device="cpu")
+    settings, origin = settings_for(model, "emmet", MemitSettings, None, {"covariance_weight": 0.0})
+    assert settings.layers == (2,)
+    assert "facts-gpt2" in origin.layers
+    moments = collect_moments(model, Corpus("atlas", atlas_corpus().texts[:60]), [2])
+    outcome = edit(model, [REQUEST, OTHER], "emmet", moments=moments)
+    assert list(outcome.delta.changes) == [model.mlp_output_name(2)]
+    assert all(share > 0.5 for share in outcome.details["probability_after"])
 
 
 def test_the_closed_form_is_the_papers_inverse_whatever_lambda():

@@ -8,6 +8,9 @@
 
 The inverse is taken in double precision through (lambda C + K K^T)^-1 K = C^-1 K (lambda I +
 K^T C^-1 K)^-1, whose system is of the size of the requests and which holds for lambda -> 0 too.
+There, in one layer, it is EMMET (Gupta, Sajnani and Anumanchipalli 2024, "A Unified Framework for
+Model Editing", arXiv:2403.14236): W' = W + R (K^T C^-1 K)^-1 K^T C^-1, the least change that
+reaches every value exactly, which is ROME for many facts. The method `emmet` is that.
 """
 
 from __future__ import annotations

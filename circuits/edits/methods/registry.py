@@ -39,6 +39,7 @@ class EditMethod(Open):
     ROME: ClassVar[EditMethod]
     ROME_ORIGINAL: ClassVar[EditMethod]
     MEMIT: ClassVar[EditMethod]
+    EMMET: ClassVar[EditMethod]
     ALPHAEDIT: ClassVar[EditMethod]
     FT_M: ClassVar[EditMethod]
     FT_L: ClassVar[EditMethod]
@@ -92,6 +93,11 @@ EditMethod.ROME_ORIGINAL = _add(
 )
 EditMethod.MEMIT = _add(
     *("memit", "memit:memit", "MemitSettings", "many facts over several MLPs"),
+    needs_moments=True,
+)
+EditMethod.EMMET = _add(
+    *("emmet", "memit:memit", "MemitSettings", "many facts in one MLP, each reached exactly"),
+    preset={"covariance_weight": 0.0},
     needs_moments=True,
 )
 EditMethod.ALPHAEDIT = _add(

@@ -5,6 +5,7 @@ from __future__ import annotations
 _NAMES = {
     "rome": "ROME",
     "memit": "MEMIT",
+    "emmet": "EMMET",
     "ft": "FT-M",
     "ft-l": "FT-L",
     "alphaedit": "AlphaEdit",
