@@ -90,7 +90,8 @@ def test_edges_and_nodes_are_what_sets_of_names_say(wiring, seeds):
     assert set(found.nodes_kept) == nodes & others
     assert set(found.nodes_lost) == nodes - others
     assert set(found.nodes_gained) == others - nodes
-    assert found.node_jaccard == len(nodes & others) / len(nodes | others)
+    every = nodes | others
+    assert found.node_jaccard == (len(nodes & others) / len(every) if every else 1.0)
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)

@@ -122,7 +122,7 @@ class Bench:
 
     context: Context
     config: Config
-    settings: Any
+    settings: Any = None
     cases: Sequence[Any] = ()
 
     @property
