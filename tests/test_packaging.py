@@ -20,6 +20,8 @@ from packaging.utils import canonicalize_name
 from circuits.base.errors import MissingExtraError, ModelNotFoundError
 from circuits.base.places import check_extra
 from circuits.model.loading import embedded_checkpoints, embedded_models, resolve
+from experiments.benchmarks.base import FIXTURES
+from experiments.benchmarks.registry import BENCHMARKS, benchmark
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -86,6 +88,16 @@ def test_the_wheel_holds_the_models_and_neither_checkpoints_nor_tools(wheel: Pat
     assert wheel.stat().st_size < LARGEST_WHEEL
 
 
+def test_the_wheel_holds_every_benchmarks_own_cases(wheel: Path):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in BENCHMARKS:
+        data = benchmark(name).own_data
+        files = [each for each in data.rglob("*") if each.is_file()] if data.is_dir() else [data]
+        places = {f"experiments/benchmarks/fixtures/{each.relative_to(FIXTURES)}" for each in files}
+        assert places
+        assert places <= names
+
+
 def test_the_description_on_a_package_index_needs_no_file_beside_it(wheel: Path):
     archive = zipfile.ZipFile(wheel)
     [name] = [name for name in archive.namelist() if name.endswith("METADATA")]
@@ -103,6 +115,8 @@ sys.path.insert(0, "site")
 import circuits, experiments
 from circuits.facts.facts import relation
 from circuits.model.loading import embedded_models
+from experiments.benchmarks.base import FIXTURES
+from experiments.benchmarks.registry import BENCHMARKS, benchmark
 from experiments.cli.main import main
 assert all("site" in module.__path__[0] for module in (circuits, experiments))
 assert len(relation("country_capital").facts) == 90 and len(embedded_models()) == 2
