@@ -19,7 +19,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench soak pictures screens docs docs-serve notebooks edit-table serve browser clean
+.PHONY: help setup demo test test-all check lint types bench soak pictures screens docs docs-serve notebooks edit-table serve browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,8 +40,11 @@ demo: $(STAMP) ## find a relation's circuit in a language model, fetched once; o
 	    $(DISCOVER) facts-gpt2; \
 	  else exit $$status; fi; }
 
-test: $(STAMP) ## run all tests
+test: $(STAMP) ## run the tests but for the slow ones
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-all: $(STAMP) ## run all tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
 
 lint: $(STAMP) ## style and format, without changing a file
 	$(BIN)/ruff check .
@@ -50,7 +53,7 @@ lint: $(STAMP) ## style and format, without changing a file
 types: $(STAMP) ## static types
 	$(BIN)/mypy
 
-check: lint types test ## what continuous integration runs: lint, format, types, tests
+check: lint types test-all ## what continuous integration runs: lint, format, types, all tests
 
 bench: $(STAMP) ## measure speed and memory against plain passes
 	$(BIN)/python -m experiments.workshop.bench
