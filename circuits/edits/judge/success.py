@@ -89,7 +89,10 @@ class Judge:
         """The requests on the model as it is now; by default all of them."""
         chosen = list(range(len(self.requests)) if which is None else which)
         after = self._observe(chosen)
-        return [self._score(index, after[place]) for place, index in enumerate(chosen)]
+        return [
+            self._score(index, after[place], self._entropies(index))
+            for place, index in enumerate(chosen)
+        ]
 
     @property
     def observed_before(self) -> Sequence[Sequence[Observation]]:
@@ -97,8 +100,8 @@ class Judge:
         return self._before
 
     def scores_of(self, after: Sequence[Sequence[Observation]]) -> list[RequestScore]:
-        """All requests, as if the model now said what was observed."""
-        return [self._score(index, each) for index, each in enumerate(after)]
+        """All requests as the unedited model with these replies: its own text is as before."""
+        return [self._score(i, each, self._sampled[i]) for i, each in enumerate(after)]
 
     def drift(self) -> float:
         """Perplexity on the texts, as the model is now over as it was; NaN without texts."""
@@ -150,9 +153,10 @@ class Judge:
         seen = iter(observe(self._speaker, flat, self.extra_tokens))
         return [[next(seen) for _ in group] for group in groups]
 
-    def _score(self, index: int, after: Sequence[Observation]) -> RequestScore:
+    def _score(
+        self, index: int, after: Sequence[Observation], after_sampled: tuple[float, float]
+    ) -> RequestScore:
         asked, before = self._asked[index], self._before[index]
-        after_sampled = self._entropies(index)
         return RequestScore(
             request=self.requests[index],
             before=measures(asked, before, before),

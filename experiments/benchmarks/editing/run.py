@@ -41,7 +41,7 @@ def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
     """
     judge = judge_of(bench, case.requests)
     if method == NO_EDIT:
-        return {**_told(judge, judge.score()), "status": {}}
+        return {**_told(judge, judge.scores_of(judge.observed_before)), "status": {}}
     if method == IN_CONTEXT:
         return {**_told(judge, in_context(judge)), "status": {}}
     run = run_edits(editor_of(bench, method), judge, mode_of(case.requests, method))
