@@ -235,6 +235,7 @@ def test_the_edge_slider_and_the_threshold_change_picture_table_and_link(page):
     assert page.text("#count").startswith(f"{few} of")
 
 
+@pytest.mark.slow
 def test_the_slider_answers_at_once_for_two_thousand_edges(page):
     page.open(f"?view=circuit&r={page.ids['large']}&n=2000")
     took, whole = page.driver.execute_async_script(
@@ -406,6 +407,7 @@ def test_a_corrupt_file_is_shown_as_such(page):
     assert "not a safetensors file" in page.text(".error")
 
 
+@pytest.mark.slow
 def test_live_a_circuit_is_found_parts_switched_off_and_a_fact_edited(page):
     words = f"&model={MODEL}&prompt={quote(PROMPT)}&subject={quote(SUBJECT)}&answer={ANSWER}"
     page.open(f"?view=try{words}")

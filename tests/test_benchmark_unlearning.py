@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.model.model import Model, load
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import run_analysis
@@ -341,9 +341,12 @@ def test_settings_and_methods_that_there_are_not_are_refused(tmp_path):
         KNOW_UN_DO.check("gaa")
 
 
-def test_a_limit_that_leaves_a_set_empty_is_said(tmp_path):
-    with pytest.raises(Exception, match="can use no row of"):
-        _run(KNOW_UN_DO, tiny_model("gpt2"), tmp_path, limit=1)
+def test_a_set_without_a_usable_row_is_said(tmp_path):
+    found = KNOW_UN_DO.read(KNOW_UN_DO.own_data).items
+    kept = tuple(each for each in found if each.split != "unlearn_train")
+    without = replace(KNOW_UN_DO, read=lambda path: Cases(kept))
+    with pytest.raises(PromptError, match="can use no row of unlearn_train"):
+        _run(without, tiny_model("gpt2"), tmp_path)
 
 
 @pytest.mark.parametrize("benchmark", [KNOW_UN_DO, TOFU], ids=["knowundo", "tofu"])

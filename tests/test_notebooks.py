@@ -350,6 +350,7 @@ def test_every_notebook_makes_claims_that_are_checked():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+@pytest.mark.slow
 def test_a_notebook_runs_and_what_it_claims_is_so(path: Path):
     outputs = [cell.outputs for cell in executed(path).cells if cell.cell_type == "code"]
     printed = [each.text for cell in outputs for each in cell if each.output_type == "stream"]

@@ -327,6 +327,7 @@ def test_facts_are_chosen_by_relation_and_subject():
     assert len({e.text for e in examples}) == len(examples) > 1
 
 
+@pytest.mark.slow
 def test_ten_facts_of_the_embedded_model_are_forgotten_and_a_hundred_stay():
     """With the model's own settings; token accuracy may fall by the margin, 0.05."""
     model = load("facts-gpt2", device="cpu")
