@@ -165,7 +165,9 @@ def done(facts_gpt2: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
     found = benchmark("counterfact")
     before = weights(facts_gpt2)
     analysis = as_analysis(found, found.read(found.own_data))
-    config = Config((NO_EDIT, IN_CONTEXT, "memit", "ft"), 2, data_sha256(found.own_data))
+    config = Config(
+        (NO_EDIT, IN_CONTEXT, "memit", "ft"), 2, data_sha256=data_sha256(found.own_data)
+    )
     run = run_analysis(analysis, config, context)
     assert same(weights(facts_gpt2), before)
     return run, context
@@ -201,6 +203,7 @@ def test_the_report_says_what_is_published_and_what_is_corrected(done: tuple[Run
         *("FT-M", "FT-M, random change"),
     ]
     assert "100 % of the true answers" in run.report.lead
+    assert "data: cases of our own" in (context.folder / "report.md").read_text()
     assert len(tables["cases"].rows) == 8
     assert "benchmark-counterfact" in (context.folder / "summary.json").read_text()
 
@@ -321,7 +324,7 @@ def test_a_question_over_hops_counts_in_each_wording_and_in_any(
 def test_edits_in_sequence_are_judged_as_they_pile_up(facts_gpt2: Model, tmp_path: Path) -> None:
     before = weights(facts_gpt2)
     analysis = as_analysis(LIFELONG, LIFELONG.read(LIFELONG.own_data))
-    config = Config(("memit",), 3, "", ("every=2",))
+    config = Config(("memit",), 3, settings=("every=2",))
     run = run_analysis(analysis, config, Context.on(facts_gpt2, tmp_path))
     assert same(weights(facts_gpt2), before)
     part = run.parts.values["memit"]
@@ -386,5 +389,6 @@ def test_the_command_runs_a_file_and_counts_what_it_cannot_use(
     assert "1 rows of" in found.err
     assert "the first is row 2" in found.err
     assert "The file has no true answers" in found.out
+    assert f"data: {path}" in (tmp_path / "out" / "report.md").read_text()
     assert main([*command, "--strict", "--out", str(tmp_path / "strict")]) == 2
     assert not (tmp_path / "strict").exists()

@@ -108,6 +108,7 @@ class Config(Options):
 
     methods: tuple[str, ...] = option((), "methods", selects=True)
     limit: int | None = option(None, "cases, drawn by the seed; none given: all", low=1)
+    data: str = option("cases of our own, no published data", "where cases are from", selects=True)
     data_sha256: str = option("", "the data's hash")
     settings: tuple[str, ...] = option((), "options of the benchmark, NAME=VALUE")
     circuits: bool = option(False, "the circuit of each case before and after its edit")

@@ -91,7 +91,7 @@ def benchmark(
         folder = out or Path("out") / f"{Path(model).name}-benchmark-{'-'.join(asked)}"
         context = Context(model, folder, seed, loading.device, loading.dtype, batch_size=batch_size)
         part = Shard.parse(shard)
-        config = Config((), limit, "", tuple(settings or ()), circuits)
+        config = Config((), limit, settings=tuple(settings or ()), circuits=circuits)
 
         def make(name: str) -> Run:
             own = context if one else context.inside(folder / name)
@@ -152,6 +152,8 @@ def _one(
         console.note(f"{chosen.name}: {len(cases.items)} cases of our own, no published data")
     wanted = tuple(each.strip() for each in methods.split(",")) if methods else chosen.methods
     config = replace(config, methods=wanted, data_sha256=data_sha256(path))
+    if data is not None:
+        config = replace(config, data=str(data))
     chosen.refuse(config)
     if config.limit is not None and not chosen.divisible:
         console.note(f"{chosen.name}: its sets belong together, so --limit leaves none out")
