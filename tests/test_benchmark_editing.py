@@ -386,8 +386,9 @@ def test_the_command_runs_a_file_and_counts_what_it_cannot_use(
     command = ["benchmark", "qaedit", "--model", tiny, "--data", str(path), "--methods", NO_EDIT]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     found = capsys.readouterr()
-    assert "1 rows of" in found.err
-    assert "the first is row 2" in found.err
+    slip = "1 rows cannot be used, the first is row 2"
+    assert slip in found.err
+    assert slip in (tmp_path / "out" / "report.md").read_text()
     assert "The file has no true answers" in found.out
     assert f"data: {path}" in (tmp_path / "out" / "report.md").read_text()
     assert main([*command, "--strict", "--out", str(tmp_path / "strict")]) == 2

@@ -15,7 +15,7 @@ import torch
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.plain import plain
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods.memit import MemitSettings, memit
+from circuits.edits.methods.memit import MemitSettings, memit, write_values
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import target_scores
 from circuits.edits.parts.contexts import ContextSettings, place
@@ -38,7 +38,6 @@ from experiments.benchmarks.pitfalls.benchmark import (
     round_measures,
 )
 from experiments.benchmarks.pitfalls.cases import Conflict
-from experiments.benchmarks.pitfalls.multilabel import memit_all_objects
 from experiments.benchmarks.pitfalls.reading import Question
 from tests.edits import TEXT, same, weights
 
@@ -439,7 +438,7 @@ def run_memit(function: Any, model: Model, *targets: str) -> WeightDelta:
 
 
 def test_with_one_object_back_the_variant_is_memit(model: Model):
-    found = [run_memit(each, model, "Oslo") for each in (memit, memit_all_objects)]
+    found = [run_memit(each, model, "Oslo") for each in (memit, write_values)]
     assert found[0].fingerprint() == found[1].fingerprint()
 
 
@@ -449,7 +448,7 @@ def test_several_objects_of_one_prompt_write_the_mean_of_their_values(model: Mod
     start = at_subject(model, bare, [point], 1)[point]
     values = optimise_values(model, requests, 1, ("",), start, FREE)
     wanted = start[0] + (values[0].delta + values[1].delta) / 2
-    with run_memit(memit_all_objects, model, "Oslo", "Paris").applied(model):
+    with run_memit(write_values, model, "Oslo", "Paris").applied(model):
         written = at_subject(model, bare, [point], 1)[point][0]
     torch.testing.assert_close(written, wanted, rtol=1e-2, atol=1e-2)
     assert (wanted - start[0]).norm() > 0.3

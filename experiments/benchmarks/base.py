@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,17 @@ class Cases:
     items: tuple[Any, ...]
     left_out: tuple[LeftOut, ...] = ()
 
+    def told(self) -> tuple[str, ...]:
+        """How many rows were left out, and why the first; nothing where none was."""
+        if not self.left_out:
+            return ()
+        count, first = len(self.left_out), self.left_out[0]
+        return (f"{count} rows cannot be used, the first is row {first.row}: {first.reason}",)
+
     def without_slips(self) -> Cases:
         """The same; OptionError, with the first reason, where a row was left out."""
-        if self.left_out:
-            first = self.left_out[0]
-            raise OptionError(
-                f"{len(self.left_out)} rows cannot be used, the first is row {first.row}: "
-                f"{first.reason}"
-            )
+        for text in self.told():
+            raise OptionError(text)
         return self
 
 
@@ -171,6 +174,10 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         except KnowledgeCircuitsError as error:
             raise SkipError(str(error)) from None
 
+    def report(config: Config, parts: Mapping[str, Part]) -> Report:
+        found = benchmark.report(parts)
+        return replace(found, method=(*found.method, *cases.told()))
+
     return Analysis(
         name=f"benchmark-{benchmark.name}",
         title=benchmark.title,
@@ -178,7 +185,7 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         config=Config,
         steps=steps,
         compute=compute,
-        report=lambda config, parts: benchmark.report(parts),
+        report=report,
         version=benchmark.version,
         slow=True,
     )

@@ -10,7 +10,7 @@ import typer
 
 from experiments.cli import options as o
 from experiments.cli.console import Console
-from experiments.cli.run import OneShard, _show
+from experiments.cli.run import OneShard, show_run
 from experiments.cli.signature import Like
 from locate.options import Loading, Source
 from locate.search import Search
@@ -111,7 +111,7 @@ def benchmark(
         elif not runs:
             raise OptionError(f"no benchmark could be run: {'; '.join(failed.values())}")
     for done in runs:
-        _show(console, done)
+        show_run(console, done)
     console.files([done.files[0] for done in runs])
     console.result(
         {
@@ -142,12 +142,8 @@ def _one(
     cases = chosen.read(path)
     if strict:
         cases = cases.without_slips()
-    elif cases.left_out:
-        first = cases.left_out[0]
-        console.warn(
-            f"{chosen.name}: {len(cases.left_out)} rows of {path} cannot be used, the first is row "
-            f"{first.row}: {first.reason}"
-        )
+    for text in cases.told():
+        console.warn(f"{chosen.name}: {text} ({path})")
     if data is None:
         console.note(f"{chosen.name}: {len(cases.items)} cases of our own, no published data")
     wanted = tuple(each.strip() for each in methods.split(",")) if methods else chosen.methods

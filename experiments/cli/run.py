@@ -121,7 +121,7 @@ def run(
             console.result({"unfinished": str(error)})
             return
     for done in runs:
-        _show(console, done)
+        show_run(console, done)
     console.files(files)
     console.result({**summary, "files": [str(path) for path in files]})
 
@@ -162,7 +162,8 @@ def _options(
     console.result(as_dict(values))
 
 
-def _show(console: Console, done: Run) -> None:
+def show_run(console: Console, done: Run) -> None:
+    """A run's answer and its first sentences."""
     console.say(f"\n{done.analysis.title}\n{done.report.lead}")
     for claim in done.report.answer:
         console.say(f"- {claim.sentence}")

@@ -64,6 +64,19 @@ def memit(
 ) -> tuple[WeightDelta, dict[str, Any]]:
     """The change of all layers for all requests together."""
     check_distinct(requests)
+    return write_values(model, requests, layers, settings, moments, generator, progress)
+
+
+def write_values(
+    model: Model,
+    requests: Sequence[EditRequest],
+    layers: Sequence[int],
+    settings: MemitSettings,
+    moments: Moments,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> tuple[WeightDelta, dict[str, Any]]:
+    """As `memit`, also of several targets for one prompt, which no weights could all answer."""
     contexts = sample_contexts(model, settings.contexts, generator)
 
     def directions(layer: int, keys: Keys) -> Keys:

@@ -30,6 +30,7 @@ from circuits.edits.parts.moments import Moments, find_moments
 from circuits.edits.parts.value import Progress
 from circuits.edits.requests import as_dict
 from circuits.edits.settings import as_mapping, merge, settings_for
+from circuits.facts.facts import SLOT
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Model
@@ -73,12 +74,17 @@ class EditOutcome(Shown):
         weak = [index for index, share in enumerate(likely) if share < LITTLE_REACH]
         if not weak:
             return ""
-        which = f"{self.requests[weak[0]].target!r} p = {likely[weak[0]]:.2g}"
-        return (
+        first = self.requests[weak[0]]
+        text = (
             f"for {len(weak)} of {len(likely)} targets no value at the subject's last token makes "
-            f"it likely ({which}); a subject that is the text's first token has little hold on "
-            "what follows: ask within a text"
+            f"it likely ({first.target!r} p = {likely[weak[0]]:.2g})"
         )
+        if first.prompt.startswith(SLOT):
+            text += (
+                "; a subject that is the text's first token has little hold on what follows: ask "
+                "within a text"
+            )
+        return text
 
     def summary(self) -> Summary:
         """What came of it, and each request with its target's probability before and after."""

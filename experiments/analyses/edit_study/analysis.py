@@ -18,22 +18,17 @@ from circuits.base.errors import OptionError, PromptError
 from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.control import control
-from circuits.edits.effects.pairs import edit_pairs
 from circuits.edits.judge.counterfactuals import atlas_requests
 from circuits.edits.judge.success import Judge, RequestScore
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import EditOutcome
-from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import EdgeScores
 from experiments.analyses.edit_study.report import SHOWN, report
 from experiments.analyses.edit_study.stored import EDITED, quantity_rows, score_values
 from experiments.analyses.engine.base import Analysis, Part
 from experiments.analyses.engine.context import Context
-from locate.changes.rewiring import rewiring
+from locate.changes.one_edit import Unedited, unedited
 from locate.changes.rewiring_summary import quantities
-from locate.edges.eap import attribute
 from locate.edit import Editor, Mode, run_edits, texts_for_drift
-from locate.search import Scoring, Search
 
 
 @dataclass(frozen=True)
@@ -136,55 +131,34 @@ def _rewired(context: Context, config: Config, outcome: EditOutcome, index: int)
     assert outcome.delta is not None
     try:
         before = context.once(
-            ("attributed", index, config.partners, config.role_pairs, context.seed),
-            lambda: _attributed(context, config, outcome.requests[0]),
+            ("unedited", index, config.partners, config.role_pairs, context.seed),
+            lambda: _unedited(context, config, outcome.requests[0]),
         )
     except (OptionError, PromptError) as error:
         return {"left_out": str(error)}
-    found = {EDITED: _rewire(context, config, before, outcome.delta)}
+
+    def rewired(delta: WeightDelta) -> list[list[Any]]:
+        return quantity_rows(quantities(before.rewired(delta, config.draws)))
+
+    found = {EDITED: rewired(outcome.delta)}
     for kind in Control:
-        beside = control(outcome.delta, context.model, context.seed + index + 1, kind)
-        found[kind.value] = _rewire(context, config, before, beside)
+        seed = context.seed + index + 1
+        found[kind.value] = rewired(control(outcome.delta, context.model, seed, kind))
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class _Before:
-    """One request's pairs, attributed in the unedited model."""
-
-    pairs: tuple[list[TokenPair], list[TokenPair]]
-    scores: EdgeScores
-    roles: Mapping[str, str]
-
-
-def _attributed(context: Context, config: Config, request: EditRequest) -> _Before:
-    model = context.model
+def _unedited(context: Context, config: Config, request: EditRequest) -> Unedited:
     roles: Mapping[str, str] = {}
     if request.relation is not None:
         roles = context.roles(request.relation, config.role_pairs, hold_out=0.0)
-    pairs = edit_pairs(model.tokenizer, [request], partners=config.partners, seed=context.seed)
-    old, new = pairs.encode(model.tokenizer)
-    scores = attribute(model, old, Scoring(), batch_size=context.batch_size, keep_pairs=True)
-    return _Before((old, new), scores, roles)
-
-
-def _rewire(
-    context: Context, config: Config, before: _Before, delta: WeightDelta
-) -> list[list[Any]]:
-    found = rewiring(
+    return unedited(
         context.model,
-        delta,
-        *before.pairs,
-        selector=Search().selected,
-        scoring=Scoring(),
-        before=before.scores,
-        roles=before.roles,
-        resamples=0,
-        draws=config.draws,
+        request,
+        partners=config.partners,
         seed=context.seed,
         batch_size=context.batch_size,
+        roles=roles,
     )
-    return quantity_rows(quantities(found))
 
 
 ANALYSIS = Analysis(

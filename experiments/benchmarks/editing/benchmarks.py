@@ -78,4 +78,3 @@ MQUAKE = _editing(
     mquake,
     "Does an edit carry over to questions whose answer follows from it in several hops?",
 )
-EDITING = (COUNTERFACT, ZSRE, KNOWEDIT, QAEDIT, MQUAKE)

@@ -19,17 +19,14 @@ from circuits.base.errors import OptionError, PromptError
 from circuits.base.intervals import UNDEFINED, Interval, percentiles
 from circuits.base.plain import number
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.effects.pairs import edit_pairs
 from circuits.edits.judge.measures import Measure
 from circuits.facts.facts import Fact, atlas
 from experiments.analyses.engine.base import Part, Section
 from experiments.analyses.engine.claims import Claim, difference
 from experiments.analyses.engine.tables import Table
 from experiments.benchmarks.base import Bench
-from locate.changes.rewiring import rewiring
+from locate.changes.one_edit import Unedited, unedited
 from locate.changes.rewiring_summary import whole_numbers
-from locate.edges.eap import attribute
-from locate.search import Scoring, Search
 
 PARTNERS, DRAWS = 8, 5
 QUANTITIES = {
@@ -53,35 +50,22 @@ def circuit_of(
 ) -> dict[str, Any]:
     """The quantities of one edit, or under `left_out` why there are none."""
     try:
-        before, scores = bench.once(
-            ("attributed", request), lambda: _attributed(bench, request, everyone)
-        )
+        before = bench.once(("unedited", request), lambda: _unedited(bench, request, everyone))
     except (OptionError, PromptError) as error:
         return {LEFT_OUT: str(error)}
-    found = rewiring(
-        bench.model,
-        delta,
-        *before,
-        selector=Search().selected,
-        scoring=Scoring(),
-        before=scores,
-        resamples=0,
-        draws=DRAWS,
-        seed=bench.seed,
-        batch_size=bench.context.batch_size,
-    )
-    numbers = whole_numbers(found)
+    numbers = whole_numbers(before.rewired(delta, DRAWS))
     return {name: numbers[name] for name in QUANTITIES}
 
 
-def _attributed(bench: Bench, request: EditRequest, everyone: Sequence[EditRequest]) -> Any:
-    model = bench.model
-    others = None if request.relation in atlas() else _same_words(request, everyone)
-    pairs = edit_pairs(
-        model.tokenizer, [request], partners=PARTNERS, others=others, seed=bench.seed
-    ).encode(model.tokenizer)
-    size = bench.context.batch_size
-    return pairs, attribute(model, pairs[0], Scoring(), batch_size=size, keep_pairs=True)
+def _unedited(bench: Bench, request: EditRequest, everyone: Sequence[EditRequest]) -> Unedited:
+    return unedited(
+        bench.model,
+        request,
+        partners=PARTNERS,
+        others=None if request.relation in atlas() else _same_words(request, everyone),
+        seed=bench.seed,
+        batch_size=bench.context.batch_size,
+    )
 
 
 def _same_words(request: EditRequest, everyone: Sequence[EditRequest]) -> list[Fact]:
