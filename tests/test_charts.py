@@ -11,7 +11,7 @@ import pytest
 
 from circuits.base.errors import OptionError
 from circuits.base.intervals import UNDEFINED, Interval
-from viz.paper.chart_parts import arranged, labels, longest
+from viz.paper.chart_parts import arranged, labels, longest, need_turning, thinned
 from viz.paper.charts import Bars, Dots, Lines, Matrix, Stacked
 
 
@@ -118,3 +118,21 @@ def test_labels_break_at_spaces_before_they_turn() -> None:
     assert extra > 0
     assert arranged(names, 0.5)[1]
     assert len(labels(["x" * 99])[0]) < 40
+
+
+def test_the_layers_of_a_deep_model_stand_apart_and_upright(tmp_path: Path) -> None:
+    """Every k-th layer is named, as many as have room; long names are turned instead."""
+    layers = ["emb.", *map(str, range(30))]
+    shown = thinned(layers, 2.7)
+    named = [name for name in shown if name]
+    assert len(shown) == len(layers)
+    assert 5 < len(named) < 31
+    assert named == layers[:: layers.index(named[1])]
+    assert not need_turning(named, 2.7)
+    assert thinned(layers[:4], 2.7) == layers[:4]
+    steps = ["1,125 steps", "2,250 steps"] * 8
+    assert thinned(steps, 1.0) == steps
+    assert thinned([], 1.0) == []
+    series = [Interval(1.0, 0.5, 1.5)] * 31
+    path = Lines(range(31), {"": {"a": series}}, x_names=layers, width=3.3).draw(tmp_path / "l.svg")
+    assert "rotate(-45" not in path.read_text()

@@ -177,12 +177,13 @@ ASKING = {
 }
 """These ask as `known_facts` does, which is tried."""
 WITHIN = {
+    "locate.changes.one_edit:unedited",
     "locate.heads.span_roles:span_roles",
     "locate.states.patching:patch_pairs",
     "locate.states.tracing:restored_values",
     "locate.states.tracing:trace_tokens",
 }
-"""What these run is tried through `attention_to_spans` and `trace`."""
+"""What these run is tried through `attribute`, `attention_to_spans` and `trace`."""
 MADE = {f"{STATES}:transplant_outputs", "locate.heads.silence:without_heads"}
 """What these are given takes runs of its own here."""
 

@@ -19,6 +19,8 @@ LINE = 0.13
 LONGEST_LABEL = 34
 LABEL = 6.5
 """Font size of the labels of groups, in points."""
+SHORT = 4
+"""Names of at most so many letters are thinned out along an axis instead of turned."""
 
 
 @contextmanager
@@ -117,6 +119,21 @@ def longest(names: Sequence[str]) -> float:
 def need_turning(names: Sequence[str], width: float) -> bool:
     """Whether labels side by side would overlap in a width in inches."""
     return longest(names) > width / max(1, len(names)) - 0.04
+
+
+def thinned(names: Sequence[str], width: float) -> list[str]:
+    """Names along an axis with every k-th left, as few gone as let the rest stand side by side.
+
+    Only where all are at most `SHORT`, as layers are: longer ones are turned. The others are empty.
+    """
+    if max(map(len, names), default=0) > SHORT:
+        return list(names)
+    step = 1
+    for step in range(1, len(names) + 1):
+        shown = [name for place, name in enumerate(names) if place % step == 0]
+        if not need_turning(shown, width):
+            break
+    return [name if place % step == 0 else "" for place, name in enumerate(names)]
 
 
 def arranged(names: Sequence[str], width: float) -> tuple[list[str], bool, float]:

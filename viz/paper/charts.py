@@ -35,6 +35,7 @@ from viz.paper.chart_parts import (
     page,
     saved,
     sheet,
+    thinned,
     tone_of,
     turn,
 )
@@ -162,11 +163,11 @@ class Lines:
         names = list(dict.fromkeys(name for panel in self.panels.values() for name in panel))
         if not names:
             raise OptionError("no curve to draw")
-        turned = bool(self.x_names) and need_turning(
-            self.x_names, self.width / (self.per_row or len(self.panels)) - 0.64
-        )
-        foot = 0.32 + (longest(self.x_names) * 0.72 if turned else 0.0)
         across = self.per_row or len(self.panels)
+        room = self.width / across - 0.64
+        x_names = thinned(self.x_names, room)
+        turned = x_names == list(self.x_names) and need_turning(x_names, room)
+        foot = 0.32 + (longest(x_names) * 0.72 if turned else 0.0)
         down = -(-len(self.panels) // across)
         height = max(self.height, foot + LOWEST) * down
         with page(path, self.width, height, foot, len(names)) as (figure, low, high):
@@ -182,8 +183,8 @@ class Lines:
                 y_label = self.y_labels[column] if column < len(self.y_labels) else ""
                 is_last = index + across >= len(self.panels)
                 finish(axes, self.x_label if is_last else "", y_label, self.y_limits)
-                if self.x_names:
-                    axes.set_xticks(list(self.x), labels(self.x_names), parse_math=False)
+                if x_names:
+                    axes.set_xticks(list(self.x), labels(x_names), parse_math=False)
                     if turned:
                         turn(axes)
             return saved(figure, path, dict.fromkeys(names, ()), provenance, self.x_label)

@@ -93,9 +93,11 @@ def _lead(parts: Mapping[str, Part]) -> str:
         "average."
     )
     if reached:
-        where = state_name(int(np.median(reached)))
+        state = int(np.median(reached))
+        end = state == _n_layers(parts)
+        where = "only after the last layer" if end else f"{state_name(state)} and later"
         text += (
-            f" By the logit lens the object is the likeliest token {where} and later (median "
+            f" By the logit lens the object is the likeliest token {where} (median "
             f"of the {len(reached)} relations in which it ever is)."
         )
     return text
@@ -340,7 +342,7 @@ def _multiples(parts: Mapping[str, Part]) -> Figure:
         panels,
         "layer",
         ("rank",),
-        x_names=["e", *(label if i % 2 == 0 else "" for i, label in enumerate(names[1:]))],
+        x_names=["e", *names[1:]],
         logarithmic=tuple(panels),
         flipped=tuple(panels),
         per_row=min(MULTIPLES_PER_ROW, max(2, len(panels))),

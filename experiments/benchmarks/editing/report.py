@@ -82,7 +82,7 @@ def report(parts: Mapping[str, Part]) -> Report:
     sections: tuple[Section, ...] = (
         Section(
             "What each method does",
-            _known_text(methods),
+            _unasked_text(methods),
             tables=tuple(_rate_table(scoring, rows) for scoring in SCORINGS),
         ),
         Section("What it costs", "", tables=(_cost_table(methods, tables), _requests(methods))),
@@ -140,27 +140,42 @@ def _known_text(methods: Mapping[str, Sequence[Part]]) -> str:
     return text
 
 
+def _unasked_text(methods: Mapping[str, Sequence[Part]]) -> str:
+    """How many prompts of the cases cannot be asked, and why the first."""
+    by_case = {unit["case"]: unit["left_out"] for units in methods.values() for unit in units}
+    reasons = [reason for case in by_case.values() for reason in case]
+    if not reasons:
+        return ""
+    return f"{len(reasons)} prompts of the cases cannot be asked, the first: {reasons[0]}."
+
+
 def _lead(methods: Mapping[str, Sequence[Part]], tables: Mapping[str, SuccessTable]) -> str:
-    said = []
+    """What each method makes the model say, in free generation, beside the baselines."""
+    told = {False: list[str](), True: list[str]()}
     for name, table in tables.items():
         free = {measure: row["generation"].value for measure, row in table.after.items()}
-        forced = table.after[Measure.EFFICACY]["tokens"].value
-        text = f"{name} {_percent(free[Measure.EFFICACY])} ({_percent(forced)} teacher-forced"
-        for measure, words in (
-            (Measure.PARAPHRASE, "in other wordings"),
+        carried = (
             (Measure.MULTI_HOP, "over several hops")
             if Measure.MULTI_HOP in free
-            else (Measure.PORTABILITY, "of what follows"),
+            else (Measure.PORTABILITY, "of what follows")
+        )
+        wanted = (
+            (Measure.PARAPHRASE, "in other wordings"),
+            carried,
             (Measure.LOCALITY, "of the rest as before"),
-        ):
-            if np.isfinite(free.get(measure, np.nan)):
-                text += f"; {_percent(free[measure])} {words}"
-        said.append(f"{text})")
+        )
+        found = [
+            f"{_percent(free[measure])} {words}"
+            for measure, words in wanted
+            if np.isfinite(free.get(measure, np.nan))
+        ]
+        is_baseline = name in LABELS.values()
+        more = f" ({', '.join(found)})" if found and not is_baseline else ""
+        told[is_baseline].append(f"{_percent(free[Measure.EFFICACY])} with {name}{more}")
     n = max(len({unit["case"] for unit in units}) for units in methods.values())
-    return (
-        f"Of the new answers of {n} cases the model says, in free generation: {', '.join(said)}. "
-        f"{_known_text(methods)}"
-    )
+    parts = [", ".join(each) for each in told.values() if each]
+    said = f"Of the new answers of {n} cases the model says, in free generation, "
+    return f"{said}{'; '.join(parts)}. {_known_text(methods)}"
 
 
 def _percent(value: float) -> str:
