@@ -71,6 +71,12 @@ class OutOfMemoryError(KnowledgeCircuitsError):
     exit_code = 4
 
 
+class UnitError(KnowledgeCircuitsError):
+    """Units of a run failed; the rest is done, and running again tries them again."""
+
+    exit_code = 4
+
+
 class EasyEditError(KnowledgeCircuitsError):
     """EasyEdit is not there, or one of its methods cannot be run or failed; says which and why."""
 

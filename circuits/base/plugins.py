@@ -86,6 +86,11 @@ def loaded() -> tuple[Plugin, ...]:
     return tuple(_loaded.values())
 
 
+def loaded_files() -> tuple[str, ...]:
+    """The paths of the files among them, for another process to load."""
+    return tuple(path for path, plugin in _loaded.items() if plugin.sha256 is not None)
+
+
 def record() -> dict[str, Any]:
     """For provenance: the plugins loaded; nothing where there are none."""
     found = [

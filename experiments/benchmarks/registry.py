@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 
 from circuits.base.errors import OptionError
-from experiments.benchmarks.base import Benchmark
+from experiments.analyses.engine.base import Analysis
+from experiments.benchmarks.base import Benchmark, as_analysis
 
 EVERYTHING = "all"
 _HERE = "experiments.benchmarks"
@@ -44,3 +46,10 @@ def chosen(names: Sequence[str]) -> list[Benchmark]:
     """The benchmarks of these names, or all."""
     wanted = list(BENCHMARKS) if list(names) == [EVERYTHING] else list(dict.fromkeys(names))
     return [benchmark(name) for name in wanted]
+
+
+def stored_benchmark(where: tuple[str, str]) -> Analysis:
+    """A benchmark by its name on the cases of a file, as the engine runs it."""
+    name, path = where
+    found = benchmark(name)
+    return as_analysis(found, found.read(Path(path)))

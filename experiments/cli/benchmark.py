@@ -12,6 +12,7 @@ from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.run import OneShard, show_run
 from experiments.cli.signature import Like
+from experiments.executors.base import Executing, ExecutorKind
 from locate.options import Loading, Source
 from locate.search import Search
 
@@ -61,6 +62,7 @@ def benchmark(
     settings: Settings = None,
     listing: Listing = False,
     shard: OneShard = None,
+    executing: Executing,
     seed: Annotated[int, Like(Source, "seed")] = 0,
     batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
     loading: Loading,
@@ -95,7 +97,7 @@ def benchmark(
 
         def make(name: str) -> Run:
             own = context if one else context.inside(folder / name)
-            return _one(named(name), own, data, methods, strict, config, part, console)
+            return _one(named(name), own, data, methods, strict, config, part, executing, console)
 
         failed: dict[str, str] = {}
         waiting: dict[str, str] = {}
@@ -130,11 +132,14 @@ def _one(
     strict: bool,
     config: Config,
     shard: Shard,
+    executing: Executing,
     console: Console,
 ) -> Run:
     from circuits.base.errors import FileFormatError
+    from experiments.analyses.engine.jobs import spread
     from experiments.analyses.engine.running import run_analysis
     from experiments.benchmarks.base import as_analysis, data_sha256
+    from experiments.benchmarks.registry import stored_benchmark
 
     path = (data or chosen.own_data).expanduser()
     if not path.exists():
@@ -154,7 +159,11 @@ def _one(
     if config.limit is not None and not chosen.divisible:
         console.note(f"{chosen.name}: its sets belong together, so --limit leaves none out")
     analysis = as_analysis(chosen, cases)
-    return run_analysis(analysis, config, context, console.stage, console.warn, shard)
+    elsewhere = None
+    if executing.executor != ExecutorKind.SERIAL:
+        where = (chosen.name, str(path))
+        elsewhere = spread(stored_benchmark, where, config, context, executing, console.note)
+    return run_analysis(analysis, config, context, console.stage, console.warn, shard, elsewhere)
 
 
 def _list(console: Console) -> None:

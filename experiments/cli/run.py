@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,7 @@ from circuits.base.choices import Known
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Like
+from experiments.executors.base import Executing, ExecutorKind
 from locate.options import Loading, Source
 from locate.search import Search
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from experiments.analyses.engine.base import Analysis, Run
     from experiments.analyses.engine.context import Context
     from experiments.analyses.engine.parts import Shard
+    from experiments.analyses.engine.running import Spread
 
 Names = Annotated[list[str] | None, typer.Argument(help="Analyses (--list), or all.")]
 Listing = Annotated[bool, typer.Option("--list", help="Explain each analysis and its options.")]
@@ -62,6 +66,7 @@ def run(
     show: Show = False,
     redraw: Redraw = False,
     shard: OneShard = None,
+    executing: Executing,
     label: Label = None,
     seed: Annotated[int, Like(Source, "seed")] = 0,
     batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
@@ -108,12 +113,18 @@ def run(
             label=label,
         )
         part = Shard.parse(shard)
+        spread = None
+        if executing.executor != ExecutorKind.SERIAL:
+            spread = partial(_elsewhere, how=executing, note=console.note)
         try:
             if one:
-                runs = [_one(found[0], context, config, settings, redraw, part, console)]
+                values = _values(found[0], config, settings)
+                runs = [_one(found[0], context, values, redraw, part, spread, console)]
                 summary, files = runs[0].as_dict(), runs[0].files[:1]
             else:
-                runs, left_out = run_all(found, context, console.stage, console.warn, redraw, part)
+                runs, left_out = run_all(
+                    found, context, console.stage, console.warn, redraw, part, spread
+                )
                 summary, page = write_index(runs, left_out, folder)
                 files = (page,)
         except UnfinishedError as error:
@@ -129,18 +140,28 @@ def run(
 def _one(
     chosen: Analysis,
     context: Context,
-    config: Path | None,
-    settings: list[str] | None,
+    values: Any,
     again: bool,
     shard: Shard,
+    spread: Spread | None,
     console: Console,
 ) -> Run:
     from experiments.analyses.engine.running import redraw, run_analysis
 
     if again:
         return redraw(chosen, context.folder, console.stage, context.label)
-    values = _values(chosen, config, settings)
-    return run_analysis(chosen, values, context, console.stage, console.warn, shard)
+    elsewhere = spread and spread(chosen, values, context)
+    return run_analysis(chosen, values, context, console.stage, console.warn, shard, elsewhere)
+
+
+def _elsewhere(
+    chosen: Analysis, values: Any, context: Context, how: Executing, note: Callable[[str], Any]
+) -> Callable[[Sequence[str]], None]:
+    """Units computed by an executor, which finds the analysis by its name."""
+    from experiments.analyses.engine.jobs import spread
+    from experiments.analyses.engine.registry import analysis
+
+    return spread(analysis, chosen.name, values, context, how, note)
 
 
 def _values(chosen: Analysis, config: Path | None, settings: list[str] | None) -> Any:

@@ -89,42 +89,56 @@ def compute_parts(
     stages: Stages = silent,
     note: Callable[[str], Any] = lambda text: None,
     shard: Shard = Shard(),
+    spread: Callable[[Sequence[str]], None] | None = None,
 ) -> Parts:
     """Every unit's values, computing those of the shard that are not stored yet.
 
-    A unit that raises `SkipError` or finds no prompts is left out with its reason, also stored.
-    UnfinishedError where units of other shards are missing in the end.
+    `spread(keys)` has units computed and stored elsewhere (`experiments.analyses.engine.jobs`);
+    without it they are computed here, one after the other. A unit that raises `SkipError` or finds
+    no prompts is left out with its reason, also stored. UnfinishedError where units of other shards
+    are missing in the end.
     """
     mark = fingerprint(analysis, config, context)
-    found: dict[str, dict[str, Any]] = {}
-    others: list[str] = []
-    reused = 0
     keys = analysis.steps(context, config)
-    for index, key in enumerate(keys):
-        path = _path(context.folder, key)
-        record = _stored(path, mark, key)
-        if record is not None:
-            reused += 1
-        elif not shard.has(index):
-            others.append(key)
-            continue
-        else:
-            with stages(f"{analysis.name} {key}") as progress:
-                context.progress = progress
-                record = {"fingerprint": mark, **_computed(analysis, config, context, key)}
-            if record["skipped"]:
-                note(f"{analysis.name} {key} left out: {record['skipped']}")
-            save_json({**record, "sha256": _hash(record)}, path)
-        found[key] = record
-    found |= {
-        key: record for key in others if (record := _stored(_path(context.folder, key), mark, key))
-    }
+    found = _all_stored(context.folder, mark, keys)
+    missing = [key for index, key in enumerate(keys) if shard.has(index) and key not in found]
+    if spread is None:
+        for key in missing:
+            found[key] = compute_part(analysis, config, context, key, stages, note)
+    elif missing:
+        spread(missing)
+    found |= _all_stored(context.folder, mark, [key for key in keys if key not in found])
     if len(found) < len(keys):
         raise UnfinishedError(
             f"{analysis.name}: {len(found)} of {len(keys)} units are stored in {context.folder}; "
             "the report is made when all are"
         )
-    return _gathered(mark, {key: found[key] for key in keys}, reused + len(others))
+    return _gathered(mark, {key: found[key] for key in keys}, len(keys) - len(missing))
+
+
+def compute_part(
+    analysis: Analysis,
+    config: Any,
+    context: Context,
+    key: str,
+    stages: Stages = silent,
+    note: Callable[[str], Any] = lambda text: None,
+) -> dict[str, Any]:
+    """One unit's record, computed and stored."""
+    mark = fingerprint(analysis, config, context)
+    with stages(f"{analysis.name} {key}") as progress:
+        context.progress = progress
+        record = {"fingerprint": mark, **_computed(analysis, config, context, key)}
+    if record["skipped"]:
+        note(f"{analysis.name} {key} left out: {record['skipped']}")
+    save_json({**record, "sha256": _hash(record)}, _path(context.folder, key))
+    return record
+
+
+def _all_stored(folder: Path, mark: str, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The records of the units that are stored, by key."""
+    read = ((key, _stored(_path(folder, key), mark, key)) for key in keys)
+    return {key: record for key, record in read if record is not None}
 
 
 def _path(folder: Path, key: str) -> Path:

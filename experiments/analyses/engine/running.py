@@ -26,6 +26,8 @@ from experiments.analyses.engine.parts import (
     stored_parts,
 )
 
+Spread = Callable[[Analysis, Any, Context], Callable[[Sequence[str]], None] | None]
+
 
 def run_analysis(
     analysis: Analysis,
@@ -34,15 +36,17 @@ def run_analysis(
     stages: Stages = silent,
     note: Callable[[str], Any] = lambda text: None,
     shard: Shard = Shard(),
+    spread: Callable[[Sequence[str]], None] | None = None,
 ) -> Run:
     """Compute what is not stored, make the report and write everything into the context's folder.
 
-    PromptError where no unit could be looked at; UnfinishedError where other shards' units miss.
+    `spread` as in `compute_parts`. PromptError where no unit could be looked at; UnfinishedError
+    where other shards' units miss.
     """
     check_writable(context.folder)
     _check_own(context.folder, analysis)
     start = time.perf_counter()
-    parts = compute_parts(analysis, config, context, stages, note, shard)
+    parts = compute_parts(analysis, config, context, stages, note, shard, spread)
     if not parts.values:
         reasons = "; ".join(dict.fromkeys(parts.skipped.values())) or "there is nothing to look at"
         raise PromptError(f"{analysis.name} on {context.model_name!r}: {reasons}")
@@ -80,11 +84,13 @@ def run_all(
     note: Callable[[str], Any] = lambda text: None,
     again: bool = False,
     shard: Shard = Shard(),
+    spread: Spread | None = None,
 ) -> tuple[list[Run], dict[str, str]]:
     """Every analysis with its defaults, in a folder of its own; circuits are shared.
 
     Returns the runs, and the reasons of analyses that cannot be made with this model. `again` only
-    makes the reports of an earlier run again. PromptError where nothing is left, UnfinishedError
+    makes the reports of an earlier run again. `spread(analysis, config, context)` says how the
+    units of one are computed elsewhere. PromptError where nothing is left, UnfinishedError
     where units of other shards are missing.
     """
 
@@ -93,7 +99,9 @@ def run_all(
         own = context.inside(context.folder / name)
         if again:
             return redraw(each, own.folder, stages, own.label)
-        return run_analysis(each, each.config(), own, stages, note, shard)
+        config = each.config()
+        elsewhere = None if spread is None else spread(each, config, own)
+        return run_analysis(each, config, own, stages, note, shard, elsewhere)
 
     runs, left_out, unfinished = in_turn([each.name for each in analyses], make, note)
     if unfinished:

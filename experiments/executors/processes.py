@@ -1,0 +1,111 @@
+"""Processes of this machine, each with its own model; one that dies is made anew.
+
+Every process is a pool of one of the standard library's, so that a death tells which job it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+
+from circuits.base.plugins import load_installed, load_plugin, loaded_files
+from experiments.executors.base import TRIES, Executing, Job, Outcome, Status, Workplace, attempt
+
+_place: Workplace | None = None
+"""This worker's; a process has one."""
+
+
+def in_processes(jobs: Sequence[Job], how: Executing) -> Iterator[Outcome]:
+    """Outcomes as they come. A job whose process dies is tried again, `TRIES` times in all."""
+    waiting = deque(range(len(jobs)))
+    deaths: Counter[int] = Counter()
+    lanes = [_Lane(how.share) for _ in range(min(how.workers, len(jobs)))]
+    running: dict[Future[Outcome], tuple[_Lane, int]] = {}
+    try:
+        while waiting or running:
+            busy = {id(lane) for lane, _ in running.values()}
+            for lane in lanes:
+                if waiting and id(lane) not in busy:
+                    index = waiting.popleft()
+                    running[lane.submit(jobs[index], index)] = (lane, index)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                lane, index = running.pop(future)
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    lane.restart()
+                    deaths[index] += 1
+                    if deaths[index] < TRIES:
+                        waiting.appendleft(index)
+                    else:
+                        reason = f"its process died {TRIES} times (killed, or out of memory)"
+                        yield Outcome(index, Status.CRASHED, reason=reason)
+    finally:
+        for lane in lanes:
+            lane.stop()
+
+
+class _Lane:
+    """One process at a time."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._open()
+
+    def submit(self, job: Job, index: int) -> Future[Outcome]:
+        """Start the job; in a new process where the one before died with nothing to do."""
+        try:
+            return self._pool.submit(_run, job, index)
+        except BrokenProcessPool:
+            self.restart()
+            return self._pool.submit(_run, job, index)
+
+    def restart(self) -> None:
+        """Another process for one that died."""
+        self._pool.shutdown(wait=False)
+        self._open()
+
+    def stop(self) -> None:
+        """End the process now, whatever it does; what it was writing is whole or not there."""
+        if self._born.done() and self._born.exception() is None:
+            with contextlib.suppress(OSError):
+                os.kill(self._born.result(), signal.SIGKILL)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _open(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ready = (self._threads, loaded_files())
+        self._pool = ProcessPoolExecutor(1, context, _begin, ready)
+        self._born = self._pool.submit(os.getpid)
+
+
+def _begin(threads: int, plugins: Sequence[str]) -> None:
+    """Make a new process ready: few threads, the same plugins, gone when its parent is."""
+    global _place
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+    load_installed()
+    for path in plugins:
+        load_plugin(path)
+    _place = Workplace()
+
+
+def _follow(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def _run(job: Job, index: int) -> Outcome:
+    assert _place is not None
+    return attempt(job, index, _place)
