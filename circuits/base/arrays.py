@@ -123,9 +123,11 @@ def describe_file(path: str | Path) -> tuple[str, dict[str, Any]]:
 
 
 def read_intact(
-    path: Path, kind: str, check: Callable[[Mapping[str, Layout], Mapping[str, Any]], None] | None
+    path: Path,
+    kind: str | None,
+    check: Callable[[Mapping[str, Layout], Mapping[str, Any]], None] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and metadata of a file of one kind; ContentError says what is wrong with it."""
+    """Arrays and metadata of a file of one kind, None for any; ContentError says what is wrong."""
     try:
         with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size

@@ -152,6 +152,7 @@ KINDS: dict[str, Kind] = _kinds(
         "rows",
         says="Bars: value-weighted attention from the last token; below, the tokens heads write.",
     ),
+    Kind("sweep unit", "experiments.sweeps.store:Record", view="rows", label="unit of a sweep"),
     Kind("weight-delta", "circuits.edits.edit:WeightDelta", label="edit"),
     Kind("second-moments", "circuits.edits.parts.moments:Moments", label="second moments"),
 )

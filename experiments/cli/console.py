@@ -96,6 +96,12 @@ class Console:
             self.files(paths)
         self.result({**look.summary, "files": [str(path) for path in paths]})
 
+    def event(self, value: Mapping[str, Any]) -> None:
+        """One line of JSON, now: of commands that tell what happens while they run."""
+        from circuits.base.writing import to_json
+
+        print(to_json(dict(value)), file=self._stdout, flush=True)
+
     def result(self, value: Mapping[str, Any]) -> None:
         """The JSON object of `--json`."""
         if not self.as_json:

@@ -17,7 +17,7 @@ import typer
 
 import viz
 from circuits.base.errors import KnowledgeCircuitsError, OptionError, is_out_of_memory
-from experiments.cli import benchmark, edit, facts, figures, files, find, look, run, serve
+from experiments.cli import benchmark, edit, facts, figures, files, find, look, run, serve, sweep
 from experiments.cli.console import visible
 from experiments.cli.signature import command
 
@@ -29,7 +29,7 @@ INTERRUPTED = 130
 COMMANDS = (
     *(find.discover, find.evaluate, look.trace, look.roles, look.lens),
     *(edit.edit, edit.unlearn, edit.compare, run.run, benchmark.benchmark),
-    *(figures.figures, serve.serve),
+    *(sweep.sweep, figures.figures, serve.serve),
     *(files.show, files.export, files.models, facts.facts),
 )
 """As `kc --help` lists them."""

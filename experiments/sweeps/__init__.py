@@ -1,0 +1,1 @@
+"""Grids of any verb over models, facts, settings and seeds; every finished unit is one file."""

@@ -1,0 +1,160 @@
+"""From a spec to units: each with the hash of all that decides its result.
+
+That is the verb with all its options, the weights and the tokenizer, the precision, what the files
+that it reads hold, the facts and wordings that ship, and this project's version. Where it runs and
+how many pairs a pass takes is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from circuits.base.errors import FileFormatError, OptionError, PromptError
+from circuits.base.options import as_dict
+from circuits.base.plain import plain
+from circuits.base.records import read_json
+from circuits.base.writing import save_json, to_json
+from experiments.executors.base import Workplace
+from experiments.sweeps.spec import ModelSpec, Work
+from experiments.sweeps.store import Store
+from experiments.sweeps.verbs import verb
+
+INDECISIVE = ("batch_size", "cache")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class UnitJob:
+    """A work with the model's identity, as an executor takes it up."""
+
+    work: Work
+    identity: str
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """What progress calls it."""
+        return self.work.label
+
+    @cached_property
+    def key(self) -> str:
+        """The unit's name: a hash of what decides its result."""
+        return sha256(to_json(_decisive(self.work, self.identity)).encode()).hexdigest()
+
+    def run(self, place: Workplace) -> None:
+        """Do the unit and store it, or why there is nothing to be found in it."""
+        model = place.model(self.work.model.name, self.work.model.device, self.work.model.dtype)
+        if (found := _identity(model)) != self.identity:
+            raise OptionError(
+                f"the weights of {self.work.model.name} are others than the sweep was planned "
+                f"with ({found[:12]}, not {self.identity[:12]}): delete models.json"
+            )
+        chosen = verb(self.work.verb)
+        told: dict[str, Any] = {
+            "key": self.key,
+            "verb": self.work.verb,
+            "model": self.work.model.name,
+            "dtype": self.work.model.dtype,
+            "settings": dict(self.work.settings),
+            "left_out": "",
+        }
+        try:
+            values, result = chosen.run(model, *chosen.options(self.work.settings))
+        except (PromptError, OptionError) as error:
+            values, result, told["left_out"] = {}, None, str(error)
+        Store(self.folder).save(self.key, {**told, "values": plain(values)}, result)
+
+
+def planned(works: Sequence[Work], folder: Path) -> list[UnitJob]:
+    """The units of the works, each once, in order."""
+    identities = _Identities(folder)
+    jobs = {}
+    for work in works:
+        job = UnitJob(work, identities.of(work.model), folder)
+        jobs.setdefault(job.key, job)
+    return list(jobs.values())
+
+
+class _Identities:
+    """Hashes of models by name, kept in the folder so that planning again loads none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "models.json"
+        try:
+            self._known = dict(read_json(self._path))
+        except (FileFormatError, ValueError, TypeError):
+            self._known = {}
+
+    def of(self, model: ModelSpec) -> str:
+        """Weights and tokenizer of a model; it is loaded where they are not known yet."""
+        name = f"{model.name} {model.dtype}"
+        known = self._known.get(name)
+        if not isinstance(known, str):
+            from circuits.model.model import load
+
+            known = _identity(load(model.name, model.device, model.dtype))
+            self._known[name] = known
+            save_json(self._known, self._path)
+        return known
+
+
+def _identity(model: Any) -> str:
+    from experiments.analyses.engine.context import identity
+
+    return identity(model)
+
+
+def _decisive(work: Work, identity: str) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    options: dict[str, Any] = {}
+    data: dict[str, str] = {}
+    for value in verb(work.verb).options(work.settings):
+        plain_values = as_dict(value)
+        for each in fields(value):
+            shown = plain_values[each.name]
+            if each.name in INDECISIVE:
+                continue
+            if isinstance(shown, str) and each.name != "relation" and _is_data(shown):
+                data[each.name] = shown = content_hash(shown)
+            options[f"{type(value).__name__}.{each.name}"] = shown
+    return {
+        "schema": SCHEMA,
+        "version": version("knowledge-circuits"),
+        "verb": work.verb,
+        "model": identity,
+        "dtype": work.model.dtype,
+        "options": options,
+        "data": data,
+        "facts": _facts_hash(),
+    }
+
+
+def _is_data(name: str) -> bool:
+    return ("/" in name or "." in name) and Path(name).expanduser().exists()
+
+
+@cache
+def content_hash(name: str) -> str:
+    """A hash over what a file, or every file of a folder, holds."""
+    path = Path(name).expanduser()
+    whole = sha256()
+    for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if each.is_file():
+            whole.update(each.relative_to(path.parent if path.is_file() else path).name.encode())
+            with each.open("rb") as file:
+                whole.update(file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
+@cache
+def _facts_hash() -> str:
+    from circuits.facts.facts import atlas
+    from circuits.facts.wordings import wordings
+
+    return sha256(repr((atlas(), wordings())).encode()).hexdigest()

@@ -1,0 +1,205 @@
+"""A sweep from its spec to stored units: plan, leave out what is there, run the rest, tell."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from circuits.base.errors import StoreError
+from circuits.base.origin import check_writable
+from circuits.base.writing import save_json, to_json
+from experiments.analyses.engine.parts import Shard
+from experiments.executors.base import Executing, Outcome, Status, execute
+from experiments.sweeps.plan import UnitJob, planned
+from experiments.sweeps.spec import Spec
+from experiments.sweeps.store import Store
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The units of a sweep, and which of them are not stored yet."""
+
+    folder: Path
+    jobs: tuple[UnitJob, ...]
+    missing: tuple[UnitJob, ...]
+
+    @property
+    def groups(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """By verb and model: units in all, and those that are missing."""
+        every = Counter((job.work.verb, job.work.model.name) for job in self.jobs)
+        left = Counter((job.work.verb, job.work.model.name) for job in self.missing)
+        return {group: (count, left[group]) for group, count in every.items()}
+
+    def estimate(self, workers: int = 1) -> float | None:
+        """Seconds that the missing units take, from those that were done here; None without."""
+        known = mean_seconds(Store(self.folder))
+        left = Counter((job.work.verb, job.work.model.name) for job in self.missing)
+        if not all(group in known for group in left):
+            return None
+        return sum(known[group] * count for group, count in left.items()) / workers
+
+
+def plan(spec: Spec, folder: Path, shard: Shard = Shard()) -> Plan:
+    """The units of the spec's verbs; of these a shard's, as far as they are not stored whole."""
+    store = Store(folder)
+    jobs = planned(spec.works, folder)
+    missing = [
+        job for index, job in enumerate(jobs) if shard.has(index) and store.unit(job.key) is None
+    ]
+    return Plan(folder, tuple(jobs), tuple(missing))
+
+
+@dataclass
+class Told:
+    """How far a run is."""
+
+    total: int
+    start: float = field(default_factory=time.monotonic)
+    counts: Counter[Status] = field(default_factory=Counter)
+    by_model: dict[str, Counter[Status]] = field(default_factory=lambda: defaultdict(Counter))
+
+    @property
+    def ended(self) -> int:
+        """Units that are done or have failed."""
+        return sum(self.counts.values())
+
+    def line(self) -> str:
+        """Done, failed, rate and time left, and how much of each model."""
+        seconds = time.monotonic() - self.start
+        rate = self.ended / seconds if seconds > 0 else 0.0
+        left = (self.total - self.ended) / rate if rate else float("nan")
+        failed = self.ended - self.counts[Status.DONE]
+        models = ", ".join(f"{name} {sum(each.values())}" for name, each in self.by_model.items())
+        return (
+            f"{self.counts[Status.DONE]} of {self.total} done, {failed} failed, "
+            f"{60 * rate:.1f} a minute, {lasting(left)} left ({models})"
+        )
+
+
+Tell = Callable[[dict[str, Any], Told], Any]
+
+
+def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> Told:
+    """Run what is missing; failures are recorded in the folder and in what is returned.
+
+    StoreError, with everything that is stored left whole, where the disk takes no more.
+    """
+    store = Store(plan.folder)
+    check_writable(plan.folder)
+    told = Told(len(plan.missing))
+    _store_plan(plan)
+    log = store.new_log()
+    try:
+        file = log.open("a", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{log}: cannot be written: {error.strerror}") from None
+    with file:
+
+        def report(outcome: Outcome) -> None:
+            job = plan.missing[outcome.index]
+            event = _event(job, outcome)
+            told.counts[outcome.status] += 1
+            told.by_model[job.work.model.name][outcome.status] += 1
+            if outcome.status == Status.DONE:
+                store.error_path(job.key).unlink(missing_ok=True)
+            else:
+                store.fail(job.key, {**event, "trace": outcome.trace})
+            try:
+                file.write(to_json(event) + "\n")
+                file.flush()
+            except OSError as error:
+                raise StoreError(f"{log}: cannot be written: {error.strerror}") from None
+            tell(event, told)
+
+        execute(plan.missing, how, report)
+    return told
+
+
+def _event(job: UnitJob, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "key": job.key,
+        "unit": job.label,
+        "verb": job.work.verb,
+        "model": job.work.model.name,
+        "status": str(outcome.status),
+        "seconds": outcome.seconds,
+        "reason": outcome.reason,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _store_plan(plan: Plan) -> None:
+    units = [[job.key, job.work.verb, job.work.model.name, job.label] for job in plan.jobs]
+    name = sha256(to_json(units).encode()).hexdigest()[:16]
+    path = plan.folder / "plans" / f"{name}.json"
+    if not path.exists():
+        save_json({"units": units}, path)
+
+
+def planned_units(folder: Path) -> dict[str, tuple[str, str, str]]:
+    """Verb, model and label of every unit that was ever planned in a folder, by key."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for path in sorted((folder / "plans").glob("*.json")):
+        try:
+            units = json.loads(path.read_text(encoding="utf-8"))["units"]
+            found |= {key: (verb, model, label) for key, verb, model, label in units}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def mean_seconds(store: Store) -> dict[tuple[str, str], float]:
+    """How long a unit took, by verb and model, over all that were done."""
+    sums: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for line in store.logged():
+        if line.get("status") == Status.DONE:
+            sums[str(line.get("verb")), str(line.get("model"))].append(float(line["seconds"]))
+    return {group: sum(each) / len(each) for group, each in sums.items()}
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """How far a sweep is, by model and verb: units planned, stored, failed, seconds a unit."""
+    store = Store(folder)
+    units = planned_units(folder)
+    stored = set(store.keys())
+    errors = store.errors()
+    seconds = mean_seconds(store)
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for key, (verb, model, _) in units.items():
+        row = rows.setdefault((model, verb), {"planned": 0, "done": 0, "failed": 0})
+        row["planned"] += 1
+        row["done"] += key in stored
+        row["failed"] += key in errors and key not in stored
+    for (model, verb), row in rows.items():
+        row["seconds"] = seconds.get((verb, model))
+    return {
+        "folder": str(folder),
+        "units": [{"model": m, "verb": v, **row} for (m, v), row in rows.items()],
+        "failures": [
+            {"unit": each.get("unit", key), "status": each.get("status"), "reason": each["reason"]}
+            for key, each in errors.items()
+            if key not in stored
+        ],
+    }
+
+
+def lasting(seconds: float) -> str:
+    """A time span in words."""
+    if seconds != seconds:
+        return "unknown time"
+    for name, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}s"
+    return f"{seconds:.0f} seconds"
+
+
+def groups_text(groups: Mapping[tuple[str, str], tuple[int, int]]) -> Sequence[tuple[str, ...]]:
+    """A plan's groups as rows of a table."""
+    return [(verb, model, str(n), str(left)) for (verb, model), (n, left) in groups.items()]

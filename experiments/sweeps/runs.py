@@ -1,0 +1,105 @@
+"""Analyses and benchmarks as entries of a sweep: their own units, by the sweep's executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from circuits.base.choices import Known
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.options import build
+from circuits.base.writing import to_json
+from experiments.analyses.engine.base import Analysis, Run
+from experiments.analyses.engine.context import Context, safe
+from experiments.analyses.engine.jobs import Find, spread
+from experiments.analyses.engine.parts import Shard
+from experiments.analyses.engine.running import run_analysis
+from experiments.executors.base import Executing
+from experiments.sweeps.spec import PARTS, Work
+
+ASKED = ("seed", "known", "shots", "facts", "batch_size")
+"""Settings of a run that are not options of what is run."""
+_BENCHMARK = ("data", "methods", "limit", "circuits")
+
+
+def folder_of(work: Work, folder: Path) -> Path:
+    """Where a run's results are, by all of its settings."""
+    name = str(work.settings[PARTS[work.verb]])
+    mark = sha256(to_json([work.model.dtype, dict(work.settings)]).encode()).hexdigest()[:8]
+    return folder / "runs" / safe(f"{Path(work.model.name).name}-{name}-{mark}")
+
+
+def run_one(
+    work: Work,
+    folder: Path,
+    how: Executing,
+    note: Callable[[str], Any] = lambda text: None,
+    shard: Shard = Shard(),
+) -> Run:
+    """The analysis or benchmark, run and reported; what it raises is as of `kc run`."""
+    analysis, config, find, named = _made(work)
+    asked = {name: work.settings[name] for name in ASKED if name in work.settings}
+    if "known" in asked:
+        asked["known"] = Known.of(asked["known"])
+    context = Context(
+        work.model.name,
+        folder_of(work, folder),
+        device=work.model.device,
+        dtype=work.model.dtype,
+        **asked,
+    )
+    elsewhere = spread(find, named, config, context, how, note)
+    return run_analysis(analysis, config, context, note=note, shard=shard, spread=elsewhere)
+
+
+def check(work: Work) -> None:
+    """OptionError for a run that there is none of, or an option that it does not have."""
+    _made(work)
+
+
+def _made(work: Work) -> tuple[Analysis, Any, Find, Any]:
+    """The analysis, its options, and how another process finds it."""
+    given = dict(work.settings)
+    name = str(given.pop(PARTS[work.verb]))
+    settings = given.pop("set", {}) or {}
+    if not isinstance(settings, Mapping):
+        raise OptionError("`set` is a mapping of options and values")
+    given = {key: value for key, value in given.items() if key not in ASKED}
+    unknown = [key for key in given if work.verb == "run" or key not in _BENCHMARK]
+    if unknown:
+        raise OptionError(f"{work.verb} {name} has no {unknown[0]!r:.40}; options go under `set`")
+    if work.verb == "run":
+        from experiments.analyses.engine.registry import analysis
+
+        chosen = analysis(name)
+        return chosen, build(chosen.config, settings, name), analysis, name
+    return _benchmark(name, given, settings)
+
+
+def _benchmark(
+    name: str, given: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[Analysis, Any, Find, Any]:
+    from experiments.benchmarks.base import Config, as_analysis, data_sha256
+    from experiments.benchmarks.registry import benchmark, stored_benchmark
+
+    chosen = benchmark(name)
+    path = Path(given["data"]).expanduser() if given.get("data") else chosen.own_data
+    if not path.exists():
+        raise FileFormatError(path, "no such file or folder")
+    own = {key: value for key, value in given.items() if key in ("limit", "circuits")}
+    if given.get("data"):
+        own["data"] = str(given["data"])
+    config = build(
+        Config,
+        {
+            **own,
+            "methods": given.get("methods") or chosen.methods,
+            "data_sha256": data_sha256(path),
+            "settings": [f"{key}={to_json(value)}" for key, value in settings.items()],
+        },
+        name,
+    )
+    chosen.refuse(config)
+    return as_analysis(chosen, chosen.read(path)), config, stored_benchmark, (name, str(path))

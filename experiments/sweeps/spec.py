@@ -1,0 +1,200 @@
+"""What a sweep is made of: a YAML file that names models, seeds and verbs with their options.
+
+    models: [facts-gpt2, facts-llama]
+    seeds: [0, 1]
+    units:
+      - verb: discover
+        relation: [country_capital, country_language]
+        method: [eap-ig, eap]
+
+A list is an axis of the grid (a list of lists, for an option that is itself a list). Options are
+called as on the command line. `relation: each` is every relation of the atlas, or of `facts`; an
+`edit` makes a unit of every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+from typing import Any, get_origin
+
+import yaml
+
+from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.options import Options, build, option, types_of
+from experiments.sweeps.verbs import Verb, verb
+
+EACH = "each"
+PARTS = {"run": "analysis", "benchmark": "benchmark"}
+"""Verbs whose units are the engine's own, and what names one of them."""
+MOST_BYTES = 4 * 2**20
+_KNOWN = ("models", "seeds", "units", "dtype", "device")
+
+
+@dataclass(frozen=True)
+class ModelSpec(Options):
+    """A model of a sweep."""
+
+    name: str = option("", "name, folder or file")
+    device: str | None = option(None, "where it runs")
+    dtype: str = option("fp32", "fp32, bf16 or fp16")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A verb on one model with one choice of every axis; `settings` are as the spec has them."""
+
+    verb: str
+    model: ModelSpec
+    settings: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What progress calls it."""
+        shown = (f"{k}={v}" for k, v in self.settings.items() if v is not None)
+        return " ".join([self.verb, self.model.name, *shown])
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A spec that was read: works of the verbs, and runs of analyses and benchmarks."""
+
+    works: tuple[Work, ...]
+    runs: tuple[Work, ...] = field(default=())
+
+
+def read_spec(path: str | Path) -> Spec:
+    """The spec of a YAML file; FileFormatError or OptionError says what is wrong, and where."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        if len(text) > MOST_BYTES:
+            raise FileFormatError(path, f"holds more than {MOST_BYTES} bytes")
+        found = yaml.safe_load(text)
+    except OSError as error:
+        raise FileFormatError(path, error.strerror or "cannot be read") from None
+    except UnicodeDecodeError:
+        raise FileFormatError(path, "is no UTF-8 text") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise FileFormatError(path, f"is no YAML: {' '.join(str(error).split()):.200}") from None
+    try:
+        return parse_spec(found)
+    except OptionError as error:
+        raise FileFormatError(path, str(error)) from None
+
+
+def parse_spec(found: Any) -> Spec:
+    """The spec of a mapping; OptionError says what is wrong with it."""
+    if not isinstance(found, Mapping) or not found.get("models") or not found.get("units"):
+        raise OptionError("a sweep names `models` and `units`")
+    for name in found:
+        if name not in _KNOWN:
+            raise OptionError(f"a sweep has no {name!r:.40}; it has {', '.join(_KNOWN)}")
+    usual = {name: found[name] for name in ("device", "dtype") if name in found}
+    models = [_model(each, usual) for each in _listed(found["models"])]
+    seeds = _listed(found.get("seeds", [0]))
+    works: list[Work] = []
+    runs: list[Work] = []
+    for number, entry in enumerate(_listed(found["units"]), start=1):
+        try:
+            name, grid = _entry(entry)
+            for model, seed, settings in product(models, seeds, grid):
+                into = runs if name in PARTS else works
+                into.append(_work(name, model, {"seed": seed, **settings}))
+        except OptionError as error:
+            raise OptionError(f"units, entry {number}: {error}") from None
+    # One model after the other, so that a process loads each once.
+    works.sort(key=lambda work: models.index(work.model))
+    return Spec(_once_each(works), _once_each(runs))
+
+
+def _once_each(works: Sequence[Work]) -> tuple[Work, ...]:
+    """The works without repetitions, which come of axes that name a value twice."""
+    return tuple({repr(work): work for work in works}.values())
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _model(value: Any, usual: Mapping[str, Any]) -> ModelSpec:
+    given = dict(value) if isinstance(value, Mapping) else {"name": value}
+    model = build(ModelSpec, {**usual, **given}, "models")
+    if not model.name:
+        raise OptionError("`models`: a model has no name")
+    return model
+
+
+def _entry(entry: Any) -> tuple[str, Iterator[dict[str, Any]]]:
+    """A verb's name and the settings of each point of its grid."""
+    if not isinstance(entry, Mapping) or "verb" not in entry:
+        raise OptionError("an entry is a mapping with a `verb`")
+    given = {str(k).replace("-", "_"): v for k, v in entry.items() if k != "verb"}
+    name = str(entry["verb"])
+    if name in PARTS:
+        if PARTS[name] not in given:
+            raise OptionError(f"{name} names no `{PARTS[name]}`")
+        return name, _grid(given, {"methods", "set"})
+    chosen = verb(name)
+    known = chosen.names()
+    for each in given:
+        if each not in known:
+            near = get_close_matches(each, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+            raise OptionError(f"{name} has no option {each!r:.40}; {hint}")
+    named = {known[each]: value for each, value in given.items()}
+    grid = _grid(_spelled_out(name, named), _lists(chosen))
+    return name, (settings for settings in grid if chosen.options(settings))
+
+
+def _lists(chosen: Verb) -> set[str]:
+    """Options whose value is a list."""
+    hints = {name: hint for kind in chosen.kinds for name, hint in types_of(kind).items()}
+    return {name for name, hint in hints.items() if get_origin(hint) is tuple}
+
+
+def _grid(given: Mapping[str, Any], lists: set[str]) -> Iterator[dict[str, Any]]:
+    """Every choice of one value an axis."""
+    axes = []
+    for name, value in given.items():
+        is_axis = isinstance(value, list)
+        if name in lists:
+            is_axis = is_axis and bool(value) and isinstance(value[0], list)
+        if is_axis and not value:
+            raise OptionError(f"`{name}` is an empty list")
+        axes.append([(name, each) for each in (value if is_axis else [value])])
+    return (dict(point) for point in product(*axes))
+
+
+def _spelled_out(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with every relation, or every request, in place of `each`."""
+    found = dict(given)
+    if found.get("relation") == EACH:
+        found["relation"] = _relations(found.get("facts"))
+    if name == "edit" and found.get("request", EACH) == EACH:
+        found["request"] = list(range(1, _n_requests(found) + 1))
+    return found
+
+
+def _relations(facts: Any) -> list[str]:
+    from circuits.facts.facts import atlas
+    from circuits.facts.loaders import load_facts
+
+    return [each.name for each in load_facts(str(facts))] if facts else list(atlas())
+
+
+def _n_requests(given: Mapping[str, Any]) -> int:
+    from circuits.edits.requests import read_requests
+
+    if given.get("requests") is not None:
+        return len(read_requests(str(given["requests"])).requests)
+    return int(given.get("random") or 1)
+
+
+def _work(name: str, model: ModelSpec, settings: Mapping[str, Any]) -> Work:
+    if name not in PARTS:
+        verb(name).options(settings)
+    return Work(name, model, settings)

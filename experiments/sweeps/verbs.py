@@ -1,0 +1,212 @@
+"""The verbs that a sweep knows: which options each takes, and what one unit of it gives.
+
+A verb's options are the classes that its command and the door have. A unit gives plain values, and
+the result that they are read off (a circuit, a trace, an edit), whose file is the unit's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from circuits.base.choices import Ablation, TraceKind
+from circuits.base.errors import OptionError
+from circuits.base.options import Options, build, meaning, option
+from circuits.base.results import Result
+from circuits.model.model import Model
+from locate.options import Editing, Evaluating, Judging, Source, Tracing, Wish
+from locate.search import Search
+
+Found = tuple[Mapping[str, Any], Result | None]
+"""A unit's values, and its result where it has one."""
+
+
+@dataclass(frozen=True)
+class Stored(Options):
+    """A circuit that is measured."""
+
+    circuit: Path | None = option(None, "a stored circuit")
+
+
+@dataclass(frozen=True)
+class Looking(Options):
+    """How heads are looked at."""
+
+    ablation: Ablation = option(Ablation.ZERO, "how heads are silenced")
+    batch_size: int = option(16, "pairs a pass", low=1)
+
+
+@dataclass(frozen=True)
+class Rewired(Options):
+    """Whether an edit's circuit is compared before and after, beside random sets of edges."""
+
+    compare: bool = option(False, "find the circuit before and after the edit")
+    draws: int = option(20, "random edge sets in the causal check", low=0)
+    request: int = option(1, "which request, counted from 1", low=1)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: its options' classes, other defaults than theirs, and what one unit does."""
+
+    name: str
+    kinds: tuple[type, ...]
+    run: Callable[..., Found]
+    usual: Mapping[str, Any] = field(default_factory=dict)
+
+    def names(self) -> dict[str, str]:
+        """The names by which a spec may call the options, with the fields that they are."""
+        known: dict[str, str] = {}
+        for kind in self.kinds:
+            for each in fields(kind):
+                spelled = (flag.split("/")[0] for flag in meaning(each).flags)
+                for name in (each.name, *spelled):
+                    known.setdefault(name.lstrip("-").replace("-", "_"), each.name)
+        return known
+
+    def options(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The classes' values; OptionError for what none of them takes."""
+        given = {**self.usual, **values}
+        made = []
+        for kind in self.kinds:
+            names = {each.name for each in fields(kind)}
+            made.append(build(kind, {k: v for k, v in given.items() if k in names}, self.name))
+        return tuple(made)
+
+
+def verb(name: str) -> Verb:
+    """The verb of a name; OptionError where a sweep knows none such."""
+    found = VERBS.get(name)
+    if found is None:
+        raise OptionError(f"a sweep knows no verb {name!r:.40}; there are {', '.join(VERBS)}")
+    return found
+
+
+def _examples(model: Model, source: Source, batch_size: int) -> Any:
+    from locate.asked import USUAL_LIMIT
+    from locate.examples import collect
+
+    usual = source.limit is None and not source.worded
+    source = replace(source, limit=USUAL_LIMIT) if usual else source
+    return collect(model, source, batch_size)
+
+
+def _discover(model: Model, source: Source, search: Search) -> Found:
+    from locate.discover import discover
+
+    found = discover(model, _examples(model, source, search.batch_size), search)
+    return found.as_dict(), found.circuit
+
+
+def _evaluate(model: Model, source: Source, evaluating: Evaluating, stored: Stored) -> Found:
+    from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches, read_circuit
+
+    if stored.circuit is None:
+        raise OptionError("evaluate: `circuit` is missing")
+    circuit = read_circuit(stored.circuit)
+    bos = bos_of(circuit, source.bos, evaluating.allow_mismatch)
+    circuit = fitted(circuit, model, stored.circuit)
+    warnings = mismatches(circuit, model, bos, evaluating.allow_mismatch)
+    examples = _examples(model, replace(source, bos=bos), evaluating.batch_size)
+    done = evaluate_stored(model, circuit, examples, evaluating, warnings)
+    return done.as_dict(), None
+
+
+def _trace(model: Model, source: Source, tracing: Tracing) -> Found:
+    from locate.looks.look import about
+    from locate.looks.trace import average_trace
+    from locate.states.trace_average import trace_facts
+    from locate.states.tracing import usual_window
+
+    window = tracing.window or usual_window(model.n_layers)
+    kinds = tracing.kinds or tuple(TraceKind)
+    examples = _examples(model, source, 16)
+    asked: dict[str, Any] = vars(replace(tracing, kinds=kinds, window=window))
+    found = about(trace_facts(model, examples.pairs, **asked), examples)
+    return average_trace(found).summary, found
+
+
+def _lens(model: Model, source: Source, looking: Looking) -> Found:
+    from locate.looks import lens
+    from locate.looks.look import about
+    from locate.states.attribution import direct_logit_attribution
+    from locate.states.lens_average import average_lens
+
+    examples = _examples(model, source, looking.batch_size)
+    found = about(average_lens(model, examples.pairs, batch_size=looking.batch_size), examples)
+    direct = direct_logit_attribution(model, examples.pairs, looking.batch_size)
+    return lens.average_lens(found, about(direct, examples)).summary, found
+
+
+def _roles(model: Model, source: Source, looking: Looking) -> Found:
+    from locate.heads.roles import head_roles
+    from locate.looks import roles
+    from locate.looks.look import about
+
+    examples = _examples(model, source, looking.batch_size)
+    found = head_roles(
+        model,
+        examples.pairs,
+        ablation=looking.ablation,
+        batch_size=looking.batch_size,
+        seed=source.seed,
+    )
+    found = about(found, examples)
+    return roles.roles(found, None).summary, found
+
+
+def _edit(model: Model, wish: Wish, editing: Editing, judging: Judging, rewired: Rewired) -> Found:
+    from circuits.base.errors import NumericalError
+    from locate.changes.rewiring_summary import whole_numbers
+    from locate.compare import about_the_edit, compare_edit
+    from locate.edited import edit_facts
+    from locate.looks.edits import edit_look
+
+    request = _request(model, wish, editing.seed, rewired.request)
+    edited = edit_facts(model, [request], editing, judging)
+    values = dict(edit_look(edited).summary)
+    if edited.delta is None:
+        raise NumericalError(f"no edit was made: {', '.join(map(str, edited.status))}")
+    if rewired.compare:
+        asked = about_the_edit(model, edited.delta, seed=editing.seed)
+        search = Search(roles=True, seed=editing.seed)
+        found = compare_edit(model, edited.delta, asked, search, rewired.draws)
+        values["rewiring"] = whole_numbers(found)
+        return values, found
+    return values, edited.delta
+
+
+def _request(model: Model, wish: Wish, seed: int, place: int) -> Any:
+    """The request at its place in a file, of the random ones, or the one that is spelled out."""
+    from circuits.edits.edit import EditRequest
+    from circuits.edits.judge.counterfactuals import atlas_requests
+    from circuits.edits.requests import read_requests, slotted
+
+    if wish.requests is not None:
+        requests = list(read_requests(wish.requests).requests)
+    elif wish.random is not None:
+        names = None if wish.relation is None else [wish.relation]
+        requests = atlas_requests(wish.random, seed, names, model.tokenizer)
+    else:
+        subject, target = str(wish.subject), str(wish.target)
+        template = slotted(str(wish.prompt), subject)
+        requests = [EditRequest(template, subject, target, wish.ground_truth, wish.relation)]
+    if place > len(requests):
+        raise OptionError(f"there is no request {place}; there are {len(requests)}")
+    return requests[place - 1]
+
+
+_FACTS = {"hold_out": 0.0}
+VERBS: dict[str, Verb] = {
+    each.name: each
+    for each in (
+        Verb("discover", (Source, Search), _discover, {"roles": True}),
+        Verb("evaluate", (Source, Evaluating, Stored), _evaluate, _FACTS),
+        Verb("trace", (Source, Tracing), _trace, {**_FACTS, "known_only": True}),
+        Verb("lens", (Source, Looking), _lens, _FACTS),
+        Verb("roles", (Source, Looking), _roles, _FACTS),
+        Verb("edit", (Wish, Editing, Judging, Rewired), _edit),
+    )
+}
