@@ -1,4 +1,4 @@
-"""`kc sweep`: a grid of units on one machine, several processes or a cluster; its state, a table."""
+"""`kc sweep`: a grid of units, here, in several processes or on a cluster; its state, a table."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ def sweep(
             return
         told = _run(console, found, executing)
         ended = _run_parts(console, spec.runs, folder, executing, part)
-    failed = told.ended - told.counts["done"] + ended
+    failed = told.ended - told.done + ended
     console.say(f"\n{folder}")
     if as_json:
-        console.event({"event": "end", "done": told.counts["done"], "failed": failed})
+        console.event({"event": "end", "done": told.done, "failed": failed})
     if failed:
         from circuits.base.errors import UnitError
 

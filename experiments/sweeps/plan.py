@@ -8,23 +8,21 @@ how many pairs a pass takes is not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache, cached_property
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from circuits.base.errors import FileFormatError, OptionError, PromptError
-from circuits.base.options import as_dict
 from circuits.base.plain import plain
 from circuits.base.records import read_json
-from circuits.base.writing import save_json, to_json
+from circuits.base.writing import save_json
 from experiments.executors.base import Workplace
 from experiments.sweeps.spec import ModelSpec, Work
 from experiments.sweeps.store import Store
-from experiments.sweeps.verbs import verb
+from experiments.sweeps.verbs import decisive, verb
 
-INDECISIVE = ("batch_size", "cache")
 SCHEMA = 1
 
 
@@ -44,7 +42,7 @@ class UnitJob:
     @cached_property
     def key(self) -> str:
         """The unit's name: a hash of what decides its result."""
-        return sha256(to_json(_decisive(self.work, self.identity)).encode()).hexdigest()
+        return sha256(_decisive(self.work, self.identity).encode()).hexdigest()
 
     def run(self, place: Workplace) -> None:
         """Do the unit and store it, or why there is nothing to be found in it."""
@@ -73,7 +71,7 @@ class UnitJob:
 def planned(works: Sequence[Work], folder: Path) -> list[UnitJob]:
     """The units of the works, each once, in order."""
     identities = _Identities(folder)
-    jobs = {}
+    jobs: dict[str, UnitJob] = {}
     for work in works:
         job = UnitJob(work, identities.of(work.model), folder)
         jobs.setdefault(job.key, job)
@@ -109,52 +107,19 @@ def _identity(model: Any) -> str:
     return identity(model)
 
 
-def _decisive(work: Work, identity: str) -> dict[str, Any]:
+def _decisive(work: Work, identity: str) -> str:
+    """Everything that decides a unit's result, as text."""
+    parts = [f"{kind.__name__} {decisive(kind, text)}" for kind, text in work.shares]
+    return "\n".join([_common(), work.verb, identity, work.model.dtype, *parts])
+
+
+@cache
+def _common() -> str:
+    """What all units of this version have in common: it, and the facts that ship."""
     from importlib.metadata import version
 
-    options: dict[str, Any] = {}
-    data: dict[str, str] = {}
-    for value in verb(work.verb).options(work.settings):
-        plain_values = as_dict(value)
-        for each in fields(value):
-            shown = plain_values[each.name]
-            if each.name in INDECISIVE:
-                continue
-            if isinstance(shown, str) and each.name != "relation" and _is_data(shown):
-                data[each.name] = shown = content_hash(shown)
-            options[f"{type(value).__name__}.{each.name}"] = shown
-    return {
-        "schema": SCHEMA,
-        "version": version("knowledge-circuits"),
-        "verb": work.verb,
-        "model": identity,
-        "dtype": work.model.dtype,
-        "options": options,
-        "data": data,
-        "facts": _facts_hash(),
-    }
-
-
-def _is_data(name: str) -> bool:
-    return ("/" in name or "." in name) and Path(name).expanduser().exists()
-
-
-@cache
-def content_hash(name: str) -> str:
-    """A hash over what a file, or every file of a folder, holds."""
-    path = Path(name).expanduser()
-    whole = sha256()
-    for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if each.is_file():
-            whole.update(each.relative_to(path.parent if path.is_file() else path).name.encode())
-            with each.open("rb") as file:
-                whole.update(file_digest(file, "sha256").digest())
-    return whole.hexdigest()
-
-
-@cache
-def _facts_hash() -> str:
     from circuits.facts.facts import atlas
     from circuits.facts.wordings import wordings
 
-    return sha256(repr((atlas(), wordings())).encode()).hexdigest()
+    facts = sha256(repr((atlas(), wordings())).encode()).hexdigest()
+    return f"{SCHEMA} {version('knowledge-circuits')} {facts}"

@@ -48,11 +48,9 @@ class Plan:
 
 def plan(spec: Spec, folder: Path, shard: Shard = Shard()) -> Plan:
     """The units of the spec's verbs; of these a shard's, as far as they are not stored whole."""
-    store = Store(folder)
     jobs = planned(spec.works, folder)
-    missing = [
-        job for index, job in enumerate(jobs) if shard.has(index) and store.unit(job.key) is None
-    ]
+    stored = Store(folder).whole()
+    missing = [job for index, job in enumerate(jobs) if shard.has(index) and job.key not in stored]
     return Plan(folder, tuple(jobs), tuple(missing))
 
 
@@ -66,6 +64,11 @@ class Told:
     by_model: dict[str, Counter[Status]] = field(default_factory=lambda: defaultdict(Counter))
 
     @property
+    def done(self) -> int:
+        """Units that are done."""
+        return self.counts[Status.DONE]
+
+    @property
     def ended(self) -> int:
         """Units that are done or have failed."""
         return sum(self.counts.values())
@@ -75,10 +78,10 @@ class Told:
         seconds = time.monotonic() - self.start
         rate = self.ended / seconds if seconds > 0 else 0.0
         left = (self.total - self.ended) / rate if rate else float("nan")
-        failed = self.ended - self.counts[Status.DONE]
+        failed = self.ended - self.done
         models = ", ".join(f"{name} {sum(each.values())}" for name, each in self.by_model.items())
         return (
-            f"{self.counts[Status.DONE]} of {self.total} done, {failed} failed, "
+            f"{self.done} of {self.total} done, {failed} failed, "
             f"{60 * rate:.1f} a minute, {lasting(left)} left ({models})"
         )
 

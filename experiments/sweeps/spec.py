@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, get_origin
@@ -25,7 +26,8 @@ import yaml
 
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.options import Options, build, option, types_of
-from experiments.sweeps.verbs import Verb, verb
+from circuits.base.writing import to_json
+from experiments.sweeps.verbs import Verb, checked, verb
 
 EACH = "each"
 PARTS = {"run": "analysis", "benchmark": "benchmark"}
@@ -50,6 +52,11 @@ class Work:
     verb: str
     model: ModelSpec
     settings: Mapping[str, Any]
+
+    @cached_property
+    def shares(self) -> tuple[tuple[type, str], ...]:
+        """The settings by the classes of options that take them, as JSON."""
+        return verb(self.verb).shares(self.settings)
 
     @property
     def label(self) -> str:
@@ -101,9 +108,12 @@ def parse_spec(found: Any) -> Spec:
     for number, entry in enumerate(_listed(found["units"]), start=1):
         try:
             name, grid = _entry(entry)
-            for model, seed, settings in product(models, seeds, grid):
-                into = runs if name in PARTS else works
-                into.append(_work(name, model, {"seed": seed, **settings}))
+            into = runs if name in PARTS else works
+            for seed, settings in product(seeds, grid):
+                made = [Work(name, model, {"seed": seed, **settings}) for model in models]
+                if name not in PARTS:
+                    checked(made[0].shares)
+                into += made
         except OptionError as error:
             raise OptionError(f"units, entry {number}: {error}") from None
     # One model after the other, so that a process loads each once.
@@ -113,7 +123,7 @@ def parse_spec(found: Any) -> Spec:
 
 def _once_each(works: Sequence[Work]) -> tuple[Work, ...]:
     """The works without repetitions, which come of axes that name a value twice."""
-    return tuple({repr(work): work for work in works}.values())
+    return tuple({(w.verb, w.model, to_json(w.settings)): w for w in works}.values())
 
 
 def _listed(value: Any) -> list[Any]:
@@ -146,8 +156,7 @@ def _entry(entry: Any) -> tuple[str, Iterator[dict[str, Any]]]:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
             raise OptionError(f"{name} has no option {each!r:.40}; {hint}")
     named = {known[each]: value for each, value in given.items()}
-    grid = _grid(_spelled_out(name, named), _lists(chosen))
-    return name, (settings for settings in grid if chosen.options(settings))
+    return name, _grid(_spelled_out(name, named), _lists(chosen))
 
 
 def _lists(chosen: Verb) -> set[str]:
@@ -192,9 +201,3 @@ def _n_requests(given: Mapping[str, Any]) -> int:
     if given.get("requests") is not None:
         return len(read_requests(str(given["requests"])).requests)
     return int(given.get("random") or 1)
-
-
-def _work(name: str, model: ModelSpec, settings: Mapping[str, Any]) -> Work:
-    if name not in PARTS:
-        verb(name).options(settings)
-    return Work(name, model, settings)

@@ -4,7 +4,8 @@
     errors/<key>.json               why a unit failed; gone when it is done
     plans/<hash>.json               what was asked for, for `status`
     logs/<host>-<process>-*.jsonl   one line a unit, of each run of `kc sweep`
-    models.json                     hashes of models that were planned with; may be deleted
+    models.json, whole.json         hashes of the models, and which files were found whole and have
+                                    not been touched since; both may be deleted
 
 A unit's name is the hash of what decides its result, so that two processes that do the same unit
 write the same file; any number of them may work on one folder, on a network file system too.
@@ -17,6 +18,7 @@ import os
 import platform
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -29,7 +31,7 @@ from circuits.base.display import Summary
 from circuits.base.errors import FileFormatError, UnitError
 from circuits.base.plain import plain
 from circuits.base.results import Result
-from circuits.base.writing import save_json, to_json
+from circuits.base.writing import atomic_write, save_json, to_json
 
 UNIT = "unit"
 """Where a result's origin tells the unit."""
@@ -87,9 +89,31 @@ class Store:
         """Where a unit's failure is told."""
         return self.folder / "errors" / f"{key}.json"
 
-    def unit(self, key: str) -> dict[str, Any] | None:
-        """What a stored unit is and gave; None where there is none, or a damaged one."""
-        return read_unit(self.path(key), key)
+    def whole(self) -> set[str]:
+        """Keys of all units that are stored and whole.
+
+        A file that was read whole before and has the same size, time and place is not read again.
+        """
+        known_path = self.folder / "whole.json"
+        try:
+            known = json.loads(known_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        if not isinstance(known, dict):
+            known = {}
+        found: dict[str, list[int]] = {}
+        read = False
+        for key, entry in self._files():
+            state = entry.stat()
+            mark = [state.st_size, state.st_mtime_ns, state.st_ino]
+            if known.get(key) != mark:
+                read = True
+                if read_unit(Path(entry.path), key) is None:
+                    continue
+            found[key] = mark
+        if read or len(found) != len(known):
+            atomic_write(known_path, to_json(found))
+        return set(found)
 
     def save(self, key: str, unit: Mapping[str, Any], result: Result | None) -> None:
         """Store a unit. UnitError where it is stored already and says something else."""
@@ -117,18 +141,21 @@ class Store:
         """Tell why a unit failed, and how often it was tried."""
         path = self.error_path(key)
         tries = 1
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError):
             tries += int(json.loads(path.read_text(encoding="utf-8"))["tries"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
         save_json({**record, "tries": tries}, path)
 
     def keys(self) -> Iterator[str]:
         """Keys of all units that have a file, whole or not."""
+        return (key for key, _ in self._files())
+
+    def _files(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
         units = self.folder / "units"
         for shelf in sorted(os.listdir(units)) if units.is_dir() else ():
-            names = sorted(os.listdir(units / shelf)) if (units / shelf).is_dir() else ()
-            yield from (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+            with os.scandir(units / shelf) as entries:
+                for entry in sorted(entries, key=lambda each: each.name):
+                    if entry.name.endswith(SUFFIX):
+                        yield entry.name.removesuffix(SUFFIX), entry
 
     def errors(self) -> dict[str, dict[str, Any]]:
         """Failures by key."""

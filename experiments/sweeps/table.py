@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from circuits.base.errors import FileFormatError
-from circuits.base.writing import atomic_write
 from experiments.analyses.engine.parts import PARTS
 from experiments.sweeps.store import Store, flat, read_unit
 
 TABLE = "table.parquet"
+AT_ONCE = 4000
+"""Units that are held in memory together."""
 _DROPPED = ("provenance.", "values.provenance.")
 """Where a number comes from is told in its unit's file."""
 
@@ -20,7 +24,7 @@ _DROPPED = ("provenance.", "values.provenance.")
 def rows(folder: Path) -> Iterator[dict[str, Any]]:
     """One record a stored unit; a unit whose file is damaged says so under `damaged`."""
     store = Store(folder)
-    for key in store.keys():
+    for key in store.keys():  # noqa: SIM118 - it is no mapping
         unit = read_unit(store.path(key), key)
         if unit is None:
             yield {"key": key, "damaged": True}
@@ -39,23 +43,80 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_table(folder: Path) -> tuple[Path, int]:
-    """Write the Parquet file; returns its path and how many rows it has.
+    """Write the Parquet file, so many units at a time; returns its path and how many rows it has.
 
     FileFormatError where the folder holds no unit.
     """
-    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    found = list(rows(folder))
-    if not found:
-        raise FileFormatError(folder, "holds no unit of a sweep")
     path = folder / TABLE
-    frame = pd.DataFrame(found)
-    for name in frame.columns[frame.dtypes == object]:
-        kinds = {type(value) for value in frame[name].dropna()}
-        if len(kinds) > 1 or kinds & {list, dict}:
-            frame[name] = frame[name].map(lambda value: None if value is None else str(value))
-    atomic_write(path, frame.to_parquet(index=False))
-    return path, len(found)
+    count = 0
+    with TemporaryDirectory(dir=folder, prefix=".kc-table-") as held:
+        pieces: list[Path] = []
+        for piece in _pieces(rows(folder)):
+            pieces.append(Path(held) / str(len(pieces)))
+            count += len(piece)
+            pq.write_table(pa.Table.from_pylist(_alike(piece)), pieces[-1])
+        if not count:
+            raise FileFormatError(folder, "holds no unit of a sweep")
+        schemas = [pq.read_schema(each) for each in pieces]
+        whole = _common(schemas)
+        stage = Path(held) / TABLE
+        with pq.ParquetWriter(stage, whole) as writer:
+            for each in pieces:
+                found = pq.read_table(each)
+                missing = [name for name in whole.names if name not in found.column_names]
+                for name in missing:
+                    found = found.append_column(name, pa.nulls(len(found), whole.field(name).type))
+                writer.write_table(found.select(whole.names).cast(whole))
+        os.replace(stage, path)
+    return path, count
+
+
+def _common(schemas: Sequence[Any]) -> Any:
+    """A schema that holds all pieces: text where they differ."""
+    import pyarrow as pa
+
+    kinds: dict[str, set[Any]] = {}
+    for schema in schemas:
+        for each in schema:
+            kinds.setdefault(each.name, set()).add(each.type)
+    wanted = {name: found - {pa.null()} for name, found in kinds.items()}
+    return pa.schema(
+        [
+            (name, next(iter(found)) if len(found) == 1 else pa.string())
+            for name, found in wanted.items()
+        ]
+    )
+
+
+def _pieces(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while piece := list(islice(records, AT_ONCE)):
+        yield piece
+
+
+def _alike(piece: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records with the same columns, each of one type: whole numbers as numbers, else text."""
+    kinds: dict[str, set[type]] = {}
+    for record in piece:
+        for name, value in record.items():
+            kinds.setdefault(name, set()).add(type(value))
+    made = {name: _conversion(found - {type(None)}) for name, found in kinds.items()}
+    return [
+        {
+            name: None if (value := record.get(name)) is None else convert(value)
+            for name, convert in made.items()
+        }
+        for record in piece
+    ]
+
+
+def _conversion(kinds: set[type]) -> Any:
+    """Numbers are floating throughout, so that pieces and columns fit together."""
+    if kinds <= {bool}:
+        return bool
+    return float if kinds <= {int, float} else str
 
 
 def _settings(unit: dict[str, Any]) -> dict[str, Any]:

@@ -6,19 +6,25 @@ the result that they are read off (a circuit, a trace, an edit), whose file is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache, lru_cache
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 from circuits.base.choices import Ablation, TraceKind
 from circuits.base.errors import OptionError
-from circuits.base.options import Options, build, meaning, option
+from circuits.base.options import Options, as_dict, build, meaning, option
 from circuits.base.results import Result
+from circuits.base.writing import to_json
 from circuits.model.model import Model
 from locate.options import Editing, Evaluating, Judging, Source, Tracing, Wish
 from locate.search import Search
 
+INDECISIVE = ("batch_size", "cache")
+"""Options that decide no result."""
 Found = tuple[Mapping[str, Any], Result | None]
 """A unit's values, and its result where it has one."""
 
@@ -67,13 +73,59 @@ class Verb:
         return known
 
     def options(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The classes' values; OptionError for what none of them takes."""
+        """The classes' values; OptionError for what one of them does not take."""
+        return checked(self.shares(values))
+
+    def shares(self, values: Mapping[str, Any]) -> tuple[tuple[type, str], ...]:
+        """Each class with the part of the settings that it takes, as JSON."""
         given = {**self.usual, **values}
-        made = []
-        for kind in self.kinds:
-            names = {each.name for each in fields(kind)}
-            made.append(build(kind, {k: v for k, v in given.items() if k in names}, self.name))
-        return tuple(made)
+        return tuple(
+            (kind, to_json({name: given[name] for name in _names(kind) if name in given}))
+            for kind in self.kinds
+        )
+
+
+def checked(shares: Sequence[tuple[type, str]]) -> tuple[Any, ...]:
+    """The classes' values; OptionError for what one of them does not take."""
+    return tuple(_built(kind, text) for kind, text in shares)
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
+
+
+@lru_cache(maxsize=100_000)
+def _built(kind: type, text: str) -> Any:
+    """A class's value; few differ between the many units of a grid."""
+    return build(kind, json.loads(text))
+
+
+@lru_cache(maxsize=100_000)
+def decisive(kind: type, text: str) -> str:
+    """What of a class's value decides a result, as JSON: files by what they hold."""
+    found = as_dict(_built(kind, text))
+    for name in found:
+        if name != "relation" and isinstance(found[name], str) and is_data(found[name]):
+            found[name] = {"sha256": content_hash(found[name])}
+    return to_json({name: value for name, value in found.items() if name not in INDECISIVE})
+
+
+def is_data(name: str) -> bool:
+    """Whether an option's text is the path of something."""
+    return ("/" in name or "." in name) and Path(name).expanduser().exists()
+
+
+@cache
+def content_hash(name: str) -> str:
+    """A hash over what a file, or every file of a folder, holds."""
+    path = Path(name).expanduser()
+    whole = sha256()
+    for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if each.is_file():
+            with each.open("rb") as file:
+                whole.update(f"{each.name}\0".encode() + file_digest(file, "sha256").digest())
+    return whole.hexdigest()
 
 
 def verb(name: str) -> Verb:
