@@ -57,7 +57,7 @@ def words(text: str) -> list[str]:
 def rouge_l_recall(said: str, reference: str) -> float:
     """Longest common subsequence of words, as a share of the reference's words (0 to 1).
 
-    Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3. TOFU's
+    Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries". TOFU's
     script stems the words first. NaN for a reference without words.
     """
     a, b = words(said), words(reference)
