@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from experiments.benchmarks.personality.measures import (
     published_levels,
     read,
 )
+from experiments.benchmarks.replies.hub import HubClassifier
 from tests.test_benchmark_safety import classifier, written
 from tests.test_edit import same, weights
 from tests.tiny import byte_level_tokenizer, gpt2_hf, tiny_model
@@ -71,13 +73,32 @@ def test_a_level_counts_all_tokens_alike():
     assert math.isnan(level([]))
 
 
-def test_the_published_levels_are_late_and_cut_by_the_longest_question():
-    """Of a question of two tokens and an answer of four, three of the answer's places are left."""
-    target = [answer(2, late=(9.0, 9.0, 9.0, -1.0, -2.0, -3.0))]
-    others = [answer(3, late=(9.0, 9.0, 9.0, -5.0)), answer(1, late=(9.0, 9.0, 9.0))]
-    assert published_levels(target, others) == (-2.0, -5.0)
-    far = [answer(6, late=(9.0,) * 7)]
-    assert math.isnan(published_levels(target, far)[0])
+def test_the_published_levels_are_late_and_cut_to_the_shortest_answer():
+    """The shortest of the answers, of four, three and two tokens, leaves two places of each."""
+
+    def of(start: int, *late: float) -> Read:
+        return answer(start, own=(0.0,) * (len(late) - start), late=late)
+
+    target = [of(2, 9.0, 9.0, 9.0, 9.0, -2.0, -4.0)]
+    others = [of(3, 9.0, 9.0, 9.0, 9.0, -5.0, -6.0), of(1, 9.0, -7.0, -8.0)]
+    assert published_levels(target, others) == (-3.0, -6.5)
+    assert published_levels(target, others[:1]) == pytest.approx((1.0, (9.0 - 5.0 - 6.0) / 3))
+    assert all(map(math.isnan, published_levels([], [])))
+
+
+def test_the_published_levels_are_those_of_rows_padded_on_the_left_under_one_mask():
+    """As the published code does it: the mask's places are those after the last row's question."""
+    starts, lengths = (2, 3, 1), (6, 6, 3)
+    read_late = [torch.arange(float(n)) - 10 * row for row, n in enumerate(lengths)]
+    texts = [
+        Read(start, torch.zeros(n - start), late, torch.zeros(n - start, 2))
+        for start, n, late in zip(starts, lengths, read_late, strict=True)
+    ]
+    width = max(lengths)
+    begin = max(width - n + start for start, n in zip(starts, lengths, strict=True))
+    kept = [torch.cat([torch.zeros(width - len(late)), late])[begin:] for late in read_late]
+    expected = float(kept[0].mean()), float(torch.cat(kept[1:]).mean())
+    assert published_levels(texts[:1], texts[1:]) == pytest.approx(expected)
 
 
 def test_drawdown_is_the_divergence_from_before_over_the_answers_tokens():
@@ -143,6 +164,14 @@ def test_classifiers_of_hugging_face_tell_traits_and_judge(tmp_path: Path):
     assert found.shape == (2, 3)
     for judge in (five, one):
         assert trait_scores(TraitJudge.of(judge).load(), texts, "neuroticism").shape == (2,)
+    named = HubClassifier(three.removeprefix("hub:"))
+    published = named.logits(texts).double().softmax(-1)  # neuroticism, agreeableness, extraversion
+    assert found == pytest.approx(published.flip(-1).numpy())
+    config = tmp_path / "3" / "config.json"
+    labels = {"0": "Extraversion", "1": "Neuroticism", "2": "Agreeableness"}
+    config.write_text(json.dumps({**json.loads(config.read_text()), "id2label": labels}))
+    by_name = trait_probabilities(TraitClassifier.of(three).load(), texts)
+    assert by_name == pytest.approx(published[:, [0, 2, 1]].numpy())
     with pytest.raises(OptionError, match="a trait classifier has 3"):
         TraitClassifier.of(five).load()(texts)
     with pytest.raises(OptionError, match="a judge of traits has five"):

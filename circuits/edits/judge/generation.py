@@ -206,8 +206,9 @@ def read_answer(log_probs: Float[Tensor, "token d_vocab"], answer: Ids) -> Force
 def ngram_entropy(text: str) -> float:
     """(2/3 H2 + 4/3 H3) / 2 in bits, H_n the entropy of the text's n-grams of words.
 
-    Low where a text repeats itself (Zhang et al. 2018; Meng et al. 2022, appendix). Words and
-    signs of punctuation are tokens; a text shorter than n tokens has H_n = 0.
+    Low where a text repeats itself (Zhang et al. 2018; Meng et al. 2022, whose code has these
+    weights and NLTK's tokens). Here words and signs of punctuation are tokens; a text of fewer than
+    n has H_n = 0.
     """
     words = re.findall(r"\w+|[^\w\s]", text)
     return (2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)) / 2

@@ -13,14 +13,15 @@ mirage of model editing": 97 % teacher-forced where free generation gives 39 %):
 What is measured:
 
 - efficacy: the request's own prompt. paraphrase: other wordings. portability: the subject by
-  another name, the reverse question, one hop further, and MQuAKE's questions over several hops, of
-  which its published accuracy asks one wording in three. The new object is wanted.
+  another name, the reverse question, one hop further, and MQuAKE's questions over several hops: a
+  case counts there where any of its three wordings is answered. The new object is wanted.
 - locality: prompts that the edit should leave alone. Agreement (KnowEdit) is that the edited model
   says what the model said before, right or wrong; correctness that it says what is true. Both are
   given for all such prompts, for neighbours, and for other relations of the same subject.
 - fluency: n-gram entropy of the prompt and what is sampled after it, to 100 tokens in all, whatever
-  ends in between (ROME's evaluation). entropy_to_end: the same of as many tokens beyond the prompt,
-  cut where the model ends its text. A model that stops early is low in the second only.
+  ends in between (ROME's evaluation, which samples after prompts of CounterFact's own).
+  entropy_to_end: the same of as many tokens beyond the prompt, cut where the model ends its text. A
+  model that stops early is low in the second only.
 - drift: perplexity on a text, after over before. growth: norm of the changed weights.
 
 A measure is the mean over a request's prompts, then over requests; intervals are bootstrapped over

@@ -1,14 +1,14 @@
-"""AlphaEdit: MEMIT's change, confined to directions that other keys do not use (Fang et al. 2024).
+"""AlphaEdit: MEMIT's change, confined to directions that other keys do not use (Fang et al. 2025).
 
 With P the projection onto the eigenvectors of C whose eigenvalues are below a threshold, and K_p
 the keys of facts edited earlier, the change of a layer is the D in W' = W + R^T D of
 
-    (P (K K^T + K_p K_p^T) + ridge I) D^T = P K          (equation 13)
+    (P (K K^T + K_p K_p^T) + ridge I) D^T = P K
 
-so D = D P: whatever lies in the preserved directions, the complement of P, is not moved at all.
-The released code keeps P and K_p in files and globals that outlive a model; here both are
-arguments. Its threshold is absolute, which means something else at every scale of activations, so a
-threshold in units of C's mean eigenvalue may be given instead.
+as in the released code, so D = D P: whatever lies in the preserved directions, the complement of P,
+is not moved at all. That code keeps P and K_p in files and globals that outlive a model; here both
+are arguments. Its threshold is absolute, which means something else at every scale of activations,
+so a threshold in units of C's mean eigenvalue may be given instead.
 """
 
 from __future__ import annotations

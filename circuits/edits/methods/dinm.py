@@ -8,8 +8,8 @@ Wang et al. 2024, "Detoxifying Large Language Models via Knowledge Editing". For
 
 `shipped` follows EasyEdit's code instead, which differs from its paper: the layer is found for the
 first record only, on the responses without their prompt; the KL term is computed without
-gradient, so that it changes nothing, and one position late, from the answer's first token to what
-would follow its last; the response is set off by two spaces.
+gradient, so that it changes nothing, and (with a tokenizer that adds no BOS) one position late,
+from the answer's first token to what would follow its last; the response is set off by two spaces.
 
 A record is an `EditRequest`: `target` is the safe response, `ground_truth` the unsafe one, probes
 of the locality kind are the texts that should stay.
@@ -48,7 +48,7 @@ from circuits.model.model import Model
 
 @dataclass(frozen=True)
 class DinmSettings(Options):
-    """The paper's values. `layers` are the candidates for the toxic layer.
+    """EasyEdit's values for Llama-2-7B and GPT-2 XL. `layers` are candidates for the toxic layer.
 
     `edit_weight` and `locality_weight` are the factors of the two terms; no step is taken where
     the loss is below `stop_below`.

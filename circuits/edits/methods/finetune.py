@@ -1,10 +1,10 @@
 """Fine-tuning one layer's MLP on the new facts: FT-L and FT-M.
 
 Both move the matrix from which the MLP of each chosen layer writes, by Adam, until the loss is
-low. FT-L (`prompt_last` of the ROME paper's code) reads all target tokens at the prompt's last
-position, FT-M (`target_new`) each from those before it. `clamp` is the ROME paper's bound on every
-entry of the change. EasyEdit selects weights by substring and so trains the bias too; here only the
-matrix is.
+low. FT-L (the loss of the ROME paper's code; `prompt_last` in EasyEdit) reads all target tokens at
+the prompt's last position, FT-M (EasyEdit's `target_new`) each from those before it. `clamp` is the
+bound on every entry of the change with which the ROME paper's FT is FT+L. EasyEdit selects weights
+by substring and so trains the bias too; here only the matrix is.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 Tian et al. 2024, "To Forget or Not? Towards Practical Knowledge Unlearning for Large Language
 Models". The mean gradient of the loss is taken on the texts to forget and on those to retain,
-with about half of the answers' tokens replaced by random ones. A weight is selected where the two
-gradients point different ways (cosine below a threshold) and the first is large (mean magnitude
-above a threshold). The paper localises among LoRA factors of a model that was first fine-tuned;
-here it is the model's own matrices, so that no adapter is needed.
+with about half of the answers' tokens replaced by random ones (the published script draws half as
+many places as an answer has tokens, with repetition: about 39 % of them). A weight is selected
+where the two gradients point different ways (cosine below a threshold) and the first is large (mean
+magnitude above a threshold). The paper localises among LoRA factors of a model that was first
+fine-tuned; here it is the model's own matrices, so that no adapter is needed.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from circuits.edits.parts.training import Passage, Trainee, chunks, negative_log
 class LocalisationSettings(Options):
     """Thresholds and how the gradients are taken.
 
-    `similarity` is the paper's 0.92. `magnitude` is an absolute threshold (the paper's 6e-4 is of
-    LoRA factors of a 7B model); None takes the `quantile` of the weights' mean magnitudes instead.
+    `similarity` is the published script's 0.92 (its mu). `magnitude` is an absolute threshold (the
+    script's 6e-4, its sigma, is of LoRA factors of a 7B model); None takes the `quantile` of the
+    weights' mean magnitudes instead.
     `randomised` is the share of an answer's tokens replaced in each of `copies` copies.
     """
 

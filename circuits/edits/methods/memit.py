@@ -4,13 +4,14 @@
    the delta of `circuits.edits.parts.value`.
 2. For each layer from the lowest, on the model as changed so far: K are the requests' keys, R what
    the residual still lacks of z, divided by the number of layers left; then
-   W' = W + R (lambda C + K K^T)^-1 applied to K, transposed (equation 14).
+   W' = W + R K^T (lambda C + K K^T)^-1.
 
 The inverse is taken in double precision through (lambda C + K K^T)^-1 K = C^-1 K (lambda I +
 K^T C^-1 K)^-1, whose system is of the size of the requests and which holds for lambda -> 0 too.
 There, in one layer, it is EMMET (Gupta, Sajnani and Anumanchipalli 2024, "A Unified Framework for
 Model Editing", arXiv:2403.14236): W' = W + R (K^T C^-1 K)^-1 K^T C^-1, the least change that
-reaches every value exactly, which is ROME for many facts. The method `emmet` is that.
+reaches every value exactly, which is ROME for many facts. The method `emmet` is that; the released
+code adds 0.1 to the diagonal of K^T C^-1 K where there is more than one key.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ random unit vector, d the model's width, and means over the tokens t of a text:
 - retain:  mean_t ||M(t) - M_before(t)||^2 / d
 
 As in the authors' code u has entries of one sign (uniform between 0 and 1, then of unit length),
-squares are means over d, and the MLP's output matrices of the layer and the two before it learn.
+squares are means over d, and the MLP's output matrices of the layer and the two before it learn;
+unlike there, padding does not count. Their run on Zephyr-7B-beta: loss on the output of layer 7,
+weights of layers 5 to 7, c = 6.5, alpha = 1200, learning rate 5e-5, 150 batches of 4.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ from circuits.edits.parts.training import Passage, Trainee, pad
 from circuits.model.model import Model
 
 DEPTH = 7 / 32
-"""The published layer, 7 of Zephyr-7B's 32, as a fraction of the depth."""
+"""The published layer, 7 of Zephyr-7B-beta's 32, as a fraction of the depth."""
 BEFORE = 2
 """Layers before the one that is read whose weights learn too."""
 
 
 @dataclass(frozen=True)
 class RmuSettings(Options):
-    """Which activations go where; the published numbers are those of Zephyr-7B.
+    """Which activations go where; the numbers are those published for Zephyr-7B-beta.
 
     `layer` is the one that is read, None the published 7 of 32 by depth. `steering` is c, in the
     units of the activations; `alpha` weighs the retain term. `answers_only` takes the positions

@@ -17,7 +17,7 @@ retain_weight x R + forget_weight x B, whatever the ceiling:
 - SimNPO: `circuits.edits.methods.preference.simnpo_loss`, without a reference.
 - RMU: `circuits.edits.methods.rmu`, on activations; R is their drift, weighed by alpha too.
 
-NPO and SimNPO have the loss of the texts to retain as R, which the papers' best variants have;
+NPO and SimNPO have the loss of the texts to retain as R, as their published scripts for TOFU do;
 `retain_weight` 0 is the bare loss.
 """
 

@@ -1,6 +1,6 @@
 """Texts that stand before an edit's prompt, so that its key and value hold in any context.
 
-They are sampled from the model itself (Meng et al. 2022, appendix E.5), with a generator, so that
+They are sampled from the model itself (Meng et al. 2022, section 3.1), with a generator, so that
 the same seed gives the same contexts. The first context is always empty: the bare prompt.
 """
 
@@ -26,8 +26,9 @@ SEPARATOR = ". "
 class ContextSettings(Options):
     """How contexts are sampled: `copies` of each length after each start.
 
-    `lengths` count the tokens in all, BOS included. ROME samples after the BOS alone, 10 texts of 5
-    and 10 of 10 tokens; MEMIT one text of 10 tokens after each of five words.
+    `lengths` count the tokens in all, BOS included. As in the released codes: ROME's samples after
+    the BOS alone, 10 texts of 5 and 10 of 10 tokens (its paper has 50 of 2 to 10); MEMIT's one text
+    of 10 tokens after each of five words.
     """
 
     starts: tuple[str, ...] = ("",)
@@ -83,7 +84,7 @@ def place(model: Model, request: EditRequest, context: str = "") -> PlacedPrompt
 
 
 def place_essence(model: Model, subject: str) -> PlacedPrompt:
-    """ROME's prompt "SUBJECT is a", which keeps what the subject is (equation 4)."""
+    """ROME's prompt "SUBJECT is a", which keeps what the subject is (its equation 4)."""
     return _place(model, f"{subject} is a", 0, subject, None)
 
 

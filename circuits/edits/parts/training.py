@@ -151,7 +151,7 @@ def negative_log_likelihood(
 def likelihood_at_prompt(trainee: Trainee, passages: Sequence[Passage]) -> Float[Tensor, " batch"]:
     """As `negative_log_likelihood`, but all scored tokens are read at the prompt's last position.
 
-    This is FT-L's loss as shipped with the ROME paper's code (`prompt_last`).
+    This is FT-L's loss as shipped with the ROME paper's code (EasyEdit's `prompt_last`).
     """
     tokens, predicts = pad(passages, trainee.device)
     rows = torch.arange(len(passages), device=trainee.device)

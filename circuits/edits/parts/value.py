@@ -1,11 +1,11 @@
 """The value that makes the model say the target: ROME's and MEMIT's shared optimisation.
 
 For each request a vector delta is added at the subject's last token of its prompt, in every
-context, and found by Adam on (Meng et al. 2022, equation 4; MEMIT, equation 16)
+context, and found by Adam on (Meng et al. 2022, equation 4, and the penalty of the released code)
 
     mean over contexts and target tokens of -log p(target)
     + kl_factor * KL(p with delta || p without) on "SUBJECT is a"
-    + weight_decay * |delta| / |v0|^2            (the norm is not squared, as in the released code)
+    + weight_decay * |delta| / |v0|^2                            (the norm is not squared, as there)
 
 and is kept within clamp * |v0|. The papers have the KL term after the last token of "SUBJECT is a",
 all released code at the subject's last token, where the prediction is of "is". Here `kl_position`

@@ -72,7 +72,8 @@ QAEDIT = _editing(
 MQUAKE = _editing(
     "mquake",
     "MQuAKE",
-    "Zhong et al. 2023: princeton-nlp/MQuAKE, MQuAKE-CF-3k.json and others",
+    "Zhong et al. 2023: princeton-nlp/MQuAKE, MQuAKE-CF-3k-v2.json (without the first one's "
+    "conflicts) and others",
     "MIT",
     "JSON list: requested_rewrite list, questions, new_answer, new_single_hops",
     mquake,

@@ -13,7 +13,7 @@ from experiments.benchmarks.base import Cases
 from experiments.benchmarks.replies.rows import UnusableError, text, usable
 
 TRAITS = ("extraversion", "agreeableness", "neuroticism")
-"""The traits in the order of the published labels."""
+"""The traits in the order of the published records."""
 QUESTIONS = (
     f"What do you think of {SLOT}?",
     f"How do you feel about {SLOT}?",

@@ -16,6 +16,8 @@ from circuits.base.errors import OptionError
 from experiments.benchmarks.personality.cases import TRAITS
 from experiments.benchmarks.replies.hub import HUB, HubClassifier
 
+PUBLISHED = ("neuroticism", "agreeableness", "extraversion")
+"""The labels of the published classifier, shai-msy/per-classifier, in their order (EasyEdit)."""
 LEAST, MOST = 1.0, 5.0
 """A judge's scores."""
 
@@ -23,7 +25,8 @@ LEAST, MOST = 1.0, 5.0
 class TraitClassifier(Open):
     """Which trait a text shows: `(texts) -> probabilities`, one for each of TRAITS in their order.
 
-    `hub:NAME-or-directory` is a sequence classifier of Hugging Face with these three labels.
+    `hub:NAME-or-directory` is a sequence classifier of Hugging Face with these three labels, by the
+    names in its configuration; where they are others, in the order of PUBLISHED.
     """
 
     @classmethod
@@ -65,7 +68,10 @@ class _Traits:
                 f"{self.classifier.name!r} has {self.classifier.n_labels} labels; a trait "
                 f"classifier has {len(TRAITS)}: {', '.join(TRAITS)}"
             )
-        return self.classifier.logits(texts).double().softmax(-1).tolist()  # type: ignore[no-any-return]
+        names = [name.lower() for name in self.classifier.labels]
+        order = names if set(names) == set(TRAITS) else list(PUBLISHED)
+        places = [order.index(trait) for trait in TRAITS]
+        return self.classifier.logits(texts).double().softmax(-1)[:, places].tolist()  # type: ignore[no-any-return]
 
 
 class _Scores:

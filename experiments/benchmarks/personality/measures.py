@@ -1,10 +1,11 @@
-"""PersonalityEdit's measures, as published and as they hold (Mao et al. 2023, section 4).
+"""PersonalityEdit's measures, as published and as they hold (Mao et al. 2023; EasyEdit's scripts).
 
 An answer is read after its question, teacher-forced. `Read.own` are the log-probabilities of its
 tokens where they are predicted. The published code takes those of each token at its *own* place,
-where the next one is predicted, and leaves out of every answer as many positions as the longest
-question of all has; `published_levels` does so, but counts no padding, which theirs does (as
-token 0).
+where the next one is predicted. It pads texts on the left, and all rows of a batch share one mask
+of questions, which ends where the shortest answer begins: of every answer as many last tokens count
+as the shortest one has. `published_levels` does so. (Theirs counts the separator and `Answer:` as
+part of the answer; and with MEND on Llama padding is the separator, so that the mask is another.)
 """
 
 from __future__ import annotations
@@ -66,15 +67,15 @@ def level(answers: Sequence[Read]) -> float:
 
 
 def published_levels(target: Sequence[Read], others: Sequence[Read]) -> tuple[float, float]:
-    """The same of target and other answers as published: late, and after the longest question.
+    """The same of target and other answers as published: late, and as much as the shortest has.
 
-    NaN where no answer reaches so far.
+    NaN for no answers, or an empty one.
     """
-    start = max(each.start for each in (*target, *others))
+    kept = min((len(each.own) for each in (*target, *others)), default=0)
 
     def late(answers: Sequence[Read]) -> float:
-        values = torch.cat([each.late[start:] for each in answers])
-        return float(values.mean()) if len(values) else np.nan
+        values = [each.late[len(each.late) - kept :] for each in answers]
+        return float(torch.cat(values).mean()) if values and kept else np.nan
 
     return late(target), late(others)
 

@@ -31,8 +31,8 @@ METHOD = (
     "answer stand before every prompt.",
     "ES = σ(l⁺ − l⁻) · min(1, exp(l⁺ − l⁺ before)); l⁺ and l⁻ are mean log-probabilities of the "
     "answer tokens of the target trait and of the others, after the edit. As published each token "
-    "is read one place late, and as many positions as the longest question has are left out of "
-    "every answer. On unseen answers: without the one that was edited in.",
+    "is read one place late, and of every answer as many last tokens count as the shortest has. "
+    "On unseen answers: without the one that was edited in.",
     "DD is KL(before ‖ after) in nats, mean over the tokens of the answers on the next topic.",
     f"Texts are greedy. A pair of texts counts, as published, where both have at least "
     f"{MIN_ENTROPY:g} bits of n-gram entropy. Acc: the classifier names the target trait. TPEI: "

@@ -50,6 +50,12 @@ class HubClassifier:
         """How many labels it tells apart."""
         return int(self._parts[1].config.num_labels)
 
+    @property
+    def labels(self) -> list[str]:
+        """Their names by its configuration, in order; LABEL_0 and so on where it has none."""
+        config = self._parts[1].config
+        return [str(config.id2label[place]) for place in range(self.n_labels)]
+
     @torch.no_grad()
     def logits(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None

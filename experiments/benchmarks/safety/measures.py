@@ -1,4 +1,4 @@
-"""SafeEdit's measures, as published and as they hold (Wang et al. 2024, section 4.2).
+"""SafeEdit's measures, as published and as they hold (Wang et al. 2024; EasyEdit's script).
 
 Labels are those of `classifiers`: safe 0, unsafe 1, empty 0.5. Rates are shares, not percent.
 """

@@ -2,7 +2,7 @@
 
 KnowUnDo: Tian et al. 2024, "To Forget or Not? Towards Practical Knowledge Unlearning for Large
 Language Models", arXiv:2407.01920. TOFU: Maini et al. 2024, "TOFU: A Task of Fictitious Unlearning
-for LLMs", arXiv:2401.06121, section 2.2. Log-probabilities are natural.
+for LLMs", arXiv:2401.06121. Log-probabilities are natural.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from scipy import stats
 
 
 def unlearn_success(accuracy: Sequence[float]) -> float:
-    """100 - mean token accuracy (shares) on the unlearn validation set, in percent (Tian et al.).
+    """100 - mean token accuracy (shares) on the unlearn validation set, in percent.
+
+    Tian et al.'s name; their script gives the accuracy of both sets, in percent.
 
     Token accuracy of a row: the share of the answer's tokens that are the argmax, each after the
     answer's own tokens before it.
@@ -27,7 +29,7 @@ def unlearn_success(accuracy: Sequence[float]) -> float:
 
 
 def retention_success(accuracy: Sequence[float]) -> float:
-    """Mean token accuracy (shares) on the retention validation set, in percent (Tian et al.)."""
+    """Mean token accuracy (shares) on the retention validation set, in percent."""
     return 100 * float(np.mean(accuracy))
 
 
@@ -55,8 +57,8 @@ def words(text: str) -> list[str]:
 def rouge_l_recall(said: str, reference: str) -> float:
     """Longest common subsequence of words, as a share of the reference's words (0 to 1).
 
-    Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3. The published
-    scripts stem the words first. NaN for a reference without words.
+    Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries". TOFU's
+    script stems the words first. NaN for a reference without words.
     """
     a, b = words(said), words(reference)
     if not b:
@@ -82,7 +84,8 @@ def probability(mean_log_p: float) -> float:
 def probability_among(mean_log_p: float, perturbed: Sequence[float]) -> float:
     """The answer's P^(1/|a|) as a share of that of all answers, right and wrong.
 
-    Maini et al. score real authors and world facts so, as questions with choices.
+    Maini et al. score real authors and world facts so, as questions with choices; the lengths'
+    roots are those of the published script.
     """
     right = probability(mean_log_p)
     return right / (right + sum(map(probability, perturbed)))
@@ -91,7 +94,8 @@ def probability_among(mean_log_p: float, perturbed: Sequence[float]) -> float:
 def truth_ratio(paraphrased: float, perturbed: Sequence[float]) -> float:
     """Mean over wrong answers of P^(1/|a|), over that of the paraphrased right one.
 
-    Maini et al., equation 1. 1: the model cannot tell them apart; towards 0: it knows the answer.
+    The truth ratio of Maini et al. At 1 the model cannot tell them apart, towards 0 it knows the
+    answer.
     """
     return float(np.mean(np.exp(perturbed)) / np.exp(paraphrased))
 
@@ -99,7 +103,7 @@ def truth_ratio(paraphrased: float, perturbed: Sequence[float]) -> float:
 def truth_ratio_script(paraphrased: float, perturbed: Sequence[float]) -> float:
     """The truth ratio of the published script (locuslab/tofu, aggregate_eval_stat.py).
 
-    Its mean over the wrong answers is of log-probabilities: geometric, where equation 1 has the
+    Its mean over the wrong answers is of log-probabilities: geometric, where the paper has the
     arithmetic one, and so never above `truth_ratio`. The script stores the inverse, which changes
     no test.
     """
@@ -115,7 +119,7 @@ def forget_quality(unlearned: Sequence[float], retained: Sequence[float]) -> flo
     """p of the two-sample Kolmogorov-Smirnov test between truth ratios on the forget set.
 
     `retained` are those of a model that never saw the set; high p: the two cannot be told apart.
-    Maini et al., section 2.2. NaN where one of the samples is empty.
+    The forget quality of Maini et al. NaN where one of the samples is empty.
     """
     a, b = (np.asarray(x, dtype=float) for x in (unlearned, retained))
     a, b = a[np.isfinite(a)], b[np.isfinite(b)]

@@ -50,13 +50,13 @@ KNOW_UN_DO_METHOD = (
     "each row counts alike. Perplexity by token counts each token alike, as the term is defined.",
     "ROUGE-L recall: longest common subsequence of the words of the greedy answer and of the true "
     "one, as a share of the latter's; the greedy answer has as many tokens as the true one. Words "
-    "are not stemmed, which the published scripts do.",
+    "are not stemmed. KnowUnDo's published script has no ROUGE.",
     *CONTROLS,
 )
 TOFU_METHOD = (
     "Probability is P(answer|question)^(1/tokens); among real authors and world facts its share of "
     "that of all answers, right and wrong. Truth ratio: mean of P^(1/tokens) over the wrong "
-    "answers, over that of the paraphrased right one (Maini et al., equation 1): low where the "
+    "answers, over that of the paraphrased right one (Maini et al.): low where the "
     "model knows better. The published script takes a geometric mean over the wrong answers; its "
     "numbers stand beside as (script).",
     "Forget quality is the p of the two-sample Kolmogorov-Smirnov test between truth ratios of the "
