@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from circuits.base.choosing import Choice
 from circuits.base.errors import KnowledgeCircuitsError, OptionError, StoreError
@@ -81,13 +82,15 @@ class Workplace:
         return self._made[key]  # type: ignore[no-any-return]
 
 
-class Job(Protocol):
+class Job(ABC):
     """One unit of work, as small as its name; it can be pickled."""
 
     @property
+    @abstractmethod
     def label(self) -> str:
         """What progress calls it."""
 
+    @abstractmethod
     def run(self, place: Workplace) -> None:
         """Do it, and store the result. What it raises is recorded, and the others go on."""
 

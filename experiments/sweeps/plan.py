@@ -18,7 +18,7 @@ from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.plain import plain
 from circuits.base.records import read_json
 from circuits.base.writing import save_json
-from experiments.executors.base import Workplace
+from experiments.executors.base import Job, Workplace
 from experiments.sweeps.spec import ModelSpec, Work
 from experiments.sweeps.store import Store
 from experiments.sweeps.verbs import decisive, verb
@@ -27,7 +27,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class UnitJob:
+class UnitJob(Job):
     """A work with the model's identity, as an executor takes it up."""
 
     work: Work

@@ -89,6 +89,10 @@ class Store:
         """Where a unit's failure is told."""
         return self.folder / "errors" / f"{key}.json"
 
+    def unit(self, key: str) -> dict[str, Any] | None:
+        """What a stored unit is and gave; None where there is none, or a damaged one."""
+        return read_unit(self.path(key), key)
+
     def whole(self) -> set[str]:
         """Keys of all units that are stored and whole.
 

@@ -124,7 +124,8 @@ def content_hash(name: str) -> str:
     for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if each.is_file():
             with each.open("rb") as file:
-                whole.update(f"{each.name}\0".encode() + file_digest(file, "sha256").digest())
+                name = str(each.relative_to(path)) if path.is_dir() else ""
+                whole.update(f"{name}\0".encode() + file_digest(file, "sha256").digest())
     return whole.hexdigest()
 
 

@@ -12,7 +12,7 @@ from circuits.base.errors import UnitError
 from experiments.analyses.engine.base import Analysis
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.parts import compute_part
-from experiments.executors.base import Executing, Outcome, Status, Workplace, execute
+from experiments.executors.base import Executing, Job, Outcome, Status, Workplace, execute
 
 Find = Callable[[Any], Analysis]
 """Gives an analysis again, from what names it; a function of a module, so that it travels."""
@@ -65,7 +65,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class PartJob:
+class PartJob(Job):
     """One unit of an analysis: `find(named)` is the analysis."""
 
     find: Find
