@@ -135,7 +135,7 @@ sys.exit(main(["models", "--json"]) or main(["run", "--list"]))
 
 
 def test_every_import_of_the_package_is_declared_and_every_declared_one_is_imported():
-    declared = requirements("app", "notebook")
+    declared = requirements("app", "notebook", "ray")
     assert imported_by_the_package() - {"ipython"} == set(declared) - NOT_IMPORTED
 
 

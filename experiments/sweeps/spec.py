@@ -53,6 +53,11 @@ class Work:
     model: ModelSpec
     settings: Mapping[str, Any]
 
+    @property
+    def content(self) -> Any:
+        """What tells it from another work of its verb."""
+        return to_json(self.settings) if self.verb in PARTS else self.shares
+
     @cached_property
     def shares(self) -> tuple[tuple[type, str], ...]:
         """The settings by the classes of options that take them, as JSON."""
@@ -123,7 +128,7 @@ def parse_spec(found: Any) -> Spec:
 
 def _once_each(works: Sequence[Work]) -> tuple[Work, ...]:
     """The works without repetitions, which come of axes that name a value twice."""
-    return tuple({(w.verb, w.model, to_json(w.settings)): w for w in works}.values())
+    return tuple({(work.verb, work.model, work.content): work for work in works}.values())
 
 
 def _listed(value: Any) -> list[Any]:

@@ -83,7 +83,7 @@ def report(parts: Mapping[str, Part]) -> Report:
         Section(
             "What each method does",
             _unasked_text(methods),
-            tables=tuple(_rate_table(scoring, rows) for scoring in SCORINGS),
+            tables=_rate_tables(rows),
         ),
         Section("What it costs", "", tables=(_cost_table(methods, tables), _requests(methods))),
     )
@@ -227,14 +227,24 @@ def _by_case(units: Sequence[Part]) -> dict[int, dict[str, float]]:
 # --- tables --------------------------------------------------------------------------------------
 
 
+def _rate_tables(rows: Mapping[str, SuccessTable]) -> tuple[Table, ...]:
+    """One table a scoring, as far as it says anything of these cases."""
+    made = (_rate_table(scoring, rows) for scoring in SCORINGS)
+    return tuple(table for table in made if len(table.columns) > 1)
+
+
 def _rate_table(scoring: str, rows: Mapping[str, SuccessTable]) -> Table:
-    present = [m for m in NAMES if any(m in table.after for table in rows.values())]
+    present = [
+        measure
+        for measure in NAMES
+        if any(_is_defined(_rate(table, measure, scoring)) for table in rows.values())
+    ]
     columns = [NAMES[measure] for measure in present]
     body: list[list[Any]] = [
         [label, *(_rate(table, measure, scoring) for measure in present)]
         for label, table in rows.items()
     ]
-    if scoring == "likelihood":
+    if scoring == "likelihood" and any(np.isfinite(table.score) for table in rows.values()):
         columns.append("score")
         for line, table in zip(body, rows.values(), strict=True):
             line.append(table.score)
@@ -248,6 +258,10 @@ def _rate_table(scoring: str, rows: Mapping[str, SuccessTable]) -> Table:
         else "",
         percent=set(columns),
     )
+
+
+def _is_defined(rate: Interval | None) -> bool:
+    return rate is not None and bool(np.isfinite(rate.value))
 
 
 def _rate(table: SuccessTable, measure: Measure, scoring: str) -> Interval | None:
