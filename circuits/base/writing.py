@@ -100,12 +100,20 @@ def _is_running(process: int) -> bool:
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON text; NumericalError for NaN or infinity. Paths, enums and numpy scalars are plain."""
     try:
+        if indent is None:
+            return _compact().encode(value)
         return json.dumps(value, allow_nan=False, indent=indent, default=_plain)
     except ValueError:
         place = _not_finite(value)
         if place is None:
             raise
         raise NumericalError(f"{place or 'the value'} is NaN or infinite") from None
+
+
+@cache
+def _compact() -> json.JSONEncoder:
+    """Made once: `json.dumps` makes one each time."""
+    return json.JSONEncoder(allow_nan=False, default=_plain)
 
 
 def save_json(value: Any, path: str | Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from circuits.base.choices import Ablation, TraceKind
@@ -80,7 +81,7 @@ class Verb:
         """Each class with the part of the settings that it takes, as JSON."""
         given = {**self.usual, **values}
         return tuple(
-            (kind, to_json({name: given[name] for name in _names(kind) if name in given}))
+            (kind, intern(to_json({name: given[name] for name in _names(kind) if name in given})))
             for kind in self.kinds
         )
 
