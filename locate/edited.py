@@ -54,8 +54,8 @@ class Edited(Shown):
     """Edits of a model with what they did; the model itself is as it was.
 
     `run` has the outcomes and scores, `requests` what was asked for. `evidence` says how the layers
-    were chosen, where a trace or a circuit did. `perplexity` is that before, `left_out` lists probes that could
-    not be asked.
+    were chosen, where a trace or a circuit did. `perplexity` is that before, `left_out` lists
+    probes that could not be asked.
     """
 
     model: Model

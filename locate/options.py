@@ -236,8 +236,8 @@ class Editing(Options):
 
     method: str = option(
         "rome",
-        "rome, rome-original, memit, emmet, alphaedit, ft, ft-l, cake, cake-circuit, cake-stated, dinm, "
-        "dinm-easyedit or easyedit:NAME (with EASYEDIT_HOME).",
+        "rome, rome-original, memit, emmet, alphaedit, ft, ft-l, cake, cake-circuit, cake-stated, "
+        "dinm, dinm-easyedit or easyedit:NAME (with EASYEDIT_HOME).",
     )
     layers: str | None = option(None, _LAYERS)
     moments: str | None = option(

@@ -18,8 +18,8 @@ from circuits.edits.methods.unlearn import unlearn
 from circuits.edits.parts.examples import Example, fact_examples, read_examples, split_facts
 from circuits.edits.parts.training import (
     Passage,
-    block_matrices,
     Trainee,
+    block_matrices,
     divergence,
     negative_log_likelihood,
     passage,

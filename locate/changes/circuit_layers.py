@@ -6,8 +6,9 @@
 2. A layer's weight is the sum of |score| over the circuit's edges that leave its MLP, as a share of
    all layers'. The fewest layers that hold half of it are taken.
 3. The same once more in sentences that give the subject another name first and ask of that
-   (`circuits.edits.parts.uses`), for the requests that the model answers there: the fact as the last
-   of two steps, which the CaKE paper finds in later layers. Both sets of layers are edited.
+   (`circuits.edits.parts.uses`), for the requests that the model answers there: the fact as the
+   last of two steps, which CaKE (Yao et al. 2025, arXiv:2503.16356) finds in later layers. Both
+   sets of layers are edited.
 """
 
 from __future__ import annotations
@@ -92,20 +93,24 @@ def layers_by_circuit(
     """
     if not 0 < share <= 1:
         raise OptionError(f"`share` is above 0 and at most 1, not {share:g}")
-    few, everyone = list(requests[:limit]), list(everyone)
+    everyone = list(everyone)
+    few = {
+        each: None if each.relation in atlas() else same_words(each, everyone)
+        for each in requests[:limit]
+    }
     left_out: list[str] = []
-    pairs = _pairs(model, few, everyone, partners, seed, left_out)
+    pairs = _pairs(model, list(few.items()), partners, seed, left_out)
     if not pairs:
         reason = left_out[0] if left_out else "there is no request"
         raise PromptError(f"no circuit can be found to choose layers: {reason}")
     found = [_layers(model, Use.STATED, pairs, share, batch_size)]
     again = [
-        each
-        for request in few
+        (each, others)
+        for request, others in few.items()
         for prompt in by_another_name(request.prompt)
-        if _answers(model, each := replace(request, prompt=prompt))
+        if _answers(model, each := replace(request, prompt=prompt), left_out)
     ]
-    if later := _pairs(model, again, everyone, partners, seed, left_out):
+    if later := _pairs(model, again, partners, seed, left_out):
         found.append(_layers(model, Use.LAST, later, share, batch_size))
     return CircuitEvidence(tuple(found), tuple(left_out))
 
@@ -143,21 +148,20 @@ def _layers(
 
 def _pairs(
     model: Model,
-    requests: Sequence[EditRequest],
-    everyone: Sequence[EditRequest],
+    asked: Sequence[tuple[EditRequest, list[Fact] | None]],
     partners: int,
     seed: int,
     left_out: list[str],
 ) -> list[TokenPair]:
     found: list[TokenPair] = []
-    for request in requests:
+    for request, others in asked:
         try:
             made = edit_pairs(
                 model.tokenizer,
                 [request],
                 contrast=Contrast.ANSWER,
                 partners=partners,
-                others=None if request.relation in atlas() else same_words(request, everyone),
+                others=others,
                 seed=seed,
             )
         except (OptionError, PromptError) as error:
@@ -176,9 +180,13 @@ def same_words(request: EditRequest, everyone: Iterable[EditRequest]) -> list[Fa
     ]
 
 
-def _answers(model: Model, request: EditRequest) -> bool:
+def _answers(model: Model, request: EditRequest, left_out: list[str]) -> bool:
     """Whether the model says the old object, token by token."""
     if request.ground_truth is None:
         return False
-    old = place(model, replace(request, target=request.ground_truth, probes=()))
+    try:
+        old = place(model, replace(request, target=request.ground_truth))
+    except PromptError as error:  # too long for the model
+        left_out.append(str(error))
+        return False
     return bool(target_scores(model, [old]).said.all())

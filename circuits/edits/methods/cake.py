@@ -11,13 +11,14 @@ arXiv:2503.16356, section 4.
    -log p(token | those before it).
 
 Rank, alpha, learning rate, epochs, batch size, the matrices and the loss are those of the released
-code (zjunlp/CaKE, `edit_utils.py`), which trains every layer, as `cake` does. What is not kept: there
-a language model writes the sentences for each fact, with other wordings of it, here they are made
-from six fixed forms; there padding is scored, the learning rate falls to zero, inputs of A are
-dropped out and the model is in bf16, here none of that is so.
+code (zjunlp/CaKE, `edit_utils.py`), which trains every layer, as `cake` does. What is not kept:
+there a language model writes the sentences for each fact, other wordings of it among them; here
+four fixed forms are filled in. There padding is scored, the learning rate falls to zero, inputs of
+A are dropped out and the model is in bf16; here none of that is so.
 
-`cake-circuit` changes only the layers that the fact's circuit says (`locate.changes.circuit_layers`);
-`cake-stated` trains on the stated fact alone: what is left of the method without its sentences.
+`cake-circuit` changes only the layers that the fact's circuit says, which
+`locate.changes.circuit_layers` finds. `cake-stated` trains on the stated fact alone: what is left
+of the method without its sentences.
 """
 
 from __future__ import annotations

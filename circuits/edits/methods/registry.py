@@ -27,8 +27,8 @@ class EditMethod(Open):
     `hyperparameters.toml` may have tables, and of which it gets a value with `preset` in it;
     without a class it gets what the user set, a mapping, and the layers that were named, or None.
     It `needs_moments` (given as `moments`), takes `one_request` at a time, or `protects_earlier`
-    requests (given as `earlier`). One that is `at_circuit` changes the layers of the fact's circuit,
-    which `locate.edit` finds where none are named.
+    requests (given as `earlier`). One that is `at_circuit` changes the layers of the fact's
+    circuit, which `locate.edit` finds where none are named.
     """
 
     settings: Any = None

@@ -1,4 +1,4 @@
-"""A change of weights that is the product of two thin matrices, which are what is trained (LoRA)."""
+"""A change of weights that is the product of two thin matrices, which are trained (LoRA)."""
 
 from __future__ import annotations
 

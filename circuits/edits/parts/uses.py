@@ -1,9 +1,9 @@
 """Sentences in which a fact is used: as it is, first in a chain of two steps, and last in one.
 
 A chain of two facts is recalled in two places: the first one at the subject, in early layers; the
-second one where the entity between them has arrived, in later layers (Yao et al. 2025, CaKE, section
-3). A fact that is to be used in both places is trained in both. The sentences are our own, and need
-the request alone: what else a chain takes stands in the sentence itself.
+second one where the entity between them has arrived, in later layers (Yao et al. 2025, CaKE,
+arXiv:2503.16356). A fact that is to be used in both places is trained in both. The sentences are
+our own, and need the request alone: what else a chain takes stands in the sentence itself.
 
 - STATED: the request's prompt and target.
 - FIRST: the object is what a second step, which the sentence states, starts from. The old object
@@ -40,10 +40,8 @@ _NAMING = (
     "What is true of {subject} is true of {name}. {asked}",
 )
 _SECOND_STEPS = (
-    'The flag for {one} is red, and the flag for {other} is blue. For what completes "{asked}", the '
-    "flag is",
-    'Put {one} in the red box and {other} in the blue box. What completes "{asked}" goes in the box '
-    "that is",
+    'Say red for {one} and blue for {other}. For what completes "{asked}", say',
+    'Here {one} is written red and {other} is written blue. What completes "{asked}" is written',
 )
 
 
