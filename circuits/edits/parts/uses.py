@@ -45,10 +45,11 @@ _SECOND_STEPS = (
 )
 
 
-def sentences(request: EditRequest, uses: Sequence[Use]) -> list[Example]:
+def sentences(request: EditRequest, uses: Sequence[Use | str]) -> list[Example]:
     """The request's fact in sentences of these uses, each as what is asked and its answer."""
     made = {Use.STATED: _stated, Use.FIRST: _first, Use.LAST: _last}
-    return [each for use in dict.fromkeys(uses) for each in made[use](request)]
+    chosen = dict.fromkeys(Use.of(use, "uses") for use in uses)
+    return [each for use in chosen for each in made[use](request)]
 
 
 def by_another_name(prompt: str, subject: str = SLOT) -> tuple[str, ...]:

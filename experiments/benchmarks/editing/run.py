@@ -45,12 +45,7 @@ def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
     if method == IN_CONTEXT:
         return {**_told(judge, in_context(judge)), "status": {}}
     run = run_edits(editor_of(bench, method), judge, mode_of(case.requests, method))
-    changes = {
-        "status": run.counts(),
-        "notes": run.notes,
-        "seconds": sum(run.seconds),
-        "layers": sorted({layer for each in run.outcomes for layer in each.layers}),
-    }
+    changes = {"status": run.counts(), "notes": run.notes, "seconds": sum(run.seconds)}
     if not run.final:
         return {**_told(judge, []), **changes}
     delta = _whole(run)
