@@ -188,7 +188,7 @@ def unlearn(
     'ga-gd'
     """
     from circuits.edits.methods.unlearn import unlearn as forget_set
-    from locate.edit import parse_layers
+    from locate.edit import named_layers
 
     _, (chosen,) = split(options, Unlearning)
     return forget_set(
@@ -196,7 +196,7 @@ def unlearn(
         texts_of(forget),
         texts_of(retain),
         chosen.method,
-        layers=parse_layers(chosen.layers),
+        layers=named_layers(chosen.layers),
         settings=chosen.settings or {},
         bos=chosen.bos,
         held_out=texts_of(held_out),

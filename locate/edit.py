@@ -27,7 +27,7 @@ from circuits.edits.methods.run import EditOutcome, edit
 from circuits.edits.parts.moments import Moments, find_moments
 from circuits.model.model import Model
 
-AUTO = "auto"
+AUTO, CIRCUIT = "auto", "circuit"
 MOST_DRIFT = 100.0
 """By how many times perplexity may rise; beyond that an edit, or the one of a sequence that brings
 it there, has diverged and is taken back."""
@@ -43,7 +43,12 @@ class Mode(Choice):
 
 @dataclass
 class Editor:
-    """One method with its choices. Second moments are those of the unedited model throughout."""
+    """One method with its choices. Second moments are those of the unedited model throughout.
+
+    A method that is `at_circuit` gets the layers of the requests' circuit where none are named;
+    `everyone` are further requests, from which it takes corrupted subjects
+    (`locate.changes.circuit_layers`). What was found stands in the details as `layers_evidence`.
+    """
 
     model: Model
     method: EditMethod | str
@@ -52,6 +57,7 @@ class Editor:
     seed: int = 0
     cache: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    everyone: Sequence[EditRequest] = ()
 
     def __post_init__(self) -> None:
         self.method = EditMethod.of(self.method)
@@ -63,11 +69,12 @@ class Editor:
         progress: Progress | None = None,
     ) -> EditOutcome:
         """The method's answer to the requests, on the model as it is."""
+        layers, evidence = self._layers(requests)
         outcome = edit(
             self.model,
             requests,
             self.method,
-            layers=self.layers,
+            layers=layers,
             moments=self.moments,
             settings=self.settings,
             seed=self.seed,
@@ -77,7 +84,21 @@ class Editor:
         )
         if "moments" in outcome.provenance and not isinstance(self.moments, Moments):
             self.moments = find_moments(self.model, outcome.layers, self.moments, self.cache)
+        if evidence:
+            outcome = replace(outcome, details={**outcome.details, "layers_evidence": evidence})
         return outcome
+
+    def _layers(self, requests: Sequence[EditRequest]) -> tuple[Sequence[int] | None, str]:
+        """The layers that were named, or that the circuit says, and on what evidence."""
+        method = EditMethod.of(self.method)
+        if not method.at_circuit or self.layers is not None or "layers" in self.settings:
+            return self.layers, ""
+        from locate.changes.circuit_layers import layers_by_circuit
+
+        found = layers_by_circuit(
+            self.model, requests, everyone=self.everyone or requests, seed=self.seed
+        )
+        return found.layers, found.describe()
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,14 +265,16 @@ class _Found:
 
 
 def parse_layers(text: str | None) -> list[int] | None:
-    """Layers as `5`, `3-5` or `3,5`; None for `auto` and for the method's own."""
-    if text is None or text == AUTO:
+    """Layers as `5`, `3-5` or `3,5`; None for `auto`, `circuit` and the method's own."""
+    if text in (None, AUTO, CIRCUIT):
         return None
     layers: list[int] = []
-    for part in text.split(","):
+    for part in str(text).split(","):
         found = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
         if not found:
-            raise OptionError(f"`layers` {text!r} is no layer, range (3-5) or list (3,5), nor auto")
+            raise OptionError(
+                f"`layers` {text!r} is no layer, range (3-5) or list (3,5), nor auto or circuit"
+            )
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first or last - first > 10_000:
             raise OptionError(f"`layers` {text!r} ends before it begins")
@@ -259,13 +282,26 @@ def parse_layers(text: str | None) -> list[int] | None:
     return layers
 
 
+def named_layers(text: str | None) -> list[int] | None:
+    """As `parse_layers`; OptionError for what looks at single facts, where there are none."""
+    if text in (AUTO, CIRCUIT):
+        raise OptionError(f"`layers` {text} looks at single facts: for unlearning name the layers")
+    return parse_layers(text)
+
+
 def chosen_layers(
     model: Model, text: str | None, requests: Sequence[EditRequest]
 ) -> tuple[list[int] | None, str]:
-    """As `parse_layers`, and for `auto` the layer where causal traces say the facts are recalled.
+    """As `parse_layers`, and for `auto` the layer where causal traces say the facts are recalled,
+    for `circuit` the layers where their circuit writes.
 
     The second value says on what evidence; empty where none was needed.
     """
+    if text == CIRCUIT:
+        from locate.changes.circuit_layers import layers_by_circuit
+
+        found = layers_by_circuit(model, requests, everyone=requests)
+        return found.layers, found.describe()
     if text != AUTO:
         return parse_layers(text), ""
     from locate.changes.edit_layer import layer_by_trace

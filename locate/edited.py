@@ -1,7 +1,8 @@
 """Facts edited and judged in one go: what `kc edit` and Python callers get.
 
 1. The requests get the probes that the atlas has for them, and the model is asked them all.
-2. The layers are the method's own for the model, those named, or those that a causal trace finds.
+2. The layers are the method's own for the model, those named, or those that a causal trace or the
+   facts' circuit finds.
 3. The edits are made in their mode (`locate.edit`), and judged by the same questions again.
 """
 
@@ -53,8 +54,8 @@ class Edited(Shown):
     """Edits of a model with what they did; the model itself is as it was.
 
     `run` has the outcomes and scores, `requests` what was asked for. `evidence` says how the layers
-    were chosen, where a trace did. `perplexity` is that before, `left_out` lists probes that could
-    not be asked.
+    were chosen, where a trace or a circuit did. `perplexity` is that before, `left_out` lists
+    probes that could not be asked.
     """
 
     model: Model
@@ -258,9 +259,15 @@ def edit_facts(
         run,
         judge.perplexity,
         editing.seed,
-        evidence,
+        evidence or _found_evidence(run),
         tuple(judge.left_out),
     )
+
+
+def _found_evidence(run: EditRun) -> str:
+    """How the method itself chose the layers of the one edit there is; empty for several."""
+    found = [outcome.details.get("layers_evidence", "") for outcome in run.outcomes]
+    return found[0] if len(found) == 1 else ""
 
 
 def checked_method(editing: Editing) -> EditMethod:

@@ -223,7 +223,10 @@ class Wish(Options):
             )
 
 
-_LAYERS = "5, 3-5 or auto (by causal tracing); default: the method's for the model."
+_LAYERS = (
+    "5, 3-5, auto (by causal tracing) or circuit (where the fact's circuit writes); default: the "
+    "method's for the model."
+)
 _SETTINGS = "Another hyperparameter than the method's, as value.clamp=3; repeatable."
 
 
@@ -233,8 +236,8 @@ class Editing(Options):
 
     method: str = option(
         "rome",
-        "rome, rome-original, memit, emmet, alphaedit, ft, ft-l, dinm, dinm-easyedit or "
-        "easyedit:NAME (with EASYEDIT_HOME).",
+        "rome, rome-original, memit, emmet, alphaedit, ft, ft-l, cake, cake-circuit, cake-stated, "
+        "dinm, dinm-easyedit or easyedit:NAME (with EASYEDIT_HOME).",
     )
     layers: str | None = option(None, _LAYERS)
     moments: str | None = option(

@@ -28,6 +28,7 @@ from tests.tiny import equal_length_pairs, tiny_model
 
 NONSENSE = "no-such-name"
 MADE = {
+    "locate.changes.circuit_layers:CircuitLayers",
     "circuits.edits.methods.run:EditOutcome",
     "locate.edit:EditRun",
     "locate.evaluate:StoredEvaluation",
@@ -110,6 +111,11 @@ def edit_pairs(contrast: Any) -> Any:
 def edit(method: Any) -> Any:
     request = call("circuits.edits.edit:EditRequest")("The capital of {} is", "Peru", "Oslo")
     return call("circuits.edits.methods.run:edit")(model(), request, method, layers=[99])
+
+
+def used(use: Any) -> Any:
+    asked = call("circuits.edits.edit:EditRequest")("The capital of {} is", "Peru", "Oslo", "Lima")
+    return call("circuits.edits.parts.uses:sentences")(asked, [use])
 
 
 def rewired(draw: Any) -> Any:
@@ -206,8 +212,12 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         "circuits.edits.effects.control:control"
     )(delta(), model(), 0, v).dense(model().mlp_output_name(0)),
     ("circuits.edits.effects.pairs:edit_pairs", "contrast"): edit_pairs,
+    ("circuits.edits.methods.cake:CakeSettings", "uses"): lambda v: call(
+        "circuits.edits.methods.cake:CakeSettings"
+    )(uses=[v]),
     ("circuits.edits.methods.run:edit", "method"): edit,
     ("circuits.edits.methods.unlearn:unlearn", "method"): unlearned,
+    ("circuits.edits.parts.uses:sentences", "uses"): used,
     ("circuits.edits.methods.rome:RomeSettings", "keys"): lambda v: call(
         "circuits.edits.methods.rome:RomeSettings"
     )((0,), keys=v),

@@ -27,7 +27,6 @@ from experiments.analyses.engine.running import redraw, run_analysis
 from experiments.benchmarks.base import NO_EDIT, Cases, Config, as_analysis, data_sha256
 from experiments.benchmarks.editing.cases import mquake, single_edits
 from experiments.benchmarks.editing.circuits import (
-    _same_words,
     held_out_hits,
     rank_correlation,
 )
@@ -35,6 +34,7 @@ from experiments.benchmarks.editing.lifelong import LIFELONG
 from experiments.benchmarks.editing.run import IN_CONTEXT, RANDOM
 from experiments.benchmarks.registry import BENCHMARKS, benchmark, chosen
 from experiments.cli.main import main
+from locate.changes.circuit_layers import same_words
 from tests.edits import same, weights
 
 QAEDIT = {
@@ -270,7 +270,7 @@ def test_facts_in_the_same_words_are_partners_where_the_relation_is_unknown() ->
         request("Lima", None),
         request("Bonn", "x", "{} lies in"),
     ]
-    facts = _same_words(request("Paris", "France"), everyone)
+    facts = same_words(request("Paris", "France"), everyone)
     assert [(fact.subject, fact.object) for fact in facts] == [("Oslo", "Norway")]
 
 

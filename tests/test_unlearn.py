@@ -14,11 +14,12 @@ from circuits.edits.edit import WeightDelta
 from circuits.edits.methods.memflex import LocalisationSettings, localise
 from circuits.edits.methods.preference import SimNpoSettings, npo_loss, simnpo_loss
 from circuits.edits.methods.rmu import Steering, direction
-from circuits.edits.methods.unlearn import block_matrices, unlearn
+from circuits.edits.methods.unlearn import unlearn
 from circuits.edits.parts.examples import Example, fact_examples, read_examples, split_facts
 from circuits.edits.parts.training import (
     Passage,
     Trainee,
+    block_matrices,
     divergence,
     negative_log_likelihood,
     passage,

@@ -91,7 +91,9 @@ def metaspace_tokenizer(vocab: int = 300) -> PreTrainedTokenizerFast:
     )
 
 
-def gpt2_hf(layers: int = 3, heads: int = 4, width: int = 32, seed: int = 0) -> GPT2LMHeadModel:
+def gpt2_hf(
+    layers: int = 3, heads: int = 4, width: int = 32, seed: int = 0, positions: int = 64
+) -> GPT2LMHeadModel:
     """A random GPT-2 whose biases and norm gains are not trivial."""
     tokenizer = byte_level_tokenizer()
     config = GPT2Config(
@@ -99,7 +101,7 @@ def gpt2_hf(layers: int = 3, heads: int = 4, width: int = 32, seed: int = 0) -> 
         n_embd=width,
         n_head=heads,
         vocab_size=len(tokenizer),
-        n_positions=64,
+        n_positions=positions,
         bos_token_id=0,
         eos_token_id=0,
         attn_implementation="eager",
@@ -109,7 +111,12 @@ def gpt2_hf(layers: int = 3, heads: int = 4, width: int = 32, seed: int = 0) -> 
 
 
 def llama_hf(
-    layers: int = 3, heads: int = 4, kv_heads: int = 2, width: int = 32, seed: int = 0
+    layers: int = 3,
+    heads: int = 4,
+    kv_heads: int = 2,
+    width: int = 32,
+    seed: int = 0,
+    positions: int = 64,
 ) -> LlamaForCausalLM:
     """A random Llama with grouped-query attention."""
     tokenizer = metaspace_tokenizer()
@@ -120,7 +127,7 @@ def llama_hf(
         num_key_value_heads=kv_heads,
         intermediate_size=3 * width,
         vocab_size=len(tokenizer),
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         bos_token_id=1,
         eos_token_id=2,
         attn_implementation="eager",

@@ -44,12 +44,13 @@ def settings_for(
     """A method's settings for a model, and where they come from.
 
     `kind` is the method's settings class; `choices` overrides single fields (a nested settings
-    class by a mapping). `rome-original` reads ROME's tables, and other variants their method's.
+    class by a mapping), and may have a `DEPTH` as the tables' for models without one.
+    `rome-original` reads ROME's tables, and other variants their method's.
     OptionError for a field that does not exist or a layer that the model does not have.
     """
     table, entry = _table(model, str(method))
     given = as_mapping(choices)
-    depth = table.pop("depth", (0.35, 0.0))
+    depth = table.pop("depth", getattr(kind, "DEPTH", (0.35, 0.0)))
     if layers is not None:
         layer_origin = "given"
         given["layers"] = tuple(layers)

@@ -118,12 +118,10 @@ def unlearn(
         from circuits.edits.judge.success import norm_growth
         from circuits.edits.methods.unlearn import unlearn as forget_set
         from circuits.edits.parts.examples import read_examples
-        from locate.edit import AUTO, parse_layers
+        from locate.edit import named_layers
         from locate.looks.edits import owned_in, unlearn_look
 
-        if unlearning.layers == AUTO:
-            raise OptionError("`layers` auto traces single facts: for unlearning name the layers")
-        chosen = parse_layers(unlearning.layers)
+        chosen = named_layers(unlearning.layers)
         sets = read_examples(forget), read_examples(retain)
         kept = read_examples(held_out) if held_out is not None else ()
         _check_other(save_model, model)

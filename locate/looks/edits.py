@@ -52,7 +52,7 @@ def edit_look(edited: Edited) -> Look:
         tables.append(measure_table(summarise(run.right_after), "right after each edit"))
     lines = [f"{method}: {_counted(run)}; layers {', '.join(map(str, edited.layers))}"]
     if edited.evidence:
-        lines.append(f"layers by causal tracing: {edited.evidence}")
+        lines.append(f"why these layers: {edited.evidence}")
     if "moments" in first.provenance:
         lines.append(f"second moments: {_moments(first.provenance['moments'])}")
     lines += [_said(score) for score in run.final[:MOST_SHOWN]]

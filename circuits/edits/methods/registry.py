@@ -27,7 +27,8 @@ class EditMethod(Open):
     `hyperparameters.toml` may have tables, and of which it gets a value with `preset` in it;
     without a class it gets what the user set, a mapping, and the layers that were named, or None.
     It `needs_moments` (given as `moments`), takes `one_request` at a time, or `protects_earlier`
-    requests (given as `earlier`).
+    requests (given as `earlier`). One that is `at_circuit` changes the layers of the fact's
+    circuit, which `locate.edit` finds where none are named.
     """
 
     settings: Any = None
@@ -35,6 +36,7 @@ class EditMethod(Open):
     needs_moments: bool = False
     one_request: bool = False
     protects_earlier: bool = False
+    at_circuit: bool = False
 
     ROME: ClassVar[EditMethod]
     ROME_ORIGINAL: ClassVar[EditMethod]
@@ -43,6 +45,9 @@ class EditMethod(Open):
     ALPHAEDIT: ClassVar[EditMethod]
     FT_M: ClassVar[EditMethod]
     FT_L: ClassVar[EditMethod]
+    CAKE: ClassVar[EditMethod]
+    CAKE_CIRCUIT: ClassVar[EditMethod]
+    CAKE_STATED: ClassVar[EditMethod]
     DINM: ClassVar[EditMethod]
     DINM_EASYEDIT: ClassVar[EditMethod]
 
@@ -111,6 +116,17 @@ EditMethod.FT_L = _add(
 )
 EditMethod.FT_M = _add(
     *("ft", "finetune:fine_tune", "FineTuneSettings", "fine-tuning, each token from those before"),
+)
+EditMethod.CAKE = _add(
+    *("cake", "cake:cake", "CakeSettings", "LoRA on sentences that use the fact early and late"),
+)
+EditMethod.CAKE_CIRCUIT = _add(
+    *("cake-circuit", "cake:cake", "CakeSettings", "CaKE in the layers of the fact's circuit"),
+    at_circuit=True,
+)
+EditMethod.CAKE_STATED = _add(
+    *("cake-stated", "cake:cake", "CakeSettings", "CaKE's LoRA on the stated fact alone"),
+    preset={"uses": ("stated",)},
 )
 EditMethod.DINM = _add(
     *("dinm", "dinm:dinm", "DinmSettings", "the layer where safe and unsafe answers part, tuned"),

@@ -142,6 +142,11 @@ def edit(
     chosen = EditMethod.of(method)
     asked = (requests,) if isinstance(requests, EditRequest) else tuple(requests)
     _check(chosen, asked, moments)
+    if chosen.at_circuit and layers is None and "layers" not in as_mapping(settings):
+        raise OptionError(
+            f"{chosen} changes the layers of the fact's circuit, which `kc edit` and "
+            "`locate.edit.Editor` find; name `layers` here"
+        )
     model = model.with_bos(bos)
     found, layers, origin = _settings(model, chosen, layers, settings)
     prompts = [place(model, request) for request in asked]

@@ -62,6 +62,7 @@ from circuits.edits.parts.training import (
     Passage,
     Progress,
     Trainee,
+    block_matrices,
     chunks,
     descend,
     divergence,
@@ -329,13 +330,3 @@ class _Run:
             if not np.isfinite(loss):
                 raise NumericalError(f"the loss of the {name} set is not finite {when} unlearning")
             self.details.setdefault(name, {})[when] = {"loss": loss, "accuracy": accuracy}
-
-
-def block_matrices(model: Model, layers: Sequence[int]) -> list[str]:
-    """Names of the attention and MLP matrices of these layers."""
-    prefixes = {model.block_prefix(layer) for layer in layers}
-    return [
-        name
-        for name in model.parameter_names
-        if model.parameter(name).ndim == 2 and any(map(name.startswith, prefixes))
-    ]

@@ -66,6 +66,11 @@ class Trainee:
         self.device = model.device
         self.changes: dict[str, Float[Tensor, "..."]] = {}
 
+    @property
+    def names(self) -> Iterable[str]:
+        """Names of the weights that have a change."""
+        return self.changes
+
     def train(self, names: Iterable[str]) -> list[Tensor]:
         """Let the changes of these weights, and no others, track gradients; returns them."""
         chosen = list(dict.fromkeys(names))
@@ -85,7 +90,7 @@ class Trainee:
 
     def run(self, **inputs: Any) -> Any:
         """Hugging Face's output with the change in place."""
-        weights = {name: self._changed(name) for name in self.changes}
+        weights = {name: self._changed(name) for name in self.names}
         options = {"use_cache": False, **inputs}
         return torch.func.functional_call(self._plain, weights, (), options)
 
@@ -114,7 +119,20 @@ class Trainee:
 
     def _changed(self, name: str) -> Tensor:
         weight = self.model.parameter(name)
-        return (weight.to(torch.float32) + self.changes[name]).to(weight.dtype)
+        return (weight.to(torch.float32) + self._dense(name)).to(weight.dtype)
+
+    def _dense(self, name: str) -> Tensor:
+        return self.changes[name]
+
+
+def block_matrices(model: Model, layers: Sequence[int]) -> list[str]:
+    """Names of the attention and MLP matrices of these layers."""
+    prefixes = {model.block_prefix(layer) for layer in layers}
+    return [
+        name
+        for name in model.parameter_names
+        if model.parameter(name).ndim == 2 and any(map(name.startswith, prefixes))
+    ]
 
 
 # --- scores of passages --------------------------------------------------------------------------

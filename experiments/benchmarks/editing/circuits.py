@@ -20,11 +20,12 @@ from circuits.base.intervals import UNDEFINED, Interval, percentiles
 from circuits.base.plain import number
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.judge.measures import Measure
-from circuits.facts.facts import Fact, atlas
+from circuits.facts.facts import atlas
 from experiments.analyses.engine.base import Part, Section
 from experiments.analyses.engine.claims import Claim, difference
 from experiments.analyses.engine.tables import Table
 from experiments.benchmarks.base import Bench
+from locate.changes.circuit_layers import same_words
 from locate.changes.one_edit import Unedited, unedited
 from locate.changes.rewiring_summary import whole_numbers
 
@@ -62,19 +63,10 @@ def _unedited(bench: Bench, request: EditRequest, everyone: Sequence[EditRequest
         bench.model,
         request,
         partners=PARTNERS,
-        others=None if request.relation in atlas() else _same_words(request, everyone),
+        others=None if request.relation in atlas() else same_words(request, everyone),
         seed=bench.seed,
         batch_size=bench.context.batch_size,
     )
-
-
-def _same_words(request: EditRequest, everyone: Sequence[EditRequest]) -> list[Fact]:
-    """The facts of other cases that ask in the same words."""
-    return [
-        Fact(request.prompt, each.subject, each.ground_truth)
-        for each in everyone
-        if each.prompt == request.prompt and each.ground_truth is not None
-    ]
 
 
 # --- report --------------------------------------------------------------------------------------

@@ -77,7 +77,8 @@ def judge_of(bench: Bench, requests: Sequence[EditRequest]) -> Judge:
 def editor_of(bench: Bench, method: str) -> Editor:
     """The method with its second moments, made once a run."""
     return bench.once(  # type: ignore[no-any-return]
-        ("editor", method), lambda: Editor(bench.model, method, seed=bench.seed)
+        ("editor", method),
+        lambda: Editor(bench.model, method, seed=bench.seed, everyone=_everyone(bench)),
     )
 
 
@@ -119,5 +120,8 @@ def _beside(bench: Bench, judge: Judge, delta: WeightDelta) -> list[RequestScore
 
 
 def _circuit(bench: Bench, case: Case, delta: WeightDelta) -> dict[str, Any]:
-    everyone = [request for each in bench.cases for request in each.requests]
-    return circuit_of(bench, case.requests[0], delta, everyone)
+    return circuit_of(bench, case.requests[0], delta, _everyone(bench))
+
+
+def _everyone(bench: Bench) -> list[EditRequest]:
+    return [request for each in bench.cases for request in each.requests]
