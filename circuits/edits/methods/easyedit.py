@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuits.base.errors import EasyEditError, KnowledgeCircuitsError
+from circuits.base.errors import EasyEditError, KnowledgeCircuitsError, OptionError, PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.parts.foreign import (
     Statistics,
@@ -47,7 +47,13 @@ from circuits.model.model import Model
 
 HOME = "EASYEDIT_HOME"
 _SUFFIXES = (".yaml", ".yml", ".json")
-_PACKAGES = ("easyeditor", "easyeditor.models", "easyeditor.util", "easyeditor.trainer")
+_PACKAGES = tuple(
+    f"easyeditor{part}" for part in ("", ".models", ".util", ".trainer", ".trainer.algs")
+)
+_UNUSED = ("matplotlib.style", "hydra", "nltk", "sklearn.manifold")
+"""Imported by methods that never use them, so that a stand-in will do."""
+READ_BY_UNKE = "Qwen2.5-7B-Instruct"
+"""The name of model under which UnKE's code asks a layer for what transformers 5 has it take."""
 _ADAPTERS = "it adds adapters beside them"
 _MEMORY = "it adds a memory of edits beside them"
 _PROMPT = "it puts demonstrations in front of the prompt"
@@ -95,6 +101,12 @@ def run_method(
     path = Path(hparams) if hparams is not None else _own_hparams(root, folder.name, model)
     path = path.expanduser().resolve()
     records = [record(request, number) for number, request in enumerate(requests)]
+    if _plain(folder.name) == "dinm" and not all(each["locality"] for each in records):
+        raise PromptError(f"EasyEdit's {name} needs a probe of locality with each request")
+    if _plain(folder.name).startswith("unke"):
+        if len(requests) > 1:  # it takes the first row of what a layer returns for its first part
+            raise OptionError(f"EasyEdit's {name} answers one request at a time here")
+        given = {"model_name": READ_BY_UNKE, "ex_data_num": 1, **given}
     statistics = Statistics(model, moments)
     call = _Call(name, folder, path, given, contexts, shrinkage)
     with _imported(root, statistics), _seeded(generator.initial_seed(), model), _aside():
@@ -265,7 +277,7 @@ def _imported(root: Path, statistics: Statistics) -> Iterator[None]:
     and second moments are those of `statistics`.
     """
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_easyedit(name)}
-    style = sys.modules.get("matplotlib.style")
+    before |= {name: sys.modules.pop(name) for name in _UNUSED if name in sys.modules}
     try:
         for name in _PACKAGES:
             stand_in = ModuleType(name)
@@ -276,22 +288,28 @@ def _imported(root: Path, statistics: Statistics) -> Iterator[None]:
             stand_in = ModuleType(f"easyeditor.models.{file.parent.name}.layer_stats")
             vars(stand_in)["layer_stats"] = statistics.layer_stats
             sys.modules[stand_in.__name__] = stand_in
-        stub = ModuleType("matplotlib.style")
-        vars(stub)["context"] = None  # imported by a method that never uses it
-        sys.modules["matplotlib.style"] = stub
+        for name in _UNUSED:
+            stub = ModuleType(name)
+            vars(stub)["__getattr__"] = _unused
+            sys.modules[name] = stub
         yield
     finally:
         for name in [name for name in sys.modules if _is_easyedit(name)]:
             del sys.modules[name]
+        for name in _UNUSED:
+            sys.modules.pop(name, None)
         sys.modules.update(before)
-        if style is None:
-            del sys.modules["matplotlib.style"]
-        else:
-            sys.modules["matplotlib.style"] = style
 
 
 def _is_easyedit(name: str) -> bool:
     return name.partition(".")[0] == "easyeditor"
+
+
+def _unused(name: str) -> Any:
+    """Whatever a method imports of a package that it then never uses."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return None
 
 
 def _trainer_loss(name: str) -> Any:

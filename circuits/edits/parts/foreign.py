@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -117,6 +117,10 @@ def configure(values: Any, model: Model, settings: Mapping[str, Any], name: str)
         if key not in own and not hasattr(values, key):
             raise OptionError(f"EasyEdit's {name} has no hyperparameter {key!r}")
         setattr(values, key, value)
+    head = getattr(values, "lm_head_module", None)
+    if head is not None and f"{head}.weight" not in model.parameter_names:
+        embeddings = _embeddings(model)  # a tied matrix has one name only
+        values.lm_head_module = embeddings if head == "lm_head" else head
     layers, last = getattr(values, "layers", None), getattr(values, "v_loss_layer", 0)
     if layers is not None and (not layers or max(layers) >= model.n_layers):
         raise OptionError(
@@ -128,7 +132,35 @@ def configure(values: Any, model: Model, settings: Mapping[str, Any], name: str)
             f"EasyEdit's {name} needs a v_loss_layer of {model.name!r} (0 to "
             f"{model.n_layers - 1}), not {last}"
         )
+    _check_modules(values, model, name)
     return values
+
+
+def _embeddings(model: Model) -> str:
+    """The module of the token embeddings."""
+    weight = model.parameter_names[0]
+    return weight.removesuffix(".weight")
+
+
+def _check_modules(values: Any, model: Model, name: str) -> None:
+    """OptionError where the hyperparameters name parts that the model has not."""
+    known = {part for weight in model.parameter_names for part in _above(weight)}
+    for key, value in vars(values).items():
+        if re.fullmatch(r".*_module(_tmps?)?", key) is None:
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str) and each.format(0) not in known:
+                raise OptionError(
+                    f"EasyEdit's {name} needs a {key} of {model.name!r}, not {each!r}: name a file "
+                    "of hyperparameters for a model of its kind, or set it"
+                )
+
+
+def _above(weight: str) -> Iterator[str]:
+    """The weight and every module that holds it."""
+    while weight:
+        yield weight
+        weight = weight.rpartition(".")[0]
 
 
 def give_contexts(module: ModuleType, contexts: Sequence[str], name: str) -> None:
