@@ -165,6 +165,14 @@ def find_home(home: str | Path | None = None) -> Path:
     return root
 
 
+def method_names(home: Path) -> list[str]:
+    """The methods of a checkout, as its folders are named."""
+    folders = (home / "easyeditor" / "models").iterdir()
+    return sorted(
+        (each.name for each in folders if each.is_dir() and each.name[0] not in "_."), key=str.lower
+    )
+
+
 def _run(
     model: Model, call: _Call, records: list[dict[str, Any]], statistics: Statistics
 ) -> tuple[Any, dict[str, Any], str]:
