@@ -10,9 +10,11 @@ hyperparameters, where the KL term is read, and the weights that are trained.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -31,8 +33,8 @@ PROBE = Probe(ProbeKind.LOCALITY, "The capital of Cuba is", ("Havana",))
 REQUESTS = tuple(
     EditRequest("The capital of {} is", subject, target, ground_truth=truth, probes=(PROBE,))
     for subject, target, truth in (
-        ("France", "Rome", "Paris"),
-        ("Japan", "Buenos Aires", "Tokyo"),
+        ("France", "Buenos Aires", "Paris"),
+        ("Japan", "Rome", "Tokyo"),
         ("Spain", "Vienna", "Madrid"),
     )
 )
@@ -44,6 +46,7 @@ _MODULES = {
         "model.embed_tokens",
     ),
 }
+_BORROWS = {"core": "MEMIT"}
 _PREFERRED = {
     "gpt2": ("gpt2-xl", "gpt2", "gpt-j"),
     "llama": ("llama-7", "llama3", "llama", "Llama", "qwen2.5", "Qwen2.5"),
@@ -66,8 +69,24 @@ def modules(model: Model) -> Settings:
     }
 
 
-def hparams_file(home: Path, name: str, model: Model) -> Path:
-    """The checkout's file for a model that is most like this one; OptionError where it has none."""
+@contextmanager
+def hparams_file(home: Path, name: str, model: Model) -> Iterator[Path]:
+    """The checkout's file for a model that is most like this one; CORE, which has none, takes
+    MEMIT's. OptionError where there is none.
+    """
+    borrowed = _BORROWS.get(_plain(name))
+    found = _most_alike(home, borrowed or name, model)
+    if borrowed is None:
+        yield found
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / found.name
+        text = found.read_text(encoding="utf-8").replace(f'"{borrowed}"', f'"{name.upper()}"')
+        path.write_text(text, encoding="utf-8")
+        yield path
+
+
+def _most_alike(home: Path, name: str, model: Model) -> Path:
     folders = {_plain(path.name): path for path in (home / "hparams").iterdir()}
     folder = folders.get(_plain(name))
     files = sorted(folder.glob("*.[yj]*")) if folder is not None else []
@@ -85,15 +104,16 @@ def theirs(
 ) -> EditOutcome:
     """An edit by their method `name`; `settings` that the method has not are left out."""
     wanted = {**modules(model), "v_loss_layer": model.n_layers - 1, **options.pop("settings", {})}
-    wanted |= {"hparams": hparams_file(home, name, model), "home": home}
-    while True:
-        try:
-            return edit(model, requests, f"easyedit:{name}", settings=wanted, **options)
-        except OptionError as error:
-            unknown = str(error).rpartition("has no hyperparameter ")[2].strip("'")
-            if unknown not in modules(model) | {"v_loss_layer": 0, "layers": 0}:
-                raise
-            del wanted[unknown]
+    with hparams_file(home, name, model) as path:
+        wanted |= {"hparams": path, "home": home}
+        while True:
+            try:
+                return edit(model, requests, f"easyedit:{name}", settings=wanted, **options)
+            except OptionError as error:
+                unknown = str(error).rpartition("has no hyperparameter ")[2].strip("'")
+                if unknown not in modules(model) | {"v_loss_layer": 0, "layers": 0}:
+                    raise
+                del wanted[unknown]
 
 
 def _plain(name: str) -> str:
@@ -137,7 +157,8 @@ def ran(model: Model, name: str, home: Path, layer: int) -> Ran:
         return Ran(name, f"refused: {error}")
     after = found.details.get("probability_after", [None])[0]
     norm = found.delta.norm() if found.delta is not None else None
-    return Ran(name, found.reason or str(found.status), norm, after)
+    came_of_it = f"{found.status}: {found.reason}" if found.reason else str(found.status)
+    return Ran(name, came_of_it, norm, after)
 
 
 # --- beside ours ---------------------------------------------------------------------------------
@@ -148,7 +169,7 @@ class Pair:
     """A method of ours and the one of theirs that it is held against.
 
     `ours` and `translate` give our settings and, from those that were used, theirs; `requests` is
-    how many it is tried with, `bos` whether texts begin with the BOS.
+    how many it is tried with.
     """
 
     method: EditMethod
@@ -156,7 +177,6 @@ class Pair:
     translate: Callable[[Any, EditOutcome, Model], Settings]
     ours: Mapping[str, Any]
     requests: int = 1
-    bos: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -233,24 +253,58 @@ PAIRS = (
     Pair(EditMethod.MEMIT, "MEMIT", _memit, _THEIR_KL, requests=3),
     Pair(EditMethod.EMMET, "EMMET", _emmet, _THEIR_KL, requests=3),
     Pair(EditMethod.ALPHAEDIT, "AlphaEdit", _alphaedit, _THEIR_KL, requests=3),
-    # With a BOS their FT-L would also train the model to say it.
-    Pair(EditMethod.FT_L, "FT", _fine_tuning, {}, bos=False),
+    Pair(EditMethod.FT_L, "FT", _fine_tuning, {}),
     Pair(EditMethod.FT_M, "FT", _fine_tuning, {}),
 )
 
 
-def compared(model: Model, pair: Pair, home: Path, seed: int = 0) -> Compared:
-    """Both edits of the same requests, with all that may differ by choice made equal."""
-    model = model.with_bos(pair.bos)
+@dataclass(frozen=True)
+class Unequal:
+    """One choice that a pair makes equal, left as each side has it.
+
+    `ours` are our settings then, `theirs` replaces single settings of theirs, None by none.
+    """
+
+    choice: str
+    method: EditMethod
+    ours: Mapping[str, Any] | None = None
+    theirs: Callable[[Model], Settings] = lambda _: {}
+
+
+def _with_bias(model: Model) -> Settings:
+    return {"rewrite_module_tmp": modules(model)["rewrite_module_tmp"]}
+
+
+UNEQUAL = (
+    Unequal("contexts that each samples", EditMethod.ROME_ORIGINAL, theirs=lambda _: _SAMPLED),
+    Unequal("contexts that each samples", EditMethod.MEMIT, theirs=lambda _: _SAMPLED),
+    Unequal(
+        "C = I, as their files for ROME have it", EditMethod.ROME_ORIGINAL, theirs=lambda _: _PLAIN
+    ),
+    Unequal("ours reads the KL term after the prompt", EditMethod.ROME, {"keys": "mean"}),
+    Unequal("ours reads the KL term after the prompt", EditMethod.MEMIT, {}),
+    Unequal("the bias is trained too", EditMethod.FT_M, theirs=_with_bias),
+)
+_SAMPLED: Settings = {"contexts": None}
+_PLAIN: Settings = {"mom2_adjustment": False, "shrinkage": None}
+
+
+def compared(
+    model: Model, pair: Pair, home: Path, seed: int = 0, but: Unequal | None = None
+) -> Compared:
+    """Both edits of the same requests, with all that may differ by choice made equal, but one."""
+    if but is not None:
+        pair = replace(pair, ours=pair.ours if but.ours is None else but.ours)
     requests = REQUESTS[: pair.requests]
-    ours = edit(model, requests, pair.method, settings=pair.ours, seed=seed)
+    found = edit(model, requests, pair.method, settings=pair.ours, seed=seed)
     given = {**pair.method.preset, **pair.ours}
     used, _ = settings_for(model, str(pair.method), pair.method.settings_class, None, given)
-    settings = {**pair.translate(used, ours, model), "layers": list(used.layers)}
+    settings = {**pair.translate(used, found, model), "layers": list(used.layers)}
+    settings |= but.theirs(model) if but is not None else {}
     other = theirs(model, requests, pair.name, home, settings=settings, seed=seed)
-    if ours.delta is None or other.delta is None:
-        raise OptionError(f"{pair.method}: {ours.reason or other.reason}")
-    return Compared(pair, *_distance(ours.delta, other.delta))
+    if found.delta is None or other.delta is None:
+        raise OptionError(f"{pair.method}: {found.reason or other.reason}")
+    return Compared(pair, *_distance(found.delta, other.delta))
 
 
 def _distance(ours: WeightDelta, theirs: WeightDelta) -> tuple[tuple[float, float], float, float]:
@@ -280,6 +334,7 @@ def main() -> None:
     parser.add_argument("--model", default="facts-gpt2")
     parser.add_argument("--methods", nargs="*", help="theirs to try; all without a name")
     parser.add_argument("--pairs", nargs="*", help="ours to compare; all without a name")
+    parser.add_argument("--unequal", action="store_true", help="also with one choice not equal")
     chosen = parser.parse_args()
     model, home = load(chosen.model), find_home()
     both = chosen.methods is None and chosen.pairs is None
@@ -291,16 +346,20 @@ def main() -> None:
             numbers = [f"{x:.3g}" if x is not None else "" for x in (row.norm, row.probability)]
             print("|", " | ".join([row.name, row.came_of_it, *numbers]), "|", flush=True)
     if both or chosen.pairs is not None:
-        print("| ours | theirs | norms | difference | 1 - cosine |\n|---|---|---|---|---|")
+        heads = ("ours", "theirs", "unequal", "norms", "difference", "1 - cosine")
+        print("|", " | ".join(heads), "|\n" + "|---" * len(heads) + "|")
         for pair in PAIRS:
             if not chosen.pairs or pair.method in chosen.pairs:
                 _print_pair(compared(model, pair, home))
+                for but in UNEQUAL if chosen.unequal else ():
+                    if but.method == pair.method:
+                        _print_pair(compared(model, pair, home, but=but), but.choice)
 
 
-def _print_pair(found: Compared) -> None:
+def _print_pair(found: Compared, choice: str = "nothing") -> None:
     first, second = found.norms
     numbers = f"{first:.4g}, {second:.4g} | {found.difference:.1e} | {1 - found.cosine:.1e}"
-    print(f"| {found.pair.method} | {found.pair.name} | {numbers} |", flush=True)
+    print(f"| {found.pair.method} | {found.pair.name} | {choice} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":

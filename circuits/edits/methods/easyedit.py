@@ -43,6 +43,7 @@ from circuits.edits.parts.foreign import (
 )
 from circuits.edits.parts.moments import WantedMoments
 from circuits.edits.parts.value import Progress
+from circuits.model.architectures import Positions
 from circuits.model.model import Model
 
 HOME = "EASYEDIT_HOME"
@@ -98,6 +99,7 @@ def run_method(
     folder = _find(root / "easyeditor" / "models", name, "method")
     if (reason := CANNOT_RUN.get(_plain(folder.name))) is not None:
         raise EasyEditError(f"EasyEdit's {name} is no change of the model's weights: {reason}")
+    _check_kind(folder, model, name)
     path = Path(hparams) if hparams is not None else _own_hparams(root, folder.name, model)
     path = path.expanduser().resolve()
     records = [record(request, number) for number, request in enumerate(requests)]
@@ -120,6 +122,15 @@ def run_method(
     if statistics.used:
         provenance["moments"] = dict(next(iter(statistics.used.values())))
     return WeightDelta(difference(model, edited, name), provenance), {"printed": printed}
+
+
+def _check_kind(folder: Path, model: Model, name: str) -> None:
+    """EasyEditError where a method's code takes models of other kinds only."""
+    rotary = model.architecture.positions == Positions.HALVES
+    if _plain(folder.name).startswith("unke") and not rotary:
+        raise EasyEditError(f"EasyEdit's {name} runs layers as Llama and Qwen have them only")
+    if _plain(folder.name) == "eamet" and model.architecture.transposed:
+        raise EasyEditError(f"EasyEdit's {name} takes matrices held output by input only")
 
 
 @dataclass(frozen=True)
