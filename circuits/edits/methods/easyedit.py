@@ -16,6 +16,7 @@ import os
 import random
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -146,6 +147,14 @@ class _Call:
 
 
 @contextmanager
+def _hushed(printed: io.StringIO) -> Iterator[None]:
+    """Within the block nothing is shown: neither what is printed, which is kept, nor warnings."""
+    with redirect_stdout(printed), redirect_stderr(printed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def _aside() -> Iterator[None]:
     """Within the block the working directory is an empty one: methods leave files there.
 
@@ -190,7 +199,7 @@ def _run(
     """The edited copy, the hyperparameters used, and the end of what was printed."""
     printed, name = io.StringIO(), call.name
     try:
-        with redirect_stdout(printed), redirect_stderr(printed), torch.enable_grad():
+        with _hushed(printed), torch.enable_grad():
             module = _module(call.folder, "main")
             apply = _apply(module, name)
             kind = _one(_module(call.folder, "hparams"), r"\w+H(yper)?[Pp]arams", name)
