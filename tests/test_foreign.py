@@ -133,6 +133,8 @@ def test_settings_in_json_are_found_and_an_edit_in_place_counts(model):
     ("name", "settings", "reason"),
     [
         ("UltraEdit", {}, "failed: SystemExit: too few requests"),
+        ("ROME", {"hparams": "none.yaml"}, r"there is no file .*none.yaml of hyperparameters"),
+        ("ROME", {"hparams": __file__}, r"cannot take test_foreign.py for its hyperparameters"),
         ("odd", {}, "asks for 'train_set', which is not handed over"),
         ("dinm", {}, "needs a probe of locality with each request"),
         ("MEMIT", {"v_loss_layer": 3}, r"needs a v_loss_layer of .* \(0 to 2\), not 3"),

@@ -217,7 +217,8 @@ def _run(
         ) from None
     except (Exception, SystemExit) as error:  # foreign code may raise anything
         line = next(iter(str(error).strip().splitlines()), "")
-        raise EasyEditError(f"EasyEdit's {name} failed: {type(error).__name__}: {line}") from error
+        said = f"{type(error).__name__}: {line}" if line else type(error).__name__
+        raise EasyEditError(f"EasyEdit's {name} failed: {said}") from error
     edited = found[0] if isinstance(found, tuple) else found
     if not isinstance(edited, torch.nn.Module):  # the weights were written in place
         edited = plain
@@ -291,10 +292,19 @@ def _apply(module: ModuleType, name: str) -> Any:
 def _read(kind: Any, path: Path, name: str) -> Any:
     """The hyperparameters of a file, by whichever of the two ways their class can read it."""
     ways = ("from_json", "from_hparams") if path.suffix == ".json" else ("from_hparams",)
-    for way in ways:
-        if hasattr(kind, way):
-            return getattr(kind, way)(str(path))
-    raise EasyEditError(f"EasyEdit's {name} reads its hyperparameters from a .json file only")
+    way = next((way for way in ways if hasattr(kind, way)), None)
+    if way is None:
+        raise EasyEditError(f"EasyEdit's {name} reads its hyperparameters from a .json file only")
+    if not path.is_file():
+        raise EasyEditError(f"there is no file {path} of hyperparameters")
+    try:
+        return getattr(kind, way)(str(path))
+    except Exception as error:  # whatever its class does with a file that is not its own
+        line = next(iter(str(error).strip().splitlines()), "")
+        raise EasyEditError(
+            f"EasyEdit's {name} cannot take {path.name} for its hyperparameters: "
+            f"{type(error).__name__}{': ' if line else ''}{line}"
+        ) from error
 
 
 @contextmanager
