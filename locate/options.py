@@ -245,7 +245,7 @@ class Editing(Options):
         "Second moments: a file of them (also .npz as published), a text to collect them from, or "
         "identity; default: the text that ships.",
     )
-    hparams: Path | None = option(None, "YAML of an EasyEdit method's hyperparameters.")
+    hparams: Path | None = option(None, "YAML or JSON of an EasyEdit method's hyperparameters.")
     settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
     cache: Path | None = option(None, "Where collected second moments are kept.")
     sequential: bool | None = option(

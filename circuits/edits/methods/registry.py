@@ -28,12 +28,14 @@ class EditMethod(Open):
     without a class it gets what the user set, a mapping, and the layers that were named, or None.
     It `needs_moments` (given as `moments`), takes `one_request` at a time, or `protects_earlier`
     requests (given as `earlier`). One that is `at_circuit` changes the layers of the fact's
-    circuit, which `locate.edit` finds where none are named.
+    circuit, which `locate.edit` finds where none are named. One that `may_want_moments` finds out
+    by itself which, and gets them as a `WantedMoments`.
     """
 
     settings: Any = None
     preset: Mapping[str, Any] = {}
     needs_moments: bool = False
+    may_want_moments: bool = False
     one_request: bool = False
     protects_earlier: bool = False
     at_circuit: bool = False
@@ -63,7 +65,8 @@ class EditMethod(Open):
         theirs = value.removeprefix(EASYEDIT)
         if not theirs:
             raise OptionError(f"`method` {value} names no method of EasyEdit, as easyedit:ROME")
-        return cls(value, f"{_HERE}.easyedit:run_method", preset={"method": theirs})
+        target = f"{_HERE}.easyedit:run_method"
+        return cls(value, target, preset={"method": theirs}, may_want_moments=True)
 
     @property
     def is_foreign(self) -> bool:

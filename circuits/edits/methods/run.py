@@ -26,7 +26,7 @@ from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.parts.contexts import PlacedPrompt, place
 from circuits.edits.parts.keys import MAX_ROWS, pad
-from circuits.edits.parts.moments import Moments, find_moments
+from circuits.edits.parts.moments import Moments, WantedMoments, find_moments
 from circuits.edits.parts.value import Progress
 from circuits.edits.requests import as_dict
 from circuits.edits.settings import as_mapping, merge, settings_for
@@ -180,6 +180,8 @@ def edit(
     if chosen.protects_earlier:
         options["earlier"] = tuple(earlier)
         provenance["earlier"] = [as_dict(request, probes=False) for request in earlier]
+    if chosen.may_want_moments:
+        options["moments"] = WantedMoments(model, moments, cache, progress)
     start = time.monotonic()
     try:
         delta, recorded = chosen.load()(
@@ -223,7 +225,7 @@ def _check(
             f"{method} answers one request at a time, not {len(requests)}; edit one after the "
             "other, or use memit"
         )
-    if moments is not None and not method.needs_moments:
+    if moments is not None and not (method.needs_moments or method.may_want_moments):
         raise OptionError(f"{method} takes no second moments; leave `moments` out")
 
 

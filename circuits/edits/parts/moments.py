@@ -183,6 +183,25 @@ def find_moments(
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class WantedMoments:
+    """What a user named as second moments, for a method that finds out by itself which it needs."""
+
+    model: Model
+    named: Moments | str | Path | None = None
+    cache: Path | None = None
+    progress: Progress | None = None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the user named any, rather than leave them to the text that ships."""
+        return self.named is not None
+
+    def of(self, layers: Sequence[int]) -> Moments:
+        """Those of these layers (`find_moments`)."""
+        return find_moments(self.model, layers, self.named, self.cache, progress=self.progress)
+
+
 def cached_moments(
     model: Model,
     corpus: Corpus,
