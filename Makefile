@@ -14,6 +14,7 @@ DISCOVER = $(BIN)/kc discover --relation $(RELATION) --out $(OUT) --model
 WORKERS ?= 2
 SECONDS ?= 1800
 SEED ?= 0
+KILLS ?= 100
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled
 # Worker threads that spin while they wait cost a small or busy machine more than they gain.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -58,8 +59,9 @@ check: lint types test-all ## what continuous integration runs: lint, format, ty
 bench: $(STAMP) ## measure speed and memory against plain passes
 	$(BIN)/python -m experiments.workshop.bench
 
-soak: $(STAMP) ## fuzz, kill and interrupt for half an hour (SECONDS=, SEED=)
+soak: $(STAMP) ## fuzz, kill and interrupt for half an hour and more (SECONDS=, KILLS=, SEED=)
 	$(TEST_ENV) $(BIN)/python -m experiments.workshop.soak --seconds $(SECONDS) --seed $(SEED)
+	$(TEST_ENV) $(BIN)/python -m experiments.workshop.soak_sweep --kills $(KILLS) --seed $(SEED)
 
 pictures: $(STAMP) ## draw the README's pictures again
 	$(BIN)/python -m experiments.workshop.pictures

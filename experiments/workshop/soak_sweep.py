@@ -26,6 +26,8 @@ seeds: [0, 1, 2, 3, 4, 5, 6, 7]
 units:
   - {verb: lens, relation: each, n-pairs: 2}
 """
+WORKERS, DRIVERS = 2, 0.2
+"""Processes, and the share of kills that hit the driver."""
 START = "from knowledge_circuits.command import main; raise SystemExit(main())"
 
 
@@ -43,20 +45,23 @@ def main() -> int:
         whole = _units(place / "whole")
         first: dict[str, tuple[int, int]] = {}
         rewritten: set[str] = set()
-        kills = starts = 0
+        kills = starts = drivers = 0
         while kills < given.kills and (not first or len(first) < len(whole)):
             starts += 1
             driver = _driver(place, "killed")
+            while driver.poll() is None and len(_children(driver.pid)) < WORKERS + 1:
+                time.sleep(0.2)
             while driver.poll() is None and kills < given.kills:
                 time.sleep(chance.uniform(0.0, 6.0))
                 rewritten |= _seen(place / "killed", first)
                 workers = _children(driver.pid)
-                is_driver = not workers or chance.random() < 0.3
+                is_driver = not workers or chance.random() < DRIVERS
                 victim = driver.pid if is_driver else chance.choice(workers)
                 with contextlib.suppress(OSError):
                     os.kill(victim, signal.SIGKILL)
                     kills += 1
                 if is_driver:
+                    drivers += 1
                     break
             if kills >= given.kills:
                 break
@@ -67,15 +72,15 @@ def main() -> int:
     lost = [name for name in whole if name not in left]
     other = [name for name in left if left[name] != whole.get(name)]
     print(
-        f"{len(whole)} units, {kills} kills, {starts} drivers: {len(lost)} lost, "
-        f"{len(other)} with other bytes, {len(rewritten)} done again"
+        f"{len(whole)} units, {kills} kills, {drivers} of them of drivers, {starts} starts: "
+        f"{len(lost)} lost, {len(other)} with other bytes, {len(rewritten)} done again"
     )
     return 1 if lost or other or rewritten else 0
 
 
 def _driver(place: Path, name: str) -> subprocess.Popen[bytes]:
     words = ["sweep", str(place / "spec.yaml"), "--out", str(place / name), "--threads", "1"]
-    words += ["--executor", "process", "--workers", "2"]
+    words += ["--executor", "process", "--workers", str(WORKERS)]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(
         [sys.executable, "-c", START, *words], cwd=ROOT, stderr=quiet, stdout=quiet
