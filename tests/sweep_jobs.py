@@ -39,6 +39,8 @@ class Writing(Job):
             raise ZeroDivisionError("of its own")
         if self.does == "full":
             raise StoreError("no space left")
+        if self.does == "waits a little":
+            time.sleep(2)
         if self.does == "waits":
             time.sleep(60)
         made = place.once("made", lambda: os.getpid())

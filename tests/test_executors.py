@@ -155,3 +155,39 @@ def test_on_ray_jobs_are_done_once_and_a_killed_worker_is_replaced(tmp_path: Pat
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_on_ray_a_machine_that_is_lost_takes_no_job_with_it(tmp_path: Path):
+    """A cluster of two nodes, simulated on this machine; one is killed and none comes back."""
+    pytest.importorskip("ray")
+    code = (
+        "import os\n"
+        "os.environ |= {'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER': '0', 'RAY_USAGE_STATS_ENABLED': '0'}\n"
+        "from pathlib import Path\n"
+        "from ray.cluster_utils import Cluster\n"
+        "from tests.test_executors import *\n"
+        "small = {'object_store_memory': 100 * 2**20}\n"
+        "head = {'num_cpus': 0, 'include_dashboard': False, **small}\n"
+        "cluster = Cluster(initialize_head=True, head_node_args=head)\n"
+        "nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "jobs = [Writing(folder, n, 'waits a little') for n in range(8)]\n"
+        "ends = []\n"
+        "def told(outcome):\n"
+        "    ends.append(outcome)\n"
+        "    if len(ends) == 2:\n"
+        "        cluster.remove_node(nodes[0])\n"
+        "how = Executing(ExecutorKind.RAY, workers=2, threads=1, ray_address=cluster.address)\n"
+        "execute(jobs, how, told)\n"
+        "assert sorted(each.index for each in ends) == list(range(8)), ends\n"
+        "assert {str(each.status) for each in ends} == {'done'}, ends\n"
+        "assert written(folder) == set(range(8))\n"
+        "cluster.shutdown()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

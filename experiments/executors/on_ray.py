@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from circuits.base.errors import MissingExtraError, OptionError
+from circuits.base.errors import MissingExtraError, OptionError, UnitError
 from circuits.base.plugins import load_installed, load_plugin, loaded_files
 from experiments.executors.base import TRIES, Executing, Job, Outcome, Status, Workplace, attempt
 
@@ -38,6 +38,10 @@ class Worker:
             load_plugin(path)
         self.place = Workplace()
 
+    def ready(self) -> bool:
+        """Answers as soon as the worker is there."""
+        return True
+
     def run(self, job: Job, index: int) -> Outcome:
         """What became of the job."""
         return attempt(job, index, self.place)
@@ -49,27 +53,44 @@ def on_ray(jobs: Sequence[Job], how: Executing) -> Iterator[Outcome]:
     waiting = deque(range(len(jobs)))
     deaths: Counter[int] = Counter()
     make = _maker(ray, how)
-    idle = [make() for _ in range(min(how.workers, len(jobs)))]
+    starting = [make() for _ in range(min(how.workers, len(jobs)))]
+    begun = {actor.ready.remote(): actor for actor in starting}
+    idle: list[Any] = []
     running: dict[Any, tuple[Any, int]] = {}
+    failed = 0
     try:
         while waiting or running:
             while waiting and idle:
                 actor, index = idle.pop(), waiting.popleft()
                 running[actor.run.remote(jobs[index], index)] = (actor, index)
-            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            # A worker that waits for a machine gets no job: those that there are do them all.
+            (done, *_), _ = ray.wait([*running, *begun], num_returns=1)
+            if done in begun:
+                actor = begun.pop(done)
+                try:
+                    ray.get(done)
+                    idle.append(actor)
+                except ray.exceptions.RayError as error:
+                    failed += 1
+                    if failed >= TRIES * how.workers:
+                        reason = " ".join(str(error).split())
+                        raise UnitError(f"workers do not start: {reason:.200}") from None
+                    actor = make()
+                    begun[actor.ready.remote()] = actor
+                continue
             actor, index = running.pop(done)
             try:
                 outcome = ray.get(done)
+                idle.append(actor)
             except ray.exceptions.RayActorError:
-                idle.append(make())
+                actor = make()
+                begun[actor.ready.remote()] = actor
                 deaths[index] += 1
                 if deaths[index] < TRIES:
                     waiting.appendleft(index)
                     continue
                 reason = f"its worker died {TRIES} times (killed, or out of memory)"
                 outcome = Outcome(index, Status.CRASHED, reason=reason)
-            else:
-                idle.append(actor)
             yield outcome
     finally:
         ray.shutdown()
@@ -88,7 +109,7 @@ def _started(how: Executing) -> Any:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if how.ray_address is None:
         options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-        options |= {"num_cpus": how.workers}
+        options |= {"num_cpus": how.workers, "address": "local"}  # never one that happens to run
     else:
         options["address"] = how.ray_address
     try:
