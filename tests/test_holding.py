@@ -177,6 +177,7 @@ ASKING = {
 }
 """These ask as `known_facts` does, which is tried."""
 WITHIN = {
+    "locate.changes.circuit_layers:layers_by_circuit",
     "locate.changes.one_edit:unedited",
     "locate.heads.span_roles:span_roles",
     "locate.states.patching:patch_pairs",
