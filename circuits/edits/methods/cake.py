@@ -1,7 +1,7 @@
 """CaKE: a low-rank change of whole layers, trained on sentences that use the fact early and late.
 
 Yao et al. 2025, "CaKE: Circuit-aware Editing Enables Generalizable Knowledge Learners",
-arXiv:2503.16356, section 4.
+arXiv:2503.16356, by its released code.
 
 1. Sentences in which the new fact is stated, is the first of two steps, and is the last of two
    (`circuits.edits.parts.uses`).
