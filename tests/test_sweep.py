@@ -301,6 +301,17 @@ def test_a_disk_that_is_full_stops_the_sweep_and_loses_nothing(
 # --- state and table ------------------------------------------------------------------------------
 
 
+def test_the_time_that_is_left_is_told_from_what_was_done(copy: Path):
+    (row,) = status(copy)["units"]
+    spec = {**SMALL, "seeds": [0, 1], "models": ["facts-gpt2", "facts-llama"]}
+    found = plan(parse_spec(spec), copy)
+    assert len(found.missing) == 6
+    assert found.estimate(1) == pytest.approx(6 * row["seconds"])
+    assert found.estimate(2) == pytest.approx(3 * row["seconds"])
+    other = {**SMALL, "units": [{"verb": "trace", "relation": "country_capital"}]}
+    assert plan(parse_spec(other), copy).estimate() is None
+
+
 def test_status_counts_what_is_planned_done_and_failed(copy: Path):
     found = status(copy)
     (row,) = found["units"]

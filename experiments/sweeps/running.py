@@ -38,12 +38,19 @@ class Plan:
         return {group: (count, left[group]) for group, count in every.items()}
 
     def estimate(self, workers: int = 1) -> float | None:
-        """Seconds that the missing units take, from those that were done here; None without."""
+        """Seconds that the missing units take, from those that were done here; None without.
+
+        Where none was done on a model, those of the verb on other models stand in.
+        """
         known = mean_seconds(Store(self.folder))
         left = Counter((job.work.verb, job.work.model.name) for job in self.missing)
-        if not all(group in known for group in left):
-            return None
-        return sum(known[group] * count for group, count in left.items()) / workers
+        total = 0.0
+        for (verb, model), count in left.items():
+            alike = [each for (other, _), each in known.items() if other == verb]
+            if not alike:
+                return None
+            total += count * known.get((verb, model), sum(alike) / len(alike))
+        return total / workers
 
 
 def plan(spec: Spec, folder: Path, shard: Shard = Shard()) -> Plan:
