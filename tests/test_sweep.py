@@ -103,6 +103,7 @@ def test_what_stands_twice_is_done_once():
         ({**SMALL, "units": [{**LENS, "relation": []}]}, "`relation` is an empty list"),
         ({**SMALL, "models": [{"name": "m", "dtyp": "fp16"}]}, "did you mean dtype"),
         ({**SMALL, "models": [{"dtype": "fp16"}]}, "has no name"),
+        ({**SMALL, "units": [{"verb": "evaluate", "relation": "r"}]}, "`circuit` is missing"),
         ({**SMALL, "units": [{"verb": "run"}]}, "names no `analysis`"),
         ({**SMALL, "units": [{"verb": "edit"}]}, "say what to edit"),
     ],
@@ -166,6 +167,31 @@ def test_a_file_counts_by_what_it_holds(tmp_path: Path):
     third = tmp_path / "c.csv"
     third.write_text("subject,object,prompt\nFrance,Rome,The capital of {} is\n")
     assert key_of({"facts": str(third)}) != key_of({"facts": str(first)})
+
+
+def test_a_file_that_was_changed_between_two_plans_is_another_unit(copy: Path, tmp_path: Path):
+    facts = tmp_path / "facts.csv"
+    spec = parse_spec({"models": ["facts-gpt2"], "units": [{"verb": "lens", "facts": str(facts)}]})
+    keys = set()
+    for answer in ("Paris", "Rome"):
+        facts.write_text(f"subject,object,prompt\nFrance,{answer},The capital of {{}} is\n")
+        keys.add(planned(spec.works, copy)[0].key)
+    assert len(keys) == 2
+
+
+def test_a_model_whose_files_were_changed_is_another_model(tmp_path: Path):
+    model = kc.load("facts-gpt2", device="cpu")
+    places = []
+    for name in ("m", "other"):
+        with kc.edit(model, "The capital of {} is", subject="France", target="Rome").applied():
+            model.save_pretrained(tmp_path / name)
+        places.append(tmp_path / name)
+    spec = parse_spec({**SMALL, "models": [str(places[0])]})
+    edited = planned(spec.works, tmp_path / "out")[0].key
+    model.save_pretrained(places[1])
+    shutil.rmtree(places[0])
+    places[1].rename(places[0])
+    assert planned(spec.works, tmp_path / "out")[0].key != edited
 
 
 def test_planning_again_loads_no_model(copy: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,7 @@ from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.run import OneShard, show_run
 from experiments.cli.signature import Like
-from experiments.executors.base import Executing, ExecutorKind
+from experiments.executors.base import Executing
 from locate.options import Loading, Source
 from locate.search import Search
 
@@ -159,10 +159,8 @@ def _one(
     if config.limit is not None and not chosen.divisible:
         console.note(f"{chosen.name}: its sets belong together, so --limit leaves none out")
     analysis = as_analysis(chosen, cases)
-    elsewhere = None
-    if executing.executor != ExecutorKind.SERIAL:
-        where = (chosen.name, str(path))
-        elsewhere = spread(stored_benchmark, where, config, context, executing, console.note)
+    where = (chosen.name, str(path.absolute()))
+    elsewhere = spread(stored_benchmark, where, config, context, executing, console.note)
     return run_analysis(analysis, config, context, console.stage, console.warn, shard, elsewhere)
 
 

@@ -13,7 +13,7 @@ from circuits.base.choices import Known
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Like
-from experiments.executors.base import Executing, ExecutorKind
+from experiments.executors.base import Executing
 from locate.options import Loading, Source
 from locate.search import Search
 
@@ -113,9 +113,7 @@ def run(
             label=label,
         )
         part = Shard.parse(shard)
-        spread = None
-        if executing.executor != ExecutorKind.SERIAL:
-            spread = partial(_elsewhere, how=executing, note=console.note)
+        spread = partial(_elsewhere, how=executing, note=console.note)
         try:
             if one:
                 values = _values(found[0], config, settings)
@@ -143,20 +141,20 @@ def _one(
     values: Any,
     again: bool,
     shard: Shard,
-    spread: Spread | None,
+    spread: Spread,
     console: Console,
 ) -> Run:
     from experiments.analyses.engine.running import redraw, run_analysis
 
     if again:
         return redraw(chosen, context.folder, console.stage, context.label)
-    elsewhere = spread and spread(chosen, values, context)
+    elsewhere = spread(chosen, values, context)
     return run_analysis(chosen, values, context, console.stage, console.warn, shard, elsewhere)
 
 
 def _elsewhere(
     chosen: Analysis, values: Any, context: Context, how: Executing, note: Callable[[str], Any]
-) -> Callable[[Sequence[str]], None]:
+) -> Callable[[Sequence[str]], None] | None:
     """Units computed by an executor, which finds the analysis by its name."""
     from experiments.analyses.engine.jobs import spread
     from experiments.analyses.engine.registry import analysis

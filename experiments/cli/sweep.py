@@ -28,7 +28,12 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what would run, and how long it may take.")
 ]
 First = Annotated[
-    int | None, typer.Option("--first", min=1, help="Only the first so many that are missing.")
+    int | None,
+    typer.Option(
+        "--first",
+        min=1,
+        help="Only the first so many that are missing, no analyses and benchmarks.",
+    ),
 ]
 SHOWN = 10
 """Failures listed on the screen."""
@@ -82,7 +87,8 @@ def sweep(
         if dry_run:
             return
         told = _run(console, found, executing)
-        ended = _run_parts(console, spec.runs, folder, executing, part)
+        runs = spec.runs if first is None else ()
+        ended = _run_parts(console, runs, folder, executing, part)
     failed = told.ended - told.done + ended
     console.say(f"\n{folder}")
     if as_json:

@@ -12,7 +12,7 @@ import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 
@@ -74,10 +74,11 @@ class _Lane:
         self._open()
 
     def stop(self) -> None:
-        """End the process now, whatever it does; what it was writing is whole or not there."""
-        if self._born.done() and self._born.exception() is None:
-            with contextlib.suppress(OSError):
-                os.kill(self._born.result(), signal.SIGKILL)
+        """End the process now, whatever it does; what it was writing is whole or not there.
+
+        One that is still starting ends as soon as it is there, before it does the job it has.
+        """
+        self._born.add_done_callback(_kill)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _open(self) -> None:
@@ -85,6 +86,11 @@ class _Lane:
         ready = (self._threads, loaded_files())
         self._pool = ProcessPoolExecutor(1, context, _begin, ready)
         self._born = self._pool.submit(os.getpid)
+
+
+def _kill(born: Future[int]) -> None:
+    with contextlib.suppress(OSError, CancelledError, BrokenProcessPool):
+        os.kill(born.result(), signal.SIGKILL)
 
 
 def _begin(threads: int, plugins: Sequence[str]) -> None:

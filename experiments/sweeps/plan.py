@@ -21,7 +21,7 @@ from circuits.base.writing import save_json
 from experiments.executors.base import Job, Workplace
 from experiments.sweeps.spec import ModelSpec, Work
 from experiments.sweeps.store import Store
-from experiments.sweeps.verbs import decisive, verb
+from experiments.sweeps.verbs import decisive, forget, verb
 
 SCHEMA = 1
 
@@ -70,6 +70,8 @@ class UnitJob(Job):
 
 def planned(works: Sequence[Work], folder: Path) -> list[UnitJob]:
     """The units of the works, each once, in order."""
+    forget()
+    folder = folder.absolute()
     identities = _Identities(folder)
     jobs: dict[str, UnitJob] = {}
     for work in works:
@@ -83,22 +85,40 @@ class _Identities:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "models.json"
+        self._asked: dict[str, str] = {}
         try:
             self._known = dict(read_json(self._path))
         except (FileFormatError, ValueError, TypeError):
             self._known = {}
 
     def of(self, model: ModelSpec) -> str:
-        """Weights and tokenizer of a model; it is loaded where they are not known yet."""
+        """Weights and tokenizer of a model; it is loaded where they are not known of its files."""
         name = f"{model.name} {model.dtype}"
-        known = self._known.get(name)
-        if not isinstance(known, str):
-            from circuits.model.model import load
+        if name not in self._asked:
+            stamp, known = _stamp(model.name), self._known.get(name)
+            if not isinstance(known, dict) or known.get("files") != stamp:
+                from circuits.model.model import load
 
-            known = _identity(load(model.name, model.device, model.dtype))
-            self._known[name] = known
-            save_json(self._known, self._path)
-        return known
+                loaded = load(model.name, model.device, model.dtype)
+                known = {"files": stamp, "identity": _identity(loaded)}
+                self._known[name] = known
+                save_json(self._known, self._path)
+            self._asked[name] = str(known.get("identity"))
+        return self._asked[name]
+
+
+def _stamp(name: str) -> str:
+    """What tells whether a local model's files were touched; of the hub's, the revision."""
+    from circuits.model.loading import resolve
+
+    source = resolve(name)
+    marks = [source.revision or ""]
+    for place in dict.fromkeys((source.weights, source.tokenizer)):
+        path = Path(place)
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        states = [(file.name, file.stat()) for file in files if file.is_file()]
+        marks += [f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in states]
+    return sha256("\n".join(marks).encode()).hexdigest()
 
 
 def _identity(model: Any) -> str:

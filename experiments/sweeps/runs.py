@@ -102,4 +102,9 @@ def _benchmark(
         name,
     )
     chosen.refuse(config)
-    return as_analysis(chosen, chosen.read(path)), config, stored_benchmark, (name, str(path))
+    return (
+        as_analysis(chosen, chosen.read(path)),
+        config,
+        stored_benchmark,
+        (name, str(path.absolute())),
+    )

@@ -26,9 +26,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from circuits.base.arrays import ContentError, describe_file, read_intact
+from circuits.base.arrays import ContentError, read_intact
 from circuits.base.display import Summary
-from circuits.base.errors import FileFormatError, UnitError
+from circuits.base.errors import UnitError
 from circuits.base.plain import plain
 from circuits.base.results import Result
 from circuits.base.writing import atomic_write, save_json, to_json
@@ -198,14 +198,6 @@ def read_unit(path: Path, key: str) -> dict[str, Any] | None:
         unit = content["provenance"][UNIT]
         return dict(unit) if unit["key"] == key else None
     except (ContentError, KeyError, TypeError):
-        return None
-
-
-def describe_unit(path: Path) -> dict[str, Any] | None:
-    """The same by the file's header alone."""
-    try:
-        return dict(describe_file(path)[1]["provenance"][UNIT])
-    except (FileFormatError, KeyError, TypeError):
         return None
 
 

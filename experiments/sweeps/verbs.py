@@ -36,6 +36,11 @@ class Stored(Options):
 
     circuit: Path | None = option(None, "a stored circuit")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.circuit is None:
+            raise OptionError("evaluate: `circuit` is missing")
+
 
 @dataclass(frozen=True)
 class Looking(Options):
@@ -112,6 +117,12 @@ def decisive(kind: type, text: str) -> str:
     return to_json({name: value for name, value in found.items() if name not in INDECISIVE})
 
 
+def forget() -> None:
+    """Have files read again: what they hold may have changed since an earlier plan."""
+    decisive.cache_clear()
+    content_hash.cache_clear()
+
+
 def is_data(name: str) -> bool:
     """Whether an option's text is the path of something."""
     return ("/" in name or "." in name) and Path(name).expanduser().exists()
@@ -157,8 +168,7 @@ def _discover(model: Model, source: Source, search: Search) -> Found:
 def _evaluate(model: Model, source: Source, evaluating: Evaluating, stored: Stored) -> Found:
     from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches, read_circuit
 
-    if stored.circuit is None:
-        raise OptionError("evaluate: `circuit` is missing")
+    assert stored.circuit is not None, "its class refuses that"
     circuit = read_circuit(stored.circuit)
     bos = bos_of(circuit, source.bos, evaluating.allow_mismatch)
     circuit = fitted(circuit, model, stored.circuit)

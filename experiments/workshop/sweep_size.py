@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from circuits.base.writing import save_json
 from experiments.sweeps.plan import UnitJob
 from experiments.sweeps.running import Plan, plan, status
 from experiments.sweeps.spec import parse_spec
@@ -34,7 +33,7 @@ def main() -> None:
     given = parser.parse_args()
     with TemporaryDirectory() as held:
         folder = Path(held) / "sweep"
-        save_json({f"{MODEL} fp32": "0 0"}, folder / "models.json")
+        _plan(1, folder)  # the model is loaded, and known from here on
         planned = _timed("plan", lambda: _plan(given.units, folder))
         assert len(planned.missing) == given.units
         waiting = patch("os.fsync", lambda handle: None)

@@ -12,7 +12,15 @@ from circuits.base.errors import UnitError
 from experiments.analyses.engine.base import Analysis
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.parts import compute_part
-from experiments.executors.base import Executing, Job, Outcome, Status, Workplace, execute
+from experiments.executors.base import (
+    Executing,
+    ExecutorKind,
+    Job,
+    Outcome,
+    Status,
+    Workplace,
+    execute,
+)
 
 Find = Callable[[Any], Analysis]
 """Gives an analysis again, from what names it; a function of a module, so that it travels."""
@@ -38,8 +46,8 @@ class Surroundings:
         """Those of a context whose model has a name."""
         return cls(
             context.model_name,
-            context.folder,
-            context.shared,
+            context.folder.absolute(),
+            context.shared and context.shared.absolute(),
             context.seed,
             context.device,
             context.dtype,
@@ -94,8 +102,13 @@ def spread(
     context: Context,
     how: Executing,
     note: Callable[[str], Any] = lambda text: None,
-) -> Callable[[Sequence[str]], None]:
-    """A function that has units computed by an executor; UnitError where one failed."""
+) -> Callable[[Sequence[str]], None] | None:
+    """A function that has units computed by an executor; UnitError where one failed.
+
+    None for the serial one without a number of threads: the model that is here computes them.
+    """
+    if how.executor == ExecutorKind.SERIAL and how.threads is None:
+        return None
     around = Surroundings.of(context)
 
     def run(keys: Sequence[str]) -> None:
