@@ -120,6 +120,27 @@ def test_labels_break_at_spaces_before_they_turn() -> None:
     assert len(labels(["x" * 99])[0]) < 40
 
 
+def test_no_panels_title_is_cut_at_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: dict[str, float] = {}
+
+    def measured(figure: Any, path: Path, *given: Any) -> Path:
+        figure.canvas.draw()
+        for axes in figure.axes:
+            for text in (axes.title, axes._left_title, axes._right_title):
+                if text.get_text():
+                    ends[text.get_text()] = text.get_window_extent().x1 / figure.bbox.width
+        return path
+
+    monkeypatch.setattr("viz.paper.charts.saved", measured)
+    titles = ("short", "another short one", "us state largest city")
+    panels = {title: {"a": [Interval(1.0, 0.5, 1.5)] * 3} for title in titles}
+    Lines(range(3), panels, width=4.2).draw(tmp_path / "l.svg")
+    assert set(ends) == set(titles)
+    assert max(ends.values()) <= 1
+
+
 def test_the_layers_of_a_deep_model_stand_apart_and_upright(tmp_path: Path) -> None:
     """Every k-th layer is named, as many as have room; long names are turned instead."""
     layers = ["emb.", *map(str, range(30))]

@@ -179,6 +179,10 @@ class Lines:
                 left = column * share + 0.56 / self.width
                 bottom = high - tall - row * (tall + gap)
                 axes = figure.add_axes((left, bottom, share - 0.64 / self.width, tall))
+                # At the page's edge a long title goes to the left, where there is room.
+                wide = canvas.text_width(title, axes.title.get_fontsize()) > room + 0.08
+                side: Any = "right" if wide and column == across - 1 else "left"
+                axes.set_title(canvas.visible(title), loc=side, parse_math=False)
                 self._panel(axes, title, panel, names)
                 y_label = self.y_labels[column] if column < len(self.y_labels) else ""
                 is_last = index + across >= len(self.panels)
@@ -210,7 +214,6 @@ class Lines:
             low = [each.low for each in values]
             high = [each.high for each in values]
             axes.fill_between(self.x, low, high, color=tone, alpha=0.16, linewidth=0)
-        axes.set_title(canvas.visible(title), parse_math=False)
         if title in self.logarithmic:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.5g}"))
