@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from circuits.base.errors import OptionError
 from circuits.base.intervals import UNDEFINED, Interval
@@ -124,17 +125,17 @@ def test_no_panels_title_is_cut_at_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends: dict[str, float] = {}
+    titles = ("short", "another short one", "us state largest city")
 
     def measured(figure: Any, path: Path, *given: Any) -> Path:
         figure.canvas.draw()
         for axes in figure.axes:
-            for text in (axes.title, axes._left_title, axes._right_title):
-                if text.get_text():
+            for text in axes.findobj(Text):
+                if text.get_text() in titles:
                     ends[text.get_text()] = text.get_window_extent().x1 / figure.bbox.width
         return path
 
     monkeypatch.setattr("viz.paper.charts.saved", measured)
-    titles = ("short", "another short one", "us state largest city")
     panels = {title: {"a": [Interval(1.0, 0.5, 1.5)] * 3} for title in titles}
     Lines(range(3), panels, width=4.2).draw(tmp_path / "l.svg")
     assert set(ends) == set(titles)

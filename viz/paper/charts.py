@@ -180,7 +180,7 @@ class Lines:
                 bottom = high - tall - row * (tall + gap)
                 axes = figure.add_axes((left, bottom, share - 0.64 / self.width, tall))
                 # At the page's edge a long title goes to the left, where there is room.
-                wide = canvas.text_width(title, axes.title.get_fontsize()) > room + 0.08
+                wide = canvas.text_width(title, float(axes.title.get_fontsize())) > room + 0.08
                 side: Any = "right" if wide and column == across - 1 else "left"
                 axes.set_title(canvas.visible(title), loc=side, parse_math=False)
                 self._panel(axes, title, panel, names)
