@@ -360,6 +360,10 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         for name in ("Scoring", "Search")
         for option in ("method", "rule", "metric", "ablation", "kv")
     },
+    ("locate.edges.locators:RelP", "patterns"): lambda v: call("locate.edges.locators:RelP")(v),
+    ("locate.edges.locators:Ensemble", "by"): lambda v: call("locate.edges.locators:Ensemble")(
+        by=v
+    ),
     ("locate.search:Search", "selection"): lambda v: call("locate.search:Search")(
         selection=v, threshold=0.5 if str(v) == "threshold" else None
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,10 +22,12 @@ def plain_eap(
     pairs: Sequence[TokenPair],
     metric: MetricLike = Metric.LOGIT_DIFFERENCE,
     points: Sequence[float] = (1.0,),
+    hooks: Sequence[tuple[str, Any]] = (),
 ) -> Float[Tensor, "src dst"]:
     """EAP by the bridge's own flags and backward hooks, one example at a time.
 
     `points` are fractions of the way from the corrupted to the clean embedding; (1.0,) is EAP.
+    `hooks` are in the runs with gradients.
     The wiring is the bridge's: one key and one value input a key-value head.
     """
     bridge, wiring = model.bridge, model.wiring()
@@ -32,7 +35,7 @@ def plain_eap(
     for flag in flags:
         getattr(bridge, f"set_{flag}")(True)
     try:
-        total = sum(_plain_example(model, wiring, pair, metric, points) for pair in pairs)
+        total = sum(_plain_example(model, wiring, pair, metric, points, hooks) for pair in pairs)
     finally:
         for flag in flags:
             getattr(bridge, f"set_{flag}")(False)
@@ -40,7 +43,12 @@ def plain_eap(
 
 
 def _plain_example(
-    model: Model, wiring: Wiring, pair: TokenPair, metric: MetricLike, points: Sequence[float]
+    model: Model,
+    wiring: Wiring,
+    pair: TokenPair,
+    metric: MetricLike,
+    points: Sequence[float],
+    hooks: Sequence[tuple[str, Any]],
 ) -> Tensor:
     bridge = model.bridge
     clean, corrupted = torch.tensor([pair.clean.ids]), torch.tensor([pair.corrupted.ids])
@@ -91,7 +99,7 @@ def _plain_example(
     for point in points:
         embedding = (start + point * (end - start)).detach().requires_grad_(True)
         replace = [("embed.hook_out", lambda value, hook, point=embedding: point)]
-        with bridge.hooks(fwd_hooks=replace, bwd_hooks=readers):
+        with bridge.hooks(fwd_hooks=[*replace, *hooks], bwd_hooks=readers):
             out = bridge(clean)[:, -1]
             evaluate_metric(metric, out, answer, foil, clean_logits).sum().backward()
     return scores / len(points)

@@ -82,7 +82,8 @@ class Architecture:
     norms hold their gain minus one, `scale` what attention scores are multiplied with where it is
     not one over the root of d_head, `cache` the argument that brings earlier keys and values,
     `transposed` that matrices are held input by output, `bare_mlp` that an MLP's parts lie in the
-    block itself, `windowed` that it reads `sliding_window`.
+    block itself, `windowed` that it reads `sliding_window`, `closed_attention` that attention can
+    be read but not replaced where it is computed.
     """
 
     mlp_output: str | None
@@ -99,6 +100,7 @@ class Architecture:
     transposed: bool = False
     bare_mlp: bool = False
     windowed: bool = False
+    closed_attention: bool = False
 
     @classmethod
     def of(cls, config: Any) -> Architecture:
@@ -178,6 +180,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         positions=Positions.LEARNED,
         scale=1.0,
         cache="layer_past",
+        closed_attention=True,
     ),
     "gpt_neox": Architecture(
         "gpt_neox.layers.{}.mlp.dense_4h_to_h.weight",
@@ -191,6 +194,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         one_norm=True,
         positions=Positions.PAIRS,
         cache="layer_past",
+        closed_attention=True,
     ),
     "llama": Architecture(_DOWN, _UNBIASED),
     "mistral": Architecture(_DOWN, windowed=True),
@@ -206,6 +210,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         _OPT,
         positions=Positions.LEARNED,
         bare_mlp=True,
+        closed_attention=True,
     ),
     "phi": Architecture(
         "model.layers.{}.mlp.fc2.weight",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -132,11 +133,18 @@ class Blocks(Weights):
         return F.layer_norm(residual, shape, eps=self.norm_eps)
 
     def ready(
-        self, layer: int, slot: str, value: Float[Tensor, "*rest head pos d_head"], start: int = 0
+        self,
+        layer: int,
+        slot: str,
+        value: Float[Tensor, "*rest head pos d_head"],
+        start: int = 0,
+        *,
+        frozen: bool = False,
     ) -> Float[Tensor, "*rest head pos d_head"]:
         """Queries or keys (slot q or k) as attention compares them: normed, then rotated.
 
         Positions begin at `start`. Where the norm is one over all heads, all of them must be there.
+        What the norm divides by has no derivative where it is `frozen`.
         """
         norm = None
         if self.architecture.query_norm != QueryNorm.NONE:
@@ -145,9 +153,11 @@ class Blocks(Weights):
             flat = value.movedim(-3, -2).flatten(-2)
             repeats = flat.shape[-1] // len(norm.gain)
             gain = norm.gain.view(-1, self.d_head).repeat_interleave(repeats, 0).flatten()
-            value = (norm.hats(flat) * gain).unflatten(-1, (-1, self.d_head)).movedim(-2, -3)
+            wide = replace(norm, gain=gain, shift=None)
+            flat = wide.frozen(flat) if frozen else wide(flat)
+            value = flat.unflatten(-1, (-1, self.d_head)).movedim(-2, -3)
         elif norm is not None:
-            value = norm(value)
+            value = norm.frozen(value) if frozen else norm(value)
         return self.rotate(layer, value, start)
 
     def rotate(
@@ -202,9 +212,20 @@ class Blocks(Weights):
             return F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, scale=scale
             )
+        return self.compare(queries, keys, mask) @ values
+
+    def compare(
+        self,
+        queries: Float[Tensor, "*some query d_head"],
+        keys: Float[Tensor, "*others key d_head"],
+        mask: Bool[Tensor, "query key"],
+    ) -> Float[Tensor, "*rest query key"]:
+        """The attention of these queries to these keys, as `ready` gives them; they broadcast."""
+        cap = getattr(self.config, "attn_logit_softcapping", None)
         scores = queries @ keys.transpose(-1, -2) * self.attention_scale
-        scores = cap * torch.tanh(scores / cap)
-        return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ values
+        if cap is not None:
+            scores = cap * torch.tanh(scores / cap)
+        return scores.masked_fill(~mask, -torch.inf).softmax(-1)
 
     def uncapped(
         self, gradient: Float[Tensor, "*rest query key"], scores: Float[Tensor, "*rest query key"]

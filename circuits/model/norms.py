@@ -39,6 +39,13 @@ class Norm:
             return F.layer_norm(value, shape, eps=self.eps)
         return F.rms_norm(value, shape, eps=self.eps)
 
+    def frozen(self, value: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest width"]:
+        """The whole norm without its shift; what it divides by has no derivative."""
+        scale = self.scale(value).detach()
+        if self.centres:
+            value = value - value.mean(-1, keepdim=True)
+        return value / scale * self.gain
+
     def scale(self, value: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest one"]:
         """What the norm divides the value by."""
         if self.centres:

@@ -20,6 +20,9 @@ UNEMBED = "unembed.hook_in"
 UNEMBEDDED = "unembed.hook_out"
 """Logits before a soft cap [batch pos d_vocab]."""
 SLOTS = ("q", "k", "v")
+NORMS = ("ln1", "ln2", "ln1_post", "ln2_post", "q_norm", "k_norm")
+"""The norms that a layer may have, by the name that `Weights.norm` takes."""
+FINAL_NORM = "ln_final"
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,19 @@ def mlp_in(layer: int) -> str:
     return f"blocks.{layer}.mlp.hook_in"
 
 
+def mlp_up(layer: int) -> str:
+    """What the MLP's input matrix gives; where there is a gate, the other factor [batch pos d_mlp].
+
+    Without a gate it is what the activation is applied to.
+    """
+    return f"blocks.{layer}.mlp.in.hook_out"
+
+
+def mlp_gate(layer: int) -> str:
+    """What the activation is applied to in a gated MLP [batch pos d_mlp]."""
+    return f"blocks.{layer}.mlp.gate.hook_out"
+
+
 def mlp_keys(layer: int) -> str:
     """What the MLP's output matrix reads [batch pos d_mlp]."""
     return f"blocks.{layer}.mlp.out.hook_in"
@@ -115,6 +131,13 @@ def mlp_keys(layer: int) -> str:
 def mlp_raw(layer: int) -> str:
     """What the MLP writes, before a norm after it [batch pos d_model]."""
     return f"blocks.{layer}.mlp.hook_out"
+
+
+def norm_ends(layer: int | None, name: str) -> tuple[str, str]:
+    """What a norm reads and what it gives; without a layer, the one before the output matrix."""
+    owner = "attn." if name in ("q_norm", "k_norm") else ""
+    place = name if layer is None else f"blocks.{layer}.{owner}{name}"
+    return f"{place}.hook_in", f"{place}.hook_out"
 
 
 def normalized(layer: int, norm: str) -> str:

@@ -313,10 +313,22 @@ class Weights:
         component = owner._modules.get(name)
         return None if component is None else Norm.of(component, self.architecture.gain_from_one)
 
+    @property
+    def last_norm(self) -> Norm:
+        """The norm before the output matrix."""
+        return Norm.of(self.bridge.ln_final, self.architecture.gain_from_one)
+
     def final_norm(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"] | None]:
         """Gain and, where there is one, shift of the norm before the output matrix."""
-        norm = Norm.of(self.bridge.ln_final, self.architecture.gain_from_one)
-        return norm.gain, norm.shift
+        return self.last_norm.gain, self.last_norm.shift
+
+    def activation(self, value: Float[Tensor, "*rest d_mlp"]) -> Float[Tensor, "*rest d_mlp"]:
+        """The MLPs' activation, element by element."""
+        from transformers.activations import ACT2FN
+
+        names = ("activation_function", "hidden_activation", "hidden_act", "activation")
+        kind = next(kind for name in names if (kind := getattr(self.config, name, None)))
+        return ACT2FN[kind](value)
 
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
         """Output matrix, one row a token."""

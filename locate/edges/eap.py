@@ -33,6 +33,7 @@ from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model, Prefix
 from locate.edges.locators import Locator
 from locate.edges.passes import InputGradients, SourceDifferences
+from locate.edges.rules import PLAIN, BackwardRules
 from locate.search import Scoring
 
 CONTRACTION_BYTES = 48 * 2**20
@@ -60,6 +61,32 @@ def attribute(
     scoring = Scoring.of(scoring, options)
     if scoring.method not in _GRADIENTS:
         raise OptionError(f"the method {scoring.method} is none of {', '.join(_GRADIENTS)}")
+    return contract_runs(
+        model,
+        pairs,
+        scoring,
+        _GRADIENTS[scoring.method],
+        batch_size=batch_size,
+        keep_pairs=keep_pairs,
+        progress=progress,
+    )
+
+
+def contract_runs(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    scoring: Scoring,
+    score: Callable[[Runs], Float[np.ndarray, "pair edge"]],
+    *,
+    rules: BackwardRules = PLAIN,
+    batch_size: int = 16,
+    keep_pairs: bool = False,
+    progress: Progress | None = None,
+) -> EdgeScores:
+    """Scores of all edges, averaged over the pairs, from what `score` makes of each batch's runs.
+
+    Gradients are by `rules`; for the rest see `attribute`.
+    """
     wiring = model.wiring(scoring.kv)
     if not pairs:
         raise OptionError("there are no prompt pairs to score")
@@ -70,7 +97,8 @@ def attribute(
     per_pair = np.empty((len(pairs), wiring.n_edges), dtype=np.float32) if keep_pairs else None
     done = 0
     for batch in batches(pairs, batch_size, model):
-        scores = _attribute_batch(model, wiring, batch, scoring, constants)
+        runs = Runs.of(model, wiring, batch, scoring, constants, rules)
+        scores = score(runs)
         _check_finite(model, scores, batch, pairs, wiring)
         total += scores.sum(0, dtype=np.float64)
         if per_pair is not None:
@@ -82,29 +110,12 @@ def attribute(
     return EdgeScores(wiring, (total / len(pairs)).astype(np.float32), per_pair, provenance)
 
 
-def _attribute_batch(
-    model: Model,
-    wiring: Wiring,
-    batch: PairBatch,
-    scoring: Scoring,
-    constants: SourceConstants | None,
-) -> Float[np.ndarray, "pair edge"]:
-    differences, gradients = SourceDifferences(model), InputGradients(model, wiring)
-    shared = 0 if constants is not None else batch.first_difference
-    prefix = model.share_prefix(batch.clean[:, :shared])
-    runs = _Runs(model, scoring, batch, shared, prefix, differences, gradients, constants)
-    _GRADIENTS[scoring.method](runs)
-    if constants is not None:
-        differences.subtract(constants)
-    matrix = _contract(wiring, differences, gradients, len(batch))
-    return wiring.from_matrix(matrix.cpu().numpy()) / gradients.n_runs
-
-
 @dataclass(frozen=True, eq=False)
-class _Runs:
+class Runs:
     """A batch's runs from position `shared` on, and what is to be kept of them."""
 
     model: Model
+    wiring: Wiring
     scoring: Scoring
     batch: PairBatch
     shared: int
@@ -112,6 +123,36 @@ class _Runs:
     differences: SourceDifferences
     gradients: InputGradients
     constants: SourceConstants | None
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        wiring: Wiring,
+        batch: PairBatch,
+        scoring: Scoring,
+        constants: SourceConstants | None,
+        rules: BackwardRules = PLAIN,
+    ) -> Runs:
+        """No run made yet; positions before the first difference are computed here, once."""
+        differences, gradients = SourceDifferences(model), InputGradients(model, wiring, rules)
+        shared = 0 if constants is not None else batch.first_difference
+        prefix = model.share_prefix(batch.clean[:, :shared])
+        return cls(model, wiring, scoring, batch, shared, prefix, differences, gradients, constants)
+
+    def scores(self, gradients: InputGradients | None = None) -> Float[np.ndarray, "pair edge"]:
+        """Each pair's scores, from the mean of these gradients or of those of the runs."""
+        gradients = gradients or self.gradients
+        matrix = _contract(self.wiring, self.differences, gradients, len(self.batch))
+        return self.wiring.from_matrix(matrix.cpu().numpy()) / gradients.n_runs
+
+    def see_corrupted(self) -> None:
+        """Complete the differences with what replaces the clean outputs."""
+        if self.constants is not None:
+            self.differences.subtract(self.constants)
+            return
+        with torch.no_grad():
+            self.model.last_logits(self.corrupted, self.differences.hooks(-1), self.prefix)
 
     @property
     def clean(self) -> Tensor:
@@ -130,16 +171,15 @@ class _Runs:
         return lambda logits: evaluate_metric(name, logits, *sides, clean_logits)
 
 
-def _at_clean(runs: _Runs) -> None:
+def at_clean(runs: Runs) -> Float[np.ndarray, "pair edge"]:
     """EAP: the gradient at the clean run."""
-    if runs.constants is None:
-        with torch.no_grad():
-            runs.model.last_logits(runs.corrupted, runs.differences.hooks(-1), runs.prefix)
     hooks = runs.differences.hooks(1)
     runs.gradients.run(runs.clean, runs.metric(None), prefix=runs.prefix, extra_hooks=hooks)
+    runs.see_corrupted()
+    return runs.scores()
 
 
-def _along_the_path(runs: _Runs) -> None:
+def along_the_path(runs: Runs) -> Float[np.ndarray, "pair edge"]:
     """EAP-IG: the gradient at points between the corrupted and the clean embedding."""
     model, scoring, constants = runs.model, runs.scoring, runs.constants
     differences = runs.differences
@@ -153,12 +193,12 @@ def _along_the_path(runs: _Runs) -> None:
         hooks, pending = (pending, []) if point == 0.0 else ([], pending)
         metric = runs.metric(clean_logits)
         runs.gradients.run(runs.clean, metric, embedding, runs.prefix, extra_hooks=hooks)
-    if pending:  # no integration point was the corrupted run itself
-        with torch.no_grad():
-            model.last_logits(runs.corrupted, pending, runs.prefix)
+    if pending or constants is not None:  # no integration point was the corrupted run itself
+        runs.see_corrupted()
+    return runs.scores()
 
 
-_GRADIENTS = {Locator.EAP: _at_clean, Locator.EAP_IG: _along_the_path}
+_GRADIENTS = {Locator.EAP: at_clean, Locator.EAP_IG: along_the_path}
 
 
 @torch.no_grad()

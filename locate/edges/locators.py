@@ -6,9 +6,12 @@ the method of a `Scoring`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from circuits.base.choices import Open
+from circuits.base.choices import Choice, Open
+from circuits.base.errors import OptionError
+from circuits.base.options import Options, option
 
 
 class Locator(Open):
@@ -31,8 +34,70 @@ class Locator(Open):
 
     EAP: ClassVar[Locator]
     EAP_IG: ClassVar[Locator]
+    RELP: ClassVar[Locator]
+    GIM: ClassVar[Locator]
+    ATP_STAR: ClassVar[Locator]
+    ENSEMBLE: ClassVar[Locator]
     EXACT: ClassVar[Locator]
     ACDC: ClassVar[Locator]
+
+
+class Patterns(Choice):
+    """What attention is to RelP."""
+
+    FROZEN = "frozen"
+    HALVED = "halved"
+
+
+@dataclass(frozen=True)
+class RelP(Options):
+    """RelP's own option."""
+
+    patterns: Patterns = option(
+        Patterns.FROZEN,
+        "Attention is a constant, so that edges into queries and keys score 0; or each of the "
+        "factors of a product with it gets half.",
+    )
+
+
+@dataclass(frozen=True)
+class AtPStar(Options):
+    """The two corrections of AtP*."""
+
+    attention: bool = option(True, "Compute attention anew with the changed query or key.")
+    drop: bool = option(
+        True,
+        "Mean of |score| over backward passes that each leave out one layer (GradDrop); without "
+        "it scores have a sign.",
+    )
+
+
+class Joining(Choice):
+    """What an ensemble takes the mean of."""
+
+    RANKS = "ranks"
+    SCORES = "scores"
+
+
+@dataclass(frozen=True)
+class Ensemble(Options):
+    """Which locators, and how they are joined."""
+
+    of: tuple[str, ...] = option(("eap-ig", "gim", "relp"), "The locators, by name.")
+    by: Joining = option(
+        Joining.RANKS,
+        "Mean of the ranks of |score|, with the sign of the mean; or of the scores, each "
+        "locator's divided by the root of their mean square.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.of)) != len(self.of) or len(self.of) < 2:
+            raise OptionError("an ensemble is `of` two locators or more, each named once")
+        for name in self.of:
+            member = Locator.of(name, "of")
+            if member.selects or member.options is Ensemble:
+                raise OptionError(f"an ensemble takes locators that give scores, not {name}")
 
 
 Locator.EAP = Locator.add(
@@ -43,6 +108,33 @@ Locator.EAP_IG = Locator.add(
     "locate.edges.eap:attribute",
     "gradient averaged along the path of the embedding",
     uses=("steps", "rule"),
+)
+Locator.RELP = Locator.add(
+    "relp",
+    "locate.edges.relp:attribute",
+    "coefficients of relevance propagation at the clean run",
+    options=RelP,
+    at_clean=True,
+)
+Locator.GIM = Locator.add(
+    "gim",
+    "locate.edges.gim:attribute",
+    "gradient at the clean run, modified where parts interact",
+    at_clean=True,
+)
+Locator.ATP_STAR = Locator.add(
+    "atp-star",
+    "locate.edges.atp_star:attribute",
+    "gradient at the clean run, attention recomputed, absolute over passes that leave out a layer",
+    options=AtPStar,
+    at_clean=True,
+)
+Locator.ENSEMBLE = Locator.add(
+    "ensemble",
+    "locate.edges.ensemble:attribute",
+    "mean of several locators, of their ranks or of their scores",
+    uses=("steps", "rule"),
+    options=Ensemble,
 )
 Locator.EXACT = Locator.add(
     "exact", "locate.edges.exact:patch_edges", "one run an edge, without an estimate"

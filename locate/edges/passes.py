@@ -13,12 +13,13 @@ For q = W' x_hat + q_0 with x_hat = (x - mean) / sigma and gradient g on q, let 
 so the projection term needs d_head numbers only (the mean's own term is inside W', which is
 centred). Along an integrated-gradients path W' is constant: g / sigma is summed over the steps in
 d_head space, the factors (c, x_hat) of the rank-one term are kept for each step, and the expansion
-to d_model happens once (`InputGradients.attention`). Where heads read without a norm, dm/dx = u.
+to d_model happens once (`InputGradients.attention`). Where heads read without a norm, dm/dx = u. By
+the rules of `locate.edges.rules` sigma is a constant, and the term with x_hat falls away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +29,7 @@ from circuits.graph.ablation import SourceConstants, source_hooks
 from circuits.graph.circuit import Wiring
 from circuits.model import taps as points
 from circuits.model.model import Hook, Model, Prefix
+from locate.edges.rules import PLAIN, BackwardRules
 
 
 class SourceDifferences:
@@ -73,10 +75,19 @@ class InputGradients:
     """Gradients of the metric with respect to each destination's input, summed over runs.
 
     Rows are (example, position) pairs of one batch, positions from the first difference on.
+    `rules` may put others in the place of some derivatives. `also` names other points whose
+    gradient the last run leaves in `others`.
     """
 
-    def __init__(self, model: Model, wiring: Wiring) -> None:
-        self.model, self.wiring = model, wiring
+    def __init__(
+        self,
+        model: Model,
+        wiring: Wiring,
+        rules: BackwardRules = PLAIN,
+        also: Sequence[str] = (),
+    ) -> None:
+        self.model, self.wiring, self.rules, self.also = model, wiring, rules, tuple(also)
+        self.others: dict[str, Tensor] = {}
         self.norms = model.taps.attention_norm, model.taps.mlp_norm
         layers = range(model.n_layers)
         self.per_head = wiring.n_key_inputs != model.n_kv_heads
@@ -94,10 +105,13 @@ class InputGradients:
         embedding: Float[Tensor, "batch pos d_model"] | None = None,
         prefix: Prefix | None = None,
         extra_hooks: list[Hook] | None = None,
+        *,
+        cuts: bool = False,
     ) -> Float[Tensor, "batch d_vocab"]:
         """One forward and one backward pass; returns the logits.
 
-        `embedding` replaces the token embeddings (a point on an integration path).
+        `embedding` replaces the token embeddings (a point on an integration path). `cuts` says that
+        extra hooks keep the gradient from some destinations, which is then 0 there.
         """
         taps: dict[str, Tensor] = {}
         seen: dict[str, Tensor] = {}
@@ -119,13 +133,16 @@ class InputGradients:
             return name, lambda value, hook: seen.__setitem__(name, value.detach())
 
         hooks: list[Hook] = [(points.EMBEDDING, start)]
-        hooks += [tap(name) for name in self._tap_names()]
+        hooks += [tap(name) for name in (*self._tap_names(), *self.also)]
         hooks += [look(name) for name in self._look_names()]
+        hooks += self.rules.hooks(self.model)
         with torch.enable_grad():
             logits = self.model.last_logits(tokens, [*hooks, *(extra_hooks or [])], prefix)
             total = metric(logits).sum()
-            names = list(taps)
-            grads = dict(zip(names, torch.autograd.grad(total, list(taps.values())), strict=True))
+            read = list(taps.values())
+            found = torch.autograd.grad(total, read, materialize_grads=cuts or self.rules.cuts)
+            grads = dict(zip(taps, found, strict=True))
+        self.others = {name: grads[name] for name in self.also}
         first = prefix.length if prefix else 0
         for layer in range(self.model.n_layers):
             self._add_attention(layer, taps, grads, seen, first)
@@ -170,6 +187,7 @@ class InputGradients:
         n_attn, norm, gradient = self.wiring.n_attn, self.norms[0], torch.cat(gradients, 2)
         if norm is not None:
             gradient = gradient / seen[points.norm_scale(layer, norm)].unsqueeze(-1)
+        if norm is not None and not self.rules.frozen_norms:
             offset = self.model.head_offsets(layer, self.wiring.kv)
             along = ((torch.cat(outputs, 2) - offset) * gradient).sum(-1) / model.d_model
             self._along[layer].append(along.reshape(-1, n_attn))
@@ -192,14 +210,16 @@ class InputGradients:
         model, length = self.model, outputs[0].shape[1]
         pattern = seen[points.pattern(layer)][..., -length:]
         written = _by_head(grads[points.head_outputs(layer)], model.d_head)
-        values = torch.einsum("bhij,bihe->bjhe", pattern, written)
+        frozen, scales = self.rules.frozen_norms, self.rules.scales
+        values = torch.einsum("bhij,bihe->bjhe", pattern, written) * scales[2]
         name = points.attention_scores(layer)
         scores = model.uncapped(grads[name], taps[name].detach())[..., -length:]
         queries = model.ready(layer, "q", outputs[0].transpose(1, 2), start)
-        ready = torch.einsum("bhij,bhie->bhje", scores, queries) * model.attention_scale
+        ready = torch.einsum("bhij,bhie->bhje", scores, queries)
+        ready = ready * (model.attention_scale * scales[1])
         with torch.enable_grad():  # back through the keys' norm and rotation
             keys = outputs[1].transpose(1, 2).requires_grad_(True)
-            compared = model.ready(layer, "k", keys, start)
+            compared = model.ready(layer, "k", keys, start, frozen=frozen)
             (gradient,) = torch.autograd.grad(compared, keys, ready)
         return [gradient.transpose(1, 2), values]
 
@@ -212,8 +232,10 @@ class InputGradients:
             gradient = gradient * norm.gain
             if norm.centres:
                 gradient = gradient - gradient.mean(-1, keepdim=True)
-            along = (gradient * direction).mean(-1, keepdim=True)
-            gradient = (gradient - direction * along) / seen[points.norm_scale(layer, name)]
+            if not self.rules.frozen_norms:
+                along = (gradient * direction).mean(-1, keepdim=True)
+                gradient = gradient - direction * along
+            gradient = gradient / seen[points.norm_scale(layer, name)]
         self._mlp[layer] = _accumulate(self._mlp[layer], gradient.reshape(-1, self.model.d_model))
 
     def attention(self, layer: int, rows: slice, out: Float[Tensor, "dst row d_model"]) -> None:
