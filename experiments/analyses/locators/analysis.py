@@ -112,7 +112,7 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
         batch_size=context.batch_size,
         progress=context.progress,
     )
-    kinds = np.array([reader(wiring, edge) for edge in drawn])
+    kinds = np.array([reader(wiring, edge) for edge in drawn.tolist()])
     locators = {}
     for name, scores in found.items():
         guess = scores.values[drawn]
