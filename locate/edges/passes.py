@@ -28,6 +28,7 @@ from circuits.graph.ablation import SourceConstants, source_hooks
 from circuits.graph.circuit import Wiring
 from circuits.model import taps as points
 from circuits.model.model import Hook, Model, Prefix
+from circuits.model.recomputing import Recomputing
 
 
 class SourceDifferences:
@@ -72,11 +73,12 @@ class SourceDifferences:
 class InputGradients:
     """Gradients of the metric with respect to each destination's input, summed over runs.
 
-    Rows are (example, position) pairs of one batch, positions from the first difference on.
+    Rows are (example, position) pairs of one batch, positions from the first difference on. With
+    `recompute` a run holds what one block needs for its gradients, and takes a forward pass more.
     """
 
-    def __init__(self, model: Model, wiring: Wiring) -> None:
-        self.model, self.wiring = model, wiring
+    def __init__(self, model: Model, wiring: Wiring, recompute: bool = False) -> None:
+        self.model, self.wiring, self.recompute = model, wiring, recompute
         self.norms = model.taps.attention_norm, model.taps.mlp_norm
         layers = range(model.n_layers)
         self.per_head = wiring.n_key_inputs != model.n_kv_heads
@@ -101,6 +103,7 @@ class InputGradients:
         """
         taps: dict[str, Tensor] = {}
         seen: dict[str, Tensor] = {}
+        recomputing = Recomputing()
 
         def start(value: Tensor, hook: object) -> Tensor:
             point = value if embedding is None else embedding
@@ -110,20 +113,29 @@ class InputGradients:
             def keep(value: Tensor, hook: object) -> Tensor:
                 # The hook may see a view, or what others read too; returning a view of it puts one
                 # on the graph that only this reader's gradient reaches.
-                taps[name] = value.view_as(value)
-                return taps[name]
+                view = value.view_as(value)
+                return view if recomputing.again else taps.setdefault(name, view)
 
             return name, keep
 
         def look(name: str) -> Hook:
-            return name, lambda value, hook: seen.__setitem__(name, value.detach())
+            return once(name, lambda value, hook: seen.__setitem__(name, value.detach()))
+
+        def once(name: str, read: Callable[..., None]) -> Hook:
+            def reads(value: Tensor, hook: object) -> None:
+                if not recomputing.again:
+                    with torch.no_grad():
+                        read(value, hook)
+
+            return name, reads
 
         hooks: list[Hook] = [(points.EMBEDDING, start)]
         hooks += [tap(name) for name in self._tap_names()]
         hooks += [look(name) for name in self._look_names()]
-        with torch.enable_grad():
-            logits = self.model.last_logits(tokens, [*hooks, *(extra_hooks or [])], prefix)
-            total = metric(logits).sum()
+        hooks += [once(*hook) for hook in extra_hooks or ()]
+        blocks = self.model.bridge.blocks if self.recompute else ()
+        with torch.enable_grad(), recomputing.of(blocks), self.model.hooks(hooks):
+            total = metric(logits := self.model.last_logits(tokens, (), prefix)).sum()
             names = list(taps)
             grads = dict(zip(names, torch.autograd.grad(total, list(taps.values())), strict=True))
         first = prefix.length if prefix else 0
@@ -208,12 +220,14 @@ class InputGradients:
         if name is not None:
             norm = self.model.norm(layer, name)
             assert norm is not None, "the taps name a norm that is there"
-            direction = seen[points.normalized(layer, name)]
+            # Some blocks have all rows of a batch stand in one axis here.
+            direction = seen[points.normalized(layer, name)].reshape(gradient.shape)
+            scale = seen[points.norm_scale(layer, name)].reshape(*gradient.shape[:-1], 1)
             gradient = gradient * norm.gain
             if norm.centres:
                 gradient = gradient - gradient.mean(-1, keepdim=True)
             along = (gradient * direction).mean(-1, keepdim=True)
-            gradient = (gradient - direction * along) / seen[points.norm_scale(layer, name)]
+            gradient = (gradient - direction * along) / scale
         self._mlp[layer] = _accumulate(self._mlp[layer], gradient.reshape(-1, self.model.d_model))
 
     def attention(self, layer: int, rows: slice, out: Float[Tensor, "dst row d_model"]) -> None:

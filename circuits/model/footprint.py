@@ -1,0 +1,101 @@
+"""How many bytes of tensors a computation holds, operation by operation, and at other sizes.
+
+A pass does the same operations whatever the length of its prompts, and each tensor's size is a
+polynomial in that length: of degree one, or two where it pairs positions. So a few passes on
+short prompts tell what every moment of a long one holds, without running it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import finalize
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+PLAIN = ((3, 0), (5, 0), (7, 0))
+PREFIXED = ((3, 3), (5, 3), (7, 3), (3, 5), (5, 5), (3, 7))
+"""Positions run, and positions before them that were run already: as many as there are terms."""
+
+
+class Footprint(TorchDispatchMode):
+    """Within the block: bytes of the tensors that were made in it, after each operation.
+
+    What a kernel needs for itself and gives back before it ends is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.moments: list[int] = []
+        self._known: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(result):
+            name = storage._cdata
+            if name not in given and name not in self._known:  # else it is a view
+                self._known[name] = storage.nbytes()
+                self.live += storage.nbytes()
+                finalize(storage, self._forget, name)
+        self.moments.append(self.live)
+        return result
+
+    def _forget(self, name: int) -> None:
+        self.live -= self._known.pop(name)
+
+    @property
+    def peak(self) -> int:
+        """The most at any moment."""
+        return max(self.moments, default=0)
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [each.untyped_storage() for each in tree_leaves(values) if isinstance(each, torch.Tensor)]
+
+
+@dataclass(frozen=True, eq=False)
+class Growth:
+    """Bytes at every moment of a computation on `rows` prompts, whatever their length.
+
+    `terms` are the factors of the terms of `_terms`, for one prompt; `fixed` is what any number of
+    prompts needs once.
+    """
+
+    terms: Float[np.ndarray, "term moment"]
+    fixed: Float[np.ndarray, " moment"]
+
+    @classmethod
+    def of(cls, run: Callable[[int, int, int], Footprint], prefixed: bool) -> Growth:
+        """From `run(rows, positions, prefix)` on short prompts.
+
+        Where passes differ in their operations, as experts are chosen by what prompts say, there
+        is one moment: the peak.
+        """
+        sizes = PREFIXED if prefixed else PLAIN
+        seen = [run(1, *size).moments for size in sizes]
+        twice = run(2, *sizes[0]).moments
+        if len({len(each) for each in [*seen, twice]}) > 1:
+            seen, twice = [[max(each)] for each in seen], [2 * max(seen[0])]
+        values = np.array(seen, dtype=np.float64)
+        terms = np.linalg.solve(np.array([_terms(*size, prefixed) for size in sizes]), values)
+        return cls(terms, np.maximum(2 * values[0] - np.array(twice, dtype=np.float64), 0))
+
+    def moments(self, rows: int, positions: int, prefix: int = 0) -> Float[np.ndarray, " moment"]:
+        """Bytes at every moment, with so many prompts."""
+        terms = np.array(_terms(positions, prefix, len(self.terms) == len(PREFIXED)))
+        return self.fixed + rows * (terms @ self.terms - self.fixed)
+
+
+def _terms(positions: int, prefix: int, prefixed: bool) -> Sequence[float]:
+    own = [1.0, positions, positions**2]
+    return [*own, prefix, prefix * positions, prefix**2] if prefixed else own
