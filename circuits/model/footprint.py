@@ -18,13 +18,13 @@ from jaxtyping import Float
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-PLAIN = ((3, 0), (5, 0), (7, 0))
-PREFIXED = ((3, 3), (5, 3), (7, 3), (3, 5), (5, 5), (3, 7))
+PLAIN = ((3, 0), (4, 0), (5, 0))
+PREFIXED = ((3, 2), (4, 2), (5, 2), (3, 3), (4, 3), (3, 4))
 """Positions run, and positions before them that were run already: as many as there are terms."""
 
 
 class Footprint(TorchDispatchMode):
-    """Within the block: bytes of the tensors that were made in it, after each operation.
+    """Bytes of the tensors that were made within the block: after each operation, and at its end.
 
     What a kernel needs for itself and gives back before it ends is not seen.
     """
@@ -52,6 +52,10 @@ class Footprint(TorchDispatchMode):
 
     def _forget(self, name: int) -> None:
         self.live -= self._known.pop(name)
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.moments.append(self.live)  # nothing is done where things are only let go of
 
     @property
     def peak(self) -> int:
@@ -82,18 +86,19 @@ class Growth:
         is one moment: the peak.
         """
         sizes = PREFIXED if prefixed else PLAIN
-        seen = [run(1, *size).moments for size in sizes]
-        twice = run(2, *sizes[0]).moments
-        if len({len(each) for each in [*seen, twice]}) > 1:
-            seen, twice = [[max(each)] for each in seen], [2 * max(seen[0])]
+        seen = [run(2, *size).moments for size in sizes]  # one row takes ways of its own
+        more = run(3, *sizes[0]).moments
+        if len({len(each) for each in [*seen, more]}) > 1:
+            seen, more = [[max(each)] for each in seen], [max(seen[0]) * 3 // 2]
         values = np.array(seen, dtype=np.float64)
-        terms = np.linalg.solve(np.array([_terms(*size, prefixed) for size in sizes]), values)
-        return cls(terms, np.maximum(2 * values[0] - np.array(twice, dtype=np.float64), 0))
+        fixed = np.maximum(3 * values[0] - 2 * np.array(more, dtype=np.float64), 0)
+        table = np.array([_terms(*size, prefixed) for size in sizes])
+        return cls(np.linalg.solve(table, (values - fixed) / 2), fixed)
 
     def moments(self, rows: int, positions: int, prefix: int = 0) -> Float[np.ndarray, " moment"]:
         """Bytes at every moment, with so many prompts."""
         terms = np.array(_terms(positions, prefix, len(self.terms) == len(PREFIXED)))
-        return self.fixed + rows * (terms @ self.terms - self.fixed)
+        return self.fixed + rows * (terms @ self.terms)
 
 
 def _terms(positions: int, prefix: int, prefixed: bool) -> Sequence[float]:

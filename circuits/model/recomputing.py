@@ -6,12 +6,12 @@ Memory Cost", with one segment a block); the price is one more forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
 
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 
 class Recomputing:
@@ -19,9 +19,10 @@ class Recomputing:
 
     def __init__(self) -> None:
         self.again = False
+        self._caches: list[tuple[Any, dict[str, Any]]] = []
 
     @contextmanager
-    def of(self, blocks: Sequence[Any]) -> Iterator[Self]:
+    def of(self, blocks: Iterable[Any]) -> Iterator[Self]:
         """Within the `with` block, forward passes keep no more than what enters each block.
 
         Their gradients are to be asked for in it, with the same hooks in place; a hook that saves
@@ -35,12 +36,16 @@ class Recomputing:
         finally:
             for block in blocks:
                 vars(block).pop("forward", None)
+            # The graph holds what enters a block, and so the cache, whose keys hold the graph.
+            for cache, before in self._caches:
+                vars(cache).update(before)
 
     def _run(self, layer: int, forward: Callable[..., Any], *given: Any, **options: Any) -> Any:
         from transformers.cache_utils import Cache
 
         caches = [each for each in (*given, *options.values()) if isinstance(each, Cache)]
         before = [(each.layers[layer], vars(each.layers[layer]).copy()) for each in caches]
+        self._caches += before
         runs = 0
 
         def block(*given: Any, **options: Any) -> Any:
@@ -53,4 +58,5 @@ class Recomputing:
             finally:
                 self.again = False
 
-        return checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False, **options)
+        with set_checkpoint_early_stop(False):
+            return checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False, **options)

@@ -14,8 +14,8 @@ scored nowhere. Examples never share a matrix row: batch size, order and batch m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,17 +26,17 @@ from torch import Tensor
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.base.choices import Ablation
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import EdgeScores, Wiring
+from circuits.model.footprint import PLAIN, Footprint
 from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model, Prefix
 from locate.edges.locators import Locator
 from locate.edges.passes import InputGradients, SourceDifferences
+from locate.edges.room import Contraction, Room, Share
 from locate.search import Scoring
-
-CONTRACTION_BYTES = 48 * 2**20
-"""Upper bound of the buffers that hold sources and gradients in d_model space."""
 
 
 @alone
@@ -54,6 +54,7 @@ def attribute(
 
     Single fields of the scoring may be given by name: `attribute(model, pairs, metric="log-prob")`.
     `keep_pairs` also keeps each pair's scores (`EdgeScores.per_pair`, 4 bytes an edge and pair).
+    With `scoring.memory` batches are as small as that bound wants them, and scores the same.
     `progress` is called with (pairs done, pairs in all). Raises NumericalError naming the pair
     whose scores are not finite.
     """
@@ -63,14 +64,17 @@ def attribute(
     wiring = model.wiring(scoring.kv)
     if not pairs:
         raise OptionError("there are no prompt pairs to score")
+    shares = _shares(model, wiring, pairs, scoring, batch_size, keep_pairs)
     constants = None
     if scoring.ablation.is_constant:
-        constants = source_constants(model, pairs, scoring.ablation, batch_size)
+        fewest = min(share.rows for share in shares.values())
+        constants = source_constants(model, pairs, scoring.ablation, fewest)
     total = np.zeros(wiring.n_edges)
     per_pair = np.empty((len(pairs), wiring.n_edges), dtype=np.float32) if keep_pairs else None
     done = 0
-    for batch in batches(pairs, batch_size, model):
-        scores = _attribute_batch(model, wiring, batch, scoring, constants)
+    for batch in batches(pairs, {length: each.rows for length, each in shares.items()}, model):
+        share = shares[batch.clean.shape[1]]
+        scores = _attribute_batch(model, wiring, batch, scoring, constants, share)
         _check_finite(model, scores, batch, pairs, wiring)
         total += scores.sum(0, dtype=np.float64)
         if per_pair is not None:
@@ -88,16 +92,30 @@ def _attribute_batch(
     batch: PairBatch,
     scoring: Scoring,
     constants: SourceConstants | None,
+    share: Share,
 ) -> Float[np.ndarray, "pair edge"]:
-    differences, gradients = SourceDifferences(model), InputGradients(model, wiring)
+    differences, gradients = _passes(model, wiring, batch, scoring, constants, share.recompute)
+    matrix = _contract(wiring, differences, gradients, len(batch), share)
+    return wiring.from_matrix(matrix.cpu().numpy()) / gradients.n_runs
+
+
+def _passes(
+    model: Model,
+    wiring: Wiring,
+    batch: PairBatch,
+    scoring: Scoring,
+    constants: SourceConstants | None,
+    recompute: bool,
+) -> tuple[SourceDifferences, InputGradients]:
+    """All runs of a batch; their prefix is let go of."""
+    differences, gradients = SourceDifferences(model), InputGradients(model, wiring, recompute)
     shared = 0 if constants is not None else batch.first_difference
     prefix = model.share_prefix(batch.clean[:, :shared])
     runs = _Runs(model, scoring, batch, shared, prefix, differences, gradients, constants)
     _GRADIENTS[scoring.method](runs)
     if constants is not None:
         differences.subtract(constants)
-    matrix = _contract(wiring, differences, gradients, len(batch))
-    return wiring.from_matrix(matrix.cpu().numpy()) / gradients.n_runs
+    return differences, gradients
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +181,11 @@ _GRADIENTS = {Locator.EAP: _at_clean, Locator.EAP_IG: _along_the_path}
 
 @torch.no_grad()
 def _contract(
-    wiring: Wiring, differences: SourceDifferences, gradients: InputGradients, n_examples: int
+    wiring: Wiring,
+    differences: SourceDifferences,
+    gradients: InputGradients,
+    n_examples: int,
+    share: Share,
 ) -> Float[Tensor, "pair src dst"]:
     """Inner products of source differences and input gradients, example by example."""
     model = gradients.model
@@ -172,12 +194,8 @@ def _contract(
     scores = torch.zeros(
         n_examples, wiring.n_src, wiring.n_dst, dtype=torch.float32, device=model.device
     )
-    example_bytes = (wiring.n_src + wiring.n_attn + 1) * n_positions * model.d_model * 4
-    n_chunks = min(n_examples, -(-n_examples * example_bytes // CONTRACTION_BYTES))
-    chunk = -(-n_examples // n_chunks)
-    for first in range(0, n_examples, chunk):
-        examples = slice(first, min(first + chunk, n_examples))
-        rows = slice(examples.start * n_positions, examples.stop * n_positions)
+    row_bytes = Contraction.of(model, wiring).position
+    for examples, rows in _pieces(n_examples, n_positions, row_bytes, share):
         size = (rows.stop - rows.start, model.d_model)
         sources = torch.empty(wiring.n_src, *size, dtype=dtype, device=model.device)
         inputs = torch.empty(wiring.n_attn + 1, *size, dtype=dtype, device=model.device)
@@ -200,7 +218,28 @@ def _contract(
             )
             if not is_end:
                 differences.write_layer(layer, rows, sources, n_src)
+        del sources, inputs, read  # before the next piece makes its own
     return scores
+
+
+def _pieces(
+    n_examples: int, n_positions: int, row_bytes: int, share: Share
+) -> Iterator[tuple[slice, slice]]:
+    """Examples and their rows whose buffers fit; a part of one example's rows where it is split."""
+    at_once = share.buffer // row_bytes
+    if share.split and at_once < n_positions:
+        for example in range(n_examples):
+            first, stop = example * n_positions, (example + 1) * n_positions
+            for start in range(first, stop, max(1, at_once)):
+                rows = slice(start, min(start + max(1, at_once), stop))
+                yield slice(example, example + 1), rows
+        return
+    example_bytes = row_bytes * n_positions
+    n_chunks = min(n_examples, -(-n_examples * example_bytes // share.buffer))
+    chunk = -(-n_examples // n_chunks)
+    for first in range(0, n_examples, chunk):
+        examples = slice(first, min(first + chunk, n_examples))
+        yield examples, slice(examples.start * n_positions, examples.stop * n_positions)
 
 
 def _inner_products(
@@ -208,12 +247,69 @@ def _inner_products(
     inputs: Float[Tensor, "dst row d_model"],
     out: Float[Tensor, "pair src dst"],
 ) -> None:
-    """Write each example's products; rows of one example stand together."""
+    """Add each example's products; rows of one example stand together."""
     width = sources.shape[1] // len(out) * sources.shape[2]
     left, right = sources.flatten(1), inputs.flatten(1)
     for place, product in enumerate(out):
         part = slice(place * width, (place + 1) * width)
-        product.copy_(left[:, part] @ right[:, part].T)
+        product.add_(left[:, part] @ right[:, part].T)
+
+
+def _shares(
+    model: Model,
+    wiring: Wiring,
+    pairs: Sequence[TokenPair],
+    scoring: Scoring,
+    batch_size: int,
+    keep_pairs: bool,
+) -> dict[int, Share]:
+    """How the pairs of each length are taken; without a bound in batches of the size asked for."""
+    if scoring.memory is None:
+        return {len(pair.clean): Share(batch_size) for pair in pairs}
+    constant, few = scoring.ablation.is_constant, replace(scoring, steps=min(scoring.steps, 2))
+    constants = source_constants(model, pairs, Ablation.ZERO) if constant else None
+
+    def batch(rows: int, positions: int, prefix: int) -> PairBatch:
+        (found,) = batches(pairs[:1], 1, model)
+        wide = -(-(prefix + positions) // found.clean.shape[1])
+
+        def tokens(given: Tensor) -> Tensor:
+            return given.repeat(rows, wide)[:, : prefix + positions]
+
+        return replace(
+            found,
+            index=(0,) * rows,
+            clean=tokens(found.clean),
+            corrupted=tokens(found.corrupted),
+            first_difference=prefix,
+            **{name: _rows(getattr(found, name), rows) for name in _ANSWERS},
+        )
+
+    def watch(rows: int, positions: int, prefix: int, recompute: bool) -> Footprint:
+        asked = batch(rows, positions, prefix)
+        with Footprint() as seen:
+            held = _passes(model, wiring, asked, few, constants, recompute)
+        del held
+        return seen
+
+    n_positions = PLAIN[0][0]
+    asked = batch(1, n_positions, 0)
+    kept = _passes(model, wiring, asked, few, constants, recompute=False)
+    with Footprint() as seen:
+        _contract(wiring, *kept, 1, Share(1))
+    contraction = Contraction.of(model, wiring, seen.peak, n_positions)
+    results = wiring.n_edges * (3 * 8 + 4 * len(pairs) * keep_pairs)
+    kind = few.method, few.steps, few.rule, few.metric, few.kv, constant, asked.wanted.shape
+    added = kept[1].step_bytes * (scoring.steps - few.steps)
+    room = Room(model, kind, int(scoring.memory), results, watch, contraction, added)
+    return room.shares(pairs, min(batch_size, len(pairs)), sharing=not constant)
+
+
+def _rows(value: Tensor, rows: int) -> Tensor:
+    return value.repeat(rows, *[1] * (value.ndim - 1))
+
+
+_ANSWERS = "answer", "foil", "wanted", "unwanted"
 
 
 def _check_finite(

@@ -89,6 +89,12 @@ class InputGradients:
         self._final: Tensor | None = None
         self.n_runs = 0
 
+    @property
+    def step_bytes(self) -> int:
+        """Bytes that each further run of a path adds to what is held, a position of an example."""
+        width = self.wiring.n_attn + self.model.d_model if self.norms[0] else 0
+        return self.model.n_layers * width * self.model.dtype.itemsize
+
     def run(
         self,
         tokens: Int[Tensor, "batch pos"],

@@ -1,0 +1,56 @@
+"""Attribution within a bound on memory: the same scores, and the bound is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from circuits.base.errors import OptionError
+from circuits.base.sizes import bytes_of, shown
+from circuits.facts.pairs import batches
+from circuits.graph.ablation import Ablation
+from circuits.model.footprint import Footprint, Growth
+from locate.edges import eap
+from locate.edges.eap import attribute
+from locate.edges.locators import Locator
+from locate.search import Scoring
+from tests.families import FAMILIES, family_model, family_pairs
+from tests.tiny import equal_length_pairs, tiny_model
+
+METHODS = {"eap": Scoring(Locator.EAP), "eap-ig": Scoring(steps=4)}
+MIB = 2**20
+
+
+def least(model, pairs, scoring, **options) -> int:
+    """The bound that the refusal of one byte names."""
+    with pytest.raises(OptionError, match="holds no pair") as refusal:
+        attribute(model, pairs, scoring, memory=1, **options)
+    return bytes_of("memory", str(refusal.value).partition("; ")[2].partition(" would")[0])
+
+
+def relative_error(ours, theirs) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("ablation", [Ablation.PATCH, Ablation.ZERO])
+@pytest.mark.parametrize("scoring", METHODS.values(), ids=METHODS)
+def test_a_bound_leaves_scores_as_they_are_and_is_kept(model, pairs, scoring, ablation):
+    options = {"ablation": ablation, "keep_pairs": True}
+    free = attribute(model, pairs, scoring, **options)
+    lowest = least(model, pairs, scoring, **options)
+    for memory in (lowest, 2 * lowest, 8 * lowest):
+        with Footprint() as seen:
+            bounded = attribute(model, pairs, scoring, memory=memory, **options)
+        assert seen.peak <= memory
+        assert relative_error(bounded.values, free.values) < 1e-5
+        assert relative_error(bounded.per_pair, free.per_pair) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_running_blocks_again_gives_the_same_scores_in_every_architecture(family):
+    model = family_model(family)
+    pairs = family_pairs(model)
+    free = attribute(model, pairs, Scoring(steps=2))
+    lowest = least(model, pairs, Scoring(steps=2))
+    bounded = attribute(model, pairs, Scoring(steps=2), memory=lowest)
+    assert relative_error(bounded.values, free.values) < 1e-6
