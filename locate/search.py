@@ -32,8 +32,8 @@ class Scoring(Options):
     """What decides the scores of edges.
 
     `steps` and `rule` are EAP-IG's. `memory`, in bytes or as 6GiB, bounds what eap and eap-ig take
-    beside the model; it decides the size of batches and no score. `options` are the options of a method that has a class of its
-    own for them, as a value of that class or by name.
+    beside the model; it decides the size of batches and no score. `options` are the options of a
+    method that has a class of its own for them, as a value of that class or by name.
     """
 
     method: Locator = option(Locator.EAP_IG, "How edges get scores.")

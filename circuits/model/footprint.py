@@ -40,13 +40,15 @@ class Footprint(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        given = {storage._cdata for storage in _storages((args, kwargs))}
-        for storage in _storages(result):
-            name = storage._cdata
-            if name not in given and name not in self._known:  # else it is a view
-                self._known[name] = storage.nbytes()
-                self.live += storage.nbytes()
-                finalize(storage, self._forget, name)
+        made = [each for each in _storages(result) if each._cdata not in self._known]
+        if made:
+            given = {storage._cdata for storage in _storages((args, kwargs))}
+            for storage in made:
+                name, size = storage._cdata, storage.nbytes()
+                if name not in given and name not in self._known:  # else it is a view
+                    self._known[name] = size
+                    self.live += size
+                    finalize(storage, self._forget, name)
         self.moments.append(self.live)
         return result
 
@@ -64,7 +66,11 @@ class Footprint(TorchDispatchMode):
 
 
 def _storages(values: Any) -> list[torch.UntypedStorage]:
-    return [each.untyped_storage() for each in tree_leaves(values) if isinstance(each, torch.Tensor)]
+    if isinstance(values, torch.Tensor):
+        return [values.untyped_storage()]
+    return [
+        each.untyped_storage() for each in tree_leaves(values) if isinstance(each, torch.Tensor)
+    ]
 
 
 @dataclass(frozen=True, eq=False)

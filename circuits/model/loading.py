@@ -6,9 +6,11 @@ package index has, a local Hugging Face directory or GGUF file, the hub's local 
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +19,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import torch
+from filelock import FileLock
 
 from circuits.base.errors import (
     KnowledgeCircuitsError,
@@ -26,9 +29,12 @@ from circuits.base.errors import (
     is_out_of_memory,
 )
 from circuits.base.places import user_cache
+from circuits.model import mapped
 from circuits.model.architectures import check_architecture, short
-from circuits.model.gguf import GgufFile
+from circuits.model.gguf import GgufFile, filled
 from circuits.model.packaged import PACKAGED, fetched
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED_DIR = Path(__file__).parent.parent / "embedded"
 HUB_TIMEOUT_SECONDS = 4.0
@@ -166,8 +172,13 @@ def _resolve_embedded(name: str, checkpoint: str) -> Source:
     return Source(str(checkpoints[checkpoint]), directory)
 
 
-def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> LoadedWeights:
-    """Weights on the device, ready for hooks; no gradient is tracked for any parameter."""
+def load_weights(
+    name: str, device: str | None = None, dtype: str = "fp32", shared: Path | None = None
+) -> LoadedWeights:
+    """Weights on the device, ready for hooks; no gradient is tracked for any parameter.
+
+    In memory of the processor they are those of all processes that name the same folder `shared`.
+    """
     from transformers.utils import logging as hf_logging
 
     torch_dtype, where = parse_dtype(dtype), parse_device(device)
@@ -176,6 +187,8 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
     progress_was_on = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
+        if shared is not None and where.type == "cpu":
+            read = _common(read, shared)
         hf_model, hf_tokenizer, origin, kept = read(source, name, torch_dtype)
     except Exception as error:  # a damaged directory makes the libraries raise almost anything
         if isinstance(error, KnowledgeCircuitsError) or is_out_of_memory(error):
@@ -203,8 +216,32 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
     return LoadedWeights(name, hf_model, hf_tokenizer, provenance, kept)
 
 
-def _from_directory(source: Source, name: str, dtype: torch.dtype) -> Read:
-    """Model and tokenizer of a Hugging Face directory or hub name."""
+def _common(read: Callable[..., Read], folder: Path) -> Callable[..., Read]:
+    """`read`, with the weights that the folder has; who comes first puts them there."""
+
+    def common(source: Source, name: str, dtype: torch.dtype) -> Read:
+        path = mapped.place(folder, name, dtype)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                own = read(source, name, dtype)
+                try:
+                    mapped.write(path, dict(own[0].named_parameters()))
+                except OSError as error:
+                    logger.warning(
+                        "the weights of %r are not shared between processes: %s", name, error
+                    )
+                    return own
+                del own
+                gc.collect()  # modules hold each other, and with them what is mapped from now on
+        return read(source, name, dtype, mapped.read(path))
+
+    return common
+
+
+def _from_directory(
+    source: Source, name: str, dtype: torch.dtype, weights: Mapping[str, torch.Tensor] | None = None
+) -> Read:
+    """Model and tokenizer of a Hugging Face directory or hub name; `weights` instead of its own."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"local_files_only": source.local_only, "revision": source.revision}
@@ -212,28 +249,34 @@ def _from_directory(source: Source, name: str, dtype: torch.dtype) -> Read:
     check_architecture(config, name)
     _check_size(config, source.weights, name)
     hf_tokenizer = AutoTokenizer.from_pretrained(source.tokenizer, **options)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source.weights,
-        dtype=dtype,
-        attn_implementation="eager",
-        use_safetensors=True,  # a pickle from outside is never opened
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # `_check_complete` says it in one line
-        **options,
-    )
+    how: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": "eager",
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # `_check_complete` says it in one line
+    }
+    if weights is None:
+        # A pickle from outside is never opened.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.weights, use_safetensors=True, **how, **options
+        )
+    else:
+        loaded = filled(config, weights, **how)
     _check_complete(loaded[1], name)
     stored = getattr(config, "dtype", None)
     kept = stored if isinstance(stored, torch.dtype) else None
     return loaded[0], hf_tokenizer, {"revision": getattr(config, "_commit_hash", None)}, kept
 
 
-def _from_gguf(source: Source, name: str, dtype: torch.dtype) -> Read:
-    """Model and tokenizer of a GGUF file, the weights taken out of their blocks."""
+def _from_gguf(
+    source: Source, name: str, dtype: torch.dtype, weights: Mapping[str, torch.Tensor] | None = None
+) -> Read:
+    """Model and tokenizer of a GGUF file, the weights taken out of their blocks or given."""
     file = GgufFile(source.weights, name)
     config = file.config()
     check_architecture(config, name)
     hf_tokenizer = file.tokenizer()
-    hf_model, report = file.model(config, dtype)
+    hf_model, report = file.model(config, dtype, weights)
     _check_complete(report, name)
     return hf_model, hf_tokenizer, {"revision": None, "quantisation": file.quantisation}, None
 

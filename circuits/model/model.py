@@ -245,16 +245,23 @@ class Model(Blocks):
         return self.last_logits_and_prefix(rows)[1]
 
 
-def load(name: str | Path, device: str | None = None, dtype: str = "fp32") -> Model:
+def load(
+    name: str | Path,
+    device: str | None = None,
+    dtype: str = "fp32",
+    *,
+    shared: Path | None = None,
+) -> Model:
     """A model by name (`kc models`), local Hugging Face directory, GGUF file or hub name.
 
     `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32, bf16 or
-    fp16.
+    fp16. Processes that name one folder `shared`, of their own, have one copy of the weights in
+    the processor's memory; an edit is seen in its own process alone.
     Raises ModelNotFoundError or UnsupportedArchitectureError with one line that says what to do.
     """
     if not isinstance(name, str | Path):
         raise OptionError(f"a model is named by text or a path, not by {name!r}")
-    weights = load_weights(str(name), device, dtype)
+    weights = load_weights(str(name), device, dtype, shared)
     try:
         model = Model(weights)
         with torch.no_grad():  # what a damaged configuration breaks, the first pass shows

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
 
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+from torch.utils.checkpoint import checkpoint
 
 
 class Recomputing:
@@ -58,5 +58,4 @@ class Recomputing:
             finally:
                 self.again = False
 
-        with set_checkpoint_early_stop(False):
-            return checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False, **options)
+        return checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False, **options)

@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.base.choices import Ablation
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
-from circuits.base.choices import Ablation
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import EdgeScores, Wiring
 from circuits.model.footprint import PLAIN, Footprint
@@ -266,7 +266,7 @@ def _shares(
     """How the pairs of each length are taken; without a bound in batches of the size asked for."""
     if scoring.memory is None:
         return {len(pair.clean): Share(batch_size) for pair in pairs}
-    constant, few = scoring.ablation.is_constant, replace(scoring, steps=min(scoring.steps, 2))
+    constant, one = scoring.ablation.is_constant, replace(scoring, steps=1)
     constants = source_constants(model, pairs, Ablation.ZERO) if constant else None
 
     def batch(rows: int, positions: int, prefix: int) -> PairBatch:
@@ -288,19 +288,20 @@ def _shares(
     def watch(rows: int, positions: int, prefix: int, recompute: bool) -> Footprint:
         asked = batch(rows, positions, prefix)
         with Footprint() as seen:
-            held = _passes(model, wiring, asked, few, constants, recompute)
+            held = _passes(model, wiring, asked, one, constants, recompute)
         del held
         return seen
 
     n_positions = PLAIN[0][0]
     asked = batch(1, n_positions, 0)
-    kept = _passes(model, wiring, asked, few, constants, recompute=False)
+    kept = _passes(model, wiring, asked, one, constants, recompute=False)
     with Footprint() as seen:
         _contract(wiring, *kept, 1, Share(1))
     contraction = Contraction.of(model, wiring, seen.peak, n_positions)
     results = wiring.n_edges * (3 * 8 + 4 * len(pairs) * keep_pairs)
-    kind = few.method, few.steps, few.rule, few.metric, few.kv, constant, asked.wanted.shape
-    added = kept[1].step_bytes * (scoring.steps - few.steps)
+    kind = one.method, one.rule, one.metric, one.kv, constant, asked.wanted.shape
+    further = scoring.steps - 1 if scoring.method == Locator.EAP_IG else 0
+    added = kept[1].later_bytes(further)
     room = Room(model, kind, int(scoring.memory), results, watch, contraction, added)
     return room.shares(pairs, min(batch_size, len(pairs)), sharing=not constant)
 

@@ -89,11 +89,12 @@ class InputGradients:
         self._final: Tensor | None = None
         self.n_runs = 0
 
-    @property
-    def step_bytes(self) -> int:
-        """Bytes that each further run of a path adds to what is held, a position of an example."""
-        width = self.wiring.n_attn + self.model.d_model if self.norms[0] else 0
-        return self.model.n_layers * width * self.model.dtype.itemsize
+    def later_bytes(self, runs: int) -> int:
+        """Bytes a position of an example that runs after a path's first find and leave behind."""
+        model, each = self.model, self.wiring.n_attn + self.model.d_model
+        sums = model.n_layers * (self.wiring.n_attn * model.d_head + model.d_model) + model.d_model
+        factors = model.n_layers * each * model.dtype.itemsize if self.norms[0] else 0
+        return (sums * max(4, model.dtype.itemsize) if runs else 0) + runs * factors
 
     def run(
         self,

@@ -23,8 +23,11 @@ from circuits.graph.circuit import Wiring
 from circuits.model.footprint import Footprint, Growth
 from circuits.model.model import Model
 
-SLACK = 1.15
-"""Memory that a process takes for a byte of tensors; measured in docs/tasks/models.md."""
+SLACK = 1.3
+"""Memory that a process takes for a byte of tensors, with what it keeps of freed memory; measured, as
+is `OWN_BYTES`, in docs/tasks/models.md."""
+OWN_BYTES = 32 * 2**20
+"""Memory that a process takes for its first pass whatever its size."""
 CONTRACTION_BYTES = 48 * 2**20
 """Upper bound of the buffers that hold sources and gradients in d_model space."""
 
@@ -113,7 +116,7 @@ class Room:
             for rows in range(most, 0, -1):
                 if self._least(rows, positions, prefix, recompute) <= self.bound:
                     at_end = self._at_end(rows, positions, prefix, recompute)
-                    left = int((self.bound - self.held) / SLACK - at_end)
+                    left = int((self.bound - self.held - OWN_BYTES) / SLACK - at_end)
                     return Share(rows, recompute, min(left, CONTRACTION_BYTES), split=True)
         return None
 
@@ -121,20 +124,20 @@ class Room:
         """Bytes below which so many rows do not run."""
         passes = self._held(rows, positions, prefix, recompute)[0]
         contracting = self._at_end(rows, positions, prefix, recompute) + self.contraction.position
-        return SLACK * max(passes, contracting) + self.held
+        return SLACK * max(passes, contracting) + self.held + OWN_BYTES
 
     def _at_end(self, rows: int, positions: int, prefix: int, recompute: bool) -> float:
         """Bytes beside the contraction's buffers."""
         kept = self._held(rows, positions, prefix, recompute)[1]
         return kept + rows * self.contraction.pair + self.contraction.once
 
-    def _held(
-        self, rows: int, positions: int, prefix: int, recompute: bool
-    ) -> tuple[float, float]:
+    def _held(self, rows: int, positions: int, prefix: int, recompute: bool) -> tuple[float, float]:
         """Bytes at the worst moment of the passes, and after them."""
         known = _known.setdefault(self.model, {})
         kind = *self.kind, prefix > 0, recompute
         if kind not in known:
-            known[kind] = Growth.of(lambda *size: self.watch(*size, recompute), prefix > 0)
+            known[kind] = Growth.of(
+                lambda *size: self.watch(size[0], size[1], size[2], recompute), prefix > 0
+            )
         seen, added = known[kind].moments(rows, positions, prefix), rows * positions * self.added
         return float(seen.max()) + added, float(seen[-1]) + added
