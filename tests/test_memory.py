@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from circuits.base.errors import OptionError
-from circuits.base.sizes import bytes_of
+from circuits.base.sizes import bytes_of, shown
 from circuits.graph.ablation import Ablation
 from circuits.model.footprint import Footprint
 from locate.edges import room
@@ -62,3 +62,30 @@ def test_running_blocks_again_gives_the_same_scores_in_every_architecture(family
     lowest = least(model, pairs, Scoring(steps=2))
     bounded = attribute(model, pairs, Scoring(steps=2), memory=lowest)
     assert relative_error(bounded.values, free.values) < 1e-6
+
+
+def test_running_a_block_again_leaves_blocks_and_hooks_as_they_were(model, pairs, monkeypatch):
+    monkeypatch.setattr(room, "OWN_BYTES", 0)
+    attribute(model, pairs, METHODS["eap"], memory=least(model, pairs, METHODS["eap"]))
+    assert not any("forward" in vars(block) for block in model.bridge.blocks)
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in model.bridge.hook_dict.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("6GiB", 6 * 2**30), ("500MB", 5 * 10**8), ("1.5 kib", 1536), (7, 7)]
+)
+def test_amounts_are_read_as_people_write_them(text, size):
+    assert bytes_of("memory", text) == size
+    assert bytes_of("memory", shown(size, up=True)) >= size
+
+
+@pytest.mark.parametrize("text", ["", "6 gigs", "-1GiB", "0", 0, True, 1.5])
+def test_what_is_no_amount_is_refused(text):
+    with pytest.raises(OptionError, match="takes an amount such as 6GiB"):
+        Scoring(memory=text)
+
+
+@pytest.mark.parametrize("method", [Locator.EXACT, Locator.ACDC])
+def test_methods_that_do_not_keep_to_a_bound_refuse_it(method):
+    with pytest.raises(OptionError, match="bounds `method` eap and eap-ig"):
+        Scoring(method, memory="6GiB")

@@ -23,9 +23,10 @@ from circuits.graph.circuit import Wiring
 from circuits.model.footprint import Footprint, Growth
 from circuits.model.model import Model
 
-SLACK = 1.3
-"""Memory that a process takes for a byte of tensors, with what it keeps of freed memory; measured, as
-is `OWN_BYTES`, in docs/tasks/models.md."""
+SLACK = 1.5
+"""Memory that a process takes for a byte of tensors, with what it keeps of freed memory.
+
+It and `OWN_BYTES` were measured (docs/tasks/models.md)."""
 OWN_BYTES = 32 * 2**20
 """Memory that a process takes for its first pass whatever its size."""
 CONTRACTION_BYTES = 48 * 2**20
