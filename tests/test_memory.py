@@ -79,7 +79,7 @@ def test_amounts_are_read_as_people_write_them(text, size):
     assert bytes_of("memory", shown(size, up=True)) >= size
 
 
-@pytest.mark.parametrize("text", ["", "6 gigs", "-1GiB", "0", 0, True, 1.5])
+@pytest.mark.parametrize("text", ["", "6 gigs", "-1GiB", "0", 0, True])
 def test_what_is_no_amount_is_refused(text):
     with pytest.raises(OptionError, match="memory"):
         Scoring(memory=text)
