@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from circuits.base.choices import Ablation, KeyValue, Metric, Open, Ranking, Rule, Selection
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, as_dict, build, changed, option
+from circuits.base.sizes import bytes_of
 from locate.edges.locators import Locator
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ _SIZES = ("faithfulness", "edges", "share", "threshold")
 class Scoring(Options):
     """What decides the scores of edges.
 
-    `steps` and `rule` are EAP-IG's. `options` are the options of a method that has a class of its
-    own for them, as a value of that class or by name.
+    `steps` and `rule` are EAP-IG's. `memory`, in bytes or as 6GiB, bounds what eap and eap-ig take
+    beside the model; it decides the size of batches and no score. `options` are the options of a
+    method that has a class of its own for them, as a value of that class or by name.
     """
 
     method: Locator = option(Locator.EAP_IG, "How edges get scores.")
@@ -41,6 +43,11 @@ class Scoring(Options):
     ablation: Ablation = option(Ablation.PATCH, "What replaces a cut edge.")
     kv: KeyValue = option(
         KeyValue.GROUPED, "One key and value input a key-value head, or one a query head."
+    )
+    memory: str | int | None = option(
+        None,
+        "Bound of the memory that scoring takes beside the model, as 6GiB; takes smaller batches.",
+        metavar="SIZE",
     )
     options: Any = option(
         None,
@@ -52,6 +59,10 @@ class Scoring(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "options", _own_options(self.method, self.options))
+        if self.memory is not None:
+            object.__setattr__(self, "memory", bytes_of("memory", self.memory))
+            if not self.method.bounded:
+                raise OptionError(f"`memory` bounds `method` eap and eap-ig, not {self.method}")
         if self.method.at_clean and self.metric.relative:
             raise OptionError(
                 f"{self.method} takes the gradient at the clean run, where {self.metric}, which "

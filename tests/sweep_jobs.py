@@ -45,3 +45,31 @@ class Writing(Job):
             time.sleep(60)
         made = place.once("made", lambda: os.getpid())
         atomic_write(self.folder / str(self.number), str(made))
+
+
+@dataclass(frozen=True)
+class Loading(Job):
+    """Loads a model, edits it, and tells of its weights and of the file they are in."""
+
+    folder: Path
+    number: int
+    model: str
+
+    @property
+    def label(self) -> str:
+        """Its number."""
+        return str(self.number)
+
+    def run(self, place: Workplace) -> None:
+        """Do it."""
+        model = place.model(self.model, "cpu", "fp32")
+        name = model.parameter_names[0]
+        before = model.parameter(name).clone()
+        model.set_parameter(name, before + self.number + 1)
+        time.sleep(1)  # while the other process does the same
+        held = bool((model.parameter(name) == before + self.number + 1).all())
+        model.set_parameter(name, before)
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        files = {line.split()[-1] for line in maps if ".weights" in line}
+        said = (str(os.getpid()), str(held), model.provenance["weights_sha256"], *sorted(files))
+        atomic_write(self.folder / str(self.number), " ".join(said))

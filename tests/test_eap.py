@@ -153,7 +153,7 @@ def test_an_error_inside_a_pass_leaves_no_hook_behind(model, pairs, monkeypatch)
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("broken metric")
 
-    monkeypatch.setattr("locate.edges.eap.evaluate_metric", fail)
+    monkeypatch.setattr("locate.edges.runs.evaluate_metric", fail)
     with pytest.raises(RuntimeError, match="broken metric"):
         attribute(model, pairs, EAP)
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.bridge.hook_dict.values())

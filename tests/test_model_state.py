@@ -20,9 +20,9 @@ from circuits.base.errors import (
 from circuits.edits.edit import WeightDelta
 from circuits.graph.evaluate import run_circuits
 from circuits.model.architectures import check_architecture
-from circuits.model.loading import weights_hash
 from circuits.model.metrics import hit_at, rank
 from circuits.model.model import Model, load
+from circuits.model.tensors import weights_hash
 from experiments.analyses.engine.context import Context
 from locate.edges.eap import attribute
 from tests.tiny import byte_level_tokenizer, equal_length_pairs, gpt2_hf, tiny_model

@@ -9,7 +9,7 @@ of one length only, so no prompt is ever padded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,13 +189,15 @@ def encode_pairs(
 
 
 def batches(
-    pairs: Sequence[TokenPair], batch_size: int, model: Model | None = None
+    pairs: Sequence[TokenPair], batch_size: int | Mapping[int, int], model: Model | None = None
 ) -> Iterator[PairBatch]:
     """Batches of equal length, at most `batch_size` rows each, in order of length.
 
+    The size may be one for each length.
+
     They are on the model's device; PromptError for pairs that another tokenizer made.
     """
-    if batch_size < 1:
+    if isinstance(batch_size, int) and batch_size < 1:
         raise OptionError(f"batch size must be at least 1, not {batch_size}")
     device = "cpu" if model is None else model.device
     if model is not None and {pair.tokenizer for pair in pairs} - {model.tokenizer.fingerprint}:
@@ -208,8 +210,9 @@ def batches(
         by_length.setdefault(len(pair.clean), []).append(index)
     for length in sorted(by_length):
         members = by_length[length]
-        for start in range(0, len(members), batch_size):
-            rows = members[start : start + batch_size]
+        size = batch_size if isinstance(batch_size, int) else batch_size[length]
+        for start in range(0, len(members), size):
+            rows = members[start : start + size]
 
             def tensor(values: list[Any]) -> Tensor:
                 return torch.tensor(values, device=device)

@@ -151,23 +151,23 @@ class GgufFile:
             self.path.parent, gguf_file=self.path.name, local_files_only=True
         )
 
-    def model(self, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
-        """The Hugging Face model of this configuration, and what `transformers` says of loading."""
-        from transformers import AutoModelForCausalLM
+    def model(
+        self, config: Any, dtype: torch.dtype, weights: Mapping[str, Tensor] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """The Hugging Face model of this configuration, and what `transformers` says of loading.
 
-        with torch.device("meta"):
-            blank: Any = AutoModelForCausalLM.from_config(config)
-        names = self._names([name for name, _ in blank.named_parameters()], config)
-        loaded: Any = type(blank).from_pretrained(
-            None,
-            config=config,
-            state_dict=self._weights(names, config, dtype),
+        `weights` are plain ones of this type, where they are at hand.
+        """
+        if weights is None:
+            weights = self._weights(self._names(parameter_names(config), config), config, dtype)
+        return filled(
+            config,
+            weights,
             dtype=dtype,
             attn_implementation="eager",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # the caller says it in one line
         )
-        return loaded
 
     def _names(self, parameters: list[str], config: Any) -> dict[str, str]:
         """The file's name for every parameter of the model; all of the file's are used."""
@@ -229,6 +229,25 @@ class GgufFile:
                 ) from None
             value[start : start + count] = torch.from_numpy(part)
         return value.reshape(stored.shape)
+
+
+def parameter_names(config: Any) -> list[str]:
+    """Names of the parameters of a model that is not there yet."""
+    return [name for name, _ in _blank(config).named_parameters()]
+
+
+def filled(config: Any, weights: Mapping[str, Tensor], **options: Any) -> Any:
+    """What `from_pretrained` of `transformers` gives of these weights, which it does not copy."""
+    return type(_blank(config)).from_pretrained(
+        None, config=config, state_dict=dict(weights), **options
+    )
+
+
+def _blank(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def _heads(config: Any, layer: str) -> int:

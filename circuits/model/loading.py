@@ -6,33 +6,37 @@ package index has, a local Hugging Face directory or GGUF file, the hub's local 
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import torch
+from filelock import FileLock
 
 from circuits.base.errors import (
     KnowledgeCircuitsError,
     ModelNotFoundError,
     NumericalError,
-    OptionError,
     is_out_of_memory,
 )
 from circuits.base.places import user_cache
+from circuits.model import mapped
 from circuits.model.architectures import check_architecture, short
-from circuits.model.gguf import GgufFile
+from circuits.model.gguf import GgufFile, filled
 from circuits.model.packaged import PACKAGED, fetched
+from circuits.model.tensors import first_not_finite, parse_device, parse_dtype, weights_hash
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED_DIR = Path(__file__).parent.parent / "embedded"
 HUB_TIMEOUT_SECONDS = 4.0
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Read = tuple[Any, Any, dict[str, Any], torch.dtype | None]
 """Model, tokenizer, where they are from, and the type that the weights were stored in."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -166,8 +170,13 @@ def _resolve_embedded(name: str, checkpoint: str) -> Source:
     return Source(str(checkpoints[checkpoint]), directory)
 
 
-def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> LoadedWeights:
-    """Weights on the device, ready for hooks; no gradient is tracked for any parameter."""
+def load_weights(
+    name: str, device: str | None = None, dtype: str = "fp32", shared: Path | None = None
+) -> LoadedWeights:
+    """Weights on the device, ready for hooks; no gradient is tracked for any parameter.
+
+    In memory of the processor they are those of all processes that name the same folder `shared`.
+    """
     from transformers.utils import logging as hf_logging
 
     torch_dtype, where = parse_dtype(dtype), parse_device(device)
@@ -176,6 +185,8 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
     progress_was_on = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
+        if shared is not None and where.type == "cpu":
+            read = _common(read, shared)
         hf_model, hf_tokenizer, origin, kept = read(source, name, torch_dtype)
     except Exception as error:  # a damaged directory makes the libraries raise almost anything
         if isinstance(error, KnowledgeCircuitsError) or is_out_of_memory(error):
@@ -203,8 +214,32 @@ def load_weights(name: str, device: str | None = None, dtype: str = "fp32") -> L
     return LoadedWeights(name, hf_model, hf_tokenizer, provenance, kept)
 
 
-def _from_directory(source: Source, name: str, dtype: torch.dtype) -> Read:
-    """Model and tokenizer of a Hugging Face directory or hub name."""
+def _common(read: Callable[..., Read], folder: Path) -> Callable[..., Read]:
+    """`read`, with the weights that the folder has; who comes first puts them there."""
+
+    def common(source: Source, name: str, dtype: torch.dtype) -> Read:
+        path = mapped.place(folder, name, dtype)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                own = read(source, name, dtype)
+                try:
+                    mapped.write(path, dict(own[0].named_parameters()))
+                except OSError as error:
+                    logger.warning(
+                        "the weights of %r are not shared between processes: %s", name, error
+                    )
+                    return own
+                del own
+                gc.collect()  # modules hold each other, and with them what is mapped from now on
+        return read(source, name, dtype, mapped.read(path))
+
+    return common
+
+
+def _from_directory(
+    source: Source, name: str, dtype: torch.dtype, weights: Mapping[str, torch.Tensor] | None = None
+) -> Read:
+    """Model and tokenizer of a Hugging Face directory or hub name; `weights` instead of its own."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"local_files_only": source.local_only, "revision": source.revision}
@@ -212,28 +247,34 @@ def _from_directory(source: Source, name: str, dtype: torch.dtype) -> Read:
     check_architecture(config, name)
     _check_size(config, source.weights, name)
     hf_tokenizer = AutoTokenizer.from_pretrained(source.tokenizer, **options)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source.weights,
-        dtype=dtype,
-        attn_implementation="eager",
-        use_safetensors=True,  # a pickle from outside is never opened
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # `_check_complete` says it in one line
-        **options,
-    )
+    how: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": "eager",
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # `_check_complete` says it in one line
+    }
+    if weights is None:
+        # A pickle from outside is never opened.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.weights, use_safetensors=True, **how, **options
+        )
+    else:
+        loaded = filled(config, weights, **how)
     _check_complete(loaded[1], name)
     stored = getattr(config, "dtype", None)
     kept = stored if isinstance(stored, torch.dtype) else None
     return loaded[0], hf_tokenizer, {"revision": getattr(config, "_commit_hash", None)}, kept
 
 
-def _from_gguf(source: Source, name: str, dtype: torch.dtype) -> Read:
-    """Model and tokenizer of a GGUF file, the weights taken out of their blocks."""
+def _from_gguf(
+    source: Source, name: str, dtype: torch.dtype, weights: Mapping[str, torch.Tensor] | None = None
+) -> Read:
+    """Model and tokenizer of a GGUF file, the weights taken out of their blocks or given."""
     file = GgufFile(source.weights, name)
     config = file.config()
     check_architecture(config, name)
     hf_tokenizer = file.tokenizer()
-    hf_model, report = file.model(config, dtype)
+    hf_model, report = file.model(config, dtype, weights)
     _check_complete(report, name)
     return hf_model, hf_tokenizer, {"revision": None, "quantisation": file.quantisation}, None
 
@@ -300,60 +341,6 @@ def _check_complete(report: Mapping[str, Any], name: str) -> None:
             raise ModelNotFoundError(
                 f"{name!r} cannot be loaded: weight {weights[0]!r}{more} {fault}"
             )
-
-
-def parse_dtype(dtype: str) -> torch.dtype:
-    """`fp32`, `bf16` or `fp16` as a torch type."""
-    if dtype not in DTYPES:
-        raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
-    return DTYPES[dtype]
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """The name that `parse_dtype` takes; of any other type torch's own."""
-    names = {known: name for name, known in DTYPES.items()}
-    return names.get(dtype, str(dtype).removeprefix("torch."))
-
-
-def parse_device(device: str | None) -> torch.device:
-    """The named device, or the best one there is; OptionError where the named one is absent."""
-    if device is None or device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        wanted = torch.device(device)
-    except RuntimeError:
-        raise OptionError(f"{device!r} is no device; use cpu, cuda, cuda:N or mps") from None
-    counts = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        "mps": int(torch.backends.mps.is_available()),
-    }
-    if wanted.type not in counts:
-        raise OptionError(f"device {device!r} is not covered; use cpu, cuda, cuda:N or mps")
-    if (wanted.index or 0) >= counts[wanted.type]:
-        raise OptionError(f"device {device!r} is not available on this machine; use `device` cpu")
-    return wanted
-
-
-def first_not_finite(parameters: Mapping[str, torch.Tensor]) -> str | None:
-    """Name of the first of these that holds NaN or infinity."""
-    for name, value in parameters.items():
-        # A sum shows both and takes no memory; it can overflow by itself, so then one looks.
-        if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
-            return name
-    return None
-
-
-def weights_hash(parameters: Mapping[str, torch.Tensor]) -> str:
-    """sha256 over all parameters' names and bytes, in order of name."""
-    digest = sha256()
-    for name, parameter in sorted(parameters.items()):
-        digest.update(name.encode())
-        raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().data)
-    return digest.hexdigest()
 
 
 def _is_cached(name: str, revision: str | None) -> bool:

@@ -33,9 +33,10 @@ from circuits.base.errors import (
 from circuits.model.architectures import Architecture, attention_windows, check_architecture
 from circuits.model.blocks import Blocks
 from circuits.model.holding import alone
-from circuits.model.loading import LoadedWeights, dtype_name, gist, load_weights, weights_hash
+from circuits.model.loading import LoadedWeights, gist, load_weights
 from circuits.model.saying import NextTokens
 from circuits.model.taps import UNEMBED
+from circuits.model.tensors import dtype_name, weights_hash
 from circuits.model.tokens import Tokenizer, usual_bos
 from circuits.model.weights import HeadProjections
 from circuits.model.wiring import Wiring
@@ -245,16 +246,23 @@ class Model(Blocks):
         return self.last_logits_and_prefix(rows)[1]
 
 
-def load(name: str | Path, device: str | None = None, dtype: str = "fp32") -> Model:
+def load(
+    name: str | Path,
+    device: str | None = None,
+    dtype: str = "fp32",
+    *,
+    shared: Path | None = None,
+) -> Model:
     """A model by name (`kc models`), local Hugging Face directory, GGUF file or hub name.
 
     `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32, bf16 or
-    fp16.
+    fp16. Processes that name one folder `shared`, of their own, have one copy of the weights in
+    the processor's memory; an edit is seen in its own process alone.
     Raises ModelNotFoundError or UnsupportedArchitectureError with one line that says what to do.
     """
     if not isinstance(name, str | Path):
         raise OptionError(f"a model is named by text or a path, not by {name!r}")
-    weights = load_weights(str(name), device, dtype)
+    weights = load_weights(str(name), device, dtype, shared)
     try:
         model = Model(weights)
         with torch.no_grad():  # what a damaged configuration breaks, the first pass shows

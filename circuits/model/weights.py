@@ -18,9 +18,9 @@ from circuits.base.choices import KeyValue
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.writing import usual_mode
 from circuits.model.architectures import Architecture
-from circuits.model.loading import first_not_finite, weights_hash
 from circuits.model.norms import Norm
 from circuits.model.taps import Taps
+from circuits.model.tensors import first_not_finite, weights_hash
 from circuits.model.tokens import Tokenizer
 
 _SMALL = (

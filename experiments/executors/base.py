@@ -12,6 +12,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from circuits.base.choosing import Choice
@@ -59,8 +60,12 @@ class Outcome:
 
 @dataclass(eq=False)
 class Workplace:
-    """What a process keeps from one job to the next: one model, and what was made with it."""
+    """What a process keeps from one job to the next: one model, and what was made with it.
 
+    Processes with the same folder `shared` have its weights in common.
+    """
+
+    shared: Path | None = None
     _model: tuple[tuple[str, str | None, str], Model] | None = None
     _made: dict[Any, Any] = field(default_factory=dict)
 
@@ -72,7 +77,7 @@ class Workplace:
 
             self._model = None
             self._made.clear()
-            self._model = (asked, load(*asked))
+            self._model = (asked, load(*asked, shared=self.shared))
         return self._model[1]
 
     def once(self, key: Any, make: Callable[[], Made]) -> Made:

@@ -1,5 +1,6 @@
 """Processes of this machine, each with its own model; one that dies is made anew.
 
+Their models' weights are in a file, which each maps into its memory and which is gone after them.
 Every process is a pool of one of the standard library's, so that a death tells which job it was.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections import Counter, deque
@@ -15,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
+from pathlib import Path
+from tempfile import mkdtemp
 
 from circuits.base.plugins import load_installed, load_plugin, loaded_files
 from experiments.executors.base import TRIES, Executing, Job, Outcome, Status, Workplace, attempt
@@ -27,7 +31,9 @@ def in_processes(jobs: Sequence[Job], how: Executing) -> Iterator[Outcome]:
     """Outcomes as they come. A job whose process dies is tried again, `TRIES` times in all."""
     waiting = deque(range(len(jobs)))
     deaths: Counter[int] = Counter()
-    lanes = [_Lane(how.share) for _ in range(min(how.workers, len(jobs)))]
+    n_lanes = min(how.workers, len(jobs))
+    shared = Path(mkdtemp(prefix="kc-weights-")) if n_lanes > 1 else None
+    lanes = [_Lane(how.share, shared) for _ in range(n_lanes)]
     running: dict[Future[Outcome], tuple[_Lane, int]] = {}
     try:
         while waiting or running:
@@ -51,13 +57,14 @@ def in_processes(jobs: Sequence[Job], how: Executing) -> Iterator[Outcome]:
     finally:
         for lane in lanes:
             lane.stop()
+        _remove(shared)
 
 
 class _Lane:
     """One process at a time."""
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, threads: int, shared: Path | None) -> None:
+        self._threads, self._shared = threads, shared
         self._open()
 
     def submit(self, job: Job, index: int) -> Future[Outcome]:
@@ -83,7 +90,7 @@ class _Lane:
 
     def _open(self) -> None:
         context = multiprocessing.get_context("spawn")
-        ready = (self._threads, loaded_files())
+        ready = (self._threads, loaded_files(), self._shared)
         self._pool = ProcessPoolExecutor(1, context, _begin, ready)
         self._born = self._pool.submit(os.getpid)
 
@@ -93,23 +100,30 @@ def _kill(born: Future[int]) -> None:
         os.kill(born.result(), signal.SIGKILL)
 
 
-def _begin(threads: int, plugins: Sequence[str]) -> None:
+def _begin(threads: int, plugins: Sequence[str], shared: Path | None) -> None:
     """Make a new process ready: few threads, the same plugins, gone when its parent is."""
     global _place
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+    threading.Thread(target=_follow, args=(parent.sentinel, shared), daemon=True).start()
     load_installed()
     for path in plugins:
         load_plugin(path)
-    _place = Workplace()
+    _place = Workplace(shared)
 
 
-def _follow(sentinel: int) -> None:
+def _follow(sentinel: int, shared: Path | None) -> None:
     connection.wait([sentinel])
+    _remove(shared)
     os._exit(1)
+
+
+def _remove(shared: Path | None) -> None:
+    """What is mapped stays with those who mapped it."""
+    if shared is not None:
+        shutil.rmtree(shared, ignore_errors=True)
 
 
 def _run(job: Job, index: int) -> Outcome:

@@ -24,7 +24,7 @@ from circuits.model.model import Model
 from locate.options import Editing, Evaluating, Judging, Source, Tracing, Wish
 from locate.search import Search
 
-INDECISIVE = ("batch_size", "cache")
+INDECISIVE = ("batch_size", "cache", "memory")
 """Options that decide no result."""
 Found = tuple[Mapping[str, Any], Result | None]
 """A unit's values, and its result where it has one."""

@@ -31,8 +31,8 @@ from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
 from locate.edges.attention import CleanAttention, check_attention, replace_attention
-from locate.edges.eap import Runs, contract_runs
 from locate.edges.passes import InputGradients
+from locate.edges.runs import Runs, contract_runs, no_passes
 from locate.search import Scoring
 
 
@@ -60,7 +60,8 @@ def attribute(
         model,
         pairs,
         scoring,
-        _scores,
+        no_passes,
+        score=_scores,
         batch_size=batch_size,
         keep_pairs=keep_pairs,
         progress=progress,
@@ -78,13 +79,12 @@ def _scores(runs: Runs) -> Float[np.ndarray, "pair edge"]:
     found: list[InputGradients] = []
     for left_out in passes:
         gradients = InputGradients(model, wiring, also=patterns)
-        hooks += [] if left_out is None else _without(model, left_out)
         gradients.run(
             runs.clean,
             runs.metric(None),
             prefix=runs.prefix,
             extra_hooks=hooks,
-            cuts=left_out is not None,
+            changes=[] if left_out is None else _without(model, left_out),
         )
         hooks = []
         if not found:

@@ -20,8 +20,8 @@ from torch import Tensor
 from circuits.base.errors import UnsupportedArchitectureError
 from circuits.model import taps
 from circuits.model.model import Hook, Model
-from locate.edges.eap import Runs
 from locate.edges.rules import check_open_attention
+from locate.edges.runs import Runs
 
 CHUNK_BYTES = 32 * 2**20
 """Upper bound of each buffer that holds changed reads or patterns of several sources."""

@@ -23,7 +23,7 @@ from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.edges.attention import CleanAttention, check_attention, replace_attention
-from locate.edges.eap import Runs, along_the_path, contract_runs
+from locate.edges.runs import Runs, along_the_path, contract_runs, no_passes
 from locate.search import Scoring
 
 
@@ -47,7 +47,8 @@ def attribute(
         model,
         pairs,
         scoring,
-        _scores,
+        no_passes,
+        score=_scores,
         also=[taps.pattern(layer) for layer in range(model.n_layers)],
         batch_size=batch_size,
         keep_pairs=keep_pairs,
@@ -57,7 +58,8 @@ def attribute(
 
 def _scores(runs: Runs) -> Float[np.ndarray, "pair edge"]:
     clean = CleanAttention(runs.model)
-    scores = along_the_path(runs, clean.hooks())
+    along_the_path(runs, clean.hooks())
+    scores = runs.scores()
     gradients = [
         runs.gradients.others[taps.pattern(layer)][None] / runs.gradients.n_runs
         for layer in range(runs.model.n_layers)

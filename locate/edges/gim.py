@@ -24,8 +24,8 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import EdgeScores
 from circuits.model.holding import alone
 from circuits.model.model import Model
-from locate.edges.eap import at_clean, contract_runs
 from locate.edges.rules import BackwardRules
+from locate.edges.runs import at_clean, contract_runs
 from locate.search import Scoring
 
 RULES = BackwardRules(frozen_norms=True, temperature=2.0, scales=(0.25, 0.25, 0.5))

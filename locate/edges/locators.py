@@ -23,7 +23,8 @@ class Locator(Open):
     class of the method's own options, given to it as `scoring.options`. Traits: it `uses` these
     fields of a `Scoring` besides metric, ablation and kv; it can score single pairs (`per_pair`);
     it `selects` edges itself, is called with the whole `Search` and returns a `Circuit`; it takes
-    its gradient `at_clean` only, where a metric relative to the clean run has none.
+    its gradient `at_clean` only, where a metric relative to the clean run has none; it is `bounded`
+    by `scoring.memory`.
     """
 
     options: type[Any] | None = None
@@ -31,6 +32,7 @@ class Locator(Open):
     per_pair: bool = True
     selects: bool = False
     at_clean: bool = False
+    bounded: bool = False
 
     EAP: ClassVar[Locator]
     EAP_IG: ClassVar[Locator]
@@ -102,13 +104,14 @@ class Ensemble(Options):
 
 
 Locator.EAP = Locator.add(
-    "eap", "locate.edges.eap:attribute", "gradient at the clean run", at_clean=True
+    "eap", "locate.edges.eap:attribute", "gradient at the clean run", at_clean=True, bounded=True
 )
 Locator.EAP_IG = Locator.add(
     "eap-ig",
     "locate.edges.eap:attribute",
     "gradient averaged along the path of the embedding",
     uses=("steps", "rule"),
+    bounded=True,
 )
 Locator.EAP_IG_QK = Locator.add(
     "eap-ig-qk",
@@ -122,12 +125,14 @@ Locator.RELP = Locator.add(
     "coefficients of relevance propagation at the clean run",
     options=RelP,
     at_clean=True,
+    bounded=True,
 )
 Locator.GIM = Locator.add(
     "gim",
     "locate.edges.gim:attribute",
     "gradient at the clean run, modified where parts interact",
     at_clean=True,
+    bounded=True,
 )
 Locator.ATP_STAR = Locator.add(
     "atp-star",

@@ -29,6 +29,7 @@ from circuits.graph.ablation import SourceConstants, source_hooks
 from circuits.graph.circuit import Wiring
 from circuits.model import taps as points
 from circuits.model.model import Hook, Model, Prefix
+from circuits.model.recomputing import Recomputing
 from locate.edges.rules import PLAIN, BackwardRules
 
 
@@ -76,7 +77,8 @@ class InputGradients:
 
     Rows are (example, position) pairs of one batch, positions from the first difference on.
     `rules` may put others in the place of some derivatives. `also` names other points whose
-    gradients the runs leave in `others`, summed.
+    gradients the runs leave in `others`, summed. With `recompute` a run holds what one block needs
+    for its gradients, and takes a forward pass more.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class InputGradients:
         wiring: Wiring,
         rules: BackwardRules = PLAIN,
         also: Sequence[str] = (),
+        recompute: bool = False,
     ) -> None:
         self.model, self.wiring, self.rules, self.also = model, wiring, rules, tuple(also)
+        self.recompute = recompute
         self.others: dict[str, Tensor] = {}
         self.norms = model.taps.attention_norm, model.taps.mlp_norm
         layers = range(model.n_layers)
@@ -98,6 +102,13 @@ class InputGradients:
         self._final: Tensor | None = None
         self.n_runs = 0
 
+    def later_bytes(self, runs: int) -> int:
+        """Bytes a position of an example that runs after a path's first find and leave behind."""
+        model, each = self.model, self.wiring.n_attn + self.model.d_model
+        sums = model.n_layers * (self.wiring.n_attn * model.d_head + model.d_model) + model.d_model
+        factors = model.n_layers * each * model.dtype.itemsize if self.norms[0] else 0
+        return (sums * max(4, model.dtype.itemsize) if runs else 0) + runs * factors
+
     def run(
         self,
         tokens: Int[Tensor, "batch pos"],
@@ -105,16 +116,16 @@ class InputGradients:
         embedding: Float[Tensor, "batch pos d_model"] | None = None,
         prefix: Prefix | None = None,
         extra_hooks: list[Hook] | None = None,
-        *,
-        cuts: bool = False,
+        changes: Sequence[Hook] = (),
     ) -> Float[Tensor, "batch d_vocab"]:
         """One forward and one backward pass; returns the logits.
 
-        `embedding` replaces the token embeddings (a point on an integration path). `cuts` says that
-        extra hooks keep the gradient from some destinations, which is then 0 there.
+        `embedding` replaces the token embeddings (a point on an integration path). Extra hooks
+        read; those of `changes` may keep the gradient from destinations, which is then 0 there.
         """
         taps: dict[str, Tensor] = {}
         seen: dict[str, Tensor] = {}
+        recomputing = Recomputing()
 
         def start(value: Tensor, hook: object) -> Tensor:
             point = value if embedding is None else embedding
@@ -124,23 +135,33 @@ class InputGradients:
             def keep(value: Tensor, hook: object) -> Tensor:
                 # The hook may see a view, or what others read too; returning a view of it puts one
                 # on the graph that only this reader's gradient reaches.
-                taps[name] = value.view_as(value)
-                return taps[name]
+                view = value.view_as(value)
+                return view if recomputing.again else taps.setdefault(name, view)
 
             return name, keep
 
         def look(name: str) -> Hook:
-            return name, lambda value, hook: seen.__setitem__(name, value.detach())
+            return once(name, lambda value, hook: seen.__setitem__(name, value.detach()))
+
+        def once(name: str, read: Callable[..., None]) -> Hook:
+            def reads(value: Tensor, hook: object) -> None:
+                if not recomputing.again:
+                    with torch.no_grad():
+                        read(value, hook)
+
+            return name, reads
 
         hooks: list[Hook] = [(points.EMBEDDING, start)]
         hooks += [tap(name) for name in (*self._tap_names(), *self.also)]
         hooks += [look(name) for name in self._look_names()]
         hooks += self.rules.hooks(self.model)
-        with torch.enable_grad():
-            logits = self.model.last_logits(tokens, [*hooks, *(extra_hooks or [])], prefix)
-            total = metric(logits).sum()
+        hooks += [*changes, *(once(*hook) for hook in extra_hooks or ())]
+        blocks = self.model.bridge.blocks if self.recompute else ()
+        with torch.enable_grad(), recomputing.of(blocks), self.model.hooks(hooks):
+            total = metric(logits := self.model.last_logits(tokens, (), prefix)).sum()
+            cuts = bool(changes) or self.rules.cuts
             read = list(taps.values())
-            found = torch.autograd.grad(total, read, materialize_grads=cuts or self.rules.cuts)
+            found = torch.autograd.grad(total, read, materialize_grads=cuts)
             grads = dict(zip(taps, found, strict=True))
         for name in self.also:
             self.others[name] = _accumulate(self.others.get(name), grads[name])
@@ -229,14 +250,16 @@ class InputGradients:
         if name is not None:
             norm = self.model.norm(layer, name)
             assert norm is not None, "the taps name a norm that is there"
-            direction = seen[points.normalized(layer, name)]
+            # Some blocks have all rows of a batch stand in one axis here.
+            direction = seen[points.normalized(layer, name)].reshape(gradient.shape)
+            scale = seen[points.norm_scale(layer, name)].reshape(*gradient.shape[:-1], 1)
             gradient = gradient * norm.gain
             if norm.centres:
                 gradient = gradient - gradient.mean(-1, keepdim=True)
             if not self.rules.frozen_norms:
                 along = (gradient * direction).mean(-1, keepdim=True)
                 gradient = gradient - direction * along
-            gradient = gradient / seen[points.norm_scale(layer, name)]
+            gradient = gradient / scale
         self._mlp[layer] = _accumulate(self._mlp[layer], gradient.reshape(-1, self.model.d_model))
 
     def attention(self, layer: int, rows: slice, out: Float[Tensor, "dst row d_model"]) -> None:

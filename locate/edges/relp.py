@@ -27,9 +27,9 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import EdgeScores
 from circuits.model.holding import alone
 from circuits.model.model import Model
-from locate.edges.eap import at_clean, contract_runs
 from locate.edges.locators import Patterns
 from locate.edges.rules import BackwardRules
+from locate.edges.runs import at_clean, contract_runs
 from locate.search import Scoring
 
 FROZEN = BackwardRules(frozen_norms=True, linear_activations=True, frozen_patterns=True)

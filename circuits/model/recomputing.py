@@ -1,0 +1,61 @@
+"""Gradients at the memory of one block: what a block keeps for the backward pass is made again.
+
+Between blocks only the residual stream stays (Chen et al. 2016, "Training Deep Nets with Sublinear
+Memory Cost", with one segment a block); the price is one more forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Self
+
+from torch.utils.checkpoint import checkpoint
+
+
+class Recomputing:
+    """Blocks of a model that run once more when their gradients are asked for; `again` tells."""
+
+    def __init__(self) -> None:
+        self.again = False
+        self._caches: list[tuple[Any, dict[str, Any]]] = []
+
+    @contextmanager
+    def of(self, blocks: Iterable[Any]) -> Iterator[Self]:
+        """Within the `with` block, forward passes keep no more than what enters each block.
+
+        Their gradients are to be asked for in it, with the same hooks in place; a hook that saves
+        what it sees looks at `again`. The blocks are as before after it.
+        """
+        for layer, block in enumerate(blocks):
+            # Written past the bridge, which would hand the attribute on to what it wraps.
+            vars(block)["forward"] = partial(self._run, layer, block.forward)
+        try:
+            yield self
+        finally:
+            for block in blocks:
+                vars(block).pop("forward", None)
+            # The graph holds what enters a block, and so the cache, whose keys hold the graph.
+            for cache, before in self._caches:
+                vars(cache).update(before)
+
+    def _run(self, layer: int, forward: Callable[..., Any], *given: Any, **options: Any) -> Any:
+        from transformers.cache_utils import Cache
+
+        caches = [each for each in (*given, *options.values()) if isinstance(each, Cache)]
+        before = [(each.layers[layer], vars(each.layers[layer]).copy()) for each in caches]
+        self._caches += before
+        runs = 0
+
+        def block(*given: Any, **options: Any) -> Any:
+            nonlocal runs
+            self.again, runs = runs > 0, runs + 1
+            for kept, state in before:  # the first run has added its own positions to the prefix's
+                vars(kept).update(state)
+            try:
+                return forward(*given, **options)
+            finally:
+                self.again = False
+
+        return checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False, **options)

@@ -1,0 +1,66 @@
+"""A model's weights as tensors: their type, device and hash, and whether all are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+
+import torch
+
+from circuits.base.errors import OptionError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def parse_dtype(dtype: str) -> torch.dtype:
+    """`fp32`, `bf16` or `fp16` as a torch type."""
+    if dtype not in DTYPES:
+        raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    return DTYPES[dtype]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name that `parse_dtype` takes; of any other type torch's own."""
+    names = {known: name for name, known in DTYPES.items()}
+    return names.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def parse_device(device: str | None) -> torch.device:
+    """The named device, or the best one there is; OptionError where the named one is absent."""
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise OptionError(f"{device!r} is no device; use cpu, cuda, cuda:N or mps") from None
+    counts = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if wanted.type not in counts:
+        raise OptionError(f"device {device!r} is not covered; use cpu, cuda, cuda:N or mps")
+    if (wanted.index or 0) >= counts[wanted.type]:
+        raise OptionError(f"device {device!r} is not available on this machine; use `device` cpu")
+    return wanted
+
+
+def first_not_finite(parameters: Mapping[str, torch.Tensor]) -> str | None:
+    """Name of the first of these that holds NaN or infinity."""
+    for name, value in parameters.items():
+        # A sum shows both and takes no memory; it can overflow by itself, so then one looks.
+        if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
+            return name
+    return None
+
+
+def weights_hash(parameters: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over all parameters' names and bytes, in order of name."""
+    digest = sha256()
+    for name, parameter in sorted(parameters.items()):
+        digest.update(name.encode())
+        raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,264 @@
+"""The runs of a batch of pairs, from which edges get scores: what attribution by passes shares.
+
+A method says which runs are made and by which rules gradients flow back; batches, a bound on their
+memory, constants in place of a corrupted run, and the checks of what comes out are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.base.errors import NumericalError, OptionError
+from circuits.base.progress import Progress
+from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.graph.ablation import Ablation, SourceConstants, source_constants
+from circuits.graph.circuit import EdgeScores, Wiring
+from circuits.model.footprint import PLAIN as SHORT
+from circuits.model.footprint import Footprint
+from circuits.model.metrics import evaluate_metric
+from circuits.model.model import Hook, Model, Prefix
+from locate.edges.contracting import contract
+from locate.edges.passes import InputGradients, SourceDifferences
+from locate.edges.room import Contraction, Room, Share
+from locate.edges.rules import PLAIN, BackwardRules
+from locate.search import Scoring
+
+
+def contract_runs(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    scoring: Scoring,
+    passes: Callable[[Runs], None],
+    *,
+    score: Callable[[Runs], Float[np.ndarray, "pair edge"]] | None = None,
+    rules: BackwardRules = PLAIN,
+    also: Sequence[str] = (),
+    batch_size: int = 16,
+    keep_pairs: bool = False,
+    progress: Progress | None = None,
+) -> EdgeScores:
+    """Scores of all edges, averaged over the pairs, from the runs that `passes` makes of a batch.
+
+    The scores are `Runs.scores`, or what `score` makes of the runs. Gradients are by `rules`, and
+    kept at the points `also` too; for the rest see `locate.edges.eap.attribute`.
+    """
+    wiring = model.wiring(scoring.kv)
+    if not pairs:
+        raise OptionError("there are no prompt pairs to score")
+    shares = _shares(model, wiring, pairs, scoring, passes, rules, batch_size, keep_pairs)
+    constants = None
+    if scoring.ablation.is_constant:
+        fewest = min(share.rows for share in shares.values())
+        constants = source_constants(model, pairs, scoring.ablation, fewest)
+    total = np.zeros(wiring.n_edges)
+    per_pair = np.empty((len(pairs), wiring.n_edges), dtype=np.float32) if keep_pairs else None
+    done = 0
+    for batch in batches(pairs, {length: each.rows for length, each in shares.items()}, model):
+        share = shares[batch.clean.shape[1]]
+        runs = Runs.of(model, wiring, batch, scoring, constants, rules, also, share)
+        passes(runs)
+        if score is None:
+            runs.prefix = None  # what the product needs is kept, and memory may be short
+            scores = runs.scores()
+        else:
+            scores = score(runs)
+        del runs
+        _check_finite(model, scores, batch, pairs, wiring)
+        total += scores.sum(0, dtype=np.float64)
+        if per_pair is not None:
+            per_pair[list(batch.index)] = scores
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(pairs))
+    provenance = {**model.provenance, **scoring.record(), "pairs": len(pairs)}
+    return EdgeScores(wiring, (total / len(pairs)).astype(np.float32), per_pair, provenance)
+
+
+@dataclass(eq=False)
+class Runs:
+    """A batch's runs from position `shared` on, and what is to be kept of them."""
+
+    model: Model
+    wiring: Wiring
+    scoring: Scoring
+    batch: PairBatch
+    shared: int
+    prefix: Prefix | None
+    differences: SourceDifferences
+    gradients: InputGradients
+    constants: SourceConstants | None
+    share: Share
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        wiring: Wiring,
+        batch: PairBatch,
+        scoring: Scoring,
+        constants: SourceConstants | None,
+        rules: BackwardRules = PLAIN,
+        also: Sequence[str] = (),
+        share: Share | None = None,
+    ) -> Runs:
+        """No run made yet; positions before the first difference are computed here, once."""
+        share = share or Share(len(batch))
+        differences = SourceDifferences(model)
+        gradients = InputGradients(model, wiring, rules, also, share.recompute)
+        shared = 0 if constants is not None else batch.first_difference
+        prefix = model.share_prefix(batch.clean[:, :shared])
+        kept = differences, gradients, constants
+        return cls(model, wiring, scoring, batch, shared, prefix, *kept, share)
+
+    def scores(self, gradients: InputGradients | None = None) -> Float[np.ndarray, "pair edge"]:
+        """Each pair's scores, from the mean of these gradients or of those of the runs."""
+        gradients = gradients or self.gradients
+        n_examples = len(self.batch)
+        matrix = contract(self.wiring, self.differences, gradients, n_examples, self.share)
+        return self.wiring.from_matrix(matrix.cpu().numpy()) / gradients.n_runs
+
+    def see_corrupted(self) -> None:
+        """Complete the differences with what replaces the clean outputs."""
+        if self.constants is not None:
+            self.differences.subtract(self.constants)
+            return
+        with torch.no_grad():
+            self.model.last_logits(self.corrupted, self.differences.hooks(-1), self.prefix)
+
+    @property
+    def clean(self) -> Tensor:
+        """Tokens of the clean prompts."""
+        return self.batch.clean[:, self.shared :]
+
+    @property
+    def corrupted(self) -> Tensor:
+        """Tokens of the corrupted prompts."""
+        return self.batch.corrupted[:, self.shared :]
+
+    def metric(self, clean_logits: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """The metric of a run's logits."""
+        name, batch = self.scoring.metric, self.batch
+        sides = batch.wanted, batch.unwanted
+        return lambda logits: evaluate_metric(name, logits, *sides, clean_logits)
+
+
+def no_passes(runs: Runs) -> None:
+    """For methods whose `score` makes its runs itself."""
+
+
+def at_clean(runs: Runs) -> None:
+    """EAP: the gradient at the clean run."""
+    hooks = runs.differences.hooks(1)
+    runs.gradients.run(runs.clean, runs.metric(None), prefix=runs.prefix, extra_hooks=hooks)
+    runs.see_corrupted()
+
+
+def along_the_path(runs: Runs, look: Sequence[Hook] = ()) -> None:
+    """EAP-IG: the gradient at points between the corrupted and the clean embedding.
+
+    `look` are hooks of the clean run.
+    """
+    model, scoring, constants = runs.model, runs.scoring, runs.constants
+    differences = runs.differences
+    with torch.no_grad():
+        hooks = [*differences.hooks(1), *look]
+        clean_logits = model.last_logits(runs.clean, hooks, runs.prefix)
+        end = model.embed(runs.clean)
+        start = model.embed(runs.corrupted) if constants is None else constants.embedding
+    pending = differences.hooks(-1) if constants is None else []
+    for point in scoring.rule.points(scoring.steps):
+        embedding = torch.lerp(start.expand_as(end), end, point)
+        hooks, pending = (pending, []) if point == 0.0 else ([], pending)
+        metric = runs.metric(clean_logits)
+        runs.gradients.run(runs.clean, metric, embedding, runs.prefix, extra_hooks=hooks)
+    if pending or constants is not None:  # no integration point was the corrupted run itself
+        runs.see_corrupted()
+
+
+def _shares(
+    model: Model,
+    wiring: Wiring,
+    pairs: Sequence[TokenPair],
+    scoring: Scoring,
+    passes: Callable[[Runs], None],
+    rules: BackwardRules,
+    batch_size: int,
+    keep_pairs: bool,
+) -> dict[int, Share]:
+    """How the pairs of each length are taken; without a bound in batches of the size asked for."""
+    if scoring.memory is None:
+        return {len(pair.clean): Share(batch_size) for pair in pairs}
+    constant, one = scoring.ablation.is_constant, replace(scoring, steps=1)
+    constants = source_constants(model, pairs, Ablation.ZERO) if constant else None
+
+    def batch(rows: int, positions: int, prefix: int) -> PairBatch:
+        (found,) = batches(pairs[:1], 1, model)
+        wide = -(-(prefix + positions) // found.clean.shape[1])
+
+        def tokens(given: Tensor) -> Tensor:
+            return given.repeat(rows, wide)[:, : prefix + positions]
+
+        return replace(
+            found,
+            index=(0,) * rows,
+            clean=tokens(found.clean),
+            corrupted=tokens(found.corrupted),
+            first_difference=prefix,
+            **{name: _rows(getattr(found, name), rows) for name in _ANSWERS},
+        )
+
+    def made(asked: PairBatch, recompute: bool) -> tuple[SourceDifferences, InputGradients]:
+        share = Share(len(asked), recompute)
+        runs = Runs.of(model, wiring, asked, one, constants, rules, (), share)
+        passes(runs)
+        return runs.differences, runs.gradients
+
+    def watch(rows: int, positions: int, prefix: int, recompute: bool) -> Footprint:
+        asked = batch(rows, positions, prefix)
+        with Footprint() as seen:
+            held = made(asked, recompute)
+        del held
+        return seen
+
+    n_positions = SHORT[0][0]
+    asked = batch(1, n_positions, 0)
+    kept = made(asked, recompute=False)
+    with Footprint() as seen:
+        contract(wiring, *kept, 1, Share(1))
+    contraction = Contraction.of(model, wiring, seen.peak, n_positions)
+    results = wiring.n_edges * (3 * 8 + 4 * len(pairs) * keep_pairs)
+    kind = rules, one.method, one.rule, one.metric, one.kv, constant, asked.wanted.shape
+    further = scoring.steps - 1 if "steps" in scoring.method.uses else 0
+    added = kept[1].later_bytes(further)
+    room = Room(model, kind, int(scoring.memory), results, watch, contraction, added)
+    return room.shares(pairs, min(batch_size, len(pairs)), sharing=not constant)
+
+
+def _rows(value: Tensor, rows: int) -> Tensor:
+    return value.repeat(rows, *[1] * (value.ndim - 1))
+
+
+_ANSWERS = "answer", "foil", "wanted", "unwanted"
+
+
+def _check_finite(
+    model: Model,
+    scores: Float[np.ndarray, "pair edge"],
+    batch: PairBatch,
+    pairs: Sequence[TokenPair],
+    wiring: Wiring,
+) -> None:
+    bad = np.argwhere(~np.isfinite(scores))
+    if len(bad):
+        row, edge = bad[0]
+        prompt = pairs[batch.index[row]].text.clean
+        raise NumericalError(
+            f"the score of {wiring.edge_name(int(edge))} is not a finite number for the prompt "
+            f"{prompt!r}; {model.why_not_finite()}"
+        )

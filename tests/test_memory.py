@@ -1,0 +1,91 @@
+"""Attribution within a bound on memory: the same scores, and the bound is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from circuits.base.errors import OptionError
+from circuits.base.sizes import bytes_of, shown
+from circuits.graph.ablation import Ablation
+from circuits.model.footprint import Footprint
+from locate.edges import room
+from locate.edges.eap import attribute
+from locate.edges.locators import Locator
+from locate.search import Scoring
+from tests.families import FAMILIES, family_model, family_pairs
+
+METHODS = {"eap": Scoring(Locator.EAP), "eap-ig": Scoring(steps=3)}
+MIB = 2**20
+
+
+def least(model, pairs, scoring, **options) -> int:
+    """The bound that the refusal of one byte names."""
+    with pytest.raises(OptionError, match="holds no pair") as refusal:
+        attribute(model, pairs, scoring, memory=1, **options)
+    return bytes_of("memory", str(refusal.value).partition("; ")[2].partition(" would")[0])
+
+
+def relative_error(ours, theirs) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("ablation", [Ablation.PATCH, Ablation.ZERO])
+@pytest.mark.parametrize("scoring", METHODS.values(), ids=METHODS)
+def test_a_bound_leaves_scores_as_they_are_and_is_kept(
+    model, pairs, scoring, ablation, monkeypatch
+):
+    monkeypatch.setattr(room, "OWN_BYTES", 0)  # of a process; tensors alone are watched here
+    options = {"ablation": ablation, "keep_pairs": True}
+    free = attribute(model, pairs, scoring, **options)
+    lowest = least(model, pairs, scoring, **options)
+    for memory in (lowest, 4 * lowest):
+        with Footprint() as seen:
+            bounded = attribute(model, pairs, scoring, memory=memory, **options)
+        assert seen.peak <= memory
+        assert relative_error(bounded.values, free.values) < 1e-5
+        assert relative_error(bounded.per_pair, free.per_pair) < 1e-5
+
+
+QUICK = ("gemma2", "gpt2", "opt")
+"""Norms after the block, a cache given by place, and rows that stand in one axis."""
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in FAMILIES],
+)
+def test_running_blocks_again_gives_the_same_scores_in_every_architecture(family):
+    model = family_model(family)
+    pairs = family_pairs(model)
+    free = attribute(model, pairs, Scoring(steps=2))
+    lowest = least(model, pairs, Scoring(steps=2))
+    bounded = attribute(model, pairs, Scoring(steps=2), memory=lowest)
+    assert relative_error(bounded.values, free.values) < 1e-6
+
+
+def test_running_a_block_again_leaves_blocks_and_hooks_as_they_were(model, pairs, monkeypatch):
+    monkeypatch.setattr(room, "OWN_BYTES", 0)
+    attribute(model, pairs, METHODS["eap"], memory=least(model, pairs, METHODS["eap"]))
+    assert not any("forward" in vars(block) for block in model.bridge.blocks)
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in model.bridge.hook_dict.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("6GiB", 6 * 2**30), ("500MB", 5 * 10**8), ("1.5 kib", 1536), (7, 7)]
+)
+def test_amounts_are_read_as_people_write_them(text, size):
+    assert bytes_of("memory", text) == size
+    assert bytes_of("memory", shown(size, up=True)) >= size
+
+
+@pytest.mark.parametrize("text", ["", "6 gigs", "-1GiB", "0", 0, True])
+def test_what_is_no_amount_is_refused(text):
+    with pytest.raises(OptionError, match="memory"):
+        Scoring(memory=text)
+
+
+@pytest.mark.parametrize("method", [Locator.EXACT, Locator.ACDC])
+def test_methods_that_do_not_keep_to_a_bound_refuse_it(method):
+    with pytest.raises(OptionError, match="bounds `method` eap and eap-ig"):
+        Scoring(method, memory="6GiB")
