@@ -151,9 +151,7 @@ def per_query_head(circuit: Circuit) -> Circuit:
         parts = (whole / np.bincount(origin, minlength=old.n_edges))[origin]
         scores = EdgeScores(new, parts, provenance=scores.provenance)
     columns = {name: column[origin] for name, column in circuit.columns.items()}
-    return replace(
-        circuit, wiring=new, kept=circuit.kept[origin], scores=scores, columns=columns
-    )
+    return replace(circuit, wiring=new, kept=circuit.kept[origin], scores=scores, columns=columns)
 
 
 def _lines(circuit: Circuit, full: bool) -> Iterator[str]:

@@ -195,7 +195,8 @@ def compare(
             from circuits.graph.compare import compare as compare_circuits
             from locate.evaluate import both_signed
 
-            both = compare_circuits(*both_signed((before, after), sign))
+            first, second = both_signed((before, after), sign)
+            both = compare_circuits(first, second)
             look = comparing.circuits_look(both, (before, after))
         else:
             from circuits.edits.edit import WeightDelta

@@ -45,7 +45,9 @@ COMMANDS = (
     *(files.show, files.export, files.models, facts.facts),
 )
 """As `kc --help` lists them."""
-GROUPS = {"mib": ("MIB's circuit track: scores, submissions.", (mib.discover, mib.evaluate, mib.export))}
+GROUPS = {
+    "mib": ("MIB's circuit track: scores, submissions.", (mib.discover, mib.evaluate, mib.export))
+}
 """Commands of commands, with what they are about."""
 
 
@@ -63,8 +65,8 @@ def make_app() -> typer.Typer:
         app.command()(command(each))
     for name, (about, members) in GROUPS.items():
         group = typer.Typer(help=about, rich_markup_mode=None)
-        for each in members:
-            group.command()(command(each))
+        for member in members:
+            group.command()(command(member))
         app.add_typer(group, name=name)
     return app
 

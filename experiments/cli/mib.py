@@ -73,9 +73,7 @@ def discover(
 ) -> None:
     """Importances of all edges, counted as MIB does: a key and value input a query head."""
     console, method = Console(as_json), search.method
-    given.refuse(
-        f"with --method {method}", *(x for x in ("steps", "rule") if x not in method.uses)
-    )
+    given.refuse(f"with --method {method}", *(x for x in ("steps", "rule") if x not in method.uses))
     with console.working():
         from locate.mib.board import FOUND, importances, save_importances
 
@@ -147,7 +145,9 @@ def evaluate(
     if files:
         console.files(files)
     told = {**done.as_dict(), "file": str(circuits)}
-    console.result({**told, "warnings": [*warnings, *examples.notes], "files": list(map(str, files))})
+    console.result(
+        {**told, "warnings": [*warnings, *examples.notes], "files": list(map(str, files))}
+    )
 
 
 def export(

@@ -3,7 +3,7 @@
 Source: Mueller et al. 2025, *MIB: A Mechanistic Interpretability Benchmark*, arXiv:2504.13151, and
 the evaluation of its public code (hannamw/MIB-circuit-track). Of n edges, with one key and value
 input a query head, the int(p n) best are kept for each p of 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50 and
-100 %; cut edges carry the corrupted run; f is the faithfulness of the mean difference of two logits.
+100 %; cut edges carry the corrupted run; f is faithfulness, by the mean difference of two logits.
 
     CPR = integral of f dp, edges ranked by score
     CMD = integral of |1 - f| dp, edges ranked by |score|
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from circuits.base.choices import Ablation, KeyValue, Metric, Ranking
 from circuits.base.display import Shown, Summary
@@ -67,7 +68,7 @@ def nested(scores: EdgeScores, by: Ranking | str) -> list[Circuit]:
     return [prune(top_n(scores, size, by)) if size else empty for size in sizes]
 
 
-def log_area(values: Sequence[float]) -> float:
+def log_area(values: Float[np.ndarray, " share"]) -> float:
     """The integral over ln p of values at `FRACTIONS`, by trapezoids."""
     return float(np.trapezoid(values, np.log(FRACTIONS)))
 

@@ -117,7 +117,9 @@ def read_submission(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> list[C
     if len(files) == 1:
         return [check_sign(read_circuit(files[0], sign), files[0])]
     if Sign.of(sign, "sign") != Sign.UNKNOWN:
-        raise OptionError(f"`sign` is for importances; the {len(SIZES)} circuits of {path} need none")
+        raise OptionError(
+            f"`sign` is for importances; the {len(SIZES)} circuits of {path} need none"
+        )
     return [read_circuit(file) for file in files]
 
 
