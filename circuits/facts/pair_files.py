@@ -164,7 +164,14 @@ def _of_ids(row: Mapping[str, str], path: Path, line: int) -> Maker:
     answer, foil = (
         _whole(row[name], name, path, line, 2**31) for name in ("correct_idx", "incorrect_idx")
     )
-    return lambda tokenizer: _by_id(tokenizer, clean, corrupted, answer, foil)
+
+    def make(tokenizer: Tokenizer) -> PromptPair:
+        if max(answer, foil) >= len(tokenizer.hf):  # then all its ids are another model's
+            reason = f"token {max(answer, foil)} is none of this model's: the file is for another"
+            raise FileFormatError(path, reason, line)
+        return _by_id(tokenizer, clean, corrupted, answer, foil)
+
+    return make
 
 
 def _of_year(row: Mapping[str, str], path: Path, line: int) -> Maker:
