@@ -262,6 +262,8 @@ def test_a_submission_of_importances_is_one_file_of_every_edge(small: Circuit, t
     assert read.scores is not None
     assert small.scores is not None
     np.testing.assert_array_equal(read.scores.values, small.scores.values)
+    with pytest.raises(OptionError, match=r"importances\.json is there already"):
+        save_submission(small, tmp_path, "ioi", "gpt2", "circuits")
     again = save_submission(small, tmp_path / "again", "ioi", "gpt2")
     assert again[0].read_bytes() == path.read_bytes()
 
@@ -330,10 +332,12 @@ def test_from_pairs_to_scores_on_the_command_line(tiny: str, tmp_path: Path, cap
     stored = load_eap_ig(Path(made) / "importances.json")
     assert found["edges"] == stored.wiring.n_edges
     assert found["provenance"]["kv"] == "per-query-head"
+    assert "stands in --out" in refusal(capsys, "mib", "evaluate", made, *common, "--out", made)
+    whole = run_json(capsys, "mib", "evaluate", made, *common)
     circuit = str(Path(made) / "importances.kc.safetensors")
     done = run_json(capsys, "mib", "evaluate", circuit, *common, "--out", judged)
     faithfulness = [point["value"] for point in done["signed"]["faithfulness"]]
-    assert done["cpr"] == pytest.approx(plain_areas(faithfulness)[0])
+    assert done["cpr"] == pytest.approx(plain_areas(faithfulness)[0]) == whole["cpr"]
     assert done["signed"]["fraction"] == list(PERCENTAGES)
     written = json.loads((Path(judged) / "summary.json").read_text())
     assert written["cmd"] == done["cmd"]

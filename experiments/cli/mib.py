@@ -123,7 +123,8 @@ def evaluate(
         read = read_submission(circuits, sign)
         bos = bos_of(read[0], source.bos, allow_mismatch=False)
         source = replace(source, bos=bos)
-        o.check_files(source, out, inputs=[circuits], names=[CURVES, SUMMARY])
+        inputs = [*circuits.iterdir()] if circuits.is_dir() else [circuits]
+        o.check_files(source, out, inputs=inputs, names=[CURVES, SUMMARY])
         loaded = o.load_model(console, model, loading)
         read = [fitted(each, loaded, circuits) for each in read]
         warnings = mismatches(read[0], loaded, bos, allow_mismatch=False)

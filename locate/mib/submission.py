@@ -16,7 +16,7 @@ from typing import Any
 
 from circuits.base.choices import BoardModel, BoardTask, Ranking, Sign, Submission
 from circuits.base.errors import OptionError
-from circuits.base.origin import write_all
+from circuits.base.origin import SUMMARY, write_all
 from circuits.files.exchange import per_query_head, save_eap_ig
 from circuits.graph.circuit import Circuit
 from locate.evaluate import check_sign, read_circuit
@@ -41,7 +41,7 @@ _SHAPES = {
 IMPORTANCES = "importances.json"
 NAMES = tuple(f"{100 * share:g}.json" for share in SIZES)
 """Files of nine circuits: the per cent of edges that each may have."""
-_TOLD = ("method", "metric", "ablation", "steps", "rule", "d_model", "seed")
+_TOLD = ("method", "metric", "ablation", "steps", "rule", "d_model", "bos", "seed")
 """What a published file says of its origin; paths and names of files stay at home."""
 FEWEST = 2
 """Tasks, and models, of a submission that counts."""
@@ -68,7 +68,7 @@ def save_submission(
     """Write the folder of a task and model into a submission's; returns the files' paths.
 
     `by` ranks edges for nine circuits. OptionError where the circuit has no scores or is of
-    another shape than the board's model.
+    another shape than the board's model, and where circuits are there already, which would count.
     """
     form, by, model = Submission.of(form, "form"), Ranking.of(by), BoardModel.of(model, "model")
     name = board_folder(task, model)
@@ -82,6 +82,8 @@ def save_submission(
             f"the board's {model} has {layers} layers of {heads} heads, the circuit's model "
             f"{wiring.describe()}"
         )
+    if already := sorted((Path(folder) / name).glob("*.json")):
+        raise OptionError(f"{already[0]} is there already; name another folder, or remove it")
     told = {key: circuit.provenance[key] for key in _TOLD if key in circuit.provenance}
     scores = replace(single.scores, provenance={})
     if form == Submission.IMPORTANCES:
@@ -107,7 +109,7 @@ def read_submission(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> list[C
     path = Path(path)
     if not path.is_dir():
         return [check_sign(read_circuit(path, sign), path)]
-    files = sorted(path.glob("*.json"))
+    files = sorted(file for file in path.glob("*.json") if file.name != SUMMARY)
     if len(files) not in (1, len(SIZES)):
         pickled = "; .pt files are not read" if any(path.glob("*.pt")) else ""
         raise OptionError(
