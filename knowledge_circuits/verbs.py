@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuits.base.choices import Known
+from circuits.base.choices import Known, Sign
 from circuits.base.display import Shown
 from circuits.base.errors import OptionError
 from circuits.base.results import Result
@@ -258,10 +258,11 @@ def ask(model: Model | str, prompt: str, subject: str, answer: str) -> Any:
     return ask_model(loaded_model(model), prompt, subject, answer)
 
 
-def open(path: str | Path) -> Any:
+def open(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> Any:
     """Any stored result: a circuit, a comparison, a trace, an edit, ...
 
-    Warns where the files of its folder are of different runs.
+    Warns where the files of its folder are of different runs. `sign` is what a positive score
+    says in a circuit's file of another tool: supports or opposes.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -277,7 +278,8 @@ def open(path: str | Path) -> Any:
     path = Path(path)
     if (line := mixed(path.parent)) is not None:
         warnings.warn(line, stacklevel=2)
-    return read_circuit(path) if path.suffix.lower() == ".json" else open_result(path)
+    is_json = path.suffix.lower() == ".json"
+    return read_circuit(path, sign) if is_json or sign != Sign.UNKNOWN else open_result(path)
 
 
 def save(result: Any, path: str | Path) -> Any:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from circuits.base.choices import Task
 from circuits.base.errors import OptionError
 from circuits.base.options import build
-from circuits.base.records import parse_json
 from circuits.facts.facts import Fact, Relation, atlas
 from circuits.facts.loaders import group_facts
+from circuits.facts.pair_files import holds_pairs
 from circuits.facts.pairs import PromptPair, TokenPair, pair_from_record
 from circuits.model.model import Model
 from locate.examples import Examples, collect
@@ -72,17 +71,7 @@ def _named(what: str) -> dict[str, Any]:
         return {"task": what}
     if what in atlas() or not (path.exists() or "/" in what or path.suffix):
         return {"relation": what}
-    return {"pairs": path} if _holds_pairs(path) else {"facts": what}
-
-
-def _holds_pairs(path: Path) -> bool:
-    """Whether the first line of a JSONL file is a prompt pair."""
-    if path.suffix != ".jsonl" or not path.is_file():
-        return False
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        first = next((line for line in islice(file, 100) if line.strip()), "{}")
-    record = parse_json(first, path, 1)
-    return isinstance(record, dict) and "clean" in record
+    return {"pairs": path} if holds_pairs(path) else {"facts": what}
 
 
 def _pair(item: Any, number: int) -> PromptPair:

@@ -21,19 +21,17 @@ from typing import Any
 import torch
 
 from circuits.base.choices import Corruption, Known, Task
-from circuits.base.errors import FileFormatError, OptionError, PromptError
-from circuits.base.records import read_jsonl
+from circuits.base.errors import OptionError, PromptError
 from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, relation
 from circuits.facts.knowledge import KnownLike, place_among
 from circuits.facts.loaders import load_facts
+from circuits.facts.pair_files import read_pair_file
 from circuits.facts.pairs import (
     PromptPair,
     TokenPair,
     batches,
-    encode_pair,
     encode_pairs,
-    read_pairs,
 )
 from circuits.facts.questions import KnowledgeCheck
 from circuits.facts.tasks import task_pairs
@@ -79,7 +77,7 @@ def check_readable(source: Source) -> None:
     """Read the source's files, so that a mistake in them is found before a model is loaded."""
     _check_asked(source)
     if source.pairs is not None:
-        read_pairs(source.pairs)
+        read_pair_file(source.pairs)
     elif source.task is None:
         relations_of(source)
 
@@ -165,10 +163,11 @@ def _from_pairs(
     at_hand: Sequence[PromptPair] | None,
 ) -> Examples:
     if source.chat:
-        chosen = read_pairs(path) if at_hand is None else at_hand
+        chosen = read_pair_file(path).texts(model.tokenizer) if at_hand is None else at_hand
         at_hand = [chat_pair(model.tokenizer, pair, source.bos) for pair in chosen]
+    told: tuple[str, ...] = ()
     if at_hand is None:
-        lines = encode_file(model, path, source.bos)
+        lines, told = read_pair_file(path).encoded(model.tokenizer, source.bos)
     else:
         lines = encode_pairs(model.tokenizer, at_hand, source.bos)
     pairs = list(dict.fromkeys(lines))  # the same pair twice is one observation
@@ -196,7 +195,7 @@ def _from_pairs(
     found, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None
-    notes = _warnings(model, counts)
+    notes = (*told, *_warnings(model, counts))
     if repeated := len(lines) - counts["lines"]:
         notes = (*notes, f"{path}: {repeated} lines repeat a pair and are left out")
     return Examples(name or source.name, found, held_out, counts, notes)
@@ -209,19 +208,6 @@ def _warnings(model: Model, counts: dict[str, Any]) -> tuple[str, ...]:
         f"{model.name!r} recalls {counts['known']} of the {counts['lines']} answers; what carries "
         "the others is no recall (asking for known facts only leaves them out)",
     )
-
-
-def encode_file(model: Model, path: Path, bos: bool | None = None) -> list[TokenPair]:
-    """The pairs of a file, tokenised; FileFormatError names the line that cannot be used."""
-    pairs = read_pairs(path)
-    model.tokenizer.use_bos(bos)  # a wrong choice is no line's mistake
-    encoded = []
-    for (line, _), pair in zip(read_jsonl(path), pairs, strict=True):
-        try:
-            encoded.append(encode_pair(model.tokenizer, pair, bos))
-        except PromptError as error:
-            raise FileFormatError(path, str(error), line) from None
-    return encoded
 
 
 @alone

@@ -59,7 +59,7 @@ class Source(Options):
     pairs: Path | None = option(
         None,
         'JSONL with "clean", "corrupted", "answer", "foil" and optionally "subject", "relation", '
-        '"answers", "foils", "spans", "exact".',
+        '"answers", "foils", "spans", "exact"; EAP-IG\'s CSV; rows of MIB\'s tasks.',
     )
     task: Task | None = option(None, "A task that is no fact: who receives, a later year, ...")
     templates: Templates = option(

@@ -142,15 +142,29 @@ def ran(**options: Any) -> Any:
     return runner(model(), batch(), circuit().wiring, constants=constants, **options).run(circuit())
 
 
-def foreign(sign: Any) -> Any:
+def foreign(
+    sign: Any, place: str = "circuits.files.exchange:load_eap_ig", several: bool = False
+) -> Any:
+    """What comes of reading another tool's file, its folder's name aside."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "circuit.json"
         call("circuits.files.exchange:save_eap_ig")(circuit(), path)
         document = json.loads(path.read_text())
         del document["kc"]
         path.write_text(json.dumps(document))
-        read = call("circuits.files.exchange:load_eap_ig")(path, sign=sign)
+        try:
+            read = call(place)([path] if several else path, sign=sign)
+        except OptionError as error:
+            raise OptionError(str(error).replace(folder, "")) from None
+    [read] = read if isinstance(read, list) else [read]
     return read.scores.values, read.provenance
+
+
+def submitted(option: str, value: Any) -> Any:
+    """Files of a submission, or why there are none: the model is none of the board's."""
+    options = {"task": "ioi", "model": "gpt2", "form": "circuits", "by": "signed", option: value}
+    with tempfile.TemporaryDirectory() as folder:
+        return call(f"{SUBMISSION}:save_submission")(circuit(), folder, **options)
 
 
 def written(place: str, suffix: str, *given: Any, **options: Any) -> Any:
@@ -202,6 +216,7 @@ def placed(place: str, what: str) -> Callable[[Any], Any]:
 
 
 EVALUATE = "circuits.graph.evaluate"
+SUBMISSION = "locate.mib.submission"
 OPTIONS = "locate.options"
 SELECT = "circuits.graph.select"
 QUESTIONS = "circuits.facts.questions"
@@ -263,6 +278,27 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ),
     ("locate.options:Source", "known"): lambda v: call("locate.options:Source")(known=v),
     ("circuits.files.exchange:load_eap_ig", "sign"): foreign,
+    ("circuits.files.exchange:signed", "sign"): lambda v: (
+        call("circuits.files.exchange:signed")(circuit(), v).scores.values
+    ),
+    ("locate.evaluate:read_circuit", "sign"): lambda v: foreign(v, "locate.evaluate:read_circuit"),
+    ("locate.evaluate:both_signed", "sign"): lambda v: foreign(
+        v, "locate.evaluate:both_signed", several=True
+    ),
+    (f"{SUBMISSION}:read_submission", "sign"): lambda v: foreign(
+        v, f"{SUBMISSION}:read_submission"
+    ),
+    (f"{SUBMISSION}:board_folder", "task"): lambda v: call(f"{SUBMISSION}:board_folder")(
+        v, "llama3"
+    ),
+    (f"{SUBMISSION}:board_folder", "model"): lambda v: call(f"{SUBMISSION}:board_folder")("ioi", v),
+    **{
+        (f"{SUBMISSION}:save_submission", option): lambda v, option=option: submitted(option, v)
+        for option in ("task", "model", "form", "by")
+    },
+    ("locate.mib.board:nested", "by"): lambda v: [
+        each.kept for each in call("locate.mib.board:nested")(scores(), v)
+    ],
     ("circuits.files.exchange:export_circuit", "format"): lambda v: written(
         "circuits.files.exchange:export_circuit", ".x", circuit(), v
     ),

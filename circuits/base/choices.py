@@ -269,6 +269,41 @@ class ExportFormat(Choice):
     NODE_LINK = "node-link"
 
 
+class Sign(Choice):
+    """What a positive score in a file of another tool says; UNKNOWN is never taken for either."""
+
+    SUPPORTS = "supports"
+    OPPOSES = "opposes"
+    UNKNOWN = "unknown"
+
+
+class BoardTask(Choice):
+    """The tasks of MIB's circuit track, as its submissions name them."""
+
+    IOI = "ioi"
+    MCQA = "mcqa"
+    ADDITION = "arithmetic-addition"
+    SUBTRACTION = "arithmetic-subtraction"
+    ARC_EASY = "arc-easy"
+    ARC_CHALLENGE = "arc-challenge"
+
+
+class BoardModel(Choice):
+    """The models of MIB's circuit track, as its submissions name them."""
+
+    GPT2 = "gpt2"
+    QWEN = "qwen2.5"
+    GEMMA = "gemma2"
+    LLAMA = "llama3"
+
+
+class Submission(Choice):
+    """IMPORTANCES: one file of scores, from which the board selects. CIRCUITS: nine circuits."""
+
+    IMPORTANCES = "importances"
+    CIRCUITS = "circuits"
+
+
 class EditStatus(Choice):
     """DIVERGED: the change would do harm, so there is none. NO_CHANGE: it is said already."""
 

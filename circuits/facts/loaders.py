@@ -173,7 +173,7 @@ def _read_rows(path: Path, max_bytes: int) -> tuple[list[tuple[int, Record]], bo
         return list(read_csv(path, ("subject", "object"), max_bytes)), True
     if path.suffix == ".jsonl":
         return read_jsonl(path, max_bytes), True
-    content = _read_parquet(path) if path.suffix == ".parquet" else read_json(path, max_bytes)
+    content = read_parquet(path) if path.suffix == ".parquet" else read_json(path, max_bytes)
     records = content if isinstance(content, list) else [content]
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict):
@@ -181,7 +181,7 @@ def _read_rows(path: Path, max_bytes: int) -> tuple[list[tuple[int, Record]], bo
     return list(enumerate(records, start=1)), False
 
 
-def _read_parquet(path: Path) -> list[Record]:
+def read_parquet(path: Path) -> list[Record]:
     """The rows of a Parquet file, the form in which the hub keeps many data sets."""
     try:
         import pyarrow

@@ -25,6 +25,7 @@ from circuits.model.tokens import Prompt, Span, Tokenizer
 
 SUBJECT = "subject"
 """The span that says where the subject stands."""
+_LISTS = ("answers", "foils", "tokens")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class PromptPair:
     none: these alone. `spans` are (name, text, which of its occurrences, counted from 1; 0: its one
     mention as a whole word) in the clean prompt; one named "subject" is the subject's place.
     `start` is the character at which the question begins in both prompts, after demonstrations.
+    `tokens` are answer and foil as token ids of one model, where a file of pairs names them so;
+    then they are not tokenised, and `answer` and `foil` are what these tokens read as.
     """
 
     clean: str
@@ -48,11 +51,12 @@ class PromptPair:
     spans: tuple[tuple[str, str, int], ...] = ()
     exact: bool = False
     start: int = 0
+    tokens: tuple[int, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The fields that are set, as the lines of a `--pairs` file."""
         found: dict[str, Any] = {name: value for name, value in vars(self).items() if value}
-        found |= {name: list(found[name]) for name in ("answers", "foils") if name in found}
+        found |= {name: list(found[name]) for name in _LISTS if name in found}
         if self.spans:
             found["spans"] = {name: [text, nth] for name, text, nth in self.spans}
         return found
@@ -123,15 +127,9 @@ def encode_pair(tokenizer: Tokenizer, pair: PromptPair, bos: bool | None = None)
         )
     if clean.ids == corrupted.ids:
         raise PromptError(f"clean and corrupted prompt are the same: {pair.clean!r}")
-    answers, foils = (
-        tuple(dict.fromkeys(tokenizer.continuation(prompt, each, pair.exact) for each in chosen))
-        for prompt, chosen in (
-            (pair.clean, pair.answers or (pair.answer,)),
-            (pair.corrupted, pair.foils or (pair.foil,)),
-        )
-    )
+    answers, foils = _named(tokenizer, pair) if pair.tokens else _continuations(tokenizer, pair)
     # Sets and exact answers count by their first token; a single answer by the first that differs.
-    single = not (pair.answers or pair.foils or pair.exact)
+    single = not (pair.answers or pair.foils or pair.exact or pair.tokens)
     begun = shared_length(answers[0], foils[0]) if single else 0
     wanted, unwanted = (
         tuple(dict.fromkeys(each[begun] for each in side if len(each) > begun))
@@ -165,6 +163,41 @@ def encode_pair(tokenizer: Tokenizer, pair: PromptPair, bos: bool | None = None)
         tuple(spans.items()),
         start,
     )
+
+
+Sides = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]
+
+
+def _continuations(tokenizer: Tokenizer, pair: PromptPair) -> Sides:
+    """The tokens of every answer after the clean prompt, and of every foil after the other."""
+    answers, foils = (
+        tuple(dict.fromkeys(tokenizer.continuation(prompt, each, pair.exact) for each in chosen))
+        for prompt, chosen in (
+            (pair.clean, pair.answers or (pair.answer,)),
+            (pair.corrupted, pair.foils or (pair.foil,)),
+        )
+    )
+    return answers, foils
+
+
+def _named(tokenizer: Tokenizer, pair: PromptPair) -> Sides:
+    """Answer and foil by their ids; PromptError where these read otherwise in this tokenizer."""
+    for token, text in zip(pair.tokens, (pair.answer, pair.foil), strict=True):
+        if (read := read_token(tokenizer, token)) != text:
+            raise PromptError(
+                f"token {token} reads {read!r} in this tokenizer and not {text!r}: the pair is of "
+                "another model"
+            )
+    answer, foil = pair.tokens
+    return ((answer,),), ((foil,),)
+
+
+def read_token(tokenizer: Tokenizer, token: int) -> str:
+    """What a token id reads as, without space; PromptError where there is none or it is blank."""
+    text = tokenizer.token_string(token).strip() if token < len(tokenizer.hf) else ""
+    if not text:
+        raise PromptError(f"token {token} is none of this tokenizer that reads as a word")
+    return text
 
 
 def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
@@ -265,6 +298,11 @@ def pair_from_record(record: dict[str, Any], path: str | Path, line: int) -> Pro
     for name, first in firsts.items():
         if record[name] != first:
             raise FileFormatError(path, f"{name!r} is not the first of {name + 's'!r}", line)
+    tokens = record.get("tokens") or []
+    if not isinstance(tokens, list) or len(tokens) not in (0, 2) or not all(map(_is_id, tokens)):
+        raise FileFormatError(path, "'tokens' must be the ids of answer and foil", line)
+    if tokens and (exact or sets["answers"] or sets["foils"]):
+        raise FileFormatError(path, "'tokens' name one answer and one foil, as they are", line)
     return PromptPair(
         **checked | {name: record[name] for name in kept},
         answers=sets["answers"],
@@ -272,7 +310,12 @@ def pair_from_record(record: dict[str, Any], path: str | Path, line: int) -> Pro
         spans=_spans(record, path, line),
         exact=exact,
         start=start,
+        tokens=tuple(tokens),
     )
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _texts(record: dict[str, Any], name: str, path: str | Path, line: int) -> tuple[str, ...]:

@@ -86,19 +86,14 @@ def _ioi(tokenizer: Tokenizer, chance: random.Random) -> Iterator[PromptPair]:
 
 
 def _greater_than(tokenizer: Tokenizer, chance: random.Random) -> Iterator[PromptPair]:
-    whole = len(tokenizer.continuation("from 1741 to 17", "42", exact=True)) == 1
+    whole = has_whole_endings(tokenizer)
     while True:
         template, period = chance.choice(_YEARS), chance.choice(_PERIODS)
         century, year = chance.randrange(11, 20), chance.randrange(11, 89)
         clean, corrupted = (
             template.format(period, f"{century}{begun:02d}", century) for begun in (year, 1)
         )
-        if whole:
-            later = tuple(f"{each:02d}" for each in range(year + 1, 100))
-            earlier = tuple(f"{each:02d}" for each in range(2, year + 1))
-        else:
-            later = tuple(str(each) for each in range(year // 10 + 1, 10))
-            earlier = tuple(str(each) for each in range(year // 10))
+        later, earlier = year_ends(year, whole, first=2)
         yield PromptPair(
             clean,
             corrupted,
@@ -110,6 +105,23 @@ def _greater_than(tokenizer: Tokenizer, chance: random.Random) -> Iterator[Promp
             spans=(("start", f"{century}{year}", 1),),
             exact=True,
         )
+
+
+def has_whole_endings(tokenizer: Tokenizer) -> bool:
+    """Whether the last two digits of a year are one token."""
+    return len(tokenizer.continuation("from 1741 to 17", "42", exact=True)) == 1
+
+
+def year_ends(year: int, whole: bool, first: int = 0) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Endings later than that of a year (0 to 99), and those that are not, from `first` on.
+
+    Where they are not `whole` tokens, the next digit alone, without the one that might be either.
+    """
+    if whole:
+        later = tuple(f"{each:02d}" for each in range(year + 1, 100))
+        return later, tuple(f"{each:02d}" for each in range(first, year + 1))
+    ten = year // 10
+    return tuple(map(str, range(ten + 1, 10))), tuple(map(str, range(ten)))
 
 
 def _agreement(tokenizer: Tokenizer, chance: random.Random) -> Iterator[PromptPair]:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Int
 
 from circuits.base.arrays import ContentError, single_precision
-from circuits.base.choices import Choice, ExportFormat
+from circuits.base.choices import ExportFormat, Sign
 from circuits.base.errors import CircuitFileError, NumericalError, OptionError
 from circuits.base.records import read_text
 from circuits.base.writing import atomic_write, to_json
@@ -68,14 +68,6 @@ def save_eap_ig(circuit: Circuit, path: str | Path, full: bool = False) -> None:
     atomic_write(path, text)
 
 
-class Sign(Choice):
-    """What a positive score in a file of another tool says; UNKNOWN is never taken for either."""
-
-    SUPPORTS = "supports"
-    OPPOSES = "opposes"
-    UNKNOWN = "unknown"
-
-
 def load_eap_ig(
     path: str | Path, n_kv_heads: int | None = None, sign: Sign | str = Sign.UNKNOWN
 ) -> Circuit:
@@ -108,16 +100,21 @@ def load_eap_ig(
         raise CircuitFileError(path, str(reason)) from None
     edges = _read_edges(document["edges"], wiring, columns, path, text)
     circuit = _assemble(edges, wiring, own)
-    return circuit if own else _signed(circuit, sign)
+    return circuit if own else signed(circuit, sign)
 
 
-def _signed(circuit: Circuit, sign: Sign) -> Circuit:
-    """Positive scores support the answer, or the provenance says that nobody knows."""
+def signed(circuit: Circuit, sign: Sign | str) -> Circuit:
+    """The circuit with positive scores that support the answer, or a word that nobody knows.
+
+    `sign` is what they say as they stand; those that oppose are turned round.
+    """
+    sign = Sign.of(sign)
     scores = circuit.scores
     if scores is not None and sign == Sign.OPPOSES:
         scores = replace(scores, values=-scores.values)
+    origin = {name: value for name, value in circuit.provenance.items() if name != "sign"}
     record = {"sign": str(sign)} if sign == Sign.UNKNOWN else {}
-    return replace(circuit, scores=scores, provenance={**circuit.provenance, **record})
+    return replace(circuit, scores=scores, provenance=origin | record)
 
 
 def grouped_edges(wiring: Wiring) -> Int[np.ndarray, " edge"]:
@@ -140,23 +137,33 @@ def grouped_edges(wiring: Wiring) -> Int[np.ndarray, " edge"]:
     return first[dst][single.edge_dst] + single.edge_src
 
 
+def per_query_head(circuit: Circuit) -> Circuit:
+    """The circuit with one key and value input a query head, as EAP-IG and MIB count edges.
+
+    A shared input's score goes to its query heads in equal parts, in double precision, so that the
+    parts sum to it; what else an edge has each of its parts has too.
+    """
+    old, new = circuit.wiring, circuit.wiring.with_kv(KeyValue.PER_QUERY_HEAD)
+    origin = grouped_edges(old) if old.is_grouped else np.arange(new.n_edges)
+    scores = circuit.scores
+    if scores is not None:
+        whole = single_precision(scores.values).astype(np.float64)
+        parts = (whole / np.bincount(origin, minlength=old.n_edges))[origin]
+        scores = EdgeScores(new, parts, provenance=scores.provenance)
+    columns = {name: column[origin] for name, column in circuit.columns.items()}
+    return replace(circuit, wiring=new, kept=circuit.kept[origin], scores=scores, columns=columns)
+
+
 def _lines(circuit: Circuit, full: bool) -> Iterator[str]:
-    original = circuit.wiring
-    wiring = original.with_kv(KeyValue.PER_QUERY_HEAD)
-    origin = np.arange(wiring.n_edges)
-    if original.is_grouped:
-        origin = grouped_edges(original)
-    kept = circuit.kept[origin]
-    values = np.zeros(original.n_edges)
-    if circuit.scores is not None:
-        values = single_precision(circuit.scores.values).astype(np.float64)
+    single = per_query_head(circuit)
+    wiring, kept = single.wiring, single.kept
+    values = np.zeros(wiring.n_edges) if single.scores is None else single.scores.values
     if not np.isfinite(values).all():
-        edge = original.edge_name(int(np.argmin(np.isfinite(values))))
+        edge = wiring.edge_name(int(np.argmin(np.isfinite(values))))
         raise NumericalError(f"the score of edge {edge} is NaN or infinite")
-    values = (values / np.bincount(origin, minlength=original.n_edges))[origin]
     everything = full or wiring.n_edges <= FULL_LIMIT
     chosen = np.arange(wiring.n_edges) if everything else np.flatnonzero(kept)
-    extra = _column_texts(circuit, origin[chosen])
+    extra = _column_texts(single, chosen)
 
     d_model = circuit.provenance.get("d_model")
     cfg = {

@@ -139,12 +139,17 @@ def faithfulness_curve(
     runs: Runs,
     circuits: Sequence[Circuit],
     *,
+    fractions: Sequence[float] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> FaithfulnessCurve:
-    """The curve of `runs`, whose circuits must be ordered by size, and the areas over it."""
-    n_edges = circuits[0].wiring.n_edges
-    fractions = [circuit.n_edges / n_edges for circuit in circuits]
+    """The curve of `runs`, whose circuits must be ordered by size, and the areas over it.
+
+    `fractions` are what the areas are taken over; by default each circuit's kept share.
+    """
+    if fractions is None:
+        n_edges = circuits[0].wiring.n_edges
+        fractions = [circuit.n_edges / n_edges for circuit in circuits]
     stack = np.stack([outcome.metric for outcome in runs.circuits])
 
     def curve(columns: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from circuits.base.choices import Sign
 from circuits.base.errors import OptionError, StoreError
 from experiments.cli import options as o
 from experiments.cli.console import Console
@@ -166,6 +167,7 @@ def compare(
         Starts(roles=True),
     ],
     draws: Draws = 20,
+    sign: o.SignOfScores = Sign.UNKNOWN,
     allow_mismatch: OtherWeights = False,
     loading: Loading,
     out: o.Out = None,
@@ -181,7 +183,9 @@ def compare(
         raise OptionError("give `before` and `after` circuits, or `model` and `edit`")
     if all(files):
         given.refuse("on two stored circuits", *ABOUT_A_MODEL)
-    elif "steps" not in search.method.uses:
+    else:
+        given.refuse("on a model and an edit", "sign")
+    if any(edited) and "steps" not in search.method.uses:
         given.refuse(f"with --method {search.method}", "steps")
     with console.working():
         from locate.looks import comparing
@@ -189,9 +193,10 @@ def compare(
         o.check_files(None, out, inputs=[before, after, edit], names=comparing.FILES)
         if before is not None and after is not None:
             from circuits.graph.compare import compare as compare_circuits
-            from locate.evaluate import read_circuit
+            from locate.evaluate import both_signed
 
-            both = compare_circuits(read_circuit(before), read_circuit(after))
+            first, second = both_signed((before, after), sign)
+            both = compare_circuits(first, second)
             look = comparing.circuits_look(both, (before, after))
         else:
             from circuits.edits.edit import WeightDelta

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuits.base.choices import ExportFormat
+from circuits.base.choices import ExportFormat, Sign
 from circuits.base.errors import OptionError
 from experiments.cli import options as o
 from experiments.cli.console import Console, percent
@@ -42,14 +42,20 @@ OutFile = Annotated[
 Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
 
 
-def show(*, result: ResultPath, edges: Shown = 20, as_json: o.AsJson = False) -> None:
+def show(
+    *,
+    result: ResultPath,
+    edges: Shown = 20,
+    sign: o.SignOfScores = Sign.UNKNOWN,
+    as_json: o.AsJson = False,
+) -> None:
     """What a stored result holds: a circuit, a comparison, a trace, ...; of a folder, all in it."""
     console = Console(as_json)
     with console.working():
         from circuits.base.origin import mixed
 
         paths = _stored_in(result) if result.is_dir() else [result]
-        found = [_opened(file, console if result.is_dir() else None) for file in paths]
+        found = [_opened(file, console if result.is_dir() else None, sign) for file in paths]
         if (warning := mixed(paths[0].parent)) is not None:
             console.warn(warning)
     records = []
@@ -69,14 +75,16 @@ def _stored_in(folder: Path) -> list[Path]:
     return found
 
 
-def _opened(path: Path, console: Console | None) -> Any:
+def _opened(path: Path, console: Console | None, sign: Sign) -> Any:
     """A result; with a console a file that cannot be read is a warning and None."""
     from circuits.base.errors import FileFormatError
     from circuits.files.kinds import open_result
     from locate.evaluate import read_circuit
 
     try:
-        return read_circuit(path) if path.suffix.lower() == ".json" else open_result(path)
+        if path.suffix.lower() == ".json" or sign != Sign.UNKNOWN:
+            return read_circuit(path, sign)
+        return open_result(path)
     except FileFormatError as error:
         if console is None:
             raise
@@ -127,7 +135,9 @@ def _show_circuit(console: Console, path: Path, stored: Circuit, edges: int) -> 
     console.say(f"{stored.n_edges} of {stored.wiring.n_edges} edges, {stored.wiring.describe()}")
     console.say(f"{len(nodes)} nodes: {', '.join(nodes)}")
     if stored.provenance.get("sign") == "unknown":
-        console.say("what a positive score means is not known: the file is another tool's")
+        console.say(
+            "what a positive score means is not known: the file is another tool's (--sign says it)"
+        )
     for node, role in stored.roles.items():
         console.say(f"{node}: {role}")
     console.say()
@@ -151,6 +161,7 @@ def export(
     circuit: o.CircuitFile,
     to: Format,
     out: OutFile = None,
+    sign: o.SignOfScores = Sign.UNKNOWN,
     full_json: o.FullJson = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -158,9 +169,9 @@ def export(
     console = Console(as_json)
     with console.working():
         from circuits.files.exchange import export_circuit, save_eap_ig
-        from locate.evaluate import read_circuit
+        from locate.evaluate import check_sign, read_circuit
 
-        stored = read_circuit(circuit)
+        stored = check_sign(read_circuit(circuit, sign), circuit)
         stem = circuit.name.removesuffix(".safetensors").removesuffix(".kc").removesuffix(".json")
         target = out or circuit.with_name(stem + SUFFIXES[to])
         if target.exists() and target.samefile(circuit):

@@ -17,7 +17,19 @@ import typer
 
 import viz
 from circuits.base.errors import KnowledgeCircuitsError, OptionError, is_out_of_memory
-from experiments.cli import benchmark, edit, facts, figures, files, find, look, run, serve, sweep
+from experiments.cli import (
+    benchmark,
+    edit,
+    facts,
+    figures,
+    files,
+    find,
+    look,
+    mib,
+    run,
+    serve,
+    sweep,
+)
 from experiments.cli.console import visible
 from experiments.cli.signature import command
 
@@ -33,6 +45,10 @@ COMMANDS = (
     *(files.show, files.export, files.models, facts.facts),
 )
 """As `kc --help` lists them."""
+GROUPS = {
+    "mib": ("MIB's circuit track: scores, submissions.", (mib.discover, mib.evaluate, mib.export))
+}
+"""Commands of commands, with what they are about."""
 
 
 def make_app() -> typer.Typer:
@@ -47,6 +63,11 @@ def make_app() -> typer.Typer:
     app.callback()(options)
     for each in COMMANDS:
         app.command()(command(each))
+    for name, (about, members) in GROUPS.items():
+        group = typer.Typer(help=about, rich_markup_mode=None)
+        for member in members:
+            group.command()(command(member))
+        app.add_typer(group, name=name)
     return app
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from circuits.base.choices import Sign
 from experiments.cli.console import Console
 from experiments.cli.signature import path
 from locate.options import Loading, Source
@@ -28,6 +29,12 @@ ModelName = Annotated[
 CircuitFile = Annotated[Path, typer.Argument(help="A .kc.safetensors or EAP-IG .json file.")]
 FullJson = Annotated[
     bool, typer.Option("--full-json", help="All edges in circuit.json, however many.")
+]
+SignOfScores = Annotated[
+    Sign,
+    typer.Option(
+        "--sign", help="What a positive score of another tool's file says: supports, or opposes."
+    ),
 ]
 Out = Annotated[
     Path | None,

@@ -1,0 +1,1 @@
+"""MIB's circuit track: importances of edges, CPR and CMD as its board has them, submissions."""
