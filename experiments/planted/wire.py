@@ -50,6 +50,8 @@ LOUD = 8.0
 """Logits a symbol."""
 NEAR = 12.0
 """Sharpness of a head that looks at a distance, in nats."""
+THETA = 1e6
+"""Rotary base: a head's frequencies fall from 1 to a few millionths."""
 LEAK = 0.1
 """Noise in registers, beside that in the background."""
 FIRST = "<s>"
@@ -138,7 +140,7 @@ class _Writer:
             (len(part.units) for part in program.parts if isinstance(part, Mlp)), default=0
         )
         self.generator = torch.Generator().manual_seed(seed)
-        self.hf = self.empty(vocab).eval()
+        self.hf = self.empty(vocab)
 
     @torch.no_grad()
     def written(self, tokenizer: PreTrainedTokenizerFast) -> Any:
@@ -294,24 +296,29 @@ class _Writer:
         raise NotImplementedError
 
 
+def gpt2(n_layers: int, vocab: int, units: int) -> GPT2LMHeadModel:
+    """A GPT-2 of the planted models' shape; its weights are for others to set."""
+    config = GPT2Config(
+        n_layer=n_layers,
+        n_embd=WIDTH,
+        n_head=N_HEADS,
+        n_inner=units,
+        vocab_size=vocab,
+        n_positions=N_POSITIONS,
+        bos_token_id=0,
+        eos_token_id=0,
+        tie_word_embeddings=False,
+        attn_implementation="eager",
+    )
+    with torch.random.fork_rng(devices=[]):  # transformers draws weights nobody will see
+        return GPT2LMHeadModel(config).eval()
+
+
 class _Gpt2(_Writer):
     """Learned positions, biases, matrices as (inputs, outputs)."""
 
     def empty(self, vocab: int) -> GPT2LMHeadModel:
-        return GPT2LMHeadModel(
-            GPT2Config(
-                n_layer=self.program.n_layers,
-                n_embd=WIDTH,
-                n_head=N_HEADS,
-                n_inner=self.units,
-                vocab_size=vocab,
-                n_positions=N_POSITIONS,
-                bos_token_id=0,
-                eos_token_id=0,
-                tie_word_embeddings=False,
-                attn_implementation="eager",
-            )
-        )
+        return gpt2(self.program.n_layers, vocab, self.units)
 
     def embedding(self) -> Tensor:
         places = self.hf.transformer.wpe.weight
@@ -351,22 +358,22 @@ class _Llama(_Writer):
     """Rotary positions, no biases, gated units, matrices as (outputs, inputs)."""
 
     def empty(self, vocab: int) -> LlamaForCausalLM:
-        return LlamaForCausalLM(
-            LlamaConfig(
-                num_hidden_layers=self.program.n_layers,
-                hidden_size=WIDTH,
-                num_attention_heads=N_HEADS,
-                num_key_value_heads=self.n_kv,
-                intermediate_size=self.units,
-                vocab_size=vocab,
-                max_position_embeddings=N_POSITIONS,
-                bos_token_id=0,
-                eos_token_id=0,
-                tie_word_embeddings=False,
-                rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-                attn_implementation="eager",
-            )
+        config = LlamaConfig(
+            num_hidden_layers=self.program.n_layers,
+            hidden_size=WIDTH,
+            num_attention_heads=N_HEADS,
+            num_key_value_heads=self.n_kv,
+            intermediate_size=self.units,
+            vocab_size=vocab,
+            max_position_embeddings=N_POSITIONS,
+            bos_token_id=0,
+            eos_token_id=0,
+            tie_word_embeddings=False,
+            rope_parameters={"rope_type": "default", "rope_theta": THETA},
+            attn_implementation="eager",
         )
+        with torch.random.fork_rng(devices=[]):
+            return LlamaForCausalLM(config).eval()
 
     def embedding(self) -> Tensor:
         return self.hf.model.embed_tokens.weight  # type: ignore[no-any-return]
@@ -379,7 +386,7 @@ class _Llama(_Writer):
         one, half = self.layout.at((ONE, 0)), D_HEAD // 2
         root = (NEAR * D_HEAD**0.5) ** 0.5
         for pair in range(4):
-            turn = torch.tensor(offset * 1e6 ** (-2 * pair / D_HEAD))
+            turn = torch.tensor(offset * THETA ** (-2 * pair / D_HEAD))
             # The query turned back by `offset`: its score is the cosine of the distance less that.
             query[one, [pair, pair + half]] += root * torch.stack([turn.cos(), -turn.sin()])
             key[one, pair] += root
