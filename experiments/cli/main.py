@@ -17,7 +17,19 @@ import typer
 
 import viz
 from circuits.base.errors import KnowledgeCircuitsError, OptionError, is_out_of_memory
-from experiments.cli import benchmark, edit, facts, figures, files, find, look, run, serve, sweep
+from experiments.cli import (
+    bench,
+    benchmark,
+    edit,
+    facts,
+    figures,
+    files,
+    find,
+    look,
+    run,
+    serve,
+    sweep,
+)
 from experiments.cli.console import visible
 from experiments.cli.signature import command
 
@@ -33,6 +45,8 @@ COMMANDS = (
     *(files.show, files.export, files.models, facts.facts),
 )
 """As `kc --help` lists them."""
+GROUPS = {"bench": ("Measure methods of this project where the truth is known.", bench.COMMANDS)}
+"""Commands under a name of their own, after the others: its help, and they."""
 
 
 def make_app() -> typer.Typer:
@@ -47,6 +61,12 @@ def make_app() -> typer.Typer:
     app.callback()(options)
     for each in COMMANDS:
         app.command()(command(each))
+    for name, (text, members) in GROUPS.items():
+        group = typer.Typer(help=text, add_completion=False, rich_markup_mode=None)
+        group.callback()(lambda: None)  # a group stays one, also of one command
+        for each in members:
+            group.command()(command(each))
+        app.add_typer(group, name=name)
     return app
 
 

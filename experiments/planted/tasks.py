@@ -398,3 +398,5 @@ PROGRAMS: Sequence[tuple[Program, tuple[Build, ...]]] = (
     (_norm(False), (_GPT2,)),
 )
 """Programs and what they are compiled to; the norm's needs thresholds that no norm scales."""
+TRAINED = (_mover(), _lookup(), _enrichment())
+"""Programs that a model is also trained to do."""

@@ -52,6 +52,8 @@ NEAR = 12.0
 """Sharpness of a head that looks at a distance, in nats."""
 THETA = 1e6
 """Rotary base: a head's frequencies fall from 1 to a few millionths."""
+NOISE = 0.3
+"""Usual size of what a random head or unit writes, where words' patterns have 1 on an axis."""
 LEAK = 0.1
 """Noise in registers, beside that in the background."""
 FIRST = "<s>"
@@ -111,7 +113,7 @@ def tokenizer_of(program: Program) -> PreTrainedTokenizerFast:
     )
 
 
-def compiled(program: Program, build: Build | str, noise: float = 0.3, seed: int = 0) -> Model:
+def compiled(program: Program, build: Build | str, noise: float = NOISE, seed: int = 0) -> Model:
     """The program as a model.
 
     `noise` is the root mean square of what a random head or unit writes to an axis of the
