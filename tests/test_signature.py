@@ -21,7 +21,7 @@ import locate
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, default_of, meaning, option, types_of
 from experiments import analyses
-from experiments.cli.main import COMMANDS, main, make_app
+from experiments.cli.main import COMMANDS, GROUPS, main, make_app
 from experiments.cli.signature import Fixed, Given, Starts, command, in_flags
 from tests.test_cli import refusal
 
@@ -34,6 +34,12 @@ def margin_of_mine(logits, answer, foil):
 Metric.add("margin-of-mine", margin_of_mine)
 """
 GROUP: Any = typer.main.get_command(make_app())
+KNOWN = {each: GROUP.commands[each.__name__] for each in COMMANDS} | {
+    each: GROUP.commands[name].commands[each.__name__]
+    for name, (_, members) in GROUPS.items()
+    for each in members
+}
+"""Every command's function, and what typer made of it."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,9 @@ def plain_types(hint: Any) -> set[Any]:
     return set().union(*map(plain_types, get_args(hint))) if get_args(hint) else {hint}
 
 
-@pytest.mark.parametrize("function", COMMANDS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("function", KNOWN, ids=lambda function: function.__name__)
 def test_every_field_that_a_command_takes_is_its_flag_with_its_help_range_and_default(function):
-    parameters = {each.name: each for each in GROUP.commands[function.__name__].params}
+    parameters = {each.name: each for each in KNOWN[function].params}
     for kind, notes in groups_of(function).values():
         hidden = {name for note in notes if isinstance(note, Fixed) for name in note.names}
         starts = {
@@ -111,13 +117,13 @@ def test_every_field_that_a_command_takes_is_its_flag_with_its_help_range_and_de
 
 
 def test_a_flag_that_no_field_and_no_parameter_declares_is_none():
-    for function in COMMANDS:
+    for function, made in KNOWN.items():
         taken = {n for n, hint in get_type_hints(function).items() if hint is not Given}
         for name, (kind, notes) in groups_of(function).items():
             hidden = {n for note in notes if isinstance(note, Fixed) for n in note.names}
             taken |= {each.name for each in fields(kind)} - hidden
             taken -= {name}
-        shown = {each.name for each in GROUP.commands[function.__name__].params}
+        shown = {each.name for each in made.params}
         assert shown - {"help"} <= taken | {"return"}, function.__name__
 
 

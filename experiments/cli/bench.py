@@ -11,6 +11,7 @@ import typer
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Fixed, Like
+from experiments.planted import NOISE
 from locate.options import Source
 from locate.search import Scoring, Search
 
@@ -34,7 +35,7 @@ def locators(
     methods: Methods = None,
     models: Models = None,
     listing: Listing = False,
-    noise: Noise = 0.3,
+    noise: Noise = NOISE,
     scoring: Annotated[Scoring, Fixed("method", "options")],
     seed: Annotated[int, Like(Source, "seed")] = 0,
     batch_size: Annotated[int, Like(Search, "batch_size")] = 16,

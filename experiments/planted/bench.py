@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,11 @@ from circuits.facts.pairs import TokenPair, batches, encode_pairs
 from circuits.graph.circuit import EdgeScores
 from circuits.model.model import Model, library_versions
 from experiments.analyses.engine.tables import Table
+from experiments.planted import NOISE
 from experiments.planted.program import Program
 from experiments.planted.tasks import PROGRAMS, TRAINED
 from experiments.planted.trained import trained
-from experiments.planted.wire import NOISE, Build, compiled
+from experiments.planted.wire import Build, compiled
 from locate.edges.locators import Locator
 from locate.edges.score import score_edges
 from locate.search import Scoring
@@ -180,9 +182,9 @@ class LocatorBench:
     def by_method(self) -> Table:
         """A row a locator, best mean AUROC first."""
         order = sorted(self.methods, key=lambda name: -self.mean(name, "auroc").value)
-        columns = {
+        columns: dict[str, Callable[..., Any]] = {
             "method": str,
-            **{measure: lambda name, of=measure: self.mean(name, of) for measure in MEASURES},
+            **{measure: partial(self.mean, measure=measure) for measure in MEASURES},
             "forwards": lambda name: float(np.median([each.forwards for each in self.of(name)])),
         }
         return Table.of("methods", order, columns, digits={"forwards": 0})
@@ -197,10 +199,7 @@ class LocatorBench:
     def table(self) -> Table:
         """A row a locator and model, with everything."""
         names = tuple(each.name for each in fields(Score))
-        rows = [
-            [" ".join(value) if isinstance(value, tuple) else value for value in vars(each).values()]
-            for each in self.scores
-        ]
+        rows = [[*map(_cell, vars(each).values())] for each in self.scores]
         return Table("locators", names, rows)
 
     def as_dict(self) -> dict[str, Any]:
@@ -289,3 +288,7 @@ def _forward_seconds(model: Model, pairs: Sequence[TokenPair], batch_size: int) 
             model.last_logits(batch.clean)
         found.append(time.perf_counter() - start)
     return min(found)
+
+
+def _cell(value: Any) -> Any:
+    return " ".join(value) if isinstance(value, tuple) else value

@@ -2,8 +2,8 @@
 
 A *register* is a named block of directions of the residual stream, one a symbol. Words set symbols
 of registers; heads match a register at the query's place against one at the key's and copy
-registers; MLP units fire on sums of symbols and write symbols; words are read out of symbols. The
-idea that a program is laid out in named subspaces and its weights follow is RASP's and Tracr's
+registers; MLP units fire on sums of symbols and write symbols; words are read out of symbols. That
+a program is laid out in named subspaces, from which weights follow, is the idea of RASP and Tracr
 (Weiss et al. 2021, arXiv:2106.06981; Lindner et al. 2023, arXiv:2301.05062).
 
 A program's true edges follow from its text alone (`Program.truth`): the registers in which clean
@@ -155,7 +155,6 @@ class Example:
     corrupted: str
     answer: str
     foil: str
-
 
     def pair(self) -> PromptPair:
         """As locators take it."""

@@ -194,9 +194,7 @@ def _redundant() -> Program:
             for country, capital in zip(COUNTRIES, CAPITALS, strict=True)
         ),
         redundant=frozenset(
-            edge
-            for head in ("a0.h1", "a1.h2")
-            for edge in (f"input->{head}<v>", f"{head}->m1")
+            edge for head in ("a0.h1", "a1.h2") for edge in (f"input->{head}<v>", f"{head}->m1")
         ),
     )
 
@@ -208,8 +206,8 @@ def _norm(loud_first: bool) -> Program:
     """
     loud, quiet, said = ("lion", "horn", "storm"), ("mouse", "leaf", "moon"), ("noisy", "calm")
     words: dict[str, tuple[Symbol, ...]] = {
-        **{noun: ((SUBJECT, 0), ("loud", 0)) for noun in loud},
-        **{noun: ((SUBJECT, 0),) for noun in quiet},
+        **dict.fromkeys(loud, ((SUBJECT, 0), ("loud", 0))),
+        **dict.fromkeys(quiet, ((SUBJECT, 0),)),
     }
     units = (
         Unit((((ONE, 0), -1.0),), -0.78, ((("answer", 0), 5.0),)),
@@ -332,7 +330,7 @@ TOKENS = {word: (("token", j),) for j, word in enumerate(NAMES)}
 
 
 def _induction() -> Program:
-    """A B ... A is followed by B. Exchanged are what went before, what followed, or what is asked."""
+    """A B ... A is followed by B; exchanged is what went before, what followed, or who is asked."""
     examples = []
     for j in range(N):
         a, b, c, d = (NAMES[(j + i) % N] for i in range(4))

@@ -26,8 +26,9 @@ from transformers import GPT2LMHeadModel
 from circuits.base.errors import NumericalError, OptionError
 from circuits.model.model import Model
 from circuits.model.wiring import Wiring
+from experiments.planted.layout import D_HEAD, N_HEADS, WIDTH, tokenizer_of
 from experiments.planted.program import Program
-from experiments.planted.wire import D_HEAD, N_HEADS, WIDTH, gpt2, tokenizer_of
+from experiments.planted.wire import gpt2
 
 STEPS = 400
 STARTS = 5
@@ -79,7 +80,7 @@ def trained(program: Program, seed: int = 0, steps: int = STEPS, starts: int = S
     NumericalError where `steps` from any of so many `starts` do not suffice.
     """
     if program.redundant or program.weakens:
-        raise OptionError(f"{program.name} has edges that do not decide alone: it cannot be trained")
+        raise OptionError(f"{program.name} has edges that do not decide alone: train others")
     tokenizer = tokenizer_of(program)
     answers = {each.clean: each.answer for each in program.examples}
     tokens = torch.tensor(tokenizer(list(answers))["input_ids"])
@@ -106,8 +107,8 @@ class _Task:
     ) -> None:
         self.hf, self.sites, self.tokens, self.wanted = hf, found, tokens, wanted
         self.carries = torch.tensor([site.carries for site in found])
-        blocks = hf.transformer.h
-        self.points = [
+        blocks: Any = hf.transformer.h
+        self.points: list[tuple[Any, bool]] = [
             point
             for block in blocks
             for point in ((block.attn.c_attn, False), (block.attn.c_proj, True), (block.mlp, False))

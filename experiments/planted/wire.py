@@ -15,14 +15,10 @@ register ONE, which also feeds the ungated half of its MLP.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     GPT2Config,
@@ -35,12 +31,19 @@ from transformers import (
 from circuits.base.choices import Choice
 from circuits.base.errors import OptionError
 from circuits.model.model import Model
-from experiments.planted.program import BOS, ONE, Head, Mlp, Program, Symbol
+from experiments.planted import NOISE
+from experiments.planted.layout import (
+    D_HEAD,
+    N_HEADS,
+    N_POSITIONS,
+    PLACE,
+    WIDTH,
+    Layout,
+    lay_out,
+    tokenizer_of,
+)
+from experiments.planted.program import BOS, ONE, Head, Mlp, Program
 
-N_HEADS = 4
-D_HEAD = 24
-WIDTH = N_HEADS * D_HEAD
-N_POSITIONS = 12
 SLOW = D_HEAD // 2
 """Dimensions of a head for content: the slow half of the rotary frequencies."""
 NOISE_UNITS = 24
@@ -52,11 +55,8 @@ NEAR = 12.0
 """Sharpness of a head that looks at a distance, in nats."""
 THETA = 1e6
 """Rotary base: a head's frequencies fall from 1 to a few millionths."""
-NOISE = 0.3
-"""Usual size of what a random head or unit writes, where words' patterns have 1 on an axis."""
 LEAK = 0.1
 """Noise in registers, beside that in the background."""
-FIRST = "<s>"
 
 
 class Build(Choice):
@@ -65,52 +65,6 @@ class Build(Choice):
     GPT2 = "gpt2"
     LLAMA = "llama"
     GQA = "gqa"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where registers begin on the axes of the residual stream, and how large a norm is."""
-
-    starts: Mapping[str, int]
-    sizes: Mapping[str, int]
-    background: int
-    rms: float
-
-    def at(self, symbol: Symbol) -> int:
-        """The axis of a symbol."""
-        return self.starts[symbol[0]] + symbol[1]
-
-    def axes(self, register: str) -> range:
-        """The axes of a register."""
-        return range(self.starts[register], self.starts[register] + self.sizes[register])
-
-
-PLACE = "place"
-"""The register of GPT-2's learned positions."""
-
-
-def lay_out(program: Program) -> Layout:
-    """Registers in the order of the program; OptionError where they leave too little background."""
-    sizes = {ONE: 1, BOS: 1, **program.registers, PLACE: N_POSITIONS}
-    ends = list(accumulate(sizes.values()))
-    starts = dict(zip(sizes, [0, *ends], strict=False))
-    if ends[-1] > WIDTH - 24:
-        raise OptionError(f"{program.name} has {ends[-1]} axes of registers, too many for {WIDTH}")
-    length = WIDTH - ends[-1] + 4  # the background's squares are 1 each, and some symbols are set
-    return Layout(starts, sizes, ends[-1], (length / WIDTH) ** 0.5)
-
-
-def tokenizer_of(program: Program) -> PreTrainedTokenizerFast:
-    """One token a word, and one that stands in front of every prompt."""
-    known = dict.fromkeys((FIRST, "<unk>", *program.words, *program.readout.words))
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, "<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.post_processor = processors.TemplateProcessing(
-        single=f"{FIRST} $A", pair=f"{FIRST} $A {FIRST} $B", special_tokens=[(FIRST, 0)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token=FIRST, eos_token=FIRST, unk_token="<unk>"
-    )
 
 
 def compiled(program: Program, build: Build | str, noise: float = NOISE, seed: int = 0) -> Model:
@@ -209,7 +163,7 @@ class _Writer:
         query = self.reading(WIDTH)
         key, value = self.reading(self.n_kv * D_HEAD), self.reading(self.n_kv * D_HEAD)
         out = torch.cat([self.writing(D_HEAD) for _ in range(N_HEADS)])
-        used: dict[int, list[int]] = {}
+        used: dict[int, list[int]] = {}  # of keys and values, which heads may share
         size = N_HEADS // self.n_kv
         for head in planted:  # noise of a planted head is no larger than its leaks
             shared = slice(head.head // size * D_HEAD, (head.head // size + 1) * D_HEAD)
@@ -217,7 +171,6 @@ class _Writer:
             for matrix, part in ((query, own), (key, shared), (value, shared)):
                 matrix[:, part] *= self.noise * LEAK
             out[own] *= LEAK
-            assert head.head // size not in used or self.n_kv < N_HEADS
         for head in planted:
             group = head.head // size
             at = used.setdefault(group, [0, 0])
@@ -257,8 +210,11 @@ class _Writer:
                 value[one, shared + used[1]] += 1.0
                 out[own + used[1], other] += move.gain
                 used[1] += 1
-        if max(used[1], used[0]) > (D_HEAD if head.offset is None else SLOW + used[1]):
-            raise OptionError(f"{head.node} of {self.program.name} takes more than {D_HEAD} axes")
+        if used[0] > SLOW or used[1] > D_HEAD:
+            raise OptionError(
+                f"{head.node} of {self.program.name} takes more than {SLOW} axes to match by, or "
+                f"than {D_HEAD} to move"
+            )
 
     def _mlp(self, layer: int, units: list[Any]) -> None:
         layout, at = self.layout, NOISE_UNITS
@@ -300,7 +256,7 @@ class _Writer:
 
 def gpt2(n_layers: int, vocab: int, units: int) -> GPT2LMHeadModel:
     """A GPT-2 of the planted models' shape; its weights are for others to set."""
-    config = GPT2Config(
+    config: Any = GPT2Config(
         n_layer=n_layers,
         n_embd=WIDTH,
         n_head=N_HEADS,
@@ -310,8 +266,8 @@ def gpt2(n_layers: int, vocab: int, units: int) -> GPT2LMHeadModel:
         bos_token_id=0,
         eos_token_id=0,
         tie_word_embeddings=False,
-        attn_implementation="eager",
     )
+    config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):  # transformers draws weights nobody will see
         return GPT2LMHeadModel(config).eval()
 
@@ -360,7 +316,7 @@ class _Llama(_Writer):
     """Rotary positions, no biases, gated units, matrices as (outputs, inputs)."""
 
     def empty(self, vocab: int) -> LlamaForCausalLM:
-        config = LlamaConfig(
+        config: Any = LlamaConfig(
             num_hidden_layers=self.program.n_layers,
             hidden_size=WIDTH,
             num_attention_heads=N_HEADS,
@@ -372,8 +328,8 @@ class _Llama(_Writer):
             eos_token_id=0,
             tie_word_embeddings=False,
             rope_parameters={"rope_type": "default", "rope_theta": THETA},
-            attn_implementation="eager",
         )
+        config._attn_implementation = "eager"
         with torch.random.fork_rng(devices=[]):
             return LlamaForCausalLM(config).eval()
 
