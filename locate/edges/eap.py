@@ -30,7 +30,7 @@ from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import EdgeScores, Wiring
 from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
-from circuits.model.model import Model, Prefix
+from circuits.model.model import Hook, Model, Prefix
 from locate.edges.locators import Locator
 from locate.edges.passes import InputGradients, SourceDifferences
 from locate.edges.rules import PLAIN, BackwardRules
@@ -79,13 +79,14 @@ def contract_runs(
     score: Callable[[Runs], Float[np.ndarray, "pair edge"]],
     *,
     rules: BackwardRules = PLAIN,
+    also: Sequence[str] = (),
     batch_size: int = 16,
     keep_pairs: bool = False,
     progress: Progress | None = None,
 ) -> EdgeScores:
     """Scores of all edges, averaged over the pairs, from what `score` makes of each batch's runs.
 
-    Gradients are by `rules`; for the rest see `attribute`.
+    Gradients are by `rules`, and kept at the points `also` too; for the rest see `attribute`.
     """
     wiring = model.wiring(scoring.kv)
     if not pairs:
@@ -97,7 +98,7 @@ def contract_runs(
     per_pair = np.empty((len(pairs), wiring.n_edges), dtype=np.float32) if keep_pairs else None
     done = 0
     for batch in batches(pairs, batch_size, model):
-        runs = Runs.of(model, wiring, batch, scoring, constants, rules)
+        runs = Runs.of(model, wiring, batch, scoring, constants, rules, also)
         scores = score(runs)
         _check_finite(model, scores, batch, pairs, wiring)
         total += scores.sum(0, dtype=np.float64)
@@ -133,9 +134,13 @@ class Runs:
         scoring: Scoring,
         constants: SourceConstants | None,
         rules: BackwardRules = PLAIN,
+        also: Sequence[str] = (),
     ) -> Runs:
         """No run made yet; positions before the first difference are computed here, once."""
-        differences, gradients = SourceDifferences(model), InputGradients(model, wiring, rules)
+        differences, gradients = (
+            SourceDifferences(model),
+            InputGradients(model, wiring, rules, also),
+        )
         shared = 0 if constants is not None else batch.first_difference
         prefix = model.share_prefix(batch.clean[:, :shared])
         return cls(model, wiring, scoring, batch, shared, prefix, differences, gradients, constants)
@@ -179,12 +184,16 @@ def at_clean(runs: Runs) -> Float[np.ndarray, "pair edge"]:
     return runs.scores()
 
 
-def along_the_path(runs: Runs) -> Float[np.ndarray, "pair edge"]:
-    """EAP-IG: the gradient at points between the corrupted and the clean embedding."""
+def along_the_path(runs: Runs, look: Sequence[Hook] = ()) -> Float[np.ndarray, "pair edge"]:
+    """EAP-IG: the gradient at points between the corrupted and the clean embedding.
+
+    `look` are hooks of the clean run.
+    """
     model, scoring, constants = runs.model, runs.scoring, runs.constants
     differences = runs.differences
     with torch.no_grad():
-        clean_logits = model.last_logits(runs.clean, differences.hooks(1), runs.prefix)
+        hooks = [*differences.hooks(1), *look]
+        clean_logits = model.last_logits(runs.clean, hooks, runs.prefix)
         end = model.embed(runs.clean)
         start = model.embed(runs.corrupted) if constants is None else constants.embedding
     pending = differences.hooks(-1) if constants is None else []

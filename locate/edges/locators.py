@@ -34,6 +34,7 @@ class Locator(Open):
 
     EAP: ClassVar[Locator]
     EAP_IG: ClassVar[Locator]
+    EAP_IG_QK: ClassVar[Locator]
     RELP: ClassVar[Locator]
     GIM: ClassVar[Locator]
     ATP_STAR: ClassVar[Locator]
@@ -107,6 +108,12 @@ Locator.EAP_IG = Locator.add(
     "eap-ig",
     "locate.edges.eap:attribute",
     "gradient averaged along the path of the embedding",
+    uses=("steps", "rule"),
+)
+Locator.EAP_IG_QK = Locator.add(
+    "eap-ig-qk",
+    "locate.edges.eap_ig_qk:attribute",
+    "as eap-ig, with attention computed anew for edges into queries and keys",
     uses=("steps", "rule"),
 )
 Locator.RELP = Locator.add(

@@ -76,7 +76,7 @@ class InputGradients:
 
     Rows are (example, position) pairs of one batch, positions from the first difference on.
     `rules` may put others in the place of some derivatives. `also` names other points whose
-    gradient the last run leaves in `others`.
+    gradients the runs leave in `others`, summed.
     """
 
     def __init__(
@@ -142,7 +142,8 @@ class InputGradients:
             read = list(taps.values())
             found = torch.autograd.grad(total, read, materialize_grads=cuts or self.rules.cuts)
             grads = dict(zip(taps, found, strict=True))
-        self.others = {name: grads[name] for name in self.also}
+        for name in self.also:
+            self.others[name] = _accumulate(self.others.get(name), grads[name])
         first = prefix.length if prefix else 0
         for layer in range(self.model.n_layers):
             self._add_attention(layer, taps, grads, seen, first)

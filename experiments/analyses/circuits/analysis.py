@@ -104,7 +104,7 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
         "layers": _by_layer(circuit),
     }
     if config.curve and circuit.scores is not None:
-        result["curve"] = _curves(context, examples.held_out, circuit.scores)
+        result["curve"] = curves(context, examples.held_out, circuit.scores)
     if config.roles:
         result["roles"] = checked_roles(model, examples, circuit, context.seed, context.batch_size)
     return result
@@ -132,7 +132,7 @@ def _by_layer(circuit: Circuit) -> dict[str, list[float]]:
     return {"heads": [float(x) for x in heads], "mlp": mlps, "edges": sends[1:].tolist()}
 
 
-def _curves(
+def curves(
     context: Context, pairs: Sequence[TokenPair], scores: EdgeScores
 ) -> dict[str, dict[str, Any]]:
     """CPR of the signed and CMD of the absolute ranking, beside a random one, on these pairs."""

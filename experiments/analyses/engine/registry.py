@@ -28,6 +28,7 @@ _ANALYSES: dict[str, str | Analysis] = open_table(
         "mechanisms": "mechanisms",
         "edit-study": "edit_study",
         "unlearning": "unlearning",
+        "locators": "locators",
     }
 )
 """By name: the value, or the folder beside this one whose `analysis.py` holds it."""

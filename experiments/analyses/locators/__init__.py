@@ -1,0 +1,1 @@
+"""Estimates of edges against exact patching."""

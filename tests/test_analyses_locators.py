@@ -1,0 +1,116 @@
+"""Locators against exact patching: what is sampled, what agrees, and what the report says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from circuits.base.choices import Metric
+from circuits.base.errors import OptionError
+from circuits.base.plain import plain
+from circuits.base.writing import to_json
+from circuits.graph.circuit import Wiring
+from circuits.model.model import load
+from experiments.analyses.engine.claims import Verdict
+from experiments.analyses.engine.context import Context
+from experiments.analyses.locators.agreement import agreement
+from experiments.analyses.locators.analysis import Config, compute, scoring
+from experiments.analyses.locators.report import report
+from experiments.analyses.locators.sample import READERS, best_places, draw, reader
+from experiments.cli.main import main
+
+WIRING = Wiring(4, 4, 4)
+
+
+def test_the_sample_holds_what_any_locator_ranks_first_and_all_kinds_of_readers():
+    random = np.random.default_rng(0)
+    scores = [random.standard_normal(WIRING.n_edges) for _ in range(3)]
+    drawn = draw(WIRING, scores, 300)
+    assert len(drawn) == len(set(drawn.tolist())) <= 300
+    assert len(drawn) > 290
+    first = np.argsort(best_places(scores))[: round(0.01 * WIRING.n_edges)]
+    assert set(first) <= set(drawn)
+    kinds = [reader(WIRING, edge) for edge in drawn.tolist()]
+    assert set(kinds) == set(READERS)
+    assert np.array_equal(drawn, draw(WIRING, scores, 300))
+    assert not np.array_equal(drawn, draw(WIRING, scores, 300, seed=1))
+    assert np.array_equal(draw(WIRING, scores, 10**6), np.arange(WIRING.n_edges))
+
+
+def test_every_edge_has_the_reader_of_its_name():
+    for name, kind in {
+        "input->a0.h1<q>": "q",
+        "a0.h0->a1.h3<v>": "v",
+        "m0->m2": "mlp",
+        "a1.h1->logits": "logits",
+    }.items():
+        assert reader(WIRING, WIRING.edge_index(name)) == kind
+
+
+def test_agreement_on_numbers_worked_out_by_hand():
+    exact = np.array([4.0, -3.0, 1.0, 0.0])
+    guess = np.array([2.0, 3.0, -1.0, 0.0])
+    found = agreement(guess, exact, largest=2)
+    # Sizes are 2 3 1 0 and 4 3 1 0: ranks 3 4 2 1 and 4 3 2 1, whose squared differences sum to 2.
+    assert found.spearman_size == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert found.recall == 1.0
+    assert found.sign == 0.5
+    assert found.slope == pytest.approx((8 - 9 - 1) / 26)
+    centred = guess - 1.0, exact - 0.5
+    product = (centred[0] * centred[1]).sum()
+    norm = np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
+    assert found.pearson == pytest.approx(product / norm)
+    assert np.isnan(agreement(np.zeros(4), exact, 2).pearson)
+
+
+def test_options_of_a_locator_follow_its_name():
+    assert scoring("atp-star:drop=false", Metric.LOGIT_DIFFERENCE).options.drop is False
+    with pytest.raises(OptionError, match="gives no scores"):
+        Config(locators=("acdc",))
+    with pytest.raises(OptionError, match="none"):
+        Config(locators=("none",))
+    with pytest.raises(OptionError, match="there is no locator"):
+        Config(locators=())
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    context = Context.on(load("facts-gpt2", device="cpu"), tmp_path_factory.mktemp("locators"))
+    config = Config(
+        locators=("eap", "eap-ig", "atp-star:drop=false"), pairs=2, edges=60, largest=10
+    )
+    return json.loads(to_json(plain(compute(context, config, "country_capital"))))
+
+
+def test_attention_computed_anew_is_nearer_to_exact_patching_for_queries(part: dict):
+    anew, plain = (part["locators"][n]["by_reader"]["q"] for n in ("atp-star:drop=false", "eap"))
+    assert anew > plain
+    assert part["edges"] <= 60
+    assert all(each["cost"] > 0 for each in part["locators"].values())
+
+
+def test_a_report_claims_what_its_numbers_carry(part: dict):
+    better = {
+        name: {**each, "recall": each["recall"] if name == "eap-ig" else 1.0}
+        for name, each in part["locators"].items()
+    }
+    worse = {**better["eap-ig"], "recall": 0.1}
+    parts = {f"r{i}": {**part, "locators": {**better, "eap-ig": worse}} for i in range(6)}
+    made = report(Config(largest=10), parts)
+    claims = {claim.sentence.split(" than")[0]: claim for claim in made.claims}
+    assert claims["Eap finds more of the truly largest edges"].verdict == Verdict.SUPPORTED
+    assert "10 edges" in made.lead
+    agree = next(table for table in made.tables if table.name == "agreement")
+    assert [row[0] for row in agree.rows] == ["eap", "eap-ig", "atp-star:drop=false"]
+    few = report(Config(largest=10), {"r0": part})
+    assert all(claim.verdict == Verdict.NO_EVIDENCE for claim in few.claims)
+
+
+def test_a_run_writes_its_report(tmp_path: Path):
+    command = ["run", "locators", "--model", "facts-gpt2", "--set", "relations=country_capital"]
+    more = ["--set", "pairs=2", "--set", "edges=20", "--set", "locators=eap,relp"]
+    assert main([*command, *more, "--out", str(tmp_path / "found")]) == 0
+    assert (tmp_path / "found/report.html").is_file()
