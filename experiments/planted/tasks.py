@@ -199,6 +199,10 @@ def _redundant() -> Program:
     )
 
 
+HUM = ("hum", "counter-hum")
+"""Opposite, so that a layer norm's mean tells nothing of them."""
+
+
 def _norm(loud_first: bool) -> Program:
     """At the last word a loud noun's hum makes every norm's denominator nearly twice as large.
 
@@ -210,21 +214,21 @@ def _norm(loud_first: bool) -> Program:
         **dict.fromkeys(quiet, ((SUBJECT, 0),)),
     }
     units = (
-        Unit((((ONE, 0), -1.0),), -0.78, ((("answer", 0), 5.0),)),
-        Unit((((ONE, 0), 1.0),), 0.78, ((("answer", 1), 5.0),)),
+        Unit((((ONE, 0), -1.0),), -0.82, ((("answer", 0), 5.0),)),
+        Unit((((ONE, 0), 1.0),), 0.82, ((("answer", 1), 5.0),)),
     )
     pairs = [(f"The {one} is", f"The {other} is") for one in loud for other in quiet]
     return Program(
         "norm-loud" if loud_first else "norm-quiet",
         "a head writes a large vector that nobody reads; an MLP reads it off the norm's scale; the "
         f"answer is the {'loud' if loud_first else 'quiet'} one",
-        {"loud": 1, SUBJECT: 1, LAST: 1, "hum": 1, "answer": 2},
+        {"loud": 1, SUBJECT: 1, LAST: 1, "hum": 1, "counter-hum": 1, "answer": 2},
         words | FRAME,
         (
-            Head(2, 1, (Move("loud", "hum", 14.0),), TO_SUBJECT),
-            Mlp(2, units, scaled_by=("hum",)),
+            Head(2, 1, (Move("loud", "hum", 14.0), Move("loud", "counter-hum", -14.0)), TO_SUBJECT),
+            Mlp(2, units, scaled_by=HUM),
         ),
-        Readout({word: ("answer", j) for j, word in enumerate(said)}, scaled_by=("hum",)),
+        Readout({word: ("answer", j) for j, word in enumerate(said)}, scaled_by=HUM),
         tuple(
             Example(one, other, *said) if loud_first else Example(other, one, *said[::-1])
             for one, other in pairs

@@ -15,6 +15,7 @@ register ONE, which also feeds the ungated half of its MLP.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ class _Writer:
             heads = [p for p in self.program.parts if isinstance(p, Head) and p.layer == layer]
             mlps = [p for p in self.program.parts if isinstance(p, Mlp) and p.layer == layer]
             self._attention(layer, heads)
-            self._mlp(layer, [unit for mlp in mlps for unit in mlp.units])
+            self._mlp(layer, mlps)
         self._calibrate(tokenizer)
         return self.hf
 
@@ -146,8 +147,13 @@ class _Writer:
                 embedding[ids[word], layout.at(symbol)] = 1.0
         output.copy_(self.noise * LEAK * self.random(*output.shape))
         output[:, : layout.background] *= LEAK
+        output[:, self.unread(self.program.readout.scaled_by)] = 0.0
         for word, symbol in self.program.readout.words.items():
             output[ids[word], layout.at(symbol)] += LOUD
+
+    def unread(self, registers: Iterable[str]) -> list[int]:
+        """Axes of registers that are read through a norm's denominator alone, not by noise."""
+        return [axis for register in registers for axis in self.layout.axes(register)]
 
     def reading(self, n: int) -> Float[Tensor, "width out"]:
         """Random weights that read the residual stream: each output about 1 in root mean square."""
@@ -216,11 +222,13 @@ class _Writer:
                 f"than {D_HEAD} to move"
             )
 
-    def _mlp(self, layer: int, units: list[Any]) -> None:
+    def _mlp(self, layer: int, planted: list[Mlp]) -> None:
         layout, at = self.layout, NOISE_UNITS
+        units = [unit for mlp in planted for unit in mlp.units]
         read, bias = self.reading(self.units), torch.zeros(self.units)
         write = self.writing(self.units)
         read[:, at:] *= self.noise * LEAK
+        read[self.unread([name for mlp in planted for name in mlp.scaled_by])] = 0.0
         write[at:] *= LEAK
         for place, unit in enumerate(units, start=at):
             for symbol, weight in unit.reads:
