@@ -206,7 +206,7 @@ HUM = ("hum", "counter-hum")
 def _norm(loud_first: bool) -> Program:
     """At the last word a loud noun's hum makes every norm's denominator nearly twice as large.
 
-    How it does so has no slope where nothing hums: the denominator's square is a sum of squares.
+    The denominator's square is a sum of squares, which has hardly a slope where nothing hums.
     """
     loud, quiet, said = ("lion", "horn", "storm"), ("mouse", "leaf", "moon"), ("noisy", "calm")
     words: dict[str, tuple[Symbol, ...]] = {
