@@ -31,7 +31,7 @@ _SIZES = ("faithfulness", "edges", "share", "threshold")
 class Scoring(Options):
     """What decides the scores of edges.
 
-    `steps` and `rule` are EAP-IG's. `memory`, in bytes or as 6GiB, bounds what eap and eap-ig take
+    `steps` and `rule` are EAP-IG's. `memory`, in bytes or as 6GiB, bounds what some methods take
     beside the model; it decides the size of batches and no score. `options` are the options of a
     method that has a class of its own for them, as a value of that class or by name.
     """
@@ -47,6 +47,7 @@ class Scoring(Options):
     memory: str | int | None = option(
         None,
         "Bound of the memory that scoring takes beside the model, as 6GiB; takes smaller batches.",
+        low=1,
         metavar="SIZE",
     )
     options: Any = option(
@@ -62,7 +63,8 @@ class Scoring(Options):
         if self.memory is not None:
             object.__setattr__(self, "memory", bytes_of("memory", self.memory))
             if not self.method.bounded:
-                raise OptionError(f"`memory` bounds `method` eap and eap-ig, not {self.method}")
+                known = ", ".join(each for each in Locator if each.bounded)
+                raise OptionError(f"`memory` bounds `method` {known}, not {self.method}")
         if self.method.at_clean and self.metric.relative:
             raise OptionError(
                 f"{self.method} takes the gradient at the clean run, where {self.metric}, which "

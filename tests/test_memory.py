@@ -87,5 +87,5 @@ def test_what_is_no_amount_is_refused(text):
 
 @pytest.mark.parametrize("method", [Locator.EXACT, Locator.ACDC])
 def test_methods_that_do_not_keep_to_a_bound_refuse_it(method):
-    with pytest.raises(OptionError, match="bounds `method` eap and eap-ig"):
+    with pytest.raises(OptionError, match="bounds `method` eap, eap-ig"):
         Scoring(method, memory="6GiB")

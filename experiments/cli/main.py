@@ -18,6 +18,7 @@ import typer
 import viz
 from circuits.base.errors import KnowledgeCircuitsError, OptionError, is_out_of_memory
 from experiments.cli import (
+    bench,
     benchmark,
     edit,
     facts,
@@ -46,9 +47,10 @@ COMMANDS = (
 )
 """As `kc --help` lists them."""
 GROUPS = {
-    "mib": ("MIB's circuit track: scores, submissions.", (mib.discover, mib.evaluate, mib.export))
+    "bench": ("Measure methods of this project where the truth is known.", bench.COMMANDS),
+    "mib": ("MIB's circuit track: scores, submissions.", (mib.discover, mib.evaluate, mib.export)),
 }
-"""Commands of commands, with what they are about."""
+"""Commands under a name of their own, after the others: what they are about, and they."""
 
 
 def make_app() -> typer.Typer:
@@ -63,8 +65,9 @@ def make_app() -> typer.Typer:
     app.callback()(options)
     for each in COMMANDS:
         app.command()(command(each))
-    for name, (about, members) in GROUPS.items():
-        group = typer.Typer(help=about, rich_markup_mode=None)
+    for name, (text, members) in GROUPS.items():
+        group = typer.Typer(help=text, add_completion=False, rich_markup_mode=None)
+        group.callback()(lambda: None)  # a group stays one, also of one command
         for member in members:
             group.command()(command(member))
         app.add_typer(group, name=name)

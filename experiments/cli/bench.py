@@ -1,0 +1,89 @@
+"""`kc bench`: our own methods measured where the truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.cli import options as o
+from experiments.cli.console import Console
+from experiments.cli.signature import Fixed, Like
+from experiments.planted import NOISE
+from locate.options import Source
+from locate.search import Scoring, Search
+
+Methods = Annotated[
+    str | None,
+    typer.Option("--methods", metavar="A,B", help="Locators; else all that give scores."),
+]
+Models = Annotated[
+    str | None,
+    typer.Option("--models", metavar="A,B", help="Planted models, tasks or builds; else all."),
+]
+Noise = Annotated[
+    float, typer.Option("--noise", min=0, max=10, help="Size of random heads' and units' writes.")
+]
+Listing = Annotated[bool, typer.Option("--list", help="Explain the planted models.")]
+TABLE, SUMMARY = "locators.parquet", "summary.json"
+
+
+def locators(
+    *,
+    methods: Methods = None,
+    models: Models = None,
+    listing: Listing = False,
+    noise: Noise = NOISE,
+    scoring: Annotated[Scoring, Fixed("method", "options")],
+    seed: Annotated[int, Like(Source, "seed")] = 0,
+    batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
+    out: o.Out = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Score locators on models whose true circuit is known by construction."""
+    console = Console(as_json)
+    with console.working():
+        from circuits.base.origin import write_all
+        from circuits.base.writing import save_json
+        from experiments.planted.bench import bench, chosen_methods, chosen_models
+
+        planted = chosen_models(_names(models))
+        if listing:
+            told = {each.program.name: each.program.text for each in planted}
+            for name, text in told.items():
+                builds = ", ".join(each.build for each in planted if each.program.name == name)
+                console.say(f"{name} ({builds}): {text}")
+            console.result({"models": told})
+            return
+        folder = out or Path("out") / "bench-locators"
+        o.check_files(None, folder, names=[TABLE, SUMMARY])
+        scorings, left_out = chosen_methods(_names(methods), scoring)
+        for text in left_out:
+            console.warn(f"left out: {text}")
+        found = bench(
+            planted, scorings, noise=noise, seed=seed, batch_size=batch_size, stage=console.stage
+        )
+        files = write_all(
+            folder,
+            {
+                TABLE: found.table().save_parquet,
+                SUMMARY: lambda path: save_json(found.as_dict(), path),
+            },
+        )
+    for table in (found.by_model(), found.by_method()):
+        console.table(table.columns, table.texts())
+        console.say()
+    console.say("AUROC and average precision of |score|; signed: AUROC of the score itself")
+    console.files(files)
+    console.result({**found.as_dict(), "files": [str(path) for path in files]})
+
+
+def _names(text: str | None) -> list[str] | None:
+    """What commas part; none where nothing was given."""
+    return None if text is None else [each.strip() for each in text.split(",")]
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (locators,)
+"""As `kc bench --help` lists them."""
