@@ -140,7 +140,8 @@ class InputGradients:
             logits = self.model.last_logits(tokens, [*hooks, *(extra_hooks or [])], prefix)
             total = metric(logits).sum()
             read = list(taps.values())
-            found = torch.autograd.grad(total, read, materialize_grads=cuts or self.rules.cuts)
+            cuts = cuts or self.rules.cuts or self.model.patching.cuts
+            found = torch.autograd.grad(total, read, materialize_grads=cuts)
             grads = dict(zip(taps, found, strict=True))
         for name in self.also:
             self.others[name] = _accumulate(self.others.get(name), grads[name])
@@ -211,6 +212,7 @@ class InputGradients:
         model, length = self.model, outputs[0].shape[1]
         pattern = seen[points.pattern(layer)][..., -length:]
         written = _by_head(grads[points.head_outputs(layer)], model.d_head)
+        written = model.patching.gradient(layer, written, start)
         frozen, scales = self.rules.frozen_norms, self.rules.scales
         values = torch.einsum("bhij,bihe->bjhe", pattern, written) * scales[2]
         name = points.attention_scores(layer)
