@@ -168,7 +168,7 @@ def _replaced(
     mlps = list(constants.mlps)
     for name, value in given.items():
         part = Part.of(model, name)
-        if part.kind is Kind.RESID:
+        if part.kind == Kind.RESID:
             raise OptionError(f"constants are of heads and MLPs, not of {name!r}")
         try:
             own = torch.from_numpy(np.asarray(value, dtype=np.float32))
@@ -177,7 +177,7 @@ def _replaced(
             raise OptionError(
                 f"the constant of {name!r} is a number or {part.width(model)} of them"
             ) from None
-        if part.kind is Kind.HEAD:
+        if part.kind == Kind.HEAD:
             heads[part.layer][part.head] = own
         else:
             mlps[part.layer] = own

@@ -72,13 +72,13 @@ class Part:
 
     def width(self, model: Model) -> int:
         """How many numbers it writes at a position."""
-        return model.d_head if self.kind is Kind.HEAD else model.d_model
+        return model.d_head if self.kind == Kind.HEAD else model.d_model
 
     def tap(self, model: Model) -> str:
         """The hook where it is read and patched."""
-        if self.kind is Kind.HEAD:
+        if self.kind == Kind.HEAD:
             return taps.head_outputs(self.layer)
-        return model.taps.mlp_out(self.layer) if self.kind is Kind.MLP else self.residual
+        return model.taps.mlp_out(self.layer) if self.kind == Kind.MLP else self.residual
 
     @property
     def residual(self) -> str:
@@ -87,7 +87,7 @@ class Part:
 
     def read(self, model: Model, value: Tensor) -> Float[Tensor, "batch pos width"]:
         """Its own share of what stands at its tap."""
-        if self.kind is not Kind.HEAD:
+        if self.kind != Kind.HEAD:
             return value
         return value.reshape(*value.shape[:2], -1, model.d_head)[:, :, self.head]
 
@@ -108,12 +108,12 @@ class Patch:
     @property
     def kind(self) -> Kind:
         """Where it acts: a direction added to the residual stream is written by the MLP."""
-        return Kind.MLP if self.adds and self.part.kind is Kind.RESID else self.part.kind
+        return Kind.MLP if self.adds and self.part.kind == Kind.RESID else self.part.kind
 
     def tap(self, model: Model) -> str:
         """The hook where it acts."""
         mlp = model.taps.mlp_out(self.part.layer)
-        return mlp if self.kind is Kind.MLP else self.part.tap(model)
+        return mlp if self.kind == Kind.MLP else self.part.tap(model)
 
     def rows(self, length: int, start: int | None, ends: bool) -> tuple[list[int], list[int]]:
         """Which of `length` positions from `start` on change, and which of `at` each of them is."""
@@ -183,7 +183,7 @@ class Patching:
 
     def check_parts(self, name: str) -> None:
         """OptionError where the residual stream is not what heads and MLPs write."""
-        over = [p.part.name for p in self.patches if p.kind is Kind.RESID]
+        over = [p.part.name for p in self.patches if p.kind == Kind.RESID]
         if over:
             raise OptionError(
                 f"{over[0]} of {name!r} is overwritten, so the residual stream is not the sum of "
@@ -201,7 +201,7 @@ class Patching:
 
     def of(self, kind: Kind, layer: int) -> list[Patch]:
         """The patches of one kind in a layer, in the order in which they act."""
-        return [p for p in self.patches if p.kind is kind and p.part.layer == layer]
+        return [p for p in self.patches if p.kind == kind and p.part.layer == layer]
 
     def written(
         self, kind: Kind, layer: int, value: Float[Tensor, "*rest pos d_model"]
@@ -244,7 +244,7 @@ class Patching:
         """The hook that does it within a run."""
 
         def replace(value: Tensor, hook: Any) -> Tensor:
-            if patch.kind is not Kind.HEAD:
+            if patch.kind != Kind.HEAD:
                 return patch.changed(value, self.start, self.ends)
             changed = value.clone().reshape(*value.shape[:2], -1, model.d_head)
             own = changed[:, :, patch.part.head]
