@@ -121,7 +121,7 @@ def interchange(
             raise OptionError(f"prompts as they are take no {min(set(options) - {'bos'})!r}")
         else:
             bases, sources = ([x] if isinstance(x, str) else list(x) for x in (base, source))
-            pairs = said_pairs(loaded, bases, sources, asked.get("bos"))
+            pairs = tuple(said_pairs(loaded, bases, sources, asked.get("bos")))
         return exchange(
             loaded,
             pairs,

@@ -196,8 +196,8 @@ def said_pairs(
                 f"{left!r} and {right!r} are both answered with "
                 f"{model.tokenizer.token_string(answer)!r}; give pairs with an answer and a foil"
             )
-        words = [model.tokenizer.token_string(token).strip() for token in (answer, foil)]
-        text = PromptPair(left, right, *words)
+        first, second = (model.tokenizer.token_string(each).strip() for each in (answer, foil))
+        text = PromptPair(left, right, first, second)
         fingerprint = model.tokenizer.fingerprint
         found.append(TokenPair(text, clean, corrupted, answer, foil, None, fingerprint))
     return found
