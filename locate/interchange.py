@@ -165,8 +165,19 @@ def interchange(
             f"the metric is not a finite number for {pairs[row].text.clean!r}; "
             f"{model.why_not_finite()}"
         )
-    texts = tuple(pair.text for pair in pairs)
-    return Interchange(tuple(parts), texts, str(metric), *values, logits, flips, resamples, seed)
+    base, source, changed_to = values
+    return Interchange(
+        parts=tuple(parts),
+        pairs=tuple(pair.text for pair in pairs),
+        metric=str(metric),
+        base=base,
+        source=source,
+        changed=changed_to,
+        logits=logits,
+        flips=flips,
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 @alone
