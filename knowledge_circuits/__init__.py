@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from circuits.facts.facts import Fact, Relation, relation
     from circuits.facts.pairs import PromptPair
     from circuits.graph.circuit import Circuit, EdgeScores
+    from circuits.graph.circuit_model import CircuitModel
     from circuits.graph.compare import Comparison
     from circuits.model.model import Model
     from experiments.analyses.engine.base import Run
+    from knowledge_circuits.acts import activations, interchange, patched
     from knowledge_circuits.looks import attribution, heads, lens, roles, trace
     from knowledge_circuits.seams import analysis, edit_method, locator, metric, result_kind
     from knowledge_circuits.verbs import (
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from locate.evaluate import StoredEvaluation
     from locate.heads.prompt_heads import HeadsOnPrompts
     from locate.heads.roles import RoleReport
+    from locate.interchange import Interchange
     from locate.states.attribution import LogitAttribution
     from locate.states.lens import LensResult
     from locate.states.lens_average import AverageLens
@@ -62,10 +65,12 @@ _VERBS = (
     *("open", "plot", "relations", "run", "save", "unlearn"),
 )
 _LOOKS = ("attribution", "heads", "lens", "roles", "trace")
+_ACTS = ("activations", "interchange", "patched")
 _SEAMS = ("analysis", "edit_method", "locator", "metric", "result_kind")
 _PLACES = {
     **dict.fromkeys(_VERBS, "knowledge_circuits.verbs"),
     **dict.fromkeys(_LOOKS, "knowledge_circuits.looks"),
+    **dict.fromkeys(_ACTS, "knowledge_circuits.acts"),
     **dict.fromkeys(_SEAMS, "knowledge_circuits.seams"),
     "load_plugin": "circuits.base.plugins",
     **dict.fromkeys(("Fact", "Relation", "relation"), "circuits.facts.facts"),
@@ -74,9 +79,11 @@ _PLACES = {
     **dict.fromkeys(("Circuit", "EdgeScores"), "circuits.graph.circuit"),
     "AverageLens": "locate.states.lens_average",
     "AverageTrace": "locate.states.trace_average",
+    "CircuitModel": "circuits.graph.circuit_model",
     "Comparison": "circuits.graph.compare",
     "Discovery": "locate.discovery",
     "Edited": "locate.edited",
+    "Interchange": "locate.interchange",
     "HeadsOnPrompts": "locate.heads.prompt_heads",
     "LensResult": "locate.states.lens",
     "LogitAttribution": "locate.states.attribution",
@@ -94,6 +101,7 @@ __all__ = [
     "AverageLens",
     "AverageTrace",
     "Circuit",
+    "CircuitModel",
     "Comparison",
     "Discovery",
     "EdgeScores",
@@ -101,6 +109,7 @@ __all__ = [
     "Edited",
     "Fact",
     "HeadsOnPrompts",
+    "Interchange",
     "KnowledgeCircuitsError",
     "LensResult",
     "LogitAttribution",
@@ -114,6 +123,7 @@ __all__ = [
     "StoredEvaluation",
     "Trace",
     "WeightDelta",
+    "activations",
     "analysis",
     "ask",
     "attribution",
@@ -125,6 +135,7 @@ __all__ = [
     "explore",
     "facts",
     "heads",
+    "interchange",
     "lens",
     "load",
     "load_plugin",
@@ -132,6 +143,7 @@ __all__ = [
     "metric",
     "models",
     "open",
+    "patched",
     "plot",
     "relation",
     "relations",

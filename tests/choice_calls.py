@@ -142,6 +142,15 @@ def ran(**options: Any) -> Any:
     return runner(model(), batch(), circuit().wiring, constants=constants, **options).run(circuit())
 
 
+def alone(ablation: Any, made: Any = None) -> Any:
+    clean, corrupted = zip(*[(x.text.clean, x.text.corrupted) for x in pairs()], strict=True)
+    given = {"prompts": clean} if str(ablation) == "mean" else {}
+    plain = call("circuits.graph.circuit_model:CircuitModel")
+    made = made or (lambda of, *chosen, **rest: plain(of, circuit(), *chosen, **rest))
+    beside = corrupted if str(ablation) == "patch" else None
+    return made(model(), ablation, **given).logits(clean, beside)
+
+
 def foreign(
     sign: Any, place: str = "circuits.files.exchange:load_eap_ig", several: bool = False
 ) -> Any:
@@ -338,6 +347,11 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     )(control=v),
     ("circuits.graph.noise:EdgeChanges.called", "decision"): changed,
     ("circuits.graph.running:CircuitRunner", "ablation"): lambda v: ran(ablation=v),
+    ("circuits.graph.circuit_model:CircuitModel", "ablation"): lambda v: alone(v),
+    ("circuits.graph.circuit:Circuit.as_model", "ablation"): lambda v: alone(v, circuit().as_model),
+    ("locate.interchange:interchange", "metric"): lambda v: (
+        call("locate.interchange:interchange")(model(), pairs(), ["m0"], metric=v).changed
+    ),
     (f"{SELECT}:top_n", "by"): lambda v: call(f"{SELECT}:top_n")(scores(), 9, v).kept,
     (f"{SELECT}:threshold", "by"): lambda v: call(f"{SELECT}:threshold")(scores(), 0.5, v).kept,
     (f"{SELECT}:greedy", "by"): lambda v: call(f"{SELECT}:greedy")(scores(), 9, v).kept,

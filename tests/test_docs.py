@@ -86,5 +86,7 @@ def test_the_reference_documents_the_verbs_and_the_methods(site: Path):
         assert f'id="knowledge_circuits.verbs.{name}"' in door, name
     for name in knowledge_circuits._LOOKS:
         assert f'id="knowledge_circuits.looks.{name}"' in door, name
+    for name in knowledge_circuits._ACTS:
+        assert f'id="knowledge_circuits.acts.{name}"' in door, name
     page = (site / "methods" / "acdc.html").read_text(encoding="utf-8")
     assert "reverse topological order" in page  # the module's own docstring

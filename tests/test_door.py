@@ -18,7 +18,7 @@ import knowledge_circuits as kc
 from circuits.base.errors import OptionError
 from circuits.model.model import Model
 from experiments.cli.main import main
-from knowledge_circuits import _LOOKS, _VERBS, parts, verbs
+from knowledge_circuits import _ACTS, _LOOKS, _VERBS, parts, verbs
 from knowledge_circuits.rooms import ROOMS
 from tests import results
 from viz.app.inline import context_of
@@ -46,7 +46,7 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", [*_VERBS, *_LOOKS])
+@pytest.mark.parametrize("name", [*_VERBS, *_LOOKS, *_ACTS])
 def test_the_example_of_every_verb_runs(name: str):
     verb = getattr(kc, name)
     assert verb.__doc__

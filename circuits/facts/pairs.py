@@ -262,6 +262,19 @@ def batches(
             )
 
 
+def batches_of(
+    model: Model, prompts: Sequence[Prompt], batch_size: int
+) -> Iterator[tuple[list[int], Int[Tensor, "batch pos"]]]:
+    """Rows and tokens of prompts of one length each, so that nothing is padded."""
+    by_length: dict[int, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(row)
+    for members in by_length.values():
+        for start in range(0, len(members), batch_size):
+            rows = members[start : start + batch_size]
+            yield rows, torch.tensor([prompts[row].ids for row in rows], device=model.device)
+
+
 def _columns(sets: Sequence[tuple[int, ...]]) -> list[Any]:
     """One token a row, or sets filled up with -1."""
     longest = max(map(len, sets))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,6 +42,7 @@ def source_hooks(
     Where a norm follows the attention, a head's output is divided by what that norm divides by in
     this run, so that all sources add up to the residual stream; `raw.L` is the plain output.
     """
+    model.patching.check_parts(model.name)
     raw: dict[int, Tensor] = {}
 
     def reader(key: str) -> Any:
@@ -82,6 +83,15 @@ def source_constants(
         raise OptionError("patching replaces by the corrupted run, not by constants")
     if ablation == Ablation.ZERO:
         return _zeros(model)
+    found = batches(pairs, batch_size, model)
+    return mean_constants(model, ((each.clean, pairs[each.index[0]].clean.bos) for each in found))
+
+
+def mean_constants(model: Model, runs: Iterable[tuple[Tensor, bool]]) -> SourceConstants:
+    """Means over all positions of prompts.
+
+    They come in batches of shape batch pos; True for those that begin with a BOS, left out.
+    """
     sums: dict[str, Tensor] = {}
     count = 0
 
@@ -90,10 +100,10 @@ def source_constants(
         value = value.cpu().double()  # MPS has no float64
         sums[key] = sums[key] + value if key in sums else value
 
-    for batch in batches(pairs, batch_size, model):
-        skip = 1 if pairs[batch.index[0]].clean.bos else 0
-        count += batch.clean[:, skip:].numel()
-        model.last_logits(batch.clean, source_hooks(model, add))
+    for tokens, bos in runs:
+        skip = 1 if bos else 0
+        count += tokens[:, skip:].numel()
+        model.last_logits(tokens, source_hooks(model, add))
     means = {key: total * (1.0 / count) for key, total in sums.items()}
     values = {key: mean.to(model.device, model.dtype) for key, mean in means.items()}
     layers, shape = range(model.n_layers), (model.n_heads, model.d_head)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from circuits.base.arrays import Layout, save_arrays, single_precision
-from circuits.base.choices import KeyValue
+from circuits.base.choices import Ablation, KeyValue
 from circuits.base.display import Shown, Summary, named, plotted
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.results import Result, within
@@ -31,6 +31,9 @@ from circuits.model.wiring import (
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from circuits.graph.circuit_model import CircuitModel
+    from circuits.model.model import Model
 
 __all__ = ["SLOTS", "Circuit", "EdgeScores", "KeyValue", "Wiring", "node_kind", "node_layer"]
 
@@ -295,6 +298,25 @@ class Circuit(Result):
     def plot(self, **options: Any) -> go.Figure:
         """Nodes by layer and head; options are those of `viz.screen.circuit_figure`."""
         return plotted(self, **options)
+
+    def as_model(
+        self,
+        model: Model,
+        ablation: Ablation | str | None = None,
+        *,
+        prompts: Sequence[str] = (),
+        constants: Mapping[str, Any] | None = None,
+    ) -> CircuitModel:
+        """The circuit alone as a model that answers prompts: `.logits(...)` and `.ask(...)`.
+
+        `ablation` says what travels along all other edges, by default as the circuit was found:
+        `patch`, what a corrupted prompt brings about, which every call then names; `zero`, nothing;
+        `mean`, what a part writes on average over `prompts`. `constants` are values of your own for
+        some heads and MLPs, by name. OptionError for a circuit of another geometry.
+        """
+        from circuits.graph.circuit_model import CircuitModel
+
+        return CircuitModel(model, self, ablation, prompts=prompts, constants=constants)
 
     def matrix(self) -> Bool[np.ndarray, "src dst"]:
         """Kept edges as a matrix."""

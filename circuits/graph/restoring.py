@@ -114,7 +114,7 @@ class _RestoredRun:
             dst = wiring.mlp_dst(layer)
             # In a parallel block no edge leads from the heads noted above to this MLP.
             reads = model.mlp_reads(residual, mid) + self._correction(dst, dst + 1)[:, 0]
-            mlp = model.run_mlp(layer, reads)
+            mlp = model.run_mlp(layer, reads, 0)
             self._note(wiring.mlp_src(layer), mlp)
             residual = mid + mlp
         last = wiring.logits_dst
@@ -141,7 +141,9 @@ class _RestoredRun:
         keys, values = (x.repeat_interleave(wiring.queries_per_key, 1) for x in (keys, values))
         queries, keys = model.ready(layer, "q", queries), model.ready(layer, "k", keys)
         mask = model.mask(layer, 0, residual.shape[1])
-        mixed = model.mix(layer, queries, keys, values, mask)
+        mixed = model.mix(layer, queries, keys, values, mask).transpose(0, 1)
+        every = torch.arange(model.n_heads, device=mixed.device)
+        mixed = model.patching.heads(layer, every, mixed, 0).transpose(0, 1)
         shares = model.share_heads(layer, mixed.transpose(1, 2)).transpose(1, 2)
         return torch.einsum("rhpe,hed->rhpd", shares, model.head_output_weights(layer))
 

@@ -130,7 +130,9 @@ class CircuitRunner:
         mixed = model.mix(
             layer, queries[:, heads], keys[:, shared[heads]], values[:, shared[heads]], mask
         )
-        mixed = mixed.permute(1, 0, 2, 3).reshape(len(heads), -1, model.d_head)
+        mixed = mixed.permute(1, 0, 2, 3)
+        mixed = model.patching.heads(layer, heads, mixed, self._first(mixed))
+        mixed = mixed.reshape(len(heads), -1, model.d_head)
         if model.architecture.normed_after:
             everyone = base.raw[layer].clone()
             everyone[:, heads] = mixed.transpose(0, 1)
@@ -177,10 +179,15 @@ class CircuitRunner:
         if not active:
             return
         residual = sources.sum_into(column)[0] + self.base.mlp_residual[layer]
-        output = self.model.run_mlp(layer, residual.view(self.n_examples, -1, self.model.d_model))
+        residual = residual.view(self.n_examples, -1, self.model.d_model)
+        output = self.model.run_mlp(layer, residual, self._first(residual))
         output = output.flatten(0, 1)
         index = torch.tensor([wiring.mlp_src(layer)], device=kept.device)
         sources.add((output - self.base.mlps[layer])[None], index)
+
+    def _first(self, value: Float[Tensor, "*rest pos width"]) -> int:
+        """Position of the first of values that end where the prompts do."""
+        return self.start + self.n_positions - value.shape[-2]
 
     # --- the base run ------------------------------------------------------------------------
 
@@ -271,8 +278,10 @@ class CircuitRunner:
         """What all heads read with these queries, keys and values."""
         repeats = self.wiring.queries_per_key
         keys, values = (value.repeat_interleave(repeats, 1) for value in (keys, values))
-        mixed = self.model.mix(layer, queries, keys, values, self._masks[layer])
-        return mixed.transpose(1, 2).flatten(0, 1)
+        mixed = self.model.mix(layer, queries, keys, values, self._masks[layer]).transpose(0, 1)
+        heads = torch.arange(self.model.n_heads, device=mixed.device)
+        mixed = self.model.patching.heads(layer, heads, mixed, self.start)
+        return mixed.permute(1, 2, 0, 3).flatten(0, 1)
 
     def _per_layer(self, values: list[Tensor]) -> list[Tensor]:
         """Rows of each layer; of the last layer only the last position's, as nothing else is read.

@@ -22,6 +22,7 @@ from torch import Tensor
 from circuits.base.errors import OptionError
 from circuits.base.progress import stop_here
 from circuits.model.architectures import Positions, QueryNorm
+from circuits.model.patches import Kind
 from circuits.model.weights import Weights
 
 
@@ -64,7 +65,11 @@ class Blocks(Weights):
         """The residual stream after a layer, at the positions `at`; `earlier` as below."""
         attention = self.run_attention(layer, residual, earlier)
         mid = (residual + attention)[:, at].contiguous()
-        return mid + self.run_mlp(layer, self.mlp_reads(residual[:, at], mid).contiguous())
+        start = range(residual.shape[1])[at][0] + (earlier[0].shape[2] if earlier else 0)
+        reads = self.mlp_reads(residual[:, at], mid).contiguous()
+        with self.patching.positions(start):
+            after = mid + self.run_mlp(layer, reads, start)
+            return self.patching.written(Kind.RESID, layer, after)
 
     def mlp_reads(self, before: Tensor, mid: Tensor) -> Tensor:
         """Which residual stream a layer's MLP reads: before the layer, or after its attention."""
@@ -94,23 +99,27 @@ class Blocks(Weights):
         hidden_from = torch.finfo(residual.dtype).min
         mask = residual.new_zeros(len(places), start + len(places))
         mask = mask.masked_fill(~self.mask(layer, start, len(places)), hidden_from)
-        with self.alone():
+        with self.alone(), self.patching.positions(start):
             output = block.attn(hidden_states=hidden, attention_mask=mask[None, None], **options)
         output = output[0] if isinstance(output, tuple) else output
         return block.ln1_post(output) if self.architecture.normed_after else output
 
-    def run_mlp(self, layer: int, residual: Tensor) -> Tensor:
-        """What a layer's MLP adds to the residual that it reads, of shape batch pos d_model."""
+    def run_mlp(self, layer: int, residual: Tensor, start: int | None = None) -> Tensor:
+        """What a layer's MLP adds to the residual that it reads, of shape batch pos d_model.
+
+        `start` is the position of the first, where they are the prompts' positions up to the end.
+        """
+        with self.alone(), self.patching.positions(start):
+            return self._run_mlp_part(layer, residual)
+
+    def _run_mlp_part(self, layer: int, residual: Tensor) -> Tensor:
         block, norm = self.bridge.blocks[layer], self.taps.mlp_norm
         hidden = getattr(block, norm)(residual) if norm else residual
-        with self.alone():
-            if self.architecture.bare_mlp:
-                into, out = (
-                    block.mlp.submodules[name].original_component for name in ("in", "out")
-                )
-                output = out(block.original_component.activation_fn(into(hidden)))
-            else:
-                output = block.mlp(hidden)
+        if self.architecture.bare_mlp:  # past its hooks
+            into, out = (block.mlp.submodules[name].original_component for name in ("in", "out"))
+            output = out(block.original_component.activation_fn(into(hidden)))
+            return self.patching.written(Kind.MLP, layer, self.after_mlp(layer, output))
+        output = block.mlp(hidden)
         return self.after_mlp(layer, output[0] if isinstance(output, tuple) else output)
 
     def after_mlp(self, layer: int, written: Tensor) -> Tensor:

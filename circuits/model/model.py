@@ -34,6 +34,7 @@ from circuits.model.architectures import Architecture, attention_windows, check_
 from circuits.model.blocks import Blocks
 from circuits.model.holding import alone
 from circuits.model.loading import LoadedWeights, gist, load_weights
+from circuits.model.patches import Patching
 from circuits.model.saying import NextTokens
 from circuits.model.taps import UNEMBED
 from circuits.model.tensors import dtype_name, weights_hash
@@ -85,6 +86,7 @@ class Model(Blocks):
             "versions": library_versions(),
         }
         self._turn, self.placed = threading.RLock(), []
+        self.patching = Patching()
         self.most_rows = sys.maxsize  # of a batch, as far as memory has shown
         self._buffers: dict[str, Tensor] = dict(hf_model.named_buffers())
         self.config = hf_model.config
@@ -160,10 +162,13 @@ class Model(Blocks):
     @torch.no_grad()
     def ask(self, prompt: str, k: int = 5) -> NextTokens:
         """The k most likely next tokens of a prompt, with their probabilities."""
+        ids = self.tokenizer.encode(prompt).ids
+        return self.said(prompt, self.last_logits(torch.tensor([ids], device=self.device))[0], k)
+
+    def said(self, prompt: str, logits: Float[Tensor, " d_vocab"], k: int = 5) -> NextTokens:
+        """The k most likely next tokens of a prompt whose logits these are."""
         if not 1 <= k <= self.d_vocab:
             raise OptionError(f"`k` is between 1 and {self.d_vocab}, not {k}")
-        ids = self.tokenizer.encode(prompt).ids
-        logits = self.last_logits(torch.tensor([ids], device=self.device))[0]
         values, best = logits.float().softmax(-1).topk(k)
         tokens = tuple(self.tokenizer.token_string(token) for token in best.tolist())
         return NextTokens(prompt, tokens, tuple(values.tolist()))
@@ -197,7 +202,7 @@ class Model(Blocks):
         """
         self.check_length(tokens.shape[1] + (prefix.length if prefix else 0))
         options = {"past_key_values": _cache(prefix, tokens.shape[0])} if prefix else {}
-        with self.alone():
+        with self.alone(), self.patching.positions(prefix.length if prefix else 0):
             logits = self.bridge.run_with_hooks(
                 tokens, fwd_hooks=[*hooks, CONTIGUOUS], logits_to_keep=1, **options
             )
@@ -205,14 +210,17 @@ class Model(Blocks):
 
     @torch.no_grad()
     def last_logits_and_prefix(
-        self, tokens: Int[Tensor, "batch pos"], hooks: Iterable[Hook] = ()
+        self, tokens: Int[Tensor, "batch pos"], hooks: Iterable[Hook] = (), ends: bool = True
     ) -> tuple[Float[Tensor, "batch d_vocab"], Prefix]:
-        """Logits after the last position, and the keys and values of this hooked run."""
+        """Logits after the last position, and the keys and values of this hooked run.
+
+        `ends` says that these are whole prompts, and not their beginning.
+        """
         from transformers.cache_utils import DynamicCache
 
         self.check_length(tokens.shape[1])
         cache: Any = DynamicCache()
-        with self.alone():
+        with self.alone(), self.patching.positions(0, ends):
             logits = self.bridge.run_with_hooks(
                 tokens,
                 fwd_hooks=[*hooks, CONTIGUOUS],
@@ -243,7 +251,7 @@ class Model(Blocks):
         if tokens.shape[1] == 0:
             return None
         rows = tokens[:1] if bool((tokens == tokens[:1]).all()) else tokens
-        return self.last_logits_and_prefix(rows)[1]
+        return self.last_logits_and_prefix(rows, ends=False)[1]
 
 
 def load(

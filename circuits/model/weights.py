@@ -19,6 +19,7 @@ from circuits.base.errors import NumericalError, OptionError
 from circuits.base.writing import usual_mode
 from circuits.model.architectures import Architecture
 from circuits.model.norms import Norm
+from circuits.model.patches import Patching
 from circuits.model.taps import Taps
 from circuits.model.tensors import first_not_finite, weights_hash
 from circuits.model.tokens import Tokenizer
@@ -76,6 +77,7 @@ class Weights:
     _parameters: dict[str, torch.nn.Parameter]
     _buffers: dict[str, Tensor]
     _provenance: dict[str, Any]
+    patching: Patching
     placed: list[Any]  # the edits that are in the weights, the first one first
     _versions: dict[str, int]  # of the weights that `_provenance` tells of
     _fused: dict[str, tuple[int, str]]  # layer and part of joint weights of queries, keys, values
@@ -88,14 +90,16 @@ class Weights:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where the weights come from, and the plugins loaded; the hash is that of the weights now.
+        """Where the weights come from, the plugins loaded and the patches in place.
+
+        The hash is that of the weights now.
 
         Torch counts the changes of every tensor, so they are hashed again only where one changed.
         """
         if self.is_changed:
             now = weights_hash(self._parameters)
             self.provenance = {**self._provenance, "weights_sha256": now}
-        return {**self._provenance, **plugins.record()}
+        return {**self._provenance, **plugins.record(), **self.patching.record()}
 
     @provenance.setter
     def provenance(self, value: dict[str, Any]) -> None:

@@ -171,6 +171,7 @@ class CleanRun:
             self.masks[layer][at],
         )
         mixed = mixed.view(*heads.shape, *mixed.shape[1:])
+        mixed = model.patching.heads(layer, heads, mixed, self._last(mixed))
         if model.architecture.normed_after:
             return self._written_change(layer, heads, mixed)
         change = mixed - clean.outputs[heads][..., at, :]
@@ -233,7 +234,7 @@ class CleanRun:
 
     def _run_mlp(self, layer: int, resid_mid: Tensor) -> Tensor:
         rows = resid_mid.flatten(0, 1).contiguous()
-        return self.model.run_mlp(layer, rows).view(resid_mid.shape)
+        return self.model.run_mlp(layer, rows, self._last(rows)).view(resid_mid.shape)
 
     def _run_from(
         self, layer: int, residual: Float[Tensor, "edge batch pos d_model"]

@@ -159,7 +159,7 @@ class InputGradients:
         blocks = self.model.bridge.blocks if self.recompute else ()
         with torch.enable_grad(), recomputing.of(blocks), self.model.hooks(hooks):
             total = metric(logits := self.model.last_logits(tokens, (), prefix)).sum()
-            cuts = bool(changes) or self.rules.cuts
+            cuts = bool(changes) or self.rules.cuts or self.model.patching.cuts
             read = list(taps.values())
             found = torch.autograd.grad(total, read, materialize_grads=cuts)
             grads = dict(zip(taps, found, strict=True))
@@ -232,6 +232,7 @@ class InputGradients:
         model, length = self.model, outputs[0].shape[1]
         pattern = seen[points.pattern(layer)][..., -length:]
         written = _by_head(grads[points.head_outputs(layer)], model.d_head)
+        written = model.patching.gradient(layer, written, start)
         frozen, scales = self.rules.frozen_norms, self.rules.scales
         values = torch.einsum("bhij,bihe->bjhe", pattern, written) * scales[2]
         name = points.attention_scores(layer)

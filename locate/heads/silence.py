@@ -16,13 +16,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.base.errors import OptionError
+from circuits.facts.pairs import batches_of
 from circuits.graph.ablation import SourceConstants
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
-from locate.states.transplant import RUNS_AT_ONCE, Replies, batches_of
+from locate.states.transplant import RUNS_AT_ONCE, Replies
 
 Head = tuple[int, int]
 """Layer and number of a head."""

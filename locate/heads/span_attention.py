@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 
 from circuits.base.errors import OptionError
+from circuits.facts.pairs import batches_of
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
 from locate.heads.weighted import LastAttention, shares, value_norms
-from locate.states.transplant import batches_of
 
 
 @alone

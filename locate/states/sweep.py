@@ -106,6 +106,7 @@ def run_rows(
     model: Model, rows: Int[Tensor, "row pos"], measure: Measure, corrupting: Sequence[Hook] = ()
 ) -> CorruptedRun:
     """Run the clean prompt (row 0) beside what corrupts it: other prompts, or hooks."""
+    model.patching.check_parts(model.name)
     layers = range(model.n_layers)
     kept: dict[str, Tensor] = {}
 

@@ -14,7 +14,7 @@ answer; where it repairs the target, what the target lacked was the question.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.base.errors import OptionError
+from circuits.facts.pairs import batches_of
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
@@ -164,19 +165,6 @@ def transplant_states(
             logits = model.last_logits(tokens, [(taps.resid_post(layer), hook)]).float()
             _record(ranks[layer], shares[layer], rows, logits, answers)
     return Replies(ranks, shares)
-
-
-def batches_of(
-    model: Model, prompts: Sequence[Prompt], batch_size: int
-) -> Iterator[tuple[list[int], Int[Tensor, "batch pos"]]]:
-    """Rows and tokens of prompts of one length each, so that nothing is padded."""
-    by_length: dict[int, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt), []).append(row)
-    for members in by_length.values():
-        for start in range(0, len(members), batch_size):
-            rows = members[start : start + batch_size]
-            yield rows, torch.tensor([prompts[row].ids for row in rows], device=model.device)
 
 
 def _readers(model: Model, heads: Any, mlps: Any) -> list[Hook]:

@@ -139,6 +139,7 @@ def edit(
     PromptError or OptionError for what cannot be edited: a subject that does not stand in its
     prompt exactly once, a layer out of range, moments of another model.
     """
+    model.patching.check_free(model.name)
     chosen = EditMethod.of(method)
     asked = (requests,) if isinstance(requests, EditRequest) else tuple(requests)
     _check(chosen, asked, moments)

@@ -136,6 +136,7 @@ def unlearn(
     outcome has diverged where a number is not finite, and is no change where the
     forget set's loss did not rise. OptionError and PromptError for sets that cannot be used.
     """
+    model.patching.check_free(model.name)
     chosen, model = UnlearnMethod.of(method), model.with_bos(bos)
     wanted = range(model.n_layers) if layers is None else layers
     found, origin = settings_for(model, str(chosen), UnlearnSettings, wanted, settings)

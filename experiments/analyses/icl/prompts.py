@@ -17,12 +17,12 @@ from circuits.facts.demonstrations import (
     demonstrated,
 )
 from circuits.facts.facts import Fact, Relation
-from circuits.facts.pairs import PromptPair, TokenPair
+from circuits.facts.pairs import PromptPair, TokenPair, batches_of
 from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
-from locate.states.transplant import Replies, batches_of
+from locate.states.transplant import Replies
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""A circuit as a model: the runner's numbers, for plain prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from circuits.base.choices import Ablation
+from circuits.base.errors import OptionError, PromptError
+from circuits.facts.pairs import TokenPair, batches
+from circuits.graph.ablation import source_constants
+from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.running import CircuitRunner
+from circuits.model.model import Model
+from tests.oracles import plain_circuit_run
+from tests.tiny import equal_length_pairs, tiny_model
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def model(request: pytest.FixtureRequest) -> Model:
+    return tiny_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def pairs(model: Model) -> list[TokenPair]:
+    return equal_length_pairs(model)
+
+
+def some(model: Model, seed: int = 0, share: float = 0.6) -> Circuit:
+    wiring = model.wiring()
+    return Circuit(wiring, np.random.default_rng(seed).random(wiring.n_edges) < share)
+
+
+def sides(pairs: list[TokenPair]) -> tuple[list[str], list[str]]:
+    return [pair.text.clean for pair in pairs], [pair.text.corrupted for pair in pairs]
+
+
+def whole(model: Model, prompts: list[str]) -> torch.Tensor:
+    ids = [model.tokenizer.encode(prompt).ids for prompt in prompts]
+    with torch.no_grad():
+        return torch.stack([model.last_logits(torch.tensor([each]))[0] for each in ids])
+
+
+@pytest.mark.parametrize("ablation", Ablation)
+def test_a_circuit_alone_says_what_the_runner_and_a_plain_run_say(
+    model: Model, pairs: list[TokenPair], ablation: Ablation
+):
+    circuit, (clean, corrupted) = some(model), sides(pairs)
+    given = {"prompts": clean} if ablation is Ablation.MEAN else {}
+    alone = circuit.as_model(model, ablation, **given)
+    beside = corrupted if ablation is Ablation.PATCH else None
+    found = alone.logits(clean, beside)
+    constants = source_constants(model, pairs, ablation) if ablation.is_constant else None
+    for batch in batches(pairs, 1, model):
+        row = batch.index[0]
+        runner = CircuitRunner(model, batch, circuit.wiring, ablation, constants)
+        torch.testing.assert_close(found[[row]], runner.run(circuit), atol=2e-4, rtol=1e-4)
+        plain = plain_circuit_run(model, batch, circuit, constants)
+        torch.testing.assert_close(found[[row]], plain, atol=3e-4, rtol=1e-4)
+        said = alone.ask(clean[row], None if beside is None else beside[row], k=3)
+        best = found[row].softmax(-1).topk(3).values.tolist()
+        np.testing.assert_allclose(said.probabilities, best, rtol=1e-3)
+
+
+def test_all_edges_are_the_model_and_none_the_corrupted_prompt(model: Model):
+    pairs = equal_length_pairs(model)
+    clean, corrupted = sides(pairs)
+    full, empty = Circuit.full(model.wiring()), Circuit.empty(model.wiring())
+    expected = whole(model, clean)
+    for alone in (full.as_model(model, "zero"), full.as_model(model, "mean", prompts=corrupted)):
+        torch.testing.assert_close(alone.logits(clean), expected, atol=3e-4, rtol=1e-4)
+    found = full.as_model(model).logits(clean, corrupted)
+    torch.testing.assert_close(found, expected, atol=3e-4, rtol=1e-4)
+    found = empty.as_model(model).logits(clean, corrupted)
+    torch.testing.assert_close(found, whole(model, corrupted), atol=3e-4, rtol=1e-4)
+    same = some(model).as_model(model).logits(clean, clean)
+    torch.testing.assert_close(same, expected, atol=3e-4, rtol=1e-4)
+
+
+def test_one_corrupted_prompt_serves_all(model: Model, pairs: list[TokenPair]):
+    clean, corrupted = sides(pairs[:1])
+    alone = some(model).as_model(model)
+    twice = alone.logits(clean * 2, corrupted[0])
+    torch.testing.assert_close(twice[0], alone.logits(clean, corrupted)[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(twice[0], twice[1])
+
+
+def test_constants_of_ones_own_are_what_cut_edges_carry(model: Model, pairs: list[TokenPair]):
+    clean, circuit, corrupted = sides(pairs)[0], some(model), sides(pairs)[1]
+    mean = circuit.as_model(model, "mean", prompts=corrupted)
+    found = mean._constants
+    own = {f"m{layer}": found.mlps[layer].numpy() for layer in range(model.n_layers)} | {
+        f"a{layer}.h{head}": found.heads[layer][head].numpy()
+        for layer in range(model.n_layers)
+        for head in range(model.n_heads)
+    }
+    embedded = np.flatnonzero(circuit.wiring.edge_src == 0)
+    kept = circuit.kept.copy()
+    kept[embedded] = True  # the embedding's constant is nobody's to set
+    all_embedded = Circuit(circuit.wiring, kept)
+    expected = all_embedded.as_model(model, "mean", prompts=corrupted).logits(clean)
+    alone = all_embedded.as_model(model, constants=own)
+    torch.testing.assert_close(alone.logits(clean), expected, atol=3e-4, rtol=1e-4)
+    zero = all_embedded.as_model(model, "zero").logits(clean)
+    assert not torch.allclose(zero, expected, atol=1e-2)
+
+
+def test_the_ablation_is_that_which_the_circuit_was_found_with(model: Model):
+    circuit = Circuit(model.wiring(), some(model).kept, provenance={"ablation": "zero"})
+    assert circuit.as_model(model).ablation is Ablation.ZERO
+    assert some(model).as_model(model).ablation is Ablation.PATCH
+    assert EdgeScores(model.wiring(), np.ones(model.wiring().n_edges)).wiring == circuit.wiring
+
+
+def test_what_cannot_be_run_is_refused_in_one_line(model: Model, pairs: list[TokenPair]):
+    (clean, *_), (corrupted, *_) = sides(pairs)
+    alone = some(model).as_model(model)
+    with pytest.raises(OptionError, match="`corrupted`"):
+        alone.ask(clean)
+    with pytest.raises(PromptError, match="as many as the prompt"):
+        alone.logits(clean, clean + " so")
+    with pytest.raises(OptionError, match="as many corrupted"):
+        alone.logits([clean] * 3, [corrupted] * 2)
+    with pytest.raises(OptionError, match="no prompts"):
+        alone.logits([])
+    with pytest.raises(OptionError, match="takes no corrupted"):
+        some(model).as_model(model, "zero").logits(clean, corrupted)
+    for options, why in (
+        ({"ablation": "mean"}, "needs `prompts`"),
+        ({"ablation": "zero", "prompts": [clean]}, "for the ablation mean"),
+        ({"ablation": "patch", "constants": {"m0": 0}}, "take ablation zero or mean"),
+        ({"constants": {"resid0": 0}}, "not of 'resid0'"),
+        ({"constants": {"m0": [1, 2]}}, "is a number or"),
+        ({"ablation": "nonsense"}, "nonsense"),
+    ):
+        with pytest.raises(OptionError, match=why):
+            some(model).as_model(model, **options)
+    with pytest.raises(OptionError, match="the circuit is for"):
+        some(tiny_model("gpt2", layers=2)).as_model(model)
