@@ -81,7 +81,12 @@ def discover(
 
         with clock.stage("roles"):
             roles, reason = roles_if_any(
-                model, pairs, circuit=found, batch_size=search.batch_size, seed=search.seed
+                model,
+                pairs,
+                check_on=examples.held_out or None,
+                circuit=found,
+                batch_size=search.batch_size,
+                seed=search.seed,
             )
             if roles is None:
                 notes.append(f"no roles: {reason}")
@@ -91,7 +96,8 @@ def discover(
     notes += _cautions(examples, evaluation, held_out)
     headline = held_out or evaluation
     if np.isfinite(headline.faithfulness.value):
-        extra = {"faithfulness": headline.faithfulness.value}
+        side = list(sides_of(examples, evaluation, held_out))[-1]
+        extra = {"faithfulness": headline.faithfulness.value, "faithfulness_on": side}
         found = replace(found, provenance={**found.provenance, **extra})
     found = replace(found, evidence=_evidence(examples, evaluation, held_out, stability, roles))
     return Discovery(

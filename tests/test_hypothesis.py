@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy import stats
 
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair
+from circuits.graph import hypothesis
 from circuits.graph.chance import inflated, same_shape
 from circuits.graph.circuit import Circuit, KeyValue
 from circuits.graph.evaluate import run_circuits
@@ -21,6 +23,7 @@ from circuits.graph.hypothesis import (
     equivalence,
     independence,
     minimality,
+    published_independence,
 )
 from circuits.graph.select import prune, random_circuit
 from circuits.graph.testing import MARGIN, QUANTILE, dependence, holm, least_uneven, uneven_p
@@ -94,13 +97,29 @@ def test_independent_columns_are_called_dependent_at_the_level(draw):
 
 
 def test_a_dependence_without_correlation_is_found():
-    x = np.linspace(-1, 1, 41)
+    x, nothing = np.linspace(-1, 1, 41), np.zeros(41)
     y = x**2
     assert abs(np.corrcoef(x, y)[0, 1]) < 1e-6
-    found = independence(y, x)
-    assert found.rejected
-    assert "still tells" in found.sentence
-    assert independence(np.ones(41), x).verdict == "undefined"
+    for test in (independence(y, x + 2, nothing), published_independence(y, x, nothing)):
+        assert test.rejected
+    assert independence(np.ones(41), x, nothing).verdict == "undefined"
+
+
+def test_what_the_corrupted_prompt_gives_by_itself_is_not_held_against_the_circuit():
+    """Nothing kept goes with the whole model, and the complement adds mere noise to it."""
+
+    def null(generator: np.random.Generator) -> bool:
+        model = generator.normal(size=24)
+        nothing = -model + generator.normal(size=24) / 10
+        rest = nothing + generator.normal(size=24)
+        assert published_independence(nothing, model, nothing).rejected
+        return independence(rest, model, nothing, int(generator.integers(2**31))).rejected
+
+    with patch.object(hypothesis, "PERMUTATIONS", 99):
+        assert at_most_the_level(rate(null, 150), 150)
+    model = np.linspace(-1, 1, 24)
+    said = published_independence(-model, model, -model).sentence
+    assert "but so does the metric of nothing kept" in said
 
 
 def test_hsic_is_that_of_its_definition():
@@ -222,7 +241,8 @@ def test_an_effect_is_what_the_mean_over_facts_loses_without_the_edge(tested):
 def test_the_tests_say_what_their_numbers_say(tested):
     found = tested[-1]
     assert [test.name for test in found.tests] == [
-        *("equivalence", "independence", "minimality", "size", "shape")
+        *("equivalence", "independence", "independence, published"),
+        *("minimality", "size", "shape"),
     ]
     for test in found.tests:
         assert test.rejected == (test.p <= LEVEL)
