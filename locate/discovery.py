@@ -220,7 +220,8 @@ class Discovery(Shown):
             lines += [
                 "",
                 f"Of {search.resamples} resamples of the {FOUND_IT}, `inclusion` is the share "
-                f"whose circuit keeps the edge: {counted} (core: at least 95 %, noise: below 50 %).",
+                f"whose circuit keeps the edge: {counted} (core: at least 95 %, noise: below "
+                "50 %).",
             ]
         if self.curve is not None:
             lines += [

@@ -4,10 +4,11 @@ Null hypotheses (Shi et al. 2024, *Hypothesis Testing the Circuit Hypothesis in 
 arXiv:2410.13032, whose numbers for margin and quantile these are):
 
 - *equivalence*: on a new fact circuit and whole model have an even chance, 40 to 60 %, that the
-  metric is higher in the one or the other. A sign test; facts on which both are equal are left out.
-- *independence*: what all edges outside the circuit add to the metric of nothing kept has nothing to
-  do with the whole model's metric. A permutation test of HSIC. *independence, published* takes the
-  metric outside the circuit as it is; but with patching the corrupted prompt's metric, which
+  metric is higher in the one or the other. A sign test; facts on which both are equal are left
+  out.
+- *independence*: what all edges outside the circuit add to the metric of nothing kept has nothing
+  to do with the whole model's metric. A permutation test of HSIC. *independence, published* takes
+  the metric outside the circuit as it is; but with patching the corrupted prompt's metric, which
   depends on answer and foil, goes with the clean one's already where nothing at all is kept.
 - *minimality*: every edge of the circuit matters more than nine in ten random edges. Mattering is
   how far the mean metric moves without the edge; a random edge is taken out of the circuit with a
@@ -17,10 +18,11 @@ arXiv:2410.13032, whose numbers for margin and quantile these are):
 - *shape*: the same against circuits of its own shape, with the heads of each layer exchanged at
   random. They keep its MLPs and layers, so that this asks about the heads alone.
 
-Those up to minimality are what an ideal circuit fulfils, so that a rejection speaks against the circuit
-and no rejection is no proof; the last two are what chance would do, and a rejection speaks for it.
-What is resampled are facts: pairs that ask the same fact are averaged first. The pairs must be
-others than those that found the circuit (`locate.evaluate` sees to it), or the tests are too kind.
+Those up to minimality are what an ideal circuit fulfils, so that a rejection speaks against the
+circuit and no rejection is no proof; the last two are what chance would do, and a rejection speaks
+for it. What is resampled are facts: pairs that ask the same fact are averaged first. The pairs must
+be others than those that found the circuit (`locate.evaluate` sees to it), or the tests are too
+kind.
 """
 
 from __future__ import annotations
