@@ -126,8 +126,8 @@ def _lead(values: Sequence[Part], order: Sequence[str], claims: Mapping[str, Cla
     text = (
         f"Of a circuit's edges {shown(core, 0, 100)} % are kept by nearly all of "
         f"{len(values[0]['draws']['jaccard'])} combinations of an analyst's choices; on average "
-        f"a circuit found with other choices shares {shown(overlap, 0, 100)} % of the edges of either "
-        "with it."
+        f"a circuit found with other choices shares {shown(overlap, 0, 100)} % of the edges of "
+        "either with it."
     )
     shown_to = [name for name in order if claims[name].verdict == Verdict.SUPPORTED]
     if not shown_to:
