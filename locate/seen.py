@@ -1,7 +1,7 @@
 """Who had a part in finding a circuit: the subjects of its pairs, clean and corrupted.
 
-What a circuit does on those who found it says little of others. A circuit that `discover` stored
-holds its pairs; of one from elsewhere, or found without being tested, it is not known.
+What a circuit does on those who found it says little of others. A circuit that this project found
+on prompt pairs holds them; of one from elsewhere, or made of others, it is not known.
 """
 
 from __future__ import annotations
