@@ -100,6 +100,7 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
         "random": float(
             np.mean([runs.faithfulness(i, resamples=0).value for i in _last(runs, random)])
         ),
+        "consensus_gains": runs.difference(len(pruned), 0, seed=context.seed),
         "core_lacks": runs.difference(0, len(pruned) + 1, seed=context.seed),
         "single": [
             {
