@@ -16,10 +16,10 @@ from locate.search import Search
 BASE_LOCATOR, BASE_STEPS = "eap-ig", 5
 FACTORS = {
     "wording": "the wording of the questions",
-    "foils": "the corrupted subjects",
-    "subjects": "the subjects that are asked about",
+    "foils": "the draw of corrupted subjects",
+    "subjects": "the draw of subjects",
     "shots": "the number of answered questions in front",
-    "steps": "the integration steps",
+    "steps": "the number of integration steps",
     "locator": "the locator",
     "metric": "the metric",
     "ablation": "what replaces a cut edge",
