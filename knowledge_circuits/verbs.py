@@ -113,7 +113,8 @@ def discover(model: Model | str, what: Any, **options: Any) -> Discovery:
 def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> StoredEvaluation:
     """Measure a circuit (or a discovery's, or a file's) on pairs about `what`.
 
-    Metric and ablation are those that the circuit was found with, unless given.
+    Metric and ablation are those that the circuit was found with, unless given. `tests=True` tests
+    the circuit on subjects that had no part in finding it; `others=True` asks about no others.
 
     >>> model = load("facts-gpt2", device="cpu")
     >>> found = discover(model, "country_capital", n_pairs=6, resamples=0, roles=False)
@@ -121,7 +122,7 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     True
     """
     from locate.asked import examples_of
-    from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches
+    from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches, to_avoid
 
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Evaluating)
     stored = circuit_of(circuit)
@@ -129,7 +130,8 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     with loaded_model(model).alone() as loaded:
         stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
         warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
-        examples = examples_of(loaded, what, chosen.batch_size, **source)
+        avoid = to_avoid(stored, chosen)
+        examples = examples_of(loaded, what, chosen.batch_size, avoid=avoid, **source)
         return evaluate_stored(loaded, stored, examples, chosen, warnings)
 
 

@@ -18,6 +18,7 @@ from circuits.facts.pairs import PromptPair, TokenPair, pair_from_record
 from circuits.model.model import Model
 from locate.examples import Examples, collect
 from locate.options import Source
+from locate.seen import Finders
 
 USUAL_LIMIT = 32
 """Facts make at most so many pairs unless told otherwise; pairs count in full."""
@@ -27,8 +28,15 @@ WAYS = (
 )
 
 
-def examples_of(model: Model, what: Any, batch_size: int = 32, **options: Any) -> Examples:
-    """Prompt pairs for a model about `what`; `options` are those of `Source`.
+def examples_of(
+    model: Model,
+    what: Any,
+    batch_size: int = 32,
+    *,
+    avoid: Finders | None = None,
+    **options: Any,
+) -> Examples:
+    """Prompt pairs for a model about `what`; `options` are those of `Source`, `avoid` of `collect`.
 
     OptionError for what cannot be asked about, PromptError where no pairs can be made of it.
     """
@@ -37,7 +45,7 @@ def examples_of(model: Model, what: Any, batch_size: int = 32, **options: Any) -
     source, relations, pairs = _source(what, options)
     if source.limit is None and not source.worded:
         source = replace(source, limit=USUAL_LIMIT)
-    return collect(model, source, batch_size, relations=relations, pairs=pairs)
+    return collect(model, source, batch_size, relations=relations, pairs=pairs, avoid=avoid)
 
 
 Taken = tuple[Source, list[Relation] | None, list[PromptPair] | None]

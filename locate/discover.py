@@ -81,7 +81,12 @@ def discover(
 
         with clock.stage("roles"):
             roles, reason = roles_if_any(
-                model, pairs, circuit=found, batch_size=search.batch_size, seed=search.seed
+                model,
+                pairs,
+                check_on=examples.held_out or None,
+                circuit=found,
+                batch_size=search.batch_size,
+                seed=search.seed,
             )
             if roles is None:
                 notes.append(f"no roles: {reason}")
@@ -91,7 +96,8 @@ def discover(
     notes += _cautions(examples, evaluation, held_out)
     headline = held_out or evaluation
     if np.isfinite(headline.faithfulness.value):
-        extra = {"faithfulness": headline.faithfulness.value}
+        side = list(sides_of(examples, evaluation, held_out))[-1]
+        extra = {"faithfulness": headline.faithfulness.value, "faithfulness_on": side}
         found = replace(found, provenance={**found.provenance, **extra})
     found = replace(found, evidence=_evidence(examples, evaluation, held_out, stability, roles))
     return Discovery(
@@ -143,12 +149,12 @@ def _evidence(
 ) -> dict[str, Any]:
     """What a stored circuit needs to be looked into later: its pairs, measures, and roles."""
     found: dict[str, Any] = {
-        "pairs": [pair.text.as_dict() for pair in examples.pairs],
+        "pairs": _texts(examples.pairs),
         "evaluation": plain(evaluation.as_dict()),
         "stability": dict(stability),
     }
     if held_out is not None:
-        found["held_out_pairs"] = [pair.text.as_dict() for pair in examples.held_out]
+        found["held_out_pairs"] = _texts(examples.held_out)
         found["held_out"] = plain(held_out.as_dict())
     if roles is not None:
         found["roles"] = plain([head.as_dict() for head in roles.heads])
@@ -165,8 +171,8 @@ def find(
 ) -> Circuit:
     """The circuit that the examples' first side shares, and what resamples of it say; no test.
 
-    It holds its scores, without those of single pairs, and where it comes from. OptionError where
-    nothing that was selected lies on a path from the input to the logits.
+    It holds its scores, without those of single pairs, its pairs, and where it comes from.
+    OptionError where nothing that was selected lies on a path from the input to the logits.
     """
     with stages("scores") as progress:
         circuit = _found(model, examples.pairs, search, progress)
@@ -187,7 +193,13 @@ def find(
         circuit,
         scores=None if circuit.scores is None else replace(circuit.scores, per_pair=None),
         provenance={**circuit.provenance, **origin(model, examples, search)},
+        evidence={"pairs": _texts(examples.pairs)},
     )
+
+
+def _texts(pairs: Sequence[TokenPair]) -> list[dict[str, Any]]:
+    """The pairs as a stored circuit holds them."""
+    return [pair.text.as_dict() for pair in pairs]
 
 
 def with_uncertainty(circuit: Circuit, search: Search) -> Circuit:

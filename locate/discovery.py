@@ -28,6 +28,7 @@ from locate.report import (
     measures,
 )
 from locate.search import Search
+from locate.seen import FOUND_IT, OTHER_PAIRS, OTHERS
 from locate.sizing import size_line
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ def sides_of(
     examples: Examples, evaluation: Evaluation, held_out: Evaluation | None
 ) -> dict[str, Evaluation]:
     """The evaluations by the name of their pairs, which a task does not tell by subjects."""
-    sides = {"pairs that found it": evaluation}
+    sides = {FOUND_IT: evaluation}
     if held_out is None:
         return sides
     is_task = examples.held_out[0].subject is None
-    return sides | {"other pairs" if is_task else "other subjects": held_out}
+    return sides | {OTHER_PAIRS if is_task else OTHERS: held_out}
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +168,7 @@ class Discovery(Shown):
             "model": self.model,
             **search.record(),
             "relation": self.examples.name,
+            "measured_on": FOUND_IT,
             **measures(self.evaluation),
             "edges": circuit.n_edges,
             "edges_selected": selection.get("edges_selected"),
@@ -210,15 +212,16 @@ class Discovery(Shown):
             "",
             *markdown_table(*edge_rows(circuit, 20)),
             "",
-            "A score estimates what the metric loses when the edge is corrupted: positive supports "
-            "the answer.",
+            f"On the {FOUND_IT}. A score estimates what the metric loses when the edge is "
+            "corrupted: positive supports the answer.",
         ]
         if self.stability:
             counted = ", ".join(f"{count} {label}" for label, count in self.stability.items())
             lines += [
                 "",
-                f"Of {search.resamples} resamples of the pairs, `inclusion` is the share whose "
-                f"circuit keeps the edge: {counted} (core: at least 95 %, noise: below 50 %).",
+                f"Of {search.resamples} resamples of the {FOUND_IT}, `inclusion` is the share "
+                f"whose circuit keeps the edge: {counted} (core: at least 95 %, noise: below "
+                "50 %).",
             ]
         if self.curve is not None:
             lines += [
@@ -229,6 +232,9 @@ class Discovery(Shown):
         if circuit.roles:
             named = (f"- {node}: {role}" for node, role in circuit.roles.items())
             lines += ["", "## Roles of heads", "", *named]
+        if self.roles is not None and self.roles.baseline is not None:
+            checked = self.roles.provenance["checked_on"]
+            lines += ["", f"Labelled on the {FOUND_IT}, checked by ablation on {checked}."]
         for note in self.notes:
             lines += ["", f"Note: {note}."]
         return "\n".join(lines) + "\n"

@@ -19,21 +19,34 @@ from circuits.base.progress import Stages, silent
 from circuits.base.writing import save_json
 from circuits.files.exchange import load_eap_ig, signed
 from circuits.graph.circuit import Circuit
-from circuits.graph.evaluate import Evaluation, check_geometry, evaluate, single_edge_drops
+from circuits.graph.evaluate import (
+    Evaluation,
+    check_geometry,
+    evaluation_of,
+    run_circuits,
+    single_edge_drops,
+)
+from circuits.graph.hypothesis import CircuitTests, circuit_tests
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.discover import random_circuits
 from locate.examples import Examples
 from locate.options import Evaluating
-from locate.report import measure_records, measures, minimality
+from locate.report import measure_records, measure_rows, measures, minimality
+from locate.seen import OTHERS, UNKNOWN, Finders
+
+NOT_KNOWN = "the circuit does not say which subjects found it, and these may be among them"
 
 
 @dataclass(frozen=True, eq=False)
 class StoredEvaluation(Shown):
     """A circuit's evaluation; `warnings` says where model and circuit do not quite match.
 
-    `drops` is what faithfulness loses without each single kept edge, in canonical order, where it
-    was asked for.
+    `measured_on` names the pairs: `other subjects` where none of theirs had a part in finding the
+    circuit, `value` where that is not known. Where only some had, `others` is the evaluation on the
+    rest. `drops` is what faithfulness loses without each single kept edge, in canonical order, and
+    `tests` are those of `circuits.graph.hypothesis`, where they were asked for; both on the
+    pairs without such a subject where there are any.
     """
 
     model: str
@@ -44,20 +57,37 @@ class StoredEvaluation(Shown):
     evaluation: Evaluation
     warnings: tuple[str, ...] = ()
     drops: Float[np.ndarray, " kept_edge"] | None = None
+    measured_on: str = UNKNOWN
+    others: Evaluation | None = None
+    tests: CircuitTests | None = None
 
     @property
     def faithfulness(self) -> Interval:
-        """0 with every edge cut, 1 for the whole model."""
-        return self.evaluation.faithfulness
+        """0 with every edge cut, 1 for the whole model; on subjects that had no part, if any."""
+        return (self.others or self.evaluation).faithfulness
+
+    def sides(self) -> dict[str, Evaluation]:
+        """The evaluations by the name of their pairs."""
+        found = {self.measured_on: self.evaluation}
+        return found if self.others is None else found | {OTHERS: self.others}
+
+    @property
+    def tested_on(self) -> str:
+        """The name of the pairs that single edges and the tests were measured on."""
+        return list(self.sides())[-1]
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a measure, with its 95 % interval."""
-        return measure_records({"value": self.evaluation})
+        return measure_records(self.sides())
 
     def summary(self) -> Summary:
         """The measures, what they were taken on, and what to know before believing them."""
         found = self.evaluation.summary()
+        header, rows = measure_rows(self.sides())
+        found = replace(found, header=("measure", *header[1:]), rows=rows)
         facts = {"model": self.model, "relation": self.examples.name, **found.facts}
+        if self.tests is not None:
+            facts |= {test.name: test.sentence for test in self.tests.tests}
         if self.warnings:
             facts["note"] = "; ".join(self.warnings)
         return replace(found, facts=facts)
@@ -80,11 +110,20 @@ class StoredEvaluation(Shown):
             "edges": self.circuit.n_edges,
             "edges_in_model": self.circuit.wiring.n_edges,
             "nodes": self.evaluation.n_nodes,
-            "minimality": None if self.drops is None else minimality(self.circuit, self.drops),
+            "measured_on": None if self.measured_on == UNKNOWN else self.measured_on,
+            "other_subjects": None if self.others is None else measures(self.others),
+            "minimality": None if self.drops is None else self._minimality(self.drops),
+            "tests": None if self.tests is None else self._tests(self.tests),
             "facts": self.examples.counts,
             "bos": self.examples.bos,
             "warnings": [*self.warnings, *self.examples.notes],
         }
+
+    def _minimality(self, drops: np.ndarray) -> dict[str, Any]:
+        return {"measured_on": self.tested_on, **minimality(self.circuit, drops)}
+
+    def _tests(self, tests: CircuitTests) -> dict[str, Any]:
+        return {"measured_on": self.tested_on, **tests.as_dict()}
 
 
 def read_circuit(path: Path, sign: Sign | str = Sign.UNKNOWN) -> Circuit:
@@ -209,40 +248,69 @@ def evaluate_stored(
     warnings: Sequence[str] = (),
     stages: Stages = silent,
 ) -> StoredEvaluation:
-    """Evaluate on all pairs; metric and ablation are the circuit's own unless given."""
-    used_metric = Metric.of(_used(options.metric, circuit, "metric", Metric.LOGIT_DIFFERENCE))
-    used_ablation = Ablation.of(_used(options.ablation, circuit, "ablation", Ablation.PATCH))
-    batch_size, seed = options.batch_size, options.seed
+    """Evaluate on all pairs; metric and ablation are the circuit's own unless given.
+
+    The tests, and what single edges are worth, are on the pairs whose subjects had no part in
+    finding the circuit, where that is known. OptionError where tests are asked for and there are
+    no such pairs.
+    """
+    used: dict[str, Any] = {
+        "metric": Metric.of(_used(options.metric, circuit, "metric", Metric.LOGIT_DIFFERENCE)),
+        "ablation": Ablation.of(_used(options.ablation, circuit, "ablation", Ablation.PATCH)),
+        "batch_size": options.batch_size,
+    }
+    seed, pairs = options.seed, examples.pairs
+    finders = Finders.of(circuit)
     notes = [*warnings, *_asked_otherwise(circuit, examples)]
+    if finders is None:
+        notes.append(NOT_KNOWN)
+    seen, fresh = ([], list(range(len(pairs)))) if finders is None else finders.split(pairs)
+    if options.tests and not fresh:
+        raise OptionError(
+            "every pair asks about a subject that had a part in finding the circuit, so nothing "
+            "can be tested; ask about others"
+        )
     drawn: list[Circuit] = []
     if circuit.n_edges:
         drawn = random_circuits(circuit, options.n_random, seed)
     with stages("evaluation") as progress:
-        evaluation = evaluate(
-            model,
-            examples.pairs,
-            circuit,
-            random_circuits=drawn,
-            metric=used_metric,
-            ablation=used_ablation,
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress,
-        )
-    drops = None
+        runs = run_circuits(model, pairs, [circuit, ~circuit, *drawn], progress=progress, **used)
+    mixed = bool(seen and fresh)
+    others = evaluation_of(runs.at(fresh), circuit, seed=seed) if mixed else None
+    tested = [pairs[place] for place in fresh or seen]
+    drops = tests = None
     if options.minimality and circuit.n_edges:
         with stages("minimality"):
-            drops = single_edge_drops(
-                model,
-                examples.pairs,
-                circuit,
-                metric=used_metric,
-                ablation=used_ablation,
-                batch_size=batch_size,
+            drops = single_edge_drops(model, tested, circuit, **used)
+    if options.tests:
+        with stages("tests") as progress:
+            tests = circuit_tests(
+                model, tested, circuit, draws=options.draws, seed=seed, progress=progress, **used
             )
     return StoredEvaluation(
-        model.name, circuit, examples, used_metric, used_ablation, evaluation, tuple(notes), drops
+        model.name,
+        circuit,
+        examples,
+        used["metric"],
+        used["ablation"],
+        evaluation_of(runs, circuit, seed=seed),
+        tuple(notes),
+        drops,
+        UNKNOWN if finders is None else finders.side(pairs),
+        others,
+        tests,
     )
+
+
+def to_avoid(circuit: Circuit, options: Evaluating) -> Finders | None:
+    """Who is not to be asked about: with `others` and with `tests` those who found the circuit.
+
+    OptionError where `others` is asked for and the circuit does not say who found it.
+    """
+    finders = Finders.of(circuit) if options.others or options.tests else None
+    if options.others and finders is None:
+        raise OptionError(f"{NOT_KNOWN}; leave `others` out")
+    return finders
 
 
 def _asked_otherwise(circuit: Circuit, examples: Examples) -> list[str]:

@@ -41,6 +41,7 @@ from circuits.model.model import Model
 from locate.asking import Collected
 from locate.chat import chat_pair
 from locate.options import Source
+from locate.seen import Finders, without
 
 __all__ = ["Examples", "Source", "as_jsonl", "check_readable", "collect", "relations_of"]
 
@@ -91,18 +92,24 @@ def collect(
     *,
     relations: Sequence[Relation] | None = None,
     pairs: Sequence[PromptPair] | None = None,
+    avoid: Finders | None = None,
 ) -> Examples:
     """The pairs of a source for a model; PromptError where none can be made, saying why.
 
     `known` are the model's answers, where the source's questions have been asked before.
     `relations` or `pairs` are those of the source, where they are at hand; nothing is read then.
+    `avoid` are subjects that no pair may ask about, on either side.
     """
     _check_asked(source)
     if source.task is not None:
-        return _from_task(model, source, source.task, batch_size)
+        return _from_task(model, source, source.task, batch_size, avoid)
     if source.pairs is not None:
-        return _from_pairs(model, source, source.pairs, batch_size, pairs)
+        return _from_pairs(model, source, source.pairs, batch_size, pairs, avoid)
     asked = relations_of(source) if relations is None else relations
+    if avoid is not None:
+        asked = without(asked, avoid.names)
+        if not any(relation.facts for relation in asked):
+            raise PromptError(f"every subject of {source.name!r} had a part in finding the circuit")
     found = Collected(model, source, asked, batch_size, every=relations)
     sides, notes = found.paired(known)
     if not sides[0].pairs:
@@ -147,12 +154,14 @@ def as_jsonl(pairs: Sequence[TokenPair]) -> str:
 # --- pair files ----------------------------------------------------------------------------------
 
 
-def _from_task(model: Model, source: Source, task: Task, batch_size: int) -> Examples:
+def _from_task(
+    model: Model, source: Source, task: Task, batch_size: int, avoid: Finders | None
+) -> Examples:
     """Pairs of a task, half of them held out unless told otherwise."""
     source = replace(source, hold_out=0.5 if source.hold_out is None else source.hold_out)
     limit = source.limit or TASK_PAIRS
     made = task_pairs(model.tokenizer, task, (4 if source.known_only else 2) * limit, source.seed)
-    return _from_pairs(model, source, Path(task), batch_size, made)
+    return _from_pairs(model, source, Path(task), batch_size, made, avoid)
 
 
 def _from_pairs(
@@ -161,6 +170,7 @@ def _from_pairs(
     path: Path,
     batch_size: int,
     at_hand: Sequence[PromptPair] | None,
+    avoid: Finders | None,
 ) -> Examples:
     if source.chat:
         chosen = read_pair_file(path).texts(model.tokenizer) if at_hand is None else at_hand
@@ -171,6 +181,10 @@ def _from_pairs(
     else:
         lines = encode_pairs(model.tokenizer, at_hand, source.bos)
     pairs = list(dict.fromkeys(lines))  # the same pair twice is one observation
+    if avoid is not None:
+        pairs = [pair for pair in pairs if not avoid.had_part(pair.text)]
+        if not pairs:
+            raise PromptError(f"every pair of {path} had a part in finding the circuit")
     known = recalled(model, pairs, batch_size, source.known)
     counts = {"lines": len(pairs), "known": sum(known), "unknown": len(pairs) - sum(known)}
     if source.known_only:
@@ -196,7 +210,7 @@ def _from_pairs(
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None
     notes = (*told, *_warnings(model, counts))
-    if repeated := len(lines) - counts["lines"]:
+    if repeated := len(lines) - len(set(lines)):
         notes = (*notes, f"{path}: {repeated} lines repeat a pair and are left out")
     return Examples(name or source.name, found, held_out, counts, notes)
 

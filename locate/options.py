@@ -152,6 +152,18 @@ class Evaluating(Options):
     minimality: bool = option(
         False, "What is lost without each single edge; one run an edge.", flags=("--minimality",)
     )
+    others: bool = option(
+        False,
+        "Ask only about subjects that had no part in finding the circuit; with --tests always.",
+        flags=("--others",),
+    )
+    tests: bool = option(
+        False,
+        "Test at a level of 5 %: as good as the model, nothing left outside, no idle edge, better "
+        "than random circuits.",
+        flags=("--tests",),
+    )
+    draws: int = option(100, "Random circuits and edges that --tests draws.", low=29, high=100_000)
     allow_mismatch: bool = option(
         False,
         "Evaluate with another tokenizer or BOS choice; recorded.",

@@ -326,6 +326,18 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         for option in ("metric", "ablation")
     },
     **{
+        ("circuits.graph.hypothesis:circuit_tests", option): lambda v, option=option: call(
+            "circuits.graph.hypothesis:circuit_tests"
+        )(
+            model(),
+            pairs(),
+            call(f"{SELECT}:select")(scores(), "top", 12),
+            draws=29,
+            **{option: v},
+        ).as_dict()
+        for option in ("metric", "ablation")
+    },
+    **{
         ("circuits.graph.measuring:BaseRuns", option): lambda v, option=option: measured(
             **{option: v}
         )

@@ -282,7 +282,8 @@ class Circuit(Result):
         origin, labels = self.provenance, list(self.roles.values())
         facts = named(origin, "model", "relation", "method", "metric")
         if isinstance(origin.get("faithfulness"), int | float):
-            facts["faithfulness"] = f"{origin['faithfulness']:.3f}"
+            where = f" on {on}" if (on := origin.get("faithfulness_on")) else ""
+            facts["faithfulness"] = f"{origin['faithfulness']:.3f}{where}"
         facts["nodes"] = f"{len(self.nodes()):,}"
         if labels:
             counted = {label: labels.count(label) for label in sorted(set(labels))}

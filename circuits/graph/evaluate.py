@@ -58,6 +58,15 @@ class Runs:
         columns = (self.circuits[index].metric, self.model.metric, self.empty.metric)
         return bootstrap(restored, *columns, resamples=resamples, seed=seed)
 
+    def at(self, rows: Sequence[int]) -> Runs:
+        """The same of some of the pairs alone."""
+
+        def some(outcome: Outcome) -> Outcome:
+            return Outcome(outcome.metric[list(rows)], outcome.hit[list(rows)])
+
+        circuits = tuple(some(outcome) for outcome in self.circuits)
+        return Runs(some(self.model), some(self.empty), circuits)
+
     def difference(self, left: int, right: int, resamples: int = 1000, seed: int = 0) -> Interval:
         """f of one circuit minus f of another, resampling the same pairs for both."""
 
@@ -215,6 +224,11 @@ def evaluate(
         progress=progress,
         base=base,
     )
+    return evaluation_of(runs, circuit, resamples, seed)
+
+
+def evaluation_of(runs: Runs, circuit: Circuit, resamples: int = 1000, seed: int = 0) -> Evaluation:
+    """The measures of runs of the circuit, of its complement and of random circuits, in order."""
 
     def average(values: np.ndarray) -> Interval:
         return bootstrap(mean, values, resamples=resamples, seed=seed)
@@ -229,7 +243,7 @@ def evaluate(
     if drawn:
         hits["random"] = average(np.mean([run.hit for run in drawn], 0))
     return Evaluation(
-        n_pairs=len(pairs),
+        n_pairs=len(runs.model.metric),
         n_edges=circuit.n_edges,
         n_nodes=len(circuit.nodes()),
         clean=average(runs.model.metric),

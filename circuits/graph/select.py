@@ -51,7 +51,7 @@ def greedy(scores: EdgeScores, n: int, by: Ranking | str = Ranking.ABSOLUTE) -> 
     """
     wiring, keys = scores.wiring, _keys(scores, by)
     _check_count(n, wiring)
-    first, inputs_of = _first_edges(wiring), _inputs_of_sources(wiring)
+    first, inputs_of = _first_edges(wiring), inputs_of_sources(wiring)
 
     def best_first(dst: int) -> Iterator[tuple[float, int, int]]:
         segment = -keys[first[dst] : first[dst + 1]]
@@ -166,7 +166,7 @@ def _add_detour(
     Where one edge is missing, input->logits makes room: every node of a circuit that has all its
     edges is connected to both ends without it.
     """
-    inputs_of = _inputs_of_sources(wiring)
+    inputs_of = inputs_of_sources(wiring)
     new = [src for src in range(1, wiring.n_src) if not needed[inputs_of[src][0]]]
     src = int(rng.choice(new))
     slots = [dst for dst in inputs_of[src] if not needed[dst]]
@@ -216,8 +216,11 @@ def _first_edges(wiring: Wiring) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def _inputs_of_sources(wiring: Wiring) -> list[tuple[int, ...]]:
-    """Destinations of each source's node: none for `input`, three for a head, one for an MLP."""
+def inputs_of_sources(wiring: Wiring) -> list[tuple[int, ...]]:
+    """Destinations of each source's node: none for `input`, three for a head, one for an MLP.
+
+    A shared key or value is listed with every head of its group.
+    """
     inputs: list[tuple[int, ...]] = [()]
     for layer in range(wiring.n_layers):
         start = wiring.attn_dst(layer)

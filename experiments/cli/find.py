@@ -15,6 +15,7 @@ from locate.options import Evaluating, Loading, Source
 from locate.search import Search
 
 if TYPE_CHECKING:
+    from circuits.graph.hypothesis import CircuitTests
     from locate.discover import Discovery
 
 N_SHOWN = 8
@@ -55,6 +56,7 @@ def discover(
 
 def evaluate(
     *,
+    given: Given,
     circuit: o.CircuitFile,
     model: o.ModelName,
     source: Annotated[Source, Fixed(hold_out=0.0)],
@@ -65,26 +67,37 @@ def evaluate(
 ) -> None:
     """Measure a stored circuit, on the pairs of a relation, a fact file or a pair file."""
     console = Console(as_json)
+    given.refuse("without --tests", *(() if evaluating.tests else ("draws",)))
     with console.working():
         from circuits.base.origin import SUMMARY
-        from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches, read_circuit
+        from locate.evaluate import (
+            bos_of,
+            evaluate_stored,
+            fitted,
+            mismatches,
+            read_circuit,
+            to_avoid,
+        )
         from locate.report import measure_rows
 
         stored = read_circuit(circuit)
         bos = bos_of(stored, source.bos, evaluating.allow_mismatch)
+        avoid = to_avoid(stored, evaluating)
         source = replace(source, bos=bos)
         o.check_files(source, out, inputs=[circuit], names=[SUMMARY])
         loaded = o.load_model(console, model, loading)
         stored = fitted(stored, loaded, circuit)
         warnings = mismatches(stored, loaded, bos, evaluating.allow_mismatch)
-        examples = o.pairs_of(console, loaded, o.limited(source), evaluating.batch_size)
+        examples = o.pairs_of(console, loaded, o.limited(source), evaluating.batch_size, avoid)
         done = evaluate_stored(loaded, stored, examples, evaluating, warnings, console.stage)
         summary = done.as_dict(circuit)
         files = [] if out is None else done.save(out, circuit)
     console.warn(*done.warnings)
-    console.table(*measure_rows({"value": done.evaluation}))
+    console.table(*measure_rows(done.sides()))
     if summary["minimality"] is not None:
         _print_minimality(console, summary["minimality"])
+    if done.tests is not None:
+        _print_tests(console, done.tests, done.tested_on)
     if files:
         console.files(files)
     console.result({**summary, "files": [str(path) for path in files]})
@@ -107,18 +120,29 @@ def _print_discovery(console: Console, found: Discovery) -> None:
     console.table(*edge_rows(circuit, N_SHOWN))
     if found.stability:
         counted = ", ".join(f"{count} {label}" for label, count in found.stability.items())
-        console.say(f"\nedges by how often {found.search.resamples} resamples keep them: {counted}")
+        console.say(
+            f"\nedges by how often {found.search.resamples} resamples of the pairs that found it "
+            f"keep them: {counted}"
+        )
     if found.curve is not None:
         console.say(f"on {found.curve_pairs}: CPR {found.curve.area}, CMD {found.curve.distance}")
     if circuit.roles:
         named = ", ".join(f"{node} {role}" for node, role in circuit.roles.items())
-        console.say(f"roles: {named}")
+        console.say(f"roles, by the pairs that found it: {named}")
+
+
+def _print_tests(console: Console, tests: CircuitTests, tested_on: str) -> None:
+    where = "" if tested_on == "value" else f" on {tested_on}"
+    console.say(f"\ntests at a level of 5 %{where}: {tests.n_facts} facts, {tests.n_pairs} pairs")
+    for test in tests.tests:
+        console.say(f"  {test.name}: {test.sentence}")
 
 
 def _print_minimality(console: Console, found: Mapping[str, Any]) -> None:
     edges = found["edges"]
+    where = "" if found["measured_on"] == "value" else f" on {found['measured_on']}"
     console.say(
-        f"\nwithout one edge: {found['idle']} of {len(edges)} edges are missed by less than "
+        f"\nwithout one edge{where}: {found['idle']} of {len(edges)} edges are missed by less than "
         f"{found['below']:g} of faithfulness"
     )
     rows = [

@@ -17,6 +17,7 @@ from locate.options import Loading, Source
 if TYPE_CHECKING:
     from circuits.model.model import Model
     from locate.examples import Examples
+    from locate.seen import Finders
 
 ModelName = Annotated[
     str,
@@ -95,12 +96,18 @@ def load_model(console: Console, name: str, loading: Loading) -> Model:
         return load(name, device=loading.device, dtype=loading.dtype)
 
 
-def pairs_of(console: Console, model: Model, source: Source, batch_size: int = 16) -> Examples:
-    """The source's pairs, as a stage of the work."""
+def pairs_of(
+    console: Console,
+    model: Model,
+    source: Source,
+    batch_size: int = 16,
+    avoid: Finders | None = None,
+) -> Examples:
+    """The source's pairs, as a stage of the work; none asks about those to `avoid`."""
     from locate.examples import collect
 
     with console.stage("facts"):
-        examples = collect(model, source, batch_size)
+        examples = collect(model, source, batch_size, avoid=avoid)
     note_bos(console, examples.bos)
     return examples
 

@@ -149,13 +149,13 @@ def verb(name: str) -> Verb:
     return found
 
 
-def _examples(model: Model, source: Source, batch_size: int) -> Any:
+def _examples(model: Model, source: Source, batch_size: int, avoid: Any = None) -> Any:
     from locate.asked import USUAL_LIMIT
     from locate.examples import collect
 
     usual = source.limit is None and not source.worded
     source = replace(source, limit=USUAL_LIMIT) if usual else source
-    return collect(model, source, batch_size)
+    return collect(model, source, batch_size, avoid=avoid)
 
 
 def _discover(model: Model, source: Source, search: Search) -> Found:
@@ -166,14 +166,22 @@ def _discover(model: Model, source: Source, search: Search) -> Found:
 
 
 def _evaluate(model: Model, source: Source, evaluating: Evaluating, stored: Stored) -> Found:
-    from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches, read_circuit
+    from locate.evaluate import (
+        bos_of,
+        evaluate_stored,
+        fitted,
+        mismatches,
+        read_circuit,
+        to_avoid,
+    )
 
     assert stored.circuit is not None, "its class refuses that"
     circuit = read_circuit(stored.circuit)
     bos = bos_of(circuit, source.bos, evaluating.allow_mismatch)
     circuit = fitted(circuit, model, stored.circuit)
     warnings = mismatches(circuit, model, bos, evaluating.allow_mismatch)
-    examples = _examples(model, replace(source, bos=bos), evaluating.batch_size)
+    avoid = to_avoid(circuit, evaluating)
+    examples = _examples(model, replace(source, bos=bos), evaluating.batch_size, avoid)
     done = evaluate_stored(model, circuit, examples, evaluating, warnings)
     return done.as_dict(), None
 

@@ -132,7 +132,8 @@ class Rewiring(Result):
             share = self.restoration.recovered
             undone = f"{share:.0%}" if np.isfinite(share) else "an undefined part"
             facts["old values back"] = (
-                f"on the {self.restoration.n_edges} edges called changed, undo {undone} of the edit"
+                f"on the {self.restoration.n_edges} edges called changed, undo {undone} of the "
+                "edit on the pairs that found them"
             )
         rows = [
             (

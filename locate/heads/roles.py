@@ -9,7 +9,7 @@ does both. Here that becomes a criterion (`RoleCriteria`), in four steps:
 2. Average over prompt pairs of one relation, with bootstrap intervals over the pairs.
 3. Label the heads (`RoleCriteria.classify`).
 4. Check each label by ablating the head, beside as many unlabelled heads of the same layers as a
-   baseline (`locate.heads.role_checks`).
+   baseline (`locate.heads.role_checks`), on other pairs where there are any.
 
 Steps 1-3 see the direct path to the logits only; a head that works through later layers has no
 role here. Later layers may also make up for a silenced head, and the final norm scales a smaller
@@ -57,6 +57,8 @@ _SUBJECT, _RELATION = REGIONS.index(Region.SUBJECT), REGIONS.index(Region.RELATI
 
 SHOWN = 8
 """Heads in a summary."""
+SAME_PAIRS, OTHER_PAIRS = "the pairs that gave them", "other pairs"
+"""What labels are checked on."""
 
 
 @dataclass(frozen=True)
@@ -181,10 +183,15 @@ class RoleReport(Result):
         return Summary(
             f"Roles of {len(self.heads):,} heads",
             {name: value for name, value in facts.items() if value},
-            "share of all heads' work in the role; attention weighted by value",
+            "share of all heads' work in the role; attention weighted by value" + self._checked(),
             header,
             rows,
         )
+
+    def _checked(self) -> str:
+        """What the ablation was checked on, in words."""
+        on = self.provenance.get("checked_on")
+        return f"; ablation on {on}" if on and self.baseline is not None else ""
 
     def plot(self, **options: Any) -> go.Figure:
         """Heads by their parts as mover and relation head, as `viz.screen.roles_figure` draws."""
@@ -229,6 +236,7 @@ def head_roles(
     criteria: RoleCriteria | None = None,
     *,
     check: bool = True,
+    check_on: Sequence[TokenPair] | None = None,
     circuit: Circuit | None = None,
     ablation: Ablation | str = Ablation.ZERO,
     batch_size: int = 16,
@@ -239,6 +247,9 @@ def head_roles(
 
     `objects` are first tokens of the relation's objects, by default the pairs' answers and foils.
     With a circuit only its heads are reported; labels and baseline are those of the whole model.
+    `check_on` are other pairs to check the labels on, whose own answers and foils then count as
+    objects; without them labels are checked on the pairs that gave them, and
+    `provenance["checked_on"]` says which.
     `seed` is for the resampling and the choice of controls. Raises OptionError where a pair names
     no subject, or where a single pair leaves nothing to average over.
     """
@@ -258,8 +269,9 @@ def head_roles(
     controls = choose_controls([(h.layer, h.head) for h in labelled], has_role, seed)
     if check and labelled:
         sites = [(head.layer, head.head) for head in labelled]
+        tested, others = (pairs, objects) if check_on is None else (check_on, None)
         effects = ablate_heads(
-            model, pairs, sites + controls, objects, ablation=ablation, batch_size=batch_size
+            model, tested, sites + controls, others, ablation=ablation, batch_size=batch_size
         )
         checks, baseline = _check(labelled, effects, criteria, seed)
         heads = [replace(head, check=checks.get(head.name)) for head in heads]
@@ -274,6 +286,7 @@ def head_roles(
             **model.provenance,
             "method": "roles",
             "pairs": len(pairs),
+            **({"checked_on": SAME_PAIRS if check_on is None else OTHER_PAIRS} if check else {}),
             "objects": None if objects is None else sorted(set(objects)),
             "ablation": str(ablation),
             "seed": seed,

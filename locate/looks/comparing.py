@@ -144,7 +144,8 @@ def _restored(found: Rewiring) -> list[str]:
 
     return [
         f"old values back on the {restored.n_edges} edges called changed undo "
-        f"{share('recovered')} of the edit; on as many random edges {share('random_recovered')}; "
+        f"{share('recovered')} of the edit on the pairs that found them; on as many random "
+        f"edges {share('random_recovered')}; "
         f"the old object is first again in {share('first_restored')} of the prompts"
     ]
 

@@ -43,6 +43,9 @@ def roles(report: RoleReport, shown: HeadsOnPrompts | None = None) -> Look:
         [_row(head) for head in heads],
     )
     nothing = () if report.labelled else ("no head meets the criterion of a role",)
+    checked = origin.get("checked_on") if report.baseline is not None else None
+    if checked is not None:
+        nothing = (f"labels are checked by ablation on {checked}",)
     return Look(
         summary,
         tables=(table,),

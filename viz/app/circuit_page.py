@@ -60,7 +60,8 @@ def subtitle(circuit: Circuit) -> str:
     named.append(f"{circuit.n_edges:,} of {circuit.wiring.n_edges:,} edges")
     faithful = faithfulness(circuit)
     if faithful:
-        named.append(f"faithfulness {faithful}")
+        where = f" on {on}" if (on := circuit.provenance.get("faithfulness_on")) else ""
+        named.append(f"faithfulness {faithful}{where}")
     return "  ·  ".join(named)
 
 

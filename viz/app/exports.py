@@ -49,7 +49,8 @@ def only(circuit: Circuit, shown: Sequence[str]) -> Circuit:
         kept[circuit.wiring.edge_index(name)] = True
     if bool((kept & circuit.kept).sum() == circuit.n_edges):
         return circuit
-    origin = {key: each for key, each in circuit.provenance.items() if key != "faithfulness"}
+    of_all = ("faithfulness", "faithfulness_on")
+    origin = {key: each for key, each in circuit.provenance.items() if key not in of_all}
     origin["shown"] = f"{int(kept.sum())} of {circuit.n_edges} edges"
     return replace(circuit, kept=kept & circuit.kept, provenance=origin)
 

@@ -139,7 +139,8 @@ def describe(circuit: Circuit, layout: Layout) -> str:
     else:
         parts.append(f"strongest {layout.n_drawn:,} of {layout.n_kept:,} edges")
     if isinstance(origin.get("faithfulness"), int | float):
-        parts.append(f"faithfulness {origin['faithfulness']:.2f}")
+        where = f" on {on}" if (on := origin.get("faithfulness_on")) else ""
+        parts.append(f"faithfulness {origin['faithfulness']:.2f}{where}")
     return canvas.joined(parts)
 
 

@@ -44,7 +44,8 @@ METHOD = (
     "Circuits are compared on pairs of the edit's prompt and other subjects in the same words; "
     "edges are scored by EAP-IG for the old object's logit over the new one's, before and after, "
     "and held against the choice of the other subjects (Benjamini-Hochberg over edges). What a "
-    "component says is its direct part in the same difference at the last token. Mover heads are "
+    "component says is its direct part in the same difference at the last token, on these same "
+    "pairs; the edited fact has no others. Mover heads are "
     "those of the relation in the unedited model.",
     "The control of every edit is a random change of the same size, triggered by the same inputs, "
     "that writes something random.",

@@ -61,7 +61,8 @@ METHOD = (
     "atlas, after over before.",
     "Rewiring compares the circuit of the edited fact before and after, beside two control edits "
     "with the same singular values at the same weights: `random` turns the singular vectors "
-    "anywhere in space, `same-keys` keeps the edit's inputs and writes something random.",
+    "anywhere in space, `same-keys` keeps the edit's inputs and writes something random. What old "
+    "values on the changed edges undo is measured on the pairs that found these edges.",
     "Intervals are 95 % bootstrap intervals over requests.",
 )
 

@@ -93,6 +93,13 @@ class Context:
         self._held.hashes[name] = identity(other)
         return other
 
+    def in_dtype(self, dtype: str) -> Context:
+        """The same run with the model in another precision, loaded when it is first asked for."""
+        if dtype == self.dtype:
+            return self
+        fresh = replace(self, dtype=dtype, _held=_Held())
+        return self.once(("in", dtype), lambda: fresh)
+
     def exists(self, name: str) -> None:
         """ModelNotFoundError, in seconds, where there is no model of that name."""
         resolve(name)

@@ -29,6 +29,7 @@ _ANALYSES: dict[str, str | Analysis] = open_table(
         "edit-study": "edit_study",
         "unlearning": "unlearning",
         "locators": "locators",
+        "stability": "stability",
     }
 )
 """By name: the value, or the folder beside this one whose `analysis.py` holds it."""

@@ -29,7 +29,7 @@ from experiments.analyses.locators.report import report
 from experiments.analyses.locators.sample import draw, reader
 from locate.edges.exact import patch_chosen_edges
 from locate.edges.score import score_edges
-from locate.search import Scoring
+from locate.search import S, Scoring
 
 USUAL = (
     "eap",
@@ -67,11 +67,17 @@ class Config(Options):
 
 def scoring(text: str, metric: Metric) -> Scoring:
     """What a locator and its options ask for: `eap`, or `atp-star:drop=false`."""
+    return asked_of(Scoring, text, metric=metric)
+
+
+def asked_of(kind: type[S], text: str, **values: Any) -> S:
+    """A scoring, or a search, for a locator with its options in one text, and for other values.
+
+    OptionError where they do not go together, or where the locator gives no scores.
+    """
     name, *settings = text.split(":")
-    made = build(
-        Scoring,
-        {"method": name, "metric": metric, "options": parse_settings(settings) or None},
-    )
+    given = {"method": name, "options": parse_settings(settings) or None}
+    made = build(kind, {**given, **values})
     if made.method.selects:
         raise OptionError(f"{name} gives no scores of edges; take one that does, such as eap-ig")
     return made

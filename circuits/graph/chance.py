@@ -1,0 +1,85 @@
+"""Chance for circuits: the same shape with other heads, and a path that is none of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Int
+
+from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.select import inputs_of_sources
+
+_TRIES = 1000
+
+
+def same_shape(circuit: Circuit, rng: np.random.Generator) -> Circuit:
+    """The circuit with the heads of each layer exchanged at random; scores are left behind.
+
+    Every edge keeps its layers and its slot, so size, shape and connectedness stay. Heads that
+    share a key stay together: groups change places, and heads within a group.
+    """
+    wiring = circuit.wiring
+    src, dst = np.arange(wiring.n_src), np.arange(wiring.n_dst)
+    size = wiring.queries_per_key
+    for layer in range(wiring.n_layers):
+        groups = rng.permutation(wiring.n_key_inputs)
+        heads = np.concatenate([group * size + rng.permutation(size) for group in groups])
+        start = wiring.head_src(layer)
+        src[start : start + wiring.n_heads] = start + heads
+        first = wiring.attn_dst(layer)
+        keys = first + wiring.n_heads
+        dst[first:keys] = first + heads
+        dst[keys : keys + wiring.n_key_inputs] = keys + groups
+        values = keys + wiring.n_key_inputs
+        dst[values : values + wiring.n_key_inputs] = values + groups
+    matrix = circuit.matrix()
+    return Circuit(wiring, wiring.from_matrix(matrix[src][:, dst]))
+
+
+def inflated(circuit: Circuit, rng: np.random.Generator) -> tuple[Circuit, int] | None:
+    """The circuit with a random path from `input` to `logits` added, and one of the new edges.
+
+    A path leaves each node by any of its edges alike (Shi et al. 2024). None where a thousand
+    random paths bring nothing new.
+    """
+    wiring = circuit.wiring
+    readers = _readers(wiring)
+    for _ in range(_TRIES):
+        path = _path(wiring, readers, rng)
+        new = path[~circuit.kept[path]]
+        if new.size:
+            kept = circuit.kept.copy()
+            kept[path] = True
+            return Circuit(wiring, kept), int(rng.choice(new))
+    return None
+
+
+def without(circuit: Circuit, edge: int) -> Circuit:
+    """The circuit less one edge."""
+    kept = circuit.kept.copy()
+    kept[edge] = False
+    return replace(circuit, kept=kept)
+
+
+def _readers(wiring: Wiring) -> list[list[int]]:
+    """By destination the sources that read it: a head, the heads of a group, an MLP; none."""
+    readers: list[list[int]] = [[] for _ in range(wiring.n_dst)]
+    for src, inputs in enumerate(inputs_of_sources(wiring)):
+        for dst in inputs:
+            readers[dst].append(src)
+    return readers
+
+
+def _path(
+    wiring: Wiring, readers: list[list[int]], rng: np.random.Generator
+) -> Int[np.ndarray, " edge"]:
+    """Indices of the edges of a random path."""
+    first = np.concatenate([[0], np.cumsum(wiring.n_sources_of_dst)[:-1]])
+    src, path = 0, []
+    while True:
+        dst = int(rng.choice(np.flatnonzero(wiring.mask[src])))
+        path.append(int(first[dst] + src))
+        if dst == wiring.logits_dst:
+            return np.array(path)
+        src = int(rng.choice(readers[dst]))

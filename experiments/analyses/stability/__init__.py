@@ -1,0 +1,1 @@
+"""Does a circuit stand under other choices of the analyst?"""

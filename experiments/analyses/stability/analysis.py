@@ -1,0 +1,243 @@
+"""Does a circuit stand under other choices of the analyst?
+
+For each relation a base circuit is found, then circuits with one choice changed at a time, and
+circuits with all choices drawn at random together. All select the same number of edges, and all
+are measured alike, on the same pairs of subjects that had no part in finding any of them. The
+changes one by one say which edges a choice costs; the drawn combinations say which edges nearly all
+of them keep (core), which at least half (contingent) and which fewer (noise), and how much of the
+differences goes with each choice (Méloux et al. 2026, arXiv:2510.00845, on variance by source;
+CIRCUS 2026, arXiv:2603.00523, on consensus over choices).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata
+
+from circuits.base.errors import ModelNotFoundError, OptionError
+from circuits.graph.agreement import rank_correlation
+from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.evaluate import Runs, run_circuits
+from circuits.graph.overlap import node_jaccard
+from circuits.graph.resample import CORE, Stability, classify
+from circuits.graph.select import prune, random_circuit, top_n
+from experiments.analyses.engine.base import Analysis, SkipError
+from experiments.analyses.engine.context import Context
+from experiments.analyses.stability.choices import (
+    Config,
+    Setting,
+    base_of,
+    drawn,
+    levels,
+    one_at_a_time,
+    search_of,
+)
+from experiments.analyses.stability.prompts import examples_of
+from experiments.analyses.stability.report import report
+from experiments.analyses.stability.variance import products
+
+MOST_LISTED = 400
+"""Edges that are stored by name."""
+
+
+def steps(context: Context, config: Config) -> list[str]:
+    """One unit a relation; OptionError where the model cannot be loaded in the other precisions."""
+    if "dtype" in levels(config, context.shots, context.dtype):
+        try:
+            context.exists(context.model_name)
+        except ModelNotFoundError:
+            raise OptionError(
+                f"the model {context.model_name!r} cannot be loaded again in another precision; "
+                "leave `dtypes` empty"
+            ) from None
+    return context.names(config.relations, config.most)
+
+
+def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
+    """One relation: the base circuit and its counterparts, compared and measured."""
+    tested = context.examples(key, config.pairs).held_out
+    if not tested:
+        raise SkipError("too few facts are known to test a circuit on subjects of its own")
+    known = levels(config, context.shots, context.dtype)
+    single = one_at_a_time(known, config)
+    combined = drawn(known, config, context.seed)
+    settings = [base_of(known), *(setting for *_, setting in single), *combined]
+    scores = [
+        _scores(context, config, key, tested, setting, place, len(settings))
+        for place, setting in enumerate(settings)
+    ]
+    wiring = scores[0].wiring
+    n = search_of(settings[0], config).n_edges(wiring)
+    chosen = [top_n(each, n) for each in scores]
+    ranks = np.stack([rankdata(np.abs(each.values)) for each in scores]) / wiring.n_edges
+    first = 1 + len(single)
+    kept = np.stack([each.kept for each in chosen[first:]])
+    consensus = _consensus(kept, ranks[first:], n)
+    core = Circuit(wiring, kept.mean(0) >= CORE)
+    generator = np.random.default_rng(context.seed)
+    pruned = [prune(each) for each in chosen]
+    extra = [prune(Circuit(wiring, consensus)), prune(core)]
+    size = max(1, pruned[0].n_edges)
+    random = [random_circuit(wiring, size, generator) for _ in range(config.random_circuits)]
+    runs = run_circuits(
+        context.model, tested, [*pruned, *extra, *random], batch_size=context.batch_size
+    )
+    faithful = np.array([runs.faithfulness(i, resamples=0).value for i in range(len(pruned))])
+    node_names = [set(each.nodes()) for each in pruned]
+    return {
+        "edges": n,
+        "all_edges": wiring.n_edges,
+        "pairs": len(tested),
+        "factors": known,
+        "base": _measured(runs, 0, pruned[0]),
+        "consensus": _measured(runs, len(pruned), extra[0]),
+        "core": _measured(runs, len(pruned) + 1, extra[1]) if extra[1].n_edges else None,
+        "random": float(
+            np.mean([runs.faithfulness(i, resamples=0).value for i in _last(runs, random)])
+        ),
+        "consensus_gains": runs.difference(len(pruned), 0, seed=context.seed),
+        "core_lacks": runs.difference(0, len(pruned) + 1, seed=context.seed),
+        "single": [
+            {
+                "factor": factor,
+                "level": level,
+                "jaccard": _jaccard(chosen[0].kept, chosen[place].kept),
+                "node_jaccard": node_jaccard(pruned[0], pruned[place]),
+                "spearman": rank_correlation(ranks[0], ranks[place]).spearman,
+                "faithfulness": faithful[place],
+            }
+            for place, (factor, level, _) in enumerate(single, 1)
+        ],
+        "survive": {
+            factor: _survive(
+                chosen, [i for i, (name, *_) in enumerate(single, 1) if name == factor]
+            )
+            for factor in known
+        },
+        "draws": {
+            "levels": {factor: [setting[factor] for setting in combined] for factor in known},
+            "jaccard": [_jaccard(chosen[0].kept, each) for each in kept],
+            "faithfulness": faithful[first:],
+            "products": {
+                "edges": products(kept.astype(float)),
+                "ranks": products(ranks[first:]),
+                "faithfulness": products(faithful[first:, None]),
+            },
+        },
+        "labels": {
+            "edges": _labels(kept.mean(0)[kept.any(0)]),
+            "base_edges": _labels(kept.mean(0)[chosen[0].kept]),
+            "nodes": _labels(_node_inclusion(node_names[first:], set().union(*node_names[first:]))),
+            "base_nodes": _labels(_node_inclusion(node_names[first:], node_names[0])),
+        },
+        "listed": _listed(chosen, kept.mean(0), [factor for factor, *_ in single]),
+    }
+
+
+def _scores(
+    context: Context,
+    config: Config,
+    key: str,
+    tested: Sequence[Any],
+    setting: Setting,
+    place: int,
+    total: int,
+) -> EdgeScores:
+    """A setting's scores, found and stored once."""
+    examples = examples_of(context, key, tested, setting, config.pairs)
+    within = context.in_dtype(setting.get("dtype", context.dtype))
+    circuit = within.circuit(key, None, search_of(setting, config), examples=examples)
+    context.progress(place + 1, total)
+    assert circuit.scores is not None, "a locator that selects is refused"
+    return circuit.scores
+
+
+def _consensus(
+    kept: Bool[np.ndarray, "draw edge"], ranks: Float[np.ndarray, "draw edge"], n: int
+) -> Bool[np.ndarray, " edge"]:
+    """The n edges that most combinations keep; among equals those of the higher mean rank."""
+    order = np.lexsort((-ranks.mean(0), -kept.mean(0)))
+    found = np.zeros(kept.shape[1], dtype=bool)
+    found[order[:n]] = True
+    return found
+
+
+def _measured(runs: Runs, place: int, circuit: Circuit) -> dict[str, Any]:
+    return {
+        "edges": circuit.n_edges,
+        "nodes": len(circuit.nodes()),
+        "faithfulness": runs.faithfulness(place),
+    }
+
+
+def _last(runs: Runs, circuits: Sequence[Circuit]) -> range:
+    return range(len(runs.circuits) - len(circuits), len(runs.circuits))
+
+
+def _jaccard(one: Bool[np.ndarray, " edge"], other: Bool[np.ndarray, " edge"]) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+def _survive(chosen: Sequence[Circuit], places: Sequence[int]) -> dict[str, int]:
+    """How many of the base's edges all levels of a factor keep, some of them, and none."""
+    if not places:
+        return {"all": chosen[0].n_edges, "some": 0, "none": 0}
+    share = np.mean([chosen[place].kept for place in places], 0)[chosen[0].kept]
+    whole, none = int((share == 1).sum()), int((share == 0).sum())
+    return {"all": whole, "some": len(share) - whole - none, "none": none}
+
+
+def _labels(inclusion: Sequence[float] | Float[np.ndarray, " item"]) -> dict[str, int]:
+    """How many are core, contingent and noise."""
+    counts = Counter(classify(float(share)) for share in inclusion)
+    return {str(label): counts[label] for label in Stability}
+
+
+def _node_inclusion(found: Sequence[set[str]], names: set[str]) -> list[float]:
+    return [float(np.mean([name in each for each in found])) for name in sorted(names)]
+
+
+def _listed(
+    chosen: Sequence[Circuit], inclusion: Float[np.ndarray, " edge"], factors: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The base's edges and those that half of the combinations keep, the most kept first."""
+    base, wiring = chosen[0].kept, chosen[0].wiring
+    places = np.flatnonzero(base | (inclusion >= 0.5))
+    order = places[np.argsort(-inclusion[places], kind="stable")][:MOST_LISTED]
+    found = []
+    for edge in order.tolist():
+        lost = [
+            factor
+            for factor, each in zip(factors, chosen[1:], strict=False)
+            if base[edge] and not each.kept[edge]
+        ]
+        found.append(
+            {
+                "edge": wiring.edge_name(edge),
+                "inclusion": float(inclusion[edge]),
+                "label": str(classify(float(inclusion[edge]))),
+                "in_base": bool(base[edge]),
+                "lost": list(dict.fromkeys(lost)),
+            }
+        )
+    return found
+
+
+ANALYSIS = Analysis(
+    name="stability",
+    title="Circuits under other choices",
+    question=(
+        "Which edges of a circuit stay when wording, prompts, locator, metric and other choices of "
+        "the analyst change, and which choice decides most?"
+    ),
+    config=Config,
+    steps=steps,
+    compute=compute,
+    report=report,
+    slow=True,
+)

@@ -1,0 +1,80 @@
+"""Who had a part in finding a circuit: the subjects of its pairs, clean and corrupted.
+
+What a circuit does on those who found it says little of others. A circuit that this project found
+on prompt pairs holds them; of one from elsewhere, or made of others, it is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from circuits.base.errors import FileFormatError
+from circuits.facts.facts import Fact, Relation
+from circuits.facts.pairs import PromptPair, TokenPair, pair_from_record
+from circuits.graph.circuit import Circuit
+from circuits.graph.noise import corrupted_subject
+
+FOUND_IT = "pairs that found it"
+SUBJECTS_FOUND_IT = "subjects that found it"
+OTHERS, OTHER_PAIRS = "other subjects", "other pairs"
+ALL, UNKNOWN = "all pairs", "value"
+
+
+@dataclass(frozen=True)
+class Finders:
+    """Names that had a part in finding a circuit: subjects, or prompts of pairs without one."""
+
+    names: frozenset[str]
+    prompts: frozenset[tuple[str, str]]
+
+    @classmethod
+    def of(cls, circuit: Circuit) -> Finders | None:
+        """Those of a circuit that says which pairs found it; else None."""
+        stored = circuit.evidence.get("pairs")
+        if not isinstance(stored, Sequence) or not stored:
+            return None
+        try:
+            records = [dict(each) for each in stored if isinstance(each, Mapping)]
+            pairs = [pair_from_record(each, "the circuit", n) for n, each in enumerate(records, 1)]
+        except (FileFormatError, KeyError, TypeError):
+            return None
+        names = frozenset(name for pair in pairs for name in subjects_of(pair))
+        return cls(names, frozenset((pair.clean, pair.corrupted) for pair in pairs))
+
+    def had_part(self, pair: PromptPair) -> bool:
+        """Whether any side of the pair asks about one of them."""
+        return not self.names.isdisjoint(subjects_of(pair))
+
+    def split(self, pairs: Sequence[TokenPair]) -> tuple[list[int], list[int]]:
+        """Places of the pairs with such a subject, and of those without."""
+        seen = [n for n, pair in enumerate(pairs) if self.had_part(pair.text)]
+        known = set(seen)
+        return seen, [n for n in range(len(pairs)) if n not in known]
+
+    def side(self, pairs: Sequence[TokenPair]) -> str:
+        """What to call these pairs, which are all of one side or mixed."""
+        seen, others = self.split(pairs)
+        if seen and others:
+            return ALL
+        if others:
+            return OTHER_PAIRS if pairs[0].subject is None else OTHERS
+        same = all((pair.text.clean, pair.text.corrupted) in self.prompts for pair in pairs)
+        return FOUND_IT if same else SUBJECTS_FOUND_IT
+
+
+def subjects_of(pair: PromptPair) -> set[str]:
+    """The subjects of both prompts; of a pair that names none, both prompts."""
+    if pair.subject is None:
+        return {pair.clean, pair.corrupted}
+    return {pair.subject.strip(), corrupted_subject(pair)}
+
+
+def without(relations: Sequence[Relation], names: Collection[str]) -> list[Relation]:
+    """The relations less the facts about these subjects."""
+    left_out = set(names)
+
+    def kept(relation: Relation) -> Iterator[Fact]:
+        return (fact for fact in relation.facts if fact.subject.strip() not in left_out)
+
+    return [replace(each, facts=tuple(kept(each))) for each in relations]

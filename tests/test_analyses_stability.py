@@ -1,0 +1,209 @@
+"""The analysis of stability: parts of the variance, pairs, and a report on a few facts."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+
+from circuits.base.errors import OptionError
+from circuits.base.plain import plain
+from circuits.graph.select import top_n
+from experiments.analyses.engine.claims import Verdict
+from experiments.analyses.engine.context import Context
+from experiments.analyses.stability import analysis as stability
+from experiments.analyses.stability.choices import (
+    Config,
+    base_of,
+    drawn,
+    levels,
+    one_at_a_time,
+    search_of,
+)
+from experiments.analyses.stability.prompts import examples_of
+from experiments.analyses.stability.report import report
+from experiments.analyses.stability.variance import part, part_interval, products
+from locate.edges.score import score_edges
+from locate.seen import subjects_of
+
+RELATION = "country_capital"
+NOTHING: dict[str, Any] = dict.fromkeys(
+    ("wordings", "shots", "steps", "locators", "metrics", "ablations", "dtypes"), ()
+)
+FEW = Config(
+    pairs=4,
+    draws=8,
+    random_circuits=2,
+    **{**NOTHING, "steps": (1,), "locators": ("eap",)},
+    foils=1,
+    subjects=0,
+)
+
+
+# --- parts of the variance -----------------------------------------------------------------------
+
+
+def test_parts_are_those_that_made_the_data_and_0_where_a_choice_does_nothing():
+    """Two levels 1 apart have a variance of 1/4, two 2 apart one of 1, the noise one of 1."""
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        one, two, idle = generator.integers(2, size=(3, 40))
+        values = one + 2.0 * two + generator.normal(size=40)
+        gram = products(values[:, None])
+        found.append([part(gram, list(map(str, each))) for each in (one, two, idle)])
+    assert np.mean(found, 0) == pytest.approx([0.25 / 2.25, 1 / 2.25, 0.0], abs=0.02)
+
+
+def test_the_part_of_one_number_is_that_of_an_analysis_of_variance():
+    generator = np.random.default_rng(1)
+    values, names = generator.normal(size=12), ["a", "b", "c"] * 4
+    groups = [values[place::3] for place in range(3)]
+    whole = ((values - values.mean()) ** 2).sum()
+    within = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    expected = (whole - within - 2 * within / 9) / whole
+    assert part(products(values[:, None]), names) == pytest.approx(expected)
+
+
+def test_an_interval_covers_the_part_about_as_often_as_it_says():
+    generator, covered = np.random.default_rng(2), 0
+    for _ in range(200):
+        levels_of = generator.integers(2, size=40)
+        values = 2.0 * levels_of + generator.normal(size=40)
+        limits = part_interval(products(values[:, None]), list(map(str, levels_of)))
+        covered += limits.low <= 0.5 <= limits.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_a_choice_of_one_level_and_results_that_are_all_alike_have_no_part():
+    same = products(np.ones((6, 3)))
+    assert np.isnan(part(same, ["a", "b"] * 3))
+    assert np.isnan(part(products(np.arange(6.0)[:, None]), ["a"] * 6))
+
+
+# --- choices -------------------------------------------------------------------------------------
+
+
+def test_choices_that_exclude_each_other_are_never_drawn_together():
+    config = Config(metrics=("kl",), draws=64)
+    known = levels(config, 0, "fp32")
+    assert known["metric"] == ["logit-diff", "kl"]
+    for setting in [*drawn(known, config, 0), *(each for *_, each in one_at_a_time(known, config))]:
+        search_of(setting, config)
+    with pytest.raises(OptionError, match="gradient at the clean run"):
+        search_of({**base_of(known), "locator": "gim", "metric": "kl"}, config)
+
+
+def test_one_change_at_a_time_is_one_change():
+    known = levels(Config(), 0, "fp32")
+    base = base_of(known)
+    for factor, level, setting in one_at_a_time(known, Config()):
+        assert {name for name in base if setting[name] != base[name]} == {factor}
+        assert setting[factor] == level
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"locators": ("acdc",)}, {"metrics": ("tact",)}, {"shots": (-1,)}, {"dtypes": ("x",)}]
+)
+def test_what_is_no_level_is_refused(wrong: dict[str, Any]):
+    with pytest.raises(OptionError):
+        Config(**wrong)
+
+
+# --- pairs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting", [{}, {"subjects": "1"}, {"foils": "1"}, {"wording": "held-out"}, {"shots": "2"}]
+)
+def test_no_setting_asks_about_a_subject_that_the_test_asks_about(
+    context: Context, setting: dict[str, str]
+):
+    tested = context.examples(RELATION, 6).held_out
+    names = {name for pair in tested for name in subjects_of(pair.text)}
+    found = examples_of(context, RELATION, tested, setting, 6)
+    assert len(found.pairs) == 6
+    assert not names & {name for pair in found.pairs for name in subjects_of(pair.text)}
+
+
+def test_other_partners_leave_the_clean_prompts_and_change_the_corrupted_ones(context: Context):
+    tested = context.examples(RELATION, 6).held_out
+    base, other = (
+        examples_of(context, RELATION, tested, {"foils": level}, 6).pairs for level in "01"
+    )
+    assert [each.clean for each in base] == [each.clean for each in other]
+    assert [each.text.answer for each in base] == [each.text.answer for each in other]
+    changed = [a.corrupted != b.corrupted for a, b in zip(base, other, strict=True)]
+    assert np.mean(changed) > 0.5
+    for pair in other:
+        assert pair.answer != pair.foil
+        assert len(pair.clean) == len(pair.corrupted)
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found(context: Context) -> dict[str, Any]:
+    made = plain(stability.compute(context, FEW, RELATION))
+    assert isinstance(made, dict)
+    return made
+
+
+def test_a_single_change_is_compared_as_two_circuits_that_were_found_by_hand(
+    context: Context, found: dict[str, Any]
+):
+    tested = context.examples(RELATION, FEW.pairs).held_out
+    pairs = examples_of(context, RELATION, tested, {}, FEW.pairs).pairs
+    sets = []
+    for locator in ("eap-ig", "eap"):
+        search = search_of({"locator": locator}, FEW)
+        scores = score_edges(context.model, pairs, search)
+        sets.append(set(np.flatnonzero(top_n(scores, found["edges"]).kept).tolist()))
+    stored = next(each for each in found["single"] if each["level"] == "eap")
+    assert stored["jaccard"] == pytest.approx(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
+
+
+def test_counts_add_up_and_all_settings_select_as_many_edges(found: dict[str, Any]):
+    assert sum(found["labels"]["base_edges"].values()) == found["edges"]
+    for each in found["survive"].values():
+        assert sum(each.values()) == found["edges"]
+    kept = np.array(found["draws"]["products"]["edges"])
+    assert kept.shape == (FEW.draws, FEW.draws)
+    assert found["consensus"]["edges"] <= found["edges"]
+    combined = [
+        tuple(each[place] for each in found["draws"]["levels"].values())
+        for place in range(FEW.draws)
+    ]
+    for one in range(FEW.draws):  # equal combinations have equal circuits
+        for other in range(one):
+            if combined[one] == combined[other]:
+                assert found["draws"]["jaccard"][one] == found["draws"]["jaccard"][other]
+
+
+def test_a_found_circuit_is_nearer_to_the_model_than_random_ones(found: dict[str, Any]):
+    assert found["base"]["faithfulness"]["value"] > found["random"] + 0.3
+
+
+def test_what_the_report_says_follows_from_its_numbers(found: dict[str, Any]):
+    same = {f"{RELATION}_{place}": copy.deepcopy(found) for place in range(6)}
+    made = report(FEW, same)
+    assert {table.name for table in made.tables} >= {"labels", "factors", "variance", "edges"}
+    core = found["labels"]["base_edges"]["core"] / found["edges"]
+    assert f"{100 * core:.0f} % are kept by nearly all" in made.lead
+    supported = [each for each in made.claims if each.verdict == Verdict.SUPPORTED]
+    assert ("No single choice" in made.lead) == (
+        not any("decides which edges" in each.sentence for each in supported)
+    )
+    only = report(FEW, {RELATION: found})
+    assert only.lead.split(". ")[0] == made.lead.split(". ")[0]
+
+
+def test_a_model_that_cannot_be_loaded_again_is_told_so(context: Context):
+    config = Config(**{**NOTHING, "dtypes": ("bf16",)})
+    held = Context.on(context.model, context.folder)
+    held.model_name = "made-by-hand"
+    with pytest.raises(OptionError, match="leave `dtypes` empty"):
+        stability.steps(held, config)

@@ -1,0 +1,98 @@
+"""Who had a part in finding a circuit is known, told, and kept out of tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import knowledge_circuits as kc
+from circuits.base.errors import OptionError, PromptError
+from circuits.facts.pairs import PromptPair
+from circuits.graph.circuit import Circuit
+from circuits.model.model import Model
+from locate.discovery import Discovery
+from locate.evaluate import evaluate_stored
+from locate.options import Evaluating
+from locate.seen import FOUND_IT, OTHERS, SUBJECTS_FOUND_IT, Finders, subjects_of
+
+RELATION = "country_capital"
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return kc.load("facts-gpt2", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def found(model: Model) -> Discovery:
+    return kc.discover(model, RELATION, n_pairs=6, edges=60, resamples=0, n_random=1, roles=True)
+
+
+def test_both_sides_of_a_pair_had_a_part():
+    pair = PromptPair(
+        "The capital of France is", "The capital of Peru is", "Paris", "Lima", "France"
+    )
+    assert subjects_of(pair) == {"France", "Peru"}
+    assert subjects_of(replace(pair, subject=None)) == {pair.clean, pair.corrupted}
+
+
+def test_a_discovery_says_which_pairs_its_numbers_are_of(found: Discovery):
+    assert list(found.sides()) == [FOUND_IT, OTHERS]
+    assert found.circuit.provenance["faithfulness_on"] == OTHERS
+    assert found.as_dict()["measured_on"] == FOUND_IT
+    assert f"on {OTHERS}" in found.circuit.summary().facts["faithfulness"]
+    assert found.roles is not None
+    assert found.roles.provenance["checked_on"] == "other pairs"
+    assert "checked by ablation on other pairs" in found.page()
+
+
+def test_the_sides_of_a_discovery_are_told_apart_by_its_circuit(found: Discovery):
+    finders = Finders.of(found.circuit)
+    assert finders is not None
+    assert finders.side(found.pairs) == FOUND_IT
+    assert finders.side(found.examples.held_out) == OTHERS
+    swapped = [
+        replace(each, text=replace(each.text, clean=each.text.corrupted)) for each in found.pairs
+    ]
+    assert finders.side(swapped) == SUBJECTS_FOUND_IT
+
+
+def test_an_evaluation_of_both_gives_that_of_the_others_beside_it(model: Model, found: Discovery):
+    both = kc.evaluate(model, found, [*found.pairs, *found.examples.held_out], n_random=1)
+    assert list(both.sides()) == ["all pairs", OTHERS]
+    alone = kc.evaluate(model, found, list(found.examples.held_out), n_random=1)
+    assert alone.measured_on == OTHERS
+    assert both.faithfulness == both.others.faithfulness
+    assert both.others.faithfulness.value == pytest.approx(alone.faithfulness.value, abs=1e-5)
+    assert both.as_dict()["other_subjects"]["pairs"] == len(found.examples.held_out)
+
+
+def test_others_asks_about_nobody_who_found_it(model: Model, found: Discovery):
+    done = kc.evaluate(model, found, RELATION, others=True, n_pairs=8, n_random=0)
+    names = {name for pair in found.pairs for name in subjects_of(pair.text)}
+    asked = {name for pair in done.examples.pairs for name in subjects_of(pair.text)}
+    assert done.measured_on == OTHERS
+    assert not names & asked
+    with pytest.raises(PromptError, match="had a part in finding"):
+        kc.evaluate(model, found, list(found.pairs), others=True)
+
+
+def test_tests_are_on_the_others_alone(model: Model, found: Discovery):
+    mixed = replace(found.examples, pairs=(*found.pairs[:2], *found.examples.held_out[:4]))
+    done = evaluate_stored(model, found.circuit, mixed, Evaluating(tests=True, draws=29))
+    assert done.tests is not None
+    assert done.tests.n_pairs == 4
+    assert done.as_dict()["tests"]["measured_on"] == OTHERS
+    assert done.tests["size"].sentence in done.summary().facts["size"]
+    with pytest.raises(OptionError, match="nothing can be tested"):
+        evaluate_stored(model, found.circuit, found.examples, Evaluating(tests=True))
+
+
+def test_of_a_circuit_from_elsewhere_it_is_said_not_to_be_known(model: Model, found: Discovery):
+    bare = Circuit(found.circuit.wiring, found.circuit.kept)
+    done = kc.evaluate(model, bare, list(found.pairs), n_random=0)
+    assert done.as_dict()["measured_on"] is None
+    assert any("does not say which subjects found it" in line for line in done.warnings)
+    with pytest.raises(OptionError, match="leave `others` out"):
+        kc.evaluate(model, bare, RELATION, others=True)
