@@ -4,10 +4,11 @@ Strict interchange-intervention training (Geiger et al. 2022, arXiv:2112.00826; 
 InterpBench's: Gupta et al. 2024, arXiv:2407.14494). At every step sites of the run of a prompt,
 each a head's query, key, value or output, or an MLP's output, are exchanged for what they are in
 the run of another prompt. Where one of them is a site that the program says holds the answer, the
-model must now give the other prompt's answer, else its own. Any number of sites that do not hold it
-are exchanged together: else several of them could hold it in common, and none alone. So what the
-program lacks may carry something, but nothing that decides, and the weights, unlike a compiled
-model's, are as descent made them.
+model must now give the other prompt's answer, else its own; where a later such site is held as it
+was, its own again, so that nothing of the answer goes past a site. Any number of sites that do not
+hold it are exchanged together: else several of them could hold it in common, and none alone. So
+what the program lacks may carry something, but nothing that decides, and the weights, unlike a
+compiled model's, are as descent made them.
 """
 
 from __future__ import annotations
@@ -146,12 +147,13 @@ class _Task:
         draw = partial(torch.rand, generator=self.generator)
         share = draw(n, 1) * draw(n, 1)
         chosen = ~self.carries & (draw(n, len(self.sites)) < share)
-        carrying = self.carries.nonzero()[:, 0]
-        one = carrying[(draw(n) * len(carrying)).long()]
-        chosen[torch.arange(n), one] = draw(n) < 0.5
+        drawn = draw(n, len(self.sites))
+        chosen |= self.carries & (drawn < 0.2)
+        held = self.carries & (drawn > 0.8)
         plain, kept = self._plain()
-        changed = self._exchanged(chosen, kept)
-        loss = cross_entropy(plain, self.wanted) + cross_entropy(changed, self._right(chosen))
+        changed = self._exchanged(chosen, held, kept)
+        right = self._right(chosen, held)
+        loss = cross_entropy(plain, self.wanted) + cross_entropy(changed, right)
         self.descent.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.hf.parameters(), 1.0)
@@ -159,24 +161,33 @@ class _Task:
 
     @torch.no_grad()
     def margin(self) -> float:
-        """The least lead of the right answer over all pairs, with each site exchanged by itself,
-        and all together that carry no answer.
+        """The least lead of the right answer over all pairs: with each site exchanged by itself,
+        all together that carry no answer, and all but one that does, which is held.
         """
         _, kept = self._plain()
-        every = torch.eye(len(self.sites), dtype=torch.bool)
+        every, none = torch.eye(len(self.sites), dtype=torch.bool), torch.zeros_like(self.carries)
+        tried = [(each, none) for each in (*every, ~self.carries)]
+        tried += [(~each, each) for each in every[self.carries]]
         worst = float("inf")
-        for exchange in (*every, ~self.carries):
-            chosen = exchange.expand(len(self.base), -1)
-            logits, right = self._exchanged(chosen, kept), self._right(chosen)[:, None]
+        for one, other in tried:
+            chosen, held = (each.expand(len(self.base), -1) for each in (one, other))
+            right = self._right(chosen, held)[:, None]
+            logits = self._exchanged(chosen, held, kept)
             ahead = logits.gather(1, right)
             rest = logits.scatter(1, right, -torch.inf).amax(1, keepdim=True)
             worst = min(worst, float((ahead - rest).min()))
         return worst
 
-    def _right(self, chosen: Bool[Tensor, "pair site"]) -> Int[Tensor, " pair"]:
-        """The answer that each pair must give: the donor's where a chosen site carries it."""
-        decided = (chosen & self.carries).any(1)
-        return self.wanted[torch.where(decided, self.donor, self.base)]
+    def _right(
+        self, chosen: Bool[Tensor, "pair site"], held: Bool[Tensor, "pair site"]
+    ) -> Int[Tensor, " pair"]:
+        """The answer that each pair must give: what the last site has that was set and carries it.
+
+        Sites stand in the order in which a run comes by them.
+        """
+        place = torch.arange(1, len(self.sites) + 1)
+        given, kept = ((place * (each & self.carries)).amax(1) for each in (chosen, held))
+        return self.wanted[torch.where(given > kept, self.donor, self.base)]
 
     def _plain(self) -> tuple[Float[Tensor, "prompt vocab"], list[Tensor]]:
         """Last logits of every prompt, and what its run has at every hooked module."""
@@ -189,13 +200,20 @@ class _Task:
             return self.hf(self.tokens).logits[:, -1], kept
 
     def _exchanged(
-        self, chosen: Bool[Tensor, "pair site"], kept: list[Tensor]
+        self,
+        chosen: Bool[Tensor, "pair site"],
+        held: Bool[Tensor, "pair site"],
+        kept: list[Tensor],
     ) -> Float[Tensor, "pair vocab"]:
-        """Last logits of every pair's base, with its chosen sites as in the donor's run."""
-        masks = [self._mask(chosen, place) for place in range(len(kept))]
+        """Last logits of every pair's base, chosen sites as in the donor's run, held ones as in its
+        own.
+        """
 
         def exchange(place: int, value: Tensor) -> Tensor:
-            return torch.where(masks[place][:, None], kept[place][self.donor], value)
+            for sites, run in ((chosen, self.donor), (held, self.base)):
+                mask = self._mask(sites, place)[:, None]
+                value = torch.where(mask, kept[place][run], value)
+            return value
 
         with self._hooked(exchange):
             return self.hf(self.tokens[self.base]).logits[:, -1]
