@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +14,12 @@ from typing import Any
 from circuits.base.errors import StoreError
 from circuits.base.origin import check_writable
 from circuits.base.writing import save_json, to_json
+from circuits.files.sweep import counted
+from circuits.files.units import Store
 from experiments.analyses.engine.parts import Shard
 from experiments.executors.base import Executing, Outcome, Status, execute
 from experiments.sweeps.plan import UnitJob, planned
 from experiments.sweeps.spec import Spec
-from experiments.sweeps.store import Store
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> To
             if outcome.status == Status.DONE:
                 store.error_path(job.key).unlink(missing_ok=True)
             else:
-                store.fail(job.key, {**event, "trace": outcome.trace})
+                settings = dict(job.work.settings)
+                store.fail(job.key, {**event, "settings": settings, "trace": outcome.trace})
             try:
                 file.write(to_json(event) + "\n")
                 file.flush()
@@ -153,18 +154,6 @@ def _store_plan(plan: Plan) -> None:
         save_json({"units": units}, path)
 
 
-def planned_units(folder: Path) -> dict[str, tuple[str, str, str]]:
-    """Verb, model and label of every unit that was ever planned in a folder, by key."""
-    found: dict[str, tuple[str, str, str]] = {}
-    for path in sorted((folder / "plans").glob("*.json")):
-        try:
-            units = json.loads(path.read_text(encoding="utf-8"))["units"]
-            found |= {key: (verb, model, label) for key, verb, model, label in units}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return found
-
-
 def mean_seconds(store: Store) -> dict[tuple[str, str], float]:
     """How long a unit took, by verb and model, over all that were done."""
     sums: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -177,16 +166,11 @@ def mean_seconds(store: Store) -> dict[tuple[str, str], float]:
 def status(folder: Path) -> dict[str, Any]:
     """How far a sweep is, by model and verb: units planned, stored, failed, seconds a unit."""
     store = Store(folder)
-    units = planned_units(folder)
+    units = store.planned()
     stored = set(store.keys())
     errors = store.errors()
     seconds = mean_seconds(store)
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for key, (verb, model, _) in units.items():
-        row = rows.setdefault((model, verb), {"planned": 0, "done": 0, "failed": 0})
-        row["planned"] += 1
-        row["done"] += key in stored
-        row["failed"] += key in errors and key not in stored
+    rows = counted(units, stored, set(errors))
     for (model, verb), row in rows.items():
         row["seconds"] = seconds.get((verb, model))
     return {

@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+from circuits.files.units import Store
 from experiments.sweeps.plan import UnitJob
 from experiments.sweeps.running import Plan, plan, status
 from experiments.sweeps.spec import parse_spec
-from experiments.sweeps.store import Store
 from experiments.sweeps.table import write_table
 
 MODEL = "facts-gpt2"
