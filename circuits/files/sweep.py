@@ -94,7 +94,8 @@ def read_file(path: Path, key: str) -> Unit:
 def read_failure(key: str, told: Mapping[str, Any]) -> Unit:
     """A unit that failed, from what its folder tells of it."""
     settings = told.get("settings")
-    known = {name: told[name] for name in ("verb", "model") if isinstance(told.get(name), str)}
+    names = ("verb", "model", "dtype")
+    known = {name: told[name] for name in names if isinstance(told.get(name), str)}
     if isinstance(settings, Mapping):
         known |= settings_of({"settings": settings})
     reason = f"{told.get('status', 'failed')}: {told.get('reason', '')}"

@@ -120,8 +120,9 @@ def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> To
             if outcome.status == Status.DONE:
                 store.error_path(job.key).unlink(missing_ok=True)
             else:
-                settings = dict(job.work.settings)
-                store.fail(job.key, {**event, "settings": settings, "trace": outcome.trace})
+                work = job.work
+                what = {"dtype": work.model.dtype, "settings": dict(work.settings)}
+                store.fail(job.key, {**event, **what, "trace": outcome.trace})
             try:
                 file.write(to_json(event) + "\n")
                 file.flush()

@@ -47,6 +47,7 @@ def register(app: Dash, context: Context) -> None:
         Input("sweep-rows", "value"),
         Input("sweep-columns", "value"),
         Input("sweep-clear", "n_clicks"),
+        State("sweep-picture", "figure"),
         State("sweep-cell", "data"),
         prevent_initial_call=True,
     )

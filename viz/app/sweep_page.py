@@ -108,11 +108,12 @@ def views(
     row, column = chosen_axes(values, state)
     number = number_of(numbers, state)
     units = chosen(sweep.units, dict(state.where))
-    if not units:
-        said = "No unit passes these filters." if values else "No unit can be shown yet."
-        return [html.P(said, className="hint")], [
-            html.Button("All cells", id="sweep-clear", hidden=True)
-        ]
+    if not values:
+        return [html.P("No unit can be shown yet; reload when one is done.", className="hint")], []
+    if not units:  # what callbacks name stays in the page
+        picture = html.Div(parts.graph("sweep-picture", "no units"), hidden=True)
+        clear = html.Button("All cells", id="sweep-clear", hidden=True)
+        return [html.P("No unit passes these filters.", className="hint"), picture], [clear]
     matrix = matrix_of(units, row, column, number)
     figure = matrix_figure(matrix, state.cell)
     least = least_width(matrix)
@@ -125,11 +126,11 @@ def views(
         minWidth=f"{least}px",
         maxWidth=f"{most}px",
     )
-    picture: list[Any] = [drawn]
+    below: list[Any] = []
     for left, what in zip(matrix.left, ("rows", "columns"), strict=True):
         if left:
-            picture.append(html.P(f"{left:,} more {what}; filters narrow them.", className="hint"))
-    return picture, listed(library, entry, sweep, units, matrix, state.cell)
+            below.append(html.P(f"{left:,} more {what}; filters narrow them.", className="hint"))
+    return [drawn, *below], listed(library, entry, sweep, units, matrix, state.cell)
 
 
 def listed(
@@ -220,7 +221,7 @@ def _line(
     found = parts.number(unit.numbers[number]) if number in unit.numbers else "–"
     why = parts.visible(unit.left_out)[:200]
     link = dcc.Link(words, href=f"?r={library.unit_id(entry.id, unit.key)}")
-    return html.Li([link, html.Span(why or found, className="bar-value")])
+    return html.Li([link, html.Span(why or found, className="hint" if why else "number")])
 
 
 def _field(label: str, control: Any) -> html.Div:

@@ -83,7 +83,6 @@ def matrix_figure(matrix: Matrix, cell: tuple[str, ...] = ()) -> go.Figure:
             automargin=True,
             tickfont={"size": 12, "color": theme.INK},
             showline=False,
-            fixedrange=True,
         )
         figure.update_layout({f"{side}axis": shape})
     figure.update_xaxes(side="top", range=[-0.5, max(1, len(matrix.columns)) - 0.5])

@@ -342,14 +342,14 @@
     },
 
     /* A click on a cell of a sweep chooses it, a second one lets it go; other axes, other cells. */
-    pick_cell: function (click, rows, columns, clear, cell) {
+    pick_cell: function (click, rows, columns, clear, figure, cell) {
       const context = dc.callback_context;
       const cause = context.triggered.length ? context.triggered[0].prop_id : "";
       if (cause.startsWith("sweep-clear")) return clear ? [] : SKIP();
       if (!cause.startsWith("sweep-picture")) return cell && cell.length ? [] : SKIP();
-      const point = click && click.points.length ? click.points[0].customdata : null;
-      if (!point) return SKIP();
-      const found = point.slice(0, 2);
+      const point = click && click.points.length ? click.points[0] : null;
+      if (!point || !figure) return SKIP();
+      const found = figure.data[0].customdata[point.y][point.x].slice(0, 2);
       return cell && cell.join("\n") === found.join("\n") ? [] : found;
     },
 
