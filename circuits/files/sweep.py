@@ -93,13 +93,13 @@ def read_file(path: Path, key: str) -> Unit:
 
 def read_failure(key: str, told: Mapping[str, Any]) -> Unit:
     """A unit that failed, from what its folder tells of it."""
+    reason = " ".join(f"{told.get('status', 'failed')}: {told.get('reason', '')}".split())
     settings = told.get("settings")
+    if not isinstance(settings, Mapping):  # an earlier version's record
+        return Unit(key, error=reason)
     names = ("verb", "model", "dtype")
     known = {name: told[name] for name in names if isinstance(told.get(name), str)}
-    if isinstance(settings, Mapping):
-        known |= settings_of({"settings": settings})
-    reason = f"{told.get('status', 'failed')}: {told.get('reason', '')}"
-    return _unit(key, known, {}, "", " ".join(reason.split()))
+    return _unit(key, known | settings_of({"settings": settings}), {}, "", reason)
 
 
 def read_table(folder: Path) -> dict[str, tuple[str, Unit]]:

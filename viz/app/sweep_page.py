@@ -19,7 +19,6 @@ from viz.matrix import (
     chosen,
     in_order,
     matrix_of,
-    numbers_in,
     settings_in,
     value_of,
     varying,
@@ -36,7 +35,6 @@ FILTER = "sweep-filter"
 def sweep_page(library: Library, entry: Entry, state: ViewState) -> html.Div:
     """Filters and matrix at the left; the chosen cell's units, and what failed, at the right."""
     sweep = library.sweep(entry.id).look()
-    values = settings_in(sweep.units)
     picture, units = views(library, entry, sweep, state)
     notes = []
     if sweep.unread:
@@ -53,7 +51,7 @@ def sweep_page(library: Library, entry: Entry, state: ViewState) -> html.Div:
                         parts.visible(sweep.said()),
                         *map(parts.note, notes),
                     ),
-                    controls(sweep, values, state) if values else None,
+                    controls(sweep, state) if sweep.values else None,
                     html.Div(picture, id="sweep-matrix", className="picture-pane scroll"),
                 ],
                 className="centre",
@@ -74,11 +72,12 @@ def sweep_page(library: Library, entry: Entry, state: ViewState) -> html.Div:
     )
 
 
-def controls(sweep: Sweep, values: Mapping[str, Sequence[str]], state: ViewState) -> html.Div:
+def controls(sweep: Sweep, state: ViewState) -> html.Div:
     """Which number, which rows and columns, and a filter for every setting that varies."""
+    values = sweep.values
     row, column = chosen_axes(values, state)
     names = list(dict.fromkeys((*varying(values), row, column)))
-    numbers = numbers_in(sweep.units)
+    numbers = sweep.numbers
     where = dict(state.where)
     fields = [
         _field("Number", _dropdown("sweep-number", numbers, number_of(numbers, state), False)),
@@ -103,8 +102,8 @@ def views(
     library: Library, entry: Entry, sweep: Sweep, state: ViewState
 ) -> tuple[list[Any], list[Any]]:
     """The matrix of what the filters leave, and the list of the chosen cell's units."""
-    values = settings_in(sweep.units)
-    numbers = numbers_in(sweep.units)
+    values = sweep.values
+    numbers = sweep.numbers
     row, column = chosen_axes(values, state)
     number = number_of(numbers, state)
     units = chosen(sweep.units, dict(state.where))

@@ -15,6 +15,7 @@ from threading import RLock, Thread
 
 from circuits.files.sweep import Unit, counted, read_failure, read_file, read_table, unit_files
 from circuits.files.units import Store
+from viz.matrix import numbers_in, settings_in
 
 PATIENCE = 2.0
 """Seconds that a page waits for units to be read."""
@@ -40,6 +41,16 @@ class Sweep:
     def bad(self) -> list[Unit]:
         """Units that failed or are damaged."""
         return [unit for unit in self.units if unit.error]
+
+    @cached_property
+    def values(self) -> dict[str, list[str]]:
+        """The values of every setting of its units."""
+        return settings_in(self.units)
+
+    @cached_property
+    def numbers(self) -> list[str]:
+        """The names of its units' numbers."""
+        return numbers_in(self.units)
 
     @property
     def models(self) -> list[str]:
