@@ -22,7 +22,7 @@ from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, Option
 from circuits.base.origin import SUMMARY, mixed
 from circuits.base.records import read_json
 from circuits.files.kinds import DAMAGED, KINDS, OTHER, SWEEP, Kind, find_kind, named
-from circuits.files.sweep import is_sweep, unit_files
+from circuits.files.sweep import is_sweep, mark_text, unit_files
 from circuits.files.units import SUFFIX, Store
 from viz.app.sweeps import SweepReader
 
@@ -104,7 +104,7 @@ class Library:
         with self._lock:
             if result in self._live:
                 return self._live[result][0]
-            if result in self._units:
+            if result in self._units and self._untouched(self._units[result]):
                 return self._units[result]
             if result not in self._entries and result not in self._sweeps:
                 self.entries()
@@ -127,15 +127,22 @@ class Library:
         path = Store(self.sweep(sweep).folder).path(key)
         return _id(path.relative_to(self.root).as_posix())
 
+    def _untouched(self, unit: Entry) -> bool:
+        """Whether a sweep's unit is as it was when it was last opened."""
+        assert self.root is not None, "a sweep has a folder"
+        try:
+            return bool(mark_text(self.root / unit.name) == unit.about["stamp"])
+        except OSError:
+            return False
+
     def _unit(self, result: str) -> Entry:
         """The entry of a sweep's unit, which the list does not have."""
         for _, reader in self._sweeps.values():
             assert self.root is not None, "a sweep has a folder"
-            for key, path, mark in unit_files(reader.folder):
+            for _, path, mark in unit_files(reader.folder):
                 name = path.relative_to(self.root).as_posix()
                 if _id(name) == result:
-                    stamp = {"stamp": mark, "key": key}
-                    entry = self._read(Entry(result, name, OTHER, stamp))
+                    entry = self._read(Entry(result, name, OTHER, {"stamp": mark}))
                     self._units[result] = entry
                     return entry
         raise OptionError("there is no such result in this folder")
