@@ -22,13 +22,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 import numpy as np
 
 from circuits.base.arrays import ContentError, read_intact
 from circuits.base.display import Summary
-from circuits.base.errors import UnitError
+from circuits.base.errors import StoreError, UnitError
 from circuits.base.plain import plain
 from circuits.base.results import Result
 from circuits.base.writing import atomic_write, save_json, to_json
@@ -149,6 +149,14 @@ class Store:
             tries += int(json.loads(path.read_text(encoding="utf-8"))["tries"])
         save_json({**record, "tries": tries}, path)
 
+    def forgive(self, key: str) -> None:
+        """Forget why a unit failed: it is done. StoreError where nothing can be changed there."""
+        path = self.error_path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be removed: {error.strerror}") from None
+
     def keys(self) -> Iterator[str]:
         """Keys of all units that have a file, whole or not."""
         return (key for key, _ in self.files())
@@ -197,12 +205,16 @@ class Store:
                     if isinstance(found, dict):
                         yield found
 
-    def new_log(self) -> Path:
-        """A file for this process's log, of its own."""
+    def new_log(self) -> tuple[Path, TextIO]:
+        """A file for this process's log, of its own, open; StoreError where there can be none."""
         logs = self.folder / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
         host = "".join(char for char in platform.node() if char.isalnum())[:32]
-        return logs / f"{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+        path = logs / f"{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+            return path, path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def mark_of(file: os.DirEntry[str] | Path) -> list[int]:

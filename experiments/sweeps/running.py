@@ -105,11 +105,7 @@ def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> To
     check_writable(plan.folder)
     told = Told(len(plan.missing))
     _store_plan(plan)
-    log = store.new_log()
-    try:
-        file = log.open("a", encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{log}: cannot be written: {error.strerror}") from None
+    log, file = store.new_log()
     with file:
 
         def report(outcome: Outcome) -> None:
@@ -118,7 +114,7 @@ def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> To
             told.counts[outcome.status] += 1
             told.by_model[job.work.model.name][outcome.status] += 1
             if outcome.status == Status.DONE:
-                store.error_path(job.key).unlink(missing_ok=True)
+                store.forgive(job.key)
             else:
                 work = job.work
                 what = {"dtype": work.model.dtype, "settings": dict(work.settings)}
