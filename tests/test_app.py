@@ -153,6 +153,7 @@ def test_a_missing_or_empty_folder_has_no_results(tmp_path):
 # --- links ---------------------------------------------------------------------------------------
 
 NAMES = st.text("abcmh0123.<>-", min_size=1, max_size=12)
+ANY = st.text("a~:;%&=,/ é<", min_size=1, max_size=8)
 LISTS = st.lists(NAMES, max_size=4, unique=True).map(tuple)
 STATES = st.builds(
     ViewState,
@@ -172,6 +173,12 @@ STATES = st.builds(
     ),
     prompt=st.text("The capital of?=&%#+;é", max_size=30),
     off=LISTS,
+    rows=NAMES,
+    number=NAMES,
+    where=st.dictionaries(ANY, st.lists(ANY, min_size=1, max_size=3, unique=True).map(tuple)).map(
+        lambda found: tuple(found.items())
+    ),
+    cell=st.just(()) | st.tuples(ANY, ANY),
 )
 
 

@@ -16,6 +16,7 @@ import yaml
 
 import knowledge_circuits as kc
 from circuits.base.errors import FileFormatError, OptionError, StoreError, UnitError
+from circuits.files.units import Record, Store, digest, flat, read_unit
 from experiments.analyses.engine.parts import Shard
 from experiments.cli.main import main
 from experiments.executors.base import Executing, ExecutorKind, Workplace
@@ -23,7 +24,6 @@ from experiments.sweeps import plan as planning
 from experiments.sweeps.plan import UnitJob, planned
 from experiments.sweeps.running import Told, plan, run, status
 from experiments.sweeps.spec import parse_spec, read_spec
-from experiments.sweeps.store import Record, Store, digest, flat, read_unit
 from experiments.sweeps.table import rows, write_table
 from experiments.sweeps.verbs import VERBS
 

@@ -152,10 +152,12 @@ KINDS: dict[str, Kind] = _kinds(
         "rows",
         says="Bars: value-weighted attention from the last token; below, the tokens heads write.",
     ),
-    Kind("sweep unit", "experiments.sweeps.store:Record", view="rows", label="unit of a sweep"),
+    Kind("sweep unit", "circuits.files.units:Record", view="rows", label="unit of a sweep"),
     Kind("weight-delta", "circuits.edits.edit:WeightDelta", label="edit"),
     Kind("second-moments", "circuits.edits.parts.moments:Moments", label="second moments"),
 )
+SWEEP = Kind("sweep", view="sweep")
+"""A folder of units, which is no file of its own."""
 OTHER = Kind("other", label="file")
 DAMAGED = Kind("damaged")
 

@@ -177,5 +177,6 @@ def attempt(job: Job, index: int, place: Workplace) -> Outcome:
         status, reason = Status.FAILED, str(error)
     except Exception as error:
         status, trace = Status.FAILED, traceback.format_exc()
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        said = ": ".join(part for part in (type(error).__name__, str(error)) if part)
+        reason = " ".join(said.split())
     return Outcome(index, status, round(time.perf_counter() - start, 3), reason, trace)

@@ -18,9 +18,9 @@ from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.plain import plain
 from circuits.base.records import read_json
 from circuits.base.writing import save_json
+from circuits.files.units import Store
 from experiments.executors.base import Job, Workplace
 from experiments.sweeps.spec import ModelSpec, Work
-from experiments.sweeps.store import Store
 from experiments.sweeps.verbs import decisive, forget, verb
 
 SCHEMA = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +14,12 @@ from typing import Any
 from circuits.base.errors import StoreError
 from circuits.base.origin import check_writable
 from circuits.base.writing import save_json, to_json
+from circuits.files.sweep import counted
+from circuits.files.units import Store
 from experiments.analyses.engine.parts import Shard
 from experiments.executors.base import Executing, Outcome, Status, execute
 from experiments.sweeps.plan import UnitJob, planned
 from experiments.sweeps.spec import Spec
-from experiments.sweeps.store import Store
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,7 @@ def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> To
     check_writable(plan.folder)
     told = Told(len(plan.missing))
     _store_plan(plan)
-    log = store.new_log()
-    try:
-        file = log.open("a", encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{log}: cannot be written: {error.strerror}") from None
+    log, file = store.new_log()
     with file:
 
         def report(outcome: Outcome) -> None:
@@ -118,9 +114,11 @@ def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> To
             told.counts[outcome.status] += 1
             told.by_model[job.work.model.name][outcome.status] += 1
             if outcome.status == Status.DONE:
-                store.error_path(job.key).unlink(missing_ok=True)
+                store.forgive(job.key)
             else:
-                store.fail(job.key, {**event, "trace": outcome.trace})
+                work = job.work
+                what = {"dtype": work.model.dtype, "settings": dict(work.settings)}
+                store.fail(job.key, {**event, **what, "trace": outcome.trace})
             try:
                 file.write(to_json(event) + "\n")
                 file.flush()
@@ -153,18 +151,6 @@ def _store_plan(plan: Plan) -> None:
         save_json({"units": units}, path)
 
 
-def planned_units(folder: Path) -> dict[str, tuple[str, str, str]]:
-    """Verb, model and label of every unit that was ever planned in a folder, by key."""
-    found: dict[str, tuple[str, str, str]] = {}
-    for path in sorted((folder / "plans").glob("*.json")):
-        try:
-            units = json.loads(path.read_text(encoding="utf-8"))["units"]
-            found |= {key: (verb, model, label) for key, verb, model, label in units}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return found
-
-
 def mean_seconds(store: Store) -> dict[tuple[str, str], float]:
     """How long a unit took, by verb and model, over all that were done."""
     sums: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -177,16 +163,11 @@ def mean_seconds(store: Store) -> dict[tuple[str, str], float]:
 def status(folder: Path) -> dict[str, Any]:
     """How far a sweep is, by model and verb: units planned, stored, failed, seconds a unit."""
     store = Store(folder)
-    units = planned_units(folder)
+    units = store.planned()
     stored = set(store.keys())
     errors = store.errors()
     seconds = mean_seconds(store)
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for key, (verb, model, _) in units.items():
-        row = rows.setdefault((model, verb), {"planned": 0, "done": 0, "failed": 0})
-        row["planned"] += 1
-        row["done"] += key in stored
-        row["failed"] += key in errors and key not in stored
+    rows = counted(units, stored, set(errors))
     for (model, verb), row in rows.items():
         row["seconds"] = seconds.get((verb, model))
     return {

@@ -11,23 +11,22 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from circuits.base.errors import FileFormatError
+from circuits.files.sweep import FILE, SETTING, TABLE, mark_text, numbers_of, settings_of
+from circuits.files.units import Store, read_unit
 from experiments.analyses.engine.parts import PARTS
-from experiments.sweeps.store import Store, flat, read_unit
 
-TABLE = "table.parquet"
 AT_ONCE = 4000
 """Units that are held in memory together."""
-_DROPPED = ("provenance.", "values.provenance.")
-"""Where a number comes from is told in its unit's file."""
 
 
 def rows(folder: Path) -> Iterator[dict[str, Any]]:
     """One record a stored unit; a unit whose file is damaged says so under `damaged`."""
     store = Store(folder)
-    for key in store.keys():  # noqa: SIM118 - it is no mapping
-        unit = read_unit(store.path(key), key)
+    for key, entry in store.files():
+        mark = mark_text(entry)
+        unit = read_unit(Path(entry.path), key)
         if unit is None:
-            yield {"key": key, "damaged": True}
+            yield {"key": key, "damaged": True, FILE: mark}
             continue
         yield {
             "key": key,
@@ -36,8 +35,9 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
             "dtype": unit["dtype"],
             "left_out": unit["left_out"],
             "damaged": False,
-            **{f"settings.{name}": value for name, value in _settings(unit).items()},
-            **_numbers(unit["values"]),
+            FILE: mark,
+            **{f"{SETTING}{name}": value for name, value in settings_of(unit).items()},
+            **numbers_of(unit["values"]),
         }
     yield from _parts(folder)
 
@@ -119,17 +119,6 @@ def _conversion(kinds: set[type]) -> Any:
     return float if kinds <= {int, float} else str
 
 
-def _settings(unit: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: ", ".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in unit["settings"].items()
-    }
-
-
-def _numbers(values: Any) -> dict[str, Any]:
-    return {name: value for name, value in flat(values).items() if not name.startswith(_DROPPED)}
-
-
 def _parts(folder: Path) -> Iterator[dict[str, Any]]:
     """Units of analyses and benchmarks, which their folders hold."""
     for path in sorted((folder / "runs").glob(f"*/{PARTS}/*.json")):
@@ -146,5 +135,5 @@ def _parts(folder: Path) -> Iterator[dict[str, Any]]:
             "run": path.parent.parent.name,
             "left_out": left_out,
             "damaged": False,
-            **_numbers(value or {}),
+            **numbers_of(value or {}),
         }

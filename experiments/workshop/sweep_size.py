@@ -1,4 +1,5 @@
-"""What so many units of a sweep cost beside their work: planning, storing, resuming, the table.
+"""What so many units of a sweep cost beside their work: planning, storing, resuming, the table,
+and the app's page.
 
 The units are empty: edits that are planned as always and stored as records of a few numbers.
 """
@@ -14,11 +15,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+from circuits.files.units import Store
 from experiments.sweeps.plan import UnitJob
 from experiments.sweeps.running import Plan, plan, status
 from experiments.sweeps.spec import parse_spec
-from experiments.sweeps.store import Store
 from experiments.sweeps.table import write_table
+from viz.app.context import Context
+from viz.app.library import Library
+from viz.app.routes import page_of
+from viz.app.state import ViewState
 
 MODEL = "facts-gpt2"
 PARTS = 24
@@ -44,8 +49,21 @@ def main() -> None:
         assert not again.missing
         _timed("plan again", lambda: _plan(given.units, folder))
         _timed("status", lambda: status(folder))
+        _timed("the app's page", lambda: _page(folder))
         path, rows = _timed("table", lambda: write_table(folder))
         print(f"{rows} rows, {path.stat().st_size / 2**20:.0f} MiB")
+        context = _timed("the app's page, from the table", lambda: _page(folder))
+        _timed("the app's page again", lambda: page_of(context, ViewState(), "", {}))
+
+
+def _page(folder: Path) -> Context:
+    """The page of a server that has just started, with all units read."""
+    context = Context(Library(folder))
+    (entry,) = context.library.entries()
+    while context.library.sweep(entry.id).look(60).unread:
+        pass
+    page_of(context, ViewState(), "", {})
+    return context
 
 
 def _plan(units: int, folder: Path) -> Plan:

@@ -7,7 +7,7 @@ from typing import Any
 from dash import dcc, html
 
 from circuits.base.errors import KnowledgeCircuitsError
-from circuits.files.kinds import DAMAGED
+from circuits.files.kinds import DAMAGED, SWEEP
 from circuits.graph.circuit import Circuit
 from viz.app import parts
 from viz.app.circuit_page import subtitle, summary_of
@@ -99,6 +99,10 @@ def preview(context: Context, result: str) -> list[Any]:
     head: list[Any] = [html.Div([html.H2(parts.visible(entry.name)), link], className="heading")]
     if entry.kind is DAMAGED:
         return [head[0].children[0], parts.note(f"This file {entry.error}.", "error")]
+    if entry.kind is SWEEP:
+        sweep = context.library.sweep(result).look()
+        models = ", ".join(sweep.models)
+        return [*head, html.P(parts.visible(sweep.said())), parts.pairs([("models", models)])]
     head.append(html.P(entry.kind.shown, className="what"))
     try:
         value = context.library.value(result)

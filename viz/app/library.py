@@ -21,13 +21,17 @@ from circuits.base.arrays import describe_file
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError
 from circuits.base.origin import SUMMARY, mixed
 from circuits.base.records import read_json
-from circuits.files.kinds import DAMAGED, KINDS, OTHER, Kind, find_kind, named
+from circuits.files.kinds import DAMAGED, KINDS, OTHER, SWEEP, Kind, find_kind, named
+from circuits.files.sweep import is_sweep, mark_text, unit_files
+from circuits.files.units import SUFFIX, Store
+from viz.app.sweeps import SweepReader
 
-SUFFIX = ".kc.safetensors"
 MAX_BYTES = 64 * 2**20
 MAX_FILES = 2000
 MAX_DEPTH = 8
 KEPT_OPEN = 12
+OF_SWEEPS = ("units", "errors", "plans", "logs")
+"""Folders of a sweep whose files are no lines of the list."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +76,13 @@ class Library:
         self.n_found = 0
         self._entries: dict[str, Entry] = {}
         self._live: dict[str, tuple[Entry, Any]] = {}
+        self._sweeps: dict[str, tuple[Entry, SweepReader]] = {}
+        self._units: dict[str, Entry] = {}
         self._open: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
         self._lock = RLock()
 
     def entries(self) -> list[Entry]:
-        """Look at the folder again; live results first, then by kind and name."""
+        """Look at the folder again; live results first, then sweeps, then by kind and name."""
         found = list(self._found()) if self.root is not None else []
         with self._lock:
             known = self._entries
@@ -87,6 +93,7 @@ class Library:
                 for entry in found
             }
             live = [entry for entry, _ in reversed(self._live.values())]
+            live += [entry for entry, _ in self._sweeps.values()]
             files = sorted(
                 self._entries.values(), key=lambda entry: (_place(entry.kind), entry.name)
             )
@@ -97,11 +104,48 @@ class Library:
         with self._lock:
             if result in self._live:
                 return self._live[result][0]
-            if result not in self._entries:
+            if result in self._units and self._untouched(self._units[result]):
+                return self._units[result]
+            if result not in self._entries and result not in self._sweeps:
                 self.entries()
-            if result not in self._entries:
-                raise OptionError("there is no such result in this folder")
-            return self._entries[result]
+            if result in self._sweeps:
+                return self._sweeps[result][0]
+            if result in self._entries:
+                return self._entries[result]
+            return self._unit(result)
+
+    def sweep(self, result: str) -> SweepReader:
+        """The units of a sweep; OptionError where the server gave out no such id for one."""
+        entry = self.entry(result)
+        if entry.kind is not SWEEP:
+            raise OptionError(f"{entry.name} is no sweep")
+        return self._sweeps[result][1]
+
+    def unit_id(self, sweep: str, key: str) -> str:
+        """The id of a sweep's unit, which opens its file like any result's."""
+        assert self.root is not None, "a sweep has a folder"
+        path = Store(self.sweep(sweep).folder).path(key)
+        return _id(path.relative_to(self.root).as_posix())
+
+    def _untouched(self, unit: Entry) -> bool:
+        """Whether a sweep's unit is as it was when it was last opened."""
+        assert self.root is not None, "a sweep has a folder"
+        try:
+            return bool(mark_text(self.root / unit.name) == unit.about["stamp"])
+        except OSError:
+            return False
+
+    def _unit(self, result: str) -> Entry:
+        """The entry of a sweep's unit, which the list does not have."""
+        for _, reader in self._sweeps.values():
+            assert self.root is not None, "a sweep has a folder"
+            for _, path, mark in unit_files(reader.folder):
+                name = path.relative_to(self.root).as_posix()
+                if _id(name) == result:
+                    entry = self._read(Entry(result, name, OTHER, {"stamp": mark}))
+                    self._units[result] = entry
+                    return entry
+        raise OptionError("there is no such result in this folder")
 
     def add(self, name: str, kind: Kind, value: Any, about: Mapping[str, Any]) -> Entry:
         """Keep a result that was made here; the same name takes the place of an earlier one."""
@@ -205,12 +249,18 @@ class Library:
         """Files that may be results, no links; the first `MAX_FILES`, but all are counted."""
         assert self.root is not None
         count = 0
+        sweeps: dict[str, tuple[Entry, SweepReader]] = {}
         for folder, folders, files in os.walk(self.root, followlinks=False):
             place = Path(folder)
             depth = len(place.relative_to(self.root).parts)
             folders[:] = sorted(
                 name for name in folders if not name.startswith(".") and depth < MAX_DEPTH
             )
+            if is_sweep(place):
+                folders[:] = [name for name in folders if name not in OF_SWEEPS]
+                entry = self._sweep(place)
+                reader = self._sweeps.get(entry.id, (entry, SweepReader(place)))[1]
+                sweeps[entry.id] = entry, reader
             for name in sorted(files):
                 path = place / name
                 if not name.endswith(SUFFIX) or path.is_symlink():
@@ -225,7 +275,15 @@ class Library:
                 count += 1
                 if count <= MAX_FILES:
                     yield Entry(_id(relative), relative, OTHER, stamp)
-        self.n_found = count
+        self.n_found = count + len(sweeps)
+        self._sweeps = sweeps
+
+    def _sweep(self, place: Path) -> Entry:
+        """One line for a whole sweep."""
+        assert self.root is not None, "a sweep has a folder"
+        relative = place.relative_to(self.root).as_posix()
+        name = self.root.name if relative == "." else relative
+        return Entry(_id(f"sweep:{relative}"), name, SWEEP)
 
 
 def _id(name: str) -> str:
@@ -271,5 +329,5 @@ def _load(kind: Kind, path: Path) -> Any:
 
 def _place(kind: Kind) -> int:
     """Where a kind stands in the list: as in the table, then other files, then damaged ones."""
-    order = [*KINDS, OTHER.name, DAMAGED.name]
+    order = [SWEEP.name, *KINDS, OTHER.name, DAMAGED.name]
     return order.index(kind.name)

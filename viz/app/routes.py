@@ -10,7 +10,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.exceptions import PreventUpdate
 
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
-from circuits.files.kinds import DAMAGED
+from circuits.files.kinds import DAMAGED, SWEEP
 from viz.app import parts, plain_pages, try_page
 from viz.app.browse_page import browse_page
 from viz.app.circuit_page import circuit_work
@@ -19,6 +19,7 @@ from viz.app.difference_page import difference_work, extra_of
 from viz.app.exports import DATA, PICTURES, formats_of
 from viz.app.library import Entry
 from viz.app.state import ViewState, parse_state
+from viz.app.sweep_page import sweep_page
 from viz.app.workspace import workspace
 
 
@@ -96,10 +97,14 @@ def page_of(
     if not state.r:
         alone = context.library.root is None  # a notebook's: the result that it was opened on
         entry = next((each for each in entries if alone or each.kind.view == "circuit"), None)
+        if entry is None and len(entries) == 1 and entries[0].kind is SWEEP:
+            entry = entries[0]
         if entry is None or state.view not in ("", entry.kind.view):
             return browse_page(context, state), None, "Results"
     else:
         entry = context.library.entry(state.r)
+    if entry.kind is SWEEP:
+        return sweep_page(context.library, entry, state), entry, entry.name
     if entry.kind is DAMAGED:
         return error_page(f"{entry.name} {entry.error}."), None, "Damaged file"
     return _result_page(context, entry, state), entry, entry.name

@@ -13,7 +13,7 @@ from dash import Dash, dcc, html
 from werkzeug.exceptions import HTTPException
 
 from circuits.base.errors import OptionError
-from viz.app import callbacks, parts, routes
+from viz.app import callbacks, parts, routes, sweep_callbacks
 from viz.app.context import Context
 from viz.app.security import secure
 from viz.app.state import ViewState
@@ -92,6 +92,7 @@ def make_app(
     )
     routes.register(app, context)
     callbacks.register(app, context)
+    sweep_callbacks.register(app, context)
     app.server.register_error_handler(Exception, _refused)
     return app
 

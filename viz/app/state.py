@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, unquote
 
-VIEWS = ("browse", "circuit", "difference", "trace", "lens", "rows", "record", "try")
+VIEWS = ("browse", "circuit", "difference", "trace", "lens", "rows", "record", "sweep", "try")
 LONGEST = 400
 LONGEST_QUERY = 8000
 MOST_EDGES = 2000
@@ -24,6 +24,8 @@ class ViewState:
     """What a URL says. Empty texts and tuples are "not said"; `n` 0 is the view's default.
 
     `groups` are pinned nodes by name of their group; `off` what is switched off in "Try it".
+    Of a sweep, `rows` and `columns` are settings, `number` is shown, `where` are the wanted values
+    of settings, and `cell` the values of the chosen cell's row and column.
     """
 
     view: str = ""
@@ -46,6 +48,11 @@ class ViewState:
     answer: str = ""
     target: str = ""
     off: tuple[str, ...] = ()
+    rows: str = ""
+    columns: str = ""
+    number: str = ""
+    where: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    cell: tuple[str, ...] = ()
 
     def search(self, **changes: Any) -> str:
         """The query string, `?` included; what is at its default is left out."""
@@ -86,6 +93,10 @@ def _as_text(name: str, value: Any) -> str:
         return f"{value[0]}-{value[1]}"
     if name == "groups":
         return ";".join(f"{_inner(title)}:{'~'.join(nodes)}" for title, nodes in value)
+    if name == "where":
+        return ";".join(f"{_coded(each)}:{_listed(values)}" for each, values in value)
+    if name == "cell":
+        return _listed(value)
     if isinstance(value, tuple):
         return "~".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -94,6 +105,19 @@ def _as_text(name: str, value: Any) -> str:
 def _inner(title: str) -> str:
     """A group's name without the characters that part groups and nodes."""
     return "".join(" " if char in ":;~" else char for char in title)
+
+
+def _coded(text: str) -> str:
+    """A setting's name or value without the characters that part them."""
+    return quote(text, safe="").replace("~", "%7E")
+
+
+def _listed(values: tuple[str, ...]) -> str:
+    return "~".join(map(_coded, values))
+
+
+def _unlisted(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(unquote(part)[:LONGEST] for part in text.split("~") if part))
 
 
 def _from_text(name: str, value: str) -> Any:
@@ -116,6 +140,15 @@ def _from_text(name: str, value: str) -> Any:
         raise ValueError("no such view")
     if name == "groups":
         return _groups(value)
+    if name == "where":
+        parted = (part.partition(":") for part in value.split(";") if part)
+        found = {unquote(each)[:LONGEST]: _unlisted(values) for each, _, values in parted}
+        return tuple((each, values[:MOST_NAMES]) for each, values in found.items() if values)
+    if name == "cell":
+        cell = tuple(unquote(part)[:LONGEST] for part in value.split("~"))
+        if len(cell) != 2:
+            raise ValueError("a cell is a row and a column")
+        return cell
     if name in ("role", "kind", "hide", "off"):
         return tuple(dict.fromkeys(part[:LONGEST] for part in value.split("~") if part))[
             :MOST_NAMES

@@ -341,6 +341,30 @@
       return SKIP();
     },
 
+    /* A click on a cell of a sweep chooses it, a second one lets it go; other axes, other cells. */
+    pick_cell: function (click, rows, columns, clear, figure, cell) {
+      const context = dc.callback_context;
+      const cause = context.triggered.length ? context.triggered[0].prop_id : "";
+      if (cause.startsWith("sweep-clear")) return clear ? [] : SKIP();
+      if (!cause.startsWith("sweep-picture")) return cell && cell.length ? [] : SKIP();
+      const point = click && click.points.length ? click.points[0] : null;
+      if (!point || !figure) return SKIP();
+      const found = figure.data[0].customdata[point.y][point.x].slice(0, 2);
+      return cell && cell.join("\n") === found.join("\n") ? [] : found;
+    },
+
+    keep_sweep: function (number, rows, columns, picked, cell, ids) {
+      const code = (text) => encodeURIComponent(text).replace(/[!'()*~]/g,
+        (char) => "%" + char.charCodeAt(0).toString(16).toUpperCase());
+      const list = (values) => [].concat(values).map(code).join("~");
+      const where = ids.map((id, place) => [id.name, picked[place]])
+        .filter((each) => each[1] && each[1].length)
+        .map((each) => code(each[0]) + ":" + list(each[1]));
+      remember({ rows: rows, columns: columns, number: number, where: where.join(";"),
+        cell: cell && cell.length ? list(cell) : null });
+      return SKIP();
+    },
+
     /* A form's words become a link, so that every question can be sent to someone. */
     submit: function (clicks, s1, s2, s3, model, prompt, subject, answer) {
       if (!(clicks || s1 || s2 || s3)) return SKIP();

@@ -22,13 +22,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 import numpy as np
 
 from circuits.base.arrays import ContentError, read_intact
 from circuits.base.display import Summary
-from circuits.base.errors import UnitError
+from circuits.base.errors import StoreError, UnitError
 from circuits.base.plain import plain
 from circuits.base.results import Result
 from circuits.base.writing import atomic_write, save_json, to_json
@@ -36,6 +36,7 @@ from circuits.base.writing import atomic_write, save_json, to_json
 UNIT = "unit"
 """Where a result's origin tells the unit."""
 SUFFIX = ".kc.safetensors"
+_DAMAGED = {"reason": "the record of this failure is damaged", "status": "failed"}
 VOLATILE = ("seconds", "created", "commit")
 """What differs between two runs of the same unit, and is no part of its result."""
 
@@ -107,9 +108,8 @@ class Store:
             known = {}
         found: dict[str, list[int]] = {}
         read = False
-        for key, entry in self._files():
-            state = entry.stat()
-            mark = [state.st_size, state.st_mtime_ns, state.st_ino]
+        for key, entry in self.files():
+            mark = mark_of(entry)
             if known.get(key) != mark:
                 read = True
                 if read_unit(Path(entry.path), key) is None:
@@ -149,11 +149,20 @@ class Store:
             tries += int(json.loads(path.read_text(encoding="utf-8"))["tries"])
         save_json({**record, "tries": tries}, path)
 
+    def forgive(self, key: str) -> None:
+        """Forget why a unit failed: it is done. StoreError where nothing can be changed there."""
+        path = self.error_path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be removed: {error.strerror}") from None
+
     def keys(self) -> Iterator[str]:
         """Keys of all units that have a file, whole or not."""
-        return (key for key, _ in self._files())
+        return (key for key, _ in self.files())
 
-    def _files(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    def files(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Keys of all units that have a file, with the file."""
         units = self.folder / "units"
         for shelf in sorted(os.listdir(units)) if units.is_dir() else ():
             with os.scandir(units / shelf) as entries:
@@ -165,10 +174,23 @@ class Store:
         """Failures by key."""
         found = {}
         for path in sorted((self.folder / "errors").glob("*.json")):
-            try:
-                found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                found[path.stem] = {"reason": "the record is damaged", "status": "failed"}
+            told: Any = None
+            with suppress(OSError, ValueError, RecursionError):
+                told = json.loads(path.read_text(encoding="utf-8"))
+            whole = isinstance(told, dict) and isinstance(told.get("reason"), str)
+            found[path.stem] = told if whole else dict(_DAMAGED)
+        return found
+
+    def planned(self) -> dict[str, tuple[str, str, str]]:
+        """Verb, model and label of every unit that was ever planned here, by key."""
+        found: dict[str, tuple[str, str, str]] = {}
+        for path in sorted((self.folder / "plans").glob("*.json")):
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+                units = json.loads(path.read_text(encoding="utf-8"))["units"]
+                found |= {
+                    str(key): (str(verb), str(model), str(label))
+                    for key, verb, model, label in units
+                }
         return found
 
     def logged(self) -> Iterator[dict[str, Any]]:
@@ -183,12 +205,22 @@ class Store:
                     if isinstance(found, dict):
                         yield found
 
-    def new_log(self) -> Path:
-        """A file for this process's log, of its own."""
+    def new_log(self) -> tuple[Path, TextIO]:
+        """A file for this process's log, of its own, open; StoreError where there can be none."""
         logs = self.folder / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
         host = "".join(char for char in platform.node() if char.isalnum())[:32]
-        return logs / f"{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+        path = logs / f"{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+            return path, path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def mark_of(file: os.DirEntry[str] | Path) -> list[int]:
+    """What tells whether a file was touched: size, time and place."""
+    state = file.stat()
+    return [state.st_size, state.st_mtime_ns, state.st_ino]
 
 
 def read_unit(path: Path, key: str) -> dict[str, Any] | None:
