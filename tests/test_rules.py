@@ -302,25 +302,22 @@ def test_atp_star_says_what_it_cannot_do(pairs):
         scores(one, equal_length_pairs(one), "atp-star")
 
 
-def test_an_ensemble_is_the_mean_of_its_members_ranks_or_scores(model, pairs):
-    def member(name: str) -> np.ndarray:
-        return score_edges(model, pairs, asked(name), keep_pairs=True).per_pair
-
+def test_an_ensemble_is_the_mean_of_its_members_scores_or_ranks(model, pairs):
     of = ("eap", "gim")
-    parts = [member(name) for name in of]
-    ranks = scores(model, pairs, "ensemble", {"of": of}).values
-    scaled = scores(model, pairs, "ensemble", {"of": of, "by": "scores"}).values
-    expected = np.mean([p / np.sqrt((p**2).mean(1, keepdims=True)) for p in parts], (0, 1))
-    assert close(scaled, expected)
-    n = parts[0].shape[1]
-    sizes = [np.abs(p) for p in parts]
-    order = [
-        (s[:, :, None] > s[:, None]).sum(2) + (s[:, :, None] == s[:, None]).sum(2) / 2 + 0.5
-        for s in sizes
-    ]
-    signed = sum(np.sign(p) * r for p, r in zip(parts, order, strict=True))
-    expected = (np.where(signed < 0, -1, 1) * sum(order) / (2 * n)).mean(0)
-    np.testing.assert_allclose(ranks, expected, atol=1e-5)
+    found = [score_edges(model, pairs, asked(name), keep_pairs=True) for name in of]
+    sizes = [np.sqrt((each.values**2).mean()) for each in found]
+    scaled = score_edges(model, pairs, asked("ensemble", {"of": of}), keep_pairs=True)
+    for kept in ("values", "per_pair"):
+        parts = [getattr(each, kept) / size for each, size in zip(found, sizes, strict=True)]
+        assert close(getattr(scaled, kept), np.mean(parts, 0), 1e-5)
+    plain = [np.abs(each.values) for each in found]
+    order = [(s[:, None] > s).sum(1) + (s[:, None] == s).sum(1) / 2 + 0.5 for s in plain]
+    votes = sum(np.sign(each.values) * rank for each, rank in zip(found, order, strict=True))
+    expected = np.where(votes < 0, -1, 1) * sum(order) / (2 * len(order[0]))
+    ranks = {"of": of, "by": "ranks"}
+    np.testing.assert_allclose(scores(model, pairs, "ensemble", ranks).values, expected, atol=1e-5)
+    with pytest.raises(OptionError, match="`by` scores"):
+        score_edges(model, pairs, asked("ensemble", ranks), keep_pairs=True)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
-"""Several locators joined: the mean of the ranks of their scores, or of the scores themselves.
+"""Several locators joined: the mean of their scores on one scale, or of the ranks of their scores.
 
-For each pair of prompts and each locator l with scores x_l over the E edges:
+For locators l with scores x_l, the mean over pairs, over the E edges:
 
+- by scores, mean_l x_l / sqrt(mean over edges of x_l^2), which also holds pair by pair;
 - by ranks, r_l = (rank of |x_l| from the smallest, ties at their mean) / E, which is in (0, 1]; the
-  score of an edge is mean_l r_l, with the sign of mean_l sign(x_l) r_l;
-- by scores, mean_l x_l / sqrt(mean over edges of x_l^2).
+  score of an edge is mean_l r_l, with the sign of mean_l sign(x_l) r_l. Ranks are of the mean over
+  pairs and not pair by pair: of the many edges that do nothing, some rank high in any one pair.
 
 Ensembles of locators won BlackboxNLP 2025's shared task on circuits (Mondorf et al. 2025). Such
 scores are no estimate of a change of the metric any more. Cost: that of the locators together.
@@ -39,14 +40,19 @@ def attribute(
     keep_pairs: bool = False,
     progress: Progress | None = None,
 ) -> EdgeScores:
-    """Scores of all edges by an ensemble: the mean over pairs of the members' joined scores.
+    """Scores of all edges by an ensemble.
 
     Members have their usual options; steps and rule are the scoring's. `progress` counts each pair
-    once a member. OptionError where a member gives no scores of single pairs.
+    once a member. OptionError where scores of single pairs are asked for and there are none.
     """
     options = scoring.options
-    total: np.ndarray | None = None
-    signs: np.ndarray | None = None
+    if keep_pairs and options.by == Joining.RANKS:
+        raise OptionError(
+            "an ensemble by ranks gives no scores of single pairs; take `by` scores, or "
+            "`resamples` 0"
+        )
+    scores: list[np.ndarray] = []
+    singles: np.ndarray | None = None
     done = [0]
 
     def count(pairs_done: int, _: int) -> None:
@@ -55,32 +61,24 @@ def attribute(
 
     for name in options.of:
         member = replace(scoring, method=Locator.of(name), options=None)
-        if not member.method.per_pair:
-            raise OptionError(f"{name} gives no scores of single pairs, which an ensemble joins")
         found = member.method.load()(
-            model, pairs, member, batch_size=batch_size, keep_pairs=True, progress=count
+            model, pairs, member, batch_size=batch_size, keep_pairs=keep_pairs, progress=count
         )
         done[0] += len(pairs)
-        part, side = _JOINED[options.by](found.per_pair)
-        total = part if total is None else total + part
-        signs = side if signs is None else signs + side
-    assert total is not None, "an ensemble has members"
-    assert signs is not None, "an ensemble has members"
-    per_pair = (total / len(options.of) * np.where(signs < 0, -1, 1)).astype(np.float32)
-    mean = per_pair.mean(0, dtype=np.float64).astype(np.float32)
-    return EdgeScores(found.wiring, mean, per_pair if keep_pairs else None, found.provenance)
+        values = found.values.astype(np.float64)
+        size = np.sqrt(np.square(values).mean()) or 1.0
+        scores.append(values / size)
+        if keep_pairs:
+            part = found.per_pair / size
+            singles = part if singles is None else singles + part
+    joined = _by_ranks(scores) if options.by == Joining.RANKS else np.mean(scores, 0)
+    if singles is not None:
+        singles = (singles / len(options.of)).astype(np.float32)
+    return EdgeScores(found.wiring, joined.astype(np.float32), singles, found.provenance)
 
 
-def _ranks(scores: Float[np.ndarray, "pair edge"]) -> tuple[np.ndarray, np.ndarray]:
-    """Size, and what votes for the sign."""
-    ranks = rankdata(np.abs(scores), axis=1) / scores.shape[1]
-    return ranks, np.sign(scores) * ranks
-
-
-def _scaled(scores: Float[np.ndarray, "pair edge"]) -> tuple[np.ndarray, np.ndarray]:
-    """Size with its sign, which needs no vote."""
-    size = np.sqrt(np.square(scores, dtype=np.float64).mean(1, keepdims=True))
-    return scores / np.where(size > 0, size, 1), np.zeros(scores.shape)
-
-
-_JOINED = {Joining.RANKS: _ranks, Joining.SCORES: _scaled}
+def _by_ranks(scores: Sequence[Float[np.ndarray, " edge"]]) -> Float[np.ndarray, " edge"]:
+    """Mean of the ranks of sizes, with the sign that the ranks vote for."""
+    ranks = np.stack([rankdata(np.abs(each)) / each.size for each in scores])
+    votes = (np.sign(scores) * ranks).sum(0)
+    return ranks.mean(0) * np.where(votes < 0, -1, 1)

@@ -88,9 +88,9 @@ class Ensemble(Options):
 
     of: tuple[str, ...] = option(("eap-ig", "gim", "relp"), "The locators, by name.")
     by: Joining = option(
-        Joining.RANKS,
-        "Mean of the ranks of |score|, with the sign of the mean; or of the scores, each "
-        "locator's divided by the root of their mean square.",
+        Joining.SCORES,
+        "Mean of the scores, each locator's divided by the root of their mean square; or of the "
+        "ranks of |score|, with the sign of their mean.",
     )
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ Locator.ATP_STAR = Locator.add(
 Locator.ENSEMBLE = Locator.add(
     "ensemble",
     "locate.edges.ensemble:attribute",
-    "mean of several locators, of their ranks or of their scores",
+    "mean of several locators, of their scores on one scale or of their ranks",
     uses=("steps", "rule"),
     options=Ensemble,
 )
