@@ -231,6 +231,18 @@ def test_means_on_both_sides_of_zero_turn_colour_there():
         assert share == pytest.approx(scale.colorscale[1][0])
 
 
+def test_labels_are_harmless_and_long_ones_are_cut_or_broken():
+    units = [Unit(name, {"a": name, "b": name}, {"n": 1.0}) for name in (HOSTILE, "x-" * 40)]
+    figure = matrix_figure(matrix_of(units, "a", "b", "n"), (HOSTILE, HOSTILE))
+    shown = [*figure.layout.xaxis.ticktext, *figure.layout.yaxis.ticktext]
+    shown += [each[2] for line in figure.data[0].customdata for each in line]
+    assert not any("<img" in text or "\u202e" in text for text in shown)
+    assert all(
+        len(line) <= 40 for text in figure.layout.xaxis.ticktext for line in text.split("<br>")
+    )
+    assert figure.layout.xaxis.ticktext[1].replace("<br>", "").startswith("x-x-x-")
+
+
 # --- units ----------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import plotly.graph_objects as go
 
 from viz import theme
@@ -13,6 +15,8 @@ ROW = 40
 COLUMN = 74
 """Height of a row and least width of a column, in pixels."""
 LONGEST_LABEL = 26
+LONGEST_LINE = 12
+"""Letters of a row's label, and of a line of a column's."""
 ABOVE = [[0.0, "#F3F7FA"], [0.6, theme.SUPPORTS.colour], [1.0, "#00324F"]]
 """Colours of numbers that do not lie on both sides of zero."""
 
@@ -32,8 +36,9 @@ def matrix_figure(matrix: Matrix, cell: tuple[str, ...] = ()) -> go.Figure:
     elif low == high:
         low, high = low - abs(low) / 2 - 1e-9, high + abs(high) / 2 + 1e-9
     bottom = 92
+    tall = max((len(_lines(name)) for name in matrix.columns), default=1)
     figure = new_figure(
-        height=ROW * max(1, len(matrix.rows)) + 70 + bottom,
+        height=ROW * max(1, len(matrix.rows)) + 46 + 16 * tall + bottom,
         margin={"l": 8, "r": 12, "t": 8, "b": bottom},
         coloraxis={
             "colorscale": COLOURS if both else ABOVE,
@@ -78,7 +83,7 @@ def matrix_figure(matrix: Matrix, cell: tuple[str, ...] = ()) -> go.Figure:
             title={"text": plain(title), "font": {"size": 12, "color": theme.MUTED}},
             showgrid=False,
             tickvals=list(range(len(names))),
-            ticktext=[_label(name) for name in names],
+            ticktext=[_label(name) if side == "y" else "<br>".join(_lines(name)) for name in names],
             ticks="",
             automargin=True,
             tickfont={"size": 12, "color": theme.INK},
@@ -102,7 +107,7 @@ def matrix_figure(matrix: Matrix, cell: tuple[str, ...] = ()) -> go.Figure:
 def least_width(matrix: Matrix) -> int:
     """Pixels below which columns would lie over one another."""
     label = min(LONGEST_LABEL, max((len(name) for name in matrix.rows), default=4))
-    widest = min(LONGEST_LABEL, max((len(name) for name in matrix.columns), default=4))
+    widest = max((len(line) for name in matrix.columns for line in _lines(name)), default=4)
     return 40 + 7 * label + max(COLUMN, 7 * widest + 8) * max(1, len(matrix.columns))
 
 
@@ -137,6 +142,17 @@ def _told(matrix: Matrix, cell: Cell) -> str:
 
 def _label(text: str) -> str:
     return plain(text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…")
+
+
+def _lines(text: str) -> list[str]:
+    """A column's label in lines, broken where words end; escaped, as `_label` is."""
+    short = text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+    lines = [""]
+    for word in re.findall(r"[^-_ /]*[-_ /]|[^-_ /]+", short):
+        if lines[-1] and len(lines[-1] + word) > LONGEST_LINE:
+            lines.append("")
+        lines[-1] += word
+    return [plain(line.strip()) for line in lines]
 
 
 def _number(value: float) -> str:
