@@ -36,7 +36,6 @@ class Locator(Open):
 
     EAP: ClassVar[Locator]
     EAP_IG: ClassVar[Locator]
-    EAP_IG_QK: ClassVar[Locator]
     RELP: ClassVar[Locator]
     GIM: ClassVar[Locator]
     ATP_STAR: ClassVar[Locator]
@@ -112,12 +111,6 @@ Locator.EAP_IG = Locator.add(
     "gradient averaged along the path of the embedding",
     uses=("steps", "rule"),
     bounded=True,
-)
-Locator.EAP_IG_QK = Locator.add(
-    "eap-ig-qk",
-    "locate.edges.eap_ig_qk:attribute",
-    "as eap-ig, with attention computed anew for edges into queries and keys",
-    uses=("steps", "rule"),
 )
 Locator.RELP = Locator.add(
     "relp",

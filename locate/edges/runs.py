@@ -22,7 +22,7 @@ from circuits.graph.circuit import EdgeScores, Wiring
 from circuits.model.footprint import PLAIN as SHORT
 from circuits.model.footprint import Footprint
 from circuits.model.metrics import evaluate_metric
-from circuits.model.model import Hook, Model, Prefix
+from circuits.model.model import Model, Prefix
 from locate.edges.contracting import contract
 from locate.edges.passes import InputGradients, SourceDifferences
 from locate.edges.room import Contraction, Room, Share
@@ -38,15 +38,14 @@ def contract_runs(
     *,
     score: Callable[[Runs], Float[np.ndarray, "pair edge"]] | None = None,
     rules: BackwardRules = PLAIN,
-    also: Sequence[str] = (),
     batch_size: int = 16,
     keep_pairs: bool = False,
     progress: Progress | None = None,
 ) -> EdgeScores:
     """Scores of all edges, averaged over the pairs, from the runs that `passes` makes of a batch.
 
-    The scores are `Runs.scores`, or what `score` makes of the runs. Gradients are by `rules`, and
-    kept at the points `also` too; for the rest see `locate.edges.eap.attribute`.
+    The scores are `Runs.scores`, or what `score` makes of the runs. Gradients are by `rules`;
+    for the rest see `locate.edges.eap.attribute`.
     """
     wiring = model.wiring(scoring.kv)
     if not pairs:
@@ -61,7 +60,7 @@ def contract_runs(
     done = 0
     for batch in batches(pairs, {length: each.rows for length, each in shares.items()}, model):
         share = shares[batch.clean.shape[1]]
-        runs = Runs.of(model, wiring, batch, scoring, constants, rules, also, share)
+        runs = Runs.of(model, wiring, batch, scoring, constants, rules, share)
         passes(runs)
         if score is None:
             runs.prefix = None  # what the product needs is kept, and memory may be short
@@ -104,13 +103,12 @@ class Runs:
         scoring: Scoring,
         constants: SourceConstants | None,
         rules: BackwardRules = PLAIN,
-        also: Sequence[str] = (),
         share: Share | None = None,
     ) -> Runs:
         """No run made yet; positions before the first difference are computed here, once."""
         share = share or Share(len(batch))
         differences = SourceDifferences(model)
-        gradients = InputGradients(model, wiring, rules, also, share.recompute)
+        gradients = InputGradients(model, wiring, rules, recompute=share.recompute)
         shared = 0 if constants is not None else batch.first_difference
         prefix = model.share_prefix(batch.clean[:, :shared])
         kept = differences, gradients, constants
@@ -159,16 +157,12 @@ def at_clean(runs: Runs) -> None:
     runs.see_corrupted()
 
 
-def along_the_path(runs: Runs, look: Sequence[Hook] = ()) -> None:
-    """EAP-IG: the gradient at points between the corrupted and the clean embedding.
-
-    `look` are hooks of the clean run.
-    """
+def along_the_path(runs: Runs) -> None:
+    """EAP-IG: the gradient at points between the corrupted and the clean embedding."""
     model, scoring, constants = runs.model, runs.scoring, runs.constants
     differences = runs.differences
     with torch.no_grad():
-        hooks = [*differences.hooks(1), *look]
-        clean_logits = model.last_logits(runs.clean, hooks, runs.prefix)
+        clean_logits = model.last_logits(runs.clean, differences.hooks(1), runs.prefix)
         end = model.embed(runs.clean)
         start = model.embed(runs.corrupted) if constants is None else constants.embedding
     pending = differences.hooks(-1) if constants is None else []
@@ -215,7 +209,7 @@ def _shares(
 
     def made(asked: PairBatch, recompute: bool) -> tuple[SourceDifferences, InputGradients]:
         share = Share(len(asked), recompute)
-        runs = Runs.of(model, wiring, asked, one, constants, rules, (), share)
+        runs = Runs.of(model, wiring, asked, one, constants, rules, share)
         passes(runs)
         return runs.differences, runs.gradients
 

@@ -34,7 +34,6 @@ from locate.search import S, Scoring
 USUAL = (
     "eap",
     "eap-ig",
-    "eap-ig-qk",
     "relp",
     "relp:patterns=halved",
     "gim",

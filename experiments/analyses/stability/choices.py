@@ -48,7 +48,7 @@ class Config(Options):
     shots: tuple[int, ...] = option((2,), "numbers of answered questions beside the run's")
     steps: tuple[int, ...] = option((1, 20), f"integration steps beside {BASE_STEPS}")
     locators: tuple[str, ...] = option(
-        ("eap", "eap-ig-qk", "relp", "gim", "atp-star"), f"locators beside {BASE_LOCATOR}"
+        ("eap", "relp", "gim", "atp-star"), f"locators beside {BASE_LOCATOR}"
     )
     metrics: tuple[str, ...] = option(("log-prob", "prob-diff"), "metrics beside logit-diff")
     ablations: tuple[Ablation, ...] = option(
