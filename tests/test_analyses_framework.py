@@ -868,7 +868,7 @@ def test_a_name_is_given_to_one_analysis(monkeypatch: pytest.MonkeyPatch, toy: C
 
 def test_all_leaves_out_what_takes_hours() -> None:
     slow = {name for name in names() if analysis(name).slow}
-    assert slow == {"edit-study", "unlearning", "locators"}
+    assert slow == {"edit-study", "unlearning", "locators", "stability"}
     assert [each.name for each in registry.chosen(["all"])] == [n for n in names() if n not in slow]
     assert [each.name for each in registry.chosen(["flow", "flow"])] == ["flow"]
 

@@ -89,83 +89,107 @@ def few_edges() -> Any:
     return np.arange(made.model().wiring().n_edges) < 3
 
 
+def scored(module: str) -> Any:
+    scoring = made.call("locate.search:Scoring")(method=Locator.of(module.replace("_", "-")))
+    return of_pairs(f"locate.edges.{module}:attribute", scoring)
+
+
 def top() -> Any:
     return made.call("circuits.graph.select:select")(made.scores(), "top", 12)
 
 
 SCORING = made.call("locate.search:Scoring")(steps=1)
 LOCATE, GRAPH, STATES = "locate", "circuits.graph", "locate.states.transplant"
-RUNS: dict[str, Callable[[], Any]] = {
-    name: partial(lambda run, name, given: run(name, *given()), run, name, given)
-    for run, name, given in (
-        (of_pairs, f"{GRAPH}.ablation:source_constants", lambda: ("mean",)),
-        (of_pairs, f"{GRAPH}.evaluate:run_circuits", lambda: ([top()],)),
-        (of_pairs, f"{GRAPH}.evaluate:evaluate", lambda: (top(),)),
-        (of_pairs, f"{GRAPH}.evaluate:single_edge_drops", lambda: (top(),)),
-        (of_pairs, "locate.examples:recalled", tuple),
-        (of_pairs, "locate.heads.attention:read_heads", tuple),
-        (of_pairs, "locate.heads.head_changes:view_heads", tuple),
-        (of_pairs, "locate.heads.role_checks:ablate_heads", lambda: ([(0, 1), (1, 2)],)),
-        (of_pairs, "locate.heads.roles:head_roles", tuple),
-        (of_pairs, "locate.states.attribution:direct_logit_attribution", tuple),
-        (of_pairs, "locate.states.lens_average:average_lens", tuple),
-        (of_pairs, "locate.edges.eap:attribute", lambda: (SCORING,)),
-        (of_pairs, "locate.edges.exact:patch_edges", tuple),
-        (of_pairs, "locate.edges.exact:patch_chosen_edges", lambda: ([0, 1, 2],)),
-        (of_pairs, "locate.edges.score:score_edges", lambda: (SCORING,)),
-        (of_pairs, "locate.edges.score:pair_scores", lambda: (SCORING,)),
-        (of_pairs, "locate.edges.acdc:acdc", lambda: (5.0,)),
-        (of_prompts, f"{STATES}:last_outputs", tuple),
-        (of_prompts, f"{STATES}:transplant_outputs", lambda: (donors, components, ids)),
-        (of_prompts, f"{STATES}:transplant_states", lambda: (list, lasts, lasts, ids)),
-        (
-            of_prompts,
-            "locate.heads.silence:without_heads",
-            lambda: ([[], [(0, 1)]], ids, constants),
+RUNS: dict[str, Callable[[], Any]] = (
+    {
+        name: partial(lambda run, name, given: run(name, *given()), run, name, given)
+        for run, name, given in (
+            (of_pairs, f"{GRAPH}.ablation:source_constants", lambda: ("mean",)),
+            (of_pairs, f"{GRAPH}.evaluate:run_circuits", lambda: ([top()],)),
+            (of_pairs, f"{GRAPH}.evaluate:evaluate", lambda: (top(),)),
+            (of_pairs, f"{GRAPH}.evaluate:single_edge_drops", lambda: (top(),)),
+            (of_pairs, "locate.examples:recalled", tuple),
+            (of_pairs, "locate.heads.attention:read_heads", tuple),
+            (of_pairs, "locate.heads.head_changes:view_heads", tuple),
+            (of_pairs, "locate.heads.role_checks:ablate_heads", lambda: ([(0, 1), (1, 2)],)),
+            (of_pairs, "locate.heads.roles:head_roles", tuple),
+            (of_pairs, "locate.states.attribution:direct_logit_attribution", tuple),
+            (of_pairs, "locate.states.lens_average:average_lens", tuple),
+            (of_pairs, "locate.edges.eap:attribute", lambda: (SCORING,)),
+            (of_pairs, "locate.edges.exact:patch_edges", tuple),
+            (of_pairs, "locate.edges.exact:patch_chosen_edges", lambda: ([0, 1, 2],)),
+            (of_pairs, "locate.edges.score:score_edges", lambda: (SCORING,)),
+            (of_pairs, "locate.edges.score:pair_scores", lambda: (SCORING,)),
+            (of_pairs, "locate.edges.acdc:acdc", lambda: (5.0,)),
+            (of_prompts, f"{STATES}:last_outputs", tuple),
+            (of_prompts, f"{STATES}:transplant_outputs", lambda: (donors, components, ids)),
+            (of_prompts, f"{STATES}:transplant_states", lambda: (list, lasts, lasts, ids)),
+            (
+                of_prompts,
+                "locate.heads.silence:without_heads",
+                lambda: ([[], [(0, 1)]], ids, constants),
+            ),
+            (
+                of_prompts,
+                "locate.heads.span_attention:attention_to_spans",
+                lambda: (lambda found: [{"first": [0]}] * len(found),),
+            ),
+            (call, "circuits.facts.knowledge:known_facts", lambda: (made.relation(), "all")),
+            (call, "circuits.edits.methods.run:target_scores", lambda: (placed(),)),
+            (call, "circuits.edits.parts.keys:at_subject", lambda: (placed(), [key_point(0)], 0)),
+            (
+                call,
+                "circuits.edits.parts.moments:collect_moments",
+                lambda: (Corpus("x", tuple(texts())), [0]),
+            ),
+            (
+                call,
+                "locate.states.tracing:trace",
+                lambda: ("The capital of Peru is", "Peru", "Lima"),
+            ),
+        )
+    }
+    | {
+        "locate.edges.acdc:search": lambda: of_pairs(
+            "locate.edges.acdc:search",
+            Search(method=Locator.ACDC, selection=Selection.THRESHOLD, threshold=5.0),
         ),
-        (
-            of_prompts,
-            "locate.heads.span_attention:attention_to_spans",
-            lambda: (lambda found: [{"first": [0]}] * len(found),),
+        "locate.changes.restoration:restore_edges": lambda: call(
+            "locate.changes.restoration:restore_edges",
+            *(made.delta(), equal_length_pairs(made.model()) * 3, few_edges()),
+            draws=2,
         ),
-        (call, "circuits.facts.knowledge:known_facts", lambda: (made.relation(), "all")),
-        (call, "circuits.edits.methods.run:target_scores", lambda: (placed(),)),
-        (call, "circuits.edits.parts.keys:at_subject", lambda: (placed(), [key_point(0)], 0)),
-        (
-            call,
-            "circuits.edits.parts.moments:collect_moments",
-            lambda: (Corpus("x", tuple(texts())), [0]),
+        "locate.changes.restoration:rewritten_sources": lambda: call(
+            "locate.changes.restoration:rewritten_sources",
+            *(made.delta(), equal_length_pairs(made.model()) * 3),
         ),
-        (call, "locate.states.tracing:trace", lambda: ("The capital of Peru is", "Peru", "Lima")),
-    )
-} | {
-    "locate.edges.acdc:search": lambda: of_pairs(
-        "locate.edges.acdc:search",
-        Search(method=Locator.ACDC, selection=Selection.THRESHOLD, threshold=5.0),
-    ),
-    "locate.changes.restoration:restore_edges": lambda: call(
-        "locate.changes.restoration:restore_edges",
-        *(made.delta(), equal_length_pairs(made.model()) * 3, few_edges()),
-        draws=2,
-    ),
-    "locate.changes.restoration:rewritten_sources": lambda: call(
-        "locate.changes.restoration:rewritten_sources",
-        *(made.delta(), equal_length_pairs(made.model()) * 3),
-    ),
-    "locate.changes.rewiring:rewiring": lambda: call(
-        "locate.changes.rewiring:rewiring",
-        *(made.delta(), equal_length_pairs(made.model())),
-        selector=lambda found: made.call("circuits.graph.select:top_n")(found, 12),
-        resamples=0,
-        draws=2,
-        batch_size=16,
-    ),
-    "a speaker's replies": lambda: Speaker(made.model()).replies([[1, 2, 3]] * 9, 3),
-    "a speaker's answers": lambda: Speaker(made.model()).forced([([1, 2, 3], [4])] * 9),
-    "scores of texts": lambda: token_scores(
-        Trainee(made.model()), [passage(made.model().tokenizer, text) for text in texts()]
-    ),
-}
+        "locate.changes.rewiring:rewiring": lambda: call(
+            "locate.changes.rewiring:rewiring",
+            *(made.delta(), equal_length_pairs(made.model())),
+            selector=lambda found: made.call("circuits.graph.select:top_n")(found, 12),
+            resamples=0,
+            draws=2,
+            batch_size=16,
+        ),
+    }
+    | {
+        f"locate.edges.{name}:attribute": partial(scored, name)
+        for name in ("relp", "gim", "atp_star", "ensemble")
+    }
+    | {
+        "locate.interchange:interchange": lambda: of_pairs(
+            "locate.interchange:interchange", ["m0"]
+        ),
+        "locate.states.steering:activations": lambda: call(
+            "locate.states.steering:activations", texts(), "m0"
+        ),
+        "a speaker's replies": lambda: Speaker(made.model()).replies([[1, 2, 3]] * 9, 3),
+        "a speaker's answers": lambda: Speaker(made.model()).forced([([1, 2, 3], [4])] * 9),
+        "scores of texts": lambda: token_scores(
+            Trainee(made.model()), [passage(made.model().tokenizer, text) for text in texts()]
+        ),
+    }
+)
 """Everything in `circuits` and `locate` that takes the size of a batch, and how it is called."""
 
 ASKING = {
@@ -177,6 +201,9 @@ ASKING = {
 }
 """These ask as `known_facts` does, which is tried."""
 WITHIN = {
+    "circuits.graph.hypothesis:circuit_tests",
+    "locate.edges.runs:contract_runs",
+    "locate.mib.board:board_scores",
     "locate.changes.circuit_layers:layers_by_circuit",
     "locate.changes.one_edit:unedited",
     "locate.heads.span_roles:span_roles",
@@ -184,7 +211,7 @@ WITHIN = {
     "locate.states.tracing:restored_values",
     "locate.states.tracing:trace_tokens",
 }
-"""What these run is tried through `attribute`, `attention_to_spans` and `trace`."""
+"""What these run is tried through `attribute`, `run_circuits`, `attention_to_spans` and `trace`."""
 MADE = {f"{STATES}:transplant_outputs", "locate.heads.silence:without_heads"}
 """What these are given takes runs of its own here."""
 

@@ -23,7 +23,7 @@ from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer
 from locate.evaluate import evaluate_stored
-from locate.examples import Source, collect
+from locate.examples import Examples, Source, collect
 from tests.tiny import COUNTRIES, byte_level_tokenizer
 
 TEMPLATES = ("The capital of {} is", "In {} the capital is", "Of {} the capital is", "{} has")
@@ -131,9 +131,14 @@ def test_an_evaluation_says_that_other_demonstrations_found_the_circuit(model: M
     without = collect(model, replace(source, shots=0), relations=[LETTERS])
     circuit = Circuit.empty(model.wiring())
     found = replace(circuit, provenance={"facts": with_two.counts})
-    assert evaluate_stored(model, found, with_two).warnings == ()
-    assert evaluate_stored(model, circuit, without).warnings == ()
-    (note,) = evaluate_stored(model, found, without).warnings
+
+    def said(of: Circuit, examples: Examples) -> list[str]:
+        warnings = evaluate_stored(model, of, examples).warnings
+        return [each for each in warnings if "answered facts" in each]
+
+    assert said(found, with_two) == []
+    assert said(circuit, without) == []
+    (note,) = said(found, without)
     assert note.startswith("the circuit was found with 2 answered facts")
     assert "evaluated with 0" in note
 

@@ -45,8 +45,8 @@ class Config(Options):
     )
     foils: int = option(2, "other draws of the corrupted subjects", low=0, high=20)
     subjects: int = option(2, "other draws of the subjects that are asked about", low=0, high=20)
-    shots: tuple[int, ...] = option((2,), "numbers of answered questions beside the run's")
-    steps: tuple[int, ...] = option((1, 20), f"integration steps beside {BASE_STEPS}")
+    shots: tuple[int, ...] = option((2,), "numbers of answered questions beside the run's", low=0)
+    steps: tuple[int, ...] = option((1, 20), f"integration steps beside {BASE_STEPS}", low=1)
     locators: tuple[str, ...] = option(
         ("eap", "relp", "gim", "atp-star"), f"locators beside {BASE_LOCATOR}"
     )
@@ -64,8 +64,6 @@ class Config(Options):
             asked_of(Search, locator)
         for metric in self.metrics:
             Metric.of(metric, "metrics")
-        if any(shots < 0 for shots in self.shots) or any(steps < 1 for steps in self.steps):
-            raise OptionError("`shots` are 0 or more and `steps` 1 or more")
         for dtype in self.dtypes:
             if dtype not in ("fp32", "bf16", "fp16"):
                 raise OptionError(f"`dtypes` {dtype:.20} is none of fp32, bf16, fp16")
