@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from circuits.graph.compare import Comparison
     from circuits.model.model import Model
     from experiments.analyses.engine.base import Run
-    from knowledge_circuits.acts import activations, interchange, patched
+    from knowledge_circuits.acts import activations, interchange
     from knowledge_circuits.looks import attribution, heads, lens, roles, trace
     from knowledge_circuits.seams import analysis, edit_method, locator, metric, result_kind
     from knowledge_circuits.verbs import (
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from locate.states.attribution import LogitAttribution
     from locate.states.lens import LensResult
     from locate.states.lens_average import AverageLens
+    from locate.states.steering import patched
     from locate.states.trace_average import AverageTrace
     from locate.states.tracing import Trace
 
@@ -65,7 +66,7 @@ _VERBS = (
     *("open", "plot", "relations", "run", "save", "unlearn"),
 )
 _LOOKS = ("attribution", "heads", "lens", "roles", "trace")
-_ACTS = ("activations", "interchange", "patched")
+_ACTS = ("activations", "interchange")
 _SEAMS = ("analysis", "edit_method", "locator", "metric", "result_kind")
 _PLACES = {
     **dict.fromkeys(_VERBS, "knowledge_circuits.verbs"),
@@ -94,6 +95,7 @@ _PLACES = {
     "Run": "experiments.analyses.engine.base",
     "StoredEvaluation": "locate.evaluate",
     "Trace": "locate.states.tracing",
+    "patched": "locate.states.steering",
 }
 """Where each name of the door is defined."""
 

@@ -34,6 +34,8 @@ from locate.search import Search
 
 if TYPE_CHECKING:
     from experiments.analyses.engine.base import Run
+    from locate.examples import Examples
+    from locate.seen import Finders
 
 
 def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
@@ -122,17 +124,17 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     True
     """
     from locate.asked import examples_of
-    from locate.evaluate import bos_of, evaluate_stored, fitted, mismatches, to_avoid
+    from locate.evaluate import evaluate_on
 
     source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Evaluating)
-    stored = circuit_of(circuit)
-    source["bos"] = bos_of(stored, source.get("bos"), chosen.allow_mismatch)
+    stored, bos = circuit_of(circuit), source.pop("bos", None)
+    path = Path(str(circuit) if is_path(circuit) else "the circuit")
     with loaded_model(model).alone() as loaded:
-        stored = fitted(stored, loaded, Path(str(circuit) if is_path(circuit) else "the circuit"))
-        warnings = mismatches(stored, loaded, source["bos"], chosen.allow_mismatch)
-        avoid = to_avoid(stored, chosen)
-        examples = examples_of(loaded, what, chosen.batch_size, avoid=avoid, **source)
-        return evaluate_stored(loaded, stored, examples, chosen, warnings)
+
+        def pairs_for(bos: bool | None, avoid: Finders | None) -> Examples:
+            return examples_of(loaded, what, chosen.batch_size, avoid=avoid, bos=bos, **source)
+
+        return evaluate_on(loaded, stored, path, bos, chosen, pairs_for)
 
 
 @takes(Editing, Judging)

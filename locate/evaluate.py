@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,28 @@ def mismatches(
     if isinstance(recorded, bool) and bos is not None and bos is not recorded:
         found.append(f"the circuit was found {'with' if recorded else 'without'} a BOS token")
     return tuple(found)
+
+
+@alone
+def evaluate_on(
+    model: Model,
+    circuit: Circuit,
+    path: Path,
+    bos: bool | None,
+    options: Evaluating,
+    pairs_for: Callable[[bool | None, Finders | None], Examples],
+    stages: Stages = silent,
+) -> StoredEvaluation:
+    """Hold a stored circuit against the model, make the pairs, and evaluate.
+
+    `pairs_for` makes the pairs, with BOS or without, that do not ask about those who are to be
+    avoided. Errors and warnings are those of `fitted`, `bos_of`, `mismatches` and `to_avoid`.
+    """
+    bos = bos_of(circuit, bos, options.allow_mismatch)
+    circuit = fitted(circuit, model, path)
+    warnings = mismatches(circuit, model, bos, options.allow_mismatch)
+    examples = pairs_for(bos, to_avoid(circuit, options))
+    return evaluate_stored(model, circuit, examples, options, warnings, stages)
 
 
 @alone

@@ -17,16 +17,6 @@ from tests.oracles import plain_circuit_run
 from tests.tiny import equal_length_pairs, tiny_model
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
-def model(request: pytest.FixtureRequest) -> Model:
-    return tiny_model(request.param)
-
-
-@pytest.fixture(scope="module")
-def pairs(model: Model) -> list[TokenPair]:
-    return equal_length_pairs(model)
-
-
 def some(model: Model, seed: int = 0, share: float = 0.6) -> Circuit:
     wiring = model.wiring()
     return Circuit(wiring, np.random.default_rng(seed).random(wiring.n_edges) < share)

@@ -89,9 +89,8 @@ def few_edges() -> Any:
     return np.arange(made.model().wiring().n_edges) < 3
 
 
-def scored(module: str) -> Any:
-    scoring = made.call("locate.search:Scoring")(method=Locator.of(module.replace("_", "-")))
-    return of_pairs(f"locate.edges.{module}:attribute", scoring)
+def scored(method: Locator) -> Any:
+    return of_pairs(str(method.target), made.call("locate.search:Scoring")(method=method))
 
 
 def top() -> Any:
@@ -173,8 +172,10 @@ RUNS: dict[str, Callable[[], Any]] = (
         ),
     }
     | {
-        f"locate.edges.{name}:attribute": partial(scored, name)
-        for name in ("relp", "gim", "atp_star", "ensemble")
+        "locate.edges.atp_star:attribute": partial(scored, Locator.ATP_STAR),
+        "locate.edges.ensemble:attribute": partial(scored, Locator.ENSEMBLE),
+        "scores by RelP": partial(scored, Locator.RELP),
+        "scores by GIM": partial(scored, Locator.GIM),
     }
     | {
         "locate.interchange:interchange": lambda: of_pairs(

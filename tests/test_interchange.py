@@ -14,17 +14,7 @@ from locate.ask import without
 from locate.interchange import interchange, said_pairs
 from locate.states.steering import patched
 from tests.oracles import plain_circuit_run
-from tests.tiny import equal_length_pairs, tiny_model
-
-
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
-def model(request: pytest.FixtureRequest) -> Model:
-    return tiny_model(request.param)
-
-
-@pytest.fixture(scope="module")
-def pairs(model: Model) -> list[TokenPair]:
-    return equal_length_pairs(model)
+from tests.tiny import equal_length_pairs
 
 
 def logits(model: Model, prompt: str) -> np.ndarray:

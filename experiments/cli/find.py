@@ -17,6 +17,8 @@ from locate.search import Search
 if TYPE_CHECKING:
     from circuits.graph.hypothesis import CircuitTests
     from locate.discover import Discovery
+    from locate.examples import Examples
+    from locate.seen import Finders
 
 N_SHOWN = 8
 """Edges listed on the screen."""
@@ -70,26 +72,22 @@ def evaluate(
     given.refuse("without --tests", *(() if evaluating.tests else ("draws",)))
     with console.working():
         from circuits.base.origin import SUMMARY
-        from locate.evaluate import (
-            bos_of,
-            evaluate_stored,
-            fitted,
-            mismatches,
-            read_circuit,
-            to_avoid,
-        )
+        from locate.evaluate import bos_of, evaluate_on, read_circuit, to_avoid
         from locate.report import measure_rows
 
         stored = read_circuit(circuit)
         bos = bos_of(stored, source.bos, evaluating.allow_mismatch)
-        avoid = to_avoid(stored, evaluating)
+        to_avoid(stored, evaluating)  # refuses before a model is loaded
         source = replace(source, bos=bos)
         o.check_files(source, out, inputs=[circuit], names=[SUMMARY])
         loaded = o.load_model(console, model, loading)
-        stored = fitted(stored, loaded, circuit)
-        warnings = mismatches(stored, loaded, bos, evaluating.allow_mismatch)
-        examples = o.pairs_of(console, loaded, o.limited(source), evaluating.batch_size, avoid)
-        done = evaluate_stored(loaded, stored, examples, evaluating, warnings, console.stage)
+
+        def pairs_for(bos: bool | None, avoid: Finders | None) -> Examples:
+            asked = o.limited(replace(source, bos=bos))
+            return o.pairs_of(console, loaded, asked, evaluating.batch_size, avoid)
+
+        asked = circuit, bos, evaluating, pairs_for
+        done = evaluate_on(loaded, stored, *asked, console.stage)
         summary = done.as_dict(circuit)
         files = [] if out is None else done.save(out, circuit)
     console.warn(*done.warnings)

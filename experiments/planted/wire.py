@@ -15,6 +15,7 @@ register ONE, which also feeds the ungated half of its MLP.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -83,7 +84,7 @@ def compiled(program: Program, build: Build | str, noise: float = NOISE, seed: i
     return Model.from_hf(writer.written(tokenizer), tokenizer, f"{program.name}/{build}")
 
 
-class _Writer:
+class _Writer(ABC):
     """What both architectures have in common; matrices here are (inputs, outputs)."""
 
     hf: Any
@@ -238,28 +239,35 @@ class _Writer:
                 write[place, layout.at(symbol)] += gain / STEEP
         self.put_mlp(layer, read, bias, write)
 
+    @abstractmethod
     def empty(self, vocab: int) -> Any:
-        raise NotImplementedError
+        """A model of this architecture, whose weights are written over."""
 
+    @abstractmethod
     def embedding(self) -> Tensor:
-        raise NotImplementedError
+        """The token embeddings to write to; positions are written here where they are learned."""
 
+    @abstractmethod
     def content(self, n: int) -> int:
-        raise NotImplementedError
+        """The dimension of a head for the n-th thing that it looks for."""
 
+    @abstractmethod
     def look_back(self, offset: int, query: Tensor, key: Tensor) -> None:
-        raise NotImplementedError
+        """Have a head look so many positions back."""
 
+    @abstractmethod
     def put_attention(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, out: Tensor
     ) -> None:
-        raise NotImplementedError
+        """Write a layer's attention."""
 
+    @abstractmethod
     def put_mlp(self, layer: int, read: Tensor, bias: Tensor, write: Tensor) -> None:
-        raise NotImplementedError
+        """Write a layer's MLP."""
 
+    @abstractmethod
     def norms(self) -> list[Any]:
-        raise NotImplementedError
+        """All norms, the last one at the end."""
 
 
 def gpt2(n_layers: int, vocab: int, units: int) -> GPT2LMHeadModel:

@@ -166,23 +166,14 @@ def _discover(model: Model, source: Source, search: Search) -> Found:
 
 
 def _evaluate(model: Model, source: Source, evaluating: Evaluating, stored: Stored) -> Found:
-    from locate.evaluate import (
-        bos_of,
-        evaluate_stored,
-        fitted,
-        mismatches,
-        read_circuit,
-        to_avoid,
-    )
+    from locate.evaluate import evaluate_on, read_circuit
 
-    assert stored.circuit is not None, "its class refuses that"
-    circuit = read_circuit(stored.circuit)
-    bos = bos_of(circuit, source.bos, evaluating.allow_mismatch)
-    circuit = fitted(circuit, model, stored.circuit)
-    warnings = mismatches(circuit, model, bos, evaluating.allow_mismatch)
-    avoid = to_avoid(circuit, evaluating)
-    examples = _examples(model, replace(source, bos=bos), evaluating.batch_size, avoid)
-    done = evaluate_stored(model, circuit, examples, evaluating, warnings)
+    def pairs_for(bos: bool | None, avoid: Any) -> Any:
+        return _examples(model, replace(source, bos=bos), evaluating.batch_size, avoid)
+
+    path = stored.circuit
+    assert path is not None, "its class refuses that"
+    done = evaluate_on(model, read_circuit(path), path, source.bos, evaluating, pairs_for)
     return done.as_dict(), None
 
 

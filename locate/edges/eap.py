@@ -23,11 +23,25 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import EdgeScores
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from locate.edges import gim, relp
 from locate.edges.locators import Locator
+from locate.edges.rules import PLAIN, BackwardRules
 from locate.edges.runs import along_the_path, at_clean, contract_runs
 from locate.search import Scoring
 
-_GRADIENTS = {Locator.EAP: at_clean, Locator.EAP_IG: along_the_path}
+_PASSES = {
+    Locator.EAP: at_clean,
+    Locator.EAP_IG: along_the_path,
+    Locator.RELP: at_clean,
+    Locator.GIM: at_clean,
+}
+
+
+def _rules(scoring: Scoring) -> BackwardRules:
+    """How gradients flow back."""
+    if scoring.method == Locator.RELP:
+        return relp.RULES[scoring.options.patterns]
+    return gim.RULES if scoring.method == Locator.GIM else PLAIN
 
 
 @alone
@@ -41,22 +55,23 @@ def attribute(
     progress: Progress | None = None,
     **options: Any,
 ) -> EdgeScores:
-    """Scores of all edges, averaged over the pairs, by EAP or EAP-IG.
+    """Scores of all edges, averaged over the pairs, by EAP, EAP-IG, RelP or GIM.
 
     Single fields of the scoring may be given by name: `attribute(model, pairs, metric="log-prob")`.
     `keep_pairs` also keeps each pair's scores (`EdgeScores.per_pair`, 4 bytes an edge and pair).
     With `scoring.memory` batches are as small as that bound wants them, and scores the same.
     `progress` is called with (pairs done, pairs in all). Raises NumericalError naming the pair
-    whose scores are not finite.
+    whose scores are not finite, UnsupportedArchitectureError where a method's rules do not reach.
     """
     scoring = Scoring.of(scoring, options)
-    if scoring.method not in _GRADIENTS:
-        raise OptionError(f"the method {scoring.method} is none of {', '.join(_GRADIENTS)}")
+    if scoring.method not in _PASSES:
+        raise OptionError(f"the method {scoring.method} is none of {', '.join(_PASSES)}")
     return contract_runs(
         model,
         pairs,
         scoring,
-        _GRADIENTS[scoring.method],
+        _PASSES[scoring.method],
+        rules=_rules(scoring),
         batch_size=batch_size,
         keep_pairs=keep_pairs,
         progress=progress,

@@ -12,47 +12,13 @@ summed over positions and averaged over pairs, where g_v comes from a backward p
 - what reaches queries, keys and values is multiplied by 1/4, 1/4 and 1/2, the shares of three
   factors of a product.
 
-One corrupted, one clean and one backward pass, as EAP.
+One corrupted, one clean and one backward pass, as EAP, and made by the same function
+(`locate.edges.eap`). Models whose attention no hook replaces are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from circuits.base.progress import Progress
-from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import EdgeScores
-from circuits.model.holding import alone
-from circuits.model.model import Model
 from locate.edges.rules import BackwardRules
-from locate.edges.runs import at_clean, contract_runs
-from locate.search import Scoring
 
 RULES = BackwardRules(frozen_norms=True, temperature=2.0, scales=(0.25, 0.25, 0.5))
 """The published values."""
-
-
-@alone
-def attribute(
-    model: Model,
-    pairs: Sequence[TokenPair],
-    scoring: Scoring,
-    *,
-    batch_size: int = 16,
-    keep_pairs: bool = False,
-    progress: Progress | None = None,
-) -> EdgeScores:
-    """Scores of all edges by GIM; arguments and errors are those of `eap.attribute`.
-
-    UnsupportedArchitectureError where attention cannot be reached by hooks.
-    """
-    return contract_runs(
-        model,
-        pairs,
-        scoring,
-        at_clean,
-        rules=RULES,
-        batch_size=batch_size,
-        keep_pairs=keep_pairs,
-        progress=progress,
-    )

@@ -114,7 +114,7 @@ Locator.EAP_IG = Locator.add(
 )
 Locator.RELP = Locator.add(
     "relp",
-    "locate.edges.relp:attribute",
+    "locate.edges.eap:attribute",
     "coefficients of relevance propagation at the clean run",
     options=RelP,
     at_clean=True,
@@ -122,7 +122,7 @@ Locator.RELP = Locator.add(
 )
 Locator.GIM = Locator.add(
     "gim",
-    "locate.edges.gim:attribute",
+    "locate.edges.eap:attribute",
     "gradient at the clean run, modified where parts interact",
     at_clean=True,
     bounded=True,

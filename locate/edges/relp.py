@@ -14,23 +14,17 @@ pass gives in which
   an option, it is a product like others: half goes to the values, and of the pattern's half
   a half each to queries and keys.
 
-One corrupted, one clean and one backward pass, as EAP.
+One corrupted, one clean and one backward pass, as EAP, and made by the same function
+(`locate.edges.eap`). Refused are mixtures of experts, whose activations cannot be reached, and
+models whose attention no hook replaces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from circuits.base.progress import Progress
-from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import EdgeScores
-from circuits.model.holding import alone
-from circuits.model.model import Model
 from locate.edges.locators import Patterns
 from locate.edges.rules import BackwardRules
-from locate.edges.runs import at_clean, contract_runs
-from locate.search import Scoring
 
 FROZEN = BackwardRules(frozen_norms=True, linear_activations=True, frozen_patterns=True)
 RULES = {
@@ -38,30 +32,3 @@ RULES = {
     Patterns.HALVED: replace(FROZEN, frozen_patterns=False, scales=(0.25, 0.25, 0.5)),
 }
 """The backward pass for each thing that attention may be."""
-
-
-@alone
-def attribute(
-    model: Model,
-    pairs: Sequence[TokenPair],
-    scoring: Scoring,
-    *,
-    batch_size: int = 16,
-    keep_pairs: bool = False,
-    progress: Progress | None = None,
-) -> EdgeScores:
-    """Scores of all edges by RelP; arguments and errors are those of `eap.attribute`.
-
-    UnsupportedArchitectureError for a mixture of experts, whose activations cannot be reached, and
-    where attention cannot.
-    """
-    return contract_runs(
-        model,
-        pairs,
-        scoring,
-        at_clean,
-        rules=RULES[scoring.options.patterns],
-        batch_size=batch_size,
-        keep_pairs=keep_pairs,
-        progress=progress,
-    )

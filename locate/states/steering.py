@@ -41,7 +41,30 @@ def patched(
     prompt: str | None = None,
     source_at: Places = None,
 ) -> Iterator[Model]:
-    """The model with some parts patched, until the block ends; see `kc.patched`."""
+    """Patch or steer parts of a model within a `with` block; afterwards it is as before.
+
+    `parts` are heads (`a5.h1`, before the output matrix), MLPs (`m3`) and the residual stream after
+    a layer (`resid3`). They are set `to` a number, a vector or one a position; or to what they hold
+    for the prompt `source`; or `add` a vector, times `factor`, to what they hold.
+
+    `at` says where: a position counted from the beginning, several, -1 for the last token of
+    whatever is run, or the words of `prompt` that stand there; everywhere if not given, with
+    `source` at all its positions. `source_at` are the source's own positions or words, by default
+    the same.
+
+    Whatever runs in the block runs on the patched model: `ask`, `discover`, `evaluate`, `trace`.
+    Blocks may be nested, and what is inside acts last. Edits are made outside. OptionError, before
+    anything is touched, for a part, a value or a place that the model does not have.
+
+    >>> model = load("facts-gpt2", device="cpu")
+    >>> with patched(model, [f"a6.h{head}" for head in range(8)], to=0):
+    ...     model.ask("The capital of France is", k=1).tokens == (' Paris',)
+    False
+    >>> with patched(model, "resid2", source="The capital of Japan is", at="France",
+    ...              prompt="The capital of France is", source_at="Japan"):
+    ...     model.ask("The capital of France is", k=1).tokens
+    (' Tokyo',)
+    """
     if not isinstance(model, Model):
         raise OptionError("what is patched is a loaded model: load it first")
     named = [parts] if isinstance(parts, str) else list(parts)
