@@ -10,7 +10,7 @@ import numpy as np
 from circuits.base.intervals import Interval
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Part, Report, Section
-from experiments.analyses.engine.claims import Claim, average, difference
+from experiments.analyses.engine.claims import Claim, Verdict, average, difference
 from experiments.analyses.engine.tables import Table
 from experiments.analyses.locators.sample import READERS
 
@@ -44,13 +44,14 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
     """The report; see the module's text."""
     names = list(dict.fromkeys(name for part in parts.values() for name in part["locators"]))
     values = _Values(parts)
-    first = next(iter(parts.values()))
+    pairs = sorted({int(part["pairs"]) for part in parts.values()})
     edges = sum(int(part["edges"]) for part in parts.values())
     agree = Table(
         "agreement",
         ("locator", *AGREEMENT),
         [[name, *(values.mean(name, key) for key in AGREEMENT.values())] for name in names],
-        title=f"{edges:,} edges patched in {len(parts)} relations, {first['pairs']} pairs each",
+        title=f"{edges:,} edges patched in {len(parts)} relations, "
+        f"{' to '.join(str(each) for each in dict.fromkeys((pairs[0], pairs[-1])))} pairs each",
         note=f"Recall and sign are of the truly largest {config.largest} of a relation's edges.",
         default_digits=2,
         digits={"cost": 1},
@@ -71,7 +72,8 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
         Section("Single edges", "", (agree, readers), claims[::2]),
         Section("Circuits", "", circuits, claims[1::2]),
     )
-    return Report(_lead(values, names, config.largest), sections, claims[:4], METHOD)
+    better = tuple(claim for claim in claims if claim.verdict == Verdict.SUPPORTED)
+    return Report(_lead(values, names, config.largest), sections, better or claims[:2], METHOD)
 
 
 class _Values:
