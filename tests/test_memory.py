@@ -13,9 +13,15 @@ from locate.edges import room
 from locate.edges.eap import attribute
 from locate.edges.locators import Locator
 from locate.search import Scoring
+from locate.states.steering import patched
 from tests.families import FAMILIES, family_model, family_pairs
 
-METHODS = {"eap": Scoring(Locator.EAP), "eap-ig": Scoring(steps=3)}
+METHODS = {
+    "eap": Scoring(Locator.EAP),
+    "eap-ig": Scoring(steps=3),
+    "relp": Scoring(method=Locator.RELP),
+    "gim": Scoring(method=Locator.GIM),
+}
 MIB = 2**20
 
 
@@ -69,6 +75,17 @@ def test_running_a_block_again_leaves_blocks_and_hooks_as_they_were(model, pairs
     attribute(model, pairs, METHODS["eap"], memory=least(model, pairs, METHODS["eap"]))
     assert not any("forward" in vars(block) for block in model.bridge.blocks)
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.bridge.hook_dict.values())
+
+
+def test_a_bound_leaves_scores_of_a_patched_model_as_they_are(model, pairs):
+    """Blocks that run again run patched, as they did the first time."""
+    plain = attribute(model, pairs, Scoring(steps=2))
+    with patched(model, ["a1.h0", "m1"], to=0.1):
+        free = attribute(model, pairs, Scoring(steps=2))
+        lowest = least(model, pairs, Scoring(steps=2))
+        bounded = attribute(model, pairs, Scoring(steps=2), memory=lowest)
+    assert relative_error(bounded.values, free.values) < 1e-5
+    assert relative_error(free.values, plain.values) > 0.01
 
 
 @pytest.mark.parametrize(
