@@ -103,10 +103,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 del FAMILIES["opt"][1]["num_key_value_heads"]  # it knows no such thing
 
 
-def family_hf(family: str, dtype: torch.dtype = torch.float64) -> Any:
-    """The Hugging Face model: every weight random, every path of some consequence."""
+def family_hf(family: str, dtype: torch.dtype = torch.float64, **more: Any) -> Any:
+    """The Hugging Face model: every weight random, every path of some consequence.
+
+    `more` replaces fields of its configuration.
+    """
     kind, options = FAMILIES[family]
-    config = AutoConfig.for_model(kind, **options)
+    config = AutoConfig.for_model(kind, **options | more)
     config._experts_implementation = "eager"
     torch.manual_seed(0)
     hf = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype)
