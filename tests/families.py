@@ -68,6 +68,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", _config(head_dim=6)),
     "mistral": ("mistral", _config(**_WINDOW)),
     "stablelm": ("stablelm", _config(use_qkv_bias=True, **_PARTLY)),
+    "stablelm, parallel": ("stablelm", _config(use_parallel_residual=True, **_PARTLY)),
     "gpt_neox": ("gpt_neox", _config(**_OWN_KEYS, **_PARTLY)),
     "gpt_neox, sequential": ("gpt_neox", _config(**_OWN_KEYS, use_parallel_residual=False)),
     "gptj": ("gptj", _gpt(rotary_dim=2)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -106,6 +106,8 @@ class PlainModel:
 
     def __init__(self, hf: Any, n_heads: int, d_head: int) -> None:
         self.hf, self.parts = hf, PARTS.get(hf.config.model_type, Parts())
+        if hf.config.model_type == "stablelm" and hf.config.use_parallel_residual:
+            self.parts = replace(self.parts, before_mlp=None)
         self.n_heads, self.d_head = n_heads, d_head
 
     def part(self, path: str, layer: int | None = None) -> Any:

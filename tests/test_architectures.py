@@ -361,7 +361,7 @@ def test_memit_is_refused_where_a_norm_follows_the_mlp(family: str) -> None:
         ("opt", "do_layer_norm_before", False),
         ("opt", "word_embed_proj_dim", 8),
         ("phi", "qk_layernorm", True),
-        ("stablelm", "use_parallel_residual", True),
+        ("stablelm", "qk_layernorm", True),
         ("gemma3_text", "use_bidirectional_attention", True),
     ],
 )

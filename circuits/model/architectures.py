@@ -224,7 +224,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3_moe": Architecture(None, **_QWEN3),
     "stablelm": Architecture(
         _DOWN,
-        {"qk_layernorm": False, "use_parallel_residual": False},
+        {"qk_layernorm": False},
+        parallel="use_parallel_residual",
+        one_norm=True,
     ),
 }
 """Covered model types."""
