@@ -17,18 +17,21 @@ from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.overlap import overlap
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
+from experiments.analyses.multihop import analysis
 from experiments.analyses.multihop.analysis import ANALYSIS, Config, compute, steps, strongest
 from experiments.analyses.multihop.prompts import (
     Chain,
     Form,
     TwoHops,
     chains_of,
+    halves_of,
     pairs_of,
     reversed_facts,
     two_hops,
     wording,
 )
 from experiments.analyses.multihop.report import REVERSAL
+from locate.seen import subjects_of
 
 CHAIN = "landmark_country > country_language"
 QUICK = Config(
@@ -99,6 +102,48 @@ def test_pairs_ask_the_same_of_another_subject_and_another_bridge(context: Conte
         assert len(pair.clean) == len(pair.corrupted)
         assert pair.answer != pair.foil
         assert bridges[pair.text.subject or ""] not in pair.text.corrupted
+
+
+def test_halves_are_all_facts_and_have_no_bridge_in_common() -> None:
+    facts = two_hops(chain(), lambda *_: True)
+    one, other = halves_of(facts, 0)
+    assert sorted(map(str, one + other)) == sorted(map(str, facts))
+    assert not {hops.bridge for hops in one} & {hops.bridge for hops in other}
+    largest = max(sum(each.bridge == hops.bridge for each in facts) for hops in facts)
+    assert abs(len(one) - len(other)) <= largest
+    assert halves_of(facts, 1) != (one, other)
+
+
+def test_the_hops_circuits_are_of_nobody_who_tests(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, Any] = {}
+    tested: list[Any] = []
+    plain_circuit, plain_runs = context.circuit, analysis.run_circuits
+    monkeypatch.setattr(
+        context,
+        "circuit",
+        lambda name, *rest, **more: (
+            found.setdefault(name, more.get("examples")),
+            plain_circuit(name, *rest, **more),
+        )[1],
+    )
+    monkeypatch.setattr(
+        analysis,
+        "run_circuits",
+        lambda model, pairs, *rest, **more: (
+            tested.extend(pairs),
+            plain_runs(model, pairs, *rest, **more),
+        )[1],
+    )
+    compute(context, QUICK, CHAIN)
+    bridges = {hops.subject: hops.bridge for hops in two_hops(chain(), lambda *_: True)}
+    names = {pair.text.subject or "" for pair in tested}
+    names |= {bridges[name] for name in names}
+    assert tested
+    for name in CHAIN.split(" > "):
+        for pair in found[name].pairs:
+            assert not subjects_of(pair.text) & names
 
 
 def test_backwards_only_objects_of_one_subject_are_asked() -> None:

@@ -84,7 +84,12 @@ def _in_style(context: Context, config: Config, key: str, style: Style) -> dict[
         return None
     wording = wordings[0] if wordings else ""
     counts = tuple(sorted({0, *config.counts, config.compare}))
-    facts = shots_of(model, relation, wording, style, counts, config.facts, context.seed)
+    asked = (model, relation, wording, style, counts)
+    n_tested = config.facts // 2
+    testing = shots_of(*asked, n_tested, context.seed)
+    tested = {each[0].fact.subject for each in testing}
+    finding = shots_of(*asked, config.facts - n_tested, context.seed, avoid=tested)
+    facts = [*finding, *testing]
     if not facts:
         return None
     size = context.batch_size
@@ -97,20 +102,28 @@ def _in_style(context: Context, config: Config, key: str, style: Style) -> dict[
         "heads": None,
     }
     known = replies[config.compare].right[0] | (not config.known_only)
-    kept = [each for each, right in zip(facts, known, strict=True) if right]
-    if len(kept) >= 2 * FEWEST:
-        found["heads"] = _Heads(context, config, kept).numbers()
+    halves = [
+        [each for each, right in zip(half, said, strict=True) if right]
+        for half, said in ((finding, known[: len(finding)]), (testing, known[len(finding) :]))
+    ]
+    if min(map(len, halves)) >= FEWEST:
+        found["heads"] = _Heads(context, config, *halves).numbers()
     return found
 
 
 class _Heads:
     """Circuits with and without examples, found on one half of the facts; heads on the other."""
 
-    def __init__(self, context: Context, config: Config, facts: Sequence[dict[int, Shot]]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        config: Config,
+        finding: Sequence[dict[int, Shot]],
+        testing: Sequence[dict[int, Shot]],
+    ) -> None:
         self.context, self.config = context, config
         self.model: Model = context.model
-        half = len(facts) // 2
-        self.finding, self.testing = facts[:half], facts[half:]
+        self.finding, self.testing = finding, testing
         shots = (config.compare, 0)
         self.with_, self.without = (self._circuit(self.finding, n) for n in shots)
         self.again = self._circuit(self.testing, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,21 +55,23 @@ def shots_of(
     counts: Sequence[int],
     n: int,
     seed: int,
+    avoid: Collection[str] = (),
 ) -> list[dict[int, Shot]]:
     """At most `n` facts, each asked after every number of examples.
 
     A fact's examples are drawn once, and fewer examples are the last ones of more. Facts for which
     there are too few examples, that do not fit the model, or that have no other subject with as
-    many tokens are left out.
+    many tokens are left out. The subjects to `avoid` are in no prompt.
     """
     generator = random.Random(f"{seed}/{relation.name}/{style}")
-    facts = list(relation.facts)
+    facts = [fact for fact in relation.facts if fact.subject not in avoid]
+    candidates = tuple(facts)
     generator.shuffle(facts)
     found: list[dict[int, Shot]] = []
     for fact in facts:
         if len(found) == n:
             break
-        pool = [each for each in relation.facts if can_demonstrate(each, fact.subject, fact.object)]
+        pool = [each for each in candidates if can_demonstrate(each, fact.subject, fact.object)]
         if len(pool) < max(counts):
             continue
         shown = generator.sample(pool, max(counts))

@@ -32,10 +32,9 @@ METHOD = (
     "are right after the examples. Cut edges carry the mean over the prompts (or nothing), not "
     "another prompt's value: clean and corrupted prompt would have the same examples. Heads are "
     "new where the circuit with examples has them and the one without, on the same facts, does "
-    "not. How many are new by chance is seen in two circuits without examples, one a half. A "
-    "subject that is asked about in one half may stand in the other's examples and corrupted "
-    "prompts.",
-    "The other half of the facts tests the heads: they are silenced at every position, beside as "
+    "not. How many are new by chance is seen in two circuits without examples, one a half.",
+    "The other half of the facts, whose subjects are in no prompt that found a circuit, tests the "
+    "heads: they are silenced at every position, beside as "
     "many random heads, and as many other heads of the circuit with examples (means over the "
     "draws). Heads that grew are as many heads as are new, whose part in the heads' score mass "
     "grew most; they may have been there before. Attention is value-weighted, at the last token. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations
@@ -30,6 +30,7 @@ from experiments.analyses.multihop.prompts import (
     Form,
     TwoHops,
     chains_of,
+    halves_of,
     pairs_of,
     reversed_facts,
     reversed_wording,
@@ -39,6 +40,7 @@ from experiments.analyses.multihop.prompts import (
 from experiments.analyses.multihop.report import REVERSAL, report
 from locate.examples import Examples
 from locate.search import Search
+from locate.seen import subjects_of
 
 FEWEST = 6
 """Pairs that a circuit of a question needs at least."""
@@ -103,8 +105,9 @@ class _Chained:
         """A chain in all forms."""
         known = {each.name: self._known(each) for each in (chain.first, chain.second)}
         facts = two_hops(chain, lambda relation, subject: subject in known[relation.name])
-        random.Random(self.context.seed).shuffle(facts)
-        hops = [self._of(name) for name in (chain.first.name, chain.second.name)]
+        finding, testing = halves_of(facts, self.context.seed)
+        tested = {name for hop in testing for name in (hop.subject, hop.bridge)}
+        hops = [self._hop(name, tested) for name in (chain.first.name, chain.second.name)]
         unrelated = self._unrelated([chain.first, chain.second])
         forms = {}
         for form in self.config.forms:
@@ -112,7 +115,9 @@ class _Chained:
             def text(hop: TwoHops, form: Form = form) -> str | None:
                 return wording(chain, form, hop)
 
-            forms[str(form)] = self._looked_at(f"{chain.name} {form}", facts, text, hops, unrelated)
+            forms[str(form)] = self._looked_at(
+                f"{chain.name} {form}", finding, testing, text, hops, unrelated
+            )
         if not any(forms.values()):
             raise SkipError(f"{chain.name}: too few facts meet, or none can be paired")
         return {"facts": len(facts), "forms": forms}
@@ -122,12 +127,13 @@ class _Chained:
         relation = self.context.relations[name]
         known = self._known(relation)
         facts = [hop for hop in reversed_facts(relation) if hop.answer in known]
-        random.Random(self.context.seed).shuffle(facts)
+        finding, testing = halves_of(facts, self.context.seed)
         found = self._looked_at(
             f"{name} backwards",
-            facts,
+            finding,
+            testing,
             lambda hop: reversed_wording(relation, hop),
-            [self._of(name)],
+            [self._hop(name, {hop.answer for hop in testing})],
             self._unrelated([relation]),
         )
         if found is None:
@@ -137,17 +143,23 @@ class _Chained:
     def _looked_at(
         self,
         name: str,
-        facts: Sequence[TwoHops],
+        finding_facts: Sequence[TwoHops],
+        testing_facts: Sequence[TwoHops],
         text: Callable[[TwoHops], str | None],
         hops: Sequence[Circuit],
         unrelated: Sequence[Circuit],
     ) -> dict[str, Any] | None:
-        """One question's circuit beside those of its hops; None where it cannot be asked."""
-        half = self.config.pairs
-        pairs = pairs_of(self.model, facts, text, self.context.seed)[: 2 * half]
-        if len(pairs) < 2 * FEWEST:
+        """One question's circuit beside those of its hops; None where it cannot be asked.
+
+        Partners of prompts are of the prompt's own half.
+        """
+        finding, again = (
+            pairs_of(self.model, facts, text, self.context.seed)[: self.config.pairs]
+            for facts in (finding_facts, testing_facts)
+        )
+        if min(len(finding), len(again)) < FEWEST:
             return None
-        finding, again = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
+        pairs = [*finding, *again]
         own, other = (
             self.context.circuit(name, search=self.search, examples=Examples(name, tuple(side)))
             for side in (finding, again)
@@ -232,6 +244,18 @@ class _Chained:
 
     def _of(self, name: str) -> Circuit:
         return self.context.circuit(name, self.config.pairs, self.search)
+
+    def _hop(self, name: str, tested: Collection[str]) -> Circuit:
+        """The circuit of a single hop, found on facts about none of the tested subjects."""
+        made = self.context.examples(name)
+        pairs = [
+            pair
+            for pair in (*made.pairs, *made.held_out)
+            if subjects_of(pair.text).isdisjoint(tested)
+        ][: self.config.pairs]
+        if len(pairs) < FEWEST:
+            raise SkipError(f"{name}: too few facts are left that do not test")
+        return self.context.circuit(name, search=self.search, examples=Examples(name, tuple(pairs)))
 
     def _unrelated(self, relations: Sequence[Relation]) -> list[Circuit]:
         """Circuits of relations about other kinds of subjects, the same few throughout a run."""

@@ -87,6 +87,22 @@ def wording(chain: Chain, form: Form, hops: TwoHops) -> str | None:
     return stated + second.follow[0] if second.follow else None
 
 
+def halves_of(facts: Sequence[TwoHops], seed: int) -> tuple[list[TwoHops], list[TwoHops]]:
+    """Facts that find circuits, and about as many that test them; no bridge is in both."""
+    generator = random.Random(seed)
+    by_bridge: dict[str, list[TwoHops]] = {}
+    for hops in facts:
+        by_bridge.setdefault(hops.bridge, []).append(hops)
+    groups = list(by_bridge.values())
+    generator.shuffle(groups)
+    halves: tuple[list[TwoHops], list[TwoHops]] = ([], [])
+    for group in sorted(groups, key=len, reverse=True):
+        min(halves, key=len).extend(group)
+    for half in halves:
+        generator.shuffle(half)
+    return halves
+
+
 def pairs_of(
     model: Model, facts: Sequence[TwoHops], text: Callable[[TwoHops], str | None], seed: int
 ) -> list[TokenPair]:

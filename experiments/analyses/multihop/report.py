@@ -45,9 +45,9 @@ METHOD = (
     "which hold whatever all circuits of the model share; and the circuit of the same question on "
     "the other half of the facts, a single one, which shows what the choice of facts alone does. "
     "Unions of circuits are also run on the other half: faithfulness is 1 where they tell the two "
-    "answers apart as well as the model does, 0 where as badly as with every edge cut. No question "
-    "of that half found the own circuit; but its subjects may stand in corrupted prompts that did, "
-    "and among the single facts that found the circuits of the hops.",
+    "answers apart as well as the model does, 0 where as badly as with every edge cut. The halves "
+    "have no bridge in common, partners of prompts are of the same half, and the circuits of the "
+    "hops were found on facts about none of the other half's subjects and bridges.",
     "Relations in which an object has one subject are asked backwards as well, from the object; "
     "there is one hop then, the relation itself.",
     "Intervals resample chains, or relations that are asked backwards.",
