@@ -244,11 +244,12 @@ class Discovery(Shown):
         title = f"{examples.name} in {self.model}"
         writers: Writers = {
             "circuit.kc.safetensors": circuit.save,
-            "circuit.json": lambda path: save_eap_ig(circuit, path, full=full_json),
             "circuit.graphml": lambda path: export_circuit(circuit, path, ExportFormat.GRAPHML),
             "circuit.svg": lambda path: drawn(circuit, path, title=title),
             "pairs.jsonl": lambda path: atomic_write(path, as_jsonl(examples.pairs)),
         }
+        if not circuit.wiring.spans:  # for which EAP-IG's format has no place
+            writers["circuit.json"] = lambda path: save_eap_ig(circuit, path, full=full_json)
         if examples.held_out:
             held_out = as_jsonl(examples.held_out)
             writers["held_out.jsonl"] = lambda path: atomic_write(path, held_out)
