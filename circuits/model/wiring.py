@@ -316,7 +316,8 @@ class Wiring:
 def check_spans(spans: Sequence[str]) -> None:
     """OptionError where a wiring cannot tell spans of these names apart."""
     for name in spans:
-        if not name.strip() or name != name.strip() or AT in name or "," in name:
+        apart = AT in name or "," in name or not name.isprintable()
+        if not name.strip() or name != name.strip() or apart:
             raise OptionError(f"a span's name is a word without {AT} and comma, not {name!r:.40}")
     if len(set(spans)) < len(spans) or not {LAST, OTHERS} <= set(spans):
         raise OptionError(f"spans are {LAST}, {OTHERS} and more, each named once")
