@@ -70,7 +70,7 @@ def test_tables_by_span_and_by_layer_add_up_to_the_circuit() -> None:
 
 
 def test_edges_of_several_spans_lie_beside_each_other_and_have_the_span_s_colour(tmp_path: Path):
-    names = [f"input->logits@{span}" for span in WIRING.spans]
+    names = [f"m0->a1.h0<v>@{span}" for span in WIRING.spans]
     kept = np.zeros(WIRING.n_edges, dtype=bool)
     kept[[WIRING.edge_index(name) for name in names]] = True
     circuit = Circuit(WIRING, kept, scored())
@@ -120,7 +120,9 @@ def test_discover_evaluate_compare_and_show_take_spans(tmp_path: Path, capsys) -
     other = tmp_path / "b" / "circuit.kc.safetensors"
     assert Circuit.load(other).wiring.spans == ("subject", "last", "others")
     both = run_json(capsys, "compare", "--before", str(path), "--after", str(path))
-    assert both["jaccard"] == 1.0
+    assert both["comparison"]["jaccard"] == 1.0
+    spans = [mass["group"] for mass in both["comparison"]["by_span"]]
+    assert spans == ["subject", "relation", "last", "others"]
     assert run_json(capsys, "show", str(path))["geometry"]
     assert main(["compare", "--before", str(path), "--after", str(other)]) == 2
     assert main(["export", str(path), "--to", "eap-ig"]) == 2
