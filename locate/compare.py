@@ -86,6 +86,11 @@ def compare_edit(
     The result and its circuits say what was asked (`relation`), and under `notes` what was left
     out on the way, and that the edit was made for other weights where it was let pass.
     """
+    if search.spans is not None:
+        raise OptionError(
+            "`spans`: what an edit rewired is told without spans; leave them out, or discover both "
+            "circuits with them and compare the two"
+        )
     notes, report = list(asked.notes), None
     delta = delta.fitted_to(model)
     if "made_for" in delta.provenance:

@@ -55,7 +55,7 @@ def discover(
 ) -> Discovery:
     """Find the circuit that the examples share, and evaluate it."""
     search = search.measured()
-    search.n_edges(model.wiring(search.kv))
+    search.n_edges(search.wiring(model, examples.pairs))
     clock = _Clock(stages)
     notes = list(examples.notes)
     pairs = examples.pairs

@@ -13,6 +13,7 @@ from circuits.base.origin import write_all
 from circuits.base.writing import atomic_write, save_json
 from circuits.facts.pairs import TokenPair
 from circuits.files.exchange import export_circuit, save_eap_ig
+from circuits.graph.by_span import span_rows
 from circuits.graph.circuit import Circuit, EdgeScores
 from circuits.graph.curves import BASELINE, FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Evaluation
@@ -26,6 +27,7 @@ from locate.report import (
     markdown_table,
     measure_rows,
     measures,
+    span_table,
 )
 from locate.search import Search
 from locate.seen import FOUND_IT, OTHER_PAIRS, OTHERS
@@ -181,6 +183,7 @@ class Discovery(Shown):
             "curve_pairs": self.curve and self.curve_pairs,
             "roles": dict(circuit.roles),
             "strongest_edges": circuit.rows(N_STRONGEST),
+            "by_span": span_rows(circuit),
             "selection": selection,
             "bos": self.examples.bos,
             "seed": search.seed,
@@ -215,6 +218,8 @@ class Discovery(Shown):
             f"On the {FOUND_IT}. A score estimates what the metric loses when the edge is "
             "corrupted: positive supports the answer.",
         ]
+        if circuit.wiring.spans:
+            lines += ["", "## By span", "", *markdown_table(*span_table(circuit))]
         if self.stability:
             counted = ", ".join(f"{count} {label}" for label, count in self.stability.items())
             lines += [
@@ -244,11 +249,12 @@ class Discovery(Shown):
         title = f"{examples.name} in {self.model}"
         writers: Writers = {
             "circuit.kc.safetensors": circuit.save,
-            "circuit.json": lambda path: save_eap_ig(circuit, path, full=full_json),
             "circuit.graphml": lambda path: export_circuit(circuit, path, ExportFormat.GRAPHML),
             "circuit.svg": lambda path: drawn(circuit, path, title=title),
             "pairs.jsonl": lambda path: atomic_write(path, as_jsonl(examples.pairs)),
         }
+        if not circuit.wiring.spans:  # for which EAP-IG's format has no place
+            writers["circuit.json"] = lambda path: save_eap_ig(circuit, path, full=full_json)
         if examples.held_out:
             held_out = as_jsonl(examples.held_out)
             writers["held_out.jsonl"] = lambda path: atomic_write(path, held_out)

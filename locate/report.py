@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuits.base.intervals import Interval
+from circuits.graph.by_span import span_rows
 from circuits.graph.circuit import Circuit, as_cell
 from circuits.graph.curves import FaithfulnessCurve
 from circuits.graph.evaluate import Evaluation
@@ -104,6 +105,15 @@ def _intervals(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
     found = {name: getattr(evaluation, name).as_dict() for name in MEASURES}
     hits = {f"hit_at_10_{name}": rate.as_dict() for name, rate in evaluation.hit_at_10.items()}
     return found | hits
+
+
+def span_table(circuit: Circuit) -> tuple[Row, list[Row]]:
+    """A table of the spans that a circuit tells apart; no rows where it tells none."""
+    rows = span_rows(circuit)
+    header = tuple(rows[0]) if rows else ()
+    return header, [
+        tuple(as_cell(str(v) if type(v) is int else v) for v in row.values()) for row in rows
+    ]
 
 
 def edge_rows(circuit: Circuit, n: int = N_STRONGEST) -> tuple[Row, list[Row]]:

@@ -5,7 +5,7 @@ Command lines are made from these fields, so this module imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +16,9 @@ from circuits.base.sizes import bytes_of
 from locate.edges.locators import Locator
 
 if TYPE_CHECKING:
+    from circuits.facts.pairs import TokenPair
     from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+    from circuits.model.model import Model
 
 S = TypeVar("S", bound="Scoring")
 DEFAULT_EDGES = 200
@@ -31,7 +33,8 @@ _SIZES = ("faithfulness", "edges", "share", "threshold")
 class Scoring(Options):
     """What decides the scores of edges.
 
-    `steps` and `rule` are EAP-IG's. `memory`, in bytes or as 6GiB, bounds what some methods take
+    `steps` and `rule` are EAP-IG's. `spans` has each edge scored once a span of the prompt, as
+    `circuits.facts.spans` names them. `memory`, in bytes or as 6GiB, bounds what some methods take
     beside the model; it decides the size of batches and no score. `options` are the options of a
     method that has a class of its own for them, as a value of that class or by name.
     """
@@ -43,6 +46,12 @@ class Scoring(Options):
     ablation: Ablation = option(Ablation.PATCH, "What replaces a cut edge.")
     kv: KeyValue = option(
         KeyValue.GROUPED, "One key and value input a key-value head, or one a query head."
+    )
+    spans: str | None = option(
+        None,
+        "Tell edges apart by where in the prompt they are: auto, or names with commas between, of "
+        "subject, relation and the spans that the pairs name.",
+        metavar="auto|NAME,NAME",
     )
     memory: str | int | None = option(
         None,
@@ -60,6 +69,8 @@ class Scoring(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "options", _own_options(self.method, self.options))
+        if self.spans is not None:
+            _check_spans(self.method, self.options, self.spans)
         if self.memory is not None:
             object.__setattr__(self, "memory", bytes_of("memory", self.memory))
             if not self.method.bounded:
@@ -90,7 +101,20 @@ class Scoring(Options):
             for name, value in ((name, getattr(self, name)) for name in found)
             if isinstance(value, Open) and value.source_sha256
         }
+        found |= {} if self.spans is None else {"spans": self.spans}
         return found if self.options is None else {**found, "options": plain["options"]}
+
+    def wiring(self, model: Model, pairs: Sequence[TokenPair]) -> Wiring:
+        """The edges that get scores: the model's, once a span where spans are told apart.
+
+        OptionError where the pairs have none of these spans.
+        """
+        wiring = model.wiring(self.kv)
+        if self.spans is None:
+            return wiring
+        from circuits.facts.spans import named_spans
+
+        return wiring.with_spans(named_spans(pairs, self.spans))
 
 
 @dataclass(frozen=True)
@@ -199,6 +223,19 @@ class Search(Scoring):
             return select(scores, Selection.THRESHOLD, t=self.threshold, by=self.ranking)
         n = self.n_edges(scores.wiring)
         return select(scores, self.selection, n, by=self.ranking)
+
+
+def _check_spans(method: Locator, options: Any, asked: str) -> None:
+    """OptionError where spans have no such names, or where the method cannot tell them apart."""
+    from circuits.facts.spans import AUTO, asked_names
+
+    if asked != AUTO:
+        asked_names(asked)
+    members = [Locator.of(name) for name in options.of] if method == Locator.ENSEMBLE else [method]
+    for member in members:
+        if not member.spans:
+            known = ", ".join(each for each in Locator if each.spans)
+            raise OptionError(f"`spans` are told apart by `method` {known}, not by {member}")
 
 
 def _own_options(method: Locator, given: Any) -> Any:

@@ -70,7 +70,7 @@ def smallest(
 
 def base_runs(model: Model, pairs: Sequence[TokenPair], search: Search) -> BaseRuns:
     """The pairs' base runs as the search measures circuits; none is made yet."""
-    wiring = model.wiring(search.kv)
+    wiring = search.wiring(model, pairs)
     return BaseRuns(model, pairs, wiring, search.metric, search.ablation, search.batch_size)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,11 +24,13 @@ def plain_eap(
     metric: MetricLike = Metric.LOGIT_DIFFERENCE,
     points: Sequence[float] = (1.0,),
     hooks: Sequence[tuple[str, Any]] = (),
-) -> Float[Tensor, "src dst"]:
+    by_position: bool = False,
+) -> Float[Tensor, "*pos src dst"]:
     """EAP by the bridge's own flags and backward hooks, one example at a time.
 
     `points` are fractions of the way from the corrupted to the clean embedding; (1.0,) is EAP.
-    `hooks` are in the runs with gradients.
+    `hooks` are in the runs with gradients. `by_position` has each position's part, for pairs of one
+    length.
     The wiring is the bridge's: one key and one value input a key-value head.
     """
     bridge, wiring = model.bridge, model.wiring()
@@ -35,11 +38,11 @@ def plain_eap(
     for flag in flags:
         getattr(bridge, f"set_{flag}")(True)
     try:
-        total = sum(_plain_example(model, wiring, pair, metric, points, hooks) for pair in pairs)
+        parts = [_plain_example(model, wiring, pair, metric, points, hooks) for pair in pairs]
     finally:
         for flag in flags:
             getattr(bridge, f"set_{flag}")(False)
-    return total / len(pairs)
+    return sum(part if by_position else part.sum(0) for part in parts) / len(pairs)
 
 
 def _plain_example(
@@ -54,7 +57,7 @@ def _plain_example(
     clean, corrupted = torch.tensor([pair.clean.ids]), torch.tensor([pair.corrupted.ids])
     answer, foil = torch.tensor([pair.answer]), torch.tensor([pair.foil])
     difference = torch.zeros(clean.shape[1], wiring.n_src, model.d_model)
-    scores = torch.zeros(wiring.n_src, wiring.n_dst)
+    scores = torch.zeros(clean.shape[1], wiring.n_src, wiring.n_dst)
 
     def writer(where: slice | int, sign: int):
         def hook(value: Tensor, hook: object) -> None:
@@ -76,7 +79,8 @@ def _plain_example(
             gradient = gradient[0].detach()
             if gradient.ndim == 2:
                 gradient = gradient.unsqueeze(1)
-            scores[:n_src, where] += torch.einsum("psd,ptd->st", difference[:, :n_src], gradient)
+            part = torch.einsum("psd,ptd->pst", difference[:, :n_src], gradient)
+            scores[:, :n_src, where] += part
 
         return hook
 
@@ -111,15 +115,19 @@ def plain_circuit_run(
     batch: PairBatch,
     circuit: Circuit,
     constants: SourceConstants | None = None,
+    spans: np.ndarray | None = None,
 ) -> Float[Tensor, "batch d_vocab"]:
     """Run a circuit node by node with the bridge's split inputs, keeping every node's output.
 
     Every destination's input is replaced by its clean-run value minus, for each edge that is not
     kept, the source's current output plus what it is replaced with. Independent of the cached,
-    sparse computation in `circuits.graph.running`.
+    sparse computation in `circuits.graph.running`. `spans` says which span each position is in.
     """
     bridge, wiring = model.bridge, circuit.wiring
     kept = torch.from_numpy(circuit.matrix())
+    if spans is None:
+        kept, spans = kept[None], np.zeros(batch.clean.shape, dtype=int)
+    kept = kept[torch.from_numpy(spans)]
     shape = (*batch.clean.shape, wiring.n_src, model.d_model)
     replaced = torch.zeros(shape)
     now = torch.zeros(shape)
@@ -141,8 +149,8 @@ def plain_circuit_run(
 
     def missing(dst: int, n_src: int) -> Tensor:
         """What the replaced edges into a destination change in its input."""
-        gone = (~kept[:n_src, dst]).to(now.dtype)
-        return torch.einsum("bpsd,s->bpd", replaced[:, :, :n_src] - now[:, :, :n_src], gone)
+        gone = (~kept[:, :, :n_src, dst]).to(now.dtype)
+        return torch.einsum("bpsd,bps->bpd", replaced[:, :, :n_src] - now[:, :, :n_src], gone)
 
     repeats = model.n_heads // model.n_kv_heads
 

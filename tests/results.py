@@ -39,6 +39,15 @@ def circuit(seed: int = 0) -> Circuit:
     return Circuit(WIRING, kept, scores(seed), roles=roles, provenance=ORIGIN)
 
 
+def circuit_of_spans(seed: int = 0) -> Circuit:
+    """Edges by the spans of a prompt, one of them of a name that is as bad as names can be."""
+    wiring = WIRING.with_spans(("subject", "<b onload='&'>$x$", "last", "others"))
+    generator = np.random.default_rng(seed)
+    values = EdgeScores(wiring, generator.normal(size=wiring.n_edges).astype(np.float32))
+    kept = generator.random(wiring.n_edges) < 0.4
+    return Circuit(wiring, kept, values, provenance=ORIGIN)
+
+
 def comparison() -> Comparison:
     return compare(circuit(0), circuit(1))
 

@@ -56,6 +56,7 @@ def write_average_lens(path: Path) -> None:
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "circuit": lambda path: results.circuit().save(path),
+    "spans": lambda path: results.circuit_of_spans().save(path),
     "comparison": lambda path: results.comparison().save(path),
     "rewiring": lambda path: results.rewiring().save(path),
     "curve": lambda path: FaithfulnessCurves(
@@ -70,6 +71,9 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 DRAWN = {
     "circuit",
     "circuit-layers",
+    "spans",
+    "spans-circuit",
+    "spans-layers",
     "comparison-difference",
     "rewiring-objects",
     "curve-faithfulness",

@@ -29,6 +29,7 @@ SKIPPED_GAP = 0.2  # more of it where layers without a drawn node lie between
 MLP_GAP = 1.3  # from the last head's column to the MLPs'
 BAR_MARGIN = 0.72
 PORTS = {"q": -0.18, "k": 0.0, "v": 0.18, "": 0.0}
+BESIDE = 0.14  # room in which the edges of several spans lie side by side
 
 
 class Placement(Choice):
@@ -231,6 +232,8 @@ def lay_out(
     bars = [0, len(drawn) - 1]
     x[bars], half_width[bars] = (left + right) / 2, (right - left) / 2
 
+    # An edge that is kept in several spans is as many lines, each a little beside the other.
+    beside = BESIDE * ((wiring.edge_span[edges] + 0.5) / wiring.n_spans - 0.5)
     inner = drawn.copy()
     inner[bars] = False
     obstacles = Obstacles.of_boxes(x[inner], y[inner], left, right)
@@ -247,7 +250,10 @@ def lay_out(
         tail=rank[tail],
         head=rank[head],
         curves=router.route(
-            x[tail], y[tail], x[head] + nodes.port[wiring.edge_dst[edges]], y[head]
+            x[tail] + beside,
+            y[tail],
+            x[head] + nodes.port[wiring.edge_dst[edges]] + beside,
+            y[head],
         ),
         shared=tuple((nodes.names[a], nodes.names[b]) for a, b in served.tolist()),
         shared_curves=router.route(

@@ -76,6 +76,9 @@ LOST = EdgeStyle("#D55E00", (1.0, 1.2), "lost")
 FLIPPED = EdgeStyle("#CC79A7", (4.0, 1.2, 1.0, 1.2), "kept, sign flipped")
 CANNOT_TELL = EdgeStyle("#E69F00", (0.8, 1.8), "gained, lost or flipped: cannot tell from noise")
 
+SPANS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#3E4C59")
+"""Colours of spans, in order of use; those beyond them share the last."""
+
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours of curves, in order of use."""
 
@@ -92,6 +95,12 @@ def edge_style(score: float | None) -> EdgeStyle:
     if score is None:
         return UNSCORED
     return OPPOSES if score < 0 else SUPPORTS
+
+
+def span_style(place: int, name: str, score: float | None) -> EdgeStyle:
+    """Style of an edge in a span: its colour says which, its line style the sign."""
+    colour = SPANS[min(place, len(SPANS) - 1)]
+    return EdgeStyle(colour, OPPOSES.dash if score is not None and score < 0 else None, name)
 
 
 def edge_widths(

@@ -200,6 +200,7 @@ class FigureKind(Open):
 
     CIRCUIT: ClassVar[FigureKind]
     LAYERS: ClassVar[FigureKind]
+    SPANS: ClassVar[FigureKind]
     DIFFERENCE: ClassVar[FigureKind]
     OBJECTS: ClassVar[FigureKind]
     TRACE: ClassVar[FigureKind]
@@ -218,6 +219,9 @@ FigureKind.CIRCUIT = _figure(
 )
 FigureKind.LAYERS = _figure(
     "layers", "layers:draw_layers", "nodes, edges and score mass by layer and role"
+)
+FigureKind.SPANS = _figure(
+    "spans", "spans:draw_spans", "signed score by token span and layer (circuits of spans)"
 )
 FigureKind.DIFFERENCE = _figure(
     "difference",

@@ -45,6 +45,8 @@ def flat_graph(circuit: Circuit) -> nx.MultiDiGraph:
         name, dst = wiring.edge_name(edge), wiring.edge_dst[edge]
         ends = wiring.src_names[wiring.edge_src[edge]], wiring.dst_nodes[dst]
         data = {"label": name, "kind": "edge", "slot": wiring.dst_slots[dst], "weight": 1.0}
+        if wiring.spans:
+            data["span"] = wiring.spans[wiring.edge_span[edge]]
         if circuit.scores is not None:
             score = float(circuit.scores.values[edge])
             data |= {"score": score, "weight": abs(score)}

@@ -141,8 +141,14 @@ def per_query_head(circuit: Circuit) -> Circuit:
     """The circuit with one key and value input a query head, as EAP-IG and MIB count edges.
 
     A shared input's score goes to its query heads in equal parts, in double precision, so that the
-    parts sum to it; what else an edge has each of its parts has too.
+    parts sum to it; what else an edge has each of its parts has too. OptionError where spans are
+    told apart, of which those formats know nothing.
     """
+    if circuit.wiring.spans:
+        raise OptionError(
+            "EAP-IG's and MIB's files have no place for the spans that this circuit tells apart; "
+            "`circuit.blind()` is the circuit without them, with the sums of its scores"
+        )
     old, new = circuit.wiring, circuit.wiring.with_kv(KeyValue.PER_QUERY_HEAD)
     origin = grouped_edges(old) if old.is_grouped else np.arange(new.n_edges)
     scores = circuit.scores

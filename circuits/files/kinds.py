@@ -59,10 +59,12 @@ KINDS: dict[str, Kind] = _kinds(
         {
             FigureKind.CIRCUIT: "viz.paper.circuit:draw_circuit",
             FigureKind.LAYERS: "viz.paper.layers:draw_layers",
+            FigureKind.SPANS: "viz.paper.spans:draw_spans",
         },
         {
             FigureKind.CIRCUIT: "viz.screen.circuit:circuit_figure",
             FigureKind.LAYERS: "viz.screen.layers:layers_figure",
+            FigureKind.SPANS: "viz.screen.spans:spans_figure",
         },
         "circuit",
         graph=True,

@@ -34,7 +34,7 @@ def same_shape(circuit: Circuit, rng: np.random.Generator) -> Circuit:
         values = keys + wiring.n_key_inputs
         dst[values : values + wiring.n_key_inputs] = values + groups
     matrix = circuit.matrix()
-    return Circuit(wiring, wiring.from_matrix(matrix[src][:, dst]))
+    return Circuit(wiring, wiring.from_matrix(matrix[..., src, :][..., dst]))
 
 
 def inflated(circuit: Circuit, rng: np.random.Generator) -> tuple[Circuit, int] | None:
@@ -62,24 +62,32 @@ def without(circuit: Circuit, edge: int) -> Circuit:
     return replace(circuit, kept=kept)
 
 
-def _readers(wiring: Wiring) -> list[list[int]]:
-    """By destination the sources that read it: a head, the heads of a group, an MLP; none."""
-    readers: list[list[int]] = [[] for _ in range(wiring.n_dst)]
-    for src, inputs in enumerate(inputs_of_sources(wiring)):
+def _readers(wiring: Wiring) -> list[list[tuple[int, int]]]:
+    """By destination the sources that read it: a head, the heads of a group, an MLP; none.
+
+    Destinations span by span; a source is its span and its number.
+    """
+    readers: list[list[tuple[int, int]]] = [[] for _ in range(wiring.n_spans * wiring.n_dst)]
+    for place, inputs in enumerate(inputs_of_sources(wiring)):
         for dst in inputs:
-            readers[dst].append(src)
+            readers[dst].append(divmod(place, wiring.n_src))
     return readers
 
 
 def _path(
-    wiring: Wiring, readers: list[list[int]], rng: np.random.Generator
+    wiring: Wiring, readers: list[list[tuple[int, int]]], rng: np.random.Generator
 ) -> Int[np.ndarray, " edge"]:
     """Indices of the edges of a random path."""
-    first = np.concatenate([[0], np.cumsum(wiring.n_sources_of_dst)[:-1]])
-    src, path = 0, []
+    span, src, path = int(rng.integers(wiring.n_spans)), 0, list[int]()
     while True:
-        dst = int(rng.choice(np.flatnonzero(wiring.mask[src])))
-        path.append(int(first[dst] + src))
+        ways = wiring.mask[src].copy()
+        ways[wiring.logits_dst] &= span == wiring.last_span
+        if not ways.any():  # nothing after the last layer reads other tokens than the last
+            span, src, path = int(rng.integers(wiring.n_spans)), 0, []
+            continue
+        dst = int(rng.choice(np.flatnonzero(ways)))
+        path.append(int(wiring.first_edge[span, dst] + src))
         if dst == wiring.logits_dst:
             return np.array(path)
-        src = int(rng.choice(readers[dst]))
+        onward = readers[span * wiring.n_dst + dst]
+        span, src = onward[int(rng.integers(len(onward)))]

@@ -21,6 +21,7 @@ from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.results import Result, within
 from circuits.graph.header import COLUMN, EDGE_ORDER, check_circuit
 from circuits.model.wiring import (
+    AT,
     SLOTS,
     Wiring,
     node_kind,
@@ -78,9 +79,20 @@ class EdgeScores(Shown):
         if self.per_pair is not None:  # large: flagged, not copied
             object.__setattr__(self, "per_pair", read_only(self.per_pair, copy=False))
 
-    def matrix(self) -> Float[np.ndarray, "src dst"]:
-        """Scores as a matrix, 0 where there is no edge."""
+    def matrix(self) -> Float[np.ndarray, "*span src dst"]:
+        """Scores as a matrix, 0 where there is no edge; by span where spans are told apart."""
         return self.wiring.to_matrix(self.values)
+
+    def blind(self) -> EdgeScores:
+        """The scores without spans: each edge's summed over them."""
+        wiring = self.wiring.with_spans()
+
+        def summed(values: np.ndarray) -> np.ndarray:
+            return values.reshape(*values.shape[:-1], -1, wiring.n_edges).sum(-2)
+
+        per_pair = None if self.per_pair is None else summed(self.per_pair)
+        origin = {name: value for name, value in self.provenance.items() if name != "spans"}
+        return EdgeScores(wiring, summed(self.values), per_pair, origin)
 
     def __getitem__(self, edge: str) -> float:
         return float(self.values[self.wiring.edge_index(edge)])
@@ -130,9 +142,8 @@ class EdgeScores(Shown):
         size = old.n_heads // old.n_kv_heads
 
         def merge(values: np.ndarray) -> np.ndarray:
-            shape = values.shape[:-1]
-            matrix = np.zeros((*shape, old.n_src, old.n_dst), dtype=values.dtype)
-            matrix[..., old.edge_src, old.edge_dst] = values
+            matrix = old.to_matrix(values)
+            shape = matrix.shape[:-2]
             body = matrix[..., :-1].reshape(*shape, old.n_src, old.n_layers, -1)
             heads = old.n_heads
             queries, mlp = body[..., :heads], body[..., -1:]
@@ -319,9 +330,28 @@ class Circuit(Result):
 
         return CircuitModel(model, self, ablation, prompts=prompts, constants=constants)
 
-    def matrix(self) -> Bool[np.ndarray, "src dst"]:
-        """Kept edges as a matrix."""
+    def matrix(self) -> Bool[np.ndarray, "*span src dst"]:
+        """Kept edges as a matrix; by span where spans are told apart."""
         return self.wiring.to_matrix(self.kept, fill=False)
+
+    def blind(self) -> Circuit:
+        """The circuit without spans: edges kept in any of them, with the sum of their scores."""
+        if not self.wiring.spans:
+            return self
+        wiring = self.wiring.with_spans()
+        kept = np.logical_or.reduce(self.kept.reshape(-1, wiring.n_edges))
+        scores = None if self.scores is None else self.scores.blind()
+        return replace(self, wiring=wiring, kept=kept, scores=scores, columns={}, evidence={})
+
+    def everywhere(self, spans: Sequence[str]) -> Circuit:
+        """The circuit with these spans told apart, and each of its edges kept in all of them.
+
+        It does what this one does. The spans are as of `circuits.facts.spans.named_spans`; scores
+        stay behind, for nothing says what part of them belongs where.
+        """
+        wiring = self.wiring.with_spans(spans)
+        kept = np.tile(self.blind().kept, wiring.n_spans)
+        return replace(self, wiring=wiring, kept=kept, scores=None, columns={}, evidence={})
 
     def nodes(self) -> list[str]:
         """Nodes that a kept edge touches, in residual-stream order (`kv` after the heads)."""
@@ -368,6 +398,8 @@ class Circuit(Result):
     def to_networkx(self) -> nx.MultiDiGraph:
         """The kept subgraph: a DiGraph with one parallel edge a slot (key `q`, `k`, `v` or ``).
 
+        Where spans are told apart there is one a slot and span, as `q@subject`, with its `span`.
+
         Nodes carry `layer`, `kind`, `role` and `score` (sum of the scores leaving the node); edges
         carry `slot`, `score` and the circuit's columns. Shared key-value nodes point to the kept
         heads of their group by edges with `slot="group"`, which are wiring and not counted as
@@ -394,8 +426,12 @@ class Circuit(Result):
             if values is not None:
                 extra["score"] = float(values[edge])
                 graph.nodes[source]["score"] += float(values[edge])
-            graph.add_edge(source, wiring.dst_nodes[dst], key=slot)
-            graph.edges[source, wiring.dst_nodes[dst], slot].update(extra, slot=slot)
+            key, about = slot, {"slot": slot}
+            if wiring.spans:
+                about["span"] = wiring.spans[wiring.edge_span[edge]]
+                key = f"{slot}{AT}{about['span']}"
+            graph.add_edge(source, wiring.dst_nodes[dst], key=key)
+            graph.edges[source, wiring.dst_nodes[dst], key].update(extra, **about)
         for name in names:
             if node_kind(name) == "kv":
                 for head in wiring.heads_of(name):

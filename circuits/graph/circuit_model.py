@@ -50,6 +50,11 @@ class CircuitModel:
     ) -> None:
         """As of `Circuit.as_model`."""
         check_geometry(model, circuit.wiring)
+        if circuit.wiring.spans:
+            raise OptionError(
+                "a prompt alone does not say where its spans are: `circuit.blind()` runs without "
+                "spans, and `evaluate` runs this one on pairs"
+            )
         found = circuit.provenance.get("ablation", Ablation.PATCH)
         if ablation is None and constants is not None:
             ablation = Ablation.ZERO

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from circuits.base.arrays import ContentError, Layout
 from circuits.base.display import Summary, named, plotted
@@ -154,11 +154,16 @@ class Comparison(Result):
 
     def by_layer(self) -> tuple[Mass, ...]:
         """Mass moved by the layer that writes; the first entry is the token embedding."""
-        return self._mass(self.layers, list(dict.fromkeys(self.layers)))
+        return self._by_source(self.layers, list(dict.fromkeys(self.layers)))
 
     def by_role(self) -> tuple[Mass, ...]:
         """Mass moved by the role of the node that writes."""
-        return self._mass(self.roles, sorted(set(self.roles)))
+        return self._by_source(self.roles, sorted(set(self.roles)))
+
+    def by_span(self) -> tuple[Mass, ...]:
+        """Mass moved by span; none where the circuits tell no spans apart."""
+        wiring = self.before.wiring
+        return self._mass(wiring.edge_span, wiring.spans) if wiring.spans else ()
 
     def differing_settings(self) -> dict[str, tuple[Any, Any]]:
         """Ways in which the two sides were scored differently, which also moves scores."""
@@ -294,6 +299,7 @@ class Comparison(Result):
             "dissimilarity": self.dissimilarity,
             "by_layer": [vars(mass) for mass in self.by_layer()],
             "by_role": [vars(mass) for mass in self.by_role()],
+            "by_span": [vars(mass) for mass in self.by_span()],
             "noise": None
             if self.changes is None
             else {"counts": self.changes.counts(), **self.changes.as_dict()},
@@ -308,12 +314,15 @@ class Comparison(Result):
         mask = operation(node_mask(self.before), node_mask(self.after))
         return tuple(names[place] for place in np.flatnonzero(mask))
 
-    def _mass(self, groups: Sequence[str], names: Sequence[str]) -> tuple[Mass, ...]:
+    def _by_source(self, groups: Sequence[str], names: Sequence[str]) -> tuple[Mass, ...]:
         """Mass by the group of each source."""
+        places = np.array([names.index(group) for group in groups])
+        return self._mass(places[self.before.wiring.edge_src], names)
+
+    def _mass(self, place: Int[np.ndarray, " edge"], names: Sequence[str]) -> tuple[Mass, ...]:
+        """Mass by the place of each edge among the names."""
         if self.scores is None:
             return ()
-        wiring = self.before.wiring
-        place = np.array([names.index(group) for group in groups])[wiring.edge_src]
         before, after = (values.astype(np.float64) for values in self.scores)
         columns = [np.abs(before), np.abs(after), np.abs(after - before)]
         counts = np.bincount(place, minlength=len(names))

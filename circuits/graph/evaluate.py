@@ -140,7 +140,7 @@ def _check_finite(
 
 def check_geometry(model: Model, wiring: Wiring) -> None:
     """OptionError where a circuit does not fit the model."""
-    if model.wiring(wiring.kv) != wiring:
+    if model.wiring(wiring.kv) != wiring.with_spans():
         raise OptionError(
             f"the circuit is for {wiring.describe()}, but {model.name!r} has "
             f"{model.wiring(wiring.kv).describe()}"

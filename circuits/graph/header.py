@@ -29,7 +29,8 @@ def check_circuit(layouts: Mapping[str, Layout], metadata: Mapping[str, Any]) ->
         raise ContentError("lacks the kept bits or the provenance of a circuit")
     if "per_pair" in layouts and "score" not in layouts:
         raise ContentError("has scores of examples but no scores")
-    n_edges = edge_count(wiring.n_layers, wiring.n_heads, wiring.n_key_inputs, wiring.parallel)
+    once = edge_count(wiring.n_layers, wiring.n_heads, wiring.n_key_inputs, wiring.parallel)
+    n_edges = wiring.n_spans * once
     for name, layout in layouts.items():
         dtype, shape = layout.dtype, layout.shape
         if name == "in_graph":

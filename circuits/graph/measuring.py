@@ -19,6 +19,7 @@ from torch import Tensor
 from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.spans import batch_places, check_told_apart
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Wiring
 from circuits.graph.running import CircuitRunner, head_projections
@@ -37,7 +38,7 @@ class BatchRuns:
         self.whole = self._measured(runner.clean_logits)
         self._seen: dict[bytes, Measured] = {}
 
-    def of(self, kept: Bool[np.ndarray, "src dst"]) -> Measured:
+    def of(self, kept: Bool[np.ndarray, "*span src dst"]) -> Measured:
         """With these edges kept."""
         name = sha256(np.packbits(kept).data).digest()
         if name not in self._seen:
@@ -68,6 +69,7 @@ class BaseRuns:
         self.metric, self.ablation = Metric.of(metric), Ablation.of(ablation)
         if not pairs:
             raise OptionError("there are no prompt pairs to work on")
+        check_told_apart(pairs, wiring.spans)
         self.model, self.pairs, self.wiring = model, pairs, wiring
         self.batch_size, self.k = batch_size, k
         self._kept: list[BatchRuns] | None = None
@@ -88,7 +90,9 @@ class BaseRuns:
             constants = source_constants(model, self.pairs, self.ablation, self.batch_size)
         projections = head_projections(model, wiring)
         for batch in batches(self.pairs, self.batch_size, model):
-            runner = CircuitRunner(model, batch, wiring, self.ablation, constants, projections)
+            places = batch_places(self.pairs, batch, wiring.spans)
+            asked = wiring, self.ablation, constants, projections, places
+            runner = CircuitRunner(model, batch, *asked)
             yield BatchRuns(self, batch, runner)
 
 
@@ -102,7 +106,7 @@ class MeanMetric:
         """The mean metric of the whole model."""
         return self._mean([each.whole for each in self._base], "of the whole model")
 
-    def of(self, kept: Bool[np.ndarray, "src dst"], tried: str | None = None) -> float:
+    def of(self, kept: Bool[np.ndarray, "*span src dst"], tried: str | None = None) -> float:
         """Mean metric with these edges kept; `tried` is the removed edge, for the error message."""
         self.n_runs += 1
         place = f"without {tried}" if tried else "of the whole model"

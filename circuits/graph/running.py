@@ -5,6 +5,7 @@ destination t reads is
 
     x_t = base residual at t + sum over kept edges s -> t of (now_s - base_s),
 
+(where spans of the prompt are told apart, over the edges that are kept in the span of the position)
 so one pass that caches the base run serves every circuit, and only *live* nodes cost anything:
 a head or MLP none of whose inputs changed still writes its base value. Attention keys and values
 of unchanged inputs come from the cache. Positions before the first differing token are the same
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.facts.pairs import PairBatch
@@ -60,8 +61,13 @@ class CircuitRunner:
         ablation: Ablation | str = Ablation.PATCH,
         constants: SourceConstants | None = None,
         projections: Sequence[HeadProjections] | None = None,
+        spans: Int[np.ndarray, "batch pos"] | None = None,
     ) -> None:
-        """`projections` may be given to share them between batches (`head_projections`)."""
+        """`projections` may be given to share them between batches (`head_projections`).
+
+        `spans` says of each position which of the wiring's spans it is in, where those are told
+        apart; the last position is alone in its own (`circuits.facts.spans.places`).
+        """
         self.model, self.wiring, self.ablation = model, wiring, Ablation.of(ablation)
         self.start = 0 if self.ablation.is_constant else batch.first_difference
         self.n_examples, length = batch.clean.shape
@@ -79,29 +85,41 @@ class CircuitRunner:
             self.base = self._corrupted_run(batch)
         clean = model.embed(batch.clean[:, self.start :]).flatten(0, 1)
         self._embedding_change = clean - self.base.embedding
+        self._span_rows: list[Tensor] = []
+        if wiring.spans:
+            assert spans is not None, "an edge in a span needs to know where the span is"
+            places = torch.from_numpy(spans[:, self.start :].reshape(-1)).to(model.device)
+            self._span_rows = [(places == n).nonzero()[:, 0] for n in range(wiring.n_spans)]
 
     @torch.no_grad()
-    def run(self, circuit: Circuit | Bool[np.ndarray, "src dst"]) -> Float[Tensor, "batch d_vocab"]:
+    def run(
+        self, circuit: Circuit | Bool[np.ndarray, "*span src dst"]
+    ) -> Float[Tensor, "batch d_vocab"]:
         """Logits after the last position when only the circuit's edges carry clean values."""
         matrix = circuit.matrix() if isinstance(circuit, Circuit) else circuit
         kept = torch.from_numpy(matrix).to(self.model.device)
-        sources = _LiveSources(self._embedding_change, self.n_examples, kept)
+        kept = kept.view(self.wiring.n_spans, *kept.shape[-2:])
+        sources = _LiveSources(
+            self._embedding_change, self.n_examples, kept, self._span_rows, self.wiring.last_span
+        )
         for layer in range(self.model.n_layers):
             self._run_heads(layer, kept, sources)
             self._run_mlp(layer, kept, sources)
-        return self.model.unembed(self.base.final + sources.sum_into(kept[:, -1:])[0])
+        return self.model.unembed(self.base.final + sources.sum_into(kept[..., -1:])[0])
 
-    def _run_heads(self, layer: int, kept: Bool[Tensor, "src dst"], sources: _LiveSources) -> None:
+    def _run_heads(
+        self, layer: int, kept: Bool[Tensor, "span src dst"], sources: _LiveSources
+    ) -> None:
         wiring, model, base = self.wiring, self.model, self.base
         start, n_heads, n_keys = wiring.attn_dst(layer), model.n_heads, wiring.n_key_inputs
-        columns = sources.rows_of(kept[:, start : start + wiring.n_attn])
+        columns = sources.rows_of(kept[..., start : start + wiring.n_attn])
         shared = torch.arange(n_heads, device=kept.device) // wiring.queries_per_key
         first = wiring.head_src(layer)
-        read = active = kept[first : first + n_heads].any(1)
+        read = active = kept[:, first : first + n_heads].any(2).any(0)
         if model.architecture.is_joint:
             keys_read = read.view(n_keys, -1).any(1)
             columns = columns & torch.cat([read, keys_read, keys_read])
-        changed = columns.any(0)
+        changed = columns.any(1).any(0)
         if model.architecture.is_joint:
             changed[:n_heads] = changed[:n_heads].any()
             changed[n_heads : n_heads + n_keys] = changed[n_heads : n_heads + n_keys].any()
@@ -158,7 +176,7 @@ class CircuitRunner:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values (batch dst pos d_head) whose input changed, ready to be mixed."""
         model = self.model
-        residual = sources.sum_into(columns[:, targets], live_rows=True)
+        residual = sources.sum_into(columns[..., targets], live_rows=True)
         hats = model.normalise(residual.add_(self.base.resid_pre[layer]))
         weight, offset = self._projections[layer].weight, self._projections[layer].offset
         if len(targets) < len(weight):
@@ -170,10 +188,12 @@ class CircuitRunner:
         keys = model.ready(layer, "k", keys, self.start) if split[1] else keys
         return queries, keys, values
 
-    def _run_mlp(self, layer: int, kept: Bool[Tensor, "src dst"], sources: _LiveSources) -> None:
+    def _run_mlp(
+        self, layer: int, kept: Bool[Tensor, "span src dst"], sources: _LiveSources
+    ) -> None:
         wiring = self.wiring
-        column = kept[:, wiring.mlp_dst(layer)][:, None]
-        active = kept[wiring.mlp_src(layer)].any()
+        column = kept[..., wiring.mlp_dst(layer)][..., None]
+        active = kept[:, wiring.mlp_src(layer)].any()
         if not self.ablation.is_constant:
             active = active & sources.rows_of(column).any()
         if not active:
@@ -309,35 +329,53 @@ class CircuitRunner:
 
 
 class _LiveSources:
-    """Changes (now - base) of the sources that differ from the base run so far."""
+    """Changes (now - base) of the sources that differ from the base run so far.
+
+    `span_rows` are each span's rows, none where spans are not told apart.
+    """
 
     def __init__(
         self,
         embedding_change: Float[Tensor, "row d_model"],
         n_examples: int,
-        kept: Bool[Tensor, "src dst"],
+        kept: Bool[Tensor, "span src dst"],
+        span_rows: Sequence[Tensor],
+        last_span: int,
     ) -> None:
-        self.n_examples = n_examples
-        capacity = int(kept.any(1).sum()) + 1  # a source that nothing reads is never computed
+        self.n_examples, self.span_rows, self.last_span = n_examples, span_rows, last_span
+        # A source that nothing reads is never computed.
+        capacity = int(kept.any(2).any(0).sum()) + 1
         self.changes = embedding_change.new_empty(capacity, *embedding_change.shape)
         self.changes[0] = embedding_change
         self.index = torch.zeros(1, dtype=torch.long, device=kept.device)
 
-    def rows_of(self, columns: Bool[Tensor, "src dst"]) -> Bool[Tensor, "live dst"]:
-        return columns[self.index]
+    def rows_of(self, columns: Bool[Tensor, "span src dst"]) -> Bool[Tensor, "span live dst"]:
+        return columns[:, self.index]
 
     def sum_into(
-        self, columns: Bool[Tensor, "any dst"], live_rows: bool = False
+        self, columns: Bool[Tensor, "span any dst"], live_rows: bool = False
     ) -> Float[Tensor, "dst row d_model"]:
         """Summed changes along the kept edges into each destination."""
         mask = columns if live_rows else self.rows_of(columns)
         changes = self.changes[: len(self.index)]
-        return (mask.T.to(changes.dtype) @ changes.flatten(1)).view(-1, *changes.shape[1:])
+        weights = mask.transpose(1, 2).to(changes.dtype)
+        if len(weights) == 1:
+            return (weights[0] @ changes.flatten(1)).view(-1, *changes.shape[1:])
+        result = changes.new_empty(weights.shape[1], *changes.shape[1:])
+        for rows, weight in zip(self.span_rows, weights, strict=True):
+            if len(rows):
+                part = changes[:, rows]
+                result[:, rows] = (weight @ part.flatten(1)).view(-1, *part.shape[1:])
+        return result
 
     def keep_last_position(self) -> None:
         """Drop all positions but the last; rows are then examples."""
         shape = (len(self.changes), self.n_examples, -1, self.changes.shape[-1])
         self.changes = self.changes.view(shape)[:, :, -1].contiguous()
+        every = torch.arange(self.n_examples, device=self.changes.device)
+        self.span_rows = [
+            every if place == self.last_span else every[:0] for place in range(len(self.span_rows))
+        ]
 
     def add(self, changes: Float[Tensor, "new row d_model"], index: Tensor) -> None:
         first = len(self.index)

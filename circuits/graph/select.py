@@ -51,7 +51,8 @@ def greedy(scores: EdgeScores, n: int, by: Ranking | str = Ranking.ABSOLUTE) -> 
     """
     wiring, keys = scores.wiring, _keys(scores, by)
     _check_count(n, wiring)
-    first, inputs_of = _first_edges(wiring), inputs_of_sources(wiring)
+    first, inputs_of = first_edges(wiring), inputs_of_sources(wiring)
+    logits = logits_place(wiring)
 
     def best_first(dst: int) -> Iterator[tuple[float, int, int]]:
         segment = -keys[first[dst] : first[dst + 1]]
@@ -59,13 +60,16 @@ def greedy(scores: EdgeScores, n: int, by: Ranking | str = Ranking.ABSOLUTE) -> 
         return zip(segment[order].tolist(), (order + first[dst]).tolist(), repeat(dst))
 
     # One entry a connected destination: its best edge that is not kept yet.
-    queues = {wiring.logits_dst: best_first(wiring.logits_dst)}
-    heap = [next(queues[wiring.logits_dst])]
+    queues = {logits: best_first(logits)}
+    heap = [next(queues[logits])]
     kept = np.zeros(wiring.n_edges, dtype=bool)
     for _ in range(n):
+        if not heap:  # the rest cannot reach the logits
+            break
         _, edge, dst = heapq.heappop(heap)
         kept[edge] = True
-        for new in inputs_of[edge - first[dst]]:
+        span = dst // wiring.n_dst
+        for new in inputs_of[span * wiring.n_src + edge - first[dst]]:
             if new not in queues:
                 queues[new] = best_first(new)
                 heapq.heappush(heap, next(queues[new]))
@@ -82,11 +86,12 @@ def prune(circuit: Circuit) -> Circuit:
     to every query head of its group. One forward and one backward sweep over the layers reach the
     fixpoint: every edge of a path from `input` to `logits` lies on that same path, so removing the
     other edges removes no path, and a second pruning finds nothing to do.
+
+    Where spans are told apart, a path stays in its span but through keys and values, which lead
+    into every span that may see theirs (`Wiring.sees`), and it ends at the last token. That the
+    prompts differ in some spans only is not known here.
     """
-    reached, needed = _connected(circuit.wiring, circuit.kept)
-    wiring = circuit.wiring
-    kept = circuit.kept & reached[wiring.edge_src] & needed[wiring.edge_dst]
-    return replace(circuit, kept=kept)
+    return replace(circuit, kept=circuit.kept & _joined(circuit.wiring, circuit.kept))
 
 
 def select(
@@ -125,11 +130,12 @@ _SELECTIONS: dict[Selection, Callable[..., Circuit]] = {
 
 
 def random_circuit(wiring: Wiring, n: int, rng: np.random.Generator) -> Circuit:
-    """A random circuit of exactly n edges, none dangling: the baseline for a pruned circuit.
+    """A random circuit of n edges, none dangling: the baseline for a pruned circuit.
 
     Edges come in random order; the longest beginning whose pruned circuit has at most n edges is
     taken, and random edges between that circuit's own nodes make up the difference. (n edges drawn
-    blindly would lose most of themselves to pruning and be no fair opponent.)
+    blindly would lose most of themselves to pruning and be no fair opponent.) Where spans are told
+    apart some edges lie on no path at all; then those that do are the most there are.
     """
     _check_count(n, wiring)
     order = rng.permutation(wiring.n_edges)
@@ -145,60 +151,77 @@ def random_circuit(wiring: Wiring, n: int, rng: np.random.Generator) -> Circuit:
         low, high = (middle, high) if beginning(middle).sum() <= n else (low, middle - 1)
     kept = beginning(low).copy()
     while missing := n - int(kept.sum()):
-        reached, needed = _connected(wiring, kept)
-        inside = np.flatnonzero(reached[wiring.edge_src] & needed[wiring.edge_dst] & ~kept)
+        inside = np.flatnonzero(_joined(wiring, kept) & ~kept)
         if inside.size:
             kept[rng.choice(inside, size=min(missing, inside.size), replace=False)] = True
-        else:
-            _add_detour(wiring, kept, needed, missing, rng)
+        elif not _add_detour(wiring, kept, missing, rng):
+            break
     return Circuit(wiring, kept)
 
 
 def _add_detour(
-    wiring: Wiring,
-    kept: Bool[np.ndarray, " edge"],
-    needed: Bool[np.ndarray, " dst"],
-    missing: int,
-    rng: np.random.Generator,
-) -> None:
+    wiring: Wiring, kept: Bool[np.ndarray, " edge"], missing: int, rng: np.random.Generator
+) -> bool:
     """Two edges through a node that is not in the circuit yet, whose own nodes have all edges.
 
     Where one edge is missing, input->logits makes room: every node of a circuit that has all its
-    edges is connected to both ends without it.
+    edges is connected to both ends without it. False where every node there is has its edges.
     """
-    inputs_of = inputs_of_sources(wiring)
-    new = [src for src in range(1, wiring.n_src) if not needed[inputs_of[src][0]]]
-    src = int(rng.choice(new))
-    slots = [dst for dst in inputs_of[src] if not needed[dst]]
-    first = _first_edges(wiring)
+    inputs_of, first = inputs_of_sources(wiring), first_edges(wiring)
+    needed = _connected(wiring, kept)[1].ravel()
+    ways = []
+    for place in range(len(inputs_of)):
+        span, src = divmod(place, wiring.n_src)
+        slots = [dst for dst in inputs_of[place] if not needed[dst]]
+        if not slots or needed[inputs_of[place][0]]:
+            continue
+        start = span * wiring.n_dst
+        readers = start + np.flatnonzero(wiring.mask[src] & needed[start : start + wiring.n_dst])
+        if span == wiring.last_span:
+            readers = np.array([logits_place(wiring)])
+        if readers.size:
+            ways.append((src, slots, readers))
+    if not ways:
+        return False
+    src, slots, readers = ways[int(rng.integers(len(ways)))]
     kept[first[int(rng.choice(slots))]] = True
-    kept[first[wiring.logits_dst] + src] = True
+    kept[first[int(rng.choice(readers))] + src] = True
     if missing == 1:
-        kept[first[wiring.logits_dst]] = False
+        kept[first[logits_place(wiring)]] = False
+    return True
+
+
+def _joined(wiring: Wiring, kept: Bool[np.ndarray, " edge"]) -> Bool[np.ndarray, " edge"]:
+    """Edges, kept or not, that lead on from what `input` reaches to what reaches `logits`."""
+    reached, needed = _connected(wiring, kept)
+    span = wiring.edge_span
+    return reached[span, wiring.edge_src] & needed[span, wiring.edge_dst]
 
 
 def _connected(
     wiring: Wiring, kept: Bool[np.ndarray, " edge"]
-) -> tuple[Bool[np.ndarray, " src"], Bool[np.ndarray, " dst"]]:
+) -> tuple[Bool[np.ndarray, "span src"], Bool[np.ndarray, "span dst"]]:
     """Sources that `input` reaches, and destinations that reach `logits`, over kept edges."""
-    matrix = wiring.to_matrix(kept, fill=False)
-    reached = np.zeros(wiring.n_src, dtype=bool)
-    reached[0] = True
+    spans = wiring.n_spans
+    matrix = wiring.to_matrix(kept, fill=False).reshape(spans, wiring.n_src, wiring.n_dst)
+    reached = np.zeros((spans, wiring.n_src), dtype=bool)
+    reached[:, 0] = True
     for layer, attn, heads, mlp in _layers(wiring):
-        earlier = reached[: heads.start]
-        read = np.logical_or.reduce(matrix[: heads.start, attn][earlier])
-        queries, shared = np.split(read, [wiring.n_heads])
-        keys_values = np.logical_or(*shared.reshape(2, -1)).repeat(wiring.queries_per_key)
-        reached[heads] = np.stack([queries, keys_values]).any(axis=0)
-        reached[mlp] = np.any(reached[:mlp] & matrix[:mlp, wiring.mlp_dst(layer)])
-    needed = np.zeros(wiring.n_dst, dtype=bool)
-    needed[wiring.logits_dst] = True
+        earlier = reached[:, : heads.start, None]
+        read = (earlier & matrix[:, : heads.start, attn]).any(axis=1)
+        queries, shared = read[:, : wiring.n_heads], read[:, wiring.n_heads :]
+        keys_values = shared.reshape(spans, 2, -1).any(axis=1).repeat(wiring.queries_per_key, 1)
+        reached[:, heads] = queries | (wiring.sees.T @ keys_values)
+        reached[:, mlp] = (reached[:, :mlp] & matrix[:, :mlp, wiring.mlp_dst(layer)]).any(axis=1)
+    needed = np.zeros((spans, wiring.n_dst), dtype=bool)
+    needed[wiring.last_span, wiring.logits_dst] = True
     for layer, attn, heads, mlp in reversed(list(_layers(wiring))):
         later = slice(wiring.mlp_dst(layer), None)
-        needed[later.start] = matrix[mlp, later][needed[later]].any()
-        live = matrix[heads, later][:, needed[later]].any(axis=1)
-        groups = live.reshape(wiring.n_key_inputs, -1).any(axis=1)
-        needed[attn] = np.concatenate([live, groups, groups])
+        needed[:, later.start] = (matrix[:, mlp, later] & needed[:, later]).any(axis=1)
+        live = (matrix[:, heads, later] & needed[:, None, later]).any(axis=2)
+        groups = live.reshape(spans, wiring.n_key_inputs, -1).any(axis=2)
+        keys_values = wiring.sees @ groups
+        needed[:, attn] = np.concatenate([live, keys_values, keys_values], axis=1)
     return reached, needed
 
 
@@ -210,24 +233,35 @@ def _layers(wiring: Wiring) -> Iterator[tuple[int, slice, slice, int]]:
         yield layer, attn, slice(src, src + wiring.n_heads), wiring.mlp_src(layer)
 
 
-def _first_edges(wiring: Wiring) -> list[int]:
-    """Index of each destination's first edge, which comes from `input`; then the edge count."""
-    return [0, *np.cumsum(wiring.n_sources_of_dst).tolist()]
+def first_edges(wiring: Wiring) -> list[int]:
+    """Index of each destination's first edge, from `input`, span by span; then the edge count."""
+    return [*wiring.first_edge.ravel().tolist(), wiring.n_edges]
+
+
+def logits_place(wiring: Wiring) -> int:
+    """Place of the logits, where the last token stands, among the destinations of all spans."""
+    return wiring.last_span * wiring.n_dst + wiring.logits_dst
 
 
 @lru_cache(maxsize=8)
 def inputs_of_sources(wiring: Wiring) -> list[tuple[int, ...]]:
     """Destinations of each source's node: none for `input`, three for a head, one for an MLP.
 
-    A shared key or value is listed with every head of its group.
+    A shared key or value is listed with every head of its group. Where spans are told apart,
+    sources and destinations come span by span, and a head has keys and values in all that it sees.
     """
-    inputs: list[tuple[int, ...]] = [()]
-    for layer in range(wiring.n_layers):
-        start = wiring.attn_dst(layer)
-        for head in range(wiring.n_heads):
-            key = start + wiring.n_heads + head // wiring.queries_per_key
-            inputs.append((start + head, key, key + wiring.n_key_inputs))
-        inputs.append((wiring.mlp_dst(layer),))
+    inputs: list[tuple[int, ...]] = []
+    for span in range(wiring.n_spans):
+        own = span * wiring.n_dst
+        seen = (np.flatnonzero(wiring.sees[:, span]) * wiring.n_dst).tolist()
+        inputs.append(())
+        for layer in range(wiring.n_layers):
+            start = wiring.attn_dst(layer)
+            for head in range(wiring.n_heads):
+                key = start + wiring.n_heads + head // wiring.queries_per_key
+                read = [at + end for at in seen for end in (key, key + wiring.n_key_inputs)]
+                inputs.append((own + start + head, *read))
+            inputs.append((own + wiring.mlp_dst(layer),))
     return inputs
 
 

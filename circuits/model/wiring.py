@@ -10,12 +10,17 @@ In a *parallel* model a layer's MLP reads what its heads read: no edge leads fro
 With grouped-query attention (GQA) several query heads share one key-value head. `KeyValue.GROUPED`
 has one key and one value destination a key-value head (`a5.kv1<k>`), the model's true wiring;
 `KeyValue.PER_QUERY_HEAD` has one a query head (`a5.h3<k>`), the convention of EAP-IG's files.
+
+A wiring may tell *spans* of the prompt apart (Haklay et al. 2025): an edge then is an edge at the
+positions of one span, `a5.h3->m7@subject`, and there is each edge once a span. Which positions
+those are is a matter of the prompt (`circuits.facts.spans`). Edges of one span stand together in
+canonical order, in the order of `spans`; values of all edges are `[span, src, dst]` as a matrix.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -30,6 +35,11 @@ from circuits.base.errors import OptionError
 SLOTS = ("q", "k", "v")
 MAX_EDGES = 50_000_000
 GEOMETRY = ("n_layers", "n_heads", "n_kv_heads", "kv")
+LAST, OTHERS = "last", "others"
+"""The spans that there always are: the last token, which alone reaches the logits, and the rest."""
+AT = "@"
+"""What parts an edge's name from its span's."""
+MAX_SPANS = 64
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,12 @@ class Wiring:
     n_kv_heads: int
     kv: KeyValue = KeyValue.GROUPED
     parallel: bool = False
+    spans: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kv", KeyValue.of(self.kv))
+        if self.spans:
+            check_spans(self.spans)
         if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1:
             raise OptionError("a wiring needs at least one layer, one head and one key-value head")
         if self.n_heads % self.n_kv_heads:
@@ -83,7 +96,17 @@ class Wiring:
 
     @property
     def n_edges(self) -> int:
-        """Number of edges."""
+        """Number of edges; one that spans tell apart counts once a span."""
+        return self.n_spans * self.edges_a_span
+
+    @property
+    def n_spans(self) -> int:
+        """Spans that are told apart; 1 where none are."""
+        return len(self.spans) or 1
+
+    @property
+    def edges_a_span(self) -> int:
+        """Number of edges, wherever in the prompt they are."""
         return int(self.n_sources_of_dst.sum())
 
     def head_src(self, layer: int, head: int = 0) -> int:
@@ -135,17 +158,42 @@ class Wiring:
     @cached_property
     def edge_dst(self) -> Int[np.ndarray, " edge"]:
         """Destination of each edge, in canonical order."""
-        return np.repeat(np.arange(self.n_dst), self.n_sources_of_dst)
+        once = np.repeat(np.arange(self.n_dst), self.n_sources_of_dst)
+        return np.tile(once, self.n_spans)
 
     @cached_property
     def edge_src(self) -> Int[np.ndarray, " edge"]:
         """Source of each edge, in canonical order."""
-        starts = np.repeat(self._first_edge, self.n_sources_of_dst)
-        return np.arange(self.n_edges) - starts
+        starts = np.repeat(self.first_edge[0], self.n_sources_of_dst)
+        return np.tile(np.arange(self.edges_a_span) - starts, self.n_spans)
 
     @cached_property
-    def _first_edge(self) -> Int[np.ndarray, " dst"]:
-        return np.concatenate([[0], np.cumsum(self.n_sources_of_dst)[:-1]])
+    def edge_span(self) -> Int[np.ndarray, " edge"]:
+        """Place of each edge's span in `spans`, in canonical order; 0 where none are told apart."""
+        return np.repeat(np.arange(self.n_spans), self.edges_a_span)
+
+    @cached_property
+    def sees(self) -> Bool[np.ndarray, "span span"]:
+        """True where a head at the second span may read keys and values at the first.
+
+        No position reads the last one but itself; of all others this does not know the order.
+        """
+        found = np.ones((self.n_spans, self.n_spans), dtype=bool)
+        if self.spans:
+            last = self.last_span
+            found[last] = np.arange(self.n_spans) == last
+        return found
+
+    @property
+    def last_span(self) -> int:
+        """Place of the span of the last token; 0 where none are told apart."""
+        return self.spans.index(LAST) if self.spans else 0
+
+    @cached_property
+    def first_edge(self) -> Int[np.ndarray, "span dst"]:
+        """Index of the edge from `input` to each destination; those of its other sources follow."""
+        within = np.concatenate([[0], np.cumsum(self.n_sources_of_dst)[:-1]])
+        return within + self.edges_a_span * np.arange(self.n_spans)[:, None]
 
     @cached_property
     def src_names(self) -> tuple[str, ...]:
@@ -190,12 +238,19 @@ class Wiring:
         return {name: index for index, name in enumerate(self.dst_names)}
 
     def edge_name(self, edge: int | np.integer) -> str:
-        """`a5.h3->a9.h1<q>` for an edge index."""
-        return f"{self.src_names[self.edge_src[edge]]}->{self.dst_names[self.edge_dst[edge]]}"
+        """`a5.h3->a9.h1<q>` for an edge index, with `@subject` where spans are told apart."""
+        name = f"{self.src_names[self.edge_src[edge]]}->{self.dst_names[self.edge_dst[edge]]}"
+        return f"{name}{AT}{self.spans[self.edge_span[edge]]}" if self.spans else name
 
     def edge_index(self, name: str) -> int:
         """Edge index of a name; OptionError where there is no such edge."""
-        source, arrow, destination = name.partition("->")
+        plain, at, span = name.partition(AT)
+        if bool(at) != bool(self.spans) or (at and span not in self.spans):
+            known = f"edges end with {AT} and one of {', '.join(self.spans)}"
+            raise OptionError(
+                f"no edge {name!r}: {known if self.spans else 'spans are not told apart here'}"
+            )
+        source, arrow, destination = plain.partition("->")
         src, dst = self._src_index.get(source), self._dst_index.get(destination)
         if not arrow or src is None or dst is None:
             raise OptionError(f"no edge {name!r} in a model of {self.describe()}")
@@ -207,7 +262,7 @@ class Wiring:
             raise OptionError(
                 f"edge {name!r} points down: {source} writes after {destination} reads"
             )
-        return int(self._first_edge[dst] + src)
+        return int(self.first_edge[self.spans.index(span) if at else 0, dst] + src)
 
     def heads_of(self, node: str) -> list[str]:
         """Query heads that a node feeds: the group of a `kv` node, or the head itself."""
@@ -219,30 +274,55 @@ class Wiring:
         return [f"a{layer}.h{head}" for head in range(group * size, (group + 1) * size)]
 
     def to_matrix(self, edges: np.ndarray, fill: Any = 0) -> np.ndarray:
-        """Edge values as `[src, dst]`, `fill` where there is no edge."""
-        matrix = np.full((self.n_src, self.n_dst), fill, dtype=edges.dtype)
-        matrix[self.edge_src, self.edge_dst] = edges
+        """`[..., edge]` as `[..., src, dst]`, `fill` where there is no edge; spans before `src`."""
+        shape = (*edges.shape[:-1], *((self.n_spans,) if self.spans else ()))
+        matrix = np.full((*shape, self.n_src, self.n_dst), fill, dtype=edges.dtype)
+        matrix[self._place] = edges
         return matrix
 
     def from_matrix(self, matrix: np.ndarray) -> np.ndarray:
-        """`[..., src, dst]` to `[..., edge]` in canonical order."""
-        return matrix[..., self.edge_src, self.edge_dst]
+        """The inverse of `to_matrix`: values of all edges in canonical order."""
+        return matrix[self._place]
+
+    @property
+    def _place(self) -> tuple[Any, ...]:
+        """Where the edges stand in a matrix."""
+        ends = self.edge_src, self.edge_dst
+        return (..., self.edge_span, *ends) if self.spans else (..., *ends)
 
     def with_kv(self, kv: KeyValue | str) -> Wiring:
         """The same model with another convention for keys and values."""
         return replace(self, kv=KeyValue.of(kv))
 
+    def with_spans(self, spans: Sequence[str] = ()) -> Wiring:
+        """The same model with these spans told apart, by default none."""
+        return replace(self, spans=tuple(spans))
+
     def geometry(self) -> dict[str, Any]:
-        """What it is made of, for a file; `parallel` stands there where it is so."""
-        parallel = {"parallel": True} if self.parallel else {}
-        return {name: getattr(self, name) for name in GEOMETRY} | parallel
+        """What it is made of, for a file; `parallel` and `spans` stand there where they say it."""
+        found = {name: getattr(self, name) for name in GEOMETRY}
+        found |= {"parallel": True} if self.parallel else {}
+        return found | ({"spans": list(self.spans)} if self.spans else {})
 
     def describe(self) -> str:
         """Geometry in words, for messages."""
         heads = f"{self.n_layers} layers, {self.n_heads} heads"
         shared = f", {self.n_kv_heads} key-value heads" if self.n_kv_heads != self.n_heads else ""
         parallel = ", attention and MLP in parallel" if self.parallel else ""
-        return f"{heads}{shared} ({self.kv} keys and values){parallel}"
+        spans = f", by the spans {', '.join(self.spans)}" if self.spans else ""
+        return f"{heads}{shared} ({self.kv} keys and values){parallel}{spans}"
+
+
+def check_spans(spans: Sequence[str]) -> None:
+    """OptionError where a wiring cannot tell spans of these names apart."""
+    for name in spans:
+        apart = AT in name or "," in name or not name.isprintable()
+        if not name.strip() or name != name.strip() or apart:
+            raise OptionError(f"a span's name is a word without {AT} and comma, not {name!r:.40}")
+    if len(set(spans)) < len(spans) or not {LAST, OTHERS} <= set(spans):
+        raise OptionError(f"spans are {LAST}, {OTHERS} and more, each named once")
+    if len(spans) > MAX_SPANS:
+        raise OptionError(f"at most {MAX_SPANS} spans are told apart, not {len(spans)}")
 
 
 def node_layer(node: str) -> int | None:
@@ -285,7 +365,12 @@ def edge_count(n_layers: int, n_heads: int, n_key_inputs: int, parallel: bool = 
 
 
 def checked_wiring(
-    n_layers: Any, n_heads: Any, n_kv_heads: Any, kv: Any, parallel: Any = False
+    n_layers: Any,
+    n_heads: Any,
+    n_kv_heads: Any,
+    kv: Any,
+    parallel: Any = False,
+    spans: Any = (),
 ) -> Wiring:
     """A wiring from numbers that a file claims; ContentError where they are absurd."""
     numbers = {"n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": n_kv_heads}
@@ -298,20 +383,26 @@ def checked_wiring(
         raise ContentError(f"unknown key-value convention {kv!r:.40}")
     if not isinstance(parallel, bool):
         raise ContentError(f"parallel must be true or false, not {parallel!r:.40}")
+    if not isinstance(spans, list | tuple) or not all(isinstance(each, str) for each in spans):
+        raise ContentError(f"spans must be names, not {spans!r:.40}")
     n_key_inputs = n_kv_heads if kv == KeyValue.GROUPED else n_heads
     if max(numbers.values()) > MAX_EDGES or (
-        edge_count(n_layers, n_heads, n_key_inputs, parallel) > MAX_EDGES
+        max(1, len(spans)) * edge_count(n_layers, n_heads, n_key_inputs, parallel) > MAX_EDGES
     ):
         raise ContentError(
             f"claims a model of {n_layers!r:.20} layers and {n_heads!r:.20} heads; "
             f"at most {MAX_EDGES} edges are read"
         )
-    return Wiring(n_layers, n_heads, n_kv_heads, KeyValue(kv), parallel)
+    try:
+        return Wiring(n_layers, n_heads, n_kv_heads, KeyValue(kv), parallel, tuple(spans))
+    except OptionError as error:
+        raise ContentError(f"has spans that cannot be: {error}") from None
 
 
 def stored_wiring(metadata: Mapping[str, Any]) -> Wiring:
     """The wiring of a file's `geometry`; ContentError where it has none."""
     geometry = metadata.get("geometry")
-    if not isinstance(geometry, dict) or set(geometry) - {"parallel"} != set(GEOMETRY):
+    further = {"parallel", "spans"}
+    if not isinstance(geometry, dict) or set(geometry) - further != set(GEOMETRY):
         raise ContentError("lacks a model geometry")
     return checked_wiring(**geometry)

@@ -36,7 +36,7 @@ def locators(
     models: Models = None,
     listing: Listing = False,
     noise: Noise = NOISE,
-    scoring: Annotated[Scoring, Fixed("method", "options")],
+    scoring: Annotated[Scoring, Fixed("method", "options", "spans")],
     seed: Annotated[int, Like(Source, "seed")] = 0,
     batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
     out: o.Out = None,

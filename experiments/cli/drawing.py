@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from circuits.base.arrays import kind_of
+from circuits.base.arrays import describe_file, kind_of
 from circuits.base.choices import FigureFormat, FigureKind
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.origin import staged
@@ -26,6 +26,7 @@ WIDTHS = {"single": theme.SINGLE_COLUMN, "double": theme.DOUBLE_COLUMN}
 WRITERS: dict[FigureKind, str] = {
     FigureKind.CIRCUIT: "discover, compare",
     FigureKind.LAYERS: "discover, compare",
+    FigureKind.SPANS: "discover --spans",
     FigureKind.DIFFERENCE: "compare",
     FigureKind.OBJECTS: "compare --edit",
     FigureKind.TRACE: "trace",
@@ -62,8 +63,15 @@ class Stored:
 
     @property
     def figures(self) -> tuple[str, ...]:
-        """What can be drawn from it."""
-        return tuple(find_kind(self.kind).figures)
+        """What can be drawn from it; by span only where it tells spans apart."""
+        found = tuple(find_kind(self.kind).figures)
+        if FigureKind.SPANS in found and not self._tells_spans():
+            return tuple(figure for figure in found if figure != FigureKind.SPANS)
+        return found
+
+    def _tells_spans(self) -> bool:
+        geometry = describe_file(self.path)[1].get("geometry")
+        return isinstance(geometry, dict) and bool(geometry.get("spans"))
 
 
 @dataclass(frozen=True)

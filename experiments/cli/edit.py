@@ -163,7 +163,7 @@ def compare(
     ],
     search: Annotated[
         Search,
-        Fixed("rule", "ablation", "threshold", "faithfulness", "n_random", "curve"),
+        Fixed("rule", "ablation", "threshold", "faithfulness", "n_random", "curve", "spans"),
         Starts(roles=True),
     ],
     draws: Draws = 20,

@@ -102,7 +102,7 @@ def evaluate(
 
 
 def _print_discovery(console: Console, found: Discovery) -> None:
-    from locate.report import edge_rows, known_line, measure_rows
+    from locate.report import edge_rows, known_line, measure_rows, span_table
     from locate.sizing import size_line
 
     circuit = found.circuit
@@ -116,6 +116,9 @@ def _print_discovery(console: Console, found: Discovery) -> None:
     console.table(*measure_rows(found.sides()))
     console.say()
     console.table(*edge_rows(circuit, N_SHOWN))
+    if circuit.wiring.spans:
+        console.say()
+        console.table(*span_table(circuit))
     if found.stability:
         counted = ", ".join(f"{count} {label}" for label, count in found.stability.items())
         console.say(

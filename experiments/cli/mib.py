@@ -21,7 +21,7 @@ Scores = Annotated[
     Search,
     Fixed(
         *("selection", "ranking", "faithfulness", "edges", "share", "threshold", "n_random"),
-        *("curve", "roles"),
+        *("curve", "roles", "spans"),
         kv=KeyValue.PER_QUERY_HEAD,
         resamples=0,
     ),

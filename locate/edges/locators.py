@@ -24,7 +24,7 @@ class Locator(Open):
     fields of a `Scoring` besides metric, ablation and kv; it can score single pairs (`per_pair`);
     it `selects` edges itself, is called with the whole `Search` and returns a `Circuit`; it takes
     its gradient `at_clean` only, where a metric relative to the clean run has none; it is `bounded`
-    by `scoring.memory`.
+    by `scoring.memory`; it tells `spans` apart, as `scoring.spans` asks.
     """
 
     options: type[Any] | None = None
@@ -33,6 +33,7 @@ class Locator(Open):
     selects: bool = False
     at_clean: bool = False
     bounded: bool = False
+    spans: bool = False
 
     EAP: ClassVar[Locator]
     EAP_IG: ClassVar[Locator]
@@ -103,7 +104,12 @@ class Ensemble(Options):
 
 
 Locator.EAP = Locator.add(
-    "eap", "locate.edges.eap:attribute", "gradient at the clean run", at_clean=True, bounded=True
+    "eap",
+    "locate.edges.eap:attribute",
+    "gradient at the clean run",
+    at_clean=True,
+    bounded=True,
+    spans=True,
 )
 Locator.EAP_IG = Locator.add(
     "eap-ig",
@@ -111,6 +117,7 @@ Locator.EAP_IG = Locator.add(
     "gradient averaged along the path of the embedding",
     uses=("steps", "rule"),
     bounded=True,
+    spans=True,
 )
 Locator.RELP = Locator.add(
     "relp",
@@ -119,6 +126,7 @@ Locator.RELP = Locator.add(
     options=RelP,
     at_clean=True,
     bounded=True,
+    spans=True,
 )
 Locator.GIM = Locator.add(
     "gim",
@@ -126,6 +134,7 @@ Locator.GIM = Locator.add(
     "gradient at the clean run, modified where parts interact",
     at_clean=True,
     bounded=True,
+    spans=True,
 )
 Locator.ATP_STAR = Locator.add(
     "atp-star",
@@ -140,6 +149,7 @@ Locator.ENSEMBLE = Locator.add(
     "mean of several locators, of their scores on one scale or of their ranks",
     uses=("steps", "rule"),
     options=Ensemble,
+    spans=True,
 )
 Locator.EXACT = Locator.add(
     "exact", "locate.edges.exact:patch_edges", "one run an edge, without an estimate"

@@ -60,7 +60,7 @@ class Contraction:
         """From the wiring; what was `seen` above it for one pair is needed once."""
         size = 8 if model.dtype.itemsize == 8 else 4
         position = (wiring.n_src + wiring.n_attn + 1) * model.d_model * size
-        scores = 4 * wiring.n_src * wiring.n_dst
+        scores = 4 * wiring.n_spans * wiring.n_src * wiring.n_dst
         pair = scores + 2 * 4 * wiring.n_edges  # as a matrix, then as edges, then their average
         return cls(position, pair, max(0, seen - positions * position - scores))
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.spans import batch_places
 from circuits.graph.ablation import Ablation, SourceConstants, source_constants
 from circuits.graph.circuit import EdgeScores, Wiring
 from circuits.model.footprint import PLAIN as SHORT
@@ -47,9 +48,9 @@ def contract_runs(
     The scores are `Runs.scores`, or what `score` makes of the runs. Gradients are by `rules`;
     for the rest see `locate.edges.eap.attribute`.
     """
-    wiring = model.wiring(scoring.kv)
     if not pairs:
         raise OptionError("there are no prompt pairs to score")
+    wiring = scoring.wiring(model, pairs)
     shares = _shares(model, wiring, pairs, scoring, passes, rules, batch_size, keep_pairs)
     constants = None
     if scoring.ablation.is_constant:
@@ -60,7 +61,8 @@ def contract_runs(
     done = 0
     for batch in batches(pairs, {length: each.rows for length, each in shares.items()}, model):
         share = shares[batch.clean.shape[1]]
-        runs = Runs.of(model, wiring, batch, scoring, constants, rules, share)
+        places = batch_places(pairs, batch, wiring.spans)
+        runs = Runs.of(model, wiring, batch, scoring, constants, rules, share, places)
         passes(runs)
         if score is None:
             runs.prefix = None  # what the product needs is kept, and memory may be short
@@ -93,6 +95,8 @@ class Runs:
     gradients: InputGradients
     constants: SourceConstants | None
     share: Share
+    spans: Int[np.ndarray, "pair pos"] | None = None
+    """Which span each position is in, from `shared` on; None where they are not told apart."""
 
     @classmethod
     def of(
@@ -104,6 +108,7 @@ class Runs:
         constants: SourceConstants | None,
         rules: BackwardRules = PLAIN,
         share: Share | None = None,
+        spans: Int[np.ndarray, "pair pos"] | None = None,
     ) -> Runs:
         """No run made yet; positions before the first difference are computed here, once."""
         share = share or Share(len(batch))
@@ -112,13 +117,15 @@ class Runs:
         shared = 0 if constants is not None else batch.first_difference
         prefix = model.share_prefix(batch.clean[:, :shared])
         kept = differences, gradients, constants
-        return cls(model, wiring, scoring, batch, shared, prefix, *kept, share)
+        spans = None if spans is None else spans[:, shared:]
+        return cls(model, wiring, scoring, batch, shared, prefix, *kept, share, spans)
 
     def scores(self, gradients: InputGradients | None = None) -> Float[np.ndarray, "pair edge"]:
         """Each pair's scores, from the mean of these gradients or of those of the runs."""
         gradients = gradients or self.gradients
         n_examples = len(self.batch)
-        matrix = contract(self.wiring, self.differences, gradients, n_examples, self.share)
+        asked = self.wiring, self.differences, gradients, n_examples, self.share, self.spans
+        matrix = contract(*asked)
         return self.wiring.from_matrix(matrix.cpu().numpy()) / gradients.n_runs
 
     def see_corrupted(self) -> None:
@@ -224,7 +231,8 @@ def _shares(
     asked = batch(1, n_positions, 0)
     kept = made(asked, recompute=False)
     with Footprint() as seen:
-        contract(wiring, *kept, 1, Share(1))
+        spans = np.arange(n_positions)[None] % wiring.n_spans if wiring.spans else None
+        contract(wiring, *kept, 1, Share(1), spans)
     contraction = Contraction.of(model, wiring, seen.peak, n_positions)
     results = wiring.n_edges * (3 * 8 + 4 * len(pairs) * keep_pairs)
     kind = rules, one.method, one.rule, one.metric, one.kv, constant, asked.wanted.shape

@@ -151,13 +151,18 @@ def _restored(found: Rewiring) -> list[str]:
 
 
 def _mass_tables(comparison: Comparison) -> list[Table]:
+    groups = {
+        "layer": comparison.by_layer(),
+        "role": comparison.by_role(),
+        "span": comparison.by_span(),
+    }
     return [
         Table(
             f"Score mass moved by {name}",
             (name, "before", "after", "moved", "share", "edges changed"),
             [_mass_row(mass) for mass in masses],
         )
-        for name, masses in (("layer", comparison.by_layer()), ("role", comparison.by_role()))
+        for name, masses in groups.items()
     ]
 
 

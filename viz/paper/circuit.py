@@ -174,8 +174,13 @@ def _draw_rows(page: _Page, layout: Layout, across: float) -> None:
 
 
 def score_look(circuit: Circuit, layout: Layout) -> EdgeLook:
-    """Colour and line style say the sign of an edge's score, width and strength its size."""
+    """Colour and line style say the sign of an edge's score, width and strength its size.
+
+    Where spans are told apart, the colour says which, and the line style alone the sign.
+    """
     legend: list[Entry] = []
+    if circuit.wiring.spans:
+        return _span_look(circuit, layout)
     if circuit.scores is None:
         n = layout.n_drawn
         return EdgeLook([theme.UNSCORED] * n, np.full(n, 0.7), np.full(n, 0.7), legend)
@@ -190,6 +195,34 @@ def score_look(circuit: Circuit, layout: Layout) -> EdgeLook:
         theme.edge_strengths(scores),
         legend,
     )
+
+
+def _span_look(circuit: Circuit, layout: Layout) -> EdgeLook:
+    """A colour a span."""
+    wiring = circuit.wiring
+    places = wiring.edge_span[layout.edges].tolist()
+    values = None if circuit.scores is None else circuit.scores.values[layout.edges]
+    signs: list[float | None] = [None] * len(places) if values is None else values.tolist()
+    styles = [
+        theme.span_style(place, wiring.spans[place], sign)
+        for place, sign in zip(places, signs, strict=True)
+    ]
+    last = len(theme.SPANS) - 1
+    shown = sorted({min(place, last) for place in places})
+    legend: list[Entry] = []
+    for place in shown:
+        rest = place == last and wiring.n_spans > len(theme.SPANS)
+        name = "further spans" if rest else canvas.token(wiring.spans[place])
+        legend.append((name, theme.span_style(place, name, None), 1.4))
+    if values is None:
+        n = layout.n_drawn
+        return EdgeLook(styles, np.full(n, 0.7), np.full(n, 0.7), legend)
+    if (values < 0).any():
+        dashed = theme.EdgeStyle(theme.UNSCORED.colour, theme.OPPOSES.dash, theme.OPPOSES.legend)
+        legend.append((dashed.legend, dashed, 1.4))
+    legend += size_legend(values) if layout.n_drawn else []
+    widths, strengths = theme.edge_widths(values), theme.edge_strengths(values)
+    return EdgeLook(styles, widths, strengths, legend)
 
 
 def size_legend(scores: np.ndarray) -> list[Entry]:
