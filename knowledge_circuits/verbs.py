@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.base.choices import Known, Sign
-from circuits.base.display import Shown
+from circuits.base.display import Shown, is_page, paged
 from circuits.base.errors import OptionError
 from circuits.base.results import Result
 from circuits.edits.edit import EditRequest, WeightDelta
@@ -276,20 +276,25 @@ def open(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> Any:
     True
     """
     from circuits.base.origin import mixed
+    from circuits.files.attribution import load_graph
     from circuits.files.kinds import open_result
+    from circuits.files.neuronpedia import is_graph
     from locate.evaluate import read_circuit
 
     path = Path(path)
     if (line := mixed(path.parent)) is not None:
         warnings.warn(line, stacklevel=2)
     is_json = path.suffix.lower() == ".json"
+    if is_json and sign == Sign.UNKNOWN and is_graph(path):
+        return load_graph(path)
     return read_circuit(path, sign) if is_json or sign != Sign.UNKNOWN else open_result(path)
 
 
 def save(result: Any, path: str | Path) -> Any:
     """Store a result: in one file where the path is a `*.safetensors`, else in a folder.
 
-    The folder gets the files of the command of the same name; see `open`.
+    The folder gets the files of the command of the same name; see `open`. A path that ends in .html
+    gets one page to be read in any browser, of a list of results one of all of them.
 
     >>> import tempfile
     >>> found = lens("facts-gpt2", "The capital of France is", answer="Paris")
@@ -301,6 +306,9 @@ def save(result: Any, path: str | Path) -> Any:
     """
     from locate.looks.door import write
 
+    if is_page(path):
+        paged(result, Path(path))
+        return [Path(path)]
     if Path(path).suffix != ".safetensors":
         return write(result, Path(path))
     if not isinstance(result, Result):
