@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         models,
         open,
         plot,
+        push,
         relations,
         run,
         save,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 
 _VERBS = (
     *("ask", "compare", "discover", "edit", "evaluate", "explore", "facts", "load", "models"),
-    *("open", "plot", "relations", "run", "save", "unlearn"),
+    *("open", "plot", "push", "relations", "run", "save", "unlearn"),
 )
 _LOOKS = ("attribution", "heads", "lens", "roles", "trace")
 _ACTS = ("activations", "interchange")
@@ -147,6 +148,7 @@ __all__ = [
     "open",
     "patched",
     "plot",
+    "push",
     "relation",
     "relations",
     "result_kind",

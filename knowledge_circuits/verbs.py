@@ -266,7 +266,8 @@ def open(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> Any:
     """Any stored result: a circuit, a comparison, a trace, an edit, ...
 
     Warns where the files of its folder are of different runs. `sign` is what a positive score
-    says in a circuit's file of another tool: supports or opposes.
+    says in a circuit's file of another tool: supports or opposes. `hf://OWNER/NAME/PATH` is fetched
+    from a data set on the Hugging Face hub; of a folder there the main result is opened.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -277,11 +278,12 @@ def open(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> Any:
     """
     from circuits.base.origin import mixed
     from circuits.files.attribution import load_graph
+    from circuits.files.hub import fetched, is_address, main_result
     from circuits.files.kinds import open_result
     from circuits.files.neuronpedia import is_graph
     from locate.evaluate import read_circuit
 
-    path = Path(path)
+    path = main_result(fetched(str(path)), str(path)) if is_address(path) else Path(path)
     if (line := mixed(path.parent)) is not None:
         warnings.warn(line, stacklevel=2)
     is_json = path.suffix.lower() == ".json"
@@ -314,6 +316,21 @@ def save(result: Any, path: str | Path) -> Any:
     if not isinstance(result, Result):
         raise OptionError(f"a {type(result).__name__} is stored in a folder: leave the suffix out")
     return result.save(path)
+
+
+def push(result: str | Path, repo: str, *, private: bool = False, message: str = "") -> str:
+    """Send a stored result or its folder to a data set on the Hugging Face hub; gives its address.
+
+    `repo` is OWNER/NAME, made where it is not there, or `hf://OWNER/NAME/PATH`. It needs a token
+    (`hf auth login`). `open("hf://OWNER/NAME/PATH")` opens it again, anywhere.
+
+    >>> push("no_such_folder", "someone/circuits")
+    Traceback (most recent call last):
+    circuits.base.errors.OptionError: no_such_folder holds no stored result (*.kc.safetensors)
+    """
+    from circuits.files.hub import push as send
+
+    return send(result, repo, private=private, message=message)
 
 
 def plot(result: Any, what: str | None = None, **options: Any) -> Any:

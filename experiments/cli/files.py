@@ -27,17 +27,34 @@ SUFFIXES = {
     "neuronpedia": ".neuronpedia.json",
     "html": ".html",
 }
+
+
+def located(text: str) -> Path:
+    """A path, or the local copy of what `hf://...` names."""
+    if text.startswith("hf://"):
+        from circuits.files.hub import fetched
+
+        return fetched(text)
+    return path(text)
+
+
 Shown = Annotated[
     int, typer.Option("--edges", "-n", min=1, help="How many edges, or other rows, to list.")
 ]
 ResultPath = Annotated[
     Path,
     typer.Argument(
-        help="A stored result (*.kc.safetensors, or a circuit's *.json), or a folder of them.",
+        help="A stored result (*.kc.safetensors, or a circuit's *.json), or a folder of them, "
+        "also hf://OWNER/NAME/PATH.",
         metavar="RESULT",
-        parser=path,
+        parser=located,
     ),
 ]
+Repo = Annotated[
+    str, typer.Argument(help="OWNER/NAME of the data set, or hf://OWNER/NAME/PATH.", metavar="REPO")
+]
+Private = Annotated[bool, typer.Option("--private", help="Nobody else sees a new repository.")]
+Message = Annotated[str, typer.Option("--message", help="What the commit says.")]
 OutFile = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="PATH", parser=path, help="File to write.")
 ]
@@ -182,7 +199,11 @@ def export(
     console = Console(as_json)
     with console.working():
         stem = result.name.removesuffix(".safetensors").removesuffix(".kc").removesuffix(".json")
-        target = out or result.with_name((stem or result.resolve().name) + SUFFIXES[to])
+        from circuits.files.hub import in_cache
+
+        # A copy of the hub's is no place of the user's.
+        folder = Path() if in_cache(result) else result.parent
+        target = out or folder / ((stem or result.resolve().name) + SUFFIXES[to])
         if target.exists() and target.samefile(result):
             raise OptionError(f"`out` {target} is the result itself; name another file")
         if cdn and to != ExportFormat.HTML:
@@ -218,6 +239,24 @@ def _write_circuit(path: Path, target: Path, to: ExportFormat, sign: Sign, full_
         save_eap_ig(stored, target, full=full_json)
     else:
         export_circuit(stored, target, to)
+
+
+def push(
+    *,
+    result: ResultPath,
+    repo: Repo,
+    private: Private = False,
+    message: Message = "",
+    as_json: o.AsJson = False,
+) -> None:
+    """Send a stored result, or a folder of one, to a data set on the Hugging Face hub."""
+    console = Console(as_json)
+    with console.working():
+        from circuits.files.hub import push as send
+
+        address = send(result, repo, private=private, message=message)
+    console.say(address)
+    console.result({"file": str(result), "repo": repo, "address": address})
 
 
 def models(*, as_json: o.AsJson = False) -> None:
