@@ -12,6 +12,7 @@ Every verb has a docstring with an example. Nothing is imported before a name is
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -168,8 +169,11 @@ def fetch(module: str, places: Mapping[str, str], name: str) -> Any:
 
     check_rooms()
     import_module("viz").offer()
-    home = import_module(places[name])
-    value = getattr(home, name, None) or import_module(f"{places[name]}.{name}")
+    with warnings.catch_warnings():
+        # In a notebook a library of the hub's misses a progress bar that no verb of ours shows.
+        warnings.filterwarnings("ignore", "IProgress not found")
+        home = import_module(places[name])
+        value = getattr(home, name, None) or import_module(f"{places[name]}.{name}")
     setattr(sys.modules[module], name, value)
     return value
 
