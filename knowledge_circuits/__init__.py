@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,17 @@ __all__ = [
 ]
 
 
+def _quieten_tqdm() -> None:
+    """Have tqdm, which the hub's libraries import, miss its widget in a notebook without a word.
+
+    No verb of ours shows its bar there.
+    """
+    if "ipykernel" in sys.modules and "tqdm.auto" not in sys.modules:
+        with warnings.catch_warnings(), suppress(ImportError):
+            warnings.filterwarnings("ignore", "IProgress not found")
+            import_module("tqdm.auto")
+
+
 def fetch(module: str, places: Mapping[str, str], name: str) -> Any:
     """What a module of the door offers by this name, imported now and kept."""
     if name not in places:
@@ -169,11 +181,9 @@ def fetch(module: str, places: Mapping[str, str], name: str) -> Any:
 
     check_rooms()
     import_module("viz").offer()
-    with warnings.catch_warnings():
-        # In a notebook a library of the hub's misses a progress bar that no verb of ours shows.
-        warnings.filterwarnings("ignore", "IProgress not found")
-        home = import_module(places[name])
-        value = getattr(home, name, None) or import_module(f"{places[name]}.{name}")
+    _quieten_tqdm()
+    home = import_module(places[name])
+    value = getattr(home, name, None) or import_module(f"{places[name]}.{name}")
     setattr(sys.modules[module], name, value)
     return value
 

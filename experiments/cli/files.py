@@ -29,15 +29,6 @@ SUFFIXES = {
 }
 
 
-def located(text: str) -> Path:
-    """A path, or the local copy of what `hf://...` names."""
-    if text.startswith("hf://"):
-        from circuits.files.hub import fetched
-
-        return fetched(text)
-    return path(text)
-
-
 Shown = Annotated[
     int, typer.Option("--edges", "-n", min=1, help="How many edges, or other rows, to list.")
 ]
@@ -47,7 +38,7 @@ ResultPath = Annotated[
         help="A stored result (*.kc.safetensors, or a circuit's *.json), or a folder of them, "
         "also hf://OWNER/NAME/PATH.",
         metavar="RESULT",
-        parser=located,
+        parser=path,
     ),
 ]
 Repo = Annotated[
@@ -79,6 +70,7 @@ def show(
     with console.working():
         from circuits.base.origin import mixed
 
+        result = _here(result)
         paths = _stored_in(result) if result.is_dir() else [result]
         found = [_opened(file, console if result.is_dir() else None, sign) for file in paths]
         if (warning := mixed(paths[0].parent)) is not None:
@@ -90,6 +82,16 @@ def show(
         console.say(*([f"\n{file}"] if result.is_dir() else ()))
         records.append(_show(console, file, each, edges))
     console.result({"folder": str(result), "results": records} if result.is_dir() else records[0])
+
+
+def _here(given: Path) -> Path:
+    """A path as it is, or the local copy of what `hf://...` names, of which a path lost a slash."""
+    scheme, _, rest = str(given).partition(":/")
+    if scheme != "hf":
+        return given
+    from circuits.files.hub import fetched
+
+    return fetched(f"hf://{rest}")
 
 
 def _stored_in(folder: Path) -> list[Path]:
@@ -198,6 +200,7 @@ def export(
     """Write a circuit for another tool, or any result, or a folder, as one HTML page."""
     console = Console(as_json)
     with console.working():
+        result = _here(result)
         stem = result.name.removesuffix(".safetensors").removesuffix(".kc").removesuffix(".json")
         from circuits.files.hub import in_cache
 

@@ -56,10 +56,14 @@ def executed(source: Path, out: Path, code: str) -> nbformat.NotebookNode:
 
 def page(notebook: nbformat.NotebookNode, name: str, names: Sequence[str]) -> str:
     """A notebook with its outputs as HTML; plotly.js is the file beside it."""
-    cells, figures = [], []
+    markdown = MarkdownIt("commonmark").enable("table")
+    cells: list[dict[str, Any]] = []
+    figures: list[dict[str, Any]] = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cells.append({"prose": Markup(MarkdownIt("commonmark").render(cell.source))})
+            cells.append(
+                {"prose": Markup(markdown.render(cell.source))}
+            )
             continue
         outputs: list[dict[str, Any]] = []
         for output in cell.get("outputs", ()):
