@@ -61,9 +61,7 @@ def page(notebook: nbformat.NotebookNode, name: str, names: Sequence[str]) -> st
     figures: list[dict[str, Any]] = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cells.append(
-                {"prose": Markup(markdown.render(cell.source))}
-            )
+            cells.append({"prose": Markup(markdown.render(cell.source))})
             continue
         outputs: list[dict[str, Any]] = []
         for output in cell.get("outputs", ()):
