@@ -70,18 +70,16 @@ pictures: $(STAMP) ## draw the README's pictures again
 screens: $(STAMP) ## take the README's pictures of the app again (needs Chromium)
 	$(BIN)/python -m experiments.workshop.pictures --screens
 
-docs: $(STAMP) ## build the documentation into out/docs; a warning is an error
+docs: $(STAMP) ## build the documentation into out/docs, with the notebooks run; a warning is an error
 	$(BIN)/zensical build --clean --strict
+	$(MAKE) notebooks
 
 docs-serve: docs ## the same, then show it on this machine
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory out/docs 8001
 
-notebooks: $(STAMP) ## write the notebooks as .ipynb into out/notebooks
-	mkdir -p out/notebooks
-	for source in notebooks/*.py; do \
-	  $(BIN)/jupytext --quiet --to ipynb $$source \
-	    --output out/notebooks/$$(basename $$source .py).ipynb || exit 1; \
-	done
+notebooks: $(STAMP) ## run the notebooks, write them as .ipynb into out/notebooks and as pages of the docs
+	HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python -m experiments.workshop.notebooks \
+	  --out out/notebooks --pages out/docs/notebooks
 
 edit-table: $(STAMP) ## edit 100 facts a method and model, and see what was rewired
 	for model in facts-gpt2 facts-llama; do \

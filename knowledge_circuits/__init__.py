@@ -12,7 +12,9 @@ Every verb has a docstring with an example. Nothing is imported before a name is
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         models,
         open,
         plot,
+        push,
         relations,
         run,
         save,
@@ -63,7 +66,7 @@ if TYPE_CHECKING:
 
 _VERBS = (
     *("ask", "compare", "discover", "edit", "evaluate", "explore", "facts", "load", "models"),
-    *("open", "plot", "relations", "run", "save", "unlearn"),
+    *("open", "plot", "push", "relations", "run", "save", "unlearn"),
 )
 _LOOKS = ("attribution", "heads", "lens", "roles", "trace")
 _ACTS = ("activations", "interchange")
@@ -147,6 +150,7 @@ __all__ = [
     "open",
     "patched",
     "plot",
+    "push",
     "relation",
     "relations",
     "result_kind",
@@ -158,6 +162,17 @@ __all__ = [
 ]
 
 
+def _quieten_tqdm() -> None:
+    """Have tqdm, which the hub's libraries import, miss its widget in a notebook without a word.
+
+    No verb of ours shows its bar there.
+    """
+    if "ipykernel" in sys.modules and "tqdm.auto" not in sys.modules:
+        with warnings.catch_warnings(), suppress(ImportError):
+            warnings.filterwarnings("ignore", "IProgress not found")
+            import_module("tqdm.auto")
+
+
 def fetch(module: str, places: Mapping[str, str], name: str) -> Any:
     """What a module of the door offers by this name, imported now and kept."""
     if name not in places:
@@ -166,6 +181,7 @@ def fetch(module: str, places: Mapping[str, str], name: str) -> Any:
 
     check_rooms()
     import_module("viz").offer()
+    _quieten_tqdm()
     home = import_module(places[name])
     value = getattr(home, name, None) or import_module(f"{places[name]}.{name}")
     setattr(sys.modules[module], name, value)

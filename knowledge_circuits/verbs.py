@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.base.choices import Known, Sign
-from circuits.base.display import Shown
+from circuits.base.display import Shown, is_page, paged
 from circuits.base.errors import OptionError
 from circuits.base.results import Result
 from circuits.edits.edit import EditRequest, WeightDelta
@@ -266,7 +266,8 @@ def open(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> Any:
     """Any stored result: a circuit, a comparison, a trace, an edit, ...
 
     Warns where the files of its folder are of different runs. `sign` is what a positive score
-    says in a circuit's file of another tool: supports or opposes.
+    says in a circuit's file of another tool: supports or opposes. `hf://OWNER/NAME/PATH` is fetched
+    from a data set on the Hugging Face hub; of a folder there the main result is opened.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -276,20 +277,26 @@ def open(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> Any:
     True
     """
     from circuits.base.origin import mixed
+    from circuits.files.attribution import load_graph
+    from circuits.files.hub import fetched, is_address, main_result
     from circuits.files.kinds import open_result
+    from circuits.files.neuronpedia import is_graph
     from locate.evaluate import read_circuit
 
-    path = Path(path)
+    path = main_result(fetched(str(path)), str(path)) if is_address(path) else Path(path)
     if (line := mixed(path.parent)) is not None:
         warnings.warn(line, stacklevel=2)
     is_json = path.suffix.lower() == ".json"
+    if is_json and sign == Sign.UNKNOWN and is_graph(path):
+        return load_graph(path)
     return read_circuit(path, sign) if is_json or sign != Sign.UNKNOWN else open_result(path)
 
 
 def save(result: Any, path: str | Path) -> Any:
     """Store a result: in one file where the path is a `*.safetensors`, else in a folder.
 
-    The folder gets the files of the command of the same name; see `open`.
+    The folder gets the files of the command of the same name; see `open`. A path that ends in .html
+    gets one page to be read in any browser, of a list of results one of all of them.
 
     >>> import tempfile
     >>> found = lens("facts-gpt2", "The capital of France is", answer="Paris")
@@ -301,11 +308,29 @@ def save(result: Any, path: str | Path) -> Any:
     """
     from locate.looks.door import write
 
+    if is_page(path):
+        paged(result, Path(path))
+        return [Path(path)]
     if Path(path).suffix != ".safetensors":
         return write(result, Path(path))
     if not isinstance(result, Result):
         raise OptionError(f"a {type(result).__name__} is stored in a folder: leave the suffix out")
     return result.save(path)
+
+
+def push(result: str | Path, repo: str, *, private: bool = False, message: str = "") -> str:
+    """Send a stored result or its folder to a data set on the Hugging Face hub; gives its address.
+
+    `repo` is OWNER/NAME, made where it is not there, or `hf://OWNER/NAME/PATH`. It needs a token
+    (`hf auth login`). `open("hf://OWNER/NAME/PATH")` opens it again, anywhere.
+
+    >>> push("no_such_folder", "someone/circuits")
+    Traceback (most recent call last):
+    circuits.base.errors.OptionError: no_such_folder holds no stored result (*.kc.safetensors)
+    """
+    from circuits.files.hub import push as send
+
+    return send(result, repo, private=private, message=message)
 
 
 def plot(result: Any, what: str | None = None, **options: Any) -> Any:

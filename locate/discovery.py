@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.base.choices import ExportFormat
-from circuits.base.display import Shown, Summary, drawn
+from circuits.base.display import Shown, Summary, drawn, is_page, paged
 from circuits.base.origin import write_all
+from circuits.base.results import Result
 from circuits.base.writing import atomic_write, save_json
 from circuits.facts.pairs import TokenPair
 from circuits.files.exchange import export_circuit, save_eap_ig
@@ -147,8 +148,11 @@ class Discovery(Shown):
         """Write the circuit in all its forms, its pairs and its summary; returns the files' paths.
 
         These are the files of `kc discover`, whole or not at all. `full_json` has all edges in
-        `circuit.json`, however many.
+        `circuit.json`, however many. A path that ends in .html gets one page of all of it instead.
         """
+        if is_page(folder):
+            paged(self, folder)
+            return [Path(folder)]
         writers = self._writers(full_json)
         paths = [Path(folder) / name for name in (*writers, "summary.md", "summary.json")]
         record = self.as_dict(paths)
@@ -268,6 +272,12 @@ class Discovery(Shown):
         if self.heads:
             writers["heads.kc.safetensors"] = HeadsOnPrompts(tuple(self.heads)).save
         return writers
+
+    def beside(self) -> list[Result]:
+        """What was found out beside the circuit: curves, roles, heads on prompts."""
+        found: list[Result] = [] if self.curve is None else [self._curves()]
+        found += [] if self.roles is None else [self.roles]
+        return [*found, *([HeadsOnPrompts(tuple(self.heads))] if self.heads else [])]
 
     def _curves(self) -> FaithfulnessCurves:
         """The curve by the name of its method, and that of random circuits."""

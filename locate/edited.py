@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from circuits.base.display import Shown, Summary
+from circuits.base.display import Shown, Summary, is_page, paged
 from circuits.base.errors import OptionError
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
@@ -176,7 +176,13 @@ class Edited(Shown):
         }
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write the files of `kc edit`, whole or not at all; returns their paths."""
+        """Write the files of `kc edit`, whole or not at all; returns their paths.
+
+        A path that ends in .html gets a page of what the edit did instead.
+        """
+        if is_page(folder):
+            paged(self, folder)
+            return [Path(folder)]
         from locate.looks.edits import edit_look, owned_in
 
         return edit_look(self).write(Path(folder), owned_in(Path(folder)))

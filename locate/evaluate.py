@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Float
 
 from circuits.base.choices import Ablation, Metric, Sign
-from circuits.base.display import Shown, Summary
+from circuits.base.display import Shown, Summary, is_page, paged
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.intervals import Interval
 from circuits.base.origin import write_all
 from circuits.base.progress import Stages, silent
 from circuits.base.writing import save_json
 from circuits.files.exchange import load_eap_ig, signed
+from circuits.files.neuronpedia import is_graph, load_neuronpedia
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import (
     Evaluation,
@@ -93,7 +94,13 @@ class StoredEvaluation(Shown):
         return replace(found, facts=facts)
 
     def save(self, folder: str | Path, path: Path | None = None) -> list[Path]:
-        """Write the files of `kc evaluate`; `path` is the circuit's file, where it has one."""
+        """Write the files of `kc evaluate`; `path` is the circuit's file, where it has one.
+
+        A `folder` that ends in .html gets a page of the measures instead.
+        """
+        if is_page(folder):
+            paged(self, folder)
+            return [Path(folder)]
         record = self.as_dict(path)
         return write_all(Path(folder), {"summary.json": lambda to: save_json(record, to)})
 
@@ -127,13 +134,18 @@ class StoredEvaluation(Shown):
 
 
 def read_circuit(path: Path, sign: Sign | str = Sign.UNKNOWN) -> Circuit:
-    """A circuit from `*.kc.safetensors` or EAP-IG's `*.json`; CircuitFileError says why not.
+    """A circuit from `*.kc.safetensors`, or `*.json` of EAP-IG or an attribution graph of ours.
+
+    CircuitFileError says why not.
 
     `sign` is what a positive score says in another tool's file; OptionError where the file is this
     project's, which says it itself.
     """
     sign = Sign.of(sign, "sign")
-    circuit = load_eap_ig(path) if path.suffix.lower() == ".json" else Circuit.load(path)
+    if path.suffix.lower() != ".json":
+        circuit = Circuit.load(path)
+    else:
+        circuit = load_neuronpedia(path) if is_graph(path) else load_eap_ig(path)
     if sign == Sign.UNKNOWN:
         return circuit
     if circuit.provenance.get("sign") != Sign.UNKNOWN:

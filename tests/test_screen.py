@@ -76,6 +76,26 @@ def test_a_figure_shows_the_edges_of_the_layout_and_the_nodes_they_touch(circuit
     assert shown_names(figure, "nodes") == set(layout.nodes)
 
 
+def test_a_figure_says_what_it_shows_and_what_its_lines_and_boxes_mean():
+    wiring = Wiring(2, 4, 2)
+    values = np.random.default_rng(0).normal(size=wiring.n_edges)
+    origin = {"model": "facts-gpt2", "relation": "country_capital"}
+    circuit = EdgeScores(wiring, values, provenance=origin).top(40)
+    figure = circuit_figure(circuit, 20)
+    assert figure.layout.title.text.startswith("country_capital in facts-gpt2: ")
+    assert "20 strongest drawn" in figure.layout.title.text
+    assert figure.layout.showlegend
+    named = {trace.name for trace in figure.data if trace.showlegend}
+    assert {theme.SUPPORTS.legend, theme.OPPOSES.legend, theme.KINDS["head"].legend} <= named
+    assert circuit_figure(circuit, 20, title="").layout.title.text is None
+    other = EdgeScores(wiring, -values, provenance=origin).top(60)
+    changed = difference_figure(compare(circuit, other), 20)
+    assert f"{circuit.n_edges} edges before, {other.n_edges} after" in changed.layout.title.text
+    named = {trace.name for trace in changed.data if trace.showlegend}
+    drawn = difference_scene(compare(circuit, other), 20)
+    assert {group.style.legend for group in drawn.groups} <= named
+
+
 @settings(max_examples=25, deadline=None)
 @given(circuits(), st.integers(0, 50))
 def test_hiding_edges_moves_nothing(circuit, seed):

@@ -73,6 +73,22 @@ def _averages(average: AverageLens, statistic: Any) -> dict[str, dict[str, Line]
     return side
 
 
+def lens_rows(lines: LensLines) -> list[dict[str, Any]]:
+    """One record a position, token and state; rank 1 is the top."""
+    return [
+        {
+            "layer": state - 1,
+            "position": place,
+            "token": label,
+            "rank": float(rank) + 1,
+            "probability": float(lines.probabilities[place][label].values[state]),
+        }
+        for place, labels in lines.ranks.items()
+        for label, line in labels.items()
+        for state, rank in enumerate(line.values)
+    ]
+
+
 def object_lines(rewiring: Rewiring) -> LensLines:
     """An edit's new and old object, before (dashed) and after: medians and means over prompts."""
     from locate.changes.rewiring import LABELS, SIDES

@@ -263,7 +263,10 @@ class FigureFormat(Choice):
 
 
 class ExportFormat(Choice):
-    """What `export_circuit` writes; EAP_IG alone can be read back."""
+    """What `kc export` writes; EAP_IG and NEURONPEDIA can be read back.
+
+    HTML is a page of any result for a browser, the others take a circuit to other tools.
+    """
 
     EAP_IG = "eap-ig"
     GRAPHML = "graphml"
@@ -271,6 +274,8 @@ class ExportFormat(Choice):
     DOT = "dot"
     CSV = "csv"
     NODE_LINK = "node-link"
+    NEURONPEDIA = "neuronpedia"
+    HTML = "html"
 
 
 class Sign(Choice):

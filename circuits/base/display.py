@@ -110,7 +110,10 @@ class Shown:
 
 
 def install(name: str, function: str) -> None:
-    """Have results draw (`figure`, `draw`) or open (`explore`) themselves by "module:function"."""
+    """Have results draw (`figure`, `draw`, `page`) or open (`explore`) themselves.
+
+    `function` is "module:function".
+    """
     _INSTALLED[name] = function
 
 
@@ -123,6 +126,16 @@ def plotted(result: Any, **options: Any) -> go.Figure:
 def drawn(result: Any, path: Path, **options: Any) -> None:
     """Draw a result to a file, as `plotted`."""
     _installed("draw")(result, path, **options)
+
+
+def is_page(path: str | Path) -> bool:
+    """Whether the name says that a page in HTML is meant."""
+    return Path(path).suffix.lower() == ".html"
+
+
+def paged(result: Any, path: str | Path, **options: Any) -> None:
+    """Write a result, several, or a folder of them as one HTML file, as `plotted`."""
+    _installed("page")(result, path, **options)
 
 
 def explored(result: Any, **options: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import numpy as np
 
 from circuits.base.arrays import ContentError, Layout, read_intact, save_arrays
-from circuits.base.display import Shown, explored, visible
+from circuits.base.display import Shown, explored, is_page, paged, visible
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.writing import to_json
 
@@ -64,7 +64,13 @@ class Result(Shown):
         explored(self, **options)
 
     def save(self, path: str | Path) -> None:
-        """Write to a `*.kc.safetensors` file with a hash over its content."""
+        """Write to a `*.kc.safetensors` file with a hash over its content.
+
+        A path that ends in .html gets a page instead, to be read in any browser.
+        """
+        if is_page(path):
+            paged(self, path)
+            return
         save_arrays(path, self.KIND, self.arrays(), self.metadata())
 
     @classmethod

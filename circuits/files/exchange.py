@@ -23,10 +23,12 @@ from jaxtyping import Int
 
 from circuits.base.arrays import ContentError, single_precision
 from circuits.base.choices import ExportFormat, Sign
+from circuits.base.display import paged
 from circuits.base.errors import CircuitFileError, NumericalError, OptionError
 from circuits.base.records import read_text
 from circuits.base.writing import atomic_write, to_json
 from circuits.files.drawings import to_csv, to_dot, to_gexf, to_graphml, to_node_link
+from circuits.files.neuronpedia import to_neuronpedia
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
 from circuits.model.wiring import checked_wiring
 
@@ -38,10 +40,13 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 def export_circuit(circuit: Circuit, path: str | Path, format: ExportFormat | str) -> None:
-    """Write a circuit's kept subgraph (EAP-IG: see `save_eap_ig`) for another tool."""
+    """Write a circuit's kept subgraph (EAP-IG: `save_eap_ig`) for another tool, or as a page."""
     format = ExportFormat.of(format)
     if format == ExportFormat.EAP_IG:
         save_eap_ig(circuit, path)
+        return
+    if format == ExportFormat.HTML:
+        paged(circuit, path)
         return
     writers: dict[ExportFormat, Callable[[Circuit], bytes | str]] = {
         ExportFormat.GRAPHML: to_graphml,
@@ -49,6 +54,7 @@ def export_circuit(circuit: Circuit, path: str | Path, format: ExportFormat | st
         ExportFormat.DOT: to_dot,
         ExportFormat.CSV: to_csv,
         ExportFormat.NODE_LINK: to_node_link,
+        ExportFormat.NEURONPEDIA: to_neuronpedia,
     }
     atomic_write(path, writers[format](circuit))
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from circuits.base.arrays import Layout, save_arrays, single_precision
 from circuits.base.choices import Ablation, KeyValue
-from circuits.base.display import Shown, Summary, named, plotted
+from circuits.base.display import Shown, Summary, is_page, named, paged, plotted
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.results import Result, within
 from circuits.graph.header import COLUMN, EDGE_ORDER, check_circuit
@@ -244,7 +244,13 @@ class Circuit(Result):
         return [tuple(as_cell(row[name]) for name in names) for row in self.rows(n)]
 
     def save(self, path: str | Path, include_pairs: bool = False) -> None:
-        """Write a `*.kc.safetensors` file; scores of single pairs only with `include_pairs`."""
+        """Write a `*.kc.safetensors` file; scores of single pairs only with `include_pairs`.
+
+        A path that ends in .html gets a page instead, to be read in any browser.
+        """
+        if is_page(path):
+            paged(self, path)
+            return
         save_arrays(path, self.KIND, self.arrays(include_pairs), self.metadata())
 
     def arrays(self, include_pairs: bool = False) -> dict[str, np.ndarray]:

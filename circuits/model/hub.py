@@ -28,7 +28,7 @@ def dataset_directory(name: str, suffixes: Sequence[str]) -> Path:
             name, "no such file; to look on the hub, install huggingface-hub"
         ) from None
     patterns = [f"*{suffix}" for suffix in suffixes]
-    offline = constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT)
+    offline = constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT)
     way_out = (
         "no such file, and as a hub data set it is not in the local cache; give a path, or fetch "
         f"it on a connected machine with `hf download --repo-type dataset {name}`"
@@ -48,7 +48,7 @@ def dataset_directory(name: str, suffixes: Sequence[str]) -> Path:
     return Path(directory)
 
 
-def _reachable(endpoint: str) -> bool:
+def reachable(endpoint: str) -> bool:
     """One quick request, so that an absent network costs seconds and not retries."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen

@@ -24,20 +24,36 @@ SUFFIXES = {
     "dot": ".dot",
     "csv": ".csv",
     "node-link": ".node-link.json",
+    "neuronpedia": ".neuronpedia.json",
+    "html": ".html",
 }
+
+
 Shown = Annotated[
     int, typer.Option("--edges", "-n", min=1, help="How many edges, or other rows, to list.")
 ]
 ResultPath = Annotated[
     Path,
     typer.Argument(
-        help="A stored result (*.kc.safetensors, or a circuit's *.json), or a folder of them.",
+        help="A stored result (*.kc.safetensors, or a circuit's *.json), or a folder of them, "
+        "also hf://OWNER/NAME/PATH.",
         metavar="RESULT",
         parser=path,
     ),
 ]
+Repo = Annotated[
+    str, typer.Argument(help="OWNER/NAME of the data set, or hf://OWNER/NAME/PATH.", metavar="REPO")
+]
+Private = Annotated[bool, typer.Option("--private", help="Nobody else sees a new repository.")]
+Message = Annotated[str, typer.Option("--message", help="What the commit says.")]
 OutFile = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="PATH", parser=path, help="File to write.")
+]
+Cdn = Annotated[
+    bool,
+    typer.Option(
+        "--cdn", help="With html: a small file, whose reader fetches plotly.js from its host."
+    ),
 ]
 Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
 
@@ -54,6 +70,7 @@ def show(
     with console.working():
         from circuits.base.origin import mixed
 
+        result = _here(result)
         paths = _stored_in(result) if result.is_dir() else [result]
         found = [_opened(file, console if result.is_dir() else None, sign) for file in paths]
         if (warning := mixed(paths[0].parent)) is not None:
@@ -67,6 +84,16 @@ def show(
     console.result({"folder": str(result), "results": records} if result.is_dir() else records[0])
 
 
+def _here(given: Path) -> Path:
+    """A path as it is, or the local copy of what `hf://...` names, of which a path lost a slash."""
+    scheme, _, rest = str(given).partition(":/")
+    if scheme != "hf":
+        return given
+    from circuits.files.hub import fetched
+
+    return fetched(f"hf://{rest}")
+
+
 def _stored_in(folder: Path) -> list[Path]:
     """The stored results of a folder; OptionError where it has none."""
     found = sorted(folder.glob("*.kc.safetensors"))
@@ -78,10 +105,14 @@ def _stored_in(folder: Path) -> list[Path]:
 def _opened(path: Path, console: Console | None, sign: Sign) -> Any:
     """A result; with a console a file that cannot be read is a warning and None."""
     from circuits.base.errors import FileFormatError
+    from circuits.files.attribution import load_graph
     from circuits.files.kinds import open_result
+    from circuits.files.neuronpedia import is_graph
     from locate.evaluate import read_circuit
 
     try:
+        if path.suffix.lower() == ".json" and sign == Sign.UNKNOWN and is_graph(path):
+            return load_graph(path)
         if path.suffix.lower() == ".json" or sign != Sign.UNKNOWN:
             return read_circuit(path, sign)
         return open_result(path)
@@ -158,30 +189,77 @@ def _show_circuit(console: Console, path: Path, stored: Circuit, edges: int) -> 
 
 def export(
     *,
-    circuit: o.CircuitFile,
+    result: ResultPath,
     to: Format,
     out: OutFile = None,
     sign: o.SignOfScores = Sign.UNKNOWN,
     full_json: o.FullJson = False,
+    cdn: Cdn = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Write a circuit for another tool; eap-ig can be read back."""
+    """Write a circuit for another tool, or any result, or a folder, as one HTML page."""
     console = Console(as_json)
     with console.working():
-        from circuits.files.exchange import export_circuit, save_eap_ig
-        from locate.evaluate import check_sign, read_circuit
+        result = _here(result)
+        stem = result.name.removesuffix(".safetensors").removesuffix(".kc").removesuffix(".json")
+        from circuits.files.hub import in_cache
 
-        stored = check_sign(read_circuit(circuit, sign), circuit)
-        stem = circuit.name.removesuffix(".safetensors").removesuffix(".kc").removesuffix(".json")
-        target = out or circuit.with_name(stem + SUFFIXES[to])
-        if target.exists() and target.samefile(circuit):
-            raise OptionError(f"`out` {target} is the circuit itself; name another file")
-        if to == ExportFormat.EAP_IG:
-            save_eap_ig(stored, target, full=full_json)
+        # A copy of the hub's is no place of the user's.
+        folder = Path() if in_cache(result) else result.parent
+        target = out or folder / ((stem or result.resolve().name) + SUFFIXES[to])
+        if target.exists() and target.samefile(result):
+            raise OptionError(f"`out` {target} is the result itself; name another file")
+        if cdn and to != ExportFormat.HTML:
+            raise OptionError("`cdn` goes with `to` html alone")
+        if to == ExportFormat.HTML:
+            _write_page(result, target, sign, cdn)
         else:
-            export_circuit(stored, target, to)
+            _write_circuit(result, target, to, sign, full_json)
     console.say(str(target))
-    console.result({"file": str(circuit), "format": str(to), "files": [str(target)]})
+    console.result({"file": str(result), "format": str(to), "files": [str(target)]})
+
+
+def _write_page(path: Path, target: Path, sign: Sign, cdn: bool) -> None:
+    """One page of a stored result, or of all in a folder."""
+    from circuits.base.display import paged
+    from circuits.files.attribution import load_graph
+    from circuits.files.neuronpedia import is_graph
+    from locate.evaluate import read_circuit
+
+    if path.suffix.lower() == ".json" or sign != Sign.UNKNOWN:
+        is_other = sign == Sign.UNKNOWN and is_graph(path)
+        paged(load_graph(path) if is_other else read_circuit(path, sign), target, cdn=cdn)
+    else:
+        paged(path, target, cdn=cdn)
+
+
+def _write_circuit(path: Path, target: Path, to: ExportFormat, sign: Sign, full_json: bool) -> None:
+    from circuits.files.exchange import export_circuit, save_eap_ig
+    from locate.evaluate import check_sign, read_circuit
+
+    stored = check_sign(read_circuit(path, sign), path)
+    if to == ExportFormat.EAP_IG:
+        save_eap_ig(stored, target, full=full_json)
+    else:
+        export_circuit(stored, target, to)
+
+
+def push(
+    *,
+    result: ResultPath,
+    repo: Repo,
+    private: Private = False,
+    message: Message = "",
+    as_json: o.AsJson = False,
+) -> None:
+    """Send a stored result, or a folder of one, to a data set on the Hugging Face hub."""
+    console = Console(as_json)
+    with console.working():
+        from circuits.files.hub import push as send
+
+        address = send(result, repo, private=private, message=message)
+    console.say(address)
+    console.result({"file": str(result), "repo": repo, "address": address})
 
 
 def models(*, as_json: o.AsJson = False) -> None:

@@ -80,6 +80,13 @@ def circuits_look(
     return _look(summary, tables, _lines(comparison), files, "Two circuits")
 
 
+def said(found: Comparison | Rewiring) -> list[str]:
+    """The sentences of a comparison, or of what an edit did, and whether old values undo it."""
+    if isinstance(found, Rewiring):
+        return [*_lines(found.comparison), *_restored(found)]
+    return _lines(found)
+
+
 def _look(
     summary: Mapping[str, Any],
     tables: Sequence[Table],

@@ -109,8 +109,9 @@ def preview(context: Context, result: str) -> list[Any]:
     except KnowledgeCircuitsError as error:
         return [head[0].children[0], parts.note(str(error), "error")]
     if isinstance(value, Circuit):
-        figure = circuit_figure(value, PREVIEW_EDGES)
-        figure.update_layout(height=300, margin={"l": 2, "r": 2, "t": 4, "b": 4}, dragmode=False)
+        figure = circuit_figure(value, PREVIEW_EDGES, title="")
+        margin = {"l": 2, "r": 2, "t": 4, "b": 4}
+        figure.update_layout(height=300, margin=margin, dragmode=False, showlegend=False)
         for trace in figure.data:
             if trace.mode == "text":
                 trace.textfont.size = 8

@@ -16,7 +16,7 @@ from viz.app.library import Entry, Record
 from viz.app.state import ViewState
 from viz.screen.curves import lens_figure
 from viz.screen.heat_maps import trace_figure
-from viz.series import LensLines, lens_lines
+from viz.series import LensLines, lens_lines, lens_rows
 
 MOST_ROWS = 5000
 MOST_PARTS = 6
@@ -153,22 +153,6 @@ def lens_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
         lens_rows(lines),
         known_facts(facts, value.provenance),
     )
-
-
-def lens_rows(lines: LensLines) -> list[dict[str, Any]]:
-    """One record a position, token and state; rank 1 is the top."""
-    return [
-        {
-            "layer": state - 1,
-            "position": place,
-            "token": label,
-            "rank": float(rank) + 1,
-            "probability": float(lines.probabilities[place][label].values[state]),
-        }
-        for place, labels in lines.ranks.items()
-        for label, line in labels.items()
-        for state, rank in enumerate(line.values)
-    ]
 
 
 def lens_picture(lines: LensLines, place: str) -> go.Figure:

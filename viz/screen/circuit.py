@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from circuits.graph.circuit import Circuit
+from circuits.graph.circuit import Circuit, node_kind
 from viz import theme
 from viz.layout import Placement, lay_out
 from viz.screen.drawing import figure_of
 from viz.screen.scene import Scene, make_scene
-from viz.screen.style import plain
+from viz.screen.style import dash, plain
 
 COLUMNS = 16
 MOST_EDGES = 2000
@@ -28,10 +29,21 @@ def circuit_figure(
     """The strongest `max_edges` edges of a circuit, layer by layer.
 
     Blue, solid edges support the answer, orange, dashed ones oppose it; width is |score|, the fill
-    of a node its role or kind. `customdata` of the last two traces are names of edges and nodes.
+    of a node its role or kind. The title is what the circuit recalls and in which model, unless
+    another is given ("" for none). `customdata` of the last two traces name edges and nodes.
     """
-    figure = figure_of(circuit_scene(circuit, max_edges, placement))
-    return with_title(figure, title)
+    scene = circuit_scene(circuit, max_edges, placement)
+    figure = with_legend(figure_of(scene), scene)
+    return with_title(figure, _heading(circuit, scene) if title is None else title)
+
+
+def _heading(circuit: Circuit, scene: Scene) -> str:
+    """What the circuit recalls, and how much of it is drawn."""
+    about = circuit.heading()
+    size = f"{circuit.n_edges:,} of {circuit.wiring.n_edges:,} edges"
+    if scene.n_edges < circuit.n_edges:
+        size += f", the {scene.n_edges:,} strongest drawn"
+    return f"{about}: {size}" if about else ""
 
 
 def circuit_scene(
@@ -61,6 +73,42 @@ def circuit_scene(
         for s in (size if scores is None else scores).tolist()
     ]
     return make_scene(circuit, layout, styles, size, titles, classes)
+
+
+def with_legend(figure: go.Figure, scene: Scene) -> go.Figure:
+    """The figure with samples of its lines and boxes and what they mean, below it."""
+    samples: list[go.Scatter] = []
+    for style in dict.fromkeys(group.style for group in scene.groups):
+        line = {"color": style.colour, "width": 2.4, "dash": dash(style, 2.4)}
+        samples.append(_sample(style.legend, mode="lines", line=line))
+    if scene.layout.shared:
+        line = {"color": theme.SHARED.colour, "width": 1.4, "dash": dash(theme.SHARED, 1.4)}
+        samples.append(_sample(theme.SHARED.legend, mode="lines", line=line))
+    for node in scene.layout.nodes:
+        look, kind = scene.looks_of(node), node_kind(node)
+        if kind not in ("input", "logits") and look.legend not in {each.name for each in samples}:
+            marker = {
+                "symbol": "square",
+                "size": 11,
+                "color": look.fill,
+                "line": {"color": look.line, "width": 1.5},
+            }
+            samples.append(_sample(look.legend, mode="markers", marker=marker))
+    drawn = figure.data
+    figure.data = []
+    figure.add_traces([*samples, *drawn])
+    below = {**figure.layout.margin.to_plotly_json(), "b": 52}
+    legend = {"x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}}
+    figure.update_layout(showlegend=True, legend=legend, margin=below)
+    if figure.layout.height is not None:
+        figure.update_layout(height=figure.layout.height + 44)
+    return figure
+
+
+def _sample(name: str, **look: Any) -> go.Scatter:
+    """A trace that is drawn in the legend alone."""
+    meta = {"part": "legend", "key": name}
+    return go.Scatter(x=[None], y=[None], name=name, showlegend=True, meta=meta, **look)
 
 
 def with_title(figure: go.Figure, title: str | None) -> go.Figure:

@@ -12,7 +12,7 @@ from circuits.graph.noise import Decision
 from viz import theme
 from viz.layout import Placement, lay_out
 from viz.paper.difference import edge_styles, shown_circuit
-from viz.screen.circuit import COLUMNS, MOST_EDGES, with_title
+from viz.screen.circuit import COLUMNS, MOST_EDGES, with_legend, with_title
 from viz.screen.drawing import figure_of
 from viz.screen.scene import Scene, make_scene
 from viz.screen.style import plain
@@ -39,11 +39,20 @@ def difference_figure(
     """Up to `max_edges` edges of either circuit: gained, lost and flipped, then the strongest kept.
 
     Where the comparison has a noise floor, an edge gained, lost or flipped whose change is not
-    called one is drawn as "cannot tell". Width is the larger |score| of before and after.
+    called one is drawn as "cannot tell". Width is the larger |score| of before and after. The title
+    says what was compared and how much either shares, unless another is given ("" for none).
     """
     comparison = found if isinstance(found, Comparison) else found.comparison
-    figure = figure_of(difference_scene(comparison, max_edges, placement))
-    return with_title(figure, title)
+    scene = difference_scene(comparison, max_edges, placement)
+    figure = with_legend(figure_of(scene), scene)
+    return with_title(figure, _heading(found, comparison) if title is None else title)
+
+
+def _heading(found: Comparison | Rewiring, comparison: Comparison) -> str:
+    """What was compared, and how many edges either circuit has of the other's."""
+    about = found.heading() or "two circuits"
+    sizes = f"{comparison.before.n_edges:,} edges before, {comparison.after.n_edges:,} after"
+    return f"{about}: {sizes}, {int(comparison.kept.sum()):,} in both"
 
 
 def difference_scene(

@@ -216,6 +216,9 @@
       .join(";");
   }
 
+  /* What static pages (viz/page) draw with as well. */
+  window.kcScene = { figureOf: figureOf, thresholdOf: thresholdOf, short: short };
+
   dc.kc = {
     draw: function (scene, n, position, selected, q, role, kind, layers, hide, groups, only, off) {
       if (!scene || !scene.edges) return [SKIP(), SKIP(), SKIP()];
