@@ -16,6 +16,7 @@ from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.intervals import Interval
 from circuits.base.origin import write_all
 from circuits.base.progress import Stages, silent
+from circuits.base.stamps import stamped
 from circuits.base.writing import save_json
 from circuits.files.exchange import load_eap_ig, signed
 from circuits.graph.circuit import Circuit
@@ -31,6 +32,7 @@ from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.discover import random_circuits
 from locate.examples import Examples
+from locate.looks.says import says
 from locate.options import Evaluating
 from locate.report import measure_records, measure_rows, measures, minimality
 from locate.seen import OTHERS, UNKNOWN, Finders
@@ -99,7 +101,7 @@ class StoredEvaluation(Shown):
 
     def as_dict(self, path: Path | None = None) -> dict[str, Any]:
         """Everything as plain JSON values; `path` is the circuit's file."""
-        return {
+        record = {
             "model": self.model,
             "file": None if path is None else str(path),
             "method": self.circuit.provenance.get("method"),
@@ -118,6 +120,7 @@ class StoredEvaluation(Shown):
             "bos": self.examples.bos,
             "warnings": [*self.warnings, *self.examples.notes],
         }
+        return stamped("evaluate", record, says(self))
 
     def _minimality(self, drops: np.ndarray) -> dict[str, Any]:
         return {"measured_on": self.tested_on, **minimality(self.circuit, drops)}

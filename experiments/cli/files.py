@@ -9,6 +9,7 @@ import typer
 
 from circuits.base.choices import ExportFormat, Sign
 from circuits.base.errors import OptionError
+from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console, percent
 from experiments.cli.signature import path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from circuits.graph.circuit import Circuit
     from circuits.model.packaged import PackagedModel
 
+NODES = 10
+"""Nodes of a circuit that are named."""
 SUFFIXES = {
     "eap-ig": ".json",
     "graphml": ".graphml",
@@ -62,9 +65,13 @@ def show(
     for file, each in zip(paths, found, strict=True):
         if each is None:
             continue
-        console.say(*([f"\n{file}"] if result.is_dir() else ()))
+        if result.is_dir():
+            console.say(f"\n{file}")
         records.append(_show(console, file, each, edges))
-    console.result({"folder": str(result), "results": records} if result.is_dir() else records[0])
+    if result.is_dir():
+        console.result(stamped("show-folder", {"folder": str(result), "results": records}))
+    else:
+        console.result(stamped("show", records[0]))
 
 
 def _stored_in(folder: Path) -> list[Path]:
@@ -99,18 +106,22 @@ def _show(console: Console, path: Path, found: Any, most: int) -> dict[str, Any]
 
     if isinstance(found, Circuit):
         return _show_circuit(console, path, found, most)
-    summary, rows = found.summary(), found.rows()
+    summary, rows = found.shown(), found.rows()
     origin = dict(getattr(found, "provenance", {}))
+    if summary.says:
+        console.found(summary.says)
     console.say(summary.title)
     for name, value in summary.facts.items():
         console.say(f"{name}: {value}")
     if rows:
         console.say()
         console.table(tuple(rows[0]), [tuple(map(_cell, row.values())) for row in rows[:most]])
-        console.say(*([f"... {len(rows) - most} more rows"] if len(rows) > most else ()))
+        if len(rows) > most:
+            console.say(f"... {len(rows) - most:,} more rows; --edges {len(rows)} shows all")
     console.say()
     _provenance(console, origin)
     return {
+        "says": summary.says,
         "file": str(path),
         "kind": found.KIND,
         "title": summary.title,
@@ -132,20 +143,29 @@ def _show_circuit(console: Console, path: Path, stored: Circuit, edges: int) -> 
     from locate.report import edge_rows
 
     nodes = stored.nodes()
-    console.say(f"{stored.n_edges} of {stored.wiring.n_edges} edges, {stored.wiring.describe()}")
-    console.say(f"{len(nodes)} nodes: {', '.join(nodes)}")
+    console.found(stored.says())
+    console.say(
+        f"{stored.n_edges:,} of {stored.wiring.n_edges:,} edges, {stored.wiring.describe()}"
+    )
+    more = f" and {len(nodes) - NODES:,} more" if len(nodes) > NODES else ""
+    console.say(f"{len(nodes):,} nodes: {', '.join(nodes[:NODES])}{more}")
     if stored.provenance.get("sign") == "unknown":
         console.say(
             "what a positive score means is not known: the file is another tool's (--sign says it)"
         )
+    by_role: dict[str, list[str]] = {}
     for node, role in stored.roles.items():
-        console.say(f"{node}: {role}")
+        by_role.setdefault(role, []).append(node)
+    for role, holders in by_role.items():
+        console.say(f"{role}: {', '.join(holders)}")
     console.say()
     console.table(*edge_rows(stored, edges))
     console.say()
     _provenance(console, stored.provenance)
     return {
+        "says": stored.says(),
         "file": str(path),
+        "kind": stored.KIND,
         "geometry": _geometry(stored),
         "edges": stored.n_edges,
         "edges_in_model": stored.wiring.n_edges,
@@ -180,8 +200,10 @@ def export(
             save_eap_ig(stored, target, full=full_json)
         else:
             export_circuit(stored, target, to)
-    console.say(str(target))
-    console.result({"file": str(circuit), "format": str(to), "files": [str(target)]})
+    said = f"{stored.n_edges:,} of {stored.wiring.n_edges:,} edges are in {target} as {to}."
+    console.say(said)
+    record = {"file": str(circuit), "format": str(to), "files": [str(target)]}
+    console.result(stamped("export", record, said))
 
 
 def models(*, as_json: o.AsJson = False) -> None:
@@ -194,6 +216,9 @@ def models(*, as_json: o.AsJson = False) -> None:
 
         records = [_packaged_record(each) for each in PACKAGED.values()]
         records += [_model_record(name, path) for name, path in embedded_models().items()]
+    there = sum(record["directory"] is not None for record in records)
+    said = f"{there} of {len(records)} models that have a name here are on this machine."
+    console.found(said)
     console.table(
         (
             *("model", "architecture", "MB", "licence", "where"),
@@ -218,7 +243,8 @@ def models(*, as_json: o.AsJson = False) -> None:
         f"\n--model also takes a hub name (gpt2, TinyLlama/TinyLlama_v1.1, ...), a local Hugging "
         f"Face directory or a .gguf file; covered architectures: {covered}"
     )
-    console.result({"models": records, "architectures": sorted(ARCHITECTURES)})
+    record = {"models": records, "architectures": sorted(ARCHITECTURES)}
+    console.result(stamped("models", record, said))
 
 
 def _model_record(name: str, path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from circuits.base.writing import as_csv, atomic_write
 from circuits.graph.compare import Comparison, Mass
 from locate.changes.rewiring import Rewiring
 from locate.looks.look import Look, Table, page
+from locate.looks.says import says
 
 FILES = (
     "before.kc.safetensors",
@@ -57,7 +58,7 @@ def edit_look(found: Rewiring) -> Look:
     files["layers.csv"] = lambda path: atomic_write(path, as_csv(found.followed.rows()))
     heads = [head.as_row() for head in found.heads]
     files["heads.csv"] = lambda path: atomic_write(path, as_csv(heads))
-    return _look(summary, tables, lines, files, f"What the edit did to {about}")
+    return _look("compare", found, summary, tables, lines, files, f"What the edit did to {about}")
 
 
 def circuits_look(
@@ -77,10 +78,13 @@ def circuits_look(
     }
     tables = [*_mass_tables(comparison), _edge_table(comparison)]
     files = _files(comparison, f"{paths[0].stem} and {paths[1].stem}")
-    return _look(summary, tables, _lines(comparison), files, "Two circuits")
+    lines = _lines(comparison)
+    return _look("compare-circuits", comparison, summary, tables, lines, files, "Two circuits")
 
 
 def _look(
+    schema: str,
+    found: Comparison | Rewiring,
     summary: Mapping[str, Any],
     tables: Sequence[Table],
     lines: Sequence[str],
@@ -88,9 +92,9 @@ def _look(
     title: str,
 ) -> Look:
     shown = [table for table in tables if table.rows]
-    text = page(title, lines, shown, _LEGEND)
+    text = page(title, says(found), lines, shown, _LEGEND)
     files["summary.md"] = lambda path: atomic_write(path, text)
-    return Look(summary, shown, lines, files)
+    return Look(schema, says(found), summary, shown, lines, files)
 
 
 def _files(comparison: Comparison, title: str) -> dict[str, Callable[[Path], Any]]:

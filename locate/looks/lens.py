@@ -8,6 +8,7 @@ import numpy as np
 
 from circuits.base.display import drawn
 from locate.looks.look import Look, Table, describe
+from locate.looks.says import says
 from locate.states.attribution import LogitAttribution
 from locate.states.lens import LensResult
 from locate.states.lens_average import AverageLens, Curve, Place
@@ -34,6 +35,8 @@ def prompt_lens(found: LensResult) -> Look:
         "provenance": dict(origin),
     }
     return Look(
+        "lens",
+        says(found),
         {**metadata, "layers": found.rows()},
         tables=(_prompt_table(found),),
         files={
@@ -52,15 +55,21 @@ def average_lens(lens: AverageLens, attribution: LogitAttribution | None = None)
         "pairs": lens.n_facts,
         "counts": origin.get("counts"),
     }
-    beside = Look({"provenance": dict(origin)}) if attribution is None else attributed(attribution)
+    beside = None if attribution is None else attributed(attribution)
+    extra = {"provenance": dict(origin)} if beside is None else beside.summary
     return Look(
-        {**shared, "layers": lens.rows(), **beside.summary},
-        tables=(*(_average_table(lens, place) for place in lens.places), *beside.tables),
+        "average-lens",
+        says(lens),
+        {**shared, "layers": lens.rows(), **extra},
+        tables=(
+            *(_average_table(lens, place) for place in lens.places),
+            *(() if beside is None else beside.tables),
+        ),
         lines=describe(origin, lens.n_facts),
         files={
             "average_lens.kc.safetensors": lens.save,
             "average_lens.svg": lambda path: drawn(lens, path, title=lens.heading()),
-            **beside.files,
+            **({} if beside is None else beside.files),
         },
     )
 
@@ -74,6 +83,8 @@ def attributed(found: LogitAttribution) -> Look:
         [(row["source"], f"{row['contribution']:.3f}") for row in rows[:LARGEST]],
     )
     return Look(
+        "attribution",
+        says(found),
         {
             "model": found.provenance["model"],
             "relation": found.provenance.get("relation"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from circuits.base.origin import SUMMARY, write_all
+from circuits.base.stamps import stamped
 from circuits.base.writing import save_json
 from locate.examples import Examples
 from locate.report import markdown_table
@@ -26,18 +27,28 @@ class Table:
 
 @dataclass(frozen=True)
 class Look:
-    """One finding: `summary` for programs, `lines` and `tables` for readers, `files` to write."""
+    """One finding: `summary` for programs, `lines` and `tables` for readers, `files` to write.
 
+    `says` is what was found, in one sentence, and comes first; `schema` names the form of `record`.
+    """
+
+    schema: str
+    says: str
     summary: Mapping[str, Any]
     tables: Sequence[Table] = ()
     lines: Sequence[str] = ()
     files: Mapping[str, Callable[[Path], Any]] = field(default_factory=dict)
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """The summary as JSON has it: with its schema and the sentence."""
+        return stamped(self.schema, self.summary, self.says)
+
     def write(self, folder: Path | None, owned: Iterable[str] = ()) -> list[Path]:
         """The files and `summary.json`, where a folder is given; `owned` as in `write_all`."""
         if folder is None:
             return []
-        summary = {SUMMARY: lambda path: save_json(self.summary, path)}
+        summary = {SUMMARY: lambda path: save_json(self.record, path)}
         return write_all(folder, {**self.files, **summary}, owned)
 
 
@@ -59,9 +70,11 @@ def describe(provenance: Mapping[str, Any], n_facts: int) -> tuple[str, ...]:
     return (f"{provenance['relation']}: {n_facts} facts looked at; {known}",)
 
 
-def page(title: str, lines: Sequence[str], tables: Sequence[Table], legend: str = "") -> str:
-    """Lines and tables as Markdown."""
-    parts = [f"# {title}", "", *(f"- {line}" for line in lines)]
+def page(
+    title: str, says: str, lines: Sequence[str], tables: Sequence[Table], legend: str = ""
+) -> str:
+    """What was found, then lines and tables, as Markdown."""
+    parts = [f"# {title}", "", says, "", *(f"- {line}" for line in lines)]
     for table in tables:
         parts += ["", *([f"## {table.title}", ""] if table.title else [])]
         parts += markdown_table(table.header, table.rows)
