@@ -67,6 +67,7 @@ class Console:
         self.as_json = as_json
         self._stdout: IO[str] = sys.stdout
         self._stderr: IO[str] = sys.stderr
+        self._is_apart = True
 
     @contextmanager
     def working(self) -> Iterator[Console]:
@@ -101,6 +102,12 @@ class Console:
         """A line for the reader; not part of `--json`."""
         if not self.as_json:
             print("\n".join(visible(line) for line in text.split("\n")), file=self._stdout)
+            self._is_apart = not text or text.endswith("\n")
+
+    def apart(self) -> None:
+        """A blank line, where there is none yet."""
+        if not self._is_apart:
+            self.say()
 
     def found(self, sentence: str, title: str = "") -> None:
         """What was found, in one sentence: the first that a command says."""
@@ -130,7 +137,7 @@ class Console:
 
     def files(self, paths: Sequence[Path]) -> None:
         """The last lines of a command that wrote something."""
-        self.say()
+        self.apart()
         for path in paths:
             self.say(str(path))
 
@@ -141,9 +148,12 @@ class Console:
             self.say(line)
         for table in look.tables:
             if table.title:
-                self.say(f"\n{table.title}")
+                self.apart()
+                self.say(table.title)
             if table.rows:
                 self.table(table.header, table.rows)
+                if table.rest:
+                    self.say(f"... {table.rest}")
         if paths:
             self.files(paths)
         self.result({**look.record, "files": [str(path) for path in paths]})

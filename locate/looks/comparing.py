@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from circuits.base.display import drawn
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.writing import as_csv, atomic_write
 from circuits.graph.compare import Comparison, Mass
 from locate.changes.rewiring import Rewiring
-from locate.looks.look import Look, Table, page
+from locate.looks.look import Look, Table, page, telling
 from locate.looks.says import says
 
 FILES = (
@@ -156,13 +158,24 @@ def _restored(found: Rewiring) -> list[str]:
 
 def _mass_tables(comparison: Comparison) -> list[Table]:
     return [
-        Table(
-            f"Score mass moved by {name}",
-            (name, "before", "after", "moved", "share", "edges changed"),
-            [_mass_row(mass) for mass in masses],
-        )
+        _filled(
+            Table(
+                f"Score mass moved by {name}",
+                (name, "before", "after", "moved", "share", "edges changed"),
+                [_mass_row(mass) for mass in sorted(masses, key=lambda mass: -mass.moved)],
+            )
+        ).first("summary.json", MOST_SHOWN)
         for name, masses in (("layer", comparison.by_layer()), ("role", comparison.by_role()))
     ]
+
+
+def _filled(table: Table) -> Table:
+    """Without the columns that have no cell, as decisions where there is no noise floor."""
+    if not table.rows:
+        return table
+    kept = [at for at, column in enumerate(zip(*table.rows, strict=True)) if any(column)]
+    rows = [tuple(row[at] for at in kept) for row in table.rows]
+    return Table(table.title, tuple(table.header[at] for at in kept), rows)
 
 
 def _mass_row(mass: Mass) -> tuple[str, ...]:
@@ -173,8 +186,11 @@ def _mass_row(mass: Mass) -> tuple[str, ...]:
 
 def _edge_table(comparison: Comparison) -> Table:
     names = ("edge", "status", "before", "after", "change", "decision")
-    rows = [tuple(_cell(row.get(name)) for name in names) for row in comparison.rows()[:MOST_SHOWN]]
-    return Table("Edges that changed most", names, rows)
+    rows = [tuple(_cell(row.get(name)) for name in names) for row in comparison.rows()]
+    title = "Edges that changed most"
+    if comparison.changes is not None:
+        title += " (cannot tell: with other facts or corrupted subjects they change as much)"
+    return _filled(Table(title, names, rows)).first("edges.csv", MOST_SHOWN)
 
 
 def _head_table(found: Rewiring) -> Table:
@@ -188,7 +204,7 @@ def _head_table(found: Rewiring) -> Table:
             " ".join(word.strip() for word in head.written[0]),
             " ".join(word.strip() for word in head.written[1]),
         )
-        for head in found.heads
+        for head in sorted(found.heads, key=lambda head: -abs(head.swing))
     ]
     return Table("Heads: logits moved from the old to the new object", header, rows)
 
@@ -196,19 +212,23 @@ def _head_table(found: Rewiring) -> Table:
 def _layer_table(found: Rewiring) -> Table:
     """Median rank of both objects at the last token."""
     rows = [row for row in found.followed.rows() if row["position"] == "last"]
-    layers = sorted({row["layer"] for row in rows})
+    every = sorted({row["layer"] for row in rows})
     ranks = {(row["layer"], row["object"], row["model"]): row["median_rank"] for row in rows}
     columns = [(label, side) for label in ("old", "new") for side in ("before", "after")]
+    grid = [[ranks[layer, *column] for column in columns] for layer in every]
+    layers = [every[state] for state in telling(np.array(grid) - 1)]
+    left = len(every) - len(layers)
     return Table(
-        "Median rank at the last token (0 is first)",
+        "Median rank at the last token (1 is the top)",
         ("layer", *(f"{label} {side}" for label, side in columns)),
         [
             (
                 "embedding" if layer < 0 else str(layer),
-                *(f"{ranks[layer, label, side]:g}" for label, side in columns),
+                *(f"{ranks[layer, label, side]:,g}" for label, side in columns),
             )
             for layer in layers
         ],
+        f"{left} more in layers.csv" if left else "",
     )
 
 

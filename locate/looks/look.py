@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from circuits.base.origin import SUMMARY, write_all
 from circuits.base.stamps import stamped
 from circuits.base.writing import save_json
@@ -14,15 +16,25 @@ from locate.examples import Examples
 from locate.report import markdown_table
 
 R = TypeVar("R")
+MOST_ROWS = 10
+"""Rows of a table that are printed."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a heading."""
+    """Rows of text under a heading; `rest` says how many more there are, and where."""
 
     title: str
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    rest: str = ""
+
+    def first(self, where: str, most: int = MOST_ROWS) -> Table:
+        """The first rows, if there are more than so many; `where` names what holds all."""
+        left = len(self.rows) - most
+        if left <= 0:
+            return self
+        return replace(self, rows=self.rows[:most], rest=f"{left:,} more in {where}")
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,17 @@ class Look:
         return write_all(folder, {**self.files, **summary}, owned)
 
 
+def telling(ranks: np.ndarray, most: int = MOST_ROWS) -> list[int]:
+    """States to print of [state ...] ranks: the first, the last, and where ranks change most.
+
+    Change is in orders of magnitude, so that from 1 to 10 counts as much as from 100 to 1,000.
+    """
+    logs = np.log10(ranks.reshape(len(ranks), -1) + 1.0)
+    steps = np.abs(np.diff(logs, axis=0)).max(1)
+    largest = np.argsort(-steps, kind="stable")[: max(0, most - 2)] + 1
+    return sorted({0, len(ranks) - 1, *largest.tolist()})
+
+
 def about(found: R, examples: Examples) -> R:
     """The result saying what was asked and how much of that the model knows."""
     told = {"relation": examples.name, "counts": examples.counts}
@@ -78,4 +101,5 @@ def page(
     for table in tables:
         parts += ["", *([f"## {table.title}", ""] if table.title else [])]
         parts += markdown_table(table.header, table.rows)
+        parts += ["", f"{table.rest}."] if table.rest else []
     return "\n".join([*parts, *(["", legend] if legend else [])]) + "\n"

@@ -42,7 +42,7 @@ def roles(report: RoleReport, shown: HeadsOnPrompts | None = None) -> Look:
         "",
         ("head", "role", "score", *regions, "answer", "range", "writes", "ablation"),
         [_row(head) for head in heads],
-    )
+    ).first("roles.kc.safetensors (`--out`) and `--json`")
     nothing: tuple[str, ...] = ()
     checked = origin.get("checked_on") if report.baseline is not None else None
     if checked is not None:

@@ -132,8 +132,8 @@ def scores(found: EdgeScores) -> str:
     held, equal = percent(top / total), percent(n / found.wiring.n_edges)
     return sentence(
         f"of {count(found.wiring.n_edges, 'edge')} {found.wiring.edge_name(edge)} has the largest "
-        f"score, {figure(value)}: it {side} the answer; the {n} largest hold {held} of all |score|, "
-        f"where equal ones would hold {equal}"
+        f"score, {figure(value)}: it {side} the answer; the {n} largest hold {held} of all "
+        f"|score|, where equal ones would hold {equal}"
     )
 
 
