@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from circuits.base.choices import Ablation, Metric, Sign
+from circuits.base.choices import Ablation, Metric
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.intervals import Interval
@@ -18,7 +18,7 @@ from circuits.base.origin import write_all
 from circuits.base.progress import Stages, silent
 from circuits.base.stamps import stamped
 from circuits.base.writing import save_json
-from circuits.files.exchange import load_eap_ig, signed
+from circuits.files.reading import both_signed, check_sign, read_circuit
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import (
     Evaluation,
@@ -37,6 +37,18 @@ from locate.options import Evaluating
 from locate.report import measure_records, measure_rows, measures, minimality
 from locate.seen import OTHERS, UNKNOWN, Finders
 
+__all__ = [
+    "StoredEvaluation",
+    "bos_of",
+    "both_signed",
+    "check_sign",
+    "evaluate_on",
+    "evaluate_stored",
+    "fitted",
+    "mismatches",
+    "read_circuit",
+    "to_avoid",
+]
 NOT_KNOWN = "the circuit does not say which subjects found it, and these may be among them"
 
 
@@ -127,50 +139,6 @@ class StoredEvaluation(Shown):
 
     def _tests(self, tests: CircuitTests) -> dict[str, Any]:
         return {"measured_on": self.tested_on, **tests.as_dict()}
-
-
-def read_circuit(path: Path, sign: Sign | str = Sign.UNKNOWN) -> Circuit:
-    """A circuit from `*.kc.safetensors` or EAP-IG's `*.json`; CircuitFileError says why not.
-
-    `sign` is what a positive score says in another tool's file; OptionError where the file is this
-    project's, which says it itself.
-    """
-    sign = Sign.of(sign, "sign")
-    circuit = load_eap_ig(path) if path.suffix.lower() == ".json" else Circuit.load(path)
-    if sign == Sign.UNKNOWN:
-        return circuit
-    if circuit.provenance.get("sign") != Sign.UNKNOWN:
-        raise OptionError(
-            f"{path} says itself that positive scores support; `sign` is for other tools' files"
-        )
-    return signed(circuit, sign)
-
-
-def check_sign(circuit: Circuit, path: Path) -> Circuit:
-    """The circuit; OptionError where it has scores of which nobody said what a positive one says.
-
-    For what uses the scores' signs. Scores that are all zero say nothing that could be mistaken.
-    """
-    scores = circuit.scores
-    unsaid = circuit.provenance.get("sign") == Sign.UNKNOWN
-    if unsaid and scores is not None and scores.values.any():
-        raise OptionError(
-            f"{path} is another tool's and does not say what a positive score means: add `sign` "
-            "supports (the answer, as a score made with the loss) or opposes (as one made with the "
-            "metric)"
-        )
-    return circuit
-
-
-def both_signed(paths: Sequence[Path], sign: Sign | str = Sign.UNKNOWN) -> list[Circuit]:
-    """Circuits whose signs say the same; `sign` is for those of other tools, if there are any."""
-    sign = Sign.of(sign, "sign")
-    read = [read_circuit(path) for path in paths]
-    unsaid = [circuit.provenance.get("sign") == Sign.UNKNOWN for circuit in read]
-    if sign != Sign.UNKNOWN and not any(unsaid):
-        raise OptionError("these files say themselves what positive scores mean: leave out `sign`")
-    told = [signed(each, sign) if on else each for each, on in zip(read, unsaid, strict=True)]
-    return [check_sign(each, path) for each, path in zip(told, paths, strict=True)]
 
 
 def fitted(circuit: Circuit, model: Model, path: Path) -> Circuit:

@@ -86,7 +86,7 @@ def _opened(path: Path, console: Console | None, sign: Sign) -> Any:
     """A result; with a console a file that cannot be read is a warning and None."""
     from circuits.base.errors import FileFormatError
     from circuits.files.kinds import open_result
-    from locate.evaluate import read_circuit
+    from circuits.files.reading import read_circuit
 
     try:
         if path.suffix.lower() == ".json" or sign != Sign.UNKNOWN:
@@ -189,7 +189,7 @@ def export(
     console = Console(as_json)
     with console.working():
         from circuits.files.exchange import export_circuit, save_eap_ig
-        from locate.evaluate import check_sign, read_circuit
+        from circuits.files.reading import check_sign, read_circuit
 
         stored = check_sign(read_circuit(circuit, sign), circuit)
         stem = circuit.name.removesuffix(".safetensors").removesuffix(".kc").removesuffix(".json")
@@ -211,8 +211,7 @@ def models(*, as_json: o.AsJson = False) -> None:
     console = Console(as_json)
     with console.working():
         from circuits.model.architectures import ARCHITECTURES
-        from circuits.model.loading import embedded_models
-        from circuits.model.packaged import PACKAGED
+        from circuits.model.packaged import PACKAGED, embedded_models
 
         records = [_packaged_record(each) for each in PACKAGED.values()]
         records += [_model_record(name, path) for name, path in embedded_models().items()]
