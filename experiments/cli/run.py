@@ -193,16 +193,13 @@ def show_run(console: Console, done: Run) -> None:
 
 def _list(console: Console) -> None:
     with console.working():
-        from circuits.base.options import as_dict, meanings
-        from experiments.analyses.engine.config import option_text
-        from experiments.analyses.engine.registry import analysis, names
+        from experiments.analyses.engine.listing import listing
 
-        found = [analysis(name) for name in names()]
+        found = listing()
     for each in found:
-        console.say(f"{each.name}: {each.title}\n  {each.question}")
-        known = meanings(each.config)
-        for name, value in as_dict(each.config()).items():
-            console.say(f"    {name} = {option_text(value)}: {known[name].text}")
+        console.say(f"{each['name']}: {each['title']}\n  {each['question']}")
+        for option in each["options"]:
+            console.say(f"    {option['name']} = {option['default']}: {option['meaning']}")
         console.say()
-    told = {each.name: {"title": each.title, "question": each.question} for each in found}
+    told = {each["name"]: {n: x for n, x in each.items() if n != "name"} for each in found}
     console.result(stamped("run-list", {"analyses": told}))
