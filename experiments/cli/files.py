@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from circuits.base.choices import ExportFormat, Sign
 from circuits.base.errors import OptionError
-from circuits.base.stamps import stamped
+from circuits.base.stamps import VERSION, stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console, percent
 from experiments.cli.signature import path
@@ -42,6 +43,9 @@ ResultPath = Annotated[
 OutFile = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="PATH", parser=path, help="File to write.")
 ]
+SchemaName = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="A form, as `schema` in the object names it.")
+]
 Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
 
 
@@ -69,7 +73,9 @@ def show(
             console.say(f"\n{file}")
         records.append(_show(console, file, each, edges))
     if result.is_dir():
-        console.result(stamped("show-folder", {"folder": str(result), "results": records}))
+        said = f"{len(records):,} results can be read in {result}."
+        record = {"folder": str(result), "results": records}
+        console.result(stamped("show-folder", record, said))
     else:
         console.result(stamped("show", records[0]))
 
@@ -204,6 +210,21 @@ def export(
     console.say(said)
     record = {"file": str(circuit), "format": str(to), "files": [str(target)]}
     console.result(stamped("export", record, said))
+
+
+def schema(*, name: SchemaName = None, as_json: o.AsJson = False) -> None:
+    """The published form of a JSON object, as JSON Schema; without a NAME all there are."""
+    console = Console(as_json)
+    from circuits.files.schemas import schema as form
+    from circuits.files.schemas import schemas
+
+    if name is not None:
+        print(json.dumps(form(name), indent=2))
+        return
+    known = schemas()
+    console.say(f"{len(known)} forms of JSON, of version {VERSION}.\n")
+    console.table(("name", "of"), list(known.items()))
+    console.result(stamped("schemas", {"schemas": known}))
 
 
 def models(*, as_json: o.AsJson = False) -> None:

@@ -58,7 +58,7 @@ COMMANDS = (
     *(find.discover, find.evaluate, look.trace, look.roles, look.lens),
     *(edit.edit, edit.unlearn, edit.compare, run.run, benchmark.benchmark),
     *(sweep.sweep, figures.figures, serve.serve),
-    *(files.show, files.export, files.models, facts.facts),
+    *(files.show, files.export, files.schema, files.models, facts.facts),
 )
 """As `kc --help` lists them."""
 GROUPS = {

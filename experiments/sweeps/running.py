@@ -122,7 +122,7 @@ def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> To
                 what = {"dtype": work.model.dtype, "settings": dict(work.settings)}
                 store.fail(job.key, {**event, **what, "trace": outcome.trace})
             try:
-                file.write(to_json(event) + "\n")
+                file.write(to_json(stamped("sweep-event", {"event": "unit", **event})) + "\n")
                 file.flush()
             except OSError as error:
                 raise StoreError(f"{log}: cannot be written: {error.strerror}") from None

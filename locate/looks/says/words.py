@@ -79,5 +79,6 @@ def and_so_on(names: Sequence[str]) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """On one line, with a capital and a full stop."""
+    text = visible(text)
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
