@@ -60,7 +60,11 @@ def test_an_object_of_no_form_or_another_is_found_out() -> None:
         (["show", "nowhere.kc.safetensors"], "FileFormatError", 2),
         (["discover", "--nonsense"], "OptionError", 2),
         (["evaluate"], "OptionError", 2),
-        (["trace", "Hello", "-m", "nothing-there", "-s", "Hello", "-a", "x"], "ModelNotFoundError", 3),
+        (
+            ["trace", "Hello", "-m", "nothing-there", "-s", "Hello", "-a", "x"],
+            "ModelNotFoundError",
+            3,
+        ),
     ],
 )
 def test_a_mistake_with_json_is_one_object(

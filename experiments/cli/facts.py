@@ -67,6 +67,8 @@ def facts(
             raise OptionError("`chat` needs a model whose chat template is asked through")
         if model is not None:
             loaded = o.load_model(console, model, loading)
+            n = sum(len(each.facts) for each in relations)
+            console.note(f"{n:,} facts of {len(relations)} relations are asked, in all wordings")
             asked = _ask(console, loaded, relations, source, batch_size)
             bos = loaded.tokenizer.use_bos(source.bos)
             o.note_bos(console, bos)

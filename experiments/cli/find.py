@@ -43,10 +43,14 @@ def discover(
     with console.working():
         from locate.discover import discover as find
         from locate.discovery import FILES
+        from locate.edges.locators import Locator
 
         o.check_files(source, folder, names=FILES)
         loaded = o.load_model(console, model, loading)
         examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
+        if method == Locator.EXACT:
+            n = loaded.wiring(search.kv).n_edges
+            console.note(f"{n:,} edges are patched one by one, a run of the model each and batch")
         found = find(loaded, examples, search, console.stage)
         with console.stage("files"):
             files = found.save(folder, full_json)
