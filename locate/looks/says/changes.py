@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from locate.interchange import Interchange
 
 STAYS = ("neighbours", "other relations", "locality")
-"""Measures of what an edit should leave alone, the first that was taken named."""
+"""Measures of what an edit should leave alone; a sentence names the one that says the worst."""
 VALUES = 3
 """Values of a sweep's unit in its sentence."""
 
@@ -258,7 +258,8 @@ def _says(score: RequestScore, side: Mapping[Any, Any]) -> bool:
 
 
 def _cost(scores: Sequence[RequestScore]) -> str:
-    """What should have stayed: the share of it that did, by the first measure that was taken."""
+    """What should have stayed: the share of it that did, by the measure that says the worst."""
+    shares: dict[str, float] = {}
     for measure in STAYS:
         found = [
             rates.tokens
@@ -267,8 +268,12 @@ def _cost(scores: Sequence[RequestScore]) -> str:
             if str(name) == measure and np.isfinite(rates.tokens)
         ]
         if found:
-            return f"answers that should stay ({measure}) stay in {percent(float(np.mean(found)))}"
-    return "what it cost other facts was not measured"
+            shares[measure] = float(np.mean(found))
+    if not shares:
+        return "what it cost other facts was not measured"
+    worst = min(shares, key=lambda measure: shares[measure])
+    least = " at the least" if len(shares) > 1 else ""
+    return f"of answers that should stay, {percent(shares[worst])} do{least} ({worst})"
 
 
 def _value(value: Any) -> str:
