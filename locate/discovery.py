@@ -11,6 +11,7 @@ from circuits.base.choices import ExportFormat
 from circuits.base.display import Shown, Summary, drawn, is_page, paged
 from circuits.base.origin import write_all
 from circuits.base.results import Result
+from circuits.base.stamps import stamped
 from circuits.base.writing import atomic_write, save_json
 from circuits.facts.pairs import TokenPair
 from circuits.files.exchange import export_circuit, save_eap_ig
@@ -21,6 +22,7 @@ from circuits.graph.evaluate import Evaluation
 from locate.examples import Examples, as_jsonl
 from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
 from locate.heads.roles import RoleReport
+from locate.looks.says import says
 from locate.report import (
     curve_summary,
     edge_rows,
@@ -118,6 +120,10 @@ class Discovery(Shown):
         """One record a kept edge, strongest first: score, its interval, inclusion."""
         return self.circuit.rows()
 
+    def says(self) -> str:
+        """Size, faithfulness where it was not found, and random circuits, in one sentence."""
+        return says(self)
+
     def summary(self) -> Summary:
         """Size, what was asked, roles, and the measures on either side."""
         whole = self.circuit.summary()
@@ -170,7 +176,7 @@ class Discovery(Shown):
         selection = circuit.provenance.get("selection", {})
         stability = {"resamples": search.resamples, **self.stability} if self.stability else None
         curves = {"curve": self.curve, "random_curve": self.random_curve}
-        return {
+        record = {
             "model": self.model,
             **search.record(),
             "relation": self.examples.name,
@@ -196,6 +202,7 @@ class Discovery(Shown):
             "warnings": list(self.notes),
             "files": [str(path) for path in files],
         }
+        return stamped("discover", record, self.says())
 
     def page(self) -> str:
         """The summary as Markdown, with what the numbers mean."""
@@ -203,6 +210,8 @@ class Discovery(Shown):
         scoring = ", ".join(f"{name} {value}" for name, value in search.record().items())
         lines = [
             f"# The circuit of {self.examples.name} in {self.model}",
+            "",
+            self.says(),
             "",
             f"{circuit.n_edges} of {circuit.wiring.n_edges} edges between "
             f"{self.evaluation.n_nodes} nodes; {circuit.wiring.describe()}. Found with {scoring}, "
@@ -267,7 +276,7 @@ class Discovery(Shown):
             writers["curve.kc.safetensors"] = curves.save
             writers["curve.svg"] = lambda path: drawn(curves, path, title=title)
         if self.roles is not None:
-            roles = self.roles.as_dict()
+            roles = stamped("role-report", self.roles.as_dict(), says(self.roles))
             writers["roles.json"] = lambda path: save_json(roles, path)
         if self.heads:
             writers["heads.kc.safetensors"] = HeadsOnPrompts(tuple(self.heads)).save

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from circuits.base.choices import Ablation, Metric, Sign
+from circuits.base.choices import Ablation, Metric
 from circuits.base.display import Shown, Summary, is_page, paged
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.intervals import Interval
 from circuits.base.origin import write_all
 from circuits.base.progress import Stages, silent
+from circuits.base.stamps import stamped
 from circuits.base.writing import save_json
-from circuits.files.exchange import load_eap_ig, signed
-from circuits.files.neuronpedia import is_graph, load_neuronpedia
+from circuits.files.reading import both_signed, check_sign, read_circuit
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import (
     Evaluation,
@@ -32,10 +32,23 @@ from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.discover import random_circuits
 from locate.examples import Examples
+from locate.looks.says import says
 from locate.options import Evaluating
 from locate.report import measure_records, measure_rows, measures, minimality
 from locate.seen import OTHERS, UNKNOWN, Finders
 
+__all__ = [
+    "StoredEvaluation",
+    "bos_of",
+    "both_signed",
+    "check_sign",
+    "evaluate_on",
+    "evaluate_stored",
+    "fitted",
+    "mismatches",
+    "read_circuit",
+    "to_avoid",
+]
 NOT_KNOWN = "the circuit does not say which subjects found it, and these may be among them"
 
 
@@ -106,7 +119,7 @@ class StoredEvaluation(Shown):
 
     def as_dict(self, path: Path | None = None) -> dict[str, Any]:
         """Everything as plain JSON values; `path` is the circuit's file."""
-        return {
+        record = {
             "model": self.model,
             "file": None if path is None else str(path),
             "method": self.circuit.provenance.get("method"),
@@ -125,61 +138,13 @@ class StoredEvaluation(Shown):
             "bos": self.examples.bos,
             "warnings": [*self.warnings, *self.examples.notes],
         }
+        return stamped("evaluate", record, says(self))
 
     def _minimality(self, drops: np.ndarray) -> dict[str, Any]:
         return {"measured_on": self.tested_on, **minimality(self.circuit, drops)}
 
     def _tests(self, tests: CircuitTests) -> dict[str, Any]:
         return {"measured_on": self.tested_on, **tests.as_dict()}
-
-
-def read_circuit(path: Path, sign: Sign | str = Sign.UNKNOWN) -> Circuit:
-    """A circuit from `*.kc.safetensors`, or `*.json` of EAP-IG or an attribution graph of ours.
-
-    CircuitFileError says why not.
-
-    `sign` is what a positive score says in another tool's file; OptionError where the file is this
-    project's, which says it itself.
-    """
-    sign = Sign.of(sign, "sign")
-    if path.suffix.lower() != ".json":
-        circuit = Circuit.load(path)
-    else:
-        circuit = load_neuronpedia(path) if is_graph(path) else load_eap_ig(path)
-    if sign == Sign.UNKNOWN:
-        return circuit
-    if circuit.provenance.get("sign") != Sign.UNKNOWN:
-        raise OptionError(
-            f"{path} says itself that positive scores support; `sign` is for other tools' files"
-        )
-    return signed(circuit, sign)
-
-
-def check_sign(circuit: Circuit, path: Path) -> Circuit:
-    """The circuit; OptionError where it has scores of which nobody said what a positive one says.
-
-    For what uses the scores' signs. Scores that are all zero say nothing that could be mistaken.
-    """
-    scores = circuit.scores
-    unsaid = circuit.provenance.get("sign") == Sign.UNKNOWN
-    if unsaid and scores is not None and scores.values.any():
-        raise OptionError(
-            f"{path} is another tool's and does not say what a positive score means: add `sign` "
-            "supports (the answer, as a score made with the loss) or opposes (as one made with the "
-            "metric)"
-        )
-    return circuit
-
-
-def both_signed(paths: Sequence[Path], sign: Sign | str = Sign.UNKNOWN) -> list[Circuit]:
-    """Circuits whose signs say the same; `sign` is for those of other tools, if there are any."""
-    sign = Sign.of(sign, "sign")
-    read = [read_circuit(path) for path in paths]
-    unsaid = [circuit.provenance.get("sign") == Sign.UNKNOWN for circuit in read]
-    if sign != Sign.UNKNOWN and not any(unsaid):
-        raise OptionError("these files say themselves what positive scores mean: leave out `sign`")
-    told = [signed(each, sign) if on else each for each, on in zip(read, unsaid, strict=True)]
-    return [check_sign(each, path) for each, path in zip(told, paths, strict=True)]
 
 
 def fitted(circuit: Circuit, model: Model, path: Path) -> Circuit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -11,8 +11,10 @@ from jaxtyping import Float
 from circuits.base.intervals import Interval
 from circuits.graph.by_span import span_rows
 from circuits.graph.circuit import Circuit, as_cell
-from circuits.graph.curves import FaithfulnessCurve
-from circuits.graph.evaluate import Evaluation
+
+if TYPE_CHECKING:
+    from circuits.graph.curves import FaithfulnessCurve
+    from circuits.graph.evaluate import Evaluation
 
 Row = Sequence[str]
 N_STRONGEST = 10

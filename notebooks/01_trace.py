@@ -34,7 +34,7 @@ model = kc.load("facts-gpt2", device="cpu")
 # Before asking where a fact is, ask whether it is there. The *logit lens* reads the residual stream
 # after every layer as if it were the last one: through the final norm and the output matrix. Its
 # last row is the model's own answer. We follow the answer and the subject at the last token, where
-# the next word is predicted; rank 0 is the top.
+# the next word is predicted; rank 1 is the top.
 
 # %%
 prompt = "The capital city of South Korea is called"

@@ -139,13 +139,18 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
-    """Run a command that must fail: one line on stderr, nothing on stdout."""
+    """Run a command that must fail: one line on stderr; on stdout nothing, or JSON that says so."""
     capsys.readouterr()
     assert main(list(arguments)) == code
     captured = capsys.readouterr()
-    assert captured.out == ""
     errors = [line for line in captured.err.splitlines() if line.startswith("kc: error: ")]
     assert len(errors) == 1
+    if "--json" in arguments:
+        told = json.loads(captured.out)["error"]
+        assert told["message"] == errors[0].removeprefix("kc: error: ")
+        assert told["exit_code"] == code
+    else:
+        assert captured.out == ""
     assert "Traceback" not in captured.err
     assert captured.err.splitlines()[-1] == errors[0]
     return errors[0]

@@ -146,6 +146,37 @@ print("HEAVY", heavy, file=sys.stderr)
     assert "HEAVY []" in python(code).stderr
 
 
+@pytest.mark.parametrize("arguments", [["models"], ["run", "--list"], ["schema", "error"]])
+def test_commands_that_need_no_model_import_none(arguments: list[str]):
+    assert "HEAVY []" in python(_heavy_after(arguments)).stderr
+
+
+def test_showing_and_exporting_a_circuit_imports_no_model(tmp_path: Path):
+    from tests import results
+
+    stored = tmp_path / "circuit.kc.safetensors"
+    results.circuit().save(stored)
+    for rest in (["show", str(stored)], ["export", str(stored), "--to", "csv"]):
+        assert "HEAVY []" in python(_heavy_after(rest)).stderr
+
+
+def _heavy_after(arguments: list[str]) -> str:
+    heavy = [name for name in HEAVY if name != "numpy"]
+    return f"""
+import sys
+from experiments.cli.main import main
+code = main({arguments!r})
+print("HEAVY", [name for name in {heavy!r} if name in sys.modules] + [code] * code, file=sys.stderr)
+"""
+
+
+def test_what_is_listed_of_analyses_is_what_they_say():
+    from experiments.analyses.engine.listing import listed, listing
+    from experiments.analyses.engine.registry import analysis
+
+    assert listing() == [listed(analysis(each["name"])) for each in listing()]
+
+
 def test_no_file_is_longer_than_a_sitting():
     long = {
         name: len(path.read_text().splitlines()) for name, path in zip(NAMES, MODULES, strict=True)

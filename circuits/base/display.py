@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ class Summary:
     """What is worth knowing of a result at a glance.
 
     `facts` are named values, `rows` a small table under `header`; `note` says what the rows are.
+    `says` is what was found, in one sentence, and stands first below the title.
     """
 
     title: str
@@ -40,10 +41,11 @@ class Summary:
     note: str = ""
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
+    says: str = ""
 
     def as_text(self) -> str:
         """Lines for a terminal."""
-        lines = [visible(self.title)]
+        lines = [visible(self.title), *([visible(self.says)] if self.says else [])]
         lines += [f"  {visible(name)}: {visible(value)}" for name, value in self.facts.items()]
         if self.rows:
             table = [[visible(cell) for cell in row] for row in (self.header, *self.rows)]
@@ -57,6 +59,7 @@ class Summary:
     def as_html(self) -> str:
         """A fragment without script, style sheet or link; colours are the page's own."""
         parts = [f'<div style="line-height:1.45"><strong>{_safe(self.title)}</strong>']
+        parts += [f"<div>{_safe(self.says)}</div>"] if self.says else []
         if self.facts:
             cells = "".join(
                 f'<tr><td style="{_CELL};opacity:0.7">{_safe(name)}</td>'
@@ -89,6 +92,17 @@ class Shown:
         """What is worth knowing at a glance."""
         raise NotImplementedError
 
+    def says(self) -> str:
+        """What was found, in one sentence with its number and its control.
+
+        Of the project's own results by `locate.looks.says`; empty where nobody says it.
+        """
+        return str(_installed("says")(self)) if "says" in _INSTALLED else ""
+
+    def shown(self) -> Summary:
+        """The summary that begins with the sentence."""
+        return replace(self.summary(), says=self.says())
+
     def rows(self) -> list[dict[str, Any]]:
         """One record a line of the result's table; by default of its summary's."""
         summary = self.summary()
@@ -101,16 +115,16 @@ class Shown:
         return pandas.DataFrame(self.rows())
 
     def __repr__(self) -> str:
-        return self.summary().as_text()
+        return self.shown().as_text()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """What Jupyter asks for; it drops the forms that it was told to leave out."""
-        summary = self.summary()
+        summary = self.shown()
         return {"text/plain": summary.as_text(), "text/html": summary.as_html()}
 
 
 def install(name: str, function: str) -> None:
-    """Have results draw (`figure`, `draw`, `page`) or open (`explore`) themselves.
+    """Have results draw (`figure`, `draw`, `page`), open (`explore`) or tell (`says`) themselves.
 
     `function` is "module:function".
     """

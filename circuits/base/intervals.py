@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,8 @@ def bootstrap(
         return Interval(value, np.nan, np.nan)
     if all(np.ptp(np.asarray(column, dtype=float)) == 0 for column in columns):
         return Interval(value, value, value)
+    from scipy import stats  # slow to import, and most who read intervals make none
+
     with warnings.catch_warnings():  # SciPy warns where a resample leaves the statistic undefined
         warnings.simplefilter("ignore")
         limits = stats.bootstrap(

@@ -18,6 +18,16 @@ def silent(title: str) -> Iterator[Progress]:
     yield lambda done, total: None
 
 
+def lasting(seconds: float) -> str:
+    """A time span in words."""
+    if seconds != seconds:
+        return "unknown time"
+    for name, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}s"
+    return f"{seconds:.0f} seconds"
+
+
 _stop: ContextVar[Callable[[], None] | None] = ContextVar("stop", default=None)
 
 

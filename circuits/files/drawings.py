@@ -11,13 +11,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 
 from circuits.base.writing import to_json
 from circuits.graph.circuit import Circuit
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 # XML 1.0 has no place for these, not even escaped; tab and line breaks do not survive attributes.
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -30,6 +32,8 @@ def escape_text(text: str) -> str:
 
 def flat_graph(circuit: Circuit) -> nx.MultiDiGraph:
     """The kept subgraph with plain, escaped attributes only; edge keys are the edges' names."""
+    import networkx as nx
+
     rich, wiring = circuit.to_networkx(), circuit.wiring
     graph = nx.MultiDiGraph(provenance=escape_text(to_json(circuit.provenance)))
     for node, data in rich.nodes(data=True):
@@ -63,6 +67,8 @@ def flat_graph(circuit: Circuit) -> nx.MultiDiGraph:
 
 def to_graphml(circuit: Circuit) -> bytes:
     """GraphML; edge ids are the edges' names."""
+    import networkx as nx
+
     buffer = io.BytesIO()
     nx.write_graphml(flat_graph(circuit), buffer)
     return buffer.getvalue()
@@ -70,6 +76,8 @@ def to_graphml(circuit: Circuit) -> bytes:
 
 def to_gexf(circuit: Circuit) -> bytes:
     """GEXF 1.2; edge ids are the edges' names."""
+    import networkx as nx
+
     graph = flat_graph(circuit)
     graph.graph.clear()  # GEXF has no attributes of a graph
     for _, _, name, data in graph.edges(keys=True, data=True):
@@ -81,6 +89,8 @@ def to_gexf(circuit: Circuit) -> bytes:
 
 def to_node_link(circuit: Circuit) -> str:
     """networkx's node-link JSON, edges under `edges`."""
+    import networkx as nx
+
     return to_json(nx.node_link_data(flat_graph(circuit), edges="edges"), indent=1) + "\n"
 
 

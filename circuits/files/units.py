@@ -31,6 +31,7 @@ from circuits.base.display import Summary
 from circuits.base.errors import StoreError, UnitError
 from circuits.base.plain import plain
 from circuits.base.results import Result
+from circuits.base.stamps import stamped
 from circuits.base.writing import atomic_write, save_json, to_json
 
 UNIT = "unit"
@@ -147,7 +148,7 @@ class Store:
         tries = 1
         with suppress(OSError, ValueError, KeyError, TypeError):
             tries += int(json.loads(path.read_text(encoding="utf-8"))["tries"])
-        save_json({**record, "tries": tries}, path)
+        save_json(stamped("sweep-failure", {**record, "tries": tries}), path)
 
     def forgive(self, key: str) -> None:
         """Forget why a unit failed: it is done. StoreError where nothing can be changed there."""

@@ -6,7 +6,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ def rank_correlation(left: np.ndarray, right: np.ndarray) -> RankCorrelation:
         return RankCorrelation(1.0, 1.0)
     if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return RankCorrelation(float("nan"), float("nan"))
+    from scipy import stats
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = stats.spearmanr(left, right).statistic, stats.kendalltau(left, right).statistic

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -31,6 +30,7 @@ from circuits.model.wiring import (
 )
 
 if TYPE_CHECKING:
+    import networkx as nx
     import plotly.graph_objects as go
 
     from circuits.graph.circuit_model import CircuitModel
@@ -411,6 +411,8 @@ class Circuit(Result):
         heads of their group by edges with `slot="group"`, which are wiring and not counted as
         edges of the circuit.
         """
+        import networkx as nx
+
         graph = nx.MultiDiGraph()
         graph.graph.update(_plain(self.provenance))  # keys from a file may be any names
         wiring, names = self.wiring, self.nodes()

@@ -339,10 +339,11 @@ class Comparison(Result):
         wiring = self.before.wiring
         inside = (bool(self.before.kept[edge]), bool(self.after.kept[edge]))
         status = {(True, True): "kept", (True, False): "lost", (False, True): "gained"}
+        flipped = self.flipped is not None and bool(self.flipped[edge])
         row: dict[str, Any] = {
             "edge": wiring.edge_name(edge),
             "layer": node_layer(wiring.src_names[wiring.edge_src[edge]]),
-            "status": status.get(inside, "outside"),
+            "status": "flipped" if flipped else status.get(inside, "outside"),
         }
         if self.scores is not None:
             before, after = (float(values[edge]) for values in self.scores)

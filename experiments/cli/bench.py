@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Fixed, Like
@@ -55,7 +56,7 @@ def locators(
             for name, text in told.items():
                 builds = ", ".join(each.build for each in planted if each.program.name == name)
                 console.say(f"{name} ({builds}): {text}")
-            console.result({"models": told})
+            console.result(stamped("bench-list", {"models": told}))
             return
         folder = out or Path("out") / "bench-locators"
         o.check_files(None, folder, names=[TABLE, SUMMARY])
@@ -72,6 +73,7 @@ def locators(
                 SUMMARY: lambda path: save_json(found.as_dict(), path),
             },
         )
+    console.found(found.says())
     for table in (found.by_model(), found.by_method()):
         console.table(table.columns, table.texts())
         console.say()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.run import OneShard, show_run
@@ -116,11 +117,15 @@ def benchmark(
         show_run(console, done)
     console.files([done.files[0] for done in runs])
     console.result(
-        {
-            "benchmarks": {done.analysis.name: done.as_dict() for done in runs},
-            "left_out": failed,
-            "unfinished": list(waiting),
-        }
+        stamped(
+            "benchmark",
+            {
+                "benchmarks": {done.analysis.name: done.as_dict() for done in runs},
+                "left_out": failed,
+                "unfinished": list(waiting),
+            },
+            " ".join(done.says() for done in runs),
+        )
     )
 
 
@@ -185,16 +190,15 @@ def _list(console: Console) -> None:
             text = meanings(each.settings)[name].text
             console.say(f"    --set {name}={option_text(value)}: {text}")
         console.say()
-    console.result(
-        {
-            each.name: {
-                "title": each.title,
-                "question": each.question,
-                "published": each.published,
-                "licence": each.licence,
-                "form": each.form,
-                "methods": list(each.methods),
-            }
-            for each in found
+    told = {
+        each.name: {
+            "title": each.title,
+            "question": each.question,
+            "published": each.published,
+            "licence": each.licence,
+            "form": each.form,
+            "methods": list(each.methods),
         }
-    )
+        for each in found
+    }
+    console.result(stamped("benchmark-list", {"benchmarks": told}))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console, percent
 from experiments.cli.signature import Fixed, Like
@@ -66,10 +67,18 @@ def facts(
             raise OptionError("`chat` needs a model whose chat template is asked through")
         if model is not None:
             loaded = o.load_model(console, model, loading)
+            n = sum(len(each.facts) for each in relations)
+            console.note(f"{n:,} facts of {len(relations)} relations are asked, in all wordings")
             asked = _ask(console, loaded, relations, source, batch_size)
             bos = loaded.tokenizer.use_bos(source.bos)
             o.note_bos(console, bos)
         records = [_relation_record(each, asked) for each in relations]
+        from locate.looks.says.facts import knows
+        from locate.looks.says.facts import relations as there_are
+
+        known = {each["relation"]: each["known"] for each in records if "known" in each}
+        said = there_are(relations) if model is None else knows(model, relations, known)
+    console.found(said)
     if relation is None:
         _print_relations(console, records)
     else:
@@ -80,7 +89,8 @@ def facts(
         for record, each in zip(records, relations, strict=True):
             record["list"] = [_fact_record(fact, asked) for fact in each.facts]
     asked_with = {} if model is None else {"bos": bos}
-    console.result({"model": model, **asked_with, "relations": records})
+    record = {"model": model, **asked_with, "relations": records}
+    console.result(stamped("facts", record, said))
 
 
 def _relations(source: Source) -> list[Relation]:
@@ -185,8 +195,6 @@ def _print_relations(console: Console, records: list[dict[str, Any]]) -> None:
             cells.append(_instead(record))
         rows.append(cells)
     console.table(("relation", "category", "facts", *extra), rows)
-    n_facts, n = sum(r["facts"] for r in records), len(records)
-    console.say(f"\n{n_facts} facts in {n} relation{'s' * (n != 1)}")
 
 
 def _instead(record: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import typer
 from circuits.base.choices import FigureFormat, FigureKind
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, option
+from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Like
@@ -84,9 +85,11 @@ def figures(
         look = drawing.Look(inches, format_, edges, tuple(head) if head else None, titles)
         with console.stage("figures"):
             paths = drawing.draw_all(planned, folder, look)
-    for path in paths:
-        console.say(str(path))
-    console.result({"files": [str(path) for path in paths], "left_out": list(unreadable)})
+    said = f"{len(paths):,} figure{'s are' if len(paths) != 1 else ' is'} in {folder}."
+    console.say(said)
+    console.files(paths)
+    record = {"files": [str(path) for path in paths], "left_out": list(unreadable)}
+    console.result(stamped("figures", record, said))
 
 
 def _list_kinds(console: Console) -> None:
@@ -96,7 +99,8 @@ def _list_kinds(console: Console) -> None:
     rows = [(str(kind), kind.text, WRITERS.get(kind, "a plugin")) for kind in FigureKind]
     console.table(("kind", "shows", "from kc"), rows)
     names = ("kind", "shows", "from")
-    console.result({"kinds": [dict(zip(names, row, strict=True)) for row in rows]})
+    record = {"kinds": [dict(zip(names, row, strict=True)) for row in rows]}
+    console.result(stamped("figures-list", record))
 
 
 def _list_planned(console: Console, planned: list) -> None:
@@ -106,4 +110,5 @@ def _list_planned(console: Console, planned: list) -> None:
     ]
     console.table(("kind", "from", "shows"), rows)
     names = ("kind", "from", "shows")
-    console.result({"figures": [dict(zip(names, row, strict=True)) for row in rows]})
+    record = {"figures": [dict(zip(names, row, strict=True)) for row in rows]}
+    console.result(stamped("figures-list", record))

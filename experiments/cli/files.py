@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from circuits.base.choices import ExportFormat, Sign
 from circuits.base.errors import OptionError
+from circuits.base.stamps import VERSION, stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console, percent
 from experiments.cli.signature import path
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from circuits.graph.circuit import Circuit
     from circuits.model.packaged import PackagedModel
 
+NODES = 10
+"""Nodes of a circuit that are named."""
 SUFFIXES = {
     "eap-ig": ".json",
     "graphml": ".graphml",
@@ -55,6 +59,9 @@ Cdn = Annotated[
         "--cdn", help="With html: a small file, whose reader fetches plotly.js from its host."
     ),
 ]
+SchemaName = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="A form, as `schema` in the object names it.")
+]
 Format = Annotated[ExportFormat, typer.Option("--to", help="Format to write.")]
 
 
@@ -79,9 +86,15 @@ def show(
     for file, each in zip(paths, found, strict=True):
         if each is None:
             continue
-        console.say(*([f"\n{file}"] if result.is_dir() else ()))
+        if result.is_dir():
+            console.say(f"\n{file}")
         records.append(_show(console, file, each, edges))
-    console.result({"folder": str(result), "results": records} if result.is_dir() else records[0])
+    if result.is_dir():
+        said = f"{len(records):,} results can be read in {result}."
+        record = {"folder": str(result), "results": records}
+        console.result(stamped("show-folder", record, said))
+    else:
+        console.result(stamped("show", records[0]))
 
 
 def _here(given: Path) -> Path:
@@ -108,7 +121,7 @@ def _opened(path: Path, console: Console | None, sign: Sign) -> Any:
     from circuits.files.attribution import load_graph
     from circuits.files.kinds import open_result
     from circuits.files.neuronpedia import is_graph
-    from locate.evaluate import read_circuit
+    from circuits.files.reading import read_circuit
 
     try:
         if path.suffix.lower() == ".json" and sign == Sign.UNKNOWN and is_graph(path):
@@ -130,18 +143,22 @@ def _show(console: Console, path: Path, found: Any, most: int) -> dict[str, Any]
 
     if isinstance(found, Circuit):
         return _show_circuit(console, path, found, most)
-    summary, rows = found.summary(), found.rows()
+    summary, rows = found.shown(), found.rows()
     origin = dict(getattr(found, "provenance", {}))
+    if summary.says:
+        console.found(summary.says)
     console.say(summary.title)
     for name, value in summary.facts.items():
         console.say(f"{name}: {value}")
     if rows:
         console.say()
         console.table(tuple(rows[0]), [tuple(map(_cell, row.values())) for row in rows[:most]])
-        console.say(*([f"... {len(rows) - most} more rows"] if len(rows) > most else ()))
+        if len(rows) > most:
+            console.say(f"... {len(rows) - most:,} more rows; --edges {len(rows)} shows all")
     console.say()
     _provenance(console, origin)
     return {
+        "says": summary.says,
         "file": str(path),
         "kind": found.KIND,
         "title": summary.title,
@@ -163,20 +180,29 @@ def _show_circuit(console: Console, path: Path, stored: Circuit, edges: int) -> 
     from locate.report import edge_rows
 
     nodes = stored.nodes()
-    console.say(f"{stored.n_edges} of {stored.wiring.n_edges} edges, {stored.wiring.describe()}")
-    console.say(f"{len(nodes)} nodes: {', '.join(nodes)}")
+    console.found(stored.says())
+    console.say(
+        f"{stored.n_edges:,} of {stored.wiring.n_edges:,} edges, {stored.wiring.describe()}"
+    )
+    more = f" and {len(nodes) - NODES:,} more" if len(nodes) > NODES else ""
+    console.say(f"{len(nodes):,} nodes: {', '.join(nodes[:NODES])}{more}")
     if stored.provenance.get("sign") == "unknown":
         console.say(
             "what a positive score means is not known: the file is another tool's (--sign says it)"
         )
+    by_role: dict[str, list[str]] = {}
     for node, role in stored.roles.items():
-        console.say(f"{node}: {role}")
+        by_role.setdefault(role, []).append(node)
+    for role, holders in by_role.items():
+        console.say(f"{role}: {', '.join(holders)}")
     console.say()
     console.table(*edge_rows(stored, edges))
     console.say()
     _provenance(console, stored.provenance)
     return {
+        "says": stored.says(),
         "file": str(path),
+        "kind": stored.KIND,
         "geometry": _geometry(stored),
         "edges": stored.n_edges,
         "edges_in_model": stored.wiring.n_edges,
@@ -212,36 +238,40 @@ def export(
         if cdn and to != ExportFormat.HTML:
             raise OptionError("`cdn` goes with `to` html alone")
         if to == ExportFormat.HTML:
-            _write_page(result, target, sign, cdn)
+            said = _write_page(result, target, sign, cdn)
         else:
-            _write_circuit(result, target, to, sign, full_json)
-    console.say(str(target))
-    console.result({"file": str(result), "format": str(to), "files": [str(target)]})
+            said = _write_circuit(result, target, to, sign, full_json)
+    console.say(said)
+    record = {"file": str(result), "format": str(to), "files": [str(target)]}
+    console.result(stamped("export", record, said))
 
 
-def _write_page(path: Path, target: Path, sign: Sign, cdn: bool) -> None:
-    """One page of a stored result, or of all in a folder."""
+def _write_page(path: Path, target: Path, sign: Sign, cdn: bool) -> str:
+    """One page of a stored result, or of all in a folder; a sentence about it."""
     from circuits.base.display import paged
     from circuits.files.attribution import load_graph
     from circuits.files.neuronpedia import is_graph
-    from locate.evaluate import read_circuit
+    from circuits.files.reading import read_circuit
 
     if path.suffix.lower() == ".json" or sign != Sign.UNKNOWN:
         is_other = sign == Sign.UNKNOWN and is_graph(path)
         paged(load_graph(path) if is_other else read_circuit(path, sign), target, cdn=cdn)
     else:
         paged(path, target, cdn=cdn)
+    return f"{path} is one page that works without this program: {target}."
 
 
-def _write_circuit(path: Path, target: Path, to: ExportFormat, sign: Sign, full_json: bool) -> None:
+def _write_circuit(path: Path, target: Path, to: ExportFormat, sign: Sign, full_json: bool) -> str:
+    """A circuit for another tool; a sentence about it."""
     from circuits.files.exchange import export_circuit, save_eap_ig
-    from locate.evaluate import check_sign, read_circuit
+    from circuits.files.reading import check_sign, read_circuit
 
     stored = check_sign(read_circuit(path, sign), path)
     if to == ExportFormat.EAP_IG:
         save_eap_ig(stored, target, full=full_json)
     else:
         export_circuit(stored, target, to)
+    return f"{stored.n_edges:,} of {stored.wiring.n_edges:,} edges are in {target} as {to}."
 
 
 def push(
@@ -258,8 +288,25 @@ def push(
         from circuits.files.hub import push as send
 
         address = send(result, repo, private=private, message=message)
-    console.say(address)
-    console.result({"file": str(result), "repo": repo, "address": address})
+    said = f"{result} is at {address}."
+    console.say(said)
+    record = {"file": str(result), "repo": repo, "address": address}
+    console.result(stamped("push", record, said))
+
+
+def schema(*, name: SchemaName = None, as_json: o.AsJson = False) -> None:
+    """The published form of a JSON object, as JSON Schema; without a NAME all there are."""
+    console = Console(as_json)
+    from circuits.files.schemas import schema as form
+    from circuits.files.schemas import schemas
+
+    if name is not None:
+        print(json.dumps(form(name), indent=2))
+        return
+    known = schemas()
+    console.say(f"{len(known)} forms of JSON, of version {VERSION}.\n")
+    console.table(("name", "of"), list(known.items()))
+    console.result(stamped("schemas", {"schemas": known}))
 
 
 def models(*, as_json: o.AsJson = False) -> None:
@@ -267,11 +314,13 @@ def models(*, as_json: o.AsJson = False) -> None:
     console = Console(as_json)
     with console.working():
         from circuits.model.architectures import ARCHITECTURES
-        from circuits.model.loading import embedded_models
-        from circuits.model.packaged import PACKAGED
+        from circuits.model.packaged import PACKAGED, embedded_models
 
         records = [_packaged_record(each) for each in PACKAGED.values()]
         records += [_model_record(name, path) for name, path in embedded_models().items()]
+    there = sum(record["directory"] is not None for record in records)
+    said = f"{there} of {len(records)} models that have a name here are on this machine."
+    console.found(said)
     console.table(
         (
             *("model", "architecture", "MB", "licence", "where"),
@@ -296,7 +345,8 @@ def models(*, as_json: o.AsJson = False) -> None:
         f"\n--model also takes a hub name (gpt2, TinyLlama/TinyLlama_v1.1, ...), a local Hugging "
         f"Face directory or a .gguf file; covered architectures: {covered}"
     )
-    console.result({"models": records, "architectures": sorted(ARCHITECTURES)})
+    record = {"models": records, "architectures": sorted(ARCHITECTURES)}
+    console.result(stamped("models", record, said))
 
 
 def _model_record(name: str, path: Path) -> dict[str, Any]:

@@ -43,17 +43,23 @@ def discover(
     with console.working():
         from locate.discover import discover as find
         from locate.discovery import FILES
+        from locate.edges.locators import Locator
 
         o.check_files(source, folder, names=FILES)
         loaded = o.load_model(console, model, loading)
         examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
+        if method == Locator.EXACT:
+            n = loaded.wiring(search.kv).n_edges
+            console.note(f"{n:,} edges are patched one by one, a run of the model each and batch")
         found = find(loaded, examples, search, console.stage)
         with console.stage("files"):
             files = found.save(folder, full_json)
     console.warn(*found.notes)
+    record = found.as_dict(files)
+    console.found(record["says"])
     _print_discovery(console, found)
     console.files(files)
-    console.result(found.as_dict(files))
+    console.result(record)
 
 
 def evaluate(
@@ -91,6 +97,7 @@ def evaluate(
         summary = done.as_dict(circuit)
         files = [] if out is None else done.save(out, circuit)
     console.warn(*done.warnings)
+    console.found(summary["says"])
     console.table(*measure_rows(done.sides()))
     if summary["minimality"] is not None:
         _print_minimality(console, summary["minimality"])
@@ -107,8 +114,8 @@ def _print_discovery(console: Console, found: Discovery) -> None:
 
     circuit = found.circuit
     console.say(
-        f"{circuit.n_edges} of {circuit.wiring.n_edges} edges between "
-        f"{found.evaluation.n_nodes} nodes; {known_line(found.examples.counts)}"
+        f"{circuit.n_edges:,} of {circuit.wiring.n_edges:,} edges between "
+        f"{found.evaluation.n_nodes:,} nodes; {known_line(found.examples.counts)}"
     )
     if line := size_line(circuit):
         console.say(line)

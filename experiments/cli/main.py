@@ -1,22 +1,35 @@
 """`kc`, the command line: options in, one line for every mistake, exit codes out.
 
-Exit codes: 0 done; 2 a mistake in options or files; 3 no such model, or one that is not covered;
-4 numbers or disk failed; 130 interrupted; 1 an error of this program (`--debug` shows where).
+With `--json` a mistake is one JSON object on stdout too. Exit codes: 0 done; 2 a mistake in options
+or files; 3 no such model, or one that is not covered; 4 numbers or disk failed; 130 interrupted;
+1 an error of this program (`--debug` shows where).
 Commands import what they need when they run, so that `--help` needs no torch.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from traceback import format_exception
+from typing import IO, Annotated
 
 import typer
 
 import viz
-from circuits.base.errors import KnowledgeCircuitsError, OptionError, is_out_of_memory
+from circuits.base.errors import (
+    KnowledgeCircuitsError,
+    OptionError,
+    OutOfMemoryError,
+    StoreError,
+    is_out_of_memory,
+)
+from circuits.base.stamps import stamped
 from experiments.cli import (
     bench,
     benchmark,
@@ -31,19 +44,21 @@ from experiments.cli import (
     serve,
     sweep,
 )
-from experiments.cli.console import visible
+from experiments.cli.console import DETAIL, ERROR, UNSAID, VOICE, visible
 from experiments.cli.signature import command
 
 DEBUG = "--debug"
-PLUGIN = "--plugin"
+PLUGIN, LOG = "--plugin", "--log"
+QUIET, VERBOSE = ("-q", "--quiet"), ("-v", "--verbose")
 PLUGINS = "KC_PLUGINS"
 INTERRUPTED = 130
+ROOMS = ("circuits", "locate", "viz", "experiments", "knowledge_circuits")
 
 COMMANDS = (
     *(find.discover, find.evaluate, look.trace, look.roles, look.lens),
     *(edit.edit, edit.unlearn, edit.compare, run.run, benchmark.benchmark),
     *(sweep.sweep, figures.figures, serve.serve),
-    *(files.show, files.export, files.push, files.models, facts.facts),
+    *(files.show, files.export, files.push, files.schema, files.models, facts.facts),
 )
 """As `kc --help` lists them."""
 GROUPS = {
@@ -99,6 +114,21 @@ def options(
             f"works in any place. {PLUGINS} names such files too.",
         ),
     ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            LOG,
+            metavar="FILE",
+            help="Add what is done, with the time, to this file; works in any place.",
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option(*QUIET, help="Nothing on stderr but warnings and errors; in any place."),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option(*VERBOSE, help="Tell more on stderr of what is done; in any place.")
+    ] = False,
 ) -> None:
     """Find, measure and compare the circuits that recall facts in language models."""
 
@@ -110,43 +140,113 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quieten_libraries()
     _open_streams()
     viz.offer()
+    with ExitStack() as opened:
+        opened.callback(VOICE.set)
+        VOICE.set(as_json="--json" in given)
+        code = _run(given, debug, opened)
+        VOICE.tell(f"exit code {code}", UNSAID)
+        return code
+
+
+def _run(given: Sequence[str], debug: bool, opened: ExitStack) -> int:
+    """Run the command; errors as exit codes, or raised with `debug`."""
     try:
-        arguments, plugins = _apart([word for word in given if word != DEBUG])
-        _load(plugins)
-        code = make_app()(args=arguments or ["--help"], prog_name="kc", standalone_mode=False)
+        words = _apart(given)
+        VOICE.set(words.quiet, words.verbose, as_json=VOICE.as_json)
+        if words.log is not None:
+            VOICE.log = opened.enter_context(_log_file(Path(words.log)))
+        VOICE.tell(f"kc {' '.join(given)}", UNSAID)
+        opened.enter_context(_heard_modules())
+        _load(words.plugins)
+        arguments = words.rest or ["--help"]
+        code = make_app()(args=arguments, prog_name="kc", standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:
-            return _fail("interrupted", INTERRUPTED)
+            return _fail("interrupted", INTERRUPTED, "KeyboardInterrupt")
         return code if isinstance(code, int) else 0
     except (BrokenPipeError, SystemExit):  # the reader of a pipe has seen enough; Click exits then
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", INTERRUPTED)
+        return _fail("interrupted", INTERRUPTED, "KeyboardInterrupt")
     except Exception as error:
         if debug:
             raise
+        if VOICE.log is not None:
+            VOICE.tell("".join(format_exception(error)), UNSAID)
         return _report(error)
 
 
-def _apart(given: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments without `--plugin FILE`, wherever it stands, and the files of plugins."""
-    rest: list[str] = []
+@dataclass
+class _Words:
+    """What a command line says: the command's own words, and the options that go in any place."""
+
+    rest: list[str]
+    plugins: list[str]
+    log: str | None = None
+    quiet: bool = False
+    verbose: bool = False
+
+
+def _apart(given: Sequence[str]) -> _Words:
+    """The command's words without the options that go in any place, and these."""
     plugins = [name for name in os.environ.get(PLUGINS, "").split(os.pathsep) if name]
+    found = _Words([], plugins)
     words = iter(given)
     for word in words:
         if "\0" in word or any("\ud800" <= char <= "\udfff" for char in word):
             raise OptionError(f"{word!r} is no text in UTF-8")
         name, sign, value = word.partition("=")
         if word == "--":
-            return [*rest, word, *words], plugins
-        if name != PLUGIN:
-            rest.append(word)
-        elif file := value if sign else next(words, ""):
-            plugins.append(file)
-        else:
-            raise OptionError(f"{PLUGIN} needs a file")
-    return rest, plugins
+            found.rest += [word, *words]
+        elif word in QUIET:
+            found.quiet = True
+        elif word in VERBOSE:
+            found.verbose = True
+        elif name in (PLUGIN, LOG):
+            file = value if sign else next(words, "")
+            if not file:
+                raise OptionError(f"{name} needs a file")
+            if name == PLUGIN:
+                plugins.append(file)
+            else:
+                found.log = file
+        elif word != DEBUG:
+            found.rest.append(word)
+    if found.quiet and found.verbose:
+        raise OptionError(f"{QUIET[1]} and {VERBOSE[1]} do not go together")
+    return found
+
+
+def _log_file(path: Path) -> IO[str]:
+    """The log, to be added to; StoreError where it cannot be written."""
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{LOG} {path} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _heard_modules() -> Iterator[None]:
+    """Within the block what our modules log is told, remarks only to who wants more."""
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            level = record.levelno if record.levelno >= logging.WARNING else DETAIL
+            word = "warning: " if level >= logging.WARNING else ""
+            VOICE.tell(f"kc: {word}{record.getMessage()}", min(level, logging.WARNING))
+
+    told, loggers = Told(), [logging.getLogger(name) for name in ROOMS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(told)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(told)
+            logger.setLevel(level)
 
 
 def _load(plugins: Sequence[str]) -> None:
@@ -160,20 +260,28 @@ def _load(plugins: Sequence[str]) -> None:
 
 def _report(error: Exception) -> int:
     """One line on stderr, and the exit code of this kind of error."""
-    if isinstance(error, KnowledgeCircuitsError):
-        return _fail(str(error), error.exit_code)
-    if isinstance(error, typer.TyperException):
-        return _fail(error.format_message(), error.exit_code)
-    if is_out_of_memory(error):
-        return _fail("out of memory; try a smaller --batch-size, fewer --n-pairs or bf16", 4)
-    if isinstance(error, OSError) and error.strerror:  # a name too long, a disk that fails, ...
-        return _fail(": ".join(str(part) for part in (error.filename, error.strerror) if part), 4)
     kind = type(error).__name__
-    return _fail(f"unexpected {kind}: {error} ({DEBUG} shows where it happened)", 1)
+    if isinstance(error, KnowledgeCircuitsError):
+        return _fail(str(error), error.exit_code, kind)
+    if isinstance(error, typer.TyperException):
+        return _fail(error.format_message(), error.exit_code, OptionError.__name__)
+    if is_out_of_memory(error):
+        text = "out of memory; try a smaller --batch-size, fewer --n-pairs or bf16"
+        return _fail(text, 4, OutOfMemoryError.__name__)
+    if isinstance(error, OSError) and error.strerror:  # a name too long, a disk that fails, ...
+        text = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+        return _fail(text, 4, StoreError.__name__)
+    return _fail(f"unexpected {kind}: {error} ({DEBUG} shows where it happened)", 1, kind)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"kc: error: {visible(' '.join(message.split()))}", file=sys.stderr)
+def _fail(message: str, code: int, kind: str) -> int:
+    """The line, with `--json` as an object on stdout too where none was printed; the exit code."""
+    text = visible(" ".join(message.split()))
+    VOICE.tell(f"kc: error: {text}", ERROR)
+    if VOICE.as_json and not VOICE.answered:
+        record = {"error": {"kind": kind, "message": text, "exit_code": code}}
+        print(json.dumps(stamped("error", record, f"Nothing was found: {text}"), indent=2))
+        sys.stdout.flush()
     return code
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from circuits.base.choices import BoardModel, BoardTask, KeyValue, Ranking, Sign, Submission
+from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Fixed, Given, Like, path
@@ -75,7 +76,7 @@ def discover(
     console, method = Console(as_json), search.method
     given.refuse(f"with --method {method}", *(x for x in ("steps", "rule") if x not in method.uses))
     with console.working():
-        from locate.mib.board import FOUND, importances, save_importances
+        from locate.mib.board import FOUND, importances, importances_record, save_importances
 
         o.check_files(source, out, names=FOUND)
         loaded = o.load_model(console, model, loading)
@@ -83,21 +84,12 @@ def discover(
         with console.stage("scores") as progress:
             found = importances(loaded, examples, search, progress)
         files = save_importances(found, examples, out)
+        record = importances_record(found, examples)
     console.warn(*examples.notes)
-    console.say(f"scores of {found.n_edges} edges on {len(examples.pairs)} pairs")
+    console.found(record["says"])
+    console.say(f"scores of {found.n_edges:,} edges on {len(examples.pairs):,} pairs")
     console.files(files)
-    names = [str(each) for each in files]
-    console.result(
-        {
-            "model": loaded.name,
-            "edges": found.n_edges,
-            "pairs": len(examples.pairs),
-            "provenance": dict(found.provenance),
-            "strongest_edges": found.rows(10),
-            "warnings": list(examples.notes),
-            "files": names,
-        }
-    )
+    console.result({**record, "files": list(map(str, files))})
 
 
 def evaluate(
@@ -141,11 +133,12 @@ def evaluate(
             )
         files = [] if out is None else done.save(out, circuits)
     console.warn(*warnings, *examples.notes)
+    told = {**done.as_dict(), "file": str(circuits)}
+    console.found(told["says"])
     console.table(*done.table())
-    console.say(f"\non {len(examples.pairs)} pairs: CPR {done.cpr}, CMD {done.cmd}")
+    console.say(f"\non {len(examples.pairs):,} pairs: CPR {done.cpr}, CMD {done.cmd}")
     if files:
         console.files(files)
-    told = {**done.as_dict(), "file": str(circuits)}
     console.result(
         {**told, "warnings": [*warnings, *examples.notes], "files": list(map(str, files))}
     )
@@ -174,9 +167,9 @@ def export(
         stored = check_sign(read_circuit(circuit, sign), circuit)
         files = save_submission(stored, out, task, model, form, ranking)
         lacks = lacking(out)
-    if lacks is not None:
-        console.say(f"before {out} counts as a submission it lacks {lacks}")
+    said = f"{stored.n_edges:,} edges as {form} of {task} and {model} are in {out}"
+    told = f"{said}, which lacks {lacks} to count as a submission" if lacks else said
+    console.found(f"{told}.")
     console.files(files)
-    console.result(
-        {"file": str(circuit), "form": str(form), "lacks": lacks, "files": list(map(str, files))}
-    )
+    record = {"file": str(circuit), "form": str(form), "lacks": lacks, "files": [*map(str, files)]}
+    console.result(stamped("mib-export", record, f"{told}."))

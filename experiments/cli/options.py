@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from circuits.base.choices import Sign
+from circuits.base.choices import Corruption, Sign
 from experiments.cli.console import Console
 from experiments.cli.signature import path
 from locate.options import Loading, Source
@@ -106,6 +106,8 @@ def pairs_of(
     """The source's pairs, as a stage of the work; none asks about those to `avoid`."""
     from locate.examples import collect
 
+    if source.corrupt == Corruption.RELATION:
+        console.note("every relation of the atlas is asked first, which takes longer than all else")
     with console.stage("facts"):
         examples = collect(model, source, batch_size, avoid=avoid)
     note_bos(console, examples.bos)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from circuits.base.choices import Known
+from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Like
@@ -127,7 +128,7 @@ def run(
                 files = (page,)
         except UnfinishedError as error:
             console.note(str(error))
-            console.result({"unfinished": str(error)})
+            console.result(stamped("unfinished", {"unfinished": str(error)}, str(error)))
             return
     for done in runs:
         show_run(console, done)
@@ -178,27 +179,27 @@ def _options(
 
     values = _values(chosen, config, settings)
     console.say(as_yaml(values).rstrip())
-    console.result(as_dict(values))
+    console.result(stamped("run-options", {"options": as_dict(values)}))
 
 
 def show_run(console: Console, done: Run) -> None:
     """A run's answer and its first sentences."""
-    console.say(f"\n{done.analysis.title}\n{done.report.lead}")
+    lead = done.says()
+    console.found(lead, done.analysis.title)
     for claim in done.report.answer:
-        console.say(f"- {claim.sentence}")
+        if claim.sentence != lead:
+            console.say(f"- {claim.sentence}")
 
 
 def _list(console: Console) -> None:
     with console.working():
-        from circuits.base.options import as_dict, meanings
-        from experiments.analyses.engine.config import option_text
-        from experiments.analyses.engine.registry import analysis, names
+        from experiments.analyses.engine.listing import listing
 
-        found = [analysis(name) for name in names()]
+        found = listing()
     for each in found:
-        console.say(f"{each.name}: {each.title}\n  {each.question}")
-        known = meanings(each.config)
-        for name, value in as_dict(each.config()).items():
-            console.say(f"    {name} = {option_text(value)}: {known[name].text}")
+        console.say(f"{each['name']}: {each['title']}\n  {each['question']}")
+        for option in each["options"]:
+            console.say(f"    {option['name']} = {option['default']}: {option['meaning']}")
         console.say()
-    console.result({each.name: {"title": each.title, "question": each.question} for each in found})
+    told = {each["name"]: {n: x for n, x in each.items() if n != "name"} for each in found}
+    console.result(stamped("run-list", {"analyses": told}))

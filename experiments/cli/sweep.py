@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from circuits.base.errors import OptionError
+from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.run import OneShard
@@ -112,8 +113,9 @@ def _folder(words: list[str], out: Path | None) -> Path:
 
 
 def _say_plan(console: Console, found: Plan, n_runs: int, how: Executing) -> None:
+    from circuits.base.progress import lasting
     from experiments.executors.base import ExecutorKind
-    from experiments.sweeps.running import groups_text, lasting
+    from experiments.sweeps.running import groups_text
 
     workers = 1 if how.executor == ExecutorKind.SERIAL else how.workers
     seconds = found.estimate(workers)
@@ -181,7 +183,8 @@ def _run_parts(console: Console, runs: Any, folder: Path, how: Executing, shard:
 
 def _status(console: Console, folder: Path) -> None:
     with console.working():
-        from experiments.sweeps.running import lasting, status
+        from circuits.base.progress import lasting
+        from experiments.sweeps.running import status
 
         found = status(folder)
     if not found["units"]:
@@ -193,6 +196,7 @@ def _status(console: Console, folder: Path) -> None:
         shown = "" if seconds is None else f"{seconds:.1f}"
         counts = (str(row[name]) for name in ("planned", "done", "failed"))
         rows.append((row["model"], row["verb"], *counts, shown, rest))
+    console.found(found["says"])
     console.table(
         ("model", "verb", "planned", "done", "failed", "seconds a unit", "left, one at a time"),
         rows,
@@ -209,6 +213,6 @@ def _table(console: Console, folder: Path) -> None:
         from experiments.sweeps.table import write_table
 
         path, n_rows = write_table(folder)
-    console.say(f"{n_rows} rows")
-    console.files([path])
-    console.result({"rows": n_rows, "file": str(path)})
+    said = f"{n_rows:,} rows are in {path}."
+    console.say(said)
+    console.result(stamped("sweep-table", {"rows": n_rows, "file": str(path)}, said))

@@ -25,6 +25,7 @@ from circuits.base.errors import NumericalError, OptionError
 from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.progress import Progress
+from circuits.base.stamps import stamped
 from circuits.facts.pairs import TokenPair, batches, encode_pairs
 from circuits.graph.circuit import EdgeScores
 from circuits.model.model import Model, library_versions
@@ -209,7 +210,17 @@ class LocatorBench:
             for name in self.methods
         }
         rows = [{**vars(each), "missed": list(each.missed)} for each in self.scores]
-        return {"methods": means, "models": rows, "provenance": self.provenance}
+        record = {"methods": means, "models": rows, "provenance": self.provenance}
+        return stamped("bench-locators", record, self.says())
+
+    def says(self) -> str:
+        """The locator with the best mean AUROC, the worst, and chance."""
+        means = {name: self.mean(name, "auroc").value for name in self.methods}
+        best, worst = max(means, key=lambda n: means[n]), min(means, key=lambda n: means[n])
+        n = len({each.model for each in self.scores})
+        text = f"On {n} planted circuits {best} tells true edges from others best: AUROC "
+        text += f"{means[best]:.3f}, where chance gives 0.5"
+        return f"{text}, and {worst} worst: {means[worst]:.3f}." if best != worst else f"{text}."
 
 
 def bench(

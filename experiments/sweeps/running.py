@@ -13,6 +13,8 @@ from typing import Any
 
 from circuits.base.errors import StoreError
 from circuits.base.origin import check_writable
+from circuits.base.progress import lasting
+from circuits.base.stamps import stamped
 from circuits.base.writing import save_json, to_json
 from circuits.files.sweep import counted
 from circuits.files.units import Store
@@ -120,7 +122,7 @@ def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> To
                 what = {"dtype": work.model.dtype, "settings": dict(work.settings)}
                 store.fail(job.key, {**event, **what, "trace": outcome.trace})
             try:
-                file.write(to_json(event) + "\n")
+                file.write(to_json(stamped("sweep-event", {"event": "unit", **event})) + "\n")
                 file.flush()
             except OSError as error:
                 raise StoreError(f"{log}: cannot be written: {error.strerror}") from None
@@ -148,7 +150,7 @@ def _store_plan(plan: Plan) -> None:
     name = sha256(to_json(units).encode()).hexdigest()[:16]
     path = plan.folder / "plans" / f"{name}.json"
     if not path.exists():
-        save_json({"units": units}, path)
+        save_json(stamped("sweep-plan", {"units": units}), path)
 
 
 def mean_seconds(store: Store) -> dict[tuple[str, str], float]:
@@ -170,7 +172,7 @@ def status(folder: Path) -> dict[str, Any]:
     rows = counted(units, stored, set(errors))
     for (model, verb), row in rows.items():
         row["seconds"] = seconds.get((verb, model))
-    return {
+    found: dict[str, Any] = {
         "folder": str(folder),
         "units": [{"model": m, "verb": v, **row} for (m, v), row in rows.items()],
         "failures": [
@@ -179,16 +181,26 @@ def status(folder: Path) -> dict[str, Any]:
             if key not in stored
         ],
     }
+    return stamped("sweep-status", found, _how_far(found["units"]))
 
 
-def lasting(seconds: float) -> str:
-    """A time span in words."""
-    if seconds != seconds:
-        return "unknown time"
-    for name, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name}s"
-    return f"{seconds:.0f} seconds"
+def _how_far(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Units done of all planned, and how long the rest takes at the pace of those."""
+    planned, done, failed = (
+        sum(row[name] for row in rows) for name in ("planned", "done", "failed")
+    )
+    if not planned:
+        return "No unit is planned."
+    text = (
+        f"{done:,} of {planned:,} units are done ({100 * done / planned:.1f} %), {failed:,} failed"
+    )
+    left = [(row["planned"] - row["done"], row["seconds"]) for row in rows]
+    if not any(n for n, _ in left):
+        return f"{text}."
+    if any(n and seconds is None for n, seconds in left):
+        return f"{text}; how long the rest takes is not known yet."
+    seconds = sum(n * (seconds or 0) for n, seconds in left)
+    return f"{text}; the rest takes about {lasting(seconds)}, one at a time."
 
 
 def groups_text(groups: Mapping[tuple[str, str], tuple[int, int]]) -> Sequence[tuple[str, ...]]:

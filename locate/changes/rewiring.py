@@ -50,7 +50,7 @@ SIDES = ("before", "after")
 
 @dataclass(frozen=True, eq=False)
 class FollowedObjects:
-    """Rank (0 is best) and probability of the old and the new object, layer by layer.
+    """Rank (0: no token is above) and probability of the old and the new object, layer by layer.
 
     Axes: model before and after; distinct clean prompt; state (0 is the embedding, l + 1 the
     residual stream after layer l); place; `LABELS`.
@@ -64,7 +64,7 @@ class FollowedObjects:
     def rows(self) -> list[dict[str, Any]]:
         """One record a model, place, layer and object: median rank, mean probability.
 
-        Layer -1 is the embedding.
+        Layer -1 is the embedding, rank 1 the top.
         """
         rank, probability = np.median(self.rank, 1), self.probability.mean(1)
         return [
@@ -73,7 +73,7 @@ class FollowedObjects:
                 "position": place,
                 "layer": state - 1,
                 "object": label,
-                "median_rank": float(rank[side, state, column, entry]),
+                "median_rank": float(rank[side, state, column, entry]) + 1,
                 "mean_probability": float(probability[side, state, column, entry]),
             }
             for side, model in enumerate(SIDES)

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from circuits.base.display import drawn
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.writing import as_csv, atomic_write
 from circuits.graph.compare import Comparison, Mass
 from locate.changes.rewiring import Rewiring
-from locate.looks.look import Look, Table, page
+from locate.looks.look import Look, Table, page, telling
+from locate.looks.says import says
 
 FILES = (
     "before.kc.safetensors",
@@ -57,7 +60,7 @@ def edit_look(found: Rewiring) -> Look:
     files["layers.csv"] = lambda path: atomic_write(path, as_csv(found.followed.rows()))
     heads = [head.as_row() for head in found.heads]
     files["heads.csv"] = lambda path: atomic_write(path, as_csv(heads))
-    return _look(summary, tables, lines, files, f"What the edit did to {about}")
+    return _look("compare", found, summary, tables, lines, files, f"What the edit did to {about}")
 
 
 def circuits_look(
@@ -77,7 +80,8 @@ def circuits_look(
     }
     tables = [*_mass_tables(comparison), _edge_table(comparison)]
     files = _files(comparison, f"{paths[0].stem} and {paths[1].stem}")
-    return _look(summary, tables, _lines(comparison), files, "Two circuits")
+    lines = _lines(comparison)
+    return _look("compare-circuits", comparison, summary, tables, lines, files, "Two circuits")
 
 
 def said(found: Comparison | Rewiring) -> list[str]:
@@ -88,6 +92,8 @@ def said(found: Comparison | Rewiring) -> list[str]:
 
 
 def _look(
+    schema: str,
+    found: Comparison | Rewiring,
     summary: Mapping[str, Any],
     tables: Sequence[Table],
     lines: Sequence[str],
@@ -95,9 +101,9 @@ def _look(
     title: str,
 ) -> Look:
     shown = [table for table in tables if table.rows]
-    text = page(title, lines, shown, _LEGEND)
+    text = page(title, says(found), lines, shown, _LEGEND)
     files["summary.md"] = lambda path: atomic_write(path, text)
-    return Look(summary, shown, lines, files)
+    return Look(schema, says(found), summary, shown, lines, files)
 
 
 def _files(comparison: Comparison, title: str) -> dict[str, Callable[[Path], Any]]:
@@ -164,13 +170,24 @@ def _mass_tables(comparison: Comparison) -> list[Table]:
         "span": comparison.by_span(),
     }
     return [
-        Table(
-            f"Score mass moved by {name}",
-            (name, "before", "after", "moved", "share", "edges changed"),
-            [_mass_row(mass) for mass in masses],
-        )
+        _filled(
+            Table(
+                f"Score mass moved by {name}",
+                (name, "before", "after", "moved", "share", "edges changed"),
+                [_mass_row(mass) for mass in sorted(masses, key=lambda mass: -mass.moved)],
+            )
+        ).first("summary.json", MOST_SHOWN)
         for name, masses in groups.items()
     ]
+
+
+def _filled(table: Table) -> Table:
+    """Without the columns that have no cell, as decisions where there is no noise floor."""
+    if not table.rows:
+        return table
+    kept = [at for at, column in enumerate(zip(*table.rows, strict=True)) if any(column)]
+    rows = [tuple(row[at] for at in kept) for row in table.rows]
+    return Table(table.title, tuple(table.header[at] for at in kept), rows)
 
 
 def _mass_row(mass: Mass) -> tuple[str, ...]:
@@ -181,8 +198,11 @@ def _mass_row(mass: Mass) -> tuple[str, ...]:
 
 def _edge_table(comparison: Comparison) -> Table:
     names = ("edge", "status", "before", "after", "change", "decision")
-    rows = [tuple(_cell(row.get(name)) for name in names) for row in comparison.rows()[:MOST_SHOWN]]
-    return Table("Edges that changed most", names, rows)
+    rows = [tuple(_cell(row.get(name)) for name in names) for row in comparison.rows()]
+    title = "Edges that changed most"
+    if comparison.changes is not None:
+        title += " (cannot tell: with other facts or corrupted subjects they change as much)"
+    return _filled(Table(title, names, rows)).first("edges.csv", MOST_SHOWN)
 
 
 def _head_table(found: Rewiring) -> Table:
@@ -196,7 +216,7 @@ def _head_table(found: Rewiring) -> Table:
             " ".join(word.strip() for word in head.written[0]),
             " ".join(word.strip() for word in head.written[1]),
         )
-        for head in found.heads
+        for head in sorted(found.heads, key=lambda head: -abs(head.swing))
     ]
     return Table("Heads: logits moved from the old to the new object", header, rows)
 
@@ -204,19 +224,23 @@ def _head_table(found: Rewiring) -> Table:
 def _layer_table(found: Rewiring) -> Table:
     """Median rank of both objects at the last token."""
     rows = [row for row in found.followed.rows() if row["position"] == "last"]
-    layers = sorted({row["layer"] for row in rows})
+    every = sorted({row["layer"] for row in rows})
     ranks = {(row["layer"], row["object"], row["model"]): row["median_rank"] for row in rows}
     columns = [(label, side) for label in ("old", "new") for side in ("before", "after")]
+    grid = [[ranks[layer, *column] for column in columns] for layer in every]
+    layers = [every[state] for state in telling(np.array(grid) - 1)]
+    left = len(every) - len(layers)
     return Table(
-        "Median rank at the last token (0 is first)",
+        "Median rank at the last token (1 is the top)",
         ("layer", *(f"{label} {side}" for label, side in columns)),
         [
             (
                 "embedding" if layer < 0 else str(layer),
-                *(f"{ranks[layer, label, side]:g}" for label, side in columns),
+                *(f"{ranks[layer, label, side]:,g}" for label, side in columns),
             )
             for layer in layers
         ],
+        f"{left} more in layers.csv" if left else "",
     )
 
 

@@ -18,6 +18,7 @@ from circuits.edits.methods.run import EditOutcome
 from locate.edit import EditRun
 from locate.edited import DELTA, Edited, origin
 from locate.looks.look import Look, Table, page
+from locate.looks.says import says
 from locate.report import number
 
 OWNED = (DELTA, "requests.jsonl", "summary.md")
@@ -60,8 +61,10 @@ def edit_look(edited: Edited) -> Look:
         lines.append(side_effects(table))
     files = edited.writers()
     title = f"{method} in {model}"
-    files["summary.md"] = lambda path: atomic_write(path, page(title, lines, tables, _LEGEND))
-    return Look(edited.as_dict(), tables, lines, files)
+    files["summary.md"] = lambda path: atomic_write(
+        path, page(title, says(edited), lines, tables, _LEGEND)
+    )
+    return Look("edit", says(edited), edited.as_dict(), tables, lines, files)
 
 
 def measure_table(table: SuccessTable, title: str = "") -> Table:
@@ -133,8 +136,10 @@ def unlearn_look(outcome: EditOutcome, model: str, seed: int, growth: Mapping[st
         fared = {name: summary[name] for name in ("status", "retain_kept", "details")}
         files[DELTA] = outcome.delta.judged(fared).save
     title = f"{outcome.method} in {model}"
-    files["summary.md"] = lambda path: atomic_write(path, page(title, lines, [table]))
-    return Look(summary, [table], lines, files)
+    files["summary.md"] = lambda path: atomic_write(
+        path, page(title, says(outcome), lines, [table])
+    )
+    return Look("unlearn", says(outcome), summary, [table], lines, files)
 
 
 def _counted(run: EditRun) -> str:

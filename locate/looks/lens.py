@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from circuits.base.display import drawn
-from locate.looks.look import Look, Table, describe
+from locate.looks.look import Look, Table, describe, telling
+from locate.looks.says import says
 from locate.states.attribution import LogitAttribution
 from locate.states.lens import LensResult
 from locate.states.lens_average import AverageLens, Curve, Place
@@ -34,8 +35,10 @@ def prompt_lens(found: LensResult) -> Look:
         "provenance": dict(origin),
     }
     return Look(
+        "lens",
+        says(found),
         {**metadata, "layers": found.rows()},
-        tables=(_prompt_table(found),),
+        tables=_prompt_tables(found),
         files={
             "lens.kc.safetensors": found.save,
             "lens.svg": lambda path: drawn(found, path, title=prompt.text),
@@ -52,15 +55,21 @@ def average_lens(lens: AverageLens, attribution: LogitAttribution | None = None)
         "pairs": lens.n_facts,
         "counts": origin.get("counts"),
     }
-    beside = Look({"provenance": dict(origin)}) if attribution is None else attributed(attribution)
+    beside = None if attribution is None else attributed(attribution)
+    extra = {"provenance": dict(origin)} if beside is None else beside.summary
     return Look(
-        {**shared, "layers": lens.rows(), **beside.summary},
-        tables=(*(_average_table(lens, place) for place in lens.places), *beside.tables),
+        "average-lens",
+        says(lens),
+        {**shared, "layers": lens.rows(), **extra},
+        tables=(
+            *(_average_table(lens, at, place) for at, place in enumerate(lens.places)),
+            *(() if beside is None else beside.tables),
+        ),
         lines=describe(origin, lens.n_facts),
         files={
             "average_lens.kc.safetensors": lens.save,
             "average_lens.svg": lambda path: drawn(lens, path, title=lens.heading()),
-            **beside.files,
+            **({} if beside is None else beside.files),
         },
     )
 
@@ -74,6 +83,8 @@ def attributed(found: LogitAttribution) -> Look:
         [(row["source"], f"{row['contribution']:.3f}") for row in rows[:LARGEST]],
     )
     return Look(
+        "attribution",
+        says(found),
         {
             "model": found.provenance["model"],
             "relation": found.provenance.get("relation"),
@@ -88,41 +99,59 @@ def attributed(found: LogitAttribution) -> Look:
     )
 
 
-def _prompt_table(found: LensResult) -> Table:
-    return Table(
-        "",
-        ("layer", "position", "token", "rank", "probability", "most likely"),
-        [
+def _prompt_tables(found: LensResult) -> tuple[Table, ...]:
+    """A table a position: what is followed by layer, where its rank changes most."""
+    labels = list(found.labels)
+    header = ("layer", *(part for label in labels for part in (label, "p")), "most likely")
+    tables = []
+    for at, place in enumerate(found.positions):
+        shown = telling(found.rank[:, at])
+        rows = [
             (
-                _layer(row["layer"]),
-                row["position"],
-                row["label"],
-                str(row["rank"]),
-                f"{row['probability']:.4f}",
-                row["best"],
+                _layer(state - 1),
+                *(
+                    part
+                    for column in range(len(labels))
+                    for part in (
+                        f"{found.rank[state, at, column] + 1:,}",
+                        f"{found.probability[state, at, column]:.4f}",
+                    )
+                ),
+                found.best_tokens[int(found.best[state, at, 0])],
             )
-            for row in found.rows()
-        ],
-    )
+            for state in shown
+        ]
+        title = f"at {place}: rank (1 is the top) and probability"
+        tables.append(Table(title, header, rows, _rest(len(found.rank) - len(shown))))
+    return tuple(tables)
 
 
-def _average_table(lens: AverageLens, place: Place) -> Table:
+def _rest(n: int) -> str:
+    return f"{n} more layers in lens.svg (`--out`) and `--json`" if n else ""
+
+
+def _average_table(lens: AverageLens, at: int, place: Place) -> Table:
     curves = [
         curve
         for what in lens.followed
         for curve in (lens.median_rank(place, what), lens.mean_probability(place, what))
     ]
-    digits = [0, 3] * len(lens.followed)
+    digits, first = [0, 3] * len(lens.followed), [1, 0] * len(lens.followed)
+    shown = telling(np.median(lens.rank[:, :, at], 0))
     return Table(
-        f"at the {place}: median rank (0 is the top) and mean probability, with 95 % intervals:",
+        f"at the {place}: median rank (1 is the top) and mean probability, with 95 % intervals:",
         ("layer", *(part for what in lens.followed for part in (what, "p"))),
         [
             (
                 _layer(state - 1),
-                *(_estimate(curve, state, n) for curve, n in zip(curves, digits, strict=True)),
+                *(
+                    _estimate(curve, state, n, add)
+                    for curve, n, add in zip(curves, digits, first, strict=True)
+                ),
             )
-            for state in range(lens.rank.shape[1])
+            for state in shown
         ],
+        _rest(lens.rank.shape[1] - len(shown)),
     )
 
 
@@ -130,7 +159,8 @@ def _layer(layer: int) -> str:
     return "embedding" if layer < 0 else str(layer)
 
 
-def _estimate(curve: Curve, state: int, digits: int) -> str:
-    value, low, high = (float(part[state]) for part in (curve.value, curve.low, curve.high))
-    text = f"{value:.{digits}f}"
-    return text if np.isnan(low) else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+def _estimate(curve: Curve, state: int, digits: int, add: int) -> str:
+    """A value with its limits; ranks, which curves have from 0, get 1 added."""
+    value, low, high = (float(part[state]) + add for part in (curve.value, curve.low, curve.high))
+    text = f"{value:,.{digits}f}"
+    return text if np.isnan(low) else f"{text} [{low:,.{digits}f}, {high:,.{digits}f}]"

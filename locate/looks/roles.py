@@ -11,6 +11,7 @@ from locate.heads.prompt_heads import HeadsOnPrompts, read_prompts
 from locate.heads.roles import HeadRole, RoleReport
 from locate.heads.span_roles import SpanRoles
 from locate.looks.look import Look, Table, describe
+from locate.looks.says import says
 
 FILES = ("roles.kc.safetensors", "heads.kc.safetensors")
 UNLABELLED = 5
@@ -41,12 +42,14 @@ def roles(report: RoleReport, shown: HeadsOnPrompts | None = None) -> Look:
         "",
         ("head", "role", "score", *regions, "answer", "range", "writes", "ablation"),
         [_row(head) for head in heads],
-    )
-    nothing = () if report.labelled else ("no head meets the criterion of a role",)
+    ).first("roles.kc.safetensors (`--out`) and `--json`")
+    nothing: tuple[str, ...] = ()
     checked = origin.get("checked_on") if report.baseline is not None else None
     if checked is not None:
         nothing = (f"labels are checked by ablation on {checked}",)
     return Look(
+        "roles",
+        says(report),
         summary,
         tables=(table,),
         lines=(*describe(origin, origin["pairs"]), *nothing),
@@ -60,6 +63,8 @@ def roles(report: RoleReport, shown: HeadsOnPrompts | None = None) -> Look:
 def on_prompts_look(found: HeadsOnPrompts) -> Look:
     """Heads on single prompts: where each looks and what it raises."""
     return Look(
+        "heads-on-prompts",
+        says(found),
         {"model": found.provenance.get("model"), "heads": found.rows()},
         files={"heads.kc.safetensors": found.save},
     )
@@ -74,9 +79,14 @@ def roles_by_span(report: SpanRoles) -> Look:
         "pairs": origin["pairs"],
         **report.as_dict(),
     }
-    nothing = () if report.labelled else ("no head meets the criterion of a role",)
     table = Table("", *report.table())
-    return Look(summary, tables=(table,), lines=(*describe(origin, origin["pairs"]), *nothing))
+    return Look(
+        "roles-by-span",
+        says(report),
+        summary,
+        tables=(table,),
+        lines=describe(origin, origin["pairs"]),
+    )
 
 
 def _row(head: HeadRole) -> tuple[str, ...]:

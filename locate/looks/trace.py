@@ -10,6 +10,7 @@ from circuits.base.choices import TraceKind
 from circuits.base.display import drawn
 from circuits.base.intervals import Interval, bootstrap, mean
 from locate.looks.look import Look, Table, describe
+from locate.looks.says import says
 from locate.states.trace_average import AverageTrace, Place, PositionRole
 from locate.states.tracing import Trace
 
@@ -35,6 +36,8 @@ def prompt_trace(found: Trace) -> Look:
     )
 
     return Look(
+        "trace",
+        says(found),
         summary,
         tables=(table,),
         lines=(f"p clean {found.p_clean:.4f}, p corrupted {found.p_corrupted:.4f}",),
@@ -74,6 +77,8 @@ def average_trace(found: AverageTrace) -> Look:
         [(kind.label, role, str(layer), str(value)) for kind, role, layer, value in peaks],
     )
     return Look(
+        "average-trace",
+        says(found),
         summary,
         tables=(*(_table(found, kind) for kind in found.kinds), peak_table),
         lines=(

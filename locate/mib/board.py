@@ -30,6 +30,7 @@ from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
 from circuits.base.origin import write_all
 from circuits.base.progress import Progress
+from circuits.base.stamps import stamped
 from circuits.base.writing import atomic_write, save_json
 from circuits.files.exchange import per_query_head, save_eap_ig
 from circuits.graph.circuit import Circuit, EdgeScores
@@ -46,6 +47,7 @@ from circuits.model.model import Model
 from locate.discover import origin
 from locate.edges.score import score_edges
 from locate.examples import Examples, as_jsonl
+from locate.looks.says import says
 from locate.report import curve_summary, number
 from locate.search import Search
 
@@ -142,7 +144,7 @@ class BoardScores(Shown):
             np.array([point.value for point in curve.faithfulness])
             for curve in (self.signed, self.absolute)
         )
-        return {
+        record = {
             "model": self.model,
             "relation": self.examples.name,
             "pairs": len(self.examples.pairs),
@@ -159,6 +161,7 @@ class BoardScores(Shown):
             "method": self.provenance.get("method"),
             "warnings": list(self.examples.notes),
         }
+        return stamped("mib-evaluate", record, says(self))
 
     def save(self, folder: str | Path, file: Path | None = None) -> list[Path]:
         """Write curves and summary; `file` is what was evaluated, where it is a file."""
@@ -193,9 +196,22 @@ def importances(
     return replace(Circuit.full(scores.wiring, scores), provenance=found)
 
 
+def importances_record(circuit: Circuit, examples: Examples) -> dict[str, Any]:
+    """What there is to say of importances, as plain JSON values."""
+    record = {
+        "model": circuit.provenance["model"],
+        "edges": circuit.n_edges,
+        "pairs": len(examples.pairs),
+        "provenance": dict(circuit.provenance),
+        "strongest_edges": circuit.rows(10),
+        "warnings": list(examples.notes),
+    }
+    return stamped("mib-discover", record, says(circuit.scores))
+
+
 def save_importances(circuit: Circuit, examples: Examples, folder: str | Path) -> list[Path]:
     """Write importances, the pairs that they were found on, and a summary."""
-    record = {"edges": circuit.n_edges, "provenance": dict(circuit.provenance)}
+    record = importances_record(circuit, examples)
     writers = (
         circuit.save,
         lambda path: save_eap_ig(circuit, path, full=True),

@@ -34,7 +34,8 @@ class LensResult(Result):
     """The logit lens on one prompt.
 
     State 0 is the embedding, state l + 1 the residual stream after layer l; the last state is the
-    model's own output. `positions` and `labels` name the other two axes; `best` holds the ids of
+    model's own output. `rank` counts the tokens above (0: none is); rows, tables and pictures have
+    ranks from 1, the top. `positions` and `labels` name the other two axes; `best` holds the ids of
     each state's most likely tokens, likeliest first.
     """
 
@@ -50,13 +51,13 @@ class LensResult(Result):
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One record a state, position and label, for tables; layer -1 is the embedding."""
+        """One record a state, position and label; layer -1 is the embedding, rank 1 the top."""
         return [
             {
                 "layer": state - 1,
                 "position": where,
                 "label": label,
-                "rank": int(self.rank[state, place, column]),
+                "rank": int(self.rank[state, place, column]) + 1,
                 "probability": float(self.probability[state, place, column]),
                 "best": self.best_tokens[int(self.best[state, place, 0])],
             }
@@ -71,7 +72,7 @@ class LensResult(Result):
         rows = [
             (
                 "embedding" if not state else str(state - 1),
-                *(str(rank) for rank in self.rank[state, 0].tolist()),
+                *(f"{rank + 1:,}" for rank in self.rank[state, 0].tolist()),
                 token_name(self.best_tokens[int(self.best[state, 0, 0])]),
             )
             for state in range(self.rank.shape[0])
@@ -79,7 +80,7 @@ class LensResult(Result):
         return Summary(
             "Logit lens",
             {"prompt": self.prompt.text, **named(self.provenance, "model")},
-            f"rank at {place!r} (0 is the top)",
+            f"rank at {place!r} (1 is the top)",
             ("layer", *self.labels, "most likely"),
             rows,
         )
@@ -181,7 +182,7 @@ def logit_lens(
     positions: Mapping[str, int] | None = None,
     top: int = 5,
 ) -> LensResult:
-    """Rank (0 is best) and probability of some tokens at every layer of some positions.
+    """Rank (0: no token is above) and probability of some tokens at every layer of some positions.
 
     `tokens` maps labels (answer, foil, ...) to token ids; `positions` maps names to positions,
     by default the last token alone.

@@ -59,7 +59,9 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class AverageLens(Result):
-    """Rank (0 is best) and probability of what is followed, in every fact's clean prompt.
+    """Rank and probability of what is followed, in every fact's clean prompt.
+
+    `rank` counts the tokens above (0: none is); rows, tables and pictures have ranks from 1.
 
     State 0 is the embedding, state l + 1 the residual stream after layer l; the last state at the
     last token is the model's own output.
@@ -79,7 +81,7 @@ class AverageLens(Result):
         return len(self.rank)
 
     def median_rank(self, place: Place, what: Followed, *, seed: int = 0) -> Curve:
-        """The median over facts; ranks spread over decades, so their mean says little."""
+        """The median over facts of `rank`; ranks spread over decades: their mean says little."""
         values = self._column(self.rank, place, what).astype(float)
         centre = np.median(values, 0)
         if not enough(self.n_facts):
@@ -96,7 +98,7 @@ class AverageLens(Result):
     def rows(self) -> list[dict[str, Any]]:
         """One record a place, layer and thing followed, for tables; layer -1 is the embedding.
 
-        Limits are None where there are none.
+        Rank 1 is the top. Limits are None where there are none.
         """
         records = []
         for place in self.places:
@@ -111,8 +113,8 @@ class AverageLens(Result):
                             "position": str(place),
                             "layer": state - 1,
                             "label": str(what),
-                            "median_rank": float(ranks.value[state]),
-                            "rank_limits": _limits(ranks, state),
+                            "median_rank": float(ranks.value[state]) + 1,
+                            "rank_limits": _limits(ranks, state, 1),
                             "mean_probability": float(probabilities.value[state]),
                             "probability_limits": _limits(probabilities, state),
                         }
@@ -124,13 +126,16 @@ class AverageLens(Result):
         place = self.places[0]
         ranks = [self.median_rank(place, what).value for what in self.followed]
         rows = [
-            ("embedding" if not state else str(state - 1), *(f"{rank[state]:g}" for rank in ranks))
+            (
+                "embedding" if not state else str(state - 1),
+                *(f"{rank[state] + 1:,g}" for rank in ranks),
+            )
             for state in range(self.rank.shape[1])
         ]
         return Summary(
             f"Logit lens over {self.n_facts:,} facts",
             {**named(self.provenance, "model"), "read at": ", ".join(self.places)},
-            f"median rank at the {place} (0 is the top)",
+            f"median rank at the {place} (1 is the top)",
             ("layer", *map(str, self.followed)),
             rows,
         )
@@ -243,6 +248,6 @@ def _rank_and_probability(
     return (logits > logit[..., None]).sum(-1), (logit - logits.logsumexp(-1)).exp()
 
 
-def _limits(curve: Curve, state: int) -> list[float] | None:
-    limits = [float(curve.low[state]), float(curve.high[state])]
+def _limits(curve: Curve, state: int, add: int = 0) -> list[float] | None:
+    limits = [float(curve.low[state]) + add, float(curve.high[state]) + add]
     return limits if np.isfinite(limits).all() else None

@@ -15,6 +15,7 @@ from typing import Any
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.base.origin import model_label
+from circuits.base.stamps import stamped
 from experiments.analyses.engine.claims import Claim
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.tables import Table
@@ -184,12 +185,15 @@ class Run(Shown):
             for claim in self.claims
         ]
 
+    def says(self) -> str:
+        """The report's first sentence, else its first claim."""
+        return self.report.lead or next((each.sentence for each in self.report.answer), "")
+
     def summary(self) -> Summary:
         """What was asked, the answer, and the sentences at the top of the page."""
         facts = {
             "model": self.model,
             "question": self.analysis.question,
-            "answer": self.report.lead,
         }
         facts |= {"report": str(self.path)} if self.files else {}
         said = [(claim.sentence, str(claim.verdict)) for claim in self.report.answer]
@@ -197,7 +201,7 @@ class Run(Shown):
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the claims, what was left out, and where the numbers come from."""
-        return {
+        record = {
             "analysis": self.analysis.name,
             "question": self.analysis.question,
             "model": self.model,
@@ -208,3 +212,4 @@ class Run(Shown):
             "reused": self.parts.reused,
             "provenance": self.provenance,
         }
+        return stamped("run", record, self.says())

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from circuits.base.intervals import Interval
 from circuits.base.options import as_dict, meanings
-from circuits.model.loading import embedded_models
+from circuits.model.packaged import embedded_models
 from experiments.analyses.engine import config as options
 from experiments.analyses.engine.base import Figure, Run
 from experiments.analyses.engine.tables import Table, shown

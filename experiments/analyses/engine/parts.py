@@ -23,6 +23,7 @@ from circuits.base.errors import (
 from circuits.base.plain import plain
 from circuits.base.progress import Stages, silent
 from circuits.base.records import read_json
+from circuits.base.stamps import stamped
 from circuits.base.writing import save_json, to_json
 from experiments.analyses.engine import config as options
 from experiments.analyses.engine.base import Analysis, Parts, SkipError
@@ -128,7 +129,8 @@ def compute_part(
     mark = fingerprint(analysis, config, context)
     with stages(f"{analysis.name} {key}") as progress:
         context.progress = progress
-        record = {"fingerprint": mark, **_computed(analysis, config, context, key)}
+        computed = _computed(analysis, config, context, key)
+        record = stamped("run-unit", {"fingerprint": mark, **computed})
     if record["skipped"]:
         note(f"{analysis.name} {key} left out: {record['skipped']}")
     save_json({**record, "sha256": _hash(record)}, _path(context.folder, key))

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from circuits.base.errors import OptionError
 from circuits.base.plugins import open_table
-from experiments.analyses.engine.base import Analysis
-from experiments.analyses.engine.context import safe
+
+if TYPE_CHECKING:
+    from experiments.analyses.engine.base import Analysis
 
 EVERYTHING = "all"
-_ANALYSES: dict[str, str | Analysis] = open_table(
+_ANALYSES: dict[str, "str | Analysis"] = open_table(
     {
         "circuits": "circuits",
         "flow": "flow",
@@ -40,6 +42,8 @@ def register(analysis: Analysis) -> Analysis:
 
     The same value may be registered again.
     """
+    from experiments.analyses.engine.context import safe
+
     name = analysis.name
     if name == EVERYTHING or _ANALYSES.get(name, analysis) != analysis:
         raise OptionError(f"there is an analysis {name!r} already; take another name")
@@ -47,6 +51,11 @@ def register(analysis: Analysis) -> Analysis:
         raise OptionError(f"{name!r} is no name for an analysis: use letters, digits, - and _")
     _ANALYSES[name] = analysis
     return analysis
+
+
+def is_ours(name: str) -> bool:
+    """Whether the analysis is one of this project's."""
+    return isinstance(_ANALYSES.get(name), str)
 
 
 def names() -> list[str]:
@@ -61,10 +70,9 @@ def analysis(name: str) -> Analysis:
         near = get_close_matches(name, _ANALYSES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_ANALYSES)}, all"
         raise OptionError(f"there is no analysis {name!r}; {hint}")
-    if isinstance(known, Analysis):
+    if not isinstance(known, str):
         return known
-    found = import_module(f"experiments.analyses.{known}.analysis").ANALYSIS
-    assert isinstance(found, Analysis)
+    found: Analysis = import_module(f"experiments.analyses.{known}.analysis").ANALYSIS
     return found
 
 

@@ -14,6 +14,7 @@ from circuits.base.origin import check_writable, code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.progress import Stages, silent
 from circuits.base.records import read_json
+from circuits.base.stamps import stamped
 from circuits.base.writing import atomic_write, save_json
 from experiments.analyses.engine.base import Analysis, Parts, Run
 from experiments.analyses.engine.context import Context
@@ -154,11 +155,13 @@ def write_index(
     runs: Sequence[Run], left_out: Mapping[str, str], folder: Path
 ) -> tuple[dict[str, Any], Path]:
     """A page that leads to the reports of several analyses, and their summaries in one file."""
-    summary: dict[str, Any] = {
+    record = {
         "model": runs[0].model,
         "analyses": {run.analysis.name: run.as_dict() for run in runs},
         "left_out": dict(left_out),
     }
+    said = f"{len(runs)} of {len(runs) + len(left_out)} analyses of {runs[0].model} are done."
+    summary = stamped("run-index", record, said)
     path = folder / "report.html"
     atomic_write(path, index_page(runs, left_out))
     save_json(plain(summary), folder / SUMMARY)

@@ -1,0 +1,54 @@
+"""What was found, in one plain sentence with its number and its control: a function a kind.
+
+`says(result)` is what commands, JSON, summaries and pages begin with. A sentence is computed from
+the result alone, so that no text outlives the numbers it was written for. Where evidence lacks it
+says so, "No evidence that ...". A class of a plugin has a method `says` of its own.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_SENTENCES = {
+    "circuits.graph.circuit:Circuit": "circuits:circuit",
+    "circuits.graph.circuit:EdgeScores": "circuits:scores",
+    "circuits.graph.evaluate:Evaluation": "circuits:evaluation",
+    "circuits.graph.hypothesis:CircuitTests": "circuits:tests",
+    "circuits.graph.curves:FaithfulnessCurve": "circuits:curve",
+    "circuits.graph.curves:FaithfulnessCurves": "circuits:curves",
+    "circuits.graph.compare:Comparison": "changes:comparison",
+    "circuits.edits.methods.run:EditOutcome": "changes:outcome",
+    "circuits.edits.edit:WeightDelta": "changes:delta",
+    "circuits.edits.parts.moments:Moments": "changes:moments",
+    "circuits.files.units:Record": "changes:unit",
+    "circuits.model.saying:NextTokens": "states:next_tokens",
+    "locate.discovery:Discovery": "circuits:discovery",
+    "locate.evaluate:StoredEvaluation": "circuits:stored_evaluation",
+    "locate.mib.board:BoardScores": "circuits:board",
+    "locate.ask:Asked": "circuits:asked",
+    "locate.changes.rewiring:Rewiring": "changes:rewiring",
+    "locate.edited:Edited": "changes:edited",
+    "locate.interchange:Interchange": "changes:interchange",
+    "locate.heads.roles:RoleReport": "heads:roles",
+    "locate.heads.span_roles:SpanRoles": "heads:span_roles",
+    "locate.heads.prompt_heads:PromptHeads": "heads:prompt_heads",
+    "locate.heads.prompt_heads:HeadsOnPrompts": "heads:heads_on_prompts",
+    "locate.states.tracing:Trace": "states:trace",
+    "locate.states.trace_average:AverageTrace": "states:average_trace",
+    "locate.states.lens:LensResult": "states:lens",
+    "locate.states.lens_average:AverageLens": "states:average_lens",
+    "locate.states.attribution:LogitAttribution": "states:attribution",
+}
+"""The function in a module here, by the class; names, so that nothing is imported for the table."""
+
+
+def says(result: Any) -> str:
+    """The sentence that a result begins with; empty for what has none, as a class of a plugin."""
+    for kind in type(result).__mro__:
+        target = _SENTENCES.get(f"{kind.__module__}:{kind.__qualname__}")
+        if target is not None:
+            module, _, name = target.partition(":")
+            found: str = getattr(import_module(f"{__name__}.{module}"), name)(result)
+            return found
+    return ""
