@@ -211,8 +211,8 @@ def ask(
         if not is_word(other):
             continue
         try:
-            pair = PromptPair(prompt, text, answer.strip(), other, subject, relation)
-            pairs.append(encode_pair(model.tokenizer, pair))
+            asked = PromptPair(prompt, text, answer.strip(), other, subject, relation)
+            pairs.append(encode_pair(model.tokenizer, asked))
         except PromptError:  # a foil that begins like the answer, or is no text
             continue
         if len(pairs) == PARTNERS:

@@ -101,8 +101,8 @@ def patch_prompt(
     measure = probability_of(pair.answer)
     run = run_rows(model, torch.cat([batch.clean, batch.corrupted]), measure)
     found = restored_values(model, run, batch.first_difference, chosen, window, measure, max_rows)
-    clean, corrupted = run.value.float().cpu().numpy()
-    if not all(np.isfinite(values).all() for values in (run.value.cpu(), *found.values())):
+    ends = run.value.float().cpu().numpy()
+    if not all(np.isfinite(values).all() for values in (ends, *found.values())):
         raise NumericalError(f"patching gave NaN or infinity; {model.why_not_finite()}")
     text = pair.text
     first = batch.first_difference
@@ -115,8 +115,8 @@ def patch_prompt(
         subject=subject,
         answer=text.answer,
         answer_token=pair.answer,
-        p_clean=float(clean),
-        p_corrupted_samples=np.array([corrupted], dtype=np.float32),
+        p_clean=float(ends[0]),
+        p_corrupted_samples=ends[1:],
         probabilities=found,
         provenance={
             **model.provenance,

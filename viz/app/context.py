@@ -96,8 +96,9 @@ class Context:
 
             if len(self.questions) > 200:
                 self.questions.clear()
-            words = {"against": against, "foil": foil}
-            self.questions[key] = ask(self.models.get(model), prompt, subject, answer, **words)
+            self.questions[key] = ask(
+                self.models.get(model), prompt, subject, answer, against=against, foil=foil
+            )
         return self.questions[key]
 
     def stored_question(self, model: str, record: Mapping[str, Any], bos: Any) -> Question:

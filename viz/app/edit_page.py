@@ -110,10 +110,11 @@ def measures_of(
     success: Any,
 ) -> tuple[list[tuple[str, ...]], dict[str, tuple[float | None, float | None]]]:
     """Rows of the table of success, each measure before → after, and its bars by tokens."""
-    sides = [success.get(side) if isinstance(success, Mapping) else None for side in SIDES]
+    told = success if isinstance(success, Mapping) else {}
+    sides = [side for name in SIDES if isinstance(side := told.get(name), Mapping)]
     rows: list[tuple[str, ...]] = []
     bars: dict[str, tuple[float | None, float | None]] = {}
-    if not all(isinstance(side, Mapping) for side in sides):
+    if len(sides) < len(SIDES):
         return rows, bars
     for measure in sides[1]:
         was, now = ({each: _value(side.get(measure), each) for each in SCORINGS} for side in sides)

@@ -17,7 +17,7 @@ from viz.app.context import Context
 from viz.app.jobs import Stage
 from viz.app.lead import lead_of
 from viz.app.state import ViewState
-from viz.screen.grids import CELL, grid_figure
+from viz.screen.grids import CELL, grid_figure, grid_height
 from viz.screen.heat_maps import trace_figure
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _grid_page(grid: LensGrid, state: ViewState) -> list[Any]:
                         "lens-grid",
                         "Logit lens, layer by token. A click on a cell lists its words below it.",
                         grid_figure(grid, cell),
-                        height=f"{110 + 22 * len(grid.best)}px",
+                        height=f"{grid_height(len(grid.best))}px",
                         minWidth=f"{width}px",
                     ),
                     className="grid-pane",

@@ -16,12 +16,17 @@ if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from locate.states.lens_grid import LensGrid
 
 SHADES = [[0.0, theme.PAPER], [0.35, "#BBD9EA"], [1.0, theme.SUPPORTS.colour]]
-ROW = 22
+ROW = 24.0
 CELL = 74
 """Pixels of a cell of the grid: room for a token of ten letters."""
 LONGEST = 10
 INK_ABOVE = 0.62
 """The share above which a cell's word is white."""
+
+
+def grid_height(n_states: int) -> int:
+    """Pixels of the grid: of many layers each has less, so that all of them are seen at once."""
+    return round(56 + max(17.0, min(ROW, 600 / n_states)) * n_states)
 
 
 def grid_figure(grid: LensGrid, chosen: tuple[int, int] | None = None) -> go.Figure:
@@ -34,9 +39,8 @@ def grid_figure(grid: LensGrid, chosen: tuple[int, int] | None = None) -> go.Fig
     answer = next(iter(grid.labels.values()), None)
     tokens = [token_label(token) for token in grid.prompt.tokens]
     figure = new_figure(
-        height=110 + ROW * n_states,
-        width=None,
-        margin={"l": 52, "r": 10, "t": 58, "b": 30},
+        height=grid_height(n_states),
+        margin={"l": 78, "r": 10, "t": 46, "b": 8},
         dragmode=False,
         xaxis=axis(
             side="top",
@@ -47,6 +51,7 @@ def grid_figure(grid: LensGrid, chosen: tuple[int, int] | None = None) -> go.Fig
             tickangle=0 if len(tokens) <= 14 else -40,
             tickfont={"size": 12, "color": theme.INK},
             fixedrange=True,
+            range=[-0.5, len(tokens) - 0.5],
         ),
         yaxis=axis(
             showgrid=False,
@@ -55,9 +60,9 @@ def grid_figure(grid: LensGrid, chosen: tuple[int, int] | None = None) -> go.Fig
             ticktext=["embedding", *map(str, range(n_states - 1))],
             title={"text": "layer", "font": {"size": 12, "color": theme.MUTED}},
             fixedrange=True,
+            range=[-0.5, n_states - 0.5],
         ),
     )
-    figure.update_layout(margin_l=78)
     words = [
         [_word(grid.names[int(grid.best[s, p, 0])]) for p in range(len(tokens))]
         for s in range(n_states)
