@@ -162,7 +162,8 @@ def changed(value: Any, live: bool = False) -> list[Any]:
     if "last" in followed.places and not live:
         ends = followed.probability[:, :, -1, followed.places.index("last")].mean(1)
         for column, label in enumerate(("old", "new")):
-            rows.append((f"p of the {label} object", _arrow(*ends[:, column], digits=3)))
+            both = ends[:, column].tolist()
+            rows.append((f"p of the {label} object", _arrow(*both, digits=3)))
     rows.append(("old over new object, logits", _arrow(old, new, digits=2, sign="+")))
     restored = value.restoration
     if restored is not None and restored.n_edges:
@@ -192,7 +193,7 @@ def changed(value: Any, live: bool = False) -> list[Any]:
 
 
 def _arrow(before: float, after: float, digits: int, sign: str = "") -> str:
-    return " → ".join(f"{value:{sign}.{digits}f}" for value in (before, after))
+    return " → ".join(f"{value + 0.0:{sign}.{digits}f}" for value in (before, after))
 
 
 def small(figure: go.Figure) -> go.Figure:

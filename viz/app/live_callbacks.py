@@ -69,8 +69,8 @@ def register(app: Dash, context: Context) -> None:
 def cell_of(click: Any) -> str | None:
     """The cell of a click on the grid, as a link has it; None for no click on one."""
     try:
-        state, position = click["points"][0]["customdata"][:2]
-        return f"{int(state)}:{int(position)}"
+        point = click["points"][0]
+        return f"{int(point['y'])}:{int(point['x'])}"
     except (KeyError, IndexError, TypeError, ValueError):
         return None
 

@@ -32,8 +32,8 @@ def grid_height(n_states: int) -> int:
 def grid_figure(grid: LensGrid, chosen: tuple[int, int] | None = None) -> go.Figure:
     """The likeliest token of every layer at every position; shade is its probability.
 
-    The last layer is at the top, the embedding at the bottom. A cell's `customdata` are its state
-    and position; `chosen` is framed. Words that the answer's first token is are bold.
+    The last layer is at the top, the embedding at the bottom: a cell's y is its state, its x the
+    position. `chosen` is framed, and the first followed token is bold where it leads.
     """
     shares, n_states = grid.shares[..., 0].astype(float), len(grid.best)
     answer = next(iter(grid.labels.values()), None)
@@ -77,7 +77,6 @@ def grid_figure(grid: LensGrid, chosen: tuple[int, int] | None = None) -> go.Fig
         ]
         for s in range(n_states)
     ]
-    places = np.stack(np.meshgrid(range(n_states), range(len(tokens)), indexing="ij"), -1)
     figure.add_heatmap(
         z=shares,
         zmin=0,
@@ -87,7 +86,6 @@ def grid_figure(grid: LensGrid, chosen: tuple[int, int] | None = None) -> go.Fig
         xgap=1,
         ygap=1,
         text=titles,
-        customdata=places,
         hovertemplate="%{text}<extra></extra>",
     )
     for white in (False, True):

@@ -343,7 +343,9 @@
       // While a slider moves over many edges, the pointer finds none: that comes when it rests.
       const cause = dc.callback_context.triggered.map((each) => each.prop_id).join();
       view.quick = /^(n|t|layers)\.value$/.test(cause) && view.n > QUICK_ABOVE;
-      if (/search\.value/.test(cause) && view.q.trim() && (view.node || view.edge)) {
+      const meant = found(scene, view.q);
+      if (/search\.value/.test(cause) && view.q.trim() && (view.node || view.edge) &&
+          !(meant && meant.node === sel.node && meant.edge === sel.edge)) {
         view.node = view.edge = "";  // what is typed is looked for, whatever was chosen before
         dc.set_props("selected", { data: {} });
       }
@@ -494,7 +496,7 @@
 
     keep_cell: function (click) {
       const point = click && click.points && click.points[0];
-      if (point && point.customdata) remember({ place: point.customdata.slice(0, 2).join(":") });
+      if (point) remember({ place: point.y + ":" + point.x });
       return SKIP();
     },
 
