@@ -119,6 +119,7 @@ def workspace(
             html.Section(
                 [
                     above,
+                    zoom_buttons(),
                     parts.picture_head(
                         work.title,
                         work.subtitle,
@@ -132,7 +133,6 @@ def workspace(
                                 "picture",
                                 f"{work.title}. The table at the right holds the same edges.",
                             ),
-                            zoom_buttons(),
                         ],
                         className="picture-pane",
                     ),
