@@ -106,21 +106,21 @@ def served(folder: Path, model: Model | None = None) -> Iterator[tuple[str, Mapp
 def take_screens(
     model: Model, found: Discovery, edited: Rewiring, question: tuple[str, str, str], out: Path
 ) -> list[Path]:
-    """Write pictures of a circuit, a difference, a live prompt and its lens; returns their paths."""
+    """Write pictures of a circuit, a difference, a live prompt and its lens; their paths."""
 
     words = dict(zip(("prompt", "subject", "answer"), question, strict=True))
     with tempfile.TemporaryDirectory(prefix="kc-screens-") as name:
         folder = Path(name)
-        found.save(folder)
-        edited.save(folder / "rewiring.kc.safetensors")
+        found.save(folder / "capitals")
+        edited.save(folder / "edited" / "rewiring.kc.safetensors")
         with served(folder, model) as (url, ids), open_browser() as driver:
             views: dict[str, tuple[dict[str, Any], str]] = {
                 "app-circuit": (
-                    {"view": "circuit", "r": ids["circuit"], "node": "a6.h1"},
+                    {"view": "circuit", "r": ids["capitals/circuit"], "node": "a6.h1"},
                     "return document.querySelector('#live-reading .bars')",
                 ),
                 "app-difference": (
-                    {"view": "difference", "r": ids["rewiring"], "n": 120},
+                    {"view": "difference", "r": ids["edited/rewiring"], "n": 120},
                     "return document.querySelector('#followed .scatterlayer')",
                 ),
                 "app-try": (

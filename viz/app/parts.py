@@ -111,7 +111,7 @@ def pairs(rows: Sequence[tuple[str, Any]]) -> html.Dl:
 
 
 def note(text: str, kind: str = "note") -> html.P:
-    """A remark; `kind` is note or error."""
+    """A remark; `kind` is note, warning or error."""
     return html.P(visible(text), className=kind, role="alert" if kind == "error" else "note")
 
 

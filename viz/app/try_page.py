@@ -16,6 +16,7 @@ from viz.app.context import Context
 from viz.app.details import answers_table
 from viz.app.difference_page import difference_work, extra_of
 from viz.app.jobs import JobStatus, Stage
+from viz.app.lead import lead_of
 from viz.app.library import Entry
 from viz.app.state import ViewState
 from viz.app.workspace import workspace
@@ -36,13 +37,15 @@ EXAMPLES = (
 class Found:
     """What a job brings: the circuit of a prompt, or with `trial` what an edit did to it.
 
-    `warnings` say where a contrast is no rival.
+    `warnings` say where a contrast is no rival, `lead` what was found where the result that is
+    shown does not know it.
     """
 
     entry: Entry
     circuit: Circuit
     answers: Answers
     warnings: tuple[str, ...] = ()
+    lead: str = ""
     trial: EditTrial | None = None
 
 
@@ -66,7 +69,7 @@ def start(context: Context, state: ViewState) -> None:
         return model, context.question(*state.asked)
 
     def find(stage: Stage) -> Found:
-        from locate.ask import answers, find_circuit
+        from locate.ask import Asked, answers, find_circuit
 
         model, question = ask(stage)
         circuit = find_circuit(model, question, stages=stage.during)
@@ -79,7 +82,9 @@ def start(context: Context, state: ViewState) -> None:
             "method": "eap-ig",
         }
         entry = context.library.add(name, KINDS["circuit"], circuit, about)
-        return Found(entry, circuit, answers(model, question), question.warnings)
+        said = answers(model, question)
+        lead = lead_of(Asked(model, question, circuit, said))
+        return Found(entry, circuit, said, question.warnings, lead)
 
     def change(stage: Stage) -> Found:
         from locate.ask import answers, edit_fact
@@ -90,7 +95,7 @@ def start(context: Context, state: ViewState) -> None:
         about = {"model": state.model, "relation": state.prompt, "method": "rome"}
         entry = context.library.add(name, KINDS["rewiring"], trial.rewiring, about)
         before = trial.rewiring.comparison.before
-        return Found(entry, before, answers(model, question), question.warnings, trial)
+        return Found(entry, before, answers(model, question), question.warnings, trial=trial)
 
     title = f"{state.prompt} … {state.target or state.answer}"
     context.jobs.start(job_key(state), title, change if state.target else find)
@@ -117,7 +122,8 @@ def try_page(
     else:
         work = circuit_work(context, found.entry, found.circuit)
         extra = [_switches(), html.Div(id="answers", **parts.aria(live="polite")), _edit_form()]
-    work = replace(work, view="try", notes=[*found.warnings, *work.notes], error=error)
+    work = replace(work, view="try", warnings=found.warnings, error=error)
+    work = replace(work, lead=found.lead or work.lead)
     return workspace(
         work, state, extra, left, live=found.trial is None, above=inside_page.tabs(state)
     )

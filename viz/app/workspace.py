@@ -27,9 +27,9 @@ from viz.screen.scene import Scene
 class Work:
     """What a workspace shows: the scene, the circuit it is of, and the rows of its tables.
 
-    `lead` says what was found, `error` what could not be done. `result` is the id that callbacks
-    ask the library for; `legend` are the looks of edges with their class; `edge_rows` stand in the
-    scene's order.
+    `lead` says what was found, `error` what could not be done and `warnings` what to beware of.
+    `result` is the id that callbacks ask the library for; `legend` are the looks of edges with
+    their class; `edge_rows` stand in the scene's order.
     """
 
     result: str
@@ -45,6 +45,7 @@ class Work:
     notes: Sequence[str] = ()
     lead: str = ""
     error: str = ""
+    warnings: Sequence[str] = ()
 
 
 def scene_data(work: Work) -> dict[str, Any]:
@@ -124,6 +125,7 @@ def workspace(
                         work.title,
                         work.subtitle,
                         parts.note(work.error, "error") if work.error else None,
+                        *(parts.note(text, "warning") for text in work.warnings),
                         *(parts.note(text) for text in work.notes),
                         lead=work.lead,
                     ),
