@@ -183,11 +183,15 @@ def _states_page(found: Trace, state: ViewState) -> list[Any]:
             lead=_best_state(found),
         ),
         html.Div(
-            parts.graph(
-                "states-picture",
-                "Effect of each state, token by layer.",
-                figure,
-                height=f"{figure.layout.height}px",
+            html.Div(
+                parts.graph(
+                    "states-picture",
+                    "Effect of each state, token by layer.",
+                    figure,
+                    height=f"{figure.layout.height}px",
+                    minWidth="600px",
+                ),
+                className="grid-pane",
             ),
             className="picture-pane scroll",
         ),

@@ -23,12 +23,12 @@ def sides_figure(
     """
     names = list(measures)
     figure = new_figure(
-        height=76 + ROW * len(names),
+        height=96 + ROW * len(names),
         barmode="group",
         bargap=0.34,
         bargroupgap=0.08,
-        margin={"l": 30 + 7 * max(map(len, names), default=4), "r": 46, "t": 34, "b": 30},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
+        margin={"l": 30 + 7 * max(map(len, names), default=4), "r": 46, "t": 34, "b": 52},
+        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
         xaxis=axis(range=None if most is None else [0, most * 1.001], rangemode="tozero"),
         yaxis=axis(autorange="reversed", showgrid=False, ticks="", tickfont={"size": 12}),
     )
