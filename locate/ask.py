@@ -14,7 +14,7 @@ subjects that had no part in finding it, there is `kc discover`.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from circuits.base.choices import EditStatus, KeyValue
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import build
-from circuits.base.progress import Progress, Stages, silent
+from circuits.base.progress import Stages, silent
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import edit
@@ -39,10 +39,11 @@ from circuits.model.holding import alone
 from circuits.model.metrics import rank
 from circuits.model.model import Model
 from locate.changes.rewiring import Rewiring, rewiring
+from locate.contrast import given_pair, is_word, no_rivals, said_next
 from locate.discover import find
 from locate.examples import Examples
 from locate.heads.roles import roles_if_any
-from locate.heads.weighted import read_sites
+from locate.heads.weighted import head_pattern, read_sites
 from locate.search import Search
 from locate.states.attribution import WrittenTokens, written_tokens
 
@@ -54,10 +55,14 @@ CANDIDATES = 400
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and its corrupted partners, as pairs; `relation` where the atlas knows the fact."""
+    """A prompt and its corrupted partners, as pairs; `relation` where the atlas knows the fact.
+
+    `warnings` say where a contrast is no rival to the answer.
+    """
 
     pairs: tuple[TokenPair, ...]
     relation: str | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def examples(self) -> Examples:
@@ -98,13 +103,14 @@ class HeadView:
     """One head at the last token of one prompt.
 
     `attention` is its pattern by position, `weighted` the same times the norm of what is read
-    there, both summing to 1; `without` is what the model says when all edges from the head carry
-    the corrupted prompt's values.
+    there, both summing to 1; `pattern` is the attention of every position, one a row; `without` is
+    what the model says when all edges from the head carry the corrupted prompt's values.
     """
 
     tokens: tuple[str, ...]
     attention: Float[np.ndarray, " pos"]
     weighted: Float[np.ndarray, " pos"]
+    pattern: Float[np.ndarray, "query key"]
     written: WrittenTokens
     whole: Answers
     without: Answers
@@ -159,15 +165,31 @@ def ask_model(model: Model, prompt: str, subject: str, answer: str) -> Asked:
 
 
 @alone
-def ask(model: Model, prompt: str, subject: str, answer: str, seed: int = 0) -> Question:
-    """The prompt with up to `PARTNERS` corrupted partners.
+def ask(
+    model: Model,
+    prompt: str,
+    subject: str,
+    answer: str,
+    seed: int = 0,
+    *,
+    against: str = "",
+    foil: str = "",
+) -> Question:
+    """The prompt with up to `PARTNERS` corrupted partners, or with the one that is given.
 
-    PromptError where the subject does not stand in the prompt once, the answer cannot follow, or
-    no other subject has as many tokens.
+    `against` is a corrupted prompt of as many tokens and `foil` its answer, by default what the
+    model says to it. PromptError where the subject does not stand in the prompt once, the answer
+    cannot follow, no other subject has as many tokens, or the contrast given is none.
     """
     encoded = model.tokenizer.encode(prompt)
     encoded.span_of(subject)
     model.tokenizer.first_token(prompt, answer)
+    if against.strip():
+        words = (prompt, subject, answer.strip(), against.strip(), foil.strip())
+        pair = given_pair(model, *words)
+        return Question((pair,), None, no_rivals(model, [pair], None))
+    if foil.strip():
+        raise PromptError("a foil is the answer to a corrupted prompt; give that prompt too")
     template = slotted(prompt, subject)
     relation, facts = _candidates(subject, answer)
     random.Random(f"{seed}/{prompt}").shuffle(facts)
@@ -182,23 +204,25 @@ def ask(model: Model, prompt: str, subject: str, answer: str, seed: int = 0) -> 
             continue
         if len(texts) == 4 * PARTNERS:
             break
-    said = _said(model, [text for _, text in texts])
+    said = said_next(model, [text for _, text in texts])
     pairs: list[TokenPair] = []
     for (fact, text), word in zip(texts, said, strict=True):
-        foil = fact.object if relation is not None else word
+        other = fact.object if relation is not None else word
+        if not is_word(other):
+            continue
         try:
-            pair = PromptPair(prompt, text, answer.strip(), foil, subject, relation)
-            pairs.append(encode_pair(model.tokenizer, pair))
+            asked = PromptPair(prompt, text, answer.strip(), other, subject, relation)
+            pairs.append(encode_pair(model.tokenizer, asked))
         except PromptError:  # a foil that begins like the answer, or is no text
             continue
         if len(pairs) == PARTNERS:
-            return Question(tuple(pairs), relation)
+            break
     if len(pairs) < 2:
         raise PromptError(
             f"fewer than 2 other subjects of the atlas have as many tokens as {subject!r} and "
-            "another answer; try a shorter subject or another prompt"
+            "another answer; try a shorter subject or another prompt, or type the corrupted prompt"
         )
-    return Question(tuple(pairs), relation)
+    return Question(tuple(pairs), relation, no_rivals(model, pairs, relation))
 
 
 @alone
@@ -283,6 +307,7 @@ def head_view(model: Model, question: Question, head: str, top: int = 8) -> Head
         tokens=pair.clean.tokens,
         attention=attention,
         weighted=weighted,
+        pattern=head_pattern(model, tokens, layer, index).numpy(),
         written=written_tokens(model, pair.clean, [(layer, index)], top)[0],
         whole=answers(model, question),
         without=answers(model, question, without(model, [head])),
@@ -295,7 +320,7 @@ def edit_fact(
     question: Question,
     target: str,
     n_edges: int = USUAL_EDGES,
-    progress: Progress | None = None,
+    stages: Stages = silent,
     **scoring: Any,
 ) -> EditTrial:
     """Make the model answer the prompt with `target` (ROME) and compare its circuit with before.
@@ -310,23 +335,25 @@ def edit_fact(
         ground_truth=question.answer,
         relation=question.relation,
     )
-    outcome = edit(model, request, EditMethod.ROME, progress=progress)
+    with stages("second moments of a text, then the edit") as progress:
+        outcome = edit(model, request, EditMethod.ROME, progress=progress)
     if outcome.delta is None:
         kind = NumericalError if outcome.status == EditStatus.DIVERGED else OptionError
         raise kind(f"no edit was made: {outcome.reason}")
     texts = [replace(pair.text, foil=request.target) for pair in question.pairs]
     pairs = [encode_pair(model.tokenizer, text) for text in texts]
-    found = rewiring(
-        model,
-        outcome.delta,
-        pairs,
-        selector=search.selected,
-        scoring=search,
-        resamples=0,
-        draws=0,
-        roles=_roles(model, question),
-        progress=progress,
-    )
+    with stages("its circuit before and after") as progress:
+        found = rewiring(
+            model,
+            outcome.delta,
+            pairs,
+            selector=search.selected,
+            scoring=search,
+            resamples=0,
+            draws=0,
+            roles=_roles(model, question),
+            progress=progress,
+        )
     before = answers(model, question)
     with outcome.delta.applied(model):
         after = answers(model, question)
@@ -350,16 +377,6 @@ def _candidates(subject: str, answer: str) -> tuple[str | None, list[Fact]]:
         if fact.subject != subject
     }
     return None, list(facts.values())
-
-
-@torch.no_grad()
-def _said(model: Model, texts: Sequence[str]) -> list[str]:
-    """The likeliest next token of prompts of one length, as text without leading space."""
-    if not texts:
-        return []
-    ids = [model.tokenizer.encode(text).ids for text in texts]
-    best = model.last_logits(torch.tensor(ids, device=model.device)).argmax(-1)
-    return [model.tokenizer.token_string(token).strip() or "?" for token in best.tolist()]
 
 
 def _roles(model: Model, question: Question) -> dict[str, str]:

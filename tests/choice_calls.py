@@ -346,6 +346,9 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("circuits.facts.tasks:task_pairs", "task"): lambda v: call("circuits.facts.tasks:task_pairs")(
         model().tokenizer, v, 2
     ),
+    ("locate.states.patching:patch_prompt", "kinds"): lambda v: call(
+        "locate.states.patching:patch_prompt"
+    )(model(), pairs()[0], kinds=[v]).effect(v),
     ("locate.states.patching:patch_pairs", "metric"): lambda v: (
         call("locate.states.patching:patch_pairs")(
             model(), pairs(), kinds=["mlp"], metric=v

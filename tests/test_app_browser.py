@@ -90,8 +90,6 @@ class Page:
 
     def click_mark(self, name: str) -> None:
         """A real mouse click on the picture where a node or edge is."""
-        from selenium.webdriver import ActionChains
-
         x, y = self.js(
             """
 const plot = document.querySelector('#picture .js-plotly-plot'), name = arguments[0];
@@ -109,7 +107,12 @@ return [-1, -1];
             name,
         )
         assert x > 0, f"{name} is not drawn"
-        ActionChains(self.driver).w3c_actions.pointer_action.move_to_location(round(x), round(y))
+        self.click_at(x, y)
+
+    def click_at(self, x: float, y: float) -> None:
+        """A real mouse click at a place of the window."""
+        from selenium.webdriver import ActionChains
+
         chain = ActionChains(self.driver)
         chain.w3c_actions.pointer_action.move_to_location(round(x), round(y))
         chain.w3c_actions.pointer_action.pause(0.15)
@@ -141,6 +144,11 @@ def folder(tmp_path_factory, model) -> Path:
     read = logit_lens(model, prompt, labels, lens_positions(prompt, SUBJECT))
     replace(read, prompt=replace(prompt, text=HOSTILE)).save(root / "lens.kc.safetensors")
     large_circuit().save(root / "large.kc.safetensors")
+    deep_circuit().save(root / "deep.kc.safetensors")
+    (root / "flow").mkdir()
+    summary = {"analysis": "flow", "question": "Where?", "lead": "In layer 6.", "model": MODEL}
+    (root / "flow" / "summary.json").write_text(json.dumps(summary))
+    (root / "flow" / "report.html").write_text("<h1>A report</h1><script>parent.x = 1</script>")
     (root / "broken.kc.safetensors").write_bytes(b"no header, no tensors, nothing")
     return root
 
@@ -156,6 +164,16 @@ def large_circuit() -> Circuit:
     kept[np.argsort(-np.abs(values))[:2000]] = True
     origin = {"model": "made up", "relation": HOSTILE}
     return Circuit(wiring, kept, EdgeScores(wiring, values), provenance=origin)
+
+
+def deep_circuit() -> Circuit:
+    """A circuit that has nodes in all of 30 layers, as SmolLM2's have."""
+    wiring = Wiring(30, 9, 3)
+    rng = np.random.default_rng(1)
+    values = rng.normal(0, 1, wiring.n_edges).astype(np.float32)
+    kept = np.zeros(wiring.n_edges, dtype=bool)
+    kept[np.argsort(-np.abs(values))[:600]] = True
+    return Circuit(wiring, kept, EdgeScores(wiring, values), provenance={"model": "deep"})
 
 
 @pytest.fixture(scope="module")
@@ -366,6 +384,12 @@ def test_a_deep_link_restores_the_view_and_back_and_forward_work(page):
 
 def test_browsing_searches_previews_and_opens_and_damage_is_shown(page):
     page.open("?view=browse", "return document.querySelectorAll('#results .ag-row').length > 5")
+    page.set("result-search", value="partners")
+    page.until(
+        "return document.querySelectorAll('#results .ag-center-cols-container .ag-row').length"
+        " === 1"
+    )
+    page.js("document.querySelector('#results .ag-row .ag-cell').click()")
     assert page.until("return document.querySelector('#preview .js-plotly-plot')") is not None
     page.set("result-search", value="broken")
     page.until(
@@ -470,3 +494,115 @@ return [...document.querySelectorAll('button, a, input, [role=img]')].filter(e =
 """
     )
     assert nameless == []
+
+
+ENTER = """
+const field = document.querySelector(arguments[0]);
+field.focus();
+if (arguments[1]) {
+  const value = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value');
+  value.set.call(field, arguments[1]);
+  field.dispatchEvent(new Event('input', {bubbles: true}));
+}
+field.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}));
+"""
+
+
+def test_enter_in_the_search_selects_and_in_the_list_opens(page):
+    page.open(f"?view=circuit&r={page.ids['circuit']}&node=m2")
+    page.until("return document.querySelector('#details h2').textContent === 'm2'")
+    page.js(ENTER, "#search", "a6.h1")
+    page.until("return document.querySelector('#details h2').textContent === 'a6.h1'")
+    page.until("return new URLSearchParams(location.search).get('node') === 'a6.h1'")
+    page.open("?view=browse&q=deep", "return document.querySelectorAll('#results .ag-row').length")
+    page.until(
+        "return document.querySelectorAll('#results .ag-center-cols-container .ag-row').length"
+        " === 1"
+    )
+    page.js(ENTER, "#result-search", "")
+    page.until(READY)
+    assert page.query()["r"] == [page.ids["deep"]]
+
+
+def test_thirty_layers_fit_the_window_and_zoom_and_come_back(page):
+    page.open(f"?view=circuit&r={page.ids['deep']}")
+    low, high = page.js(
+        "const box = document.querySelector('#picture').getBoundingClientRect();"
+        "return [box.bottom, innerHeight]"
+    )
+    assert low <= high
+    span = (
+        "const range = document.querySelector('#picture .js-plotly-plot')._fullLayout.yaxis.range;"
+        "return range[1] - range[0]"
+    )
+    whole = page.js(span)
+    page.until("return !!document.querySelector('#picture .js-plotly-plot').kcDraw")
+    size = (
+        "return Math.max(...document.querySelector('#picture .js-plotly-plot').data"
+        ".filter(t => t.meta && t.meta.part === 'labels').flatMap(t => t.textfont.size))"
+    )
+    small = page.js(size)
+    for _ in range(3):
+        page.js("document.querySelector('#zoom-in').click()")
+    near = page.js(span)
+    assert near == pytest.approx(whole / 1.4**3, rel=0.01)
+    page.until(f"{size} > {small}")
+    page.js("document.querySelector('#zoom-fit').click()")
+    assert page.js(span) == pytest.approx(whole, rel=0.001)
+
+
+@pytest.mark.parametrize("name", ["circuit", "rewiring", "trace"])
+def test_a_narrow_window_stacks_and_cuts_nothing_off(page, name):
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        view = {"circuit": "circuit", "rewiring": "difference", "trace": "trace"}[name]
+        page.open(f"?view={view}&r={page.ids[name]}", "return document.querySelector('h1')")
+        wide, title, picture = page.js(
+            "const box = (s) => document.querySelector(s).getBoundingClientRect();"
+            "return [document.documentElement.scrollWidth, box('h1').width,"
+            " box('.picture-pane .graph').width]"
+        )
+        assert wide <= 390
+        assert title > 300
+        assert picture > 300
+        order = page.js(
+            "return ['.centre', '.right'].map(s => document.querySelector(s)"
+            ".getBoundingClientRect().top)"
+        )
+        assert order[0] < order[1], "what was found comes first"
+    finally:
+        size = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def test_a_click_on_a_cell_of_the_lens_grid_lists_its_words(page):
+    words = f"&model={MODEL}&prompt={quote(PROMPT)}&subject={quote(SUBJECT)}&answer={ANSWER}"
+    page.open(
+        f"?view=try&look=lens{words}",
+        "return document.querySelector('#lens-grid .heatmaplayer') &&"
+        " document.querySelector('#projection .bar-row')",
+    )
+    before = page.text("#projection")
+    assert ANSWER in before
+    x, y = page.js(
+        "const plot = document.querySelector('#lens-grid .js-plotly-plot');"
+        "const full = plot._fullLayout;"
+        "const box = plot.querySelector('.nsewdrag').getBoundingClientRect();"
+        "return [box.left + full.xaxis.l2p(1), box.top + full.yaxis.l2p(0)]"
+    )
+    page.click_at(x, y)
+    page.until("return document.querySelector('#projection h2').textContent.includes('embedding')")
+    page.until("return new URLSearchParams(location.search).get('place') === '0:1'")
+
+
+def test_a_report_is_shown_in_a_frame_and_runs_nothing(page):
+    page.open("?view=browse&q=flow", "return document.querySelector('#results .ag-row')")
+    page.js(ENTER, "#result-search", "")
+    page.until("return document.querySelector('iframe.report')")
+    assert "In layer 6." in page.text(".lead")
+    page.driver.switch_to.frame(page.driver.find_element("css selector", "iframe.report"))
+    assert page.text("h1") == "A report"
+    page.driver.switch_to.default_content()
+    assert page.js("return window.x === undefined")
+    page.driver.get_log("browser")  # the frame's policy says what it has blocked

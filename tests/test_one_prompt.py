@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -127,11 +129,16 @@ def test_a_heads_view_sums_to_one_and_its_loss_is_that_of_its_edges(facts, quest
 
 def test_an_edit_answers_with_its_target_and_leaves_the_weights_bit_for_bit(facts, question):
     before = {name: facts.parameter(name).clone() for name in facts.parameter_names}
-    steps: list[tuple[int, int]] = []
-    trial = edit_fact(facts, question, "Tokyo", progress=lambda *step: steps.append(step))
+    steps: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def stages(title):
+        yield lambda *step: steps.append((title, *step))
+
+    trial = edit_fact(facts, question, "Tokyo", stages=stages)
     assert trial.before.tokens[0].strip() == ANSWER
     assert trial.after.tokens[0].strip() == "Tokyo"
     assert all(torch.equal(facts.parameter(name), value) for name, value in before.items())
-    assert steps
+    assert len({title for title, *_ in steps}) == 2, "the edit and its circuit say how far they are"
     with pytest.raises(OptionError, match="already"):
         edit_fact(facts, question, ANSWER)

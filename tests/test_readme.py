@@ -165,7 +165,7 @@ def test_every_command_is_understood(page: str, line: str, desk: Path):
     if page == PLUGINS:
         for path in plugin_files(desk):
             plugins.load_plugin(path)
-    words, _ = _apart(shlex.split(line, comments=True)[1:])
+    words = _apart(shlex.split(line, comments=True)[1:]).rest
     command, name = typer.main.get_command(make_app()), ""
     while hasattr(command, "commands"):
         name, *words = words

@@ -160,6 +160,8 @@ KINDS: dict[str, Kind] = _kinds(
 )
 SWEEP = Kind("sweep", view="sweep")
 """A folder of units, which is no file of its own."""
+REPORT = Kind("report", view="report")
+"""A folder of an analysis with its page."""
 OTHER = Kind("other", label="file")
 DAMAGED = Kind("damaged")
 

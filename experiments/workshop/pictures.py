@@ -132,8 +132,10 @@ def draw_screens(folder: Path) -> list[Path]:
     """Take the pictures of the app; returns their paths. OptionError without a browser."""
     from circuits.model.model import load
     from experiments.workshop.screens import find_browser, take_screens
+    from viz import offer
 
     find_browser()
+    offer()  # a discovery draws its own picture beside its files
     folder.mkdir(parents=True, exist_ok=True)
     model = load(MODEL, device="cpu")
     question = PROMPT, SUBJECT, ANSWER

@@ -1,7 +1,7 @@
 """Pictures of the app for the README, taken in a headless Chromium of real results.
 
 They show what a reader gets who runs the commands of the README: the demo circuit with a head
-looked into, what an edit did, and a prompt with parts switched off.
+looked into, what an edit did, a prompt with parts switched off, and its logit lens.
 """
 
 from __future__ import annotations
@@ -106,26 +106,30 @@ def served(folder: Path, model: Model | None = None) -> Iterator[tuple[str, Mapp
 def take_screens(
     model: Model, found: Discovery, edited: Rewiring, question: tuple[str, str, str], out: Path
 ) -> list[Path]:
-    """Write `app-circuit.png`, `app-difference.png` and `app-try.png`; returns their paths."""
+    """Write pictures of a circuit, a difference, a live prompt and its lens; their paths."""
 
     words = dict(zip(("prompt", "subject", "answer"), question, strict=True))
     with tempfile.TemporaryDirectory(prefix="kc-screens-") as name:
         folder = Path(name)
-        found.save(folder)
-        edited.save(folder / "rewiring.kc.safetensors")
+        found.save(folder / "capitals")
+        edited.save(folder / "edited" / "rewiring.kc.safetensors")
         with served(folder, model) as (url, ids), open_browser() as driver:
             views: dict[str, tuple[dict[str, Any], str]] = {
                 "app-circuit": (
-                    {"view": "circuit", "r": ids["circuit"], "node": "a6.h1"},
+                    {"view": "circuit", "r": ids["capitals/circuit"], "node": "a6.h1"},
                     "return document.querySelector('#live-reading .bars')",
                 ),
                 "app-difference": (
-                    {"view": "difference", "r": ids["rewiring"], "n": 120},
+                    {"view": "difference", "r": ids["edited/rewiring"], "n": 120},
                     "return document.querySelector('#followed .scatterlayer')",
                 ),
                 "app-try": (
                     {"view": "try", "model": model.name, **words, "off": "a6.h1~m2"},
                     "return document.querySelectorAll('.answers-side').length === 2",
+                ),
+                "app-lens": (
+                    {"view": "try", "model": model.name, **words, "look": "lens"},
+                    "return document.querySelector('#lens-grid .heatmaplayer')",
                 ),
             }
             return [
@@ -138,7 +142,8 @@ def _take(driver: Any, url: str, ready: str, path: Path) -> Path:
     driver.get(url)
     end = time.monotonic() + PATIENCE
     drawn = "return document.querySelector('#picture .shapelayer path')"
-    for sign in (drawn, ready, "return document.querySelector('#edges-table .ag-row')"):
+    table = "return document.querySelector('#edges-table .ag-row')"
+    for sign in (ready,) if "look=" in url else (drawn, ready, table):
         while not driver.execute_script(sign):
             if time.monotonic() > end:
                 raise OptionError(f"the app did not draw {url} within {PATIENCE:.0f} s")

@@ -83,3 +83,18 @@ def read_sites(
         read = values @ model.head_output_weights(layer)[head].float()
         found[0, place], found[1, place] = plain, shares(plain * read.norm(dim=-1), plain)
     return found
+
+
+@alone
+@torch.no_grad()
+def head_pattern(
+    model: Model, tokens: Int[Tensor, "one pos"], layer: int, head: int
+) -> Float[Tensor, "query key"]:
+    """One head's attention on one prompt, from every position to every other; rows sum to 1."""
+    seen: list[Tensor] = []
+
+    def keep(value: Tensor, hook: object) -> None:
+        seen.append(value[0, head].float().cpu())
+
+    model.last_logits(tokens, [(taps.pattern(layer), keep)])
+    return seen[0]

@@ -22,9 +22,10 @@ from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
-from locate.states.sweep import Measure, TraceKind, run_rows
+from circuits.model.tokens import Span
+from locate.states.sweep import Measure, TraceKind, probability_of, run_rows
 from locate.states.trace_average import AverageTrace, by_name, order_of, places_of
-from locate.states.tracing import ALL_KINDS, MAX_ROWS, check_room, restored_values
+from locate.states.tracing import ALL_KINDS, MAX_ROWS, Trace, check_room, restored_values
 
 
 @alone
@@ -76,6 +77,56 @@ def patch_pairs(
         "prompts": [pair.text.clean for pair in pairs],
     }
     return AverageTrace(stacked, ends[0], ends[1], provenance, order)
+
+
+@alone
+@torch.no_grad()
+def patch_prompt(
+    model: Model,
+    pair: TokenPair,
+    *,
+    kinds: Sequence[TraceKind | str] = ALL_KINDS,
+    window: int = 10,
+    max_rows: int = MAX_ROWS,
+) -> Trace:
+    """One pair by token: the answer's probability with each clean state in the corrupted run.
+
+    A trace whose corruption is the pair's other prompt in the place of noise, so that it shows
+    where on the very contrast of a circuit the answer is. OptionError for absurd options,
+    NumericalError where a value is not finite.
+    """
+    chosen = tuple(dict.fromkeys(TraceKind.of(kind) for kind in kinds))
+    check_room(len(chosen), window, max_rows)
+    (batch,) = batches([pair], 1, model)
+    measure = probability_of(pair.answer)
+    run = run_rows(model, torch.cat([batch.clean, batch.corrupted]), measure)
+    found = restored_values(model, run, batch.first_difference, chosen, window, measure, max_rows)
+    ends = run.value.float().cpu().numpy()
+    if not all(np.isfinite(values).all() for values in (ends, *found.values())):
+        raise NumericalError(f"patching gave NaN or infinity; {model.why_not_finite()}")
+    text = pair.text
+    first = batch.first_difference
+    subject = Span(first, first + 1)
+    if text.subject is not None:
+        subject = pair.clean.span_of(text.subject)
+    return Trace(
+        prompt=text.clean,
+        tokens=pair.clean.tokens,
+        subject=subject,
+        answer=text.answer,
+        answer_token=pair.answer,
+        p_clean=float(ends[0]),
+        p_corrupted_samples=ends[1:],
+        probabilities=found,
+        provenance={
+            **model.provenance,
+            "method": "activation patching",
+            "corrupted": text.corrupted,
+            "foil": text.foil,
+            "window": window,
+            "bos": pair.clean.bos,
+        },
+    )
 
 
 def _measure(metric: Metric, batch: PairBatch) -> Measure:

@@ -7,24 +7,26 @@ from typing import Any
 from dash import dcc, html
 
 from circuits.base.errors import KnowledgeCircuitsError
-from circuits.files.kinds import DAMAGED, SWEEP
+from circuits.files.kinds import DAMAGED, REPORT, SWEEP
 from circuits.graph.circuit import Circuit
 from viz.app import parts
 from viz.app.circuit_page import subtitle, summary_of
 from viz.app.context import Context
+from viz.app.groups import Group, group_of, groups, href, made, tab_name
+from viz.app.lead import lead_of, told_beside
 from viz.app.library import MAX_FILES, Entry
 from viz.app.state import ViewState
 from viz.screen.circuit import circuit_figure
 
 COLUMNS = [
-    parts.column("name", "result", 250),
-    parts.column("kind", "kind", 100),
-    parts.column("model", "model", 110),
-    parts.column("relation", "relation or prompt", 190),
-    parts.column("method", "method", 110),
+    parts.column("name", "result", 130),
+    parts.column("relation", "what was asked", 210),
+    parts.column("kind", "holds", 150),
+    parts.column("model", "model", 112, minWidth=104),
+    parts.column("method", "method", 84),
     parts.column("size", "edges", 70, numeric=True),
-    parts.column("faithfulness", "faithfulness", 90, numeric=True),
-    parts.column("created", "made", 130),
+    parts.column("faithfulness", "faithfulness", 112, numeric=True, minWidth=112),
+    parts.column("created", "made", 142, minWidth=142),
 ]
 PREVIEW_EDGES = 60
 
@@ -32,11 +34,12 @@ PREVIEW_EDGES = 60
 def browse_page(context: Context, state: ViewState) -> html.Div:
     """All results in a table that is searched as a whole; a choice shows a preview."""
     entries = context.library.entries()
-    rows = [{**entry.row(), "view": entry.kind.view} for entry in entries]
-    for row in rows:
-        row.pop("stamp", None)
-        row["kind"] = f"{row['kind']}, live" if row["name"].startswith("live") else row["kind"]
+    rows = [each.row() for each in groups(entries)]
+    # What is open in the list is what was made last, as a reader comes to see that.
+    rows.sort(key=lambda row: row["created"], reverse=True)
     found = f"{len(rows):,} result{'' if len(rows) == 1 else 's'}"
+    if len(entries) > len(rows):
+        found += f" of {len(entries):,} files"
     if context.library.n_found > MAX_FILES:
         found = f"{MAX_FILES:,} of {context.library.n_found:,} results"
     root = context.library.root
@@ -52,7 +55,7 @@ def browse_page(context: Context, state: ViewState) -> html.Div:
                             "result-search",
                             "Search",
                             state.q,
-                            "Search model, relation, method, …",
+                            "Search model, relation, method, …   Enter opens",
                         ),
                         className="toolbar",
                     ),
@@ -93,25 +96,33 @@ def nothing_here() -> html.Div:
 
 
 def preview(context: Context, result: str) -> list[Any]:
-    """What one result is, a small picture of a circuit, and the way in."""
+    """What one result found, in a sentence, with all that it holds and the way in."""
     entry = context.library.entry(result)
-    link = dcc.Link("Open", href=f"?view={entry.kind.view}&r={entry.id}", className="button main")
-    head: list[Any] = [html.Div([html.H2(parts.visible(entry.name)), link], className="heading")]
+    group = group_of(context.library.entries(), entry)
+    link = dcc.Link("Open", href=href(entry), className="button main")
+    head: list[Any] = [html.Div([html.H2(parts.visible(group.name)), link], className="heading")]
     if entry.kind is DAMAGED:
         return [head[0].children[0], parts.note(f"This file {entry.error}.", "error")]
     if entry.kind is SWEEP:
         sweep = context.library.sweep(result).look()
         models = ", ".join(sweep.models)
         return [*head, html.P(parts.visible(sweep.said())), parts.pairs([("models", models)])]
-    head.append(html.P(entry.kind.shown, className="what"))
+    if entry.kind is REPORT:
+        summary, _ = context.library.report(result)
+        lead = html.P(parts.visible(str(summary.get("lead", ""))), className="lead")
+        return [*head, lead, parts.pairs(facts_of(entry)), *_holds(group)]
     try:
         value = context.library.value(result)
     except KnowledgeCircuitsError as error:
         return [head[0].children[0], parts.note(str(error), "error")]
+    sentence = lead_of(value, told_beside(value, context.library.record(result)))
+    head += [html.P(parts.visible(sentence), className="lead")] if sentence else []
+    head += _holds(group)
     if isinstance(value, Circuit):
         figure = circuit_figure(value, PREVIEW_EDGES, title="")
         margin = {"l": 2, "r": 2, "t": 4, "b": 4}
         figure.update_layout(height=300, margin=margin, dragmode=False, showlegend=False)
+        figure.update_layout(annotations=[])
         for trace in figure.data:
             if trace.mode == "text":
                 trace.textfont.size = 8
@@ -127,11 +138,20 @@ def preview(context: Context, result: str) -> list[Any]:
     return [*head, parts.pairs(facts_of(entry))]
 
 
+def _holds(group: Group) -> list[Any]:
+    """Links to all files of a result, where there are several."""
+    if len(group.entries) < 2:
+        return []
+    links = [html.Li(dcc.Link(tab_name(group, each), href=href(each))) for each in group.entries]
+    return [html.H3("Holds"), html.Ul(links, className="holds")]
+
+
 def facts_of(entry: Entry) -> list[tuple[str, Any]]:
     """What the list knows of a result."""
-    names = ("model", "relation", "method", "size", "faithfulness", "created")
-    return [
+    names = ("model", "relation", "method", "size", "faithfulness")
+    told = [
         (name, parts.number(entry.about[name]))
         for name in names
         if entry.about.get(name) is not None
     ]
+    return [*told, ("made", made(entry.about))]

@@ -1,42 +1,38 @@
-"""What answers to clicks: selection, details, live readings, exports."""
+"""What answers to clicks without a model: selection, details, exports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, no_update
 from dash.exceptions import PreventUpdate
 
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
 from viz.app import details, parts
 from viz.app.browse_page import preview
 from viz.app.circuit_page import summary_of
-from viz.app.context import Context, prompts_of
+from viz.app.context import Context
 from viz.app.controls import group_list
 from viz.app.difference_page import comparison_of, difference_work
 from viz.app.exports import DATA, PICTURES, exported, formats_of
+from viz.app.live_callbacks import can_be_cut, reading_of
 from viz.app.plain_pages import fitted, lens_picture
 from viz.paper.difference import either_circuit
 from viz.series import lens_lines
 
-WAIT = 20.0
-"""Seconds that a reading waits for a job to let go of the model."""
-
 
 def register(app: Dash, context: Context) -> None:
-    """All callbacks but those that make pages."""
+    """Callbacks that neither make pages nor run a model."""
     _in_browser(app)
     _details(app, context)
-    _live(app, context)
     _exports(app, context)
 
     @app.callback(Output("preview", "children"), Input("results", "selectedRows"))
     def show_preview(rows: Any) -> Any:
         if not rows:
             raise PreventUpdate
-        return _or_reason(lambda: preview(context, str(rows[0].get("id"))))
+        return parts.or_reason(lambda: preview(context, str(rows[0].get("id"))))
 
     @app.callback(
         Output("lens-picture", "children"),
@@ -52,14 +48,6 @@ def register(app: Dash, context: Context) -> None:
         if place not in lines.places:
             raise PreventUpdate
         return fitted(lens_picture(lines, place), "Logit lens")
-
-
-def _or_reason(work: Callable[[], Any]) -> Any:
-    """What the work gives, or in one line why it gives nothing."""
-    try:
-        return work()
-    except KnowledgeCircuitsError as error:
-        return parts.note(str(error), "error")
 
 
 def _in_browser(app: Dash) -> None:
@@ -131,10 +119,14 @@ def _in_browser(app: Dash) -> None:
         Input("ask-prompt", "n_submit"),
         Input("ask-subject", "n_submit"),
         Input("ask-answer", "n_submit"),
+        Input("ask-against", "n_submit"),
+        Input("ask-foil", "n_submit"),
         State("ask-model", "value"),
         State("ask-prompt", "value"),
         State("ask-subject", "value"),
         State("ask-answer", "value"),
+        State("ask-against", "value"),
+        State("ask-foil", "value"),
         prevent_initial_call=True,
     )
     app.clientside_callback(
@@ -181,7 +173,7 @@ def _details(app: Dash, context: Context) -> None:
         State("subject", "data"),
     )
     def show_details(selected: Any, subject: Any) -> Any:
-        return _or_reason(lambda: details_of(context, subject["r"], selected or {}))
+        return parts.or_reason(lambda: details_of(context, subject["r"], selected or {}))
 
     @app.callback(Output("group-list", "children"), Input("groups", "data"))
     def show_groups(groups: Any) -> Any:
@@ -197,7 +189,7 @@ def details_of(context: Context, result: str, chosen: dict[str, str]) -> list[An
     if node and node in circuit.nodes():
         source = circuit if comparison is None else comparison.before
         found = details.node_details(circuit, node, source.evidence, comparison)
-        return [*found, reading_of(context, source)] if _can_be_cut(node) else found
+        return [*found, reading_of(context, source)] if can_be_cut(node) else found
     if edge:
         found = details.edge_details(circuit, edge, comparison)
         return [*found, reading_of(context, circuit if comparison is None else comparison.before)]
@@ -205,120 +197,6 @@ def details_of(context: Context, result: str, chosen: dict[str, str]) -> list[An
         return summary_of(circuit)
     about: list[Any] = difference_work(context.library.entry(result), value).about
     return about
-
-
-def reading_of(context: Context, circuit: Circuit) -> Any:
-    """A choice of prompts for the live reading, where the model may be loaded."""
-    prompts = prompts_of(circuit)
-    if not prompts or not context.models.can_load(str(circuit.provenance.get("model", ""))):
-        return None
-    return html.Div(
-        [
-            html.H2("Live, on one prompt"),
-            dcc.Dropdown(
-                id="prompt-choice",
-                options=[
-                    {"label": parts.visible(each["clean"]), "value": index}
-                    for index, each in enumerate(prompts)
-                ],
-                value=0,
-                clearable=False,
-            ),
-            dcc.Loading(html.Div(id="live-reading"), type="dot", color="#0072B2", delay_show=250),
-        ],
-        className="live",
-    )
-
-
-def _can_be_cut(node: str) -> bool:
-    return node_kind(node) in ("head", "mlp")
-
-
-def _live(app: Dash, context: Context) -> None:
-    @app.callback(
-        Output("live-reading", "children"),
-        Input("prompt-choice", "value"),
-        State("selected", "data"),
-        State("subject", "data"),
-    )
-    def show_reading(choice: Any, selected: Any, subject: Any) -> Any:
-        return _or_reason(lambda: reading(context, subject["r"], selected or {}, choice))
-
-    @app.callback(
-        Output("answers", "children"),
-        Input("off", "data"),
-        State("url", "search"),
-    )
-    def show_answers(off: Any, search: Any) -> Any:
-        from viz.app.state import parse_state
-
-        state, _ = parse_state(search)
-        asked = (state.model, state.prompt, state.subject, state.answer)
-        return _or_reason(lambda: answers_with(context, asked, off or []))
-
-
-def reading(context: Context, result: str, selected: dict[str, str], choice: int) -> list[Any]:
-    """What the selected node or edge does on one prompt, read from the model."""
-    value = context.library.value(result)
-    circuit = value if isinstance(value, Circuit) else comparison_of(value).before
-    prompts = prompts_of(circuit)
-    if not (isinstance(choice, int) and 0 <= choice < len(prompts)):
-        raise OptionError("there is no such prompt")
-    words = prompts[choice]
-    model_name = str(circuit.provenance.get("model", ""))
-    node, edge = selected.get("node", ""), selected.get("edge", "")
-    with _Model(context):
-        from locate.ask import answers, head_view, without
-
-        model = context.models.get(model_name)
-        question = context.stored_question(model_name, words, circuit.provenance.get("bos"))
-        if node and node_kind(node) == "head":
-            return details.head_reading(head_view(model, question, node), question.prompt)
-        cut = without(model, [node] if node else (), [edge] if edge else (), circuit.wiring.kv)
-        whole, left = answers(model, question), answers(model, question, cut)
-    return [
-        details.answers_table(whole, left, f"Without {node or 'this edge'}"),
-    ]
-
-
-def answers_with(context: Context, asked: tuple[str, str, str, str], off: list[str]) -> Any:
-    """The ten likeliest answers, and beside them those with parts switched off."""
-    with _Model(context):
-        from locate.ask import answers, without
-
-        model = context.models.get(asked[0])
-        question = context.question(*asked)
-        whole, left = answers(model, question), None
-        if off:
-            edges = [name for name in off if "->" in name]
-            nodes = [name for name in off if "->" not in name]
-            left = answers(model, question, without(model, nodes, edges))
-    text = question.pairs[0].text
-    named = ", ".join(off[:4]) + (f" and {len(off) - 4} more" if len(off) > 4 else "")
-    return [
-        details.answers_table(whole, left, "With parts off"),
-        html.P(
-            parts.visible(f"off: {named}") if off else "Nothing is switched off.", className="hint"
-        ),
-        html.P(
-            parts.visible(f"What is off carries values of: {text.corrupted} … {text.foil}"),
-            className="hint",
-        ),
-    ]
-
-
-class _Model:
-    """Within the block no job changes the model's weights; OptionError where one takes too long."""
-
-    def __init__(self, context: Context) -> None:
-        self.lock = context.jobs.model_lock
-
-    def __enter__(self) -> None:
-        if not self.lock.acquire(timeout=WAIT):
-            raise OptionError("the model is busy with a job; try again when it is done")
-
-    def __exit__(self, *error: object) -> None:
-        self.lock.release()
 
 
 def _exports(app: Dash, context: Context) -> None:

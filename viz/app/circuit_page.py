@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from dash import html
 
 from circuits.graph.circuit import Circuit
 from viz import theme
 from viz.app import parts
-from viz.app.context import Context
+from viz.app.context import Context, prompts_of
 from viz.app.details import known_facts
+from viz.app.lead import lead_of
 from viz.app.library import Entry
 from viz.app.workspace import Work
 from viz.screen.circuit import MOST_EDGES, circuit_scene
 
 SCORED = [("supports", theme.SUPPORTS), ("opposes", theme.OPPOSES)]
+CONTRAST = ("clean", "answer", "corrupted", "foil")
 METRICS = {"logit-diff": "logit difference", "log-prob": "log-probability", "kl": "KL divergence"}
 
 
@@ -30,6 +33,8 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
         title = f"{origin['prompt']} … {origin.get('answer', '')}"
     present = set(scene.classes)
     legend = [each for each in SCORED if each[0] in present] or [("edge", theme.UNSCORED)]
+    # Where a sentence says the size and how faithful it is, the line below need not.
+    about = [asked_line(circuit), subtitle(circuit, brief=bool(measured(circuit)))]
     notes = []
     if scene.n_edges < circuit.n_edges:
         notes.append(
@@ -40,7 +45,8 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
         result=entry.id,
         view="circuit",
         title=parts.visible(title),
-        subtitle=parts.visible(subtitle(circuit)),
+        lead=lead_of(circuit),
+        subtitle=parts.visible("  ·  ".join(filter(None, about))),
         circuit=circuit,
         scene=scene,
         legend=legend,
@@ -51,18 +57,68 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
     )
 
 
-def subtitle(circuit: Circuit) -> str:
-    """Method, metric, size and faithfulness in one line."""
+def subtitle(circuit: Circuit, brief: bool = False) -> str:
+    """Method and metric, and where it is not `brief` size and faithfulness, in one line."""
     origin = circuit.provenance
     named = [str(origin["method"])] if "method" in origin else []
     if "metric" in origin:
         named.append(METRICS.get(str(origin["metric"]), str(origin["metric"])))
+    if brief:
+        return "  ·  ".join(named)
     named.append(f"{circuit.n_edges:,} of {circuit.wiring.n_edges:,} edges")
     faithful = faithfulness(circuit)
     if faithful:
         where = f" on {on}" if (on := circuit.provenance.get("faithfulness_on")) else ""
         named.append(f"faithfulness {faithful}{where}")
     return "  ·  ".join(named)
+
+
+def asked_line(circuit: Circuit) -> str:
+    """The first contrast: `The capital of France is → Paris, against … Japan is → Tokyo`."""
+    prompts = prompts_of(circuit)
+    return contrast(prompts[0]) if prompts else ""
+
+
+def contrast(record: Mapping[str, Any]) -> str:
+    """A prompt with its answer, and the corrupted prompt with the foil."""
+    return (
+        f"{record['clean']} → {record['answer']}, against {record['corrupted']} → {record['foil']}"
+    )
+
+
+def asked_table(circuit: Circuit) -> Any:
+    """Every prompt that found the circuit, with its corrupted prompt and foil."""
+    prompts = prompts_of(circuit)
+    if not prompts:
+        return None
+    rows = [tuple(str(each[name]) for name in CONTRAST) for each in prompts]
+    header = ("prompt", "answer", "corrupted prompt", "foil")
+    n = f"{len(rows):,} prompt{'' if len(rows) == 1 else 's'}"
+    return html.Details(
+        [
+            html.Summary(f"What was asked: {n}, each against another"),
+            parts.small_table(header, rows),
+        ],
+        className="asked",
+    )
+
+
+def main_head(circuit: Circuit) -> tuple[str, str] | None:
+    """The head that adds most to the answer by its stored evidence, with its share and check."""
+    found = [
+        (float(each["mover"]["share"]), each)
+        for each in circuit.evidence.get("roles", ())
+        if isinstance(each, Mapping)
+        and isinstance(each.get("mover"), Mapping)
+        and isinstance(each["mover"].get("share"), int | float)
+    ]
+    if not found:
+        return None
+    share, record = max(found, key=lambda each: each[0])
+    check = record.get("check")
+    verdict = check.get("verdict") if isinstance(check, Mapping) else None
+    silenced = f"; silencing it: {verdict}" if verdict else ""
+    return str(record.get("name", "")), f"{share:.0%} of what all heads add{silenced}"
 
 
 def faithfulness(circuit: Circuit) -> str:
@@ -113,7 +169,9 @@ def edge_columns(circuit: Circuit) -> list[dict[str, Any]]:
 def summary_of(circuit: Circuit) -> list[Any]:
     """The panel that stands where nothing is selected."""
     measures = measured(circuit)
+    head = main_head(circuit)
     rows: list[tuple[str, Any]] = [
+        ("adds most to the answer", None if head is None else f"{head[0]}: {head[1]}"),
         ("edges", f"{circuit.n_edges:,} of {circuit.wiring.n_edges:,}"),
         ("nodes", str(len(circuit.nodes()))),
         ("faithfulness", faithfulness(circuit)),
@@ -135,4 +193,5 @@ def summary_of(circuit: Circuit) -> list[Any]:
         labelled.setdefault(role, []).append(node)
     for role, nodes in labelled.items():
         rows.append((f"{role} heads", ", ".join(nodes[:10]) + (" …" if len(nodes) > 10 else "")))
-    return known_facts(rows, circuit.provenance)
+    found = known_facts(rows, circuit.provenance)
+    return [*found[:2], asked_table(circuit), *found[2:]]

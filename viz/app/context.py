@@ -84,17 +84,21 @@ class Context:
     library: Library
     models: Models = field(default_factory=Models)
     jobs: Jobs = field(default_factory=Jobs)
-    questions: dict[tuple[str, str, str, str], Question] = field(default_factory=dict)
+    questions: dict[tuple[str, ...], Question] = field(default_factory=dict)
 
-    def question(self, model: str, prompt: str, subject: str, answer: str) -> Question:
+    def question(
+        self, model: str, prompt: str, subject: str, answer: str, against: str = "", foil: str = ""
+    ) -> Question:
         """A question with its partners; the same words give the same partners."""
-        key = (model, prompt, subject, answer)
+        key = (model, prompt, subject, answer, against, foil)
         if key not in self.questions:
             from locate.ask import ask
 
             if len(self.questions) > 200:
                 self.questions.clear()
-            self.questions[key] = ask(self.models.get(model), prompt, subject, answer)
+            self.questions[key] = ask(
+                self.models.get(model), prompt, subject, answer, against=against, foil=foil
+            )
         return self.questions[key]
 
     def stored_question(self, model: str, record: Mapping[str, Any], bos: Any) -> Question:

@@ -14,6 +14,7 @@ from circuits.graph.compare import Comparison
 from circuits.graph.resample import classify
 from viz import theme
 from viz.app import parts
+from viz.screen.grids import pattern_figure
 
 if TYPE_CHECKING:
     from locate.ask import Answers, HeadView
@@ -66,6 +67,7 @@ def node_details(
     head.append(html.Div(id="reading"))
     head += [
         _edge_list("Edges in", circuit, into, True, comparison),
+        *_shared_list(circuit, node, comparison),
         _edge_list("Edges out", circuit, out, False, comparison),
     ]
     return head
@@ -190,6 +192,18 @@ def _compared(comparison: Comparison, edge: int) -> list[tuple[str, Any]]:
     return rows
 
 
+def _shared_list(circuit: Circuit, node: str, comparison: Comparison | None) -> list[Any]:
+    """What a head reads through the key-value head that it shares with others of its layer."""
+    wiring = circuit.wiring
+    if node_kind(node) != "head" or not wiring.is_grouped:
+        return []
+    layer, _, index = node.removeprefix("a").partition(".h")
+    group = f"a{layer}.kv{int(index) // wiring.queries_per_key}"
+    into = np.array(wiring.dst_nodes)[wiring.edge_dst] == group
+    edges = np.flatnonzero(circuit.kept & into)
+    return [_edge_list(f"Edges into {group}, which it shares", circuit, edges, True, comparison)]
+
+
 def _edge_list(
     title: str,
     circuit: Circuit,
@@ -262,6 +276,18 @@ def head_reading(view: HeadView, prompt: str) -> list[Any]:
         html.P(parts.visible(prompt), className="prompt"),
         html.H3("Attends from the last token to", title="weighted by what it reads there"),
         parts.bars(shares, max(1e-9, float(np.max(view.weighted)))),
+        html.Details(
+            [
+                html.Summary("All it attends to, token by token"),
+                parts.graph(
+                    "pattern",
+                    "Attention from every token, one a row, to every other",
+                    pattern := pattern_figure(view.tokens, view.pattern),
+                    height=f"{pattern.layout.height}px",
+                ),
+            ],
+            open=True,
+        ),
         html.H3("Raises most (logits)"),
         html.P(
             [html.Span(f"{text} {value:+.2f}", className="token") for text, value in raised],

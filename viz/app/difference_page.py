@@ -10,11 +10,15 @@ import numpy as np
 import plotly.graph_objects as go
 from dash import dcc, html
 
+from circuits.edits.provenance import JUDGED
 from circuits.graph.compare import Comparison
 from circuits.graph.noise import Decision
 from viz import theme
 from viz.app import parts
 from viz.app.details import known_facts
+from viz.app.edit_page import SCORINGS, heads_table, measures_of
+from viz.app.edits import headline
+from viz.app.lead import lead_of
 from viz.app.library import Entry
 from viz.app.workspace import Work
 from viz.paper.difference import either_circuit
@@ -23,11 +27,10 @@ from viz.screen.curves import followed_figure
 from viz.screen.difference import STATUS, difference_scene
 
 COLUMNS = [
-    parts.column("edge", "edge", 130, minWidth=118),
-    parts.column("status", "status", 82),
-    parts.column("before", "before", 66, numeric=True),
-    parts.column("after", "after", 66, numeric=True),
-    parts.column("decision", "noise", 86),
+    parts.column("edge", "edge", 138, minWidth=130),
+    parts.column("before", "before", 72, numeric=True),
+    parts.column("after", "after", 72, numeric=True),
+    parts.column("status", "status", 98),
 ]
 
 
@@ -60,6 +63,7 @@ def difference_work(entry: Entry, value: Any, title: str = "", noise: str = "") 
         result=entry.id,
         view="difference",
         title=parts.visible(title or named),
+        lead=lead_of(value),
         subtitle=parts.visible(_subtitle(comparison)),
         circuit=union,
         scene=scene,
@@ -73,14 +77,8 @@ def difference_work(entry: Entry, value: Any, title: str = "", noise: str = "") 
 
 def edit_named(origin: Mapping[str, Any]) -> str:
     """What was edited, in words; else what was asked, where that is known."""
-    edit = origin.get("edit")
-    requests = edit.get("requests") if isinstance(edit, Mapping) else None
-    first = requests[0] if isinstance(requests, list | tuple) and requests else None
-    if isinstance(first, Mapping):
-        prompt = str(first.get("prompt", "")).replace("{}", str(first.get("subject", "")))
-        old, new = first.get("ground_truth"), first.get("target", first.get("target_new"))
-        more = f" and {len(requests or ()) - 1} more" if len(requests or ()) > 1 else ""
-        return f"{prompt} … {f'{old} → ' if old else ''}{new}{more}"
+    if named := headline(origin.get("edit")):
+        return named
     relation, model = origin.get("relation"), origin.get("model")
     return f"{relation} in {model}, before and after" if relation and model else ""
 
@@ -101,8 +99,6 @@ def edge_rows(
         row: dict[str, Any] = {"edge": comparison.before.wiring.edge_name(edge), "status": status}
         if comparison.scores is not None:
             row["before"], row["after"] = (float(values[edge]) for values in comparison.scores)
-        if comparison.changes is not None:
-            row["decision"] = str(comparison.changes.decision(edge))
         rows.append(row)
     return rows
 
@@ -110,7 +106,6 @@ def edge_rows(
 def columns_of(comparison: Comparison) -> list[dict[str, Any]]:
     """The table's columns, without those that this comparison has nothing for."""
     absent = set() if comparison.scores is not None else {"before", "after"}
-    absent |= set() if comparison.changes is not None else {"decision"}
     return [each for each in COLUMNS if each["field"] not in absent]
 
 
@@ -118,7 +113,7 @@ def extra_of(value: Any, noise: str, live: bool = False) -> list[Any]:
     """What stands above the details: the noise switch, and the objects' curves."""
     comparison = comparison_of(value)
     judged = "on" if uses_noise(comparison, noise) else "off"
-    found: list[Any] = [dcc.Store(id="now", data={"noise": judged})]
+    found: list[Any] = [dcc.Store(id="now", data={"noise": judged}), *changed(value, live)]
     if comparison.changes is not None and not live:
         found.append(
             dcc.Checklist(
@@ -155,6 +150,50 @@ def extra_of(value: Any, noise: str, live: bool = False) -> list[Any]:
             )
         )
     return found
+
+
+def changed(value: Any, live: bool = False) -> list[Any]:
+    """What the edit changed: the answers before and after, the undo test, the switched heads."""
+    followed = getattr(value, "followed", None)
+    if followed is None:
+        return []
+    old, new = value.logit_differences
+    rows: list[tuple[str, Any]] = []
+    if "last" in followed.places and not live:
+        ends = followed.probability[:, :, -1, followed.places.index("last")].mean(1)
+        for column, label in enumerate(("old", "new")):
+            both = ends[:, column].tolist()
+            rows.append((f"p of the {label} object", _arrow(*both, digits=3)))
+    rows.append(("old over new object, logits", _arrow(old, new, digits=2, sign="+")))
+    restored = value.restoration
+    if restored is not None and restored.n_edges:
+        told = restored.as_dict()
+        undo = [told.get(name) for name in ("recovered", "random_recovered")]
+        said = ["undefined" if part is None else f"{part:.0%}" for part in undo]
+        beside = f"; as many random edges {said[1]}" if len(restored.random) else ""
+        rows.append(
+            (
+                "undo test",
+                f"old values on {restored.n_edges:,} changed edges undo {said[0]}{beside}",
+            )
+        )
+    switched = [head.name for head in value.switched]
+    said_heads = ", ".join(switched) or "none of those looked at"
+    rows.append(("heads that switched sides", said_heads))
+    table = heads_table(value)
+    heads = html.Details([html.Summary(f"Heads: {len(value.heads)} that moved most"), table])
+    found = [parts.heading("What changed"), parts.pairs(rows), heads if table else None]
+    edit = value.provenance.get("edit")
+    told = edit.get(JUDGED) if isinstance(edit, Mapping) else None
+    measures, _ = measures_of(told.get("success") if isinstance(told, Mapping) else None)
+    if measures:
+        success = parts.small_table(("", *SCORINGS), measures)
+        found.append(html.Details([html.Summary("How well the edit worked"), success]))
+    return found
+
+
+def _arrow(before: float, after: float, digits: int, sign: str = "") -> str:
+    return " → ".join(f"{value + 0.0:{sign}.{digits}f}" for value in (before, after))
 
 
 def small(figure: go.Figure) -> go.Figure:
@@ -202,18 +241,4 @@ def _facts(comparison: Comparison, value: Any) -> list[tuple[str, Any]]:
     if moved:
         named = [f"{mass.group} ({mass.share:.0%})" for mass in moved]
         rows.append(("most mass moved in layers", ", ".join(named)))
-    if hasattr(value, "logit_differences"):
-        before, after = value.logit_differences
-        rows.append(("old over new object, logits", f"{before:+.2f} → {after:+.2f}"))
-        switched = [head.name for head in value.switched]
-        rows.append(("heads that switched sides", ", ".join(switched)))
-    restored = getattr(value, "restoration", None)
-    if restored is not None:
-        share = restored.as_dict().get("recovered")
-        rows.append(
-            (
-                "old values put back undo",
-                f"{share:.0%} of the edit" if isinstance(share, float) else "",
-            )
-        )
     return rows

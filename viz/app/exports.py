@@ -12,7 +12,7 @@ import numpy as np
 
 from circuits.base.writing import as_csv, to_json
 from circuits.files.drawings import to_csv, to_graphml, to_node_link
-from circuits.files.kinds import SWEEP, Kind
+from circuits.files.kinds import REPORT, SWEEP, Kind
 from circuits.graph.circuit import Circuit
 from viz.app.difference_page import comparison_of
 from viz.app.library import Record
@@ -25,8 +25,8 @@ DATA = ("csv", "graphml", "json")
 
 def formats_of(kind: Kind) -> tuple[str, ...]:
     """What a kind of result can be exported as."""
-    if kind is SWEEP:
-        return ()  # `kc sweep table` writes all of it
+    if kind in (SWEEP, REPORT):
+        return ()  # `kc sweep table` writes all of it, and a report is a folder of files
     pictures = PICTURES if kind.figures and kind.view != "rows" else ()
     if kind.graph:
         return (*pictures, *DATA)

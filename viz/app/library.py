@@ -21,15 +21,18 @@ from circuits.base.arrays import describe_file
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError
 from circuits.base.origin import SUMMARY, mixed
 from circuits.base.records import read_json
-from circuits.files.kinds import DAMAGED, KINDS, OTHER, SWEEP, Kind, find_kind, named
+from circuits.files.kinds import DAMAGED, KINDS, OTHER, REPORT, SWEEP, Kind, find_kind, named
 from circuits.files.sweep import is_sweep, mark_text, unit_files
 from circuits.files.units import SUFFIX, Store
+from viz.app.edits import headline, identity
 from viz.app.sweeps import SweepReader
 
 MAX_BYTES = 64 * 2**20
 MAX_FILES = 2000
 MAX_DEPTH = 8
 KEPT_OPEN = 12
+PAGE = "report.html"
+"""The page of an analysis, beside its summary."""
 OF_SWEEPS = ("units", "errors", "plans", "logs")
 """Folders of a sweep whose files are no lines of the list."""
 
@@ -46,7 +49,8 @@ class Record:
 class Entry:
     """One line of the list; `name` is the path below the folder, or what a live result is called.
 
-    `error` says why a damaged file cannot be shown.
+    `error` says why a damaged file cannot be shown. `run` is the folder that one command wrote the
+    file into, "." for the whole of `home`; empty where no summary says so.
     """
 
     id: str
@@ -55,16 +59,8 @@ class Entry:
     about: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
     live: bool = False
-
-    def row(self) -> dict[str, Any]:
-        """For the table."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "kind": self.kind.shown,
-            **self.about,
-            "error": self.error,
-        }
+    run: str = ""
+    home: str = ""
 
 
 class Library:
@@ -78,6 +74,7 @@ class Library:
         self._live: dict[str, tuple[Entry, Any]] = {}
         self._sweeps: dict[str, tuple[Entry, SweepReader]] = {}
         self._units: dict[str, Entry] = {}
+        self._reports: dict[str, Entry] = {}
         self._open: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
         self._lock = RLock()
 
@@ -87,13 +84,14 @@ class Library:
         with self._lock:
             known = self._entries
             self._entries = {
-                entry.id: known[entry.id]
+                entry.id: replace(known[entry.id], run=entry.run)
                 if _same(known.get(entry.id), entry)
                 else self._read(entry)
                 for entry in found
             }
             live = [entry for entry, _ in reversed(self._live.values())]
             live += [entry for entry, _ in self._sweeps.values()]
+            live += self._reports.values()
             files = sorted(
                 self._entries.values(), key=lambda entry: (_place(entry.kind), entry.name)
             )
@@ -106,10 +104,12 @@ class Library:
                 return self._live[result][0]
             if result in self._units and self._untouched(self._units[result]):
                 return self._units[result]
-            if result not in self._entries and result not in self._sweeps:
+            if not any(result in each for each in (self._entries, self._sweeps, self._reports)):
                 self.entries()
             if result in self._sweeps:
                 return self._sweeps[result][0]
+            if result in self._reports:
+                return self._reports[result]
             if result in self._entries:
                 return self._entries[result]
             return self._unit(result)
@@ -120,6 +120,18 @@ class Library:
         if entry.kind is not SWEEP:
             raise OptionError(f"{entry.name} is no sweep")
         return self._sweeps[result][1]
+
+    def report(self, result: str) -> tuple[dict[str, Any], str]:
+        """The summary of an analysis and its page; FileFormatError where they cannot be read."""
+        entry = self.entry(result)
+        if entry.kind is not REPORT:
+            raise OptionError(f"{entry.name} is no report")
+        path = self._checked(Path(entry.name) / PAGE)
+        summary = self._json(Path(entry.name) / SUMMARY)
+        try:
+            return summary, path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileFormatError(entry.name, f"its page cannot be read: {error}") from None
 
     def unit_id(self, sweep: str, key: str) -> str:
         """The id of a sweep's unit, which opens its file like any result's."""
@@ -196,18 +208,22 @@ class Library:
 
     def record(self, result: str, name: str = SUMMARY) -> dict[str, Any]:
         """A JSON object beside the result; empty where there is none that can be read."""
-        path = self.sibling(result, name)
-        if path is None:
+        entry = self.entry(result)
+        if entry.live or self.root is None or Path(name).name != name:
             return {}
+        return self._json(Path(entry.name).parent / name)
+
+    def _json(self, relative: Path) -> dict[str, Any]:
+        """A JSON object of a file below the folder; empty where there is none to be read."""
         try:
-            value = read_json(path, self.max_bytes)
+            value = read_json(self._checked(relative), self.max_bytes)
         except KnowledgeCircuitsError:
             return {}
         return value if isinstance(value, dict) else {}
 
     def mixed(self, entry: Entry) -> str | None:
         """A line where the files of the result's folder are of different runs."""
-        if entry.live or self.root is None:
+        if entry.live or self.root is None or entry.kind is REPORT:
             return None
         folder = Path(entry.name).parent
         line = mixed(self.root / folder)
@@ -250,6 +266,7 @@ class Library:
         assert self.root is not None
         count = 0
         sweeps: dict[str, tuple[Entry, SweepReader]] = {}
+        reports: dict[str, Entry] = {}
         for folder, folders, files in os.walk(self.root, followlinks=False):
             place = Path(folder)
             depth = len(place.relative_to(self.root).parts)
@@ -261,6 +278,10 @@ class Library:
                 entry = self._sweep(place)
                 reader = self._sweeps.get(entry.id, (entry, SweepReader(place)))[1]
                 sweeps[entry.id] = entry, reader
+            run = place.relative_to(self.root).as_posix() if SUMMARY in files else ""
+            if run and PAGE in files and not is_sweep(place):
+                report = self._report(run)
+                reports[report.id] = report
             for name in sorted(files):
                 path = place / name
                 if not name.endswith(SUFFIX) or path.is_symlink():
@@ -274,9 +295,36 @@ class Library:
                 stamp = {"stamp": (status.st_mtime_ns, status.st_size)}
                 count += 1
                 if count <= MAX_FILES:
-                    yield Entry(_id(relative), relative, OTHER, stamp)
-        self.n_found = count + len(sweeps)
-        self._sweeps = sweeps
+                    home = self.root.name
+                    yield Entry(_id(relative), relative, OTHER, stamp, run=run, home=home)
+        self.n_found = count + len(sweeps) + len(reports)
+        self._sweeps, self._reports = sweeps, reports
+
+    def _report(self, run: str) -> Entry:
+        """One line for an analysis: what its summary says it asked, and of which model."""
+        assert self.root is not None, "a report has a folder"
+        key = _id(f"report:{run}")
+        try:
+            mark = (self.root / run / SUMMARY).stat().st_mtime_ns
+        except OSError:
+            mark = 0
+        known = self._reports.get(key)
+        if known is not None and known.about["stamp"] == mark:
+            return known
+        summary = self._json(Path(run) / SUMMARY)
+        origin = summary.get("provenance")
+        about: dict[str, Any] = {"stamp": mark}
+        about |= {
+            name: text[:200]
+            for name, text in (
+                ("model", summary.get("model")),
+                ("relation", summary.get("question")),
+                ("method", summary.get("analysis")),
+                ("created", origin.get("created") if isinstance(origin, Mapping) else None),
+            )
+            if isinstance(text, str)
+        }
+        return Entry(key, run, REPORT, about, run=run, home=self.root.name)
 
     def _sweep(self, place: Path) -> Entry:
         """One line for a whole sweep."""
@@ -298,6 +346,8 @@ def _same(known: Entry | None, found: Entry) -> bool:
 def about_content(content: Mapping[str, Any]) -> dict[str, Any]:
     """Model, relation, method, size and faithfulness, where metadata name them."""
     sources = [content, content.get("provenance"), content.get("before"), content.get("comparison")]
+    prompts = content.get("prompts")
+    sources += prompts[:1] if isinstance(prompts, list) else []
     flat: dict[str, Any] = {}
     for source in sources:
         if not isinstance(source, Mapping):
@@ -314,6 +364,10 @@ def about_content(content: Mapping[str, Any]) -> dict[str, Any]:
             about[name] = flat[name][:200]
     if isinstance(content.get("prompt"), str):
         about["relation"] = content["prompt"][:200]
+    origin = content.get("provenance")
+    edit = origin.get("edit", origin) if isinstance(origin, Mapping) else None
+    if headline(edit):
+        about |= {"relation": headline(edit)[:200], "edit": identity(edit)}
     for name, key in (("size", "n_edges"), ("faithfulness", "faithfulness")):
         if isinstance(flat.get(key), int | float) and not isinstance(flat.get(key), bool):
             about[name] = flat[key]
@@ -329,5 +383,5 @@ def _load(kind: Kind, path: Path) -> Any:
 
 def _place(kind: Kind) -> int:
     """Where a kind stands in the list: as in the table, then other files, then damaged ones."""
-    order = [SWEEP.name, *KINDS, OTHER.name, DAMAGED.name]
+    order = [SWEEP.name, REPORT.name, *KINDS, OTHER.name, DAMAGED.name]
     return order.index(kind.name)

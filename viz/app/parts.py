@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import dash_ag_grid as dag
 from dash import dcc, html
 
+from circuits.base.errors import KnowledgeCircuitsError
 from viz import theme
 from viz.screen.style import CONFIG, visible
 
@@ -23,7 +24,12 @@ GRID: dict[str, Any] = {
     "ensureDomOrder": True,
     "tooltipShowDelay": 300,
 }
-NUMBER = {"function": "params.value == null ? '' : d3.format('.3~g')(params.value)"}
+NUMBER = {
+    "function": "params.value == null ? '' : "
+    "d3.format(Math.abs(params.value) >= 1000 ? ',.0f' : "
+    "params.value === Math.round(params.value) ? ',' : '.3~g')(params.value)"
+}
+"""Whole numbers as 1,949, others with three significant digits."""
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -57,15 +63,25 @@ def aria(**names: str) -> dict[str, Any]:
     return {f"aria-{name}": text for name, text in names.items()}
 
 
+def or_reason(work: Callable[[], Any]) -> Any:
+    """What the work gives, or in one line why it gives nothing."""
+    try:
+        return work()
+    except KnowledgeCircuitsError as error:
+        return note(str(error), "error")
+
+
 def heading(text: str, aside: Any = None) -> html.Div:
     """A small heading, with something at its right."""
     return html.Div([html.H2(text), aside], className="heading")
 
 
-def picture_head(title: str, subtitle: str, *more: Any) -> html.Div:
-    """What stands above a picture."""
+def picture_head(title: str, subtitle: str, *more: Any, lead: str = "") -> html.Div:
+    """What stands above a picture: its title, what was found, and how."""
+    found = html.P(visible(lead), className="lead") if lead else None
     return html.Div(
-        [html.H1(title), html.P(subtitle, className="subtitle"), *more], className="picture-head"
+        [html.H1(title), found, html.P(subtitle, className="subtitle"), *more],
+        className="picture-head",
     )
 
 
@@ -95,7 +111,7 @@ def pairs(rows: Sequence[tuple[str, Any]]) -> html.Dl:
 
 
 def note(text: str, kind: str = "note") -> html.P:
-    """A remark; `kind` is note or error."""
+    """A remark; `kind` is note, warning or error."""
     return html.P(visible(text), className=kind, role="alert" if kind == "error" else "note")
 
 
@@ -139,6 +155,16 @@ def column(
             "filter": "agNumberColumnFilter",
         }
     return found
+
+
+def small_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> html.Div:
+    """A few rows to be read at a glance; their text is never read as markup."""
+    head = html.Tr([html.Th(visible(text)) for text in header])
+    body = [html.Tr([html.Td(visible(text)) for text in row]) for row in rows]
+    return html.Div(
+        html.Table([html.Thead(head), html.Tbody(body)], className="small"),
+        className="table-scroll",
+    )
 
 
 def graph(id: str, label: str, figure: Any = None, **style: Any) -> html.Div:

@@ -1,4 +1,4 @@
-"""Pages of one picture and its table: traces, lenses, attributions, and files without a picture."""
+"""Pages of one picture and its table: traces, lenses, attributions, and any other kind."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import plotly.graph_objects as go
 from dash import dcc, html
 
-from circuits.edits.provenance import JUDGED, parts_of
 from circuits.files.kinds import named
 from viz.app import parts
 from viz.app.details import known_facts
-from viz.app.library import Entry, Record
+from viz.app.lead import lead_of
+from viz.app.library import Entry
 from viz.app.state import ViewState
 from viz.screen.curves import lens_figure
 from viz.screen.heat_maps import trace_figure
@@ -23,20 +23,20 @@ MOST_PARTS = 6
 
 
 def plain_page(
-    entry: Entry,
     title: str,
     subtitle: str,
     picture: Any,
     columns: Sequence[dict[str, Any]],
     rows: Sequence[dict[str, Any]],
     about: Sequence[Any],
+    lead: str = "",
 ) -> html.Div:
-    """Picture at the left, summary and table at the right."""
+    """What was found and its picture at the left, summary and table at the right."""
     return html.Div(
         [
             html.Section(
                 [
-                    parts.picture_head(parts.visible(title), parts.visible(subtitle)),
+                    parts.picture_head(parts.visible(title), parts.visible(subtitle), lead=lead),
                     html.Div(picture, className="picture-pane scroll"),
                 ],
                 className="centre",
@@ -107,9 +107,9 @@ def trace_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
         "Blue: restoring this state brings the answer back. Orange: it costs. "
         "The subject's rows are bold."
     )
-    return plain_page(
-        entry, title, subtitle, fitted(figure, title), columns, rows, known_facts(facts, origin)
-    )
+    about = known_facts(facts, origin)
+    picture = fitted(figure, title)
+    return plain_page(title, subtitle, picture, columns, rows, about, lead_of(value))
 
 
 def lens_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
@@ -145,13 +145,13 @@ def lens_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
     if isinstance(followed, Mapping):
         facts = [(str(label), parts.visible(str(word))) for label, word in followed.items()]
     return plain_page(
-        entry,
         title,
         "What the residual stream says after each layer; layer −1 is the embedding.",
         picture,
         columns,
         lens_rows(lines),
         known_facts(facts, value.provenance),
+        lead_of(value),
     )
 
 
@@ -180,7 +180,7 @@ def rows_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
     summary = value.summary()
     facts: list[tuple[str, Any]] = [(name, parts.visible(x)) for name, x in summary.facts.items()]
     about = known_facts(facts, getattr(value, "provenance", {}))
-    return plain_page(entry, summary.title, kind.says, picture, columns, rows, about)
+    return plain_page(summary.title, kind.says, picture, columns, rows, about, lead_of(value))
 
 
 def _cell(value: Any) -> Any:
@@ -188,68 +188,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return " ".join(parts.token(str(each)) for each in value)
     return value if isinstance(value, int | float) or value is None else parts.visible(str(value))
-
-
-def judged(value: Record) -> Mapping[str, Any]:
-    """What the file of an edit says of how the edit fared; nothing where it says nothing."""
-    provenance = value.metadata.get("provenance")
-    found = provenance.get(JUDGED) if isinstance(provenance, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
-
-
-def _asked(provenance: Any) -> list[Any]:
-    """The records of requests that an edit, or each part of a sum of edits, answers."""
-    own = provenance.get("requests") if isinstance(provenance, Mapping) else None
-    inner = [each for part in parts_of(provenance) for each in _asked(part)]
-    return [*inner, *(own if isinstance(own, list) else ())]
-
-
-def record_page(entry: Entry, value: Record, beside: Mapping[str, Any]) -> html.Div:
-    """A file without a picture: what it says, and for older ones the summary `beside` it."""
-    summary = judged(value) or beside
-    found = flat({**dict(value.metadata), **beside})
-    rows = [{"name": name, "value": text} for name, text in found]
-    columns = [parts.column("name", "name", 150), parts.column("value", "value", 240)]
-    success = summary.get("success")
-    cards: list[Any] = []
-    if isinstance(success, Mapping):
-        shown = [
-            (str(key), parts.interval(part))
-            for key, part in success.items()
-            if isinstance(part, int | float | Mapping)
-        ]
-        cards = [html.H2("How well the edit worked"), parts.pairs(shown)]
-    requests = _asked(value.metadata.get("provenance"))
-    if requests:
-        lines = [
-            html.Li(
-                parts.visible(
-                    f"{each.get('prompt', '').replace('{}', str(each.get('subject', '')))} → "
-                    f"{each.get('target') or each.get('target_new') or ''}"
-                )
-            )
-            for each in requests[:20]
-            if isinstance(each, Mapping) and isinstance(each.get("prompt"), str)
-        ]
-        cards = [html.H2("Asked for"), html.Ul(lines), *cards]
-    picture = html.Div(
-        cards
-        or [
-            html.P(
-                "This result has no picture; the table holds what the file says.", className="hint"
-            )
-        ],
-        className="cards",
-    )
-    return plain_page(
-        entry,
-        entry.name,
-        value.kind.replace("weight-delta", "an edit of weights"),
-        picture,
-        columns,
-        rows,
-        [],
-    )
 
 
 def fitted(figure: go.Figure, label: str, id: str = "plain-picture") -> html.Div:

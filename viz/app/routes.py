@@ -10,14 +10,17 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.exceptions import PreventUpdate
 
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
-from circuits.files.kinds import DAMAGED, SWEEP
-from viz.app import parts, plain_pages, try_page
+from circuits.files.kinds import DAMAGED, REPORT, SWEEP
+from viz.app import edit_page, parts, plain_pages, try_page
 from viz.app.browse_page import browse_page
 from viz.app.circuit_page import circuit_work
 from viz.app.context import Context
 from viz.app.difference_page import difference_work, extra_of
 from viz.app.exports import DATA, PICTURES, formats_of
+from viz.app.groups import group_of, href, tab_name
+from viz.app.lead import told_beside
 from viz.app.library import Entry
+from viz.app.report_page import report_page
 from viz.app.state import ViewState, parse_state
 from viz.app.sweep_page import sweep_page
 from viz.app.workspace import workspace
@@ -33,6 +36,7 @@ def register(app: Dash, context: Context) -> None:
         Output("message", "children"),
         Output("title", "data"),
         Output("subject", "data"),
+        Output("siblings", "children"),
         Output("nav-browse", "className"),
         Output("nav-try", "className"),
         Input("url", "search"),
@@ -49,7 +53,7 @@ def register(app: Dash, context: Context) -> None:
         message = [parts.note(text) for text in notices]
         on = "on" if state.view == "browse" else "", "on" if state.view == "try" else ""
         subject = {"r": "" if entry is None else entry.id}
-        return page, export_buttons(entry), message, title, subject, *on
+        return page, export_buttons(entry), message, title, subject, siblings(context, entry), *on
 
     app.clientside_callback(
         ClientsideFunction("kc", "title"), Output("nothing", "data"), Input("title", "data")
@@ -105,6 +109,8 @@ def page_of(
         entry = context.library.entry(state.r)
     if entry.kind is SWEEP:
         return sweep_page(context.library, entry, state), entry, entry.name
+    if entry.kind is REPORT:
+        return report_page(context, entry), entry, entry.name
     if entry.kind is DAMAGED:
         return error_page(f"{entry.name} {entry.error}."), None, "Damaged file"
     return _result_page(context, entry, state), entry, entry.name
@@ -130,9 +136,8 @@ def _difference(context: Context, entry: Entry, value: Any, state: ViewState) ->
 
 
 def _record(context: Context, entry: Entry, value: Any, state: ViewState) -> html.Div:
-    # Files that do not say how their edit was judged have it in the summary beside them.
-    beside = {} if plain_pages.judged(value) else context.library.record(entry.id)
-    return plain_pages.record_page(entry, value, beside)
+    beside = told_beside(value, context.library.record(entry.id))
+    return edit_page.record_page(context, entry, value, beside)
 
 
 _PAGES: dict[str, Callable[[Context, Entry, Any, ViewState], html.Div]] = {
@@ -164,9 +169,17 @@ def live_page(
         status = context.jobs.status(key)
     elif asked_again:
         runs[key] = go
-    found = context.jobs.value(key)
-    page = try_page.try_page(context, state, found, status, error)
-    return page, None if found is None else found.entry, state.prompt
+    found, shown = context.jobs.value(key), state
+    refused = status is not None and status.state in ("failed", "cancelled")
+    if found is None and state.target and (error or refused):
+        # An edit that was refused leaves the circuit that it was asked of on the page.
+        before = state.before_edit()
+        found = context.jobs.value(try_page.job_key(before))
+        if found is not None:
+            error = error or f"No edit to {state.target!r}: {status.error if status else ''}"
+            shown = before
+    page = try_page.try_page(context, shown, found, status, error)
+    return page, getattr(found, "entry", None), state.prompt
 
 
 def error_page(message: str) -> html.Div:
@@ -185,6 +198,24 @@ def error_page(message: str) -> html.Div:
         ),
         className="work alone",
     )
+
+
+def siblings(context: Context, entry: Entry | None) -> list[Any]:
+    """Links to the other files of what is shown, and to what was found about its edit."""
+    if entry is None or entry.live:
+        return []
+    group = group_of(context.library.entries(), entry)
+    if len(group.entries) < 2:
+        return []
+    links = [
+        dcc.Link(
+            parts.visible(tab_name(group, each)),
+            href=href(each),
+            className="on" if each.id == entry.id else "",
+        )
+        for each in group.entries
+    ]
+    return [html.B(parts.visible(group.name)), *links]
 
 
 def export_buttons(entry: Entry | None) -> list[Any]:

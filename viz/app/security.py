@@ -58,7 +58,7 @@ def secure(server: Flask, host: str, allowed: Sequence[str] = (), embedded: bool
     @server.after_request
     def with_policy(response: Response) -> Response:
         for name, value in _headers(embedded).items():
-            response.headers[name] = value
+            response.headers.setdefault(name, value)  # a report's page has a policy of its own
         return response
 
 
@@ -87,6 +87,7 @@ def _headers(embedded: bool) -> dict[str, str]:
         "img-src": "'self' data: blob:",
         "font-src": "'self' data:",
         "connect-src": "'self'",
+        "frame-src": "'self'",
         "form-action": "'none'",
         "base-uri": "'none'",
         "frame-ancestors": frames,

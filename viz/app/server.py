@@ -13,7 +13,7 @@ from dash import Dash, dcc, html
 from werkzeug.exceptions import HTTPException
 
 from circuits.base.errors import OptionError
-from viz.app import callbacks, parts, routes, sweep_callbacks
+from viz.app import callbacks, live_callbacks, parts, report_page, routes, sweep_callbacks
 from viz.app.context import Context
 from viz.app.security import secure
 from viz.app.state import ViewState
@@ -85,6 +85,9 @@ def make_app(
                     html.Div(id="exports", className="exports"),
                 ]
             ),
+            html.Nav(
+                id="siblings", className="siblings", **parts.aria(label="files of this result")
+            ),
             html.Div(id="message", **parts.aria(live="assertive")),
             html.Main(id="page", tabIndex=-1),
         ],
@@ -92,7 +95,9 @@ def make_app(
     )
     routes.register(app, context)
     callbacks.register(app, context)
+    live_callbacks.register(app, context)
     sweep_callbacks.register(app, context)
+    report_page.register(app, context)
     app.server.register_error_handler(Exception, _refused)
     return app
 

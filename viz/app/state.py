@@ -11,7 +11,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
-VIEWS = ("browse", "circuit", "difference", "trace", "lens", "rows", "record", "sweep", "try")
+VIEWS = (
+    *("browse", "circuit", "difference", "trace", "lens", "rows", "record", "report", "sweep"),
+    "try",
+)
 LONGEST = 400
 LONGEST_QUERY = 8000
 MOST_EDGES = 2000
@@ -23,7 +26,8 @@ MOST_NAMES = 64
 class ViewState:
     """What a URL says. Empty texts and tuples are "not said"; `n` 0 is the view's default.
 
-    `groups` are pinned nodes by name of their group; `off` what is switched off in "Try it".
+    `groups` are pinned nodes by name of their group; `off` what is switched off in "Try it", where
+    `against` is the corrupted prompt and `foil` its answer, and `look` what is looked at inside.
     Of a sweep, `rows` and `columns` are settings, `number` is shown, `where` are the wanted values
     of settings, and `cell` the values of the chosen cell's row and column.
     """
@@ -46,13 +50,25 @@ class ViewState:
     prompt: str = ""
     subject: str = ""
     answer: str = ""
+    against: str = ""
+    foil: str = ""
     target: str = ""
+    look: str = ""
     off: tuple[str, ...] = ()
     rows: str = ""
     columns: str = ""
     number: str = ""
     where: tuple[tuple[str, tuple[str, ...]], ...] = ()
     cell: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> tuple[str, str, str, str, str, str]:
+        """What "Try it" asks: model, prompt, subject, answer, corrupted prompt and foil."""
+        return (self.model, self.prompt, self.subject, self.answer, self.against, self.foil)
+
+    def before_edit(self) -> ViewState:
+        """The same question without the edit that was made of it."""
+        return replace(self, target="", n=0, t=0.0, node="", edge="", hide=())
 
     def search(self, **changes: Any) -> str:
         """The query string, `?` included; what is at its default is left out."""

@@ -10,12 +10,13 @@ from urllib.parse import quote
 from dash import dcc, html
 
 from circuits.files.kinds import KINDS
-from viz.app import parts
+from viz.app import inside_page, parts
 from viz.app.circuit_page import circuit_work
 from viz.app.context import Context
 from viz.app.details import answers_table
 from viz.app.difference_page import difference_work, extra_of
 from viz.app.jobs import JobStatus, Stage
+from viz.app.lead import lead_of
 from viz.app.library import Entry
 from viz.app.state import ViewState
 from viz.app.workspace import workspace
@@ -34,33 +35,41 @@ EXAMPLES = (
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a job brings: the circuit of a prompt, or with `trial` what an edit did to it."""
+    """What a job brings: the circuit of a prompt, or with `trial` what an edit did to it.
+
+    `warnings` say where a contrast is no rival, `lead` what was found where the result that is
+    shown does not know it.
+    """
 
     entry: Entry
     circuit: Circuit
     answers: Answers
+    warnings: tuple[str, ...] = ()
+    lead: str = ""
     trial: EditTrial | None = None
 
 
 def job_key(state: ViewState) -> str:
     """The same question is the same job."""
-    words = "\x1f".join((state.model, state.prompt, state.subject, state.answer, state.target))
+    words = "\x1f".join((*state.asked, state.target, state.look))
     return sha256(words.encode()).hexdigest()[:16]
 
 
 def start(context: Context, state: ViewState) -> None:
     """Begin the job that a link asks for; OptionError where another one is running."""
-    asked = (state.model, state.prompt, state.subject, state.answer)
+    if state.look:
+        inside_page.start(context, state, job_key(state))
+        return
 
     def ask(stage: Stage) -> tuple[Model, Question]:
         stage("loading the model")
         model = context.models.get(state.model)
 
         stage("asking the model")
-        return model, context.question(*asked)
+        return model, context.question(*state.asked)
 
     def find(stage: Stage) -> Found:
-        from locate.ask import answers, find_circuit
+        from locate.ask import Asked, answers, find_circuit
 
         model, question = ask(stage)
         circuit = find_circuit(model, question, stages=stage.during)
@@ -73,33 +82,38 @@ def start(context: Context, state: ViewState) -> None:
             "method": "eap-ig",
         }
         entry = context.library.add(name, KINDS["circuit"], circuit, about)
-        return Found(entry, circuit, answers(model, question))
+        said = answers(model, question)
+        lead = lead_of(Asked(model, question, circuit, said))
+        return Found(entry, circuit, said, question.warnings, lead)
 
     def change(stage: Stage) -> Found:
         from locate.ask import answers, edit_fact
 
         model, question = ask(stage)
-        trial = edit_fact(model, question, state.target, progress=stage("editing and scoring"))
+        trial = edit_fact(model, question, state.target, stages=stage.during)
         name = f"live: {state.prompt} … {state.answer} → {state.target}"
         about = {"model": state.model, "relation": state.prompt, "method": "rome"}
         entry = context.library.add(name, KINDS["rewiring"], trial.rewiring, about)
-        return Found(entry, trial.rewiring.comparison.before, answers(model, question), trial)
+        before = trial.rewiring.comparison.before
+        return Found(entry, before, answers(model, question), question.warnings, trial=trial)
 
     title = f"{state.prompt} … {state.target or state.answer}"
     context.jobs.start(job_key(state), title, change if state.target else find)
 
 
 def try_page(
-    context: Context, state: ViewState, found: Found | None, status: JobStatus | None, error: str
+    context: Context, state: ViewState, found: Any, status: JobStatus | None, error: str
 ) -> html.Div:
-    """The page for wherever the job stands."""
+    """The page for wherever the job stands; an `error` stands above what there is to be seen."""
     if found is None:
         return _without_result(context, state, status, error)
     left = form(context, state)
+    if not isinstance(found, Found):
+        return inside_page.page(state, found, left)
     if found.trial is not None:
         title = f"{state.prompt} … {state.answer} → {state.target}"
         work = difference_work(found.entry, found.trial.rewiring, title)
-        back = replace(state, target="", n=0, t=0.0, node="", edge="", hide=())
+        back = state.before_edit()
         extra = [
             dcc.Link("← the circuit before the edit", href=back.search(), className="back"),
             answers_table(found.trial.before, found.trial.after, "After the edit"),
@@ -108,8 +122,11 @@ def try_page(
     else:
         work = circuit_work(context, found.entry, found.circuit)
         extra = [_switches(), html.Div(id="answers", **parts.aria(live="polite")), _edit_form()]
-    work = replace(work, view="try")
-    return workspace(work, state, extra, left, live=found.trial is None)
+    work = replace(work, view="try", warnings=found.warnings, error=error)
+    work = replace(work, lead=found.lead or work.lead)
+    return workspace(
+        work, state, extra, left, live=found.trial is None, above=inside_page.tabs(state)
+    )
 
 
 def form(context: Context, state: ViewState) -> html.Div:
@@ -128,6 +145,18 @@ def form(context: Context, state: ViewState) -> html.Div:
             _field("ask-prompt", "Prompt", state.prompt or EXAMPLES[0][0]),
             _field("ask-subject", "Subject", state.subject or EXAMPLES[0][1]),
             _field("ask-answer", "Answer", state.answer or EXAMPLES[0][2]),
+            html.Details(
+                [
+                    html.Summary("Against which prompt"),
+                    _field("ask-against", "Corrupted prompt", state.against),
+                    _field("ask-foil", "Its answer (foil)", state.foil),
+                    html.P(
+                        "As many tokens as the prompt. Left empty, other subjects of the atlas.",
+                        className="hint",
+                    ),
+                ],
+                open=bool(state.against or state.foil),
+            ),
             html.Button("Find its circuit", id="ask", className="button main"),
         ],
         className="form",
@@ -175,7 +204,9 @@ def _without_result(
     return html.Div(
         [
             html.Nav(form(context, state), className="left"),
-            html.Section(html.Div(middle, className="cards"), className="centre"),
+            html.Section(
+                [inside_page.tabs(state), html.Div(middle, className="cards")], className="centre"
+            ),
         ],
         className="work no-right",
     )

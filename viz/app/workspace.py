@@ -27,6 +27,7 @@ from viz.screen.scene import Scene
 class Work:
     """What a workspace shows: the scene, the circuit it is of, and the rows of its tables.
 
+    `lead` says what was found, `error` what could not be done and `warnings` what to beware of.
     `result` is the id that callbacks ask the library for; `legend` are the looks of edges with
     their class; `edge_rows` stand in the scene's order.
     """
@@ -42,6 +43,9 @@ class Work:
     edge_columns: Sequence[dict[str, Any]]
     about: Any
     notes: Sequence[str] = ()
+    lead: str = ""
+    error: str = ""
+    warnings: Sequence[str] = ()
 
 
 def scene_data(work: Work) -> dict[str, Any]:
@@ -83,9 +87,16 @@ def node_rows(circuit: Circuit, scene: Scene) -> list[dict[str, Any]]:
 
 
 def workspace(
-    work: Work, state: ViewState, extra: Any = None, before: Any = None, live: bool = False
+    work: Work,
+    state: ViewState,
+    extra: Any = None,
+    before: Any = None,
+    live: bool = False,
+    above: Any = None,
 ) -> html.Div:
     """The page; `extra` stands above the details (answers, curves), `before` above the controls.
+
+    `above` stands over the picture, as links to other views of the same.
 
     Only where it is `live` do `extra`'s parts hold the switches; elsewhere they are there, unseen,
     as callbacks that name them would else find nothing.
@@ -98,7 +109,6 @@ def workspace(
         selected = {"node": state.node}
     elif state.edge and edge_known:
         selected = {"edge": state.edge}
-    least = 26 * (scene.layout.bounds[3] - scene.layout.bounds[2]) + 16
     return html.Div(
         [
             dcc.Store(id="scene", data=scene_data(work)),
@@ -109,15 +119,23 @@ def workspace(
             controls(scene, work.legend, state, before),
             html.Section(
                 [
+                    above,
+                    zoom_buttons(),
                     parts.picture_head(
-                        work.title, work.subtitle, *(parts.note(text) for text in work.notes)
+                        work.title,
+                        work.subtitle,
+                        parts.note(work.error, "error") if work.error else None,
+                        *(parts.note(text, "warning") for text in work.warnings),
+                        *(parts.note(text) for text in work.notes),
+                        lead=work.lead,
                     ),
                     html.Div(
-                        parts.graph(
-                            "picture",
-                            f"{work.title}. The table at the right holds the same edges.",
-                            minHeight=f"{least:.0f}px",
-                        ),
+                        [
+                            parts.graph(
+                                "picture",
+                                f"{work.title}. The table at the right holds the same edges.",
+                            ),
+                        ],
                         className="picture-pane",
                     ),
                 ],
@@ -171,6 +189,18 @@ def workspace(
             ),
         ],
         className="work",
+    )
+
+
+def zoom_buttons() -> html.Div:
+    """Nearer, farther, and the whole picture again; the wheel and dragging do the same."""
+    buttons = (("in", "+", "Zoom in"), ("out", "−", "Zoom out"), ("fit", "Fit", "Whole picture  0"))
+    return html.Div(
+        [
+            html.Button(sign, id=f"zoom-{name}", title=title, **parts.aria(label=title))
+            for name, sign, title in buttons
+        ],
+        className="zoom",
     )
 
 

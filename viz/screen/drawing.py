@@ -133,7 +133,8 @@ def base_figure(scene: Scene) -> go.Figure:
             showlegend=False,
             fill="toself",
             fillcolor=style.fill,
-            line={"color": style.line, "width": 1.2},
+            # Corners are nearer to each other than what plotly takes for one point.
+            line={"color": style.line, "width": 1.2, "simplify": False},
             meta={"part": "boxes", "key": key},
         )
     size = 11 if layout.n_columns <= 11 else 10

@@ -6,6 +6,9 @@
   const SKIP = () => dc.no_update;
   const DIM = 0.14;
   const QUICK_ABOVE = 400;
+  const LEAST_LABEL = 6;
+  const WANTED_BOX = 15;
+  const LETTER = 0.92;  // capitals are three quarters as high as a letter's size says
   const OFF_LINE = { type: "path", layer: "below", name: "off",
     line: { color: "#B8C1CB", width: 1, dash: "1px,3px" } };
   let timer = null;
@@ -69,17 +72,30 @@
     return edges.tail.map((a, edge) => shown[edge] && (set.has(a) || set.has(edges.head[edge])));
   }
 
-  function boxes(nodes, members) {
-    const x = [], y = [];
+  /* Where many layers leave a box no height, it takes more of the room up to its neighbours. */
+  function stretches(scene) {
+    const up = scale(scene).up, tall = heightOf(scene), nodes = scene.nodes;
+    if (!scene.room) scene.room = nodes.x.map((x, i) => Math.min(...nodes.y.map((y, j) =>
+      (i === j || Math.abs(x - nodes.x[j]) > 0.76 && nodes.layer[j] !== null ? 9
+        : Math.abs(y - nodes.y[i])))));
+    return scene.room.map((room) =>
+      Math.max(1, Math.min(WANTED_BOX / (tall * up), (0.9 * room) / tall, 2.4)));
+  }
+
+  function boxes(scene, members) {
+    const x = [], y = [], nodes = scene.nodes, all = stretches(scene);
     for (const member of members) {
-      for (const point of nodes.box[member]) { x.push(point[0]); y.push(point[1]); }
+      const middle = nodes.y[member], by = all[member];
+      for (const point of nodes.box[member]) {
+        x.push(point[0]); y.push(middle + by * (point[1] - middle));
+      }
       x.push(null); y.push(null);
     }
     return { x: x, y: y };
   }
 
   function outline(scene, members, colour, width, dash) {
-    return Object.assign(boxes(scene.nodes, members), {
+    return Object.assign(boxes(scene, members), {
       type: "scatter", mode: "lines", hoverinfo: "skip", showlegend: false,
       line: { color: colour, width: width, dash: dash || "solid" },
     });
@@ -93,7 +109,7 @@
     const isOff = edges.name.map((name, edge) => off.has(name) || off.has(names[edges.tail[edge]]));
     const touched = names.map((name) => name === "input" || name === "logits" ||
       name === view.node || off.has(name));
-    const near = names.map(() => false);
+    const close = names.map(() => false);
     const plainPaths = scene.lines.map(() => []), litPaths = scene.lines.map(() => []);
     const cut = [];
     let count = 0;
@@ -104,24 +120,24 @@
       if (isOff[edge]) { cut.push(edges.path[edge]); continue; }
       const lit = focus && focus[edge];
       (lit ? litPaths : plainPaths)[edges.group[edge]].push(edges.path[edge]);
-      if (lit) near[edges.tail[edge]] = near[edges.head[edge]] = true;
+      if (lit) close[edges.tail[edge]] = close[edges.head[edge]] = true;
     }
-    const data = [];
+    const data = [], sizes = labelSizes(scene);
     const all = names.map((_, index) => index).filter((index) => touched[index]);
     scene.figure.data.forEach((trace) => {
       const part = trace.meta.part, key = trace.meta.key;
       if (part === "boxes") {
         const members = all.filter((i) => nodes.style[i] === key);
-        const close = members.filter((i) => !focus || near[i] || names[i] === view.node);
-        const far = members.filter((i) => !close.includes(i));
-        data.push(Object.assign({}, trace, boxes(nodes, close)));
-        if (far.length) data.push(Object.assign({}, trace, boxes(nodes, far), { opacity: 0.45 }));
+        const lit = members.filter((i) => !focus || close[i] || names[i] === view.node);
+        const far = members.filter((i) => !lit.includes(i));
+        data.push(Object.assign({}, trace, boxes(scene, lit)));
+        if (far.length) data.push(Object.assign({}, trace, boxes(scene, far), { opacity: 0.45 }));
       } else if (part === "labels") {
-        const members = all.filter((i) => nodes.text[i] === key);
+        const members = all.filter((i) => nodes.text[i] === key && sizes[i]);
         data.push(Object.assign({}, trace, {
           x: members.map((i) => nodes.x[i]), y: members.map((i) => nodes.y[i]),
           text: members.map((i) => nodes.label[i]),
-          textfont: Object.assign({}, trace.textfont, { size: labelSize(scene) }) }));
+          textfont: Object.assign({}, trace.textfont, { size: members.map((i) => sizes[i]) }) }));
       } else if (part === "nodes") {
         data.push(Object.assign({}, trace, {
           x: all.map((i) => nodes.x[i]), y: all.map((i) => nodes.y[i]),
@@ -162,16 +178,110 @@
     const layout = Object.assign({}, scene.figure.layout, {
       shapes: shapesOf(scene, plainPaths, litPaths, cut, touched, Boolean(focus)) });
     delete layout.height;
-    return { figure: { data: data.concat(rings, last), layout: layout }, shown: shown, count: count };
+    const plot = plotOf(), near = plot && plot.kcScene === scene && plot.kcRange;
+    if (near) ["xaxis", "yaxis"].forEach((name) => {
+      layout[name] = Object.assign({}, layout[name], { range: near[name].slice() });
+    });
+    return { figure: { data: data.concat(rings, last), layout: layout }, shown: shown,
+      count: count, size: sum(sizes) };
   }
 
-  /* The largest of the usual sizes at which the longest label stays within its box. */
-  function labelSize(scene) {
-    const range = scene.figure.layout.xaxis.range, pane = document.getElementById("picture");
-    const across = (pane ? pane.clientWidth - 16 : 800) / (range[1] - range[0]);
+  /* Pixels of one unit of the layout, across and up, at the zoom that the picture has. */
+  function scale(scene) {
+    const plot = plotOf(), pane = document.getElementById("picture"), own = scene.figure.layout;
+    const known = plot && plot.kcScene === scene && plot._fullLayout;
+    const range = (name) => (known && known[name] && known[name].range) || own[name].range;
+    const [xs, ys] = [range("xaxis"), range("yaxis")];
+    const size = (pixels, usual) => (pixels > 60 ? pixels : usual) - 16;
+    return {
+      across: size(pane ? pane.clientWidth : 0, 800) / Math.abs(xs[1] - xs[0]),
+      up: size(pane ? pane.clientHeight : 0, 620) / Math.abs(ys[1] - ys[0]),
+    };
+  }
+
+  function sum(values) {
+    return values.reduce((all, each) => all + each, 0);
+  }
+
+  function heightOf(scene) {
+    const box = scene.nodes.box[0].map((point) => point[1]);
+    return Math.max(...box) - Math.min(...box);
+  }
+
+  /* For each node the largest of the usual sizes at which its label stays within its box, at the
+     zoom that the picture has; 0 where nobody could read it. */
+  function labelSizes(scene) {
+    const pixels = scale(scene), tall = heightOf(scene);
     const longest = Math.max(...scene.nodes.label.map((label) =>
       (label === "input" || label === "logits" ? 0 : label.length)));
-    return Math.max(7.5, Math.min(11, (0.68 * across) / (0.6 * Math.max(longest, 3))));
+    const widest = Math.min(12, (0.68 * pixels.across) / (0.6 * Math.max(longest, 3)));
+    return stretches(scene).map((by) => {
+      const size = Math.min(widest, LETTER * tall * pixels.up * by);
+      return size < LEAST_LABEL ? 0 : size;
+    });
+  }
+
+  function plotOf() {
+    return document.querySelector("#picture .js-plotly-plot");
+  }
+
+  /* Labels grow and shrink with the zoom: `again` draws at the sizes of now, `size` is their sum as
+     drawn. The picture may come to the page after this is asked for. */
+  function follow(scene, size, again, tries) {
+    const plot = plotOf();
+    if (!plot || !plot.on) {
+      if (tries > 0) setTimeout(() => follow(scene, size, again, tries - 1), 200);
+      return;
+    }
+    if (plot.kcScene !== scene) plot.kcRange = null;
+    plot.kcScene = scene;
+    plot.kcSize = size;
+    plot.kcDraw = function () {
+      const now = sum(labelSizes(scene));
+      if (Math.abs(now - plot.kcSize) < 1) return;
+      plot.kcSize = now;
+      again();
+    };
+    plot.kcDraw();
+    if (plot.kcFollowed) return;
+    plot.kcFollowed = true;
+    plot.on("plotly_relayout", function () {
+      const full = plot._fullLayout;
+      plot.kcRange = { xaxis: full.xaxis.range.slice(), yaxis: full.yaxis.range.slice() };
+      plot.kcDraw();
+    });
+    plot.on("plotly_doubleclick", () => zoom(0));
+  }
+
+  function zoom(by) {
+    const plot = plotOf();
+    if (!plot || !plot._fullLayout || !window.Plotly) return;
+    const scene = plot.kcScene || window.kcScene, change = {};
+    ["xaxis", "yaxis"].forEach((name) => {
+      const whole = scene.figure.layout[name].range, now = plot._fullLayout[name].range;
+      if (!by) { change[name + ".range"] = whole.slice(); return; }
+      const middle = (now[0] + now[1]) / 2, half = (now[1] - now[0]) / 2 / by;
+      change[name + ".range"] = [middle - half, middle + half];
+    });
+    window.Plotly.relayout(plot, change);
+  }
+
+  /* What Enter in the search means: the node or edge of that name, else the first that holds it. */
+  function found(scene, text) {
+    const query = text.trim().toLowerCase();
+    if (!query) return null;
+    const pick = (names) => {
+      const lower = names.map((name) => name.toLowerCase());
+      for (const test of [(n) => n === query, (n) => n.startsWith(query), (n) => n.includes(query)]) {
+        const place = lower.findIndex(test);
+        if (place >= 0) return names[place];
+      }
+      return null;
+    };
+    const edges = scene.edges.name.slice().reverse();  // the strongest first
+    if (query.includes("->")) { const edge = pick(edges); return edge && { edge: edge }; }
+    const node = pick(scene.nodes.name);
+    return node && { node: node };
   }
 
   /* Lines from weak to strong; those in focus lie over all others. */
@@ -236,9 +346,18 @@
       // While a slider moves over many edges, the pointer finds none: that comes when it rests.
       const cause = dc.callback_context.triggered.map((each) => each.prop_id).join();
       view.quick = /^(n|t|layers)\.value$/.test(cause) && view.n > QUICK_ABOVE;
+      const meant = found(scene, view.q);
+      if (/search\.value/.test(cause) && view.q.trim() && (view.node || view.edge) &&
+          !(meant && meant.node === sel.node && meant.edge === sel.edge)) {
+        view.node = view.edge = "";  // what is typed is looked for, whatever was chosen before
+        dc.set_props("selected", { data: {} });
+      }
       const made = figureOf(scene, view);
       window.kcShown = made.count;
+      window.kcScene = scene;
       later(function () {
+        follow(scene, made.size,
+          () => dc.set_props("picture", { figure: figureOf(scene, view).figure }), 100);
         if (view.quick) {
           view.quick = false;
           dc.set_props("picture", { figure: figureOf(scene, view).figure });
@@ -369,11 +488,19 @@
     },
 
     /* A form's words become a link, so that every question can be sent to someone. */
-    submit: function (clicks, s1, s2, s3, model, prompt, subject, answer) {
-      if (!(clicks || s1 || s2 || s3)) return SKIP();
+    submit: function (clicks, s1, s2, s3, s4, s5, model, prompt, subject, answer, against, foil) {
+      if (!(clicks || s1 || s2 || s3 || s4 || s5)) return SKIP();
       const part = (name, value) => "&" + name + "=" + encodeURIComponent((value || "").trim());
+      const typed = (name, value) => ((value || "").trim() ? part(name, value) : "");
       return "?view=try" + part("model", model) + part("prompt", prompt) +
-        part("subject", subject) + part("answer", answer) + "&go=" + Date.now();
+        part("subject", subject) + part("answer", answer) + typed("against", against) +
+        typed("foil", foil) + "&go=" + Date.now();
+    },
+
+    keep_cell: function (click) {
+      const point = click && click.points && click.points[0];
+      if (point) remember({ place: point.y + ":" + point.x });
+      return SKIP();
     },
 
     submit_edit: function (clicks, s1, target) {
@@ -395,14 +522,40 @@
     },
   };
 
+  /* The chosen row of the list, or the first that the search leaves. */
+  function openResult(chosen) {
+    const api = window.dash_ag_grid && window.dash_ag_grid.getApi("results");
+    if (!api) return;
+    const focused = chosen && api.getFocusedCell && api.getFocusedCell();
+    const node = api.getDisplayedRowAtIndex(focused ? focused.rowIndex : 0);
+    if (node && node.data)
+      dc.set_props("url", { search: "?view=" + node.data.view + "&r=" + node.data.id });
+  }
+
   document.addEventListener("keydown", function (event) {
-    const field = /^(INPUT|TEXTAREA|SELECT)$/.test((event.target || {}).tagName || "");
-    if (event.key === "Escape" && document.getElementById("picture")) {
+    const target = event.target || {};
+    const field = /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName || "");
+    const picture = document.getElementById("picture");
+    if (event.key === "Escape" && picture) {
       if (document.activeElement) document.activeElement.blur();
       dc.set_props("selected", { data: {} });
     } else if (event.key === "/" && !field) {
-      const search = document.getElementById("search");
+      const search = document.getElementById("search") || document.getElementById("result-search");
       if (search) { search.focus(); event.preventDefault(); }
-    }
+    } else if (event.key === "Enter" && target.id === "search" && window.kcScene) {
+      const next = found(window.kcScene, target.value);
+      if (next) dc.set_props("selected", { data: next });
+    } else if (event.key === "Enter" && target.id === "result-search") {
+      openResult(false);
+    } else if (event.key === "Enter" && target.closest && target.closest("#results .ag-row")) {
+      openResult(true);
+    } else if (picture && !field && event.key === "0") zoom(0);
+    else if (picture && !field && (event.key === "+" || event.key === "-"))
+      zoom(event.key === "+" ? 1.4 : 1 / 1.4);
+  });
+
+  document.addEventListener("click", function (event) {
+    const button = event.target.closest && event.target.closest(".zoom button");
+    if (button) zoom({ "zoom-in": 1.4, "zoom-out": 1 / 1.4, "zoom-fit": 0 }[button.id]);
   });
 })();
