@@ -32,6 +32,8 @@ PANEL = 1.28
 LOWEST_PANEL = 0.6
 TALLEST = 5.6
 """Inches that a single column's figure takes at most, as long as its panels are not too low."""
+LEAST_TOP = 0.01
+"""What the axis of probabilities reaches at least."""
 GUTTER = 0.48
 
 
@@ -197,5 +199,6 @@ def _panel(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
-        axes.set_ylim(bottom=0.0)
+        # Below a hundredth nothing is told apart from zero, and a scale of its own would say it is.
+        axes.set_ylim(0.0, max(LEAST_TOP, axes.get_ylim()[1]))
         axes.yaxis.set_major_locator(MaxNLocator(4 if tall < 1 else 6))
