@@ -64,11 +64,11 @@ def check_groups(groups: Groups, wiring: Wiring) -> None:
 
 
 def arrange(
-    groups: Mapping[str, Int[np.ndarray, " node"]],
+    groups: Mapping[str, np.ndarray],
     order: Int[np.ndarray, " node"],
     tail: Int[np.ndarray, " edge"],
     head: Int[np.ndarray, " edge"],
-) -> list[tuple[str, Int[np.ndarray, " node"], int]]:
+) -> list[tuple[str, np.ndarray, int]]:
     """Boxes of groups: name, members and the member in whose place the box stands.
 
     `order` rises from input to logits along every edge, given by its two ends.

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from circuits.base.arrays import kind_of
 from circuits.base.choices import FigureFormat, FigureKind
@@ -216,6 +216,7 @@ def _edits(stored: Sequence[Stored]) -> bool:
     return any(each.kind == "weight-delta" for each in stored)
 
 
+@runtime_checkable
 class Drawable(Protocol):
     """What is drawn: its name, and the functions that draw it and what goes with it."""
 

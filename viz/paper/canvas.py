@@ -113,6 +113,14 @@ def token(text: str) -> str:
     return shown if len(shown) <= LONGEST_TOKEN else shown[: LONGEST_TOKEN - 1] + "…"
 
 
+def shortened(text: str, size: float, width: float) -> str:
+    """A line of text, or as much of its beginning as has room in so many inches."""
+    if text_width(text, size) <= width:
+        return text
+    kept = next((n for n in range(len(text), 0, -1) if text_width(text[:n] + "…", size) <= width), 1)
+    return text[:kept] + "…"
+
+
 def cut(text: str) -> str:
     """A text for a caption: its end, which says what is asked, where all of it is too long."""
     return text if len(text) <= LONGEST_PROMPT else "…" + text[1 - LONGEST_PROMPT :]

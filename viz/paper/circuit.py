@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.path import Path as Curve
 
+from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, node_kind
 from viz import theme
 from viz.groups import Groups
@@ -143,8 +144,14 @@ def draw_circuit(
         return compose(circuit, layout, score_look(circuit, layout), told, width, title, notes)
 
     with canvas.paper_style():
-        figure = drawn(fitted(sheet, max_edges))
-        return canvas.save(figure, path, title or "Knowledge circuit", circuit.provenance)
+        found = fitted(sheet, max_edges)
+        shown = {box.name for box in found.layout.boxes.values()}
+        if missing := [name for name in groups or {} if name not in shown]:
+            raise OptionError(
+                f"no node of the group {missing[0]!r} is among the {found.layout.n_drawn} edges "
+                "drawn; ask for more edges"
+            )
+        return canvas.save(drawn(found), path, title or "Knowledge circuit", circuit.provenance)
 
 
 def columns_in(width: float) -> int:
@@ -184,7 +191,8 @@ def compose(
         lines += [(line, theme.MUTED) for line in _wrapped([told, reading], width)]
     sheet = Sheet(circuit, layout, look, lines, legend, width, title, column, LAYER, label, names)
     room = (MAX_HEIGHT - sheet.heading - sheet.foot) / (high - low)
-    return replace(sheet, layer=min(LAYER, max(LOWEST_LAYER, room)))
+    layer = min(LAYER, max(LOWEST_LAYER, room))
+    return replace(sheet, layer=layer, label=min(label, 72 * 2 * HALF_HEIGHT * layer * 0.92))
 
 
 def _wrapped(texts: Sequence[str], width: float) -> list[str]:
