@@ -29,7 +29,7 @@ from circuits.model.tokens import Span
 from experiments.analyses.engine import registry
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import run_analysis
-from experiments.cli import drawing
+from experiments.cli import drawing, run_figures
 from experiments.cli.run_figures import find_runs
 from locate.states.lens import LensResult
 from locate.states.tracing import Trace
@@ -53,6 +53,7 @@ from viz.routing import HALF_HEIGHT
 
 DEEP = Wiring(30, 9, 3, KeyValue.GROUPED)
 WIDE = Wiring(24, 32, 32)
+FLAT = Wiring(3, 32, 32)
 PAIR = {
     "clean": "The capital of France is",
     "corrupted": "The capital of Japan is",
@@ -76,7 +77,7 @@ def deep(wiring: Wiring = DEEP) -> Circuit:
 
 def deep_trace(n_tokens: int, n_layers: int = 30) -> Trace:
     rng = np.random.default_rng(0)
-    effects = {kind: rng.random((3, n_tokens, n_layers)) for kind in TraceKind}
+    effects = {kind: rng.random((n_layers, n_tokens, 1)) for kind in TraceKind}
     tokens = tuple(f" token{place}" for place in range(n_tokens))
     return Trace(
         "a prompt", tokens, Span(1, 3), "x", 7, 0.9, np.array([0.1]), effects, results.ORIGIN
@@ -101,6 +102,7 @@ def draw_curves(path: Path, **options: Any) -> Path:
 DRAWN: dict[str, Callable[..., Path]] = {
     "deep circuit": lambda path, **k: draw_circuit(deep(), path, **k),
     "wide circuit": lambda path, **k: draw_circuit(deep(WIDE), path, **k),
+    "flat circuit": lambda path, **k: draw_circuit(deep(FLAT), path, **k),
     "grouped": lambda path, **k: draw_circuit(
         deep(), path, groups={"the layers in the middle": strong_nodes(4)}, **k
     ),
@@ -128,22 +130,27 @@ def strong_nodes(n: int) -> list[str]:
     return [node for node in drawn if node_kind(node) in ("head", "mlp")][:n]
 
 
+FIGURES: dict[str, Figure] = {}
+
+
 @pytest.fixture
 def figure_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Figure]:
-    """The figure that a function draws, in place of its file."""
-    kept: list[Figure] = []
-
-    def keep(figure: Figure, path: Path, *about: Any) -> Path:
-        kept.append(figure)
-        figure.set_dpi(400)  # letters are moved to whole pixels
-        figure.canvas.draw()
-        return path
+    """The figure that a function draws, in place of its file; each is drawn once."""
 
     def draw(name: str, **options: Any) -> Figure:
-        with monkeypatch.context() as patched:
-            patched.setattr(canvas, "save", keep)
-            DRAWN[name](tmp_path / "x.pdf", **options)
-        return kept[-1]
+        key = f"{name} {sorted(options.items())}"
+
+        def keep(figure: Figure, path: Path, *about: Any) -> Path:
+            figure.set_dpi(400)  # letters are moved to whole pixels
+            figure.canvas.draw()
+            FIGURES[key] = figure
+            return path
+
+        if key not in FIGURES:
+            with monkeypatch.context() as patched:
+                patched.setattr(canvas, "save", keep)
+                DRAWN[name](tmp_path / "x.pdf", **options)
+        return FIGURES[key]
 
     return draw
 
@@ -154,10 +161,10 @@ def texts(figure: Figure) -> Iterator[tuple[Text, Any]]:
     shown = [tick for axes in figure.axes for tick in visible_ticks(axes)]
     for text in figure.findobj(Text):
         box = text.get_window_extent()
-        if text.get_visible() and text.get_text().strip() and box.width > 0:
-            # Ticks outside an axis exist, and are not drawn.
-            if text not in ticks or text in shown:
-                yield text, box
+        # Ticks outside an axis exist, and are not drawn.
+        drawn = text.get_visible() and (text not in ticks or text in shown)
+        if drawn and text.get_text().strip() and box.width > 0:
+            yield text, box
 
 
 def all_ticks(axes: Any) -> list[Text]:
@@ -236,7 +243,9 @@ def test_no_two_labels_of_an_axis_and_no_two_titles_overlap(
         assert min(across, up) <= 2.0, (one.get_text(), other.get_text())
 
 
-@pytest.mark.parametrize("name", ["deep circuit", "wide circuit", "grouped", "difference"])
+@pytest.mark.parametrize(
+    "name", ["deep circuit", "wide circuit", "flat circuit", "grouped", "difference"]
+)
 @WIDTHS
 def test_a_nodes_name_never_leaves_its_box(
     name: str, width: float, figure_of: Callable[..., Figure]
@@ -264,9 +273,9 @@ def test_a_nodes_name_never_leaves_its_box(
 def test_of_many_edges_asked_for_names_without_room_are_left_out_and_said(
     figure_of: Callable[..., Figure],
 ) -> None:
-    figure = figure_of("wide circuit", width=theme.SINGLE_COLUMN, max_edges=600)
+    figure = figure_of("flat circuit", width=theme.SINGLE_COLUMN, max_edges=300)
     words = [text.get_text() for text in figure.axes[0].texts]
-    assert any(about.UNNAMED.split()[0] in each for each in words)
+    assert about.UNNAMED in caption(figure)
     assert not any(re.fullmatch(r"(a\d+\.)?h\d+", each) for each in words)
     assert min(text.get_size() for text, _ in texts(figure)) >= canvas.SMALLEST
 
@@ -276,7 +285,7 @@ def test_by_default_sixty_edges_are_drawn_or_as_many_as_a_page_can_show(
 ) -> None:
     words = caption(figure_of("deep circuit"))
     assert f"strongest {FEW} drawn" in words
-    narrow = caption(figure_of("wide circuit", width=2.4))
+    narrow = caption(figure_of("flat circuit", width=2.4))
     assert int(re.search(r"strongest (\d+) drawn", narrow)[1]) < FEW  # type: ignore[index]
 
 
@@ -497,6 +506,7 @@ def test_the_figures_of_a_run_are_drawn_again_at_the_width_asked_for(
     assert "no stored result" in refusal(capsys, "figures", str(tmp_path), "--kind", "circuit")
     drawn = len(list(folder.rglob("*.svg")))
     (folder / "parts" / "a.json").unlink()
+    run_figures._reread.cache_clear()  # as another process would
     assert "is missing" in refusal(capsys, "figures", str(tmp_path), "--out", str(tmp_path / "o"))
     assert not (tmp_path / "o").exists()
     assert len(list(folder.rglob("*.svg"))) == drawn

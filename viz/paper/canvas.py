@@ -117,7 +117,9 @@ def shortened(text: str, size: float, width: float) -> str:
     """A line of text, or as much of its beginning as has room in so many inches."""
     if text_width(text, size) <= width:
         return text
-    kept = next((n for n in range(len(text), 0, -1) if text_width(text[:n] + "…", size) <= width), 1)
+    kept = next(
+        (n for n in range(len(text), 0, -1) if text_width(text[:n] + "…", size) <= width), 1
+    )
     return text[:kept] + "…"
 
 
