@@ -249,9 +249,6 @@ def test_an_altered_file_draws_nothing_at_all(tmp_path: Path, capsys):
 
 def test_where_nothing_can_be_drawn_one_line_says_why(tmp_path: Path, stored: Path, capsys):
     assert "no stored result" in refusal(capsys, "figures", str(tmp_path))
-    (tmp_path / "below").mkdir()
-    results.circuit().save(tmp_path / "below" / "circuit.kc.safetensors")
-    assert str(tmp_path / "below") in refusal(capsys, "figures", str(tmp_path))
     edit = tmp_path / "edit"
     results.delta().save(edit / "edit.kc.safetensors")
     assert "kc compare --edit" in refusal(capsys, "figures", str(edit))

@@ -33,7 +33,8 @@ from tests import results
 from viz import theme
 from viz.layout import Layout, Placement, lay_out, strongest
 from viz.paper import canvas
-from viz.paper.circuit import describe, draw_circuit
+from viz.paper.about import describe
+from viz.paper.circuit import draw_circuit
 from viz.paper.curves import draw_average_trace, draw_faithfulness, draw_trace
 from viz.paper.difference import draw_difference, shown_circuit
 from viz.paper.heads import draw_attention, draw_written

@@ -3,7 +3,8 @@
 1. *Choose*: the strongest edges that lie on a path from input to logits (`strongest`).
 2. *Place*: the input is a bar at the bottom and the logits one at the top; each layer is a row of
    its heads in columns by index, its shared key-value heads below them and its MLP above them in a
-   column of its own on the right. Columns and layers in which nothing is drawn take no room.
+   column of its own on the right. Columns in which nothing is drawn take no room, such layers are
+   folded. Named groups are one box each (`viz.groups`).
 3. *Route*: an edge leaves its source at the top and enters its destination from below (queries
    left, keys in the middle, values right), as a smooth curve that only rises (`viz.routing`).
 
@@ -12,7 +13,8 @@ Units: one column across, one layer up. Nothing here knows a plotting library.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -21,13 +23,16 @@ from jaxtyping import Bool, Float, Int
 from circuits.base.choices import Choice
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, Wiring, node_kind, node_layer
+from viz.groups import Box, Groups, arrange, check_groups
 from viz.routing import HALF_HEIGHT, HALF_WIDTH, Obstacles, Router
 
 LEVEL = 0.5  # from heads to the MLP above them
 LAYER_GAP = 0.85  # from a layer's last level to the next layer's first
-SKIPPED_GAP = 0.2  # more of it where layers without a drawn node lie between
+SKIPPED_GAP = 0.3  # more of it where layers without a drawn node lie between
 MLP_GAP = 1.3  # from the last head's column to the MLPs'
 BAR_MARGIN = 0.72
+FEW = 60
+"""Edges of a picture where nobody says how many: few enough to follow each of them."""
 PORTS = {"q": -0.18, "k": 0.0, "v": 0.18, "": 0.0}
 BESIDE = 0.14  # room in which the edges of several spans lie side by side
 
@@ -48,6 +53,20 @@ class Row:
     high: float
 
 
+@dataclass(frozen=True)
+class Fold:
+    """Layers `first` to `last`, in which nothing is drawn, folded at the height `y`."""
+
+    first: int
+    last: int
+    y: float
+
+    @property
+    def text(self) -> str:
+        """The layers, as 3 or 3–8."""
+        return f"{self.first}" if self.first == self.last else f"{self.first}–{self.last}"
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Positions of what is drawn of a circuit.
@@ -55,6 +74,9 @@ class Layout:
     `edges` are canonical indices, weakest first so that the strong ones are drawn on top. A curve
     is three cubic Béziers end to end (ten control points), each rising from source to destination.
     `shared` lists key-value heads and the drawn heads they serve, with their curves.
+
+    Where groups are drawn as boxes, `boxes` says which node each stands in for, a curve may be a
+    bundle of edges, of which `edges` names the strongest, and `n_inside` edges run within a box.
     """
 
     nodes: tuple[str, ...]
@@ -71,11 +93,19 @@ class Layout:
     n_columns: int
     n_kept: int
     bounds: tuple[float, float, float, float]
+    folds: tuple[Fold, ...] = ()
+    bundles: tuple[np.ndarray, ...] = ()
+    boxes: Mapping[str, Box] = field(default_factory=dict)
+    n_inside: int = 0
 
     @property
     def n_drawn(self) -> int:
-        """Number of edges drawn."""
-        return len(self.edges)
+        """Number of edges drawn, those within the box of a group included."""
+        return sum(map(len, self.bundles)) + self.n_inside
+
+    def totals(self, values: Float[np.ndarray, " edge"]) -> Float[np.ndarray, " curve"]:
+        """A value of each curve from one of each canonical edge: that of a bundle is the sum."""
+        return np.array([values[bundle].sum() for bundle in self.bundles], dtype=float)
 
     def position(self, node: str) -> tuple[float, float]:
         """Centre of a node; OptionError where it is not drawn."""
@@ -147,7 +177,7 @@ def _on_paths(wiring: Wiring, edges: Int[np.ndarray, " edge"]) -> Bool[np.ndarra
     return from_input[tail] & to_logits[head]
 
 
-def strongest(circuit: Circuit, max_edges: int = 150) -> Circuit:
+def strongest(circuit: Circuit, max_edges: int = FEW) -> Circuit:
     """The strongest kept edges by |score| that lie on paths, at most `max_edges` of them.
 
     Edges are taken in order of |score| for as long as at most `max_edges` of those taken lie on
@@ -197,9 +227,10 @@ def _most_on_paths(wiring: Wiring, ranked: np.ndarray, limit: int) -> tuple[np.n
 
 def lay_out(
     circuit: Circuit,
-    max_edges: int = 150,
+    max_edges: int = FEW,
     placement: Placement | str = Placement.COMPACT,
     max_columns: int = 16,
+    groups: Groups | None = None,
 ) -> Layout:
     """Layout of a circuit's strongest edges (see `strongest`).
 
@@ -207,20 +238,35 @@ def lay_out(
     order and lie as near to their column as that many columns allow. `Placement.FIXED` gives every
     head index and layer its place, drawn or not, so that pictures can be laid over each other.
     No curve touches the box of a node that is not one of its two ends, at any density.
+    Nodes of `groups` are drawn as the box of their group; edges between the same two boxes become
+    one curve. OptionError for a group's node that the model does not have.
     """
     wiring, nodes = circuit.wiring, _nodes_of(circuit.wiring)
+    check_groups(groups or {}, wiring)
+    if groups and wiring.spans:
+        raise OptionError(
+            "groups of nodes have one line for edges of several spans; draw `circuit.blind()`"
+        )
     edges = np.flatnonzero(strongest(circuit, max_edges).kept)
     if circuit.scores is not None:
         edges = edges[np.argsort(np.abs(circuit.scores.values[edges]), kind="stable")]
     tail, head = nodes.of_src[wiring.edge_src[edges]], nodes.of_dst[wiring.edge_dst[edges]]
+    stand, boxes = _stands(nodes, groups or {}, tail, head)
+    tail, head = stand[tail], stand[head]
+    n_inside = int((tail == head).sum())
+    edges, tail, head = (each[tail != head] for each in (edges, tail, head))
+    bundles, strong = _bundles(tail, head, nodes.port[wiring.edge_dst[edges]])
+    bundled = tuple(edges[bundle] for bundle in bundles)
+    edges, tail, head = edges[strong], tail[strong], head[strong]
     drawn = np.zeros(len(nodes.names), dtype=bool)
     drawn[np.concatenate([tail, head, [0, len(drawn) - 1]])] = True
+    drawn[[nodes.names.index(box.node) for box in boxes]] = True
     placed, limit = {
         Placement.COMPACT: (drawn, max_columns),
         Placement.FIXED: (np.ones_like(drawn), wiring.n_heads),
     }[Placement.of(placement)]
 
-    y, rows = _heights(nodes, placed)
+    y, rows, folds = _heights(nodes, placed, wiring.n_layers)
     x, n_columns = _columns(nodes, placed, limit)
     mlp = (nodes.kinds == "mlp") & placed
     columns = np.arange(n_columns, dtype=float)
@@ -238,7 +284,8 @@ def lay_out(
     inner[bars] = False
     obstacles = Obstacles.of_boxes(x[inner], y[inner], left, right)
     router = Router(obstacles, columns, bottom=y[0], top=y[-1])
-    served = nodes.served[drawn[nodes.served].all(axis=1)]
+    pairs = np.stack([nodes.served[:, 0], stand[nodes.served[:, 1]]], axis=1)
+    served = np.unique(pairs[drawn[pairs].all(axis=1)], axis=0).reshape(-1, 2)
     ids = np.flatnonzero(drawn)
     rank = np.cumsum(drawn) - 1
     return Layout(
@@ -263,16 +310,70 @@ def lay_out(
         n_columns=len(columns),
         n_kept=circuit.n_edges,
         bounds=(left, right, float(y[0] - HALF_HEIGHT), float(y[-1] + HALF_HEIGHT)),
+        folds=folds,
+        bundles=bundled,
+        boxes={box.node: box for box in boxes},
+        n_inside=n_inside,
     )
 
 
-def _heights(nodes: _Nodes, placed: np.ndarray) -> tuple[np.ndarray, tuple[Row, ...]]:
-    """Height of every placed node, and the stripe of every layer that has one."""
+def _stands(
+    nodes: _Nodes, groups: Groups, tail: np.ndarray, head: np.ndarray
+) -> tuple[Int[np.ndarray, " node"], list[Box]]:
+    """Which node each is drawn as, and the boxes of the groups that have a drawn node."""
+    stand = np.arange(len(nodes.names))
+    drawn = np.zeros(len(stand), dtype=bool)
+    drawn[np.concatenate([tail, head])] = True
+    chosen = {
+        name: np.flatnonzero(drawn & np.isin(nodes.names, list(members)))
+        for name, members in groups.items()
+    }
+    if not any(map(len, chosen.values())):
+        return stand, []
+    level = np.select([nodes.kinds == "kv", nodes.kinds == "mlp"], [0, 2], 1)
+    order = np.where(nodes.layer < 0, -1, 3 * nodes.layer + level)
+    order[-1] = 3 * (int(nodes.layer.max()) + 1)
+    pairs = nodes.served[drawn[nodes.served].all(axis=1)]
+    found = arrange(
+        chosen, order, np.concatenate([tail, pairs[:, 0]]), np.concatenate([head, pairs[:, 1]])
+    )
+    boxes = []
+    for name, members, at in found:
+        stand[members] = at
+        boxes.append(Box(name, nodes.names[at], tuple(nodes.names[each] for each in members)))
+    # A key-value head that serves one box alone is part of what the box reads.
+    for kv in np.unique(pairs[:, 0]).tolist():
+        heads = np.unique(stand[pairs[pairs[:, 0] == kv, 1]])
+        if len(heads) == 1 and nodes.names[heads[0]] in {box.node for box in boxes}:
+            stand[kv] = heads[0]
+    return stand, boxes
+
+
+def _bundles(
+    tail: np.ndarray, head: np.ndarray, port: np.ndarray
+) -> tuple[list[np.ndarray], Int[np.ndarray, " bundle"]]:
+    """Places of edges that share both ends and the port, and the last (strongest) of each."""
+    found: dict[tuple[int, int, float], list[int]] = {}
+    for place, key in enumerate(zip(tail.tolist(), head.tolist(), port.tolist(), strict=True)):
+        found.setdefault(key, []).append(place)
+    bundles = sorted(found.values(), key=lambda places: places[-1])
+    last = np.array([places[-1] for places in bundles], dtype=np.int64)
+    return [np.array(places) for places in bundles], last
+
+
+def _heights(
+    nodes: _Nodes, placed: np.ndarray, n_layers: int
+) -> tuple[np.ndarray, tuple[Row, ...], tuple[Fold, ...]]:
+    """Height of every placed node, the stripe of every layer that has one, and those folded."""
     y = np.zeros(len(placed))
     rows: list[Row] = []
+    folds: list[Fold] = []
     height, previous = 0.0, -1
     for layer in np.unique(nodes.layer[placed & (nodes.layer >= 0)]).tolist():
-        height += LAYER_GAP + (SKIPPED_GAP if layer > previous + 1 else 0.0)
+        if layer > previous + 1:
+            folds.append(Fold(previous + 1, layer - 1, height + (LAYER_GAP + SKIPPED_GAP) / 2))
+            height += SKIPPED_GAP
+        height += LAYER_GAP
         low, previous = height, layer
         for kind in ("kv", "head", "mlp"):
             level = placed & (nodes.layer == layer) & (nodes.kinds == kind)
@@ -281,8 +382,11 @@ def _heights(nodes: _Nodes, placed: np.ndarray) -> tuple[np.ndarray, tuple[Row, 
                 height += LEVEL
         height -= LEVEL
         rows.append(Row(layer, low - LAYER_GAP / 2, height + LAYER_GAP / 2))
+    if previous < n_layers - 1:
+        folds.append(Fold(previous + 1, n_layers - 1, height + (LAYER_GAP + SKIPPED_GAP) / 2))
+        height += SKIPPED_GAP
     y[-1] = height + LAYER_GAP
-    return y, tuple(rows)
+    return y, tuple(rows), tuple(folds)
 
 
 def _columns(nodes: _Nodes, placed: np.ndarray, limit: int) -> tuple[np.ndarray, int]:

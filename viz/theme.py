@@ -65,6 +65,7 @@ KINDS: Mapping[str, NodeStyle] = MappingProxyType(
         "logits": NodeStyle("#3E4C59", "#3E4C59", PAPER, "logits"),
     }
 )
+GROUP = NodeStyle("#DCE6EE", "#3E4C59", INK, "group of unlike nodes")
 SUPPORTS = EdgeStyle("#0072B2", None, "supports the answer")
 OPPOSES = EdgeStyle("#D55E00", (2.6, 1.5), "opposes the answer")
 UNSCORED = EdgeStyle("#7B8794", None, "edge")

@@ -8,15 +8,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from hashlib import file_digest
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import Any, TypeVar
 
 from circuits.base.errors import OptionError, StoreError
 from circuits.base.writing import remove_abandoned, save_json, stage_name
 
+R = TypeVar("R")
 SUMMARY = "summary.json"
 PICTURES = (".svg", ".pdf", ".png")
 """Files that may be drawn again, or touched up, without being another run's."""
@@ -27,6 +29,25 @@ def model_label(provenance: Mapping[str, Any]) -> str:
     model = str(provenance.get("label") or provenance.get("model") or "")
     is_path = model.startswith(("/", ".", "~")) or model.endswith(".gguf") or model.count("/") > 1
     return Path(model).name if is_path and not provenance.get("label") else model
+
+
+def relabelled(result: R, label: str | None) -> R:
+    """A result whose origin, and that of each result it holds, gives the model this label.
+
+    The model's own name stays beside it; None changes nothing.
+    """
+    if label is None or not is_dataclass(result) or isinstance(result, type):
+        return result
+    changed: dict[str, Any] = {}
+    for each in fields(result):
+        value = getattr(result, each.name)
+        if each.name == "provenance" and isinstance(value, Mapping):
+            changed[each.name] = {**value, "label": label}
+        elif isinstance(value, tuple) and any(hasattr(one, "provenance") for one in value):
+            changed[each.name] = tuple(relabelled(one, label) for one in value)
+        elif hasattr(value, "provenance"):
+            changed[each.name] = relabelled(value, label)
+    return replace(result, **changed) if changed else result
 
 
 def check_writable(

@@ -17,6 +17,7 @@ import numpy as np
 from circuits.base.arrays import ContentError, Layout, read_intact, save_arrays
 from circuits.base.display import Shown, explored, is_page, paged, visible
 from circuits.base.errors import FileFormatError, OptionError
+from circuits.base.origin import model_label
 from circuits.base.writing import to_json
 
 R = TypeVar("R", bound="Result")
@@ -56,8 +57,8 @@ class Result(Shown):
     def heading(self) -> str | None:
         """A title for its picture: relation and model, as far as they are known."""
         origin = getattr(self, "provenance", {})
-        known = [str(origin[key]) for key in ("relation", "model") if origin.get(key)]
-        return " in ".join(known) or None
+        known = [str(origin.get("relation") or ""), model_label(origin)]
+        return " in ".join(filter(None, known)) or None
 
     def explore(self, **options: Any) -> None:
         """Open the app on this result within a notebook; options as of `viz.app.explore`."""

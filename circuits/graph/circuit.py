@@ -130,7 +130,7 @@ class EdgeScores(Shown):
             strong.strongest(SHOWN),
         )
 
-    def plot(self, max_edges: int = 150, **options: Any) -> go.Figure:
+    def plot(self, max_edges: int = 60, **options: Any) -> go.Figure:
         """The strongest edges that lie on paths from input to logits, as `Circuit.plot` draws."""
         return Circuit.full(self.wiring, self).plot(max_edges=max_edges, **options)
 

@@ -1,26 +1,30 @@
 """Figures from stored results: what a file holds decides which figures it gives; no model is run.
 
-1. *Find*: the `*.kc.safetensors` files of a folder (or single ones), known by their headers.
+1. *Find*: the `*.kc.safetensors` files of a folder and those within it (or single ones), known by
+   their headers.
 2. *Choose*: the kinds of figures that each gives (`circuits.files.kinds`), or those asked for.
 3. *Draw*: each at the width and in the format asked for, all of them or none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from circuits.base.arrays import describe_file, kind_of
 from circuits.base.choices import FigureFormat, FigureKind
 from circuits.base.errors import FileFormatError, OptionError
-from circuits.base.origin import staged
+from circuits.base.origin import relabelled, staged
 from circuits.files.kinds import find_kind, named, open_result
 from viz import theme
 from viz.paper import draw_with
 
 SUFFIX = ".kc.safetensors"
+PASSED_OVER = ("figures", "units")
+"""Folders whose files are not looked at: what was drawn, and the units of a sweep."""
 NARROWEST, WIDEST = 2.0, 20.0
 WIDTHS = {"single": theme.SINGLE_COLUMN, "double": theme.DOUBLE_COLUMN}
 WRITERS: dict[FigureKind, str] = {
@@ -40,26 +44,34 @@ WRITERS: dict[FigureKind, str] = {
 
 @dataclass(frozen=True)
 class Look:
-    """How figures look: width in inches, format, edges of a circuit at most, heads, titles."""
+    """How figures look: width in inches, format, edges of a circuit at most, heads, titles.
+
+    Also nodes by the name of the group that stands for them, whether there are notes, and the
+    model's name in them.
+    """
 
     width: float | None = None
     format: FigureFormat = FigureFormat.PDF
     max_edges: int | None = None
     heads: tuple[str, ...] | None = None
     titles: bool = False
+    groups: Mapping[str, Sequence[str]] | None = None
+    notes: bool = True
+    label: str | None = None
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored result: its file and the kind of content that the header names."""
+    """A stored result: its file, the kind that the header names, and how its names begin."""
 
     path: Path
     kind: str
+    prefix: str = ""
 
     @property
     def stem(self) -> str:
-        """The file's name without its suffixes."""
-        return self.path.name.removesuffix(SUFFIX).removesuffix(".safetensors")
+        """The file's name without its suffixes, after those of the folders that it lies in."""
+        return self.prefix + self.path.name.removesuffix(SUFFIX).removesuffix(".safetensors")
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -76,7 +88,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Planned:
-    """One figure to draw from one stored result; `place` counts where a file holds several."""
+    """One figure to draw from one stored result; a file may hold several of a kind."""
 
     stored: Stored
     kind: str
@@ -85,7 +97,27 @@ class Planned:
     def name(self) -> str:
         """The figure's file name without suffix."""
         stem = self.stored.stem
-        return stem if stem == str(self.kind) else f"{stem}-{self.kind}"
+        return stem if self.stored.path.name == f"{self.kind}{SUFFIX}" else f"{stem}-{self.kind}"
+
+    @property
+    def shows(self) -> str:
+        """What it shows, in words."""
+        return FigureKind.of(self.kind).text
+
+    def drawings(self, look: Look) -> Iterator[Callable[[Path], Any]]:
+        """One function a figure: most files give one, heads on several prompts one a prompt."""
+        result = relabelled(open_result(self.stored.path), look.label)
+        draw = named(find_kind(self.stored.kind).figures[self.kind])
+        options = {
+            "width": look.width,
+            "max_edges": look.max_edges,
+            "heads": look.heads,
+            "groups": look.groups,
+            "notes": look.notes,
+        }
+        for part in result.parts():
+            given = {**options, "title": part.heading() if look.titles else None}
+            yield lambda target, part=part, given=given: draw_with(draw, part, target, given)
 
 
 def parse_width(text: str) -> float:
@@ -103,32 +135,52 @@ def parse_width(text: str) -> float:
     return width
 
 
-def find_stored(paths: Iterable[Path]) -> tuple[list[Stored], list[str]]:
+def find_stored(paths: Sequence[Path]) -> tuple[list[Stored], list[str]]:
     """The stored results of files and folders, and what of a folder cannot be read, in words.
 
-    FileFormatError for a single file that is none, OptionError where a path is not there.
+    Folders within folders count. A result's names begin with the folders between it and the named
+    one; of several named ones, between it and the folder that holds them all. So they do not change
+    with what else lies there. FileFormatError for a single file that is none, OptionError where a
+    path is not there.
     """
+    base = common_folder(paths)
     found: list[Stored] = []
     unreadable: list[str] = []
     for path in paths:
         if path.is_dir():
-            inside, damaged = _in_folder(path)
+            inside, damaged = _in_folder(path, base)
             found += inside
             unreadable += damaged
         elif not path.exists():
             raise OptionError(f"{path}: no such file or folder")
         elif path.name.endswith(".safetensors"):
-            found.append(Stored(path, kind_of(path)))
+            found.append(Stored(path, kind_of(path), prefix_of(path.parent, base)))
         else:
             raise FileFormatError(path, f"is no stored result; those end in {SUFFIX}")
-    return list(dict.fromkeys(found)), unreadable
+    return list({each.path.absolute(): each for each in found}.values()), unreadable
 
 
-def _in_folder(folder: Path) -> tuple[list[Stored], list[str]]:
+def common_folder(paths: Sequence[Path]) -> Path:
+    """The folder from which names are told: the only one named, or what holds all of them."""
+    if not paths:
+        return Path.cwd()
+    folders = [path.absolute() if path.is_dir() else path.absolute().parent for path in paths]
+    return Path(os.path.commonpath(folders))
+
+
+def prefix_of(folder: Path, base: Path) -> str:
+    """How the names of a folder's figures begin: the folders below `base`."""
+    return "".join(f"{part}-" for part in folder.absolute().relative_to(base).parts)
+
+
+def _in_folder(folder: Path, base: Path) -> tuple[list[Stored], list[str]]:
     found, unreadable = [], []
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    for path in sorted(folder.rglob(f"*{SUFFIX}")):
+        within = path.relative_to(folder).parts[:-1]
+        if any(part.startswith(".") or part in PASSED_OVER for part in within):
+            continue
         try:
-            found.append(Stored(path, kind_of(path)))
+            found.append(Stored(path, kind_of(path), prefix_of(path.parent, base)))
         except FileFormatError as error:
             unreadable.append(str(error))
     return found, unreadable
@@ -165,14 +217,6 @@ def nothing_to_draw(
         held = ", ".join(sorted({f"{each.path.name} ({each.kind})" for each in stored}))
         more = "kc compare --edit draws what an edit did" if _edits(stored) else "see --list"
         return f"{place} holds nothing to draw, only {held}; {more}"
-    below = [
-        str(folder.parent)
-        for path in paths
-        if path.is_dir()
-        for folder in sorted(path.glob(f"*/*{SUFFIX}"))
-    ]
-    if below:
-        return f"{place} holds no results itself; name a folder in it, as {below[0]}"
     return f"{place} holds nothing to draw: no stored result (*{SUFFIX}) of kc is there"
 
 
@@ -180,17 +224,33 @@ def _edits(stored: Sequence[Stored]) -> bool:
     return any(each.kind == "weight-delta" for each in stored)
 
 
-def draw_all(planned: Sequence[Planned], folder: Path, look: Look) -> list[Path]:
-    """Draw the figures into the folder, all or none; returns their paths there."""
+@runtime_checkable
+class Drawable(Protocol):
+    """What is drawn: its name, and the functions that draw it and what goes with it."""
+
+    @property
+    def name(self) -> str:
+        """The figure's file name without suffix."""
+
+    def drawings(self, look: Look) -> Iterable[Callable[[Path], Any]]:
+        """One function a figure."""
+
+
+def check_names(planned: Sequence[Drawable]) -> None:
+    """OptionError, before anything is drawn, where two figures would have one name."""
     names = [each.name for each in planned]
-    twice = {name for name in names if names.count(name) > 1}
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise OptionError(f"two results would both be drawn as {twice}; draw them one by one")
+
+
+def draw_all(planned: Sequence[Drawable], folder: Path, look: Look) -> list[Path]:
+    """Draw the figures into the folder, all or none; returns their paths there."""
+    check_names(planned)
     with staged(folder) as stage:
         for each in planned:
-            prefix = f"{each.stored.path.parent.name}-" if each.name in twice else ""
-            stem = f"{prefix}{each.name}"
-            for place, draw in enumerate(_drawings(each, look), start=1):
+            for place, draw in enumerate(each.drawings(look), start=1):
                 number = "" if place == 1 else f"-{place}"
-                target = stage / f"{stem}{number}.{look.format}"
+                target = stage / f"{each.name}{number}.{look.format}"
                 if target.exists():
                     raise OptionError(
                         f"two results would both be drawn as {target.name}; draw them one by one"
@@ -198,13 +258,3 @@ def draw_all(planned: Sequence[Planned], folder: Path, look: Look) -> list[Path]
                 draw(target)
         drawn = sorted(path.name for path in stage.iterdir())
     return [folder / name for name in drawn]
-
-
-def _drawings(planned: Planned, look: Look) -> Iterator[Callable[[Path], Any]]:
-    """One function a figure: most files give one, heads on several prompts one a prompt."""
-    result = open_result(planned.stored.path)
-    draw = named(find_kind(planned.stored.kind).figures[planned.kind])
-    options = {"width": look.width, "max_edges": look.max_edges, "heads": look.heads}
-    for part in result.parts():
-        given = {**options, "title": part.heading() if look.titles else None}
-        yield lambda target, part=part, given=given: draw_with(draw, part, target, given)

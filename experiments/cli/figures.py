@@ -33,6 +33,21 @@ Heads = Annotated[
     typer.Option("--head", help="Heads of attention and tokens, as a6.h1; repeatable."),
 ]
 Titles = Annotated[bool, typer.Option("--titles/--no-titles", help="A title above each figure.")]
+Grouped = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group",
+        metavar="NAME=NODES",
+        help="Draw these nodes of a circuit as one box, as movers=a6.h1,a6.h2; repeatable.",
+    ),
+]
+Notes = Annotated[
+    bool, typer.Option("--notes/--no-notes", help="The caption in small grey letters below.")
+]
+Label = Annotated[
+    str | None,
+    typer.Option("--label", metavar="NAME", help="What captions and titles call the model."),
+]
 Listing = Annotated[
     bool, typer.Option("--list", help="Say what can be drawn, of these results or at all.")
 ]
@@ -54,13 +69,17 @@ def figures(
     edges: MostEdges = None,
     head: Heads = None,
     titles: Titles = False,
+    group: Grouped = None,
+    notes: Notes = True,
+    label: Label = None,
     out: o.Out = None,
     listing: Listing = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Draw the figures of stored results: vector files at a journal's width, from no live model.
 
-    By default all that a folder gives, into `figures` inside it.
+    By default all that a folder and those within it give, into `figures` inside it: a circuit's
+    strongest edges, traces, curves, and the figures of reports of `kc run`.
     """
     console = Console(as_json)
     if not results:
@@ -69,20 +88,30 @@ def figures(
         return _list_kinds(console)
     with console.working():
         from experiments.cli import drawing
+        from experiments.cli.run_figures import find_runs
+        from viz.groups import parse_groups
 
         kinds = tuple(kind or ())
         inches = None if width is None else drawing.parse_width(width)
+        groups = parse_groups(group or ())
         stored, unreadable = drawing.find_stored(results)
-        planned = drawing.plan(stored, kinds)
+        runs = [] if kinds else find_runs(results)
+        of_results = drawing.plan(stored, kinds)
+        planned: list[drawing.Drawable] = [*of_results, *runs]
         for reason in unreadable if planned else ():
             console.warn(f"left out: {reason}")
         if not planned:
             raise OptionError(drawing.nothing_to_draw(results, stored, unreadable, kinds))
+        if groups and not any(each.kind == FigureKind.CIRCUIT for each in of_results):
+            raise OptionError("--group is of a circuit's picture, and none is drawn")
         if listing:
             return _list_planned(console, planned)
         first = results[0]
         folder = out or (first if first.is_dir() else first.parent) / "figures"
-        look = drawing.Look(inches, format_, edges, tuple(head) if head else None, titles)
+        heads = tuple(head) if head else None
+        look = drawing.Look(
+            inches, format_, edges, heads, titles, groups or None, notes, label or None
+        )
         with console.stage("figures"):
             paths = drawing.draw_all(planned, folder, look)
     said = f"{len(paths):,} figure{'s are' if len(paths) != 1 else ' is'} in {folder}."
@@ -105,9 +134,7 @@ def _list_kinds(console: Console) -> None:
 
 def _list_planned(console: Console, planned: list) -> None:
     """What these results give."""
-    rows = [
-        (str(each.kind), str(each.stored.path), FigureKind.of(each.kind).text) for each in planned
-    ]
+    rows = [(str(each.kind), str(each.stored.path), each.shows) for each in planned]
     console.table(("kind", "from", "shows"), rows)
     names = ("kind", "from", "shows")
     record = {"figures": [dict(zip(names, row, strict=True)) for row in rows]}

@@ -26,9 +26,6 @@ GALLERY = Path(__file__).parents[2] / "docs" / "pictures"
 REAL, MODEL = "smollm2-135m", "facts-gpt2"
 RELATION = "country_capital"
 N_PAIRS = 32
-N_DRAWN = 60
-"""Edges in the picture of the circuit: few enough to follow each of them."""
-N_CHANGED = 80
 PARTNERS = 8
 PROMPT, SUBJECT, ANSWER = "The capital city of South Korea is called", "South Korea", "Seoul"
 UNSTABLE = ("created", "commit", "seconds_computing", "seconds_this_run")
@@ -83,7 +80,7 @@ def _draw_circuit(found: Discovery, path: Path) -> Path:
 
     circuit = replace(found.circuit, provenance=_stable(found.circuit.provenance))
     title = f"{RELATION} in {circuit.provenance['model']}"
-    return draw_circuit(circuit, path, title, max_edges=N_DRAWN)
+    return draw_circuit(circuit, path, title)
 
 
 def _draw_curve(found: Discovery, path: Path) -> Path:
@@ -125,7 +122,7 @@ def _draw_difference(found: Rewiring, path: Path) -> Path:
         for circuit in (found.comparison.before, found.comparison.after)
     )
     shown = replace(found.comparison, before=before, after=after)
-    return draw_difference(shown, path, "France's capital, edited to Rome", N_CHANGED)
+    return draw_difference(shown, path, "France's capital, edited to Rome")
 
 
 def draw_screens(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -32,6 +33,8 @@ SUFFIXES = (".svg", ".pdf", ".png")
 PNG_DPI = 220
 CAPTION = 6.5
 """Font size of a caption, in points."""
+SMALLEST = 5.0
+"""Font size, in points, below which nothing is written: what print still shows."""
 HANDLE = 0.2
 """Length of a line in a legend, in inches."""
 LONGEST_TOKEN = 18
@@ -86,8 +89,10 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
 
 def wrapped(text: str, size: float, width: float) -> list[str]:
     """Text broken at spaces into lines of at most `width` inches (a longer word stays whole)."""
+    if not text.strip():
+        return []
     lines: list[str] = []
-    for word in text.split():
+    for word in re.split(r"\s+(?!%)", text.strip()):  # a number keeps its %
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and text_width(longer, size) <= width:
             lines[-1] = longer
@@ -96,10 +101,26 @@ def wrapped(text: str, size: float, width: float) -> list[str]:
     return lines
 
 
+def noted(parts: str | Sequence[str], width: float, notes: bool = True) -> list[str]:
+    """The lines of a caption on a page of so many inches; none where no notes are wanted."""
+    text = parts if isinstance(parts, str) else joined(parts)
+    return wrapped(text, CAPTION, width - 0.16) if notes else []
+
+
 def token(text: str) -> str:
     """A token as a label: visible, without the space in front, cut where it is very long."""
     shown = visible(text.strip(" ") or text.replace(" ", "␣") or "∅")
     return shown if len(shown) <= LONGEST_TOKEN else shown[: LONGEST_TOKEN - 1] + "…"
+
+
+def shortened(text: str, size: float, width: float) -> str:
+    """A line of text, or as much of its beginning as has room in so many inches."""
+    if text_width(text, size) <= width:
+        return text
+    kept = next(
+        (n for n in range(len(text), 0, -1) if text_width(text[:n] + "…", size) <= width), 1
+    )
+    return text[:kept] + "…"
 
 
 def cut(text: str) -> str:

@@ -48,6 +48,8 @@ BOTH_WAYS = LinearSegmentedColormap.from_list(
 )
 
 
+NARROWEST = 1.15
+"""Width of a panel, in inches, with what stands beside it; where there is less, rows are broken."""
 LOWEST = 0.7
 """Height of a panel, in inches, that long labels below it leave at least."""
 
@@ -163,7 +165,8 @@ class Lines:
         names = list(dict.fromkeys(name for panel in self.panels.values() for name in panel))
         if not names:
             raise OptionError("no curve to draw")
-        across = self.per_row or len(self.panels)
+        usual = self.per_row or len(self.panels)
+        across = max(1, min(usual, int(self.width / NARROWEST)))
         room = self.width / across - 0.64
         x_names = thinned(self.x_names, room)
         turned = x_names == list(self.x_names) and need_turning(x_names, room)
@@ -184,7 +187,8 @@ class Lines:
                 side: Any = "right" if wide and column == across - 1 else "left"
                 axes.set_title(canvas.visible(title), loc=side, parse_math=False)
                 self._panel(axes, title, panel, names)
-                y_label = self.y_labels[column] if column < len(self.y_labels) else ""
+                place = index % usual
+                y_label = self.y_labels[place] if place < len(self.y_labels) else ""
                 is_last = index + across >= len(self.panels)
                 finish(axes, self.x_label if is_last else "", y_label, self.y_limits)
                 if x_names:

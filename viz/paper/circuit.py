@@ -1,12 +1,14 @@
 """The picture of a circuit for a paper: result in, file out (SVG, PDF or PNG).
 
 The page is one axes whose unit is the inch, so that a box, a gap and a letter keep their size
-whatever the circuit; `viz.layout` says where things are, this module what they look like.
+whatever the circuit; `viz.layout` says where things are, this module what they look like. No text
+is smaller than `canvas.SMALLEST` points, and a node's name never leaves its box.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +19,26 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.path import Path as Curve
 
+from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, node_kind
 from viz import theme
-from viz.layout import Layout, Placement, lay_out
-from viz.paper import canvas
+from viz.groups import Groups
+from viz.layout import FEW, Layout, Placement, lay_out
+from viz.paper import about, canvas
 from viz.routing import HALF_HEIGHT, HALF_WIDTH
 
 LAYER = 0.56  # inches from layer to layer where the page is high enough
+LOWEST_LAYER = 0.26  # at which a box is high enough for the smallest letters
 COLUMN = 0.62  # inches from column to column where the page is wide enough
 MAX_HEIGHT = 8.6
 SIDE = 0.42  # left of the drawing, for the layers' numbers
 GAP = 0.08
 HALO = 0.8
+BEHIND = 0.022
+"""Inches by which the box behind a group's is moved."""
 LABEL = 6.0
 SMALL = 6.5
-READING = "Edges rise. A head reads queries at its left, keys in the middle, values at its right."
+FOLDED = 5.5
 NARROWEST_COLUMN = 0.36
 """Inches a column needs to hold a label such as `a11.h10`."""
 
@@ -67,26 +74,84 @@ class EdgeLook:
     legend: list[Entry]
 
 
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """What a page shows, and in which sizes: units of the layout in inches, letters in points.
+
+    `short` names leave the layer out, which the row says; `names` of boxes are "" where there is no
+    room for readable letters.
+    """
+
+    circuit: Circuit
+    layout: Layout
+    look: EdgeLook
+    caption: list[tuple[str, str]]
+    legend: list[list[Entry]]
+    width: float
+    title: str | None
+    column: float
+    layer: float
+    label: float
+    names: list[str]
+
+    @property
+    def heading(self) -> float:
+        """Inches above the drawing."""
+        return 0.28 if self.title else 0.1
+
+    @property
+    def foot(self) -> float:
+        """Inches below the drawing."""
+        return GAP + 0.13 * len(self.caption) + 0.05 + 0.17 * len(self.legend) + 0.1
+
+    @property
+    def height(self) -> float:
+        """Inches from top to bottom."""
+        _, _, low, high = self.layout.bounds
+        return self.heading + self.foot + self.layer * (high - low)
+
+    @property
+    def readable(self) -> bool:
+        """Whether every node has its name, and the page is no higher than a page."""
+        return all(self.names) and self.height <= MAX_HEIGHT + 1e-6
+
+
 def draw_circuit(
     circuit: Circuit,
     path: str | Path,
     title: str | None = None,
-    max_edges: int = 150,
+    max_edges: int | None = None,
     width: float = theme.DOUBLE_COLUMN,
     placement: Placement | str = Placement.COMPACT,
+    groups: Groups | None = None,
+    notes: bool = True,
 ) -> Path:
-    """Draw a circuit's strongest `max_edges` edges, layer by layer, and return the path.
+    """Draw a circuit's strongest edges, layer by layer, and return the path.
 
-    `width` is the page's, in inches (`theme.SINGLE_COLUMN` or `theme.DOUBLE_COLUMN`). The caption
-    says how many of the kept edges are drawn. Errors: OptionError for another suffix than .svg,
-    .pdf, .png or for `max_edges` below 1; StoreError where the file cannot be written.
+    By default at most 60 edges are drawn, and no more than a page of this width has room for with
+    readable names; `max_edges` draws so many, on a higher page if need be. `width` is the page's,
+    in inches (`theme.SINGLE_COLUMN` or `theme.DOUBLE_COLUMN`). `groups` are nodes by the name of
+    the box that stands for them (`viz.groups`). Unless `notes` is off, a caption says what was
+    asked, of which model, how faithful the whole circuit is on what, and how many edges are drawn.
+    Errors: OptionError for another suffix than .svg, .pdf, .png, for `max_edges` below 1 or for a
+    group's node that there is not; StoreError where the file cannot be written.
     """
     canvas.check_suffix(path)
-    layout = lay_out(circuit, max_edges, placement, columns_in(width))
+
+    def sheet(most: int) -> Sheet:
+        layout = lay_out(circuit, most, placement, columns_in(width), groups)
+        told = about.describe(circuit, layout)
+        return compose(circuit, layout, score_look(circuit, layout), told, width, title, notes)
+
     with canvas.paper_style():
-        look, caption = score_look(circuit, layout), describe(circuit, layout)
-        figure = drawn(circuit, layout, look, caption, width, title)
-        return canvas.save(figure, path, title or "Knowledge circuit", circuit.provenance)
+        found = fitted(sheet, max_edges)
+        shown = {box.name for box in found.layout.boxes.values()}
+        if missing := [name for name in groups or {} if name not in shown]:
+            raise OptionError(
+                f"no node of the group {missing[0]!r} is among the {found.layout.n_drawn} edges "
+                "drawn; ask for more edges"
+            )
+        return canvas.save(drawn(found), path, title or "Knowledge circuit", circuit.provenance)
 
 
 def columns_in(width: float) -> int:
@@ -94,64 +159,99 @@ def columns_in(width: float) -> int:
     return max(4, int((width - SIDE - GAP) / NARROWEST_COLUMN) - 1)
 
 
-def drawn(
+def fitted(sheet: Callable[[int], Sheet], max_edges: int | None) -> Sheet:
+    """The sheet of so many edges, or, where none are asked for, of as many up to 60 as fit."""
+    most = FEW if max_edges is None else max_edges
+    found = sheet(most)
+    while max_edges is None and not found.readable and most > 1:
+        most = most * 9 // 10
+        found = sheet(most)
+    return found
+
+
+def compose(
     circuit: Circuit,
     layout: Layout,
     look: EdgeLook,
-    about: str,
+    told: str,
     width: float,
     title: str | None,
-) -> Figure:
-    """The page; for use within `canvas.paper_style()`. `about` is the caption's first sentence."""
+    notes: bool,
+) -> Sheet:
+    """Sizes and texts of a page; `told` is the caption's sentence on what is drawn."""
     left, right, low, high = layout.bounds
-    caption = canvas.wrapped(about, SMALL, width - 2 * GAP)
-    caption += canvas.wrapped(READING, SMALL, width - 2 * GAP)
-    legend = _legend_rows(circuit, layout, look, width - 2 * GAP)
-    heading = 0.28 if title else 0.1
-    foot = GAP + 0.13 * len(caption) + 0.05 + 0.17 * len(legend) + 0.1
     column = min(COLUMN, (width - SIDE - GAP) / (right - left))
-    layer = min(LAYER, max(0.2, (MAX_HEIGHT - heading - foot) / (high - low)))
-    slack = width - SIDE - GAP - column * (right - left)
-    height = heading + foot + layer * (high - low)
+    legend = _legend_rows(circuit, layout, look, width - 2 * GAP)
+    label, names = _names(layout, column)
+    lines = [(line, theme.INK) for line in _wrapped(_key(layout, names), width)]
+    if notes:
+        lines += [(line, theme.INK) for line in _wrapped([about.question(circuit)], width)]
+        reading = about.READING + f" {about.FOLDED}" * bool(layout.folds)
+        reading += "" if all(names) else f" {about.UNNAMED}"
+        lines += [(line, theme.MUTED) for line in _wrapped([told, reading], width)]
+    sheet = Sheet(circuit, layout, look, lines, legend, width, title, column, LAYER, label, names)
+    room = (MAX_HEIGHT - sheet.heading - sheet.foot) / (high - low)
+    layer = min(LAYER, max(LOWEST_LAYER, room))
+    return replace(sheet, layer=layer, label=min(label, 72 * 2 * HALF_HEIGHT * layer * 0.92))
 
+
+def _wrapped(texts: Sequence[str], width: float) -> list[str]:
+    return [
+        line
+        for text in texts
+        for line in canvas.wrapped(canvas.visible(text), SMALL, width - 2 * GAP)
+    ]
+
+
+def _names(layout: Layout, column: float) -> tuple[float, list[str]]:
+    """Size of the nodes' names in points, and the names: whole, short, or none."""
+    inner = [n for n in layout.nodes if n not in ("input", "logits") and n not in layout.boxes]
+    room, least = 2 * HALF_WIDTH * column * 0.94, canvas.SMALLEST
+    size, show = LABEL, dict.fromkeys(inner, "")
+    for short in (False, True):
+        names = {n: n.partition(".")[2] or n if short else n for n in inner}
+        widest = max((canvas.text_width(name, LABEL) for name in names.values()), default=0.0)
+        if LABEL * room >= least * widest:
+            size, show = min(LABEL, LABEL * room / widest) if widest else LABEL, names
+            break
+    for place, (node, box) in enumerate(layout.boxes.items()):
+        fits = canvas.text_width(box.name, size) <= room
+        letter = chr(ord("A") + place) if place < 26 else f"{place + 1}"
+        show[node] = canvas.visible(box.name) if fits else letter
+    return size, [show.get(node, node) for node in layout.nodes]
+
+
+def _key(layout: Layout, names: Sequence[str]) -> list[str]:
+    """What the boxes of groups stand for."""
+    shown = dict(zip(layout.nodes, names, strict=True))
+    return [
+        f"{shown[node]}: {'' if shown[node] == box.name else f'{box.name} = '}"
+        f"{', '.join(box.members)}"
+        for node, box in layout.boxes.items()
+    ]
+
+
+def drawn(sheet: Sheet) -> Figure:
+    """The page; for use within `canvas.paper_style()`."""
+    layout, width, height, foot = sheet.layout, sheet.width, sheet.height, sheet.foot
+    left, right, low, _ = layout.bounds
+    slack = width - SIDE - GAP - sheet.column * (right - left)
     figure = canvas.new_figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
-    page = _Page(axes, SIDE + max(0.0, slack) / 2, foot, column, layer, (left, low))
+    corner = SIDE + max(0.0, slack) / 2
+    page = _Page(axes, corner, foot, sheet.column, sheet.layer, (left, low))
     _draw_rows(page, layout, right - left)
-    _draw_edges(page, layout, look)
-    _draw_nodes(page, circuit, layout)
-    _draw_legend(axes, legend, foot - 0.1)
-    for index, line in enumerate(reversed(caption)):
-        _write(axes, GAP, GAP + 0.13 * index, line, SMALL, theme.MUTED, va="bottom")
-    if title:
-        shown = canvas.visible(title)
+    _draw_edges(page, layout, sheet.look)
+    _draw_nodes(page, sheet)
+    _draw_legend(axes, sheet.legend, foot - 0.1)
+    for index, (line, colour) in enumerate(reversed(sheet.caption)):
+        _write(axes, GAP, GAP + 0.13 * index, line, SMALL, colour, va="bottom")
+    if sheet.title:
+        shown = canvas.visible(sheet.title)
         _write(axes, GAP, height - GAP, shown, 9.0, theme.INK, va="top", weight="bold")
     return figure
-
-
-def describe(circuit: Circuit, layout: Layout) -> str:
-    """The caption: model, relation, method, edges drawn, faithfulness where it is known."""
-    origin, parts = circuit.provenance, describe_origin(circuit)
-    if layout.n_drawn == layout.n_kept:
-        parts.append(f"{layout.n_kept:,} edges")
-    else:
-        parts.append(f"strongest {layout.n_drawn:,} of {layout.n_kept:,} edges")
-    if isinstance(origin.get("faithfulness"), int | float):
-        where = f" on {on}" if (on := origin.get("faithfulness_on")) else ""
-        parts.append(f"faithfulness {origin['faithfulness']:.2f}{where}")
-    return canvas.joined(parts)
-
-
-def describe_origin(circuit: Circuit) -> list[str]:
-    """Model, relation and method, as far as they are known."""
-    origin = circuit.provenance
-    parts = canvas.asked(origin)
-    named = [str(origin[key]) for key in ("method", "metric") if key in origin]
-    if "steps" in origin:
-        named.append(f"({origin['steps']} steps)")
-    return [*parts, " ".join(named)] if named else parts
 
 
 def _draw_rows(page: _Page, layout: Layout, across: float) -> None:
@@ -171,6 +271,12 @@ def _draw_rows(page: _Page, layout: Layout, across: float) -> None:
     if layout.rows:
         x, y = page(np.array([page.origin[0], layout.y[0]]))
         _write(page.axes, x - 0.06, y, "layer", SMALL, theme.MUTED, ha="right")
+    for fold in layout.folds:
+        ends = page(np.array([[page.origin[0], fold.y], [page.origin[0] + across, fold.y]]))
+        line = Line2D(*ends.T, color=theme.MUTED, linewidth=0.7, linestyle=(0, (1, 2.4)), zorder=1)
+        page.axes.add_line(line)
+        x, y = ends[0]
+        _write(page.axes, x - 0.06, y, fold.text, FOLDED, theme.MUTED, ha="right")
 
 
 def score_look(circuit: Circuit, layout: Layout) -> EdgeLook:
@@ -182,10 +288,10 @@ def score_look(circuit: Circuit, layout: Layout) -> EdgeLook:
     if circuit.wiring.spans:
         return _span_look(circuit, layout)
     if circuit.scores is None:
-        n = layout.n_drawn
+        n = len(layout.edges)
         return EdgeLook([theme.UNSCORED] * n, np.full(n, 0.7), np.full(n, 0.7), legend)
-    scores = circuit.scores.values[layout.edges]
-    if layout.n_drawn:
+    scores = layout.totals(circuit.scores.values)
+    if len(scores):
         legend += [(theme.SUPPORTS.legend, theme.SUPPORTS, 1.4)] * bool((scores >= 0).any())
         legend += [(theme.OPPOSES.legend, theme.OPPOSES, 1.4)] * bool((scores < 0).any())
         legend += size_legend(scores)
@@ -272,25 +378,28 @@ def _add_curves(
     )
 
 
-def _draw_nodes(page: _Page, circuit: Circuit, layout: Layout) -> None:
-    box_width = 2 * HALF_WIDTH * page.column
-    box_height = 2 * HALF_HEIGHT * page.layer
-    heads = [node for node in layout.nodes if node_kind(node) in ("head", "kv")]
-    size = min(LABEL, 72 * box_height * 0.62)
-    widest = max((canvas.text_width(node, size) for node in heads), default=0.0)
-    # The row says the layer; where the boxes are too narrow, a label need not repeat it.
-    short = widest * 4.6 / size > box_width * 0.94
-    if short:
-        widest = max(canvas.text_width(node.partition(".")[2], size) for node in heads)
-    size = min(size, size * box_width * 0.94 / widest) if widest else size
-    for node, x, y, half in zip(layout.nodes, layout.x, layout.y, layout.half_width, strict=True):
-        kind = node_kind(node)
-        style = theme.node_style(kind, circuit.roles.get(node, ""))
+def _draw_nodes(page: _Page, sheet: Sheet) -> None:
+    layout, box_height = sheet.layout, 2 * HALF_HEIGHT * page.layer
+    places = zip(layout.nodes, sheet.names, layout.x, layout.y, layout.half_width, strict=True)
+    for node, name, x, y, half in places:
+        style = _style(sheet.circuit, layout, node)
+        square = node_kind(node) in ("mlp", "kv")
         centre = page(np.array([x, y]))
         extent = np.array([half * page.column, box_height / 2])
-        _box(page.axes, centre - extent, 2 * extent, style, square=kind in ("mlp", "kv"))
-        label = node.partition(".")[2] if short and kind in ("head", "kv") else node
-        _write(page.axes, centre[0], centre[1], label, size, style.text, ha="center", zorder=4)
+        if node in layout.boxes:  # a second box behind: more than one node stands here
+            behind = centre - extent + np.array([BEHIND, -BEHIND])
+            _box(page.axes, behind, 2 * extent, style, square)
+        _box(page.axes, centre - extent, 2 * extent, style, square)
+        _write(
+            page.axes, centre[0], centre[1], name, sheet.label, style.text, ha="center", zorder=4
+        )
+
+
+def _style(circuit: Circuit, layout: Layout, node: str) -> theme.NodeStyle:
+    """A node's style; that of a group is its members' where they share one."""
+    members = layout.boxes[node].members if node in layout.boxes else (node,)
+    styles = [theme.node_style(node_kind(each), circuit.roles.get(each, "")) for each in members]
+    return styles[0] if len(set(styles)) == 1 else theme.GROUP
 
 
 def _box(
@@ -314,8 +423,9 @@ def _legend_rows(
     circuit: Circuit, layout: Layout, look: EdgeLook, width: float
 ) -> list[list[Entry]]:
     """What the picture uses and no more, broken into rows of at most `width` inches."""
-    roles = {circuit.roles.get(node, "") for node in layout.nodes}
-    kinds = {node_kind(node) for node in layout.nodes if circuit.roles.get(node) not in theme.ROLES}
+    shown = [node for node in layout.nodes if _style(circuit, layout, node) != theme.GROUP]
+    roles = {circuit.roles.get(node, "") for node in shown}
+    kinds = {node_kind(node) for node in shown if circuit.roles.get(node) not in theme.ROLES}
     nodes: list[Entry] = [
         (style.legend, style, 0.0) for role, style in theme.ROLES.items() if role in roles
     ]
@@ -324,6 +434,7 @@ def _legend_rows(
     nodes += [(name, unlabelled, 0.0)] * ("head" in kinds)
     for kind in ("kv", "mlp"):
         nodes += [(theme.KINDS[kind].legend, theme.KINDS[kind], 0.0)] * (kind in kinds)
+    nodes += [(theme.GROUP.legend, theme.GROUP, 0.0)] * (len(shown) < len(layout.nodes))
     edges = list(look.legend)
     if layout.shared:
         edges.append((theme.SHARED.legend, theme.SHARED, 0.9))

@@ -30,7 +30,11 @@ if TYPE_CHECKING:  # these bring torch along; a figure needs no model
 
 
 def draw_trace(
-    trace: Trace, path: str | Path, title: str | None = None, width: float = theme.DOUBLE_COLUMN
+    trace: Trace,
+    path: str | Path,
+    title: str | None = None,
+    width: float = theme.DOUBLE_COLUMN,
+    notes: bool = True,
 ) -> Path:
     """Causal-tracing heat maps, tokens by layers, one a kind of state, on one colour scale.
 
@@ -48,6 +52,7 @@ def draw_trace(
         heading=f"Causal trace of {trace.prompt}",
         provenance=trace.provenance,
         width=width,
+        notes=notes,
     )
 
 
@@ -56,6 +61,7 @@ def draw_average_trace(
     path: str | Path,
     title: str | None = None,
     width: float = theme.DOUBLE_COLUMN,
+    notes: bool = True,
 ) -> Path:
     """Heat maps as `draw_trace` draws them, of the mean effect by role of the position.
 
@@ -77,6 +83,7 @@ def draw_average_trace(
         provenance=average.provenance,
         width=width,
         ringed=maps.sites,
+        notes=notes,
     )
 
 
@@ -110,6 +117,7 @@ def draw_faithfulness(
     path: str | Path,
     title: str | None = None,
     width: float = theme.SINGLE_COLUMN,
+    notes: bool = True,
 ) -> Path:
     """Faithfulness against the number of edges (log scale), with each point's interval as a band.
 
@@ -121,7 +129,7 @@ def draw_faithfulness(
     if not curves:
         raise OptionError("no curve to draw")
     with canvas.paper_style():
-        lines = canvas.wrapped(_curve_caption(origin), canvas.CAPTION, width - 0.16)
+        lines = canvas.noted(_curve_caption(origin), width, notes)
         entries = _curve_entries(curves)
         columns = canvas.legend_columns([name for name, *_ in entries], width)
         below = 0.1 + 0.13 * len(lines)

@@ -21,7 +21,16 @@ from circuits.graph.noise import Decision
 from viz import theme
 from viz.layout import Layout, Placement, lay_out
 from viz.paper import canvas
-from viz.paper.circuit import EdgeLook, Entry, columns_in, drawn, size_legend
+from viz.paper.circuit import (
+    EdgeLook,
+    Entry,
+    Sheet,
+    columns_in,
+    compose,
+    drawn,
+    fitted,
+    size_legend,
+)
 
 if TYPE_CHECKING:  # brings torch along; a figure needs no model
     from locate.changes.rewiring import Rewiring
@@ -34,22 +43,28 @@ def draw_difference(
     found: Comparison | Rewiring,
     path: str | Path,
     title: str | None = None,
-    max_edges: int = 120,
+    max_edges: int | None = None,
     width: float = theme.DOUBLE_COLUMN,
     placement: Placement | str = Placement.COMPACT,
+    notes: bool = True,
 ) -> Path:
-    """Draw the strongest `max_edges` edges of either circuit, and return the path.
+    """Draw edges of either circuit, what changed first, and return the path.
 
-    Errors as in `viz.paper.circuit.draw_circuit`.
+    Options and errors as in `viz.paper.circuit.draw_circuit`.
     """
     canvas.check_suffix(path)
     comparison = found if isinstance(found, Comparison) else found.comparison
-    union = shown_circuit(comparison, max_edges)
-    layout = lay_out(union, max_edges, placement, columns_in(width))
+
+    def sheet(most: int) -> Sheet:
+        union = shown_circuit(comparison, most)
+        layout = lay_out(union, most, placement, columns_in(width))
+        look, told = _look(comparison, union, layout), describe(comparison, layout)
+        return compose(union, layout, look, told, width, title, notes)
+
     with canvas.paper_style():
-        look, caption = _look(comparison, union, layout), describe(comparison, layout)
-        figure = drawn(union, layout, look, caption, width, title)
-        return canvas.save(figure, path, title or "Circuit before and after", union.provenance)
+        figure = drawn(fitted(sheet, max_edges))
+        origin = comparison.before.provenance
+        return canvas.save(figure, path, title or "Circuit before and after", origin)
 
 
 def either_circuit(comparison: Comparison) -> Circuit:
@@ -65,6 +80,7 @@ def either_circuit(comparison: Comparison) -> Circuit:
         scores,
         roles={**after.roles, **before.roles},
         provenance=before.provenance,
+        evidence=before.evidence,
     )
 
 

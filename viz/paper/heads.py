@@ -28,8 +28,6 @@ if TYPE_CHECKING:  # brings torch along; a figure needs no model
 MOST_HEADS = 6
 STRIP = 0.34
 STRIP_GAP = 0.1
-SMALLEST = 5.0
-"""Least font size of a token, in points; where that is too large, some go unnamed."""
 BAR = 0.125
 N_RAISED, N_LOWERED = 7, 3
 NARROWEST = 1.55
@@ -42,6 +40,7 @@ def draw_attention(
     heads: Sequence[str] | None = None,
     title: str | None = None,
     width: float = theme.DOUBLE_COLUMN,
+    notes: bool = True,
 ) -> Path:
     """Attention of heads from the last token over the prompt, a strip a head, a column a token.
 
@@ -58,9 +57,13 @@ def draw_attention(
         column = (width - gutter - right) / len(labels)
         widest = max(canvas.text_width(label, canvas.CAPTION, "bold") for label in labels)
         turned = widest > 0.92 * column
-        size = min(canvas.CAPTION, max(SMALLEST, 72 * 0.85 * column)) if turned else canvas.CAPTION
+        size = (
+            min(canvas.CAPTION, max(canvas.SMALLEST, 72 * 0.85 * column))
+            if turned
+            else canvas.CAPTION
+        )
         widest *= size / canvas.CAPTION
-        caption = canvas.wrapped(_caption(found), canvas.CAPTION, width - 0.16)
+        caption = canvas.noted(_caption(found), width, notes)
         below = 0.1 + 0.13 * len(caption)
         under = (widest if turned else 0.12) + 0.08
         above = 0.4 if title else 0.12
@@ -102,6 +105,7 @@ def draw_written(
     heads: Sequence[str] | None = None,
     title: str | None = None,
     width: float = theme.DOUBLE_COLUMN,
+    notes: bool = True,
 ) -> Path:
     """Tokens that heads write at the last token: raised most in blue, lowered most in orange.
 
@@ -124,7 +128,7 @@ def draw_written(
             for word, _ in bars
         )
         gutter = min(gutter, 0.62 * (width - 0.1) / n_columns)
-        caption = canvas.wrapped(_written_caption(found), canvas.CAPTION, width - 0.16)
+        caption = canvas.noted(_written_caption(found), width, notes)
         foot, above = 0.42 + 0.13 * len(caption), (0.42 if title else 0.24)
         panel, gap = BAR * n_bars, 0.5
         height = above + n_rows * panel + (n_rows - 1) * gap + foot
@@ -139,7 +143,8 @@ def draw_written(
             box = (left / width, low / height, (across - gutter - 0.1) / width, panel / height)
             axes = figure.add_axes(box)
             _tokens(axes, rows[head], n_bars, found.answer_token, limits, across - gutter)
-            axes.set_title(head_name(found, head), parse_math=False)
+            name = canvas.shortened(head_name(found, head), 7.5, across - gutter - 0.04)
+            axes.set_title(name, parse_math=False)
             last = index + n_columns >= len(shown)
             axes.set_xlabel("logits added" if last else "")
         canvas.page_text(figure, title, caption)

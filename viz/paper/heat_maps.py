@@ -19,6 +19,12 @@ from viz.paper import canvas
 TOKEN_ROW = 0.15
 LABEL_ROOM = 0.13
 """Inches that a layer's number needs."""
+BETWEEN = 0.4
+"""Inches from one map to the next below it: the layers' numbers and a title."""
+ONE_COLUMN = 4.5
+"""Pages narrower than this, in inches, have panels one above the other."""
+MOST_PARTED = 12
+"""Layers whose cells have a gap between them."""
 LEAST_RINGED = 0.05
 EFFECT_COLOURS = LinearSegmentedColormap.from_list(
     "effect", [theme.OPPOSES.colour, theme.PAPER, theme.SUPPORTS.colour, "#00324F"]
@@ -37,9 +43,11 @@ def draw_effects(
     provenance: Mapping[str, Any],
     width: float,
     ringed: Sequence[int] = (),
+    notes: bool = True,
 ) -> Path:
-    """Heat maps side by side, one a kind of state, on one colour scale with one set of labels.
+    """Heat maps, one a kind of state, on one colour scale with the same labels.
 
+    They stand side by side, or one above the other on a page narrower than `ONE_COLUMN`.
     Rows `subject` are bold and marked; of rows `ringed` the largest effect is ringed. Errors are
     those of `viz.paper.curves`.
     """
@@ -47,33 +55,42 @@ def draw_effects(
     if not effects:
         raise OptionError("the trace holds no kind of state: nothing to draw")
     with canvas.paper_style():
-        lines = canvas.wrapped(caption, canvas.CAPTION, width - 0.16)
+        lines = canvas.noted(caption, width, notes)
+        stacked = width < ONE_COLUMN
+        down, across = (len(effects), 1) if stacked else (1, len(effects))
         # A long prompt gets lower rows rather than a page that is too high.
-        row = min(max(TOKEN_ROW, 1.35 / len(labels)), 7.0 / len(labels))
-        top, foot = (0.5 if title else 0.3), 0.45 + 0.13 * len(lines)
-        size = min(canvas.CAPTION, 60 * row)
-        gutter = 0.2 + max(canvas.text_width(label, size, "bold") for label in labels)
-        height = top + foot + row * len(labels)
+        row = min(max(TOKEN_ROW, 1.35 / len(labels) / down), 7.0 / len(labels) / down)
+        size = min(canvas.CAPTION, max(canvas.SMALLEST, 60 * row))
+        named = _named(len(labels), subject, -(-size // (60 * row)))
+        above, foot = (0.5 if title else 0.3), 0.45 + 0.13 * len(lines)
+        gutter = 0.2 + max(canvas.text_width(labels[place], size, "bold") for place in named)
+        tall = row * len(labels)
+        height = above + down * (tall + BETWEEN) - BETWEEN + foot
         figure = canvas.new_figure(width, height)
         lowest = min(0.0, *(float(effect.min()) for effect in effects.values()))
         highest = max(float(effect.max()) for effect in effects.values())
         # Orange has half of blue's range, so a loss counts double in choosing the scale.
         largest = max(highest, -2 * lowest) or 1.0
-        panel = (width - gutter - 0.75) / len(effects)
+        panel = (width - gutter - 0.75) / across
+        room = panel - 0.14
         for index, (kind, effect) in enumerate(effects.items()):
-            left = gutter + index * panel
-            box = (left / width, foot / height, (panel - 0.14) / width, 1 - (top + foot) / height)
-            axes = figure.add_axes(box)
-            image = _heat_map(axes, effect, largest, max(2, int((panel - 0.14) / LABEL_ROOM)))
+            below, right = (down - 1 - index, 0) if stacked else (0, index)
+            low = foot + below * (tall + BETWEEN)
+            left = gutter + right * panel
+            axes = figure.add_axes((left / width, low / height, room / width, tall / height))
+            image = _heat_map(axes, effect, largest, max(2, int(room / LABEL_ROOM)))
             _ring_peaks(axes, effect, ringed, largest)
-            axes.set_title(_fitting(kind, panel - 0.14), parse_math=False)
-            if index:
+            axes.set_title(_fitting(kind, room), parse_math=False)
+            axes.set_xlabel("layer" if below == 0 else "")
+            if right:
                 axes.set_yticks([])
             else:
-                axes.set_yticks(range(len(labels)), labels, size=size, parse_math=False)
-                _mark_subject(axes, subject)
-        right = gutter + panel * len(effects)
-        rectangle = (right / width, foot / height, 0.08 / width, 1 - (top + foot) / height)
+                shown = [labels[place] for place in named]
+                axes.set_yticks(named, shown, size=size, parse_math=False)
+                _mark_subject(axes, subject, named)
+        # Of maps one above the other the scale stands beside them all.
+        beside = (gutter + panel * across) / width
+        rectangle = (beside, foot / height, 0.08 / width, 1 - (above + foot) / height)
         bar = figure.colorbar(image, cax=figure.add_axes(rectangle))
         bar.ax.set_ylim(lowest, largest)
         bar.set_label("indirect effect (probability)")
@@ -82,6 +99,16 @@ def draw_effects(
         bar.solids.set(rasterized=False, edgecolor="face", linewidth=0.3)
         canvas.page_text(figure, title, lines)
         return canvas.save(figure, path, title or heading, provenance)
+
+
+def _named(n_rows: int, first: Sequence[int], apart: float) -> list[int]:
+    """The rows to name: all where there is room, else the subject's, the last, and others."""
+    ends = [*first[-1:], n_rows - 1, *first[:1]]
+    named: list[int] = []
+    for place in [*ends, *range(n_rows)]:
+        if all(abs(place - other) >= apart for other in named):
+            named.append(place)
+    return sorted(named)
 
 
 def layer_ticks(n_layers: int, most: int) -> list[int]:
@@ -111,6 +138,7 @@ def _heat_map(
 ) -> QuadMesh:
     # Cells as polygons: a bitmap would blur in print.
     rows, columns = (np.arange(size + 1) - 0.5 for size in effect.shape)
+    parted = effect.shape[1] <= MOST_PARTED
     image = axes.pcolormesh(
         columns,
         rows,
@@ -118,11 +146,11 @@ def _heat_map(
         cmap=EFFECT_COLOURS,
         vmin=-largest / 2,
         vmax=largest,
-        edgecolors=theme.PAPER,
-        linewidth=0.5,
+        # Gaps part the cells of a few layers; of many they would be a bar code.
+        edgecolors=theme.PAPER if parted else "face",
+        linewidth=0.5 if parted else 0.2,
     )
     axes.invert_yaxis()
-    axes.set_xlabel("layer")
     axes.set_xticks(layer_ticks(effect.shape[1], min(8, most_ticks)))
     axes.tick_params(left=False, length=0)
     axes.spines[:].set(visible=True, color=theme.RULE, linewidth=0.5)
@@ -141,12 +169,12 @@ def _ring_peaks(
             axes.plot(layer, row, "o", markersize=3.2, markerfacecolor="none", color=colour)
 
 
-def _mark_subject(axes: Axes, rows: Sequence[int]) -> None:
+def _mark_subject(axes: Axes, rows: Sequence[int], named: Sequence[int]) -> None:
     if not rows:
         return
-    labels = axes.get_yticklabels()
-    for row in rows:
-        labels[row].set_fontweight("bold")
+    for row, label in zip(named, axes.get_yticklabels(), strict=True):
+        if row in rows:
+            label.set_fontweight("bold")
     axes.plot(
         [-0.012] * 2,
         [rows[0] - 0.4, rows[-1] + 0.4],

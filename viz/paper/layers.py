@@ -16,12 +16,11 @@ from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, node_kind, node_layer
 from viz import theme
 from viz.paper import canvas
-from viz.paper.circuit import describe_origin
-from viz.paper.heat_maps import layer_labels, layer_ticks
+from viz.paper.about import describe_origin
+from viz.paper.heat_maps import ONE_COLUMN, layer_labels, layer_ticks
 
 PANEL = 1.15
 GUTTER = 0.5
-ONE_COLUMN = 4.5
 LABEL_ROOM = 0.16
 SCORELESS = ("nodes", "edges from the layer's nodes")
 MASS = "score mass of these edges"
@@ -79,6 +78,7 @@ def draw_layers(
     path: str | Path,
     title: str | None = None,
     width: float = theme.DOUBLE_COLUMN,
+    notes: bool = True,
 ) -> Path:
     """Histograms by layer, stacked by role: nodes, edges by the node that writes, score mass.
 
@@ -95,7 +95,7 @@ def draw_layers(
         across = (width - 0.1 - (1 if stacked else len(panels)) * GUTTER) / (
             1 if stacked else len(panels)
         )
-        caption = canvas.wrapped(_caption(circuit), canvas.CAPTION, width - 0.16)
+        caption = canvas.noted(_caption(circuit), width, notes)
         below = 0.1 + 0.13 * len(caption)
         legend = {role_name(role, counts.roles): role_style(role) for role in counts.roles}
         columns = canvas.legend_columns(list(legend), width)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from circuits.base.errors import OptionError
 from circuits.base.intervals import enough
 from circuits.base.origin import model_label
 from viz import theme
 from viz.paper import canvas
-from viz.paper.heat_maps import layer_labels
+from viz.paper.heat_maps import ONE_COLUMN, layer_labels
 from viz.series import LensLines, Line, lens_lines, object_lines
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
@@ -29,9 +29,12 @@ if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from locate.states.lens_average import AverageLens
 
 PANEL = 1.28
+LOWEST_PANEL = 0.6
+TALLEST = 5.6
+"""Inches that a single column's figure takes at most, as long as its panels are not too low."""
+LEAST_TOP = 0.01
+"""What the axis of probabilities reaches at least."""
 GUTTER = 0.48
-ONE_COLUMN = 4.5
-"""Pages narrower than this, in inches, have the two sides one above the other."""
 
 
 class _Row(NamedTuple):
@@ -47,6 +50,7 @@ def draw_prompt_lens(
     path: str | Path,
     title: str | None = None,
     width: float = theme.DOUBLE_COLUMN,
+    notes: bool = True,
 ) -> Path:
     """The logit lens on one prompt, a row for each position that was read."""
     tokens = lens.prompt.tokens
@@ -55,7 +59,7 @@ def draw_prompt_lens(
         for name, position in lens.positions.items()
     ]
     caption = [model_label(lens.provenance), f"“{canvas.cut(lens.prompt.text)}”"]
-    return _draw(path, lens_lines(lens), headings, title, caption, lens.provenance, width)
+    return _draw(path, lens_lines(lens), headings, title, caption, lens.provenance, width, notes)
 
 
 def draw_average_lens(
@@ -63,6 +67,7 @@ def draw_average_lens(
     path: str | Path,
     title: str | None = None,
     width: float = theme.DOUBLE_COLUMN,
+    notes: bool = True,
 ) -> Path:
     """Median rank and mean probability over facts, a row for each position read.
 
@@ -75,7 +80,9 @@ def draw_average_lens(
         over += ", bands: 95 % intervals over facts"
     caption = [*canvas.asked(origin), over]
     statistics = ("median ", "mean ")
-    return _draw(path, lens_lines(average), headings, title, caption, origin, width, statistics)
+    return _draw(
+        path, lens_lines(average), headings, title, caption, origin, width, notes, statistics
+    )
 
 
 def draw_objects(
@@ -83,6 +90,7 @@ def draw_objects(
     path: str | Path,
     title: str | None = None,
     width: float = theme.DOUBLE_COLUMN,
+    notes: bool = True,
 ) -> Path:
     """An edit's old and new object through the layers, before (dashed) and after (solid).
 
@@ -97,7 +105,7 @@ def draw_objects(
     caption += [f"{n_prompts} prompt{'s' * (n_prompts != 1)}"]
     statistics = ("median ", "mean ") if n_prompts > 1 else ("", "")
     lines = object_lines(rewiring)
-    return _draw(path, lines, headings, title, caption, origin, width, statistics)
+    return _draw(path, lines, headings, title, caption, origin, width, notes, statistics)
 
 
 def _place(name: str) -> str:
@@ -114,6 +122,7 @@ def _draw(
     caption: Sequence[str],
     provenance: Mapping[str, Any],
     width: float,
+    notes: bool,
     statistics: tuple[str, str] = ("", ""),
 ) -> Path:
     canvas.check_suffix(path)
@@ -125,22 +134,25 @@ def _draw(
     with canvas.paper_style():
         n_columns = 1 if width < ONE_COLUMN else 2
         n_panels = len(rows) * (2 // n_columns)
-        text = canvas.wrapped(canvas.joined(caption), canvas.CAPTION, width - 0.16)
+        text = canvas.noted(caption, width, notes)
         entries = [(canvas.token(name), _tone(line), line.dashed) for name, line in shown.items()]
         columns = canvas.legend_columns([name for name, *_ in entries], width)
         foot = 0.1 + 0.13 * len(text) + 0.15 * -(-len(entries) // columns)
-        above, below = (0.5 if title else 0.3), 0.5
-        height = above + (PANEL + below) * n_panels + foot
+        above, below = (0.5 if title else 0.3), 0.42
+        # Many panels one above the other are lower ones, so that a column keeps room for text.
+        room = (TALLEST - above - foot) / n_panels - below
+        panel = PANEL if n_columns == 2 else max(LOWEST_PANEL, min(PANEL, room))
+        height = above + (panel + below) * n_panels + foot
         figure = canvas.new_figure(width, height)
         across = (width - 0.1 - n_columns * (GUTTER + 0.04)) / n_columns
         panels = [(row, is_rank) for row in rows for is_rank in (True, False)]
         for index, (row, is_rank) in enumerate(panels):
             down, right = divmod(index, n_columns)
             left = GUTTER + right * (across + GUTTER + 0.04)
-            low = height - above - PANEL - down * (PANEL + below)
-            box = (left / width, low / height, across / width, PANEL / height)
+            low = height - above - panel - down * (panel + below)
+            box = (left / width, low / height, across / width, panel / height)
             axes = figure.add_axes(box)
-            _panel(axes, row.ranks if is_rank else row.probabilities, is_rank, across)
+            _panel(axes, row.ranks if is_rank else row.probabilities, is_rank, across, panel)
             axes.set_xlabel("layer" if down == n_panels - 1 else "")
             _heading(axes, row, statistics, is_rank, across)
         canvas.legend_below(figure, entries, (0.1 + 0.13 * len(text)) / height, columns)
@@ -163,7 +175,9 @@ def _tone(line: Line) -> str:
     return theme.SERIES[line.tone % len(theme.SERIES)]
 
 
-def _panel(axes: Axes, lines: Mapping[str, Line], is_rank: bool, across: float) -> None:
+def _panel(
+    axes: Axes, lines: Mapping[str, Line], is_rank: bool, across: float, tall: float
+) -> None:
     for line in lines.values():
         layers = np.arange(len(line.values)) - 1  # state 0 is the embedding, before layer 0
         # Dashes lie on top: where two lines coincide, both are seen.
@@ -181,7 +195,10 @@ def _panel(axes: Axes, lines: Mapping[str, Line], is_rank: bool, across: float) 
         axes.set_yscale("log")
         axes.set_ylim(bottom=1.0)
         axes.invert_yaxis()
+        axes.yaxis.set_major_locator(LogLocator(numticks=4 if tall < 1 else 6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
-        axes.set_ylim(bottom=0.0)
+        # Below a hundredth nothing is told apart from zero, and a scale of its own would say it is.
+        axes.set_ylim(0.0, max(LEAST_TOP, axes.get_ylim()[1]))
+        axes.yaxis.set_major_locator(MaxNLocator(4 if tall < 1 else 6))

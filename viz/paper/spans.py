@@ -12,7 +12,7 @@ from circuits.graph.by_span import by_layer
 from circuits.graph.circuit import Circuit
 from viz import theme
 from viz.paper import canvas
-from viz.paper.circuit import describe_origin
+from viz.paper.about import describe_origin
 from viz.paper.heat_maps import LABEL_ROOM, layer_labels
 
 ROW = 0.26

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from circuits.graph.circuit import Circuit, node_kind
 from viz import theme
-from viz.layout import Placement, lay_out
+from viz.layout import FEW, Placement, lay_out
 from viz.screen.drawing import figure_of
 from viz.screen.scene import Scene, make_scene
 from viz.screen.style import dash, plain
@@ -22,7 +22,7 @@ MOST_EDGES = 2000
 
 def circuit_figure(
     circuit: Circuit,
-    max_edges: int = 150,
+    max_edges: int = FEW,
     title: str | None = None,
     placement: Placement | str = Placement.COMPACT,
 ) -> go.Figure:

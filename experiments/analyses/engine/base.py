@@ -8,7 +8,7 @@ an interrupted run goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,14 @@ class Figure:
     name: str
     caption: str
     draw: Callable[[Path, Mapping[str, Any]], Any]
+
+    def at(self, width: float | None) -> Figure:
+        """The same, so many inches wide where its chart is a value with a width; None: as it is."""
+        chart = getattr(self.draw, "__self__", None)
+        if width is None or not is_dataclass(chart) or not hasattr(chart, "width"):
+            return self
+        other: Any = replace(chart, width=width)  # type: ignore[type-var]
+        return replace(self, draw=other.draw)
 
 
 @dataclass(frozen=True)

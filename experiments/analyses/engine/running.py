@@ -175,6 +175,16 @@ def redraw(
 
     FileFormatError where there is no earlier run, or not all of its units.
     """
+    with stages(f"{analysis.name} report"):
+        run = reread(analysis, folder, label)
+        return replace(run, files=write_report(run, folder))
+
+
+def reread(analysis: Analysis, folder: Path, label: str | None = None) -> Run:
+    """An earlier run with its report, from the stored units alone; nothing is written.
+
+    Errors as of `redraw`.
+    """
     path = folder / SUMMARY
     try:
         provenance = read_json(path)["provenance"]
@@ -187,8 +197,7 @@ def redraw(
     provenance |= {"label": label} if label else {}
     config = changed(analysis.config(), settings)
     parts = stored_parts(folder, mark, units)
-    with stages(f"{analysis.name} report"):
-        return _reported(analysis, config, parts, provenance, folder)
+    return Run(analysis, config, analysis.report(config, parts.values), parts, provenance)
 
 
 def _reported(
