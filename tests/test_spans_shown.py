@@ -15,7 +15,8 @@ from circuits.model.wiring import Wiring
 from experiments.cli.main import main
 from tests import results
 from viz.layout import lay_out
-from viz.paper.circuit import draw_circuit, score_look
+from viz.paper.circuit import draw_circuit
+from viz.paper.legend import score_look
 from viz.paper.spans import draw_spans
 from viz.screen import figure
 

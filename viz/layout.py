@@ -239,14 +239,11 @@ def lay_out(
     head index and layer its place, drawn or not, so that pictures can be laid over each other.
     No curve touches the box of a node that is not one of its two ends, at any density.
     Nodes of `groups` are drawn as the box of their group; edges between the same two boxes become
-    one curve. OptionError for a group's node that the model does not have.
+    one curve, a span each where spans are told apart. OptionError for a group's node that the model
+    does not have.
     """
     wiring, nodes = circuit.wiring, _nodes_of(circuit.wiring)
     check_groups(groups or {}, wiring)
-    if groups and wiring.spans:
-        raise OptionError(
-            "groups of nodes have one line for edges of several spans; draw `circuit.blind()`"
-        )
     edges = np.flatnonzero(strongest(circuit, max_edges).kept)
     if circuit.scores is not None:
         edges = edges[np.argsort(np.abs(circuit.scores.values[edges]), kind="stable")]
@@ -255,7 +252,8 @@ def lay_out(
     tail, head = stand[tail], stand[head]
     n_inside = int((tail == head).sum())
     edges, tail, head = (each[tail != head] for each in (edges, tail, head))
-    bundles, strong = _bundles(tail, head, nodes.port[wiring.edge_dst[edges]])
+    port = nodes.port[wiring.edge_dst[edges]]
+    bundles, strong = _bundles(tail, head, port, wiring.edge_span[edges])
     bundled = tuple(edges[bundle] for bundle in bundles)
     edges, tail, head = edges[strong], tail[strong], head[strong]
     drawn = np.zeros(len(nodes.names), dtype=bool)
@@ -350,11 +348,11 @@ def _stands(
 
 
 def _bundles(
-    tail: np.ndarray, head: np.ndarray, port: np.ndarray
+    *columns: np.ndarray,
 ) -> tuple[list[np.ndarray], Int[np.ndarray, " bundle"]]:
-    """Places of edges that share both ends and the port, and the last (strongest) of each."""
-    found: dict[tuple[int, int, float], list[int]] = {}
-    for place, key in enumerate(zip(tail.tolist(), head.tolist(), port.tolist(), strict=True)):
+    """Places of edges that are the same in all columns, and the last (strongest) of each."""
+    found: dict[tuple[float, ...], list[int]] = {}
+    for place, key in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         found.setdefault(key, []).append(place)
     bundles = sorted(found.values(), key=lambda places: places[-1])
     last = np.array([places[-1] for places in bundles], dtype=np.int64)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 from matplotlib.path import Path as Curve
 
 from circuits.base.errors import OptionError
@@ -25,6 +25,18 @@ from viz import theme
 from viz.groups import Groups
 from viz.layout import FEW, Layout, Placement, lay_out
 from viz.paper import about, canvas
+from viz.paper.legend import (
+    GAP,
+    SMALL,
+    EdgeLook,
+    Entry,
+    draw_box,
+    draw_legend,
+    legend_rows,
+    node_look,
+    score_look,
+    write,
+)
 from viz.routing import HALF_HEIGHT, HALF_WIDTH
 
 LAYER = 0.56  # inches from layer to layer where the page is high enough
@@ -32,19 +44,13 @@ LOWEST_LAYER = 0.26  # at which a box is high enough for the smallest letters
 COLUMN = 0.62  # inches from column to column where the page is wide enough
 MAX_HEIGHT = 8.6
 SIDE = 0.42  # left of the drawing, for the layers' numbers
-GAP = 0.08
 HALO = 0.8
 BEHIND = 0.022
 """Inches by which the box behind a group's is moved."""
 LABEL = 6.0
-SMALL = 6.5
 FOLDED = 5.5
 NARROWEST_COLUMN = 0.36
 """Inches a column needs to hold a label such as `a11.h10`."""
-
-
-Entry = tuple[str, theme.NodeStyle | theme.EdgeStyle, float]
-"""Legend text, style, and for an edge its line width in points."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +68,6 @@ class _Page:
         scale = np.array([self.column, self.layer])
         corner = np.array([self.left, self.bottom])
         return (points - np.array(self.origin)) * scale + corner
-
-
-@dataclass(frozen=True, eq=False)
-class EdgeLook:
-    """How the drawn edges look, in the layout's order, and the legend's entries about them."""
-
-    styles: list[theme.EdgeStyle]
-    widths: np.ndarray
-    strengths: np.ndarray
-    legend: list[Entry]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +177,7 @@ def compose(
     """Sizes and texts of a page; `told` is the caption's sentence on what is drawn."""
     left, right, low, high = layout.bounds
     column = min(COLUMN, (width - SIDE - GAP) / (right - left))
-    legend = _legend_rows(circuit, layout, look, width - 2 * GAP)
+    legend = legend_rows(circuit, layout, look, width - 2 * GAP)
     label, names = _names(layout, column)
     lines = [(line, theme.INK) for line in _wrapped(_key(layout, names), width)]
     if notes:
@@ -245,12 +241,12 @@ def drawn(sheet: Sheet) -> Figure:
     _draw_rows(page, layout, right - left)
     _draw_edges(page, layout, sheet.look)
     _draw_nodes(page, sheet)
-    _draw_legend(axes, sheet.legend, foot - 0.1)
+    draw_legend(axes, sheet.legend, foot - 0.1)
     for index, (line, colour) in enumerate(reversed(sheet.caption)):
-        _write(axes, GAP, GAP + 0.13 * index, line, SMALL, colour, va="bottom")
+        write(axes, GAP, GAP + 0.13 * index, line, SMALL, colour, va="bottom")
     if sheet.title:
         shown = canvas.visible(sheet.title)
-        _write(axes, GAP, height - GAP, shown, 9.0, theme.INK, va="top", weight="bold")
+        write(axes, GAP, height - GAP, shown, 9.0, theme.INK, va="top", weight="bold")
     return figure
 
 
@@ -267,78 +263,16 @@ def _draw_rows(page: _Page, layout: Layout, across: float) -> None:
             )
             page.axes.add_patch(box)
         middle = (corner[1] + top[1]) / 2
-        _write(page.axes, corner[0] - 0.06, middle, f"{row.layer}", SMALL, theme.MUTED, ha="right")
+        write(page.axes, corner[0] - 0.06, middle, f"{row.layer}", SMALL, theme.MUTED, ha="right")
     if layout.rows:
         x, y = page(np.array([page.origin[0], layout.y[0]]))
-        _write(page.axes, x - 0.06, y, "layer", SMALL, theme.MUTED, ha="right")
+        write(page.axes, x - 0.06, y, "layer", SMALL, theme.MUTED, ha="right")
     for fold in layout.folds:
         ends = page(np.array([[page.origin[0], fold.y], [page.origin[0] + across, fold.y]]))
         line = Line2D(*ends.T, color=theme.MUTED, linewidth=0.7, linestyle=(0, (1, 2.4)), zorder=1)
         page.axes.add_line(line)
         x, y = ends[0]
-        _write(page.axes, x - 0.06, y, fold.text, FOLDED, theme.MUTED, ha="right")
-
-
-def score_look(circuit: Circuit, layout: Layout) -> EdgeLook:
-    """Colour and line style say the sign of an edge's score, width and strength its size.
-
-    Where spans are told apart, the colour says which, and the line style alone the sign.
-    """
-    legend: list[Entry] = []
-    if circuit.wiring.spans:
-        return _span_look(circuit, layout)
-    if circuit.scores is None:
-        n = len(layout.edges)
-        return EdgeLook([theme.UNSCORED] * n, np.full(n, 0.7), np.full(n, 0.7), legend)
-    scores = layout.totals(circuit.scores.values)
-    if len(scores):
-        legend += [(theme.SUPPORTS.legend, theme.SUPPORTS, 1.4)] * bool((scores >= 0).any())
-        legend += [(theme.OPPOSES.legend, theme.OPPOSES, 1.4)] * bool((scores < 0).any())
-        legend += size_legend(scores)
-    return EdgeLook(
-        [theme.edge_style(score) for score in scores.tolist()],
-        theme.edge_widths(scores),
-        theme.edge_strengths(scores),
-        legend,
-    )
-
-
-def _span_look(circuit: Circuit, layout: Layout) -> EdgeLook:
-    """A colour a span."""
-    wiring = circuit.wiring
-    places = wiring.edge_span[layout.edges].tolist()
-    values = None if circuit.scores is None else circuit.scores.values[layout.edges]
-    signs: list[float | None] = [None] * len(places) if values is None else values.tolist()
-    styles = [
-        theme.span_style(place, wiring.spans[place], sign)
-        for place, sign in zip(places, signs, strict=True)
-    ]
-    last = len(theme.SPANS) - 1
-    shown = sorted({min(place, last) for place in places})
-    legend: list[Entry] = []
-    for place in shown:
-        rest = place == last and wiring.n_spans > len(theme.SPANS)
-        name = "further spans" if rest else canvas.token(wiring.spans[place])
-        legend.append((name, theme.span_style(place, name, None), 1.4))
-    if values is None:
-        n = layout.n_drawn
-        return EdgeLook(styles, np.full(n, 0.7), np.full(n, 0.7), legend)
-    if (values < 0).any():
-        dashed = theme.EdgeStyle(theme.UNSCORED.colour, theme.OPPOSES.dash, theme.OPPOSES.legend)
-        legend.append((dashed.legend, dashed, 1.4))
-    legend += size_legend(values) if layout.n_drawn else []
-    widths, strengths = theme.edge_widths(values), theme.edge_strengths(values)
-    return EdgeLook(styles, widths, strengths, legend)
-
-
-def size_legend(scores: np.ndarray) -> list[Entry]:
-    """Sample lines of the largest |score| and of a tenth of it."""
-    largest = float(np.abs(scores).max())
-    samples: list[Entry] = []
-    for share in (1.0, 0.1):
-        line = theme.edge_widths(np.array([share * largest]), largest)[0]
-        samples.append((f"|score| {share * largest:.2g}", theme.UNSCORED, float(line)))
-    return samples
+        write(page.axes, x - 0.06, y, fold.text, FOLDED, theme.MUTED, ha="right")
 
 
 def _draw_edges(page: _Page, layout: Layout, look: EdgeLook) -> None:
@@ -382,120 +316,12 @@ def _draw_nodes(page: _Page, sheet: Sheet) -> None:
     layout, box_height = sheet.layout, 2 * HALF_HEIGHT * page.layer
     places = zip(layout.nodes, sheet.names, layout.x, layout.y, layout.half_width, strict=True)
     for node, name, x, y, half in places:
-        style = _style(sheet.circuit, layout, node)
+        style = node_look(sheet.circuit, layout, node)
         square = node_kind(node) in ("mlp", "kv")
         centre = page(np.array([x, y]))
         extent = np.array([half * page.column, box_height / 2])
         if node in layout.boxes:  # a second box behind: more than one node stands here
             behind = centre - extent + np.array([BEHIND, -BEHIND])
-            _box(page.axes, behind, 2 * extent, style, square)
-        _box(page.axes, centre - extent, 2 * extent, style, square)
-        _write(
-            page.axes, centre[0], centre[1], name, sheet.label, style.text, ha="center", zorder=4
-        )
-
-
-def _style(circuit: Circuit, layout: Layout, node: str) -> theme.NodeStyle:
-    """A node's style; that of a group is its members' where they share one."""
-    members = layout.boxes[node].members if node in layout.boxes else (node,)
-    styles = [theme.node_style(node_kind(each), circuit.roles.get(each, "")) for each in members]
-    return styles[0] if len(set(styles)) == 1 else theme.GROUP
-
-
-def _box(
-    axes: Axes, corner: np.ndarray, extent: np.ndarray, style: theme.NodeStyle, square: bool
-) -> None:
-    rounding = 0.012 if square else 0.45 * min(extent)
-    axes.add_patch(
-        FancyBboxPatch(
-            tuple(corner),
-            *extent,
-            boxstyle=f"round,pad=0,rounding_size={rounding}",
-            facecolor=style.fill,
-            edgecolor=style.line,
-            linewidth=0.8,
-            zorder=3,
-        )
-    )
-
-
-def _legend_rows(
-    circuit: Circuit, layout: Layout, look: EdgeLook, width: float
-) -> list[list[Entry]]:
-    """What the picture uses and no more, broken into rows of at most `width` inches."""
-    shown = [node for node in layout.nodes if _style(circuit, layout, node) != theme.GROUP]
-    roles = {circuit.roles.get(node, "") for node in shown}
-    kinds = {node_kind(node) for node in shown if circuit.roles.get(node) not in theme.ROLES}
-    nodes: list[Entry] = [
-        (style.legend, style, 0.0) for role, style in theme.ROLES.items() if role in roles
-    ]
-    unlabelled = theme.KINDS["head"]
-    name = "other head" if nodes else unlabelled.legend
-    nodes += [(name, unlabelled, 0.0)] * ("head" in kinds)
-    for kind in ("kv", "mlp"):
-        nodes += [(theme.KINDS[kind].legend, theme.KINDS[kind], 0.0)] * (kind in kinds)
-    nodes += [(theme.GROUP.legend, theme.GROUP, 0.0)] * (len(shown) < len(layout.nodes))
-    edges = list(look.legend)
-    if layout.shared:
-        edges.append((theme.SHARED.legend, theme.SHARED, 0.9))
-    rows: list[list[Entry]] = []
-    for group in (nodes, edges):
-        rows.append([])
-        for entry in group:
-            if rows[-1] and sum(map(_entry_width, [*rows[-1], entry])) > width:
-                rows.append([])
-            rows[-1].append(entry)
-    return [row for row in rows if row]
-
-
-def _entry_width(entry: Entry) -> float:
-    return 0.28 + canvas.text_width(entry[0], SMALL) + 0.16
-
-
-def _draw_legend(axes: Axes, rows: list[list[Entry]], top: float) -> None:
-    for index, row in enumerate(rows):
-        x, y = GAP, top - 0.17 * (index + 0.5)
-        for entry in row:
-            text, style, line = entry
-            if isinstance(style, theme.NodeStyle):
-                square = style in (theme.KINDS["mlp"], theme.KINDS["kv"])
-                _box(axes, np.array([x, y - 0.045]), np.array([0.2, 0.09]), style, square)
-            else:
-                axes.add_line(
-                    Line2D(
-                        [x, x + 0.22],
-                        [y, y],
-                        color=style.colour,
-                        linewidth=line,
-                        linestyle="solid" if style.dash is None else (0.0, style.dash),
-                        dash_capstyle="butt",
-                    )
-                )
-            _write(axes, x + 0.28, y, text, SMALL, theme.INK)
-            x += _entry_width(entry)
-
-
-def _write(
-    axes: Axes,
-    x: float,
-    y: float,
-    text: str,
-    size: float,
-    colour: str,
-    ha: str = "left",
-    va: str = "center_baseline",
-    weight: str = "normal",
-    zorder: float = 5,
-) -> None:
-    axes.text(
-        x,
-        y,
-        text,
-        size=size,
-        color=colour,
-        ha=ha,
-        va=va,
-        weight=weight,
-        zorder=zorder,
-        parse_math=False,
-    )
+            draw_box(page.axes, behind, 2 * extent, style, square)
+        draw_box(page.axes, centre - extent, 2 * extent, style, square)
+        write(page.axes, centre[0], centre[1], name, sheet.label, style.text, ha="center", zorder=4)

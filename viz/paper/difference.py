@@ -21,16 +21,8 @@ from circuits.graph.noise import Decision
 from viz import theme
 from viz.layout import Layout, Placement, lay_out
 from viz.paper import canvas
-from viz.paper.circuit import (
-    EdgeLook,
-    Entry,
-    Sheet,
-    columns_in,
-    compose,
-    drawn,
-    fitted,
-    size_legend,
-)
+from viz.paper.circuit import Sheet, columns_in, compose, drawn, fitted
+from viz.paper.legend import EdgeLook, Entry, size_legend
 
 if TYPE_CHECKING:  # brings torch along; a figure needs no model
     from locate.changes.rewiring import Rewiring
