@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -141,7 +141,7 @@ class GgufFile:
         `weights` are plain ones of this type, where they are at hand.
         """
         if weights is None:
-            weights = self._weights(self._names(parameter_names(config), config), config, dtype)
+            weights = dict(self.weights(config, dtype))
         return filled(
             config,
             weights,
@@ -178,11 +178,9 @@ class GgufFile:
             )
         return found
 
-    def _weights(
-        self, names: Mapping[str, tuple[str, ...]], config: Any, dtype: torch.dtype
-    ) -> dict[str, Tensor]:
-        """Plain weights of this type, by their Hugging Face names."""
-        found = {}
+    def weights(self, config: Any, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        """Plain weights of this type by their Hugging Face names, one after the other."""
+        names = self._names(parameter_names(config), config)
         with open(self.path, "rb") as file:
             for ours, parts in names.items():
                 values = [
@@ -191,8 +189,7 @@ class GgufFile:
                     )
                     for name in parts
                 ]
-                found[ours] = values[0] if len(values) == 1 else torch.cat(values, 1)
-        return found
+                yield ours, values[0] if len(values) == 1 else torch.cat(values, 1)
 
     def _plain(self, file: IO[bytes], name: str, dtype: torch.dtype) -> Tensor:
         """One tensor out of its blocks, a few rows at a time."""
