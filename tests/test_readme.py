@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,8 +106,9 @@ def desk(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in, one model for all, and registries that forget afterwards."""
     monkeypatch.chdir(tmp_path)
 
-    def known(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
-        return model if (name, device, dtype) == (model.name, None, "fp32") else load(name, device)
+    def known(name: str, device: str | None = None, dtype: str = "fp32", **more: Any) -> Model:
+        plain = (name, device, dtype) == (model.name, None, "fp32") and not any(more.values())
+        return model if plain else load(name, device, dtype, **more)
 
     monkeypatch.setattr("circuits.model.model.load", known)
     for kind in (Metric, Locator, EditMethod, FigureKind):
