@@ -209,6 +209,7 @@ WITHIN = {
     "locate.changes.one_edit:unedited",
     "locate.heads.span_roles:span_roles",
     "locate.states.patching:patch_pairs",
+    "locate.states.patching:patch_prompt",
     "locate.states.tracing:restored_values",
     "locate.states.tracing:trace_tokens",
 }

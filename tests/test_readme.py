@@ -35,7 +35,7 @@ LONGEST_EXAMPLE = 41
 FEW = ["--n-pairs", "4", "--no-roles"]
 OTHER_PICTURES = (
     {f"run-{name}.svg" for name, _ in pictures.OF_RUNS}
-    | {f"app-{name}.png" for name in ("circuit", "difference", "try")}
+    | {f"app-{name}.png" for name in ("circuit", "difference", "try", "lens")}
     | {"real.svg"}
 )
 """Figures of `kc run all`, the app's screens, and what takes a pretrained model."""
