@@ -38,11 +38,14 @@ if TYPE_CHECKING:
     from locate.seen import Finders
 
 
-def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
+def load(
+    name: str, device: str | None = None, dtype: str = "fp32", *, device_map: str | None = None
+) -> Model:
     """A model: one of `models`, a Hugging Face folder, a .gguf file, or a name on the hub.
 
     `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32, bf16 or
-    fp16.
+    fp16. With the `device_map` disk weights stay in a file, and in memory is what a pass looks at;
+    with cpu=2GiB,disk so much of them stays in memory.
 
     >>> model = load("facts-gpt2", device="cpu")
     >>> model.ask("The capital of France is", k=1).tokens
@@ -51,7 +54,7 @@ def load(name: str, device: str | None = None, dtype: str = "fp32") -> Model:
 
     from circuits.model.model import load as load_model
 
-    return load_model(name, device, dtype)
+    return load_model(name, device, dtype, device_map=device_map)
 
 
 def models() -> list[str]:

@@ -59,16 +59,18 @@ def discover(
     clock = _Clock(stages)
     notes = list(examples.notes)
     pairs = examples.pairs
-    base = base_runs(model, pairs, search) if search.faithfulness is not None else None
+    base = base_runs(model, pairs, search)
     found = find(model, examples, search, clock.stage, base)
     stability = stability_of(found) if "inclusion" in found.columns else {}
     with clock.stage("evaluation") as progress:
         evaluation = _evaluated(model, pairs, found, search, progress, base)
-    base = None  # its memory is wanted
+    del base  # its memory is wanted
     held_out = None
     if examples.held_out:
         with clock.stage("held-out evaluation") as progress:
-            held_out = _evaluated(model, examples.held_out, found, search, progress)
+            others = base_runs(model, examples.held_out, search)
+            held_out = _evaluated(model, examples.held_out, found, search, progress, others)
+            del others
     curve = random_curve = None
     if search.curve and found.scores is not None:
         tested = examples.held_out or pairs
@@ -264,7 +266,7 @@ def _evaluated(
     circuit: Circuit,
     search: Search,
     progress: Progress,
-    base: BaseRuns | None = None,
+    base: BaseRuns,
 ) -> Evaluation:
     return evaluate(
         model,
@@ -306,6 +308,7 @@ def _curves(
             ablation=search.ablation,
             batch_size=search.batch_size,
             progress=progress,
+            base=base_runs(model, pairs, search),
         )
         curves.append(faithfulness_curve(runs, family, seed=search.seed))
     return curves[0], curves[1]

@@ -34,6 +34,12 @@ class Loading(Options):
 
     device: str | None = option(None, "cpu, cuda, cuda:N or mps; by default the best there is.")
     dtype: str = option("fp32", "fp32, bf16 or fp16.")
+    device_map: str | None = option(
+        None,
+        "disk, or cpu=2GiB,disk: on the processor, so much of the weights in memory, others in a "
+        "file.",
+        metavar="PLACES",
+    )
 
 
 @dataclass(frozen=True)

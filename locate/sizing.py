@@ -15,13 +15,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
+from circuits.base.sizes import shown
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.ablation import Ablation, source_constants
+from circuits.graph.circuit import Circuit, EdgeScores, Wiring
 from circuits.graph.evaluate import UNDEFINED_BELOW
 from circuits.graph.measuring import BaseRuns, MeanMetric
+from circuits.graph.running import CircuitRunner, head_projections
+from circuits.model.footprint import Footprint
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from locate.edges.room import OWN_BYTES, SLACK, growth, lengths, short_batch
 from locate.search import Search
 
 SMALLEST, LARGEST = 0.001, 0.5
@@ -69,9 +75,57 @@ def smallest(
 
 
 def base_runs(model: Model, pairs: Sequence[TokenPair], search: Search) -> BaseRuns:
-    """The pairs' base runs as the search measures circuits; none is made yet."""
+    """The pairs' base runs as the search measures circuits; none is made yet.
+
+    With `search.memory` they are lean ones, in batches that keep to it.
+    """
     wiring = model.wiring(search.kv)
-    return BaseRuns(model, pairs, wiring, search.metric, search.ablation, search.batch_size)
+    bound = model.memory if search.memory is None else int(search.memory)
+    if bound is None:
+        return BaseRuns(model, pairs, wiring, search.metric, search.ablation, search.batch_size)
+    rows = rows_within(bound, model, pairs, wiring, search.ablation, search.batch_size)
+    return BaseRuns(model, pairs, wiring, search.metric, search.ablation, rows, lean=True)
+
+
+def rows_within(
+    bound: int,
+    model: Model,
+    pairs: Sequence[TokenPair],
+    wiring: Wiring,
+    ablation: Ablation,
+    most: int,
+) -> int:
+    """How many pairs, `most` at the most, circuits are run on at a time within a bound in bytes.
+
+    Passes on short prompts tell it (`locate.edges.room`), with every edge kept, so that every head
+    and MLP is run again. OptionError names the least that would do.
+    """
+    constants = source_constants(model, pairs, Ablation.ZERO) if ablation.is_constant else None
+    full = Circuit.full(wiring).matrix()
+
+    def watch(rows: int, positions: int, prefix: int) -> Footprint:
+        asked = short_batch(model, pairs[0], rows, positions, prefix)
+        with Footprint() as seen:
+            projections = head_projections(model, wiring, lean=True)
+            run = CircuitRunner(model, asked, wiring, ablation, constants, projections)
+            run.run(full)
+        del run
+        return seen
+
+    def least(rows: int) -> float:
+        held = 0.0
+        for positions, prefix in lengths(pairs, sharing=constants is None).values():
+            grown = growth(model, ("measuring", wiring.kv, ablation), watch, prefix > 0)
+            held = max(held, float(grown.moments(rows, positions, prefix).max()))
+        return SLACK * held + OWN_BYTES
+
+    rows = next((each for each in range(most, 0, -1) if least(each) <= bound), None)
+    if rows is None:
+        raise OptionError(
+            f"`memory` {shown(bound)} has no room to measure a circuit on one pair beside the "
+            f"model; {shown(least(1), up=True)} would do"
+        )
+    return rows
 
 
 def _told(scores: EdgeScores, search: Search, goal: float, tried: dict[int, float]) -> Circuit:

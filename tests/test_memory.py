@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from circuits.base.errors import OptionError
 from circuits.base.sizes import bytes_of, shown
 from circuits.graph.ablation import Ablation
+from circuits.graph.circuit import Circuit
+from circuits.graph.evaluate import run_circuits
+from circuits.graph.select import random_circuit
 from circuits.model.footprint import Footprint
+from locate import sizing
 from locate.edges import room
 from locate.edges.eap import attribute
 from locate.edges.locators import Locator
-from locate.search import Scoring
+from locate.search import Scoring, Search
 from locate.states.steering import patched
 from tests.families import FAMILIES, family_model, family_pairs
 
@@ -29,6 +35,11 @@ def least(model, pairs, scoring, **options) -> int:
     """The bound that the refusal of one byte names."""
     with pytest.raises(OptionError, match="holds no pair") as refusal:
         attribute(model, pairs, scoring, memory=1, **options)
+    return named(refusal)
+
+
+def named(refusal) -> int:
+    """The least that would do, as a refusal names it."""
     return bytes_of("memory", str(refusal.value).partition("; ")[2].partition(" would")[0])
 
 
@@ -86,6 +97,50 @@ def test_a_bound_leaves_scores_of_a_patched_model_as_they_are(model, pairs):
         bounded = attribute(model, pairs, Scoring(steps=2), memory=lowest)
     assert relative_error(bounded.values, free.values) < 1e-5
     assert relative_error(free.values, plain.values) > 0.01
+
+
+@pytest.mark.parametrize("ablation", [Ablation.PATCH, Ablation.ZERO])
+def test_circuits_are_measured_within_the_bound_with_the_same_outcome(
+    model, pairs, ablation, monkeypatch
+):
+    monkeypatch.setattr(sizing, "OWN_BYTES", 0)
+    wiring, search = model.wiring(), Search(ablation=ablation)
+    draw = np.random.default_rng(0)
+    circuits = [random_circuit(wiring, size, draw) for size in (5, wiring.n_edges // 2)]
+    circuits += [~circuits[0], Circuit.full(wiring)]
+    free = run_circuits(model, pairs, circuits, ablation=ablation)
+    with pytest.raises(OptionError, match="no room to measure") as refusal:
+        sizing.base_runs(model, pairs, replace(search, memory=1))
+    lowest = named(refusal)
+    for memory, rows in ((lowest, 1), (50 * lowest, 16)):
+        base = sizing.base_runs(model, pairs, replace(search, memory=memory))
+        assert base.batch_size == rows
+        with Footprint() as seen:
+            bounded = run_circuits(model, pairs, circuits, ablation=ablation, base=base)
+        assert seen.peak <= memory
+        for ours, theirs in zip(bounded.circuits, free.circuits, strict=True):
+            assert np.allclose(ours.metric, theirs.metric, atol=1e-4)
+            assert (ours.hit == theirs.hit).all()
+
+
+def test_the_smallest_circuit_is_the_same_within_a_bound(model, pairs):
+    scores = attribute(model, pairs, METHODS["eap"])
+    search = Search(faithfulness=0.5)
+    free = sizing.smallest(model, pairs, scores, search)
+    bounded = sizing.smallest(model, pairs, scores, replace(search, memory="1GiB"))
+    assert (free.kept == bounded.kept).all()
+
+
+def test_a_bound_of_the_model_holds_where_a_search_names_none(model, pairs, monkeypatch):
+    scoring = METHODS["eap-ig"]
+    free = attribute(model, pairs, scoring)
+    monkeypatch.setattr(model, "memory", 1)
+    with pytest.raises(OptionError, match="holds no pair"):
+        attribute(model, pairs, scoring)
+    with pytest.raises(OptionError, match="no room to measure"):
+        sizing.base_runs(model, pairs, Search())
+    monkeypatch.setattr(model, "memory", 2**30)
+    assert relative_error(attribute(model, pairs, scoring).values, free.values) < 1e-5
 
 
 @pytest.mark.parametrize(

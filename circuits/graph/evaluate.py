@@ -106,8 +106,10 @@ def run_circuits(
         raise OptionError("circuits of different wirings cannot be evaluated together")
     wiring = wirings.pop()
     check_geometry(model, wiring)
-    if base is None or base.batch_size > batch_size:  # one that memory does not hold begins again
+    if base is None:
         base = BaseRuns(model, pairs, wiring, metric, ablation, batch_size, k)
+    elif base.batch_size > batch_size:  # one that memory does not hold begins again
+        base = base.of_size(batch_size)
     n_runs = len(circuits) + 2
     metrics, hits = np.empty((n_runs, len(pairs))), np.empty((n_runs, len(pairs)), dtype=bool)
     done = 0

@@ -53,7 +53,10 @@ class BatchRuns:
 
 
 class BaseRuns:
-    """Every batch's base run, made as it is asked for; kept from then on once `keep` was called."""
+    """Every batch's base run, made as it is asked for; kept from then on once `keep` was called.
+
+    `lean` ones are never kept, and hold the matrices of one layer: less memory, for more time.
+    """
 
     def __init__(
         self,
@@ -64,19 +67,25 @@ class BaseRuns:
         ablation: Ablation | str,
         batch_size: int,
         k: int = 10,
+        lean: bool = False,
     ) -> None:
         self.metric, self.ablation = Metric.of(metric), Ablation.of(ablation)
         if not pairs:
             raise OptionError("there are no prompt pairs to work on")
         self.model, self.pairs, self.wiring = model, pairs, wiring
-        self.batch_size, self.k = batch_size, k
+        self.batch_size, self.k, self.lean = batch_size, k, lean
         self._kept: list[BatchRuns] | None = None
 
     def keep(self) -> BaseRuns:
-        """Run and keep them all."""
-        if self._kept is None:
+        """Run and keep them all, but for lean ones."""
+        if self._kept is None and not self.lean:
             self._kept = list(self)
         return self
+
+    def of_size(self, batch_size: int) -> BaseRuns:
+        """The same ones in smaller batches."""
+        given = self.model, self.pairs, self.wiring, self.metric, self.ablation
+        return BaseRuns(*given, batch_size, self.k, self.lean)
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[BatchRuns]:
@@ -86,7 +95,7 @@ class BaseRuns:
         model, wiring, constants = self.model, self.wiring, None
         if self.ablation.is_constant:
             constants = source_constants(model, self.pairs, self.ablation, self.batch_size)
-        projections = head_projections(model, wiring)
+        projections = head_projections(model, wiring, self.lean)
         for batch in batches(self.pairs, self.batch_size, model):
             runner = CircuitRunner(model, batch, wiring, self.ablation, constants, projections)
             yield BatchRuns(self, batch, runner)

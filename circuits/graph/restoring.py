@@ -134,7 +134,8 @@ class _RestoredRun:
         model, wiring = self.model, self.wiring
         start, n_keys = wiring.attn_dst(layer), wiring.n_key_inputs
         inputs = residual[:, None] + self._correction(start, start + wiring.n_attn)
-        weight, offset = self.projections[layer].weight, self.projections[layer].offset
+        projections = self.projections[layer]
+        weight, offset = projections.weight, projections.offset
         values = torch.einsum("rtpd,ted->rtpe", model.normalise(inputs), weight)
         values = values + offset[None, :, None]
         queries, keys, values = values.split([model.n_heads, n_keys, n_keys], 1)

@@ -160,7 +160,8 @@ class CircuitRunner:
         model = self.model
         residual = sources.sum_into(columns[:, targets], live_rows=True)
         hats = model.normalise(residual.add_(self.base.resid_pre[layer]))
-        weight, offset = self._projections[layer].weight, self._projections[layer].offset
+        projections = self._projections[layer]
+        weight, offset = projections.weight, projections.offset
         if len(targets) < len(weight):
             weight, offset = weight[targets], offset[targets]
         result = torch.baddbmm(offset[:, None], hats, weight.transpose(1, 2))
@@ -345,9 +346,30 @@ class _LiveSources:
         self.index = torch.cat([self.index, index])
 
 
-def head_projections(model: Model, wiring: Wiring) -> list[HeadProjections]:
-    """Every layer's folded query, key and value matrices (3 d_model^2 numbers a layer)."""
-    return [model.head_projections(layer, wiring.kv) for layer in range(model.n_layers)]
+def head_projections(model: Model, wiring: Wiring, lean: bool = False) -> Sequence[HeadProjections]:
+    """Every layer's folded query, key and value matrices (3 d_model^2 numbers a layer).
+
+    Where they are `lean`, or of weights that stay in a file, a layer's are made when they are asked
+    for, so that no others are in memory.
+    """
+    found = _Projections(model, wiring)
+    return found if lean or model.paging.active else list(found)
+
+
+@dataclass(frozen=True)
+class _Projections(Sequence[HeadProjections]):
+    """Those of a layer, made anew whenever they are asked for."""
+
+    model: Model
+    wiring: Wiring
+
+    def __len__(self) -> int:
+        return self.model.n_layers
+
+    def __getitem__(self, layer: Any) -> Any:
+        if not 0 <= layer < len(self):
+            raise IndexError(layer)
+        return self.model.head_projections(layer, self.wiring.kv)
 
 
 def _replaced(base: Tensor, heads: Tensor, values: Tensor, start: int) -> Tensor:

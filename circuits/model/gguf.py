@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -159,7 +159,7 @@ class GgufFile:
         `weights` are plain ones of this type, where they are at hand.
         """
         if weights is None:
-            weights = self._weights(self._names(parameter_names(config), config), config, dtype)
+            weights = dict(self.weights(config, dtype))
         return filled(
             config,
             weights,
@@ -188,11 +188,9 @@ class GgufFile:
             )
         return found
 
-    def _weights(
-        self, names: Mapping[str, str], config: Any, dtype: torch.dtype
-    ) -> dict[str, Tensor]:
-        """Plain weights of this type, by their Hugging Face names."""
-        found = {}
+    def weights(self, config: Any, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        """Plain weights of this type by their Hugging Face names, one after the other."""
+        names = self._names(parameter_names(config), config)
         with open(self.path, "rb") as file:
             for ours, name in names.items():
                 value = self._plain(file, name, dtype)
@@ -203,8 +201,7 @@ class GgufFile:
                     value = pairs.transpose(1, 2).reshape(value.shape)
                 if layer in self.layout.turned and value.ndim == 2:
                     value = value.T.contiguous()
-                found[ours] = value
-        return found
+                yield ours, value
 
     def _plain(self, file: IO[bytes], name: str, dtype: torch.dtype) -> Tensor:
         """One tensor out of its blocks, a few rows at a time."""

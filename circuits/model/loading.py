@@ -11,7 +11,8 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -24,6 +25,7 @@ from circuits.base.errors import (
     KnowledgeCircuitsError,
     ModelNotFoundError,
     NumericalError,
+    StoreError,
     is_out_of_memory,
 )
 from circuits.base.places import user_cache
@@ -31,6 +33,8 @@ from circuits.model import mapped
 from circuits.model.architectures import check_architecture, short
 from circuits.model.gguf import GgufFile, filled
 from circuits.model.packaged import PACKAGED, fetched
+from circuits.model.paging import DeviceMap, Paging
+from circuits.model.shards import stored_weights
 from circuits.model.tensors import first_not_finite, parse_device, parse_dtype, weights_hash
 
 logger = logging.getLogger(__name__)
@@ -46,7 +50,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 class LoadedWeights:
     """A Hugging Face model and tokenizer, with where they came from.
 
-    `stored_dtype` is what the weights' own files hold, where that is known.
+    `stored_dtype` is what the weights' own files hold, where that is known; `paging` has the
+    weights that stay in a file.
     """
 
     name: str
@@ -54,6 +59,7 @@ class LoadedWeights:
     hf_tokenizer: Any
     provenance: dict[str, Any]
     stored_dtype: torch.dtype | None = None
+    paging: Paging = field(default_factory=Paging)
 
 
 def embedded_models() -> dict[str, Path]:
@@ -171,21 +177,32 @@ def _resolve_embedded(name: str, checkpoint: str) -> Source:
 
 
 def load_weights(
-    name: str, device: str | None = None, dtype: str = "fp32", shared: Path | None = None
+    name: str,
+    device: str | None = None,
+    dtype: str = "fp32",
+    shared: Path | None = None,
+    device_map: str | None = None,
 ) -> LoadedWeights:
     """Weights on the device, ready for hooks; no gradient is tracked for any parameter.
 
-    In memory of the processor they are those of all processes that name the same folder `shared`.
+    In memory of the processor they are those of all processes that name the same folder `shared`,
+    or by a `device_map` in a file that is this process's own.
     """
     from transformers.utils import logging as hf_logging
 
     torch_dtype, where = parse_dtype(dtype), parse_device(device)
+    placing = DeviceMap.of(device_map, where)
     source = resolve(name)
-    read = _from_gguf if source.is_gguf else _from_directory
+    read: Callable[..., Read] = _from_gguf if source.is_gguf else _from_directory
+    paging = Paging()
     progress_was_on = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
-        if shared is not None and where.type == "cpu":
+        if placing is not None:
+            file = _own_file(read, source, name, torch_dtype)
+            paging = Paging([file], placing.memory)
+            read = partial(read, weights=file.weights)
+        elif shared is not None and where.type == "cpu":
             read = _common(read, shared)
         hf_model, hf_tokenizer, origin, kept = read(source, name, torch_dtype)
     except Exception as error:  # a damaged directory makes the libraries raise almost anything
@@ -200,7 +217,7 @@ def load_weights(
     hf_model.to(where)
     hf_model.eval()
     parameters = dict(hf_model.named_parameters())
-    if bad := first_not_finite(parameters):
+    if bad := first_not_finite(parameters, paging.use):
         too_large = " in this dtype; try fp32" if torch_dtype == torch.float16 else ""
         raise NumericalError(
             f"{name!r} cannot be used: weight {bad!r} holds NaN or infinity{too_large}"
@@ -209,9 +226,44 @@ def load_weights(
         "model": name,
         **origin,
         "dtype": dtype,
-        "weights_sha256": weights_hash(parameters),
+        "weights_sha256": weights_hash(parameters, paging.use),
     }
-    return LoadedWeights(name, hf_model, hf_tokenizer, provenance, kept)
+    return LoadedWeights(name, hf_model, hf_tokenizer, provenance, kept, paging)
+
+
+def _own_file(
+    read: Callable[..., Read], source: Source, name: str, dtype: torch.dtype
+) -> mapped.WeightFile:
+    """A file with the weights of this type; those at hand get there one by one."""
+    try:
+        if source.is_gguf:
+            gguf = GgufFile(source.weights, name)
+            return mapped.WeightFile.of(gguf.weights(gguf.config(), dtype))
+        if folder := _folder_at_hand(source):
+            return mapped.WeightFile.of(stored_weights(folder, dtype))
+        own = read(source, name, dtype)
+        return mapped.WeightFile.of(own[0].named_parameters())
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise StoreError(
+            f"the weights of {name!r} cannot be put into a file of the temporary folder (TMPDIR "
+            f"names it): {error.strerror}"
+        ) from None
+    finally:
+        gc.collect()  # modules hold each other, and with them what is in a file from now on
+
+
+def _folder_at_hand(source: Source) -> Path | None:
+    """Where the safetensors files of a model are on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(source.weights).is_dir():
+        return Path(source.weights)
+    found = source.local_only and try_to_load_from_cache(
+        source.weights, "config.json", revision=source.revision
+    )
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _common(read: Callable[..., Read], folder: Path) -> Callable[..., Read]:
@@ -223,7 +275,7 @@ def _common(read: Callable[..., Read], folder: Path) -> Callable[..., Read]:
             if not path.exists():
                 own = read(source, name, dtype)
                 try:
-                    mapped.write(path, dict(own[0].named_parameters()))
+                    mapped.write(path, own[0].named_parameters())
                 except OSError as error:
                     logger.warning(
                         "the weights of %r are not shared between processes: %s", name, error

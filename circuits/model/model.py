@@ -88,6 +88,7 @@ class Model(Blocks):
         self._turn, self.placed = threading.RLock(), []
         self.patching = Patching()
         self.most_rows = sys.maxsize  # of a batch, as far as memory has shown
+        self.memory: int | None = None  # bytes that attribution takes, where a search says nothing
         self._buffers: dict[str, Tensor] = dict(hf_model.named_buffers())
         self.config = hf_model.config
         self.config.architectures = [type(hf_model).__name__]
@@ -119,6 +120,9 @@ class Model(Blocks):
         self.device: torch.device = hf_model.device
         self.dtype: torch.dtype = hf_model.dtype
         self._find_fused()
+        self.paging = weights.paging
+        self.paging.take(self.bridge.named_parameters())  # with those that the bridge has split
+        self.paging.watch(self.bridge)
 
     @classmethod
     def from_hf(cls, hf_model: Any, hf_tokenizer: Any, name: str = "in-memory") -> Model:
@@ -260,17 +264,19 @@ def load(
     dtype: str = "fp32",
     *,
     shared: Path | None = None,
+    device_map: str | None = None,
 ) -> Model:
     """A model by name (`kc models`), local Hugging Face directory, GGUF file or hub name.
 
     `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32, bf16 or
     fp16. Processes that name one folder `shared`, of their own, have one copy of the weights in
-    the processor's memory; an edit is seen in its own process alone.
+    the processor's memory; an edit is seen in its own process alone. By a `device_map` disk, or
+    cpu=2GiB,disk, no more than so much of the weights is in memory, and the rest in a file.
     Raises ModelNotFoundError or UnsupportedArchitectureError with one line that says what to do.
     """
     if not isinstance(name, str | Path):
         raise OptionError(f"a model is named by text or a path, not by {name!r}")
-    weights = load_weights(str(name), device, dtype, shared)
+    weights = load_weights(str(name), device, dtype, shared, device_map)
     try:
         model = Model(weights)
         with torch.no_grad():  # what a damaged configuration breaks, the first pass shows

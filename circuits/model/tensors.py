@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 
 import torch
@@ -47,20 +47,26 @@ def parse_device(device: str | None) -> torch.device:
     return wanted
 
 
-def first_not_finite(parameters: Mapping[str, torch.Tensor]) -> str | None:
+Use = Callable[[torch.Tensor], torch.Tensor]
+"""Told of a weight that is about to be read."""
+
+
+def first_not_finite(parameters: Mapping[str, torch.Tensor], use: Use | None = None) -> str | None:
     """Name of the first of these that holds NaN or infinity."""
     for name, value in parameters.items():
+        value = use(value) if use else value
         # A sum shows both and takes no memory; it can overflow by itself, so then one looks.
         if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
             return name
     return None
 
 
-def weights_hash(parameters: Mapping[str, torch.Tensor]) -> str:
+def weights_hash(parameters: Mapping[str, torch.Tensor], use: Use | None = None) -> str:
     """sha256 over all parameters' names and bytes, in order of name."""
     digest = sha256()
     for name, parameter in sorted(parameters.items()):
         digest.update(name.encode())
+        parameter = use(parameter) if use else parameter
         raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().data)
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from circuits.base.errors import NumericalError, OptionError
 from circuits.base.writing import usual_mode
 from circuits.model.architectures import Architecture
 from circuits.model.norms import Norm
+from circuits.model.paging import Paging
 from circuits.model.patches import Patching
 from circuits.model.taps import Taps
 from circuits.model.tensors import first_not_finite, weights_hash
@@ -78,6 +79,7 @@ class Weights:
     _buffers: dict[str, Tensor]
     _provenance: dict[str, Any]
     patching: Patching
+    paging: Paging
     placed: list[Any]  # the edits that are in the weights, the first one first
     _versions: dict[str, int]  # of the weights that `_provenance` tells of
     _fused: dict[str, tuple[int, str]]  # layer and part of joint weights of queries, keys, values
@@ -97,7 +99,7 @@ class Weights:
         Torch counts the changes of every tensor, so they are hashed again only where one changed.
         """
         if self.is_changed:
-            now = weights_hash(self._parameters)
+            now = weights_hash(self._parameters, self.paging.use)
             self.provenance = {**self._provenance, "weights_sha256": now}
         return {**self._provenance, **plugins.record(), **self.patching.record()}
 
@@ -124,7 +126,7 @@ class Weights:
 
     def first_not_finite(self) -> str | None:
         """Name of the first weight that holds NaN or infinity."""
-        return first_not_finite(self._parameters)
+        return first_not_finite(self._parameters, self.paging.use)
 
     def why_not_finite(self) -> str:
         """The end of a message about a number that is not finite: what is wrong, or what to try."""
@@ -143,7 +145,7 @@ class Weights:
         """A weight by its Hugging Face name and in its layout; OptionError for an unknown name."""
         if name not in self._parameters:
             raise OptionError(f"{self.name!r} has no parameter {name!r}")
-        return self._parameters[name].detach()
+        return self.paging.use(self._parameters[name].detach())
 
     @torch.no_grad()
     def set_parameter(self, name: str, value: Tensor) -> None:
@@ -170,7 +172,9 @@ class Weights:
             if joint._version == self._aligned.get(name):
                 continue
             attention = self.bridge.blocks[layer].attn
-            for slot, part in zip("qkv", split(joint, self.n_heads, self.d_head), strict=True):
+            for slot, part in zip(
+                "qkv", split(self.paging.use(joint), self.n_heads, self.d_head), strict=True
+            ):
                 getattr(getattr(attention, slot).original_component, what).copy_(part)
             self._aligned[name] = joint._version
 
@@ -219,7 +223,7 @@ class Weights:
                 config, dtype=self.dtype, attn_implementation="eager"
             )
         for name, tensor in {**self._parameters, **self._buffers}.items():
-            value = tensor.detach() if share else tensor.detach().clone()
+            value = tensor.detach() if share else self.paging.use(tensor.detach()).clone()
             path, _, leaf = name.rpartition(".")
             module = plain.get_submodule(path)
             is_parameter = leaf in module._parameters
@@ -228,6 +232,8 @@ class Weights:
             plain.tie_weights()
         if self._generation is not None:
             plain.generation_config = copy.deepcopy(self._generation)
+        if share:
+            self.paging.watch(plain)
         return plain.requires_grad_(False).eval()
 
     @property
@@ -269,7 +275,7 @@ class Weights:
         self, layer: int, kv: KeyValue | str = KeyValue.GROUPED
     ) -> list[Float[Tensor, "head d_model d_head"]]:
         """W_Q, W_K and W_V as the model holds them; one K and V a query head where asked for."""
-        attention = self.bridge.blocks[layer].attn
+        attention = self.paging.reading(self.bridge.blocks[layer].attn)
         return [self._each_query(getattr(attention, f"W_{slot}"), slot, kv) for slot in "QKV"]
 
     @torch.no_grad()
@@ -277,10 +283,11 @@ class Weights:
         self, layer: int, kv: KeyValue | str = KeyValue.GROUPED
     ) -> Float[Tensor, "dst d_head"]:
         """What queries, keys and values are where the normalised residual is zero."""
-        block, norm, offsets = self.bridge.blocks[layer], self.norm(layer, "ln1"), []
+        attention = self.paging.reading(self.bridge.blocks[layer].attn)
+        norm, offsets = self.norm(layer, "ln1"), []
         shift = None if norm is None else norm.shift
         for letter in "QKV":
-            weight, bias = (getattr(block.attn, f"{part}_{letter}") for part in "Wb")
+            weight, bias = (getattr(attention, f"{part}_{letter}") for part in "Wb")
             offset = weight.new_zeros(weight.shape[0], weight.shape[2])
             if bias is not None:
                 offset = offset + bias.reshape(offset.shape)
@@ -296,7 +303,7 @@ class Weights:
 
     def output_matrices(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Each head's output matrix W_O."""
-        return self.bridge.blocks[layer].attn.W_O
+        return self.paging.reading(self.bridge.blocks[layer].attn).W_O
 
     def head_output_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """What each head adds to the residual stream: W_O, times the gain of a norm after it.
@@ -336,7 +343,7 @@ class Weights:
 
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
         """Output matrix, one row a token."""
-        return self.bridge.unembed.weight
+        return self.paging.use(self.bridge.unembed.weight)
 
     def unembedding_bias(self) -> Float[Tensor, " d_vocab"] | None:
         """What is added to the logits whatever the residual stream; None where there is nothing."""
@@ -344,5 +351,5 @@ class Weights:
 
     def embedding_std(self) -> float:
         """Standard deviation of the token embedding matrix, the unit of causal tracing's noise."""
-        std = float(self.bridge.embed.weight.float().std())
+        std = float(self.paging.reading(self.bridge.embed).weight.float().std())
         return std * float(getattr(self.bridge.embed.original_component, "embed_scale", 1.0))

@@ -65,6 +65,7 @@ def benchmark(
     executing: Executing,
     seed: Annotated[int, Like(Source, "seed")] = 0,
     batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
+    memory: Annotated[str | None, Like(Search, "memory")] = None,
     loading: Loading,
     out: o.Out = None,
     as_json: o.AsJson = False,
@@ -76,6 +77,7 @@ def benchmark(
         return
     with console.working():
         from circuits.base.errors import OptionError
+        from circuits.base.sizes import bytes_of
         from experiments.analyses.engine.context import Context
         from experiments.analyses.engine.parts import Shard, UnfinishedError
         from experiments.analyses.engine.running import in_turn
@@ -91,7 +93,16 @@ def benchmark(
         if not one and (data or settings):
             raise OptionError("--data and --set go with one benchmark, not with several")
         folder = out or Path("out") / f"{Path(model).name}-benchmark-{'-'.join(asked)}"
-        context = Context(model, folder, seed, loading.device, loading.dtype, batch_size=batch_size)
+        context = Context(
+            model,
+            folder,
+            seed,
+            loading.device,
+            loading.dtype,
+            batch_size=batch_size,
+            device_map=loading.device_map,
+            memory=None if memory is None else bytes_of("memory", memory),
+        )
         part = Shard.parse(shard)
         config = Config((), limit, settings=tuple(settings or ()), circuits=circuits)
 

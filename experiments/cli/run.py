@@ -70,6 +70,7 @@ def run(
     label: Label = None,
     seed: Annotated[int, Like(Source, "seed")] = 0,
     batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
+    memory: Annotated[str | None, Like(Search, "memory")] = None,
     loading: Loading,
     out: o.Out = None,
     as_json: o.AsJson = False,
@@ -81,6 +82,7 @@ def run(
         return
     with console.working():
         from circuits.base.errors import OptionError
+        from circuits.base.sizes import bytes_of
         from experiments.analyses.engine.context import Context
         from experiments.analyses.engine.parts import Shard, UnfinishedError
         from experiments.analyses.engine.registry import EVERYTHING, chosen
@@ -111,6 +113,8 @@ def run(
             known=known,
             shots=shots,
             label=label,
+            device_map=loading.device_map,
+            memory=None if memory is None else bytes_of("memory", memory),
         )
         part = Shard.parse(shard)
         spread = partial(_elsewhere, how=executing, note=console.note)

@@ -66,18 +66,23 @@ class Workplace:
     """
 
     shared: Path | None = None
-    _model: tuple[tuple[str, str | None, str], Model] | None = None
+    _model: tuple[tuple[str, str | None, str, str | None], Model] | None = None
     _made: dict[Any, Any] = field(default_factory=dict)
 
-    def model(self, name: str, device: str | None, dtype: str) -> Model:
+    def model(
+        self, name: str, device: str | None, dtype: str, device_map: str | None = None
+    ) -> Model:
         """The model; the one before makes room for it."""
-        asked = (name, device, dtype)
+        asked = (name, device, dtype, device_map)
         if self._model is None or self._model[0] != asked:
             from circuits.model.model import load
 
             self._model = None
             self._made.clear()
-            self._model = (asked, load(*asked, shared=self.shared))
+            self._model = (
+                asked,
+                load(name, device, dtype, shared=self.shared, device_map=device_map),
+            )
         return self._model[1]
 
     def once(self, key: Any, make: Callable[[], Made]) -> Made:

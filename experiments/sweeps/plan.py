@@ -46,7 +46,8 @@ class UnitJob(Job):
 
     def run(self, place: Workplace) -> None:
         """Do the unit and store it, or why there is nothing to be found in it."""
-        model = place.model(self.work.model.name, self.work.model.device, self.work.model.dtype)
+        asked = self.work.model
+        model = place.model(asked.name, asked.device, asked.dtype, asked.device_map)
         if (found := _identity(model)) != self.identity:
             raise OptionError(
                 f"the weights of {self.work.model.name} are others than the sweep was planned "
@@ -99,7 +100,7 @@ class _Identities:
             if not isinstance(known, dict) or known.get("files") != stamp:
                 from circuits.model.model import load
 
-                loaded = load(model.name, model.device, model.dtype)
+                loaded = load(model.name, model.device, model.dtype, device_map=model.device_map)
                 known = {"files": stamp, "identity": _identity(loaded)}
                 self._known[name] = known
                 save_json(self._known, self._path)

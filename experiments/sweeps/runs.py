@@ -10,6 +10,7 @@ from typing import Any
 from circuits.base.choices import Known
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.options import build
+from circuits.base.sizes import bytes_of
 from circuits.base.writing import to_json
 from experiments.analyses.engine.base import Analysis, Run
 from experiments.analyses.engine.context import Context, safe
@@ -19,7 +20,7 @@ from experiments.analyses.engine.running import run_analysis
 from experiments.executors.base import Executing
 from experiments.sweeps.spec import PARTS, Work
 
-ASKED = ("seed", "known", "shots", "facts", "batch_size")
+ASKED = ("seed", "known", "shots", "facts", "batch_size", "memory")
 """Settings of a run that are not options of what is run."""
 _BENCHMARK = ("data", "methods", "limit", "circuits")
 
@@ -43,11 +44,14 @@ def run_one(
     asked = {name: work.settings[name] for name in ASKED if name in work.settings}
     if "known" in asked:
         asked["known"] = Known.of(asked["known"])
+    if "memory" in asked:
+        asked["memory"] = bytes_of("memory", asked["memory"])
     context = Context(
         work.model.name,
         folder_of(work, folder),
         device=work.model.device,
         dtype=work.model.dtype,
+        device_map=work.model.device_map,
         **asked,
     )
     elsewhere = spread(find, named, config, context, how, note)

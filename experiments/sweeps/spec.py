@@ -33,7 +33,8 @@ EACH = "each"
 PARTS = {"run": "analysis", "benchmark": "benchmark"}
 """Verbs whose units are the engine's own, and what names one of them."""
 MOST_BYTES = 4 * 2**20
-_KNOWN = ("models", "seeds", "units", "dtype", "device")
+_USUAL = ("dtype", "device", "device_map")
+_KNOWN = ("models", "seeds", "units", *_USUAL)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ModelSpec(Options):
     name: str = option("", "name, folder or file")
     device: str | None = option(None, "where it runs")
     dtype: str = option("fp32", "fp32, bf16 or fp16")
+    device_map: str | None = option(None, "disk, or cpu=SIZE,disk: where weights stay")
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,11 @@ def parse_spec(found: Any) -> Spec:
     """The spec of a mapping; OptionError says what is wrong with it."""
     if not isinstance(found, Mapping) or not found.get("models") or not found.get("units"):
         raise OptionError("a sweep names `models` and `units`")
+    found = _underscored(found)
     for name in found:
         if name not in _KNOWN:
             raise OptionError(f"a sweep has no {name!r:.40}; it has {', '.join(_KNOWN)}")
-    usual = {name: found[name] for name in ("device", "dtype") if name in found}
+    usual = {name: found[name] for name in _USUAL if name in found}
     models = [_model(each, usual) for each in _listed(found["models"])]
     seeds = _listed(found.get("seeds", [0]))
     works: list[Work] = []
@@ -131,12 +134,17 @@ def _once_each(works: Sequence[Work]) -> tuple[Work, ...]:
     return tuple({(work.verb, work.model, work.content): work for work in works}.values())
 
 
+def _underscored(given: Mapping[Any, Any]) -> dict[str, Any]:
+    """The options by their names in Python."""
+    return {str(name).replace("-", "_"): value for name, value in given.items()}
+
+
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
 def _model(value: Any, usual: Mapping[str, Any]) -> ModelSpec:
-    given = dict(value) if isinstance(value, Mapping) else {"name": value}
+    given = _underscored(value) if isinstance(value, Mapping) else {"name": value}
     model = build(ModelSpec, {**usual, **given}, "models")
     if not model.name:
         raise OptionError("`models`: a model has no name")
@@ -147,7 +155,7 @@ def _entry(entry: Any) -> tuple[str, Iterator[dict[str, Any]]]:
     """A verb's name and the settings of each point of its grid."""
     if not isinstance(entry, Mapping) or "verb" not in entry:
         raise OptionError("an entry is a mapping with a `verb`")
-    given = {str(k).replace("-", "_"): v for k, v in entry.items() if k != "verb"}
+    given = _underscored({k: v for k, v in entry.items() if k != "verb"})
     name = str(entry["verb"])
     if name in PARTS:
         if PARTS[name] not in given:

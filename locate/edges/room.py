@@ -13,12 +13,14 @@ The bound holds for what attribution makes beside the model; `SLACK` is for what
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
+
+from torch import Tensor
 
 from circuits.base.errors import OptionError
 from circuits.base.sizes import shown
-from circuits.facts.pairs import TokenPair
+from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.circuit import Wiring
 from circuits.model.footprint import Footprint, Growth
 from circuits.model.model import Model
@@ -72,6 +74,52 @@ _known: WeakKeyDictionary[Model, dict[Kind, Growth]] = WeakKeyDictionary()
 """What was seen of each model: what passes hold does not change with its weights."""
 
 
+def growth(
+    model: Model, kind: Kind, watch: Callable[[int, int, int], Footprint], prefixed: bool
+) -> Growth:
+    """What passes of a kind hold, watched on short prompts once for each model."""
+    known, name = _known.setdefault(model, {}), (*kind, prefixed)
+    if name not in known:
+        known[name] = Growth.of(watch, prefixed)
+    return known[name]
+
+
+def short_batch(model: Model, pair: TokenPair, rows: int, positions: int, prefix: int) -> PairBatch:
+    """A pair so many times, of so many positions after those that both prompts have in common."""
+    (found,) = batches([pair], 1, model)
+    wide = -(-(prefix + positions) // found.clean.shape[1])
+
+    def tokens(given: Tensor) -> Tensor:
+        return given.repeat(rows, wide)[:, : prefix + positions]
+
+    def repeated(given: Tensor) -> Tensor:
+        return given.repeat(rows, *[1] * (given.ndim - 1))
+
+    return replace(
+        found,
+        index=(0,) * rows,
+        clean=tokens(found.clean),
+        corrupted=tokens(found.corrupted),
+        first_difference=prefix,
+        **{name: repeated(getattr(found, name)) for name in _ANSWERS},
+    )
+
+
+_ANSWERS = "answer", "foil", "wanted", "unwanted"
+
+
+def lengths(pairs: Sequence[TokenPair], sharing: bool) -> dict[int, tuple[int, int]]:
+    """Of every length of prompts the positions that are run, and those before them.
+
+    With `sharing` what the prompts have in common is run once.
+    """
+    first: dict[int, int] = {}
+    for pair in pairs:
+        length = len(pair.clean)
+        first[length] = min(pair.first_difference * sharing, first.get(length, length))
+    return {length: (length - start, start) for length, start in first.items()}
+
+
 @dataclass(frozen=True, eq=False)
 class Room:
     """A bound in bytes, of which results take `held`, and what one batch takes of the rest.
@@ -93,11 +141,7 @@ class Room:
         With `sharing` what the prompts have in common is run once. OptionError names the least
         that would do.
         """
-        first: dict[int, int] = {}
-        for pair in pairs:
-            length = len(pair.clean)
-            first[length] = min(pair.first_difference * sharing, first.get(length, length))
-        sizes = {length: (length - start, start) for length, start in first.items()}
+        sizes = lengths(pairs, sharing)
         found = {length: self._share(most, *size) for length, size in sizes.items()}
         shares = {length: share for length, share in found.items() if share is not None}
         if len(shares) < len(found):
@@ -134,11 +178,7 @@ class Room:
 
     def _held(self, rows: int, positions: int, prefix: int, recompute: bool) -> tuple[float, float]:
         """Bytes at the worst moment of the passes, and after them."""
-        known = _known.setdefault(self.model, {})
-        kind = *self.kind, prefix > 0, recompute
-        if kind not in known:
-            known[kind] = Growth.of(
-                lambda *size: self.watch(size[0], size[1], size[2], recompute), prefix > 0
-            )
-        seen, added = known[kind].moments(rows, positions, prefix), rows * positions * self.added
+        kind = *self.kind, recompute
+        grown = growth(self.model, kind, lambda *size: self.watch(*size, recompute), prefix > 0)
+        seen, added = grown.moments(rows, positions, prefix), rows * positions * self.added
         return float(seen.max()) + added, float(seen[-1]) + added

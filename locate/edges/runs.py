@@ -25,7 +25,7 @@ from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model, Prefix
 from locate.edges.contracting import contract
 from locate.edges.passes import InputGradients, SourceDifferences
-from locate.edges.room import Contraction, Room, Share
+from locate.edges.room import Contraction, Room, Share, short_batch
 from locate.edges.rules import PLAIN, BackwardRules
 from locate.search import Scoring
 
@@ -186,26 +186,13 @@ def _shares(
     keep_pairs: bool,
 ) -> dict[int, Share]:
     """How the pairs of each length are taken; without a bound in batches of the size asked for."""
-    if scoring.memory is None:
+    bound = scoring.memory
+    if bound is None and scoring.method.bounded:
+        bound = model.memory
+    if bound is None:
         return {len(pair.clean): Share(batch_size) for pair in pairs}
     constant, one = scoring.ablation.is_constant, replace(scoring, steps=1)
     constants = source_constants(model, pairs, Ablation.ZERO) if constant else None
-
-    def batch(rows: int, positions: int, prefix: int) -> PairBatch:
-        (found,) = batches(pairs[:1], 1, model)
-        wide = -(-(prefix + positions) // found.clean.shape[1])
-
-        def tokens(given: Tensor) -> Tensor:
-            return given.repeat(rows, wide)[:, : prefix + positions]
-
-        return replace(
-            found,
-            index=(0,) * rows,
-            clean=tokens(found.clean),
-            corrupted=tokens(found.corrupted),
-            first_difference=prefix,
-            **{name: _rows(getattr(found, name), rows) for name in _ANSWERS},
-        )
 
     def made(asked: PairBatch, recompute: bool) -> tuple[SourceDifferences, InputGradients]:
         share = Share(len(asked), recompute)
@@ -214,14 +201,14 @@ def _shares(
         return runs.differences, runs.gradients
 
     def watch(rows: int, positions: int, prefix: int, recompute: bool) -> Footprint:
-        asked = batch(rows, positions, prefix)
+        asked = short_batch(model, pairs[0], rows, positions, prefix)
         with Footprint() as seen:
             held = made(asked, recompute)
         del held
         return seen
 
     n_positions = SHORT[0][0]
-    asked = batch(1, n_positions, 0)
+    asked = short_batch(model, pairs[0], 1, n_positions, 0)
     kept = made(asked, recompute=False)
     with Footprint() as seen:
         contract(wiring, *kept, 1, Share(1))
@@ -230,15 +217,8 @@ def _shares(
     kind = rules, one.method, one.rule, one.metric, one.kv, constant, asked.wanted.shape
     further = scoring.steps - 1 if "steps" in scoring.method.uses else 0
     added = kept[1].later_bytes(further)
-    room = Room(model, kind, int(scoring.memory), results, watch, contraction, added)
+    room = Room(model, kind, int(bound), results, watch, contraction, added)
     return room.shares(pairs, min(batch_size, len(pairs)), sharing=not constant)
-
-
-def _rows(value: Tensor, rows: int) -> Tensor:
-    return value.repeat(rows, *[1] * (value.ndim - 1))
-
-
-_ANSWERS = "answer", "foil", "wanted", "unwanted"
 
 
 def _check_finite(

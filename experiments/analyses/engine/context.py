@@ -52,7 +52,7 @@ class Context:
     `folder` is the analysis's own, `shared` the folder whose circuits all analyses of a run share.
     `facts` names a fact file or data set to ask about instead of the atlas. `known` and `shots`
     decide the pairs that `examples` makes, as in `locate.options.Source`. `label` is the model's
-    name in titles.
+    name in titles. `memory`, in bytes, bounds what scoring edges takes beside a model.
     """
 
     model_name: str
@@ -67,19 +67,24 @@ class Context:
     known: Known = Known.TOP1
     shots: int = 0
     label: str | None = None
+    device_map: str | None = None
+    memory: int | None = None
     _held: _Held = field(default_factory=_Held, repr=False)
 
     @classmethod
     def on(cls, model: Model, folder: Path, **options: Any) -> Context:
         """The surroundings of a run on a model that is in memory."""
         dtype = str(model.provenance["dtype"])
-        return cls(model.name, folder, dtype=dtype, _held=_Held(model), **options)
+        context = cls(model.name, folder, dtype=dtype, _held=_Held(model), **options)
+        if context.memory is not None:
+            model.memory = context.memory
+        return context
 
     @property
     def model(self) -> Model:
         """The model that is looked at; loaded when first asked for."""
         if self._held.model is None:
-            self._held.model = load(self.model_name, self.device, self.dtype)
+            self._held.model = self._loaded(self.model_name)
         return self._held.model
 
     def load(self, name: str) -> Model:
@@ -88,10 +93,15 @@ class Context:
             return self.model
         if self._held.other is None or self._held.other[0] != name:
             self._held.other = None  # make room before, not after
-            self._held.other = (name, load(name, self.device, self.dtype))
+            self._held.other = (name, self._loaded(name))
         other = self._held.other[1]
         self._held.hashes[name] = identity(other)
         return other
+
+    def _loaded(self, name: str) -> Model:
+        model = load(name, self.device, self.dtype, device_map=self.device_map)
+        model.memory = self.memory
+        return model
 
     def in_dtype(self, dtype: str) -> Context:
         """The same run with the model in another precision, loaded when it is first asked for."""

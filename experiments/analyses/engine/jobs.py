@@ -9,6 +9,7 @@ from typing import Any
 
 from circuits.base.choices import Known
 from circuits.base.errors import UnitError
+from circuits.model.model import Model
 from experiments.analyses.engine.base import Analysis
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.parts import compute_part
@@ -40,6 +41,8 @@ class Surroundings:
     batch_size: int
     known: Known
     shots: int
+    device_map: str | None
+    memory: int | None
 
     @classmethod
     def of(cls, context: Context) -> Surroundings:
@@ -55,12 +58,14 @@ class Surroundings:
             context.batch_size,
             context.known,
             context.shots,
+            context.device_map,
+            context.memory,
         )
 
     def made(self, place: Workplace) -> Context:
         """The context, with the model that the place has."""
         return Context.on(
-            place.model(self.model, self.device, self.dtype),
+            self.model_in(place),
             self.folder,
             shared=self.shared,
             seed=self.seed,
@@ -69,7 +74,15 @@ class Surroundings:
             batch_size=self.batch_size,
             known=self.known,
             shots=self.shots,
+            device_map=self.device_map,
+            memory=self.memory,
         )
+
+    def model_in(self, place: Workplace) -> Model:
+        """The model that the place has."""
+        model = place.model(self.model, self.device, self.dtype, self.device_map)
+        model.memory = self.memory
+        return model
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,7 @@ class PartJob(Job):
 
     def run(self, place: Workplace) -> None:
         """Compute the unit and store it where the analysis looks for it."""
-        place.model(self.around.model, self.around.device, self.around.dtype)
+        self.around.model_in(place)
         context = place.once(self.around, lambda: self.around.made(place))
         analysis = place.once(("analysis", self.find, self.named), lambda: self.find(self.named))
         compute_part(analysis, self.config, context, self.key)

@@ -1,0 +1,36 @@
+"""The weights of a Hugging Face directory one after the other, out of its safetensors files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def stored_weights(folder: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of all weights, numbers with a point in this type.
+
+    A file is opened for each of them, because all that was read of an open one stays in memory.
+    """
+    from safetensors import safe_open
+
+    for path in _files(folder):
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+        for name in names:
+            with safe_open(path, "pt") as file:
+                value: Tensor = file.get_tensor(name)
+                yield name, value.to(dtype) if value.is_floating_point() else value
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that `transformers` would read."""
+    index = folder / "model.safetensors.index.json"
+    whole = folder / "model.safetensors"
+    if whole.is_file() or not index.is_file():
+        return [whole]
+    names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    return [folder / name for name in sorted(names)]
