@@ -34,7 +34,7 @@ from circuits.model.architectures import check_architecture, short
 from circuits.model.gguf import GgufFile, filled
 from circuits.model.packaged import PACKAGED, fetched
 from circuits.model.paging import DeviceMap, Paging
-from circuits.model.shards import stored_weights
+from circuits.model.shards import folder_at_hand, stored_weights
 from circuits.model.tensors import first_not_finite, parse_device, parse_dtype, weights_hash
 
 logger = logging.getLogger(__name__)
@@ -239,7 +239,7 @@ def _own_file(
         if source.is_gguf:
             gguf = GgufFile(source.weights, name)
             return mapped.WeightFile.of(gguf.weights(gguf.config(), dtype))
-        if folder := _folder_at_hand(source):
+        if folder := folder_at_hand(source.weights, source.revision, source.local_only):
             return mapped.WeightFile.of(stored_weights(folder, dtype))
         own = read(source, name, dtype)
         return mapped.WeightFile.of(own[0].named_parameters())
@@ -252,18 +252,6 @@ def _own_file(
         ) from None
     finally:
         gc.collect()  # modules hold each other, and with them what is in a file from now on
-
-
-def _folder_at_hand(source: Source) -> Path | None:
-    """Where the safetensors files of a model are on this machine."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if Path(source.weights).is_dir():
-        return Path(source.weights)
-    found = source.local_only and try_to_load_from_cache(
-        source.weights, "config.json", revision=source.revision
-    )
-    return Path(found).parent if isinstance(found, str) else None
 
 
 def _common(read: Callable[..., Read], folder: Path) -> Callable[..., Read]:

@@ -26,6 +26,16 @@ def stored_weights(folder: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tens
                 yield name, value.to(dtype) if value.is_floating_point() else value
 
 
+def folder_at_hand(name: str, revision: str | None, local_only: bool) -> Path | None:
+    """Where the safetensors files of a model are on this machine; None where they are not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).is_dir():
+        return Path(name)
+    found = local_only and try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _files(folder: Path) -> list[Path]:
     """The files that `transformers` would read."""
     index = folder / "model.safetensors.index.json"

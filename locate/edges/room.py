@@ -179,6 +179,10 @@ class Room:
     def _held(self, rows: int, positions: int, prefix: int, recompute: bool) -> tuple[float, float]:
         """Bytes at the worst moment of the passes, and after them."""
         kind = *self.kind, recompute
-        grown = growth(self.model, kind, lambda *size: self.watch(*size, recompute), prefix > 0)
+
+        def watch(rows: int, positions: int, prefix: int) -> Footprint:
+            return self.watch(rows, positions, prefix, recompute)
+
+        grown = growth(self.model, kind, watch, prefix > 0)
         seen, added = grown.moments(rows, positions, prefix), rows * positions * self.added
         return float(seen.max()) + added, float(seen[-1]) + added
