@@ -82,7 +82,8 @@ def main() -> int:
     other = [name for name in left if left[name] != whole.get(name)]
     print(
         f"{len(whole)} units, {kills} kills, {drivers} of them of drivers, {at_work} after a unit "
-        f"was stored, {starts} starts: {len(lost)} lost, {len(other)} with other bytes, {len(rewritten)} done again"
+        f"was stored, {starts} starts: {len(lost)} lost, {len(other)} with other bytes, "
+        f"{len(rewritten)} done again"
     )
     return 1 if lost or other or rewritten else 0
 
