@@ -48,7 +48,7 @@ def test_what_is_read_is_what_was_written_and_stands_where_kernels_want_it(tmp_p
         "b": torch.randn(7).to(torch.bfloat16),
         "c": torch.randn(2, 2, 2, dtype=torch.float64),
     }
-    mapped.write(tmp_path / "x.weights", values)
+    mapped.write(tmp_path / "x.weights", values.items())
     found = mapped.read(tmp_path / "x.weights")
     assert list(found) == list(values)
     for name, value in values.items():

@@ -1,9 +1,10 @@
 """Workers and drivers of a sweep, killed at random moments: nothing is lost, nothing done twice.
 
 Drivers with two processes are started on one folder until `--kills` SIGKILLs have been dealt, each
-to a worker or to the driver, and the last one runs to its end. Then every unit has to be there,
-with the bytes of a sweep that nobody disturbed, and no unit that was stored may have been written
-again. The exit code is 1 where that is not so.
+to a worker or to the driver, and the last one runs to its end. Before half of the kills a unit is
+waited for, since processes that are killed as they start never come to store one. Then every unit
+has to be there, with the bytes of a sweep that nobody disturbed, and no unit that was stored may
+have been written again. The exit code is 1 where that is not so.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ seeds: [0, 1, 2, 3, 4, 5, 6, 7]
 units:
   - {verb: lens, relation: each, n-pairs: 2}
 """
-WORKERS, DRIVERS = 2, 0.2
-"""Processes, and the share of kills that hit the driver."""
+WORKERS, DRIVERS, AT_WORK = 2, 0.2, 0.5
+"""Processes, the share of kills that hit the driver, and of those that wait for a unit."""
 START = "from knowledge_circuits.command import main; raise SystemExit(main())"
 
 
@@ -45,15 +46,23 @@ def main() -> int:
         whole = _units(place / "whole")
         first: dict[str, tuple[int, int]] = {}
         rewritten: set[str] = set()
-        kills = starts = drivers = 0
+        kills = starts = drivers = at_work = 0
         while kills < given.kills and (not first or len(first) < len(whole)):
             starts += 1
             driver = _driver(place, "killed")
             while driver.poll() is None and len(_children(driver.pid)) < WORKERS + 1:
                 time.sleep(0.2)
             while driver.poll() is None and kills < given.kills:
-                time.sleep(chance.uniform(0.0, 6.0))
+                before, waits = len(first), chance.random() < AT_WORK
                 rewritten |= _seen(place / "killed", first)
+                while waits and driver.poll() is None and len(first) == before:
+                    time.sleep(0.2)
+                    rewritten |= _seen(place / "killed", first)
+                at_work += len(first) > before
+                time.sleep(chance.uniform(0.0, 2.0 if waits else 6.0))
+                rewritten |= _seen(place / "killed", first)
+                if driver.poll() is not None:  # its number may be another process's by now
+                    break
                 workers = _children(driver.pid)
                 is_driver = not workers or chance.random() < DRIVERS
                 victim = driver.pid if is_driver else chance.choice(workers)
@@ -72,8 +81,9 @@ def main() -> int:
     lost = [name for name in whole if name not in left]
     other = [name for name in left if left[name] != whole.get(name)]
     print(
-        f"{len(whole)} units, {kills} kills, {drivers} of them of drivers, {starts} starts: "
-        f"{len(lost)} lost, {len(other)} with other bytes, {len(rewritten)} done again"
+        f"{len(whole)} units, {kills} kills, {drivers} of them of drivers, {at_work} after a unit "
+        f"was stored, {starts} starts: {len(lost)} lost, {len(other)} with other bytes, "
+        f"{len(rewritten)} done again"
     )
     return 1 if lost or other or rewritten else 0
 
