@@ -248,7 +248,16 @@ def test_everything_that_a_user_adds_is_built_from_names_that_are_there():
     assert dir(parts) == sorted(parts.PLACES)
 
 
-IMPORTS = {"knowledge_circuits", "numpy", "pandas", "torch", "plotly", "networkx", "dataclasses", "IPython"}
+IMPORTS = {
+    "knowledge_circuits",
+    "numpy",
+    "pandas",
+    "torch",
+    "plotly",
+    "networkx",
+    "dataclasses",
+    "IPython",
+}
 
 
 def _python() -> dict[str, str]:
