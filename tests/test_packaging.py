@@ -219,7 +219,7 @@ def test_checkpoints_of_an_installed_package_are_looked_for_in_the_cache(
         ignore=shutil.ignore_patterns("checkpoints", "*.safetensors"),
     )
     checkpoint = embedded_checkpoints(model)[step]
-    monkeypatch.setattr("circuits.model.loading.EMBEDDED_DIR", installed)
+    monkeypatch.setattr("circuits.model.packaged.EMBEDDED_DIR", installed)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     place = tmp_path / "cache" / "knowledge-circuits" / "checkpoints" / model
     with pytest.raises(ModelNotFoundError) as refused:

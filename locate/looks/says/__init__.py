@@ -12,7 +12,7 @@ from typing import Any
 
 _SENTENCES = {
     "circuits.graph.circuit:Circuit": "circuits:circuit",
-    "circuits.graph.circuit:EdgeScores": "circuits:scores",
+    "circuits.graph.scores:EdgeScores": "circuits:scores",
     "circuits.graph.evaluate:Evaluation": "circuits:evaluation",
     "circuits.graph.hypothesis:CircuitTests": "circuits:tests",
     "circuits.graph.curves:FaithfulnessCurve": "circuits:curve",
