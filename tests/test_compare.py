@@ -188,7 +188,7 @@ def test_rows_hold_every_edge_of_either_circuit_and_every_changed_one(wiring):
     }
     sizes = [abs(row["change"]) for row in rows]
     assert sizes == sorted(sizes, reverse=True)
-    assert {row["status"] for row in rows} <= {"kept", "lost", "gained", "outside"}
+    assert {row["status"] for row in rows} <= {"kept", "flipped", "lost", "gained", "outside"}
     to_json(rows)
 
 
