@@ -173,6 +173,7 @@ RUNS: dict[str, Callable[[], Any]] = (
     }
     | {
         "locate.edges.atp_star:attribute": partial(scored, Locator.ATP_STAR),
+        "locate.edges.activation_path:attribute": partial(scored, Locator.EAP_IG_ACTIVATIONS),
         "locate.edges.ensemble:attribute": partial(scored, Locator.ENSEMBLE),
         "scores by RelP": partial(scored, Locator.RELP),
         "scores by GIM": partial(scored, Locator.GIM),

@@ -39,6 +39,7 @@ class Locator(Open):
     RELP: ClassVar[Locator]
     GIM: ClassVar[Locator]
     ATP_STAR: ClassVar[Locator]
+    EAP_IG_ACTIVATIONS: ClassVar[Locator]
     ENSEMBLE: ClassVar[Locator]
     EXACT: ClassVar[Locator]
     ACDC: ClassVar[Locator]
@@ -111,6 +112,12 @@ Locator.EAP_IG = Locator.add(
     "gradient averaged along the path of the embedding",
     uses=("steps", "rule"),
     bounded=True,
+)
+Locator.EAP_IG_ACTIVATIONS = Locator.add(
+    "eap-ig-activations",
+    "locate.edges.activation_path:attribute",
+    "gradient averaged along the path of what each layer's heads, or its MLP, write",
+    uses=("steps", "rule"),
 )
 Locator.RELP = Locator.add(
     "relp",
