@@ -7,18 +7,22 @@ arXiv:1712.01312), drawn anew in each update from u uniform in (0, 1):
     P(z_e > 0) = sigmoid(a_e - b log(0.1 / 1.1)).
 
 The a_e descend on what the masked model loses, and on a Lagrangian that holds the expected share
-of cut edges s = 1 - mean P(z > 0) to a target t that rises from 0 to 1 - `share`:
+of kept edges k = mean P(z > 0) to a target t that falls from 1 to `share`, by the same factor in
+each update:
 
-    mean (m(whole) - m(masked))^2 / mean (m(whole) - m(empty))^2 + l1 (t - s) + l2 (t - s)^2,
+    mean (m(whole) - m(masked))^2 / mean (m(whole) - m(empty))^2
+        + l1 log(k / t) + l2 log(k / t)^2,             l1 and l2 ascending.
 
-l1 and l2 ascending. An edge's score is its P(z > 0) at the end: how readily it would be kept. It
-has no sign, is no change of the metric, and there is none of a single pair.
+An edge's score is its P(z > 0) at the end: how readily it would be kept in a circuit of this size.
+It has no sign, is no change of the metric, and there is none of a single pair.
 
-Published is the divergence of the masked model in the place of the first term (with the metric `kl`
-it is squared here), masks on nodes besides, which are left out, and batches, where here every
+Departures from the paper: it takes the divergence of the masked model as the first term (with the
+metric `kl` it is squared here) and holds 1 - k to a target that rises evenly, so that most updates
+are spent on circuits far too large; it has masks on nodes besides, and batches, where here every
 update sees all pairs, so that order and batches do not matter. Runs are those of
 `circuits.graph.soft`, hence of the same circuits as everywhere.
-Cost: two clean passes and a backward pass an update, a few times that in small models, where what
+
+Cost: two clean passes and a backward pass an update, or somewhat more in small models, where what
 each destination reads of each source counts.
 """
 
@@ -48,11 +52,13 @@ LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
 """Ends to which a mask is stretched before it is clipped, and how sharp it is."""
 START = 10.0
 """Where a begins: nearly every mask is 1."""
-RISING = 0.8
-"""Share of the updates in which the target rises; in the rest it stays."""
+FALLING = 0.9
+"""Share of the updates in which the target falls; in the rest it stays."""
 PRICES = 1 / 3
 """The prices' learning rate, as a share of the masks'."""
-_EDGE_OF_0_AND_1 = 1e-6
+BETAS = 0.9, 0.99
+"""How long Adam remembers slopes and their squares."""
+_NEAREST = 1e-6
 
 
 @alone
@@ -75,16 +81,15 @@ def attribute(
     generator = torch.Generator().manual_seed(options.seed)
     openness = torch.full((wiring.n_edges,), START, requires_grad=True)
     prices = torch.zeros(2, requires_grad=True)
-    descent = torch.optim.Adam([openness], lr=options.rate)
+    descent = torch.optim.Adam([openness], lr=options.rate, betas=BETAS)
     ascent = torch.optim.Adam([prices], lr=PRICES * options.rate, maximize=True)
-    rising = max(1, round(RISING * options.updates))
     for update in range(options.updates):
         chance = torch.rand(wiring.n_edges, generator=generator)
-        chance = chance.clamp(_EDGE_OF_0_AND_1, 1 - _EDGE_OF_0_AND_1)
+        chance = chance.clamp(_NEAREST, 1 - _NEAREST)
         with torch.enable_grad():
             masks = _drawn(openness, chance)
-            away = (1 - options.share) * min(1.0, (update + 1) / rising)
-            away = away - (1 - _kept(openness).mean())
+            fallen = min(1.0, (update + 1) / (FALLING * options.updates))
+            away = _kept(openness).mean().log() - fallen * math.log(options.share)
             price = prices[0] * away + prices[1] * away**2
             slopes = task.slopes(masks.detach())
             descent.zero_grad()

@@ -110,7 +110,7 @@ class EdgePruning(Options):
 
     updates: int = option(300, "Updates of the masks, each on all pairs.", low=1)
     share: float = option(
-        0.05, "Share of the edges that the masks are driven to keep.", above=0, high=1
+        0.01, "Share of the edges that the masks are driven to keep.", above=0, high=1
     )
     rate: float = option(0.3, "Learning rate.", above=0)
     seed: int = option(0, "Of the masks that are drawn.", low=0)
