@@ -24,11 +24,11 @@ def silent(name: str):
 
 
 def test_means_are_over_relations_with_an_interval_from_eight_on():
-    few = [Null(f"r{at}", "eap", 20, 20, 0.01 * at, at % 2) for at in range(7)]
+    few = [Null(f"r{at}", "eap", 20, 20, 0.01 * at, float(at % 2), 0.02) for at in range(7)]
     found = NullBench(tuple(few))
     assert found.mean("eap", "edges").value == pytest.approx(0.03)
     assert found.mean("eap", "any").low != found.mean("eap", "any").low  # none
-    many = NullBench((*few, Null("r7", "eap", 20, 20, 0.07, 1.0)))
+    many = NullBench((*few, Null("r7", "eap", 20, 20, 0.07, 1.0, 0.02)))
     assert many.mean("eap", "any").low < 0.5 < many.mean("eap", "any").high
     assert many.by_method().rows[0][0] == "eap"
 

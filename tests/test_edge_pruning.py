@@ -53,6 +53,7 @@ def test_the_chance_that_a_mask_is_open_is_what_draws_say():
 
 def test_batches_and_order_do_not_matter_the_seed_does_and_the_model_is_as_before(model, pairs):
     before = {name: value.clone() for name, value in model.bridge.state_dict().items()}
+    pairs = pairs[:4]
     whole = scores(model, pairs)
     again = scores(model, pairs)
     other = scores(model, pairs[::-1], batch_size=2)
@@ -65,14 +66,16 @@ def test_batches_and_order_do_not_matter_the_seed_does_and_the_model_is_as_befor
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.bridge.hook_dict.values())
 
 
-def test_the_expected_share_comes_to_what_was_asked_for(model, pairs):
-    for share in (0.1, 0.5):
-        found = scores(model, pairs[:2], share=share, updates=120)
-        assert found.values.mean() == pytest.approx(share, rel=0.3)
+def test_the_expected_share_comes_to_what_was_asked_for():
+    model = tiny_model("gpt2")
+    pairs = equal_length_pairs(model)[:1]
+    shares = [scores(model, pairs, share=share, updates=80).values.mean() for share in (0.5, 0.25)]
+    assert shares == pytest.approx([0.5, 0.25], rel=0.3)
 
 
 def test_more_of_the_model_is_kept_than_by_edges_at_random(model, pairs):
-    found = scores(model, pairs, share=0.25, updates=120)
+    pairs = pairs[:3]
+    found = scores(model, pairs, share=0.25, updates=100)
     n = found.wiring.n_edges // 4
     generator = np.random.default_rng(0)
     random = [EdgeScores(found.wiring, generator.random(found.wiring.n_edges)) for _ in range(10)]

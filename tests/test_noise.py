@@ -333,18 +333,34 @@ def test_halves_share_no_fact_and_hold_all_of_an_even_number(monkeypatch: pytest
     assert len({frozenset(facts[0]) for _, facts in seen}) > 1
 
 
-def test_halves_that_do_differ_are_called_so_and_few_facts_are_refused():
+def test_halves_that_do_differ_are_called_so():
     """With one split of two kinds of facts among many, sizes tell; the seed decides the splits."""
     generator = np.random.default_rng(0)
     sample = Sample(tuple(range(4)), tuple("abcd"))
     rows = np.repeat([[0.0], [0.0], [9.0], [9.0]], 50, 1) + 0.01 * generator.random((4, 50))
-    shares = calls_between_halves(scores(rows), sample, splits=60)
+    shares, single = calls_between_halves(scores(rows), sample, splits=60).T
     assert {*np.round(shares, 6)} == {0.0, round(50 / N_EDGES, 6)}
-    again = calls_between_halves(scores(rows), sample, splits=60)
+    assert {*single} == {0.0, 1.0}  # of the edges whose score varies
+    again, other = (
+        calls_between_halves(scores(rows), sample, splits=60, seed=seed)[:, 0] for seed in (0, 1)
+    )
     assert np.array_equal(shares, again)
-    assert not np.array_equal(shares, calls_between_halves(scores(rows), sample, splits=60, seed=1))
+    assert not np.array_equal(shares, other)
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy tails"])
+def test_one_edge_in_twenty_at_most_has_a_small_p_between_halves(kind):
+    generator, sample = np.random.default_rng(0), crossed(24, 2)
+    noise = scores(crossed_noise(generator, kind, sample, N_EDGES))
+    single = calls_between_halves(noise, sample, splits=20)[:, 1]
+    assert 0.005 < single.mean() < 0.06
+
+
+def test_too_few_facts_for_halves_are_refused():
     with pytest.raises(OptionError, match="at least 4 facts"):
-        calls_between_halves(scores(rows[:3]), some(sample, np.arange(4) < 3), splits=1)
+        calls_between_halves(
+            scores(np.ones((3, 2))), some(crossed(4, 1), np.arange(4) < 3), splits=1
+        )
 
 
 # --- the null, on models -------------------------------------------------------------------------
@@ -411,7 +427,7 @@ def null_calls(
         calls["other partners"].append(share(shuffled[:, :half], shuffled[:, half : 2 * half]))
     sample = Sample.of([pair.text for pair in flat])
     halves = calls_between_halves(whole, sample, splits=repeats)
-    return {**calls, "other facts": halves.tolist()}
+    return {**calls, "other facts": halves[:, 0].tolist()}
 
 
 def test_a_tiny_model_compared_with_itself_has_hardly_any_changed_edge(model):

@@ -108,7 +108,7 @@ def test_the_gradient_is_that_of_small_differences(family, ablation):
 def test_an_edge_that_a_circuit_lacks_has_the_gradient_of_what_its_return_brings(family):
     """At a circuit of 0 and 1, one edge at a time and by single-sided differences."""
     runner = runners(shared(family))[0]
-    wiring, step = runner.wiring, 1e-5
+    wiring, step = runner.wiring, 1e-3  # norms are in single precision in olmo2 and gemma2
     masks = matrix(wiring, drawn(wiring, 3, 0.9).kept)
 
     def loss(logits: Tensor) -> Tensor:
@@ -125,4 +125,4 @@ def test_an_edge_that_a_circuit_lacks_has_the_gradient_of_what_its_return_brings
         more = masks.clone()
         more[src, dst] = step
         slope = (float(loss(runner.run_masked(more))) - value) / step
-        assert float(gradient[src, dst]) == pytest.approx(slope, rel=2e-2, abs=2e-3)
+        assert float(gradient[src, dst]) == pytest.approx(slope, rel=2e-2, abs=3e-3)

@@ -131,9 +131,9 @@ class SoftRunner(CircuitRunner):
     def _joined(
         self,
         part: _Part,
-        reads: Float[Tensor, "dst batch pos d_model"],
+        reads: Float[Tensor, "fed batch pos d_model"],
         read: Bool[Tensor, " source"],
-    ) -> Float[Tensor, "dst batch pos d_model"]:
+    ) -> Float[Tensor, "fed batch pos d_model"]:
         """What queries and keys read beside the base, 0 for heads that nothing reads, whose
         queries and keys the others' norm would see."""
         if part.is_mlp or not self.model.architecture.is_joint:
@@ -147,7 +147,7 @@ class SoftRunner(CircuitRunner):
         masks: Float[Tensor, "src dst"],
         written: Float[Tensor, "src batch pos d_model"],
         read: Bool[Tensor, " source"],
-    ) -> Float[Tensor, "dst row d_model"]:
+    ) -> Float[Tensor, "fed row d_model"]:
         """What each destination reads, in full."""
         at, base = self._positions(part), self.base
         chosen = written[: part.n_src, :, at]
@@ -159,7 +159,7 @@ class SoftRunner(CircuitRunner):
     def _compute(
         self,
         part: _Part,
-        reads: Float[Tensor, "dst row d_model"],
+        reads: Float[Tensor, "fed row d_model"],
         read: Bool[Tensor, " source"],
     ) -> Float[Tensor, "source some_row d_model"]:
         """Now minus base output of a part that reads this."""

@@ -142,7 +142,8 @@ def noise(
     table = found.by_method()
     console.table(table.columns, table.texts())
     console.say()
-    console.say("edges: share called changed; any: share of comparisons with one; level 0.05")
+    console.say("edges: share called changed; any: share of comparisons with one; single: share of")
+    console.say("edges with p <= 0.05 before the control of false discoveries; the level is 0.05")
     console.files(files)
     console.result({**found.as_dict(), "files": [str(path) for path in files]})
 

@@ -32,6 +32,7 @@ from locate.options import Source
 from locate.search import Scoring
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
+MEASURES = ("edges", "any", "single")
 FEWEST = 16
 """Facts below which halves have too few to say much."""
 
@@ -39,7 +40,8 @@ FEWEST = 16
 @dataclass(frozen=True)
 class Null:
     """One relation and locator. `edges`: mean share of edges called changed in a comparison;
-    `any`: share of comparisons that call at least one so.
+    `any`: share of comparisons that call at least one so; `single`: mean share of edges with a
+    p-value of at most the level.
     """
 
     relation: str
@@ -48,6 +50,7 @@ class Null:
     pairs: int
     edges: float
     any: float
+    single: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class NullBench:
             "method": str,
             "edges": lambda name: self.mean(name, "edges"),
             "any": lambda name: self.mean(name, "any"),
+            "single": lambda name: self.mean(name, "single"),
             "relations": lambda name: sum(each.method == name for each in self.nulls),
         }
         return Table.of("methods", self.methods, columns, digits={"edges": 5})
@@ -86,7 +90,7 @@ class NullBench:
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
         means = {
-            name: {what: self.mean(name, what).as_dict() for what in ("edges", "any")}
+            name: {what: self.mean(name, what).as_dict() for what in MEASURES}
             for name in self.methods
         }
         rows = [asdict(each) for each in self.nulls]
@@ -175,7 +179,8 @@ def _null(
     settings: NoiseSettings,
     seed: int,
     batch_size: int,
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
     scores = pair_scores(model, pairs, scoring, batch_size=batch_size)
     shares = calls_between_halves(scores, sample, splits=splits, seed=seed, settings=settings)
-    return float(shares.mean()), float((shares > 0).mean())
+    called, single = shares.T
+    return float(called.mean()), float((called > 0).mean()), float(single.mean())
