@@ -26,7 +26,7 @@ from circuits.edits.parts.keys import key_point
 from circuits.edits.parts.training import Trainee, passage, token_scores
 from circuits.model.holding import SIZES, alone
 from circuits.model.model import Model
-from locate.edges.locators import Locator
+from locate.edges.locators import EdgePruning, Locator
 from locate.search import Search
 from tests import choice_calls as made
 from tests.tiny import equal_length_pairs
@@ -89,8 +89,9 @@ def few_edges() -> Any:
     return np.arange(made.model().wiring().n_edges) < 3
 
 
-def scored(method: Locator) -> Any:
-    return of_pairs(str(method.target), made.call("locate.search:Scoring")(method=method))
+def scored(method: Locator, options: Any = None) -> Any:
+    asked = made.call("locate.search:Scoring")(method=method, options=options)
+    return of_pairs(str(method.target), asked)
 
 
 def top() -> Any:
@@ -173,6 +174,10 @@ RUNS: dict[str, Callable[[], Any]] = (
     }
     | {
         "locate.edges.atp_star:attribute": partial(scored, Locator.ATP_STAR),
+        "locate.edges.activation_path:attribute": partial(scored, Locator.EAP_IG_ACTIVATIONS),
+        "locate.edges.edge_pruning:attribute": partial(
+            scored, Locator.EDGE_PRUNING, EdgePruning(updates=5)
+        ),
         "locate.edges.ensemble:attribute": partial(scored, Locator.ENSEMBLE),
         "scores by RelP": partial(scored, Locator.RELP),
         "scores by GIM": partial(scored, Locator.GIM),

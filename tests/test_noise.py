@@ -21,6 +21,7 @@ from circuits.graph.noise import (
     corrupted_subject,
     edge_changes,
 )
+from circuits.graph.null import calls_between_halves, some
 from circuits.model.model import Model, load
 from locate.edges.eap import attribute
 from locate.search import Scoring
@@ -313,6 +314,55 @@ def test_wordings_of_a_fact_are_one_fact():
     assert len(set(sample.partners)) == 1
 
 
+def test_halves_share_no_fact_and_hold_all_of_an_even_number(monkeypatch: pytest.MonkeyPatch):
+    """What is compared is what a split of the facts is, with each fact's rows on one side."""
+    sample, seen = crossed(9, 3), []
+
+    def watched(before: EdgeScores, after: EdgeScores, one: Sample, other: Sample, settings):
+        rows = [{*side.per_pair[:, 0].tolist()} for side in (before, after)]
+        seen.append((rows, [{*each.facts} for each in (one, other)]))
+        return edge_changes(before, after, one, other, settings)
+
+    monkeypatch.setattr("circuits.graph.null.edge_changes", watched)
+    numbers = np.repeat(np.arange(9.0), 3)[:, None]
+    calls_between_halves(scores(numbers), sample, splits=6)
+    for rows, facts in seen:
+        assert rows == facts  # a row's score is its fact's number
+        assert not facts[0] & facts[1]
+        assert [len(each) for each in facts] == [4, 4]
+    assert len({frozenset(facts[0]) for _, facts in seen}) > 1
+
+
+def test_halves_that_do_differ_are_called_so():
+    """With one split of two kinds of facts among many, sizes tell; the seed decides the splits."""
+    generator = np.random.default_rng(0)
+    sample = Sample(tuple(range(4)), tuple("abcd"))
+    rows = np.repeat([[0.0], [0.0], [9.0], [9.0]], 50, 1) + 0.01 * generator.random((4, 50))
+    shares, single = calls_between_halves(scores(rows), sample, splits=60).T
+    assert {*np.round(shares, 6)} == {0.0, round(50 / N_EDGES, 6)}
+    assert {*single} == {0.0, 1.0}  # of the edges whose score varies
+    again, other = (
+        calls_between_halves(scores(rows), sample, splits=60, seed=seed)[:, 0] for seed in (0, 1)
+    )
+    assert np.array_equal(shares, again)
+    assert not np.array_equal(shares, other)
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy tails"])
+def test_one_edge_in_twenty_at_most_has_a_small_p_between_halves(kind):
+    generator, sample = np.random.default_rng(0), crossed(24, 2)
+    noise = scores(crossed_noise(generator, kind, sample, N_EDGES))
+    single = calls_between_halves(noise, sample, splits=20)[:, 1]
+    assert 0.005 < single.mean() < 0.06
+
+
+def test_too_few_facts_for_halves_are_refused():
+    with pytest.raises(OptionError, match="at least 4 facts"):
+        calls_between_halves(
+            scores(np.ones((3, 2))), some(crossed(4, 1), np.arange(4) < 3), splits=1
+        )
+
+
 # --- the null, on models -------------------------------------------------------------------------
 
 
@@ -358,7 +408,7 @@ def null_calls(
     n_facts, n_partners = len(by_fact), len(by_fact[0])
     row = np.arange(len(flat)).reshape(n_facts, n_partners)
     generator = np.random.default_rng(0)
-    calls: dict[str, list[float]] = {"other partners": [], "other facts": []}
+    calls: dict[str, list[float]] = {"other partners": []}
 
     def share(left: np.ndarray, right: np.ndarray) -> float:
         sides = []
@@ -375,10 +425,9 @@ def null_calls(
         shuffled = generator.permuted(row, axis=1)
         half = n_partners // 2
         calls["other partners"].append(share(shuffled[:, :half], shuffled[:, half : 2 * half]))
-        facts = generator.permutation(n_facts)
-        half = n_facts // 2
-        calls["other facts"].append(share(shuffled[facts[:half]], shuffled[facts[half : 2 * half]]))
-    return calls
+    sample = Sample.of([pair.text for pair in flat])
+    halves = calls_between_halves(whole, sample, splits=repeats)
+    return {**calls, "other facts": halves[:, 0].tolist()}
 
 
 def test_a_tiny_model_compared_with_itself_has_hardly_any_changed_edge(model):

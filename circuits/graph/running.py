@@ -136,18 +136,36 @@ class CircuitRunner:
         targets = changed.nonzero()[:, 0]
         if len(targets):
             split = self._split(targets)
-            new = self._project(layer, columns, targets, split, sources)
+            residual = sources.sum_into(columns[..., targets], live_rows=True)
+            residual.add_(self.base.resid_pre[layer])
+            new = self._project(layer, residual, targets, split)
             at = targets.split(split)
             queries = _replaced(queries, at[0], new[0], 0)
             keys = _replaced(keys, at[1] - n_heads, new[1], self.start)
             values = _replaced(values, at[2] - n_heads - n_keys, new[2], self.start)
-        mask = self._masks[layer]
         if is_last:  # from here on only the last position reaches the logits
             sources.keep_last_position()
+        written, heads = self._heads_written(layer, heads, read, queries, keys, values)
+        sources.add(written, wiring.head_src(layer) + heads)
+
+    def _heads_written(
+        self,
+        layer: int,
+        heads: Int[Tensor, " active"],
+        read: Bool[Tensor, " head"],
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> tuple[Float[Tensor, "changed row d_model"], Int[Tensor, " changed"]]:
+        """Now minus base output of the heads that change, and which these are.
+
+        They are the `active` ones; where a norm after attention joins them, all that are `read`.
+        """
+        model, base, mask = self.model, self.base, self._masks[layer]
+        if layer == model.n_layers - 1:
             queries, mask = queries[:, :, -1:], mask[-1:]
-        mixed = model.mix(
-            layer, queries[:, heads], keys[:, shared[heads]], values[:, shared[heads]], mask
-        )
+        shared = heads // self.wiring.queries_per_key
+        mixed = model.mix(layer, queries[:, heads], keys[:, shared], values[:, shared], mask)
         mixed = mixed.permute(1, 0, 2, 3)
         mixed = model.patching.heads(layer, heads, mixed, self._first(mixed))
         mixed = mixed.reshape(len(heads), -1, model.d_head)
@@ -157,8 +175,7 @@ class CircuitRunner:
             heads = read.nonzero()[:, 0]
             mixed = model.share_heads(layer, everyone)[:, heads].transpose(0, 1)
         mixed = mixed - base.heads[layer][:, heads].transpose(0, 1)
-        output = model.head_output_weights(layer)[heads]
-        sources.add(torch.bmm(mixed, output), wiring.head_src(layer) + heads)
+        return torch.bmm(mixed, model.head_output_weights(layer)[heads]), heads
 
     def _split(self, targets: Tensor) -> list[int]:
         """How many of a layer's attention destinations, in order, are queries, keys and values."""
@@ -169,15 +186,13 @@ class CircuitRunner:
     def _project(
         self,
         layer: int,
-        columns: Tensor,
+        residual: Float[Tensor, "target row d_model"],
         targets: Tensor,
         split: list[int],
-        sources: _LiveSources,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, values (batch dst pos d_head) whose input changed, ready to be mixed."""
+        """Queries, keys, values (batch dst pos d_head) that read this, ready to be mixed."""
         model = self.model
-        residual = sources.sum_into(columns[..., targets], live_rows=True)
-        hats = model.normalise(residual.add_(self.base.resid_pre[layer]))
+        hats = model.normalise(residual)
         projections = self._projections[layer]
         weight, offset = projections.weight, projections.offset
         if len(targets) < len(weight):

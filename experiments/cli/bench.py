@@ -13,7 +13,7 @@ from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Fixed, Like
 from experiments.planted import NOISE
-from locate.options import Source
+from locate.options import Loading, Source
 from locate.search import Scoring, Search
 
 Methods = Annotated[
@@ -28,7 +28,13 @@ Noise = Annotated[
     float, typer.Option("--noise", min=0, max=10, help="Size of random heads' and units' writes.")
 ]
 Listing = Annotated[bool, typer.Option("--list", help="Explain the planted models.")]
-TABLE, SUMMARY = "locators.parquet", "summary.json"
+Relations = Annotated[
+    str | None,
+    typer.Option("--relations", metavar="A,B", help="Relations; else all that are known."),
+]
+Splits = Annotated[int, typer.Option("--splits", min=1, max=10_000, help="Halves a relation.")]
+Pairs = Annotated[int, typer.Option("--n-pairs", min=1, max=100_000, help="Pairs a relation.")]
+TABLE, NULLS, SUMMARY = "locators.parquet", "noise.parquet", "summary.json"
 
 
 def locators(
@@ -82,10 +88,72 @@ def locators(
     console.result({**found.as_dict(), "files": [str(path) for path in files]})
 
 
+def noise(
+    *,
+    model: o.ModelName,
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", metavar="A,B", help="Locators; else all but exact patching."),
+    ] = None,
+    relations: Relations = None,
+    n_pairs: Pairs = 32,
+    splits: Splits = 40,
+    shots: Annotated[int, Like(Source, "shots")] = 0,
+    scoring: Annotated[Scoring, Fixed("method", "options", "memory")],
+    seed: Annotated[int, Like(Source, "seed")] = 0,
+    batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
+    loading: Loading,
+    out: o.Out = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Compare halves of a model's facts: how many edges are called changed where nothing is."""
+    console = Console(as_json)
+    with console.working():
+        from circuits.base.origin import write_all
+        from circuits.base.writing import save_json
+        from circuits.facts.facts import atlas, relation
+        from experiments.nulls.bench import bench, chosen_methods
+
+        scorings = chosen_methods(_names(methods), scoring)
+        asked = _names(relations) or list(atlas())
+        for name in asked:
+            relation(name)
+        folder = out or Path("out") / "bench-noise"
+        o.check_files(None, folder, names=[NULLS, SUMMARY])
+        loaded = o.load_model(console, model, loading)
+        found = bench(
+            loaded,
+            asked,
+            scorings,
+            pairs=n_pairs,
+            splits=splits,
+            shots=shots,
+            seed=seed,
+            batch_size=batch_size,
+            stage=console.stage,
+        )
+        files = write_all(
+            folder,
+            {
+                NULLS: found.table().save_parquet,
+                SUMMARY: lambda path: save_json(found.as_dict(), path),
+            },
+        )
+    if found.skipped:
+        console.warn(f"too few known facts: {', '.join(found.skipped)}")
+    table = found.by_method()
+    console.table(table.columns, table.texts())
+    console.say()
+    console.say("edges: share called changed; any: share of comparisons with one; single: share of")
+    console.say("edges with p <= 0.05 before the control of false discoveries; the level is 0.05")
+    console.files(files)
+    console.result({**found.as_dict(), "files": [str(path) for path in files]})
+
+
 def _names(text: str | None) -> list[str] | None:
     """What commas part; none where nothing was given."""
     return None if text is None else [each.strip() for each in text.split(",")]
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (locators,)
+COMMANDS: tuple[Callable[..., None], ...] = (locators, noise)
 """As `kc bench --help` lists them."""

@@ -40,7 +40,9 @@ class Locator(Open):
     RELP: ClassVar[Locator]
     GIM: ClassVar[Locator]
     ATP_STAR: ClassVar[Locator]
+    EAP_IG_ACTIVATIONS: ClassVar[Locator]
     ENSEMBLE: ClassVar[Locator]
+    EDGE_PRUNING: ClassVar[Locator]
     EXACT: ClassVar[Locator]
     ACDC: ClassVar[Locator]
 
@@ -103,6 +105,18 @@ class Ensemble(Options):
                 raise OptionError(f"an ensemble takes locators that give scores, not {name}")
 
 
+@dataclass(frozen=True)
+class EdgePruning(Options):
+    """How masks are learnt."""
+
+    updates: int = option(300, "Updates of the masks, each on all pairs.", low=1)
+    share: float = option(
+        0.01, "Share of the edges that the masks are driven to keep.", above=0, high=1
+    )
+    rate: float = option(0.3, "Learning rate.", above=0)
+    seed: int = option(0, "Of the masks that are drawn.", low=0)
+
+
 Locator.EAP = Locator.add(
     "eap",
     "locate.edges.eap:attribute",
@@ -118,6 +132,12 @@ Locator.EAP_IG = Locator.add(
     uses=("steps", "rule"),
     bounded=True,
     spans=True,
+)
+Locator.EAP_IG_ACTIVATIONS = Locator.add(
+    "eap-ig-activations",
+    "locate.edges.activation_path:attribute",
+    "gradient averaged along the path of what each layer's heads, or its MLP, write",
+    uses=("steps", "rule"),
 )
 Locator.RELP = Locator.add(
     "relp",
@@ -150,6 +170,13 @@ Locator.ENSEMBLE = Locator.add(
     uses=("steps", "rule"),
     options=Ensemble,
     spans=True,
+)
+Locator.EDGE_PRUNING = Locator.add(
+    "edge-pruning",
+    "locate.edges.edge_pruning:attribute",
+    "masks on all edges learnt together, a slow reference",
+    options=EdgePruning,
+    per_pair=False,
 )
 Locator.EXACT = Locator.add(
     "exact", "locate.edges.exact:patch_edges", "one run an edge, without an estimate"

@@ -1,0 +1,70 @@
+"""`kc bench noise`: its counts by hand, what it leaves out, its command."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from circuits.base.errors import OptionError
+from circuits.graph.noise import NoiseSettings
+from circuits.model.model import load
+from experiments.cli.main import main
+from experiments.nulls.bench import Null, NullBench, bench, chosen_methods
+from locate.edges.locators import Locator
+from locate.search import Scoring
+
+
+@contextmanager
+def silent(name: str):
+    yield lambda done, total: None
+
+
+def test_means_are_over_relations_with_an_interval_from_eight_on():
+    few = [Null(f"r{at}", "eap", 20, 20, 0.01 * at, float(at % 2), 0.02) for at in range(7)]
+    found = NullBench(tuple(few))
+    assert found.mean("eap", "edges").value == pytest.approx(0.03)
+    assert found.mean("eap", "any").low != found.mean("eap", "any").low  # none
+    many = NullBench((*few, Null("r7", "eap", 20, 20, 0.07, 1.0, 0.02)))
+    assert many.mean("eap", "any").low < 0.5 < many.mean("eap", "any").high
+    assert many.by_method().rows[0][0] == "eap"
+
+
+def test_all_locators_with_scores_of_single_pairs_are_looked_at_exact_patching_if_named():
+    usual = {each.method for each in chosen_methods(None, Scoring())}
+    assert usual == {each for each in Locator if each.per_pair} - {Locator.EXACT}
+    assert [each.method for each in chosen_methods(["exact"], Scoring())] == [Locator.EXACT]
+    with pytest.raises(OptionError, match="acdc gives no scores of single pairs"):
+        chosen_methods(["eap", "acdc"], Scoring())
+
+
+def test_a_level_that_is_none_calls_edges_changed_and_relations_of_few_facts_are_left_out():
+    """With a false discovery rate of .999 nearly every comparison finds something."""
+    model = load("facts-gpt2", device="cpu")
+    asked = ["country_capital"]
+    (scoring,) = chosen_methods(["eap"], Scoring())
+    options = {"pairs": 24, "splits": 5, "stage": silent}
+    loose = bench(model, asked, [scoring], settings=NoiseSettings(0.999, 0.0), **options)
+    strict = bench(model, asked, [scoring], **options)
+    assert loose.nulls[0].any > strict.nulls[0].any
+    assert loose.nulls[0].edges > strict.nulls[0].edges
+    assert strict.nulls[0].any <= 0.2
+    with pytest.raises(OptionError, match="fewer than 16 facts"):
+        bench(model, asked, [scoring], **{**options, "pairs": 8})
+
+
+def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "noise"
+    given = ["bench", "noise", "--model", "facts-gpt2", "--relations", "country_capital"]
+    given += ["--methods", "eap,gim", "--n-pairs", "24", "--splits", "3", "--json"]
+    assert main([*given, "--out", str(out)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in said["relations"]] == ["eap", "gim"]
+    assert {*said["methods"]} == {"eap", "gim"}
+    rows = pq.read_table(out / "noise.parquet").to_pylist()
+    assert [row["any"] for row in rows] == [row["any"] for row in said["relations"]]
+    assert main([*given[:4], "--relations", "nonsense", "--out", str(tmp_path / "no")]) != 0
+    assert not (tmp_path / "no").exists()
