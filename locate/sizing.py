@@ -83,11 +83,11 @@ def base_runs(model: Model, pairs: Sequence[TokenPair], search: Search) -> BaseR
     bound = model.memory if search.memory is None else int(search.memory)
     if bound is None:
         return BaseRuns(model, pairs, wiring, search.metric, search.ablation, search.batch_size)
-    rows = rows_within(bound, model, pairs, wiring, search.ablation, search.batch_size)
+    rows = _rows_within(bound, model, pairs, wiring, search.ablation, search.batch_size)
     return BaseRuns(model, pairs, wiring, search.metric, search.ablation, rows, lean=True)
 
 
-def rows_within(
+def _rows_within(
     bound: int,
     model: Model,
     pairs: Sequence[TokenPair],

@@ -132,8 +132,8 @@ def restored(draw: Any) -> Any:
     ).random
 
 
-def ran(**options: Any) -> Any:
-    runner = call("circuits.graph.running:CircuitRunner")
+def ran(place: str = "circuits.graph.running:CircuitRunner", **options: Any) -> Any:
+    runner = call(place)
     constants = None
     if str(options["ablation"]) in ("zero", "mean"):
         constants = call("circuits.graph.ablation:source_constants")(
@@ -290,9 +290,11 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("circuits.files.exchange:signed", "sign"): lambda v: (
         call("circuits.files.exchange:signed")(circuit(), v).scores.values
     ),
-    ("locate.evaluate:read_circuit", "sign"): lambda v: foreign(v, "locate.evaluate:read_circuit"),
-    ("locate.evaluate:both_signed", "sign"): lambda v: foreign(
-        v, "locate.evaluate:both_signed", several=True
+    ("circuits.files.reading:read_circuit", "sign"): lambda v: foreign(
+        v, "circuits.files.reading:read_circuit"
+    ),
+    ("circuits.files.reading:both_signed", "sign"): lambda v: foreign(
+        v, "circuits.files.reading:both_signed", several=True
     ),
     (f"{SUBMISSION}:read_submission", "sign"): lambda v: foreign(
         v, f"{SUBMISSION}:read_submission"
@@ -362,6 +364,9 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     )(control=v),
     ("circuits.graph.noise:EdgeChanges.called", "decision"): changed,
     ("circuits.graph.running:CircuitRunner", "ablation"): lambda v: ran(ablation=v),
+    ("circuits.graph.soft:SoftRunner", "ablation"): lambda v: ran(
+        "circuits.graph.soft:SoftRunner", ablation=v
+    ),
     ("circuits.graph.circuit_model:CircuitModel", "ablation"): lambda v: alone(v),
     ("circuits.graph.circuit:Circuit.as_model", "ablation"): lambda v: alone(v, circuit().as_model),
     ("locate.interchange:interchange", "metric"): lambda v: (

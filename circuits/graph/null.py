@@ -48,9 +48,11 @@ def calls_between_halves(
     for split in range(splits):
         order = generator.permutation(n_facts)
         chosen = [np.isin(index, order[start : start + half]) for start in (0, half)]
-        sides = [EdgeScores(scores.wiring, rows[each].mean(0), rows[each]) for each in chosen]
-        samples = [some(sample, each) for each in chosen]
-        changes = edge_changes(*sides, *samples, settings)
+        before, after = (
+            EdgeScores(scores.wiring, rows[each].mean(0), rows[each]) for each in chosen
+        )
+        one, other = (some(sample, each) for each in chosen)
+        changes = edge_changes(before, after, one, other, settings)
         varies = changes.error > 0
         below = changes.p_changed[varies] <= settings.level
         shares[split] = changes.called(Decision.CHANGED).mean(), below.mean() if len(below) else 0
