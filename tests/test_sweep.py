@@ -421,7 +421,7 @@ def test_the_command_plans_runs_tells_and_tabulates(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["event"] for line in lines] == ["plan", "unit", "end"]
     assert lines[1]["status"] == "done"
-    assert lines[2] == {"event": "end", "done": 1, "failed": 0}
+    assert lines[2].items() >= {"event": "end", "done": 1, "failed": 0}.items()
     assert command(tmp_path, SMALL, "--dry-run")[0] == 0
     assert "1 to do: about" in capsys.readouterr().out
     assert command(tmp_path, SMALL)[0] == 0
