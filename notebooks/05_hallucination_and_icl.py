@@ -215,17 +215,16 @@ shots.tables["table2_list"]
 [claim.sentence for claim in shots.claims]
 
 # %% [markdown]
-# In four of the five relations the answers lose less than three points of probability without the
-# new heads, and more without as many *random* ones; only the landmarks lose a quarter, and not much
-# more than they lose to random heads. So there is no evidence that the new heads matter more than
-# random ones. Being new is a weak sign: another half of the facts, without any example, brings in
-# two thirds as many heads.
+# In no relation do the answers lose four points of probability without the new heads, and in each
+# they lose more without as many *random* ones. So there is no evidence that the new heads matter
+# more than random ones, and being new is a weak sign: another half of the facts, without any
+# example, brings in three quarters as many heads.
 #
-# What does matter are the heads whose share of the scores *grew*. Fewer than a third of these are
-# new, and half are heads of layer 0. They are not there for the examples alone: in three of the
-# five relations their silence makes the answer clearly less likely without any example, too. Nor
-# are they induction heads. On random tokens that come twice, such a head would have a score near 1;
-# the highest of any head of this model is 0.04.
+# What does matter are the heads whose share of the scores *grew*. A quarter of these are new, and
+# half are heads of layer 0. In two of the five relations their silence makes the answer clearly
+# less likely without any example, too, and in two others clearly *more* likely. Nor are they
+# induction heads. On random tokens that come twice, such a head would have a score near 1; the
+# highest of any head of this model is 0.04.
 #
 # So we found no circuit that examples switch on. That fits the first half: what a wording or an
 # example changes lies in the first layers, where the question is read. But that is an

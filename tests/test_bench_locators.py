@@ -183,7 +183,8 @@ def test_a_locator_that_fails_leaves_nothing_behind(registry, tmp_path: Path, ca
 @pytest.mark.slow
 def test_the_best_locator_finds_nearly_every_planted_edge(tmp_path: Path, capsys):
     """The bar that the documentation states."""
-    assert main(["bench", "locators", "--out", str(tmp_path), "--json"]) == 0
+    words = ["bench", "locators", "--methods", "eap,eap-ig,ensemble,exact"]
+    assert main([*words, "--out", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["methods"]
     assert max(each["auroc"]["value"] for each in found.values()) >= 0.99
     assert found["exact"]["average_precision"]["value"] > found["eap"]["average_precision"]["value"]

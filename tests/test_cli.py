@@ -164,8 +164,8 @@ def test_every_method_finds_a_circuit_and_writes_it(
     method: Locator, kind: str, models, pair_file: Path, tmp_path: Path, capsys
 ):
     out = tmp_path / "out"
-    edges = ["--edges", "30", "--resamples", "10"]
-    options = ["--threshold", "0.01"] if method is Locator.ACDC else edges
+    size = ["--threshold", "0.01"] if method.selects else ["--edges", "30"]
+    options = [*size, *(["--resamples", "10"] if method.per_pair else [])]
     result = run_json(
         capsys,
         *("discover", "--model", models[kind], "--pairs", str(pair_file)),

@@ -397,7 +397,7 @@ def test_missing_and_empty_places_are_named(tmp_path: Path):
 
 
 def test_a_hub_name_that_cannot_be_had_is_one_line_in_seconds(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(circuits.model.hub, "_reachable", lambda endpoint: False)
+    monkeypatch.setattr(circuits.model.hub, "reachable", lambda endpoint: False)
     start = time.monotonic()
     with pytest.raises(FileFormatError, match="not in the local cache") as caught:
         load_facts("nobody/no-such-facts")
@@ -415,7 +415,7 @@ def test_a_hub_data_set_is_read_like_a_directory(tmp_path: Path, monkeypatch: py
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    monkeypatch.setattr(circuits.model.hub, "_reachable", lambda endpoint: True)
+    monkeypatch.setattr(circuits.model.hub, "reachable", lambda endpoint: True)
     assert load_facts("somebody/facts") == load_facts(tmp_path)
     assert asked == [("somebody/facts", "dataset")]
 
