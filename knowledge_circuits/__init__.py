@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         save,
         unlearn,
     )
-    from locate.changes.rewiring import Rewiring
+    from locate.changes.rewired import Rewiring
     from locate.discovery import Discovery
     from locate.edited import Edited
     from locate.evaluate import StoredEvaluation
@@ -93,7 +93,7 @@ _PLACES = {
     "LogitAttribution": "locate.states.attribution",
     "Model": "circuits.model.model",
     "PromptPair": "circuits.facts.pairs",
-    "Rewiring": "locate.changes.rewiring",
+    "Rewiring": "locate.changes.rewired",
     "RoleReport": "locate.heads.roles",
     "Run": "experiments.analyses.engine.base",
     "StoredEvaluation": "locate.evaluate",

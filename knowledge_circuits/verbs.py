@@ -25,7 +25,7 @@ from knowledge_circuits.values import (
     loaded_model,
     texts_of,
 )
-from locate.changes.rewiring import Rewiring
+from locate.changes.rewired import Rewiring
 from locate.discovery import Discovery
 from locate.edited import Edited
 from locate.evaluate import StoredEvaluation

@@ -38,7 +38,8 @@ from circuits.graph.running import CircuitRunner
 from circuits.model.holding import alone
 from circuits.model.metrics import rank
 from circuits.model.model import Model
-from locate.changes.rewiring import Rewiring, rewiring
+from locate.changes.rewired import Rewiring
+from locate.changes.rewiring import rewiring
 from locate.contrast import given_pair, is_word, no_rivals, said_next
 from locate.discover import find
 from locate.examples import Examples

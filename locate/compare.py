@@ -20,7 +20,8 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.model.holding import alone
 from circuits.model.model import Model
-from locate.changes.rewiring import Rewiring, rewiring
+from locate.changes.rewired import Rewiring
+from locate.changes.rewiring import rewiring
 from locate.examples import Examples
 from locate.heads.roles import roles_if_any
 from locate.search import Search

@@ -13,7 +13,7 @@ from circuits.graph.compare import Comparison, compare
 from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Evaluation
 from circuits.model.tokens import Prompt, Span
-from locate.changes.rewiring import FollowedObjects, Rewiring
+from locate.changes.rewired import FollowedObjects, Rewiring
 from locate.heads.attention import REGIONS, HeadReadings
 from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
 from locate.heads.role_criteria import RoleCriteria

@@ -24,7 +24,8 @@ from circuits.graph.compare import compare_scores
 from circuits.graph.noise import Decision, Sample, corrupted_subject
 from circuits.graph.select import prune, top_n
 from circuits.model.model import Model, load
-from locate.changes.rewiring import Rewiring, changed_edges, distinct_prompts, rewiring
+from locate.changes.rewired import Rewiring
+from locate.changes.rewiring import changed_edges, distinct_prompts, rewiring
 from locate.changes.rewiring_summary import summarise, whole_numbers
 from locate.search import Scoring
 from locate.states.attribution import direct_logit_attribution

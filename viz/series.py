@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
-    from locate.changes.rewiring import Rewiring
+    from locate.changes.rewired import Rewiring
     from locate.states.lens_average import AverageLens
     from locate.states.trace_average import AverageTrace
     from locate.states.tracing import Trace
@@ -91,7 +91,7 @@ def lens_rows(lines: LensLines) -> list[dict[str, Any]]:
 
 def object_lines(rewiring: Rewiring) -> LensLines:
     """An edit's new and old object, before (dashed) and after: medians and means over prompts."""
-    from locate.changes.rewiring import LABELS, SIDES
+    from locate.changes.rewired import LABELS, SIDES
 
     followed = rewiring.followed
     sides = [

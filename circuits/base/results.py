@@ -23,6 +23,9 @@ from circuits.base.writing import to_json
 R = TypeVar("R", bound="Result")
 
 
+_Held = TypeVar("_Held")
+
+
 class Result(Shown):
     """A result with a kind; `FAULT` is the error of a file that does not hold it."""
 
@@ -101,12 +104,10 @@ def numeric(arrays: Mapping[str, np.ndarray], name: str, kinds: str, n_axes: int
     return found
 
 
-def within(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose names begin so, without the prefix."""
+def within(named: Mapping[str, _Held], prefix: str) -> dict[str, _Held]:
+    """What has a name that begins so, without the prefix: arrays, or their layouts."""
     return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
+        name.removeprefix(prefix): each for name, each in named.items() if name.startswith(prefix)
     }
 
 

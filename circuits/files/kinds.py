@@ -79,7 +79,7 @@ KINDS: dict[str, Kind] = _kinds(
     ),
     Kind(
         "rewiring",
-        "locate.changes.rewiring:Rewiring",
+        "locate.changes.rewired:Rewiring",
         {
             FigureKind.DIFFERENCE: "viz.paper.difference:draw_difference",
             FigureKind.OBJECTS: "viz.paper.lenses:draw_objects",

@@ -19,7 +19,7 @@ from circuits.base.errors import KnowledgeCircuitsError
 
 if TYPE_CHECKING:
     from circuits.model.model import Model
-    from locate.changes.rewiring import Rewiring
+    from locate.changes.rewired import Rewiring
     from locate.discover import Discovery
 
 GALLERY = Path(__file__).parents[2] / "docs" / "pictures"

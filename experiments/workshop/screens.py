@@ -22,7 +22,7 @@ from circuits.base.writing import atomic_write
 
 if TYPE_CHECKING:
     from circuits.model.model import Model
-    from locate.changes.rewiring import Rewiring
+    from locate.changes.rewired import Rewiring
     from locate.discover import Discovery
 
 FLAGS = (

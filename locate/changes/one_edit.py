@@ -11,7 +11,8 @@ from circuits.facts.facts import Fact
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import EdgeScores
 from circuits.model.model import Model
-from locate.changes.rewiring import Rewiring, rewiring
+from locate.changes.rewired import Rewiring
+from locate.changes.rewiring import rewiring
 from locate.edges.eap import attribute
 from locate.search import Scoring, Search
 

@@ -7,7 +7,7 @@ edges show how much any set of that size would bring back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 
 from circuits.base.choices import Draw
 from circuits.base.errors import OptionError
+from circuits.base.results import numeric
 from circuits.edits.edit import WeightDelta
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Wiring
@@ -75,6 +76,15 @@ class Restoration:
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers of each prompt, for a file."""
         return {name: value for name, value in vars(self).items() if name != "n_edges"}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], n_edges: int) -> Restoration:
+        """The inverse of `arrays`; OptionError where an array has another kind or other axes."""
+        numbers = {
+            name: numeric(arrays, name, "b" if "first" in name else "f", 1 + ("random" in name))
+            for name in arrays
+        }
+        return cls(n_edges=n_edges, **numbers)
 
     def _first(self, name: str) -> np.ndarray:
         return getattr(self, f"first_{name}")

@@ -14,18 +14,14 @@ fact; the pairs of a whole relation ask what the edit did to its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 
-from circuits.base.arrays import ContentError, Layout
-from circuits.base.display import Summary, plotted, token_name
 from circuits.base.errors import OptionError
-from circuits.base.results import Result
 from circuits.edits.edit import WeightDelta
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Circuit, EdgeScores
@@ -34,7 +30,8 @@ from circuits.graph.noise import Decision, NoiseSettings, Sample
 from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference
 from circuits.model.model import Model
-from locate.changes.restoration import Draw, Restoration, restore_edges
+from locate.changes.restoration import Draw, restore_edges
+from locate.changes.rewired import LABELS, FollowedObjects, Rewiring
 from locate.edges.score import pair_scores
 from locate.heads.head_changes import HeadChange, HeadViews, head_changes, view_heads
 from locate.search import Scoring
@@ -42,172 +39,7 @@ from locate.states.attribution import direct_logit_attribution
 from locate.states.lens import lens_positions, logit_lens
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-LABELS = ("old", "new")
-SIDES = ("before", "after")
-
-
-@dataclass(frozen=True, eq=False)
-class FollowedObjects:
-    """Rank (0: no token is above) and probability of the old and the new object, layer by layer.
-
-    Axes: model before and after; distinct clean prompt; state (0 is the embedding, l + 1 the
-    residual stream after layer l); place; `LABELS`.
-    """
-
-    prompts: tuple[str, ...]
-    places: tuple[str, ...]
-    rank: Int[np.ndarray, "side prompt state place label"]
-    probability: Float[np.ndarray, "side prompt state place label"]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One record a model, place, layer and object: median rank, mean probability.
-
-        Layer -1 is the embedding, rank 1 the top.
-        """
-        rank, probability = np.median(self.rank, 1), self.probability.mean(1)
-        return [
-            {
-                "model": model,
-                "position": place,
-                "layer": state - 1,
-                "object": label,
-                "median_rank": float(rank[side, state, column, entry]) + 1,
-                "mean_probability": float(probability[side, state, column, entry]),
-            }
-            for side, model in enumerate(SIDES)
-            for column, place in enumerate(self.places)
-            for state in range(rank.shape[1])
-            for entry, label in enumerate(LABELS)
-        ]
-
-
-@dataclass(frozen=True, eq=False)
-class Rewiring(Result):
-    """Everything about one edit's effect on the circuit behind the pairs.
-
-    `written` holds what each source of the wiring adds to the logit of the old object over that of
-    the new one, directly, before and after, averaged over the clean prompts. Scores of edges
-    before the edited weights change too, as what they feed is read otherwise; `written` changes
-    only where something else is written. `logit_differences` are the whole model's. `restoration`
-    is None where it was not asked for. `provenance` names the model, the edit and the settings.
-    """
-
-    KIND = "rewiring"
-
-    comparison: Comparison
-    followed: FollowedObjects
-    written: Float[np.ndarray, "side src"]
-    logit_differences: tuple[float, float]
-    heads: tuple[HeadChange, ...]
-    restoration: Restoration | None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def switched(self) -> tuple[HeadChange, ...]:
-        """The heads shown that spoke for the old object before and for the new one after."""
-        return tuple(head for head in self.heads if head.switched)
-
-    def switched_of(self, sources: Container[str]) -> float | None:
-        """The share of these sources that now says the new object, of those that said the old one.
-
-        None where none did.
-        """
-        names = self.comparison.before.wiring.src_names
-        spoke = [at for at, name in enumerate(names) if name in sources and self.written[0, at] > 0]
-        return float((self.written[1, spoke] < 0).mean()) if spoke else None
-
-    @property
-    def swing(self) -> float:
-        """By how many logits the model's answer moved from the old towards the new object."""
-        return self.logit_differences[0] - self.logit_differences[1]
-
-    def summary(self) -> Summary:
-        """The comparison's counts, the causal check, and the heads that changed most."""
-        facts = dict(self.comparison.summary().facts)
-        old, new = self.logit_differences
-        facts["old minus new object"] = f"{old:.2f} logits before, {new:.2f} after"
-        if self.restoration is not None:
-            share = self.restoration.recovered
-            undone = f"{share:.0%}" if np.isfinite(share) else "an undefined part"
-            facts["old values back"] = (
-                f"on the {self.restoration.n_edges} edges called changed, undo {undone} of the "
-                "edit on the pairs that found them"
-            )
-        rows = [
-            (
-                head.name,
-                head.role,
-                f"{head.swing:+.2f}",
-                *(" ".join(map(token_name, words)) for words in head.written),
-            )
-            for head in self.heads
-        ]
-        return Summary(
-            "What an edit did to a circuit",
-            facts,
-            "logits that a head's words moved from the old to the new object",
-            ("head", "role", "swing", "writes before", "writes after"),
-            rows,
-        )
-
-    def plot(self, **options: Any) -> go.Figure:
-        """Rank and probability of both objects by layer, as `viz.screen.followed_figure` draws.
-
-        `comparison.plot()` draws the circuit.
-        """
-        return plotted(self, **options)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The comparison's."""
-        return self.comparison.rows()
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The comparison's, the objects' ranks, what is written, the prompts of the check."""
-        from locate.changes.rewiring_files import arrays_of
-
-        return arrays_of(self)
-
-    def metadata(self) -> dict[str, Any]:
-        """What describes all parts, from which every table and figure can be made again."""
-        from locate.changes.rewiring_files import metadata_of
-
-        return metadata_of(self)
-
-    @classmethod
-    def check_header(cls, layouts: Mapping[str, Layout], metadata: Mapping[str, Any]) -> None:
-        """The comparison as comparisons are checked."""
-        about = metadata.get("comparison")
-        if not isinstance(about, dict):
-            raise ContentError("lacks the comparison of a rewiring")
-        prefix = "comparison."
-        own = {n.removeprefix(prefix): each for n, each in layouts.items() if n.startswith(prefix)}
-        Comparison.check_header(own, about)
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Rewiring:
-        """The inverse of `arrays` and `metadata`; OptionError where shapes do not fit."""
-        from locate.changes.rewiring_files import read_rewiring
-
-        return read_rewiring(arrays, metadata)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain JSON values."""
-        return {
-            "comparison": self.comparison.as_dict(),
-            "layers": self.followed.rows(),
-            "written": [
-                {"source": name, "before": before, "after": after}
-                for name, before, after in zip(
-                    self.comparison.before.wiring.src_names, *self.written.tolist(), strict=True
-                )
-            ],
-            "old_minus_new": list(self.logit_differences),
-            "heads": [head.as_row() for head in self.heads],
-            "restoration": None if self.restoration is None else self.restoration.as_dict(),
-            "provenance": dict(self.provenance),
-        }
+    pass
 
 
 @alone

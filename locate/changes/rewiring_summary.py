@@ -17,7 +17,7 @@ from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.graph.compare import Mass
 from circuits.graph.noise import Decision
 from locate.changes.restoration import UNDEFINED_BELOW
-from locate.changes.rewiring import Rewiring
+from locate.changes.rewired import Rewiring
 
 
 class Quantity(NamedTuple):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from circuits.base.results import texts
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Wiring, node_kind
 from circuits.graph.compare import Comparison
@@ -83,6 +84,31 @@ class HeadChange:
             row |= {f"attention_{name}_{side}": x for name, x in self.attention[place].items()}
             row[f"written_{side}"] = list(self.written[place])
         return row
+
+    def record(self) -> dict[str, Any]:
+        """All of it as plain JSON values."""
+        attention = [{str(name): share for name, share in side.items()} for side in self.attention]
+        return {**vars(self), "attention": attention}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> HeadChange:
+        """The inverse of `record`; OptionError where a list of words holds anything else."""
+        first, second = (
+            {name: float(side.get(str(name), 0.0)) for name in REGIONS}
+            for side in record["attention"]
+        )
+        before, after = map(texts, record["written"])
+        old, new = ([float(each) for each in record[name]] for name in ("old", "new"))
+        return cls(
+            name=str(record["name"]),
+            role=str(record["role"]),
+            moved=float(record["moved"]),
+            changed=int(record["changed"]),
+            old=(old[0], old[1]),
+            new=(new[0], new[1]),
+            attention=(first, second),
+            written=(before, after),
+        )
 
 
 @alone

@@ -13,7 +13,7 @@ from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.writing import as_csv, atomic_write
 from circuits.graph.compare import Comparison, Mass
-from locate.changes.rewiring import Rewiring
+from locate.changes.rewired import Rewiring
 from locate.looks.look import Look, Table, page, telling
 from locate.looks.says import says
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from circuits.base.errors import OptionError
 from circuits.graph.compare import Comparison
-from locate.changes.rewiring import Rewiring
+from locate.changes.rewired import Rewiring
 from locate.discovery import Discovery
 from locate.edited import Edited
 from locate.evaluate import StoredEvaluation

@@ -20,7 +20,7 @@ from viz.app.plain_pages import fitted, flat, plain_page
 from viz.screen.sides import sides_figure
 
 if TYPE_CHECKING:
-    from locate.changes.rewiring import Rewiring
+    from locate.changes.rewired import Rewiring
 
 SCORINGS = ("tokens", "likelihood", "generation")
 SETS = {

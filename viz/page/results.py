@@ -30,7 +30,7 @@ from viz.series import lens_lines, lens_rows, object_lines
 
 if TYPE_CHECKING:  # these bring torch along; a page needs no model
     from circuits.graph.compare import Comparison
-    from locate.changes.rewiring import Rewiring
+    from locate.changes.rewired import Rewiring
     from locate.discovery import Discovery
 
 SHOWN = 60

@@ -25,7 +25,7 @@ from viz.paper.circuit import Sheet, columns_in, compose, drawn, fitted
 from viz.paper.legend import EdgeLook, Entry, size_legend
 
 if TYPE_CHECKING:  # brings torch along; a figure needs no model
-    from locate.changes.rewiring import Rewiring
+    from locate.changes.rewired import Rewiring
 
 LEAST_CHANGED = 0.9
 """Least width in points of an edge that changed."""

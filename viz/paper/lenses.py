@@ -24,7 +24,7 @@ from viz.paper.heat_maps import ONE_COLUMN, layer_labels
 from viz.series import LensLines, Line, lens_lines, object_lines
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
-    from locate.changes.rewiring import Rewiring
+    from locate.changes.rewired import Rewiring
     from locate.states.lens import LensResult
     from locate.states.lens_average import AverageLens
 

@@ -17,7 +17,7 @@ from viz.series import LensLines, Line, lens_lines, object_lines
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from circuits.graph.curves import FaithfulnessCurves
-    from locate.changes.rewiring import Rewiring
+    from locate.changes.rewired import Rewiring
     from locate.states.attribution import LogitAttribution
     from locate.states.lens import LensResult
     from locate.states.lens_average import AverageLens

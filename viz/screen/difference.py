@@ -18,7 +18,7 @@ from viz.screen.scene import Scene, make_scene
 from viz.screen.style import plain
 
 if TYPE_CHECKING:
-    from locate.changes.rewiring import Rewiring
+    from locate.changes.rewired import Rewiring
 
 STATUS: dict[theme.EdgeStyle, str] = {
     theme.KEPT: "kept",

@@ -22,7 +22,8 @@ from experiments.analyses.engine.groups import (
     group_of,
     is_mover,
 )
-from locate.changes.rewiring import LABELS, Rewiring, rewiring
+from locate.changes.rewired import LABELS, Rewiring
+from locate.changes.rewiring import rewiring
 from locate.edges.eap import attribute
 from locate.search import Scoring, Search
 from locate.states.lens import logit_lens

@@ -27,7 +27,7 @@ _SENTENCES = {
     "locate.evaluate:StoredEvaluation": "circuits:stored_evaluation",
     "locate.mib.board:BoardScores": "circuits:board",
     "locate.ask:Asked": "circuits:asked",
-    "locate.changes.rewiring:Rewiring": "changes:rewiring",
+    "locate.changes.rewired:Rewiring": "changes:rewiring",
     "locate.edited:Edited": "changes:edited",
     "locate.interchange:Interchange": "changes:interchange",
     "locate.heads.roles:RoleReport": "heads:roles",
