@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.select import random_circuit
 from circuits.model.footprint import Footprint
+from experiments.cli.main import main
 from locate import sizing
 from locate.edges import room
 from locate.edges.eap import attribute
@@ -161,3 +163,24 @@ def test_what_is_no_amount_is_refused(text):
 def test_methods_that_do_not_keep_to_a_bound_refuse_it(method):
     with pytest.raises(OptionError, match="bounds `method` eap, eap-ig"):
         Scoring(method, memory="6GiB")
+
+
+def test_a_run_that_scores_no_edges_refuses_a_bound(tmp_path, capsys):
+    """It would bound nothing."""
+    for words in (
+        ["run", "flow", "--model", "facts-gpt2"],
+        ["benchmark", "counterfact", "--model", "facts-gpt2"],
+    ):
+        out = tmp_path / words[1]
+        assert main([*words, "--memory", "6GiB", "--out", str(out)]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("kc: error: --memory bounds the scoring of edges")
+        assert said.endswith("scores none")
+        assert not out.exists()
+    sweep = {"models": ["facts-gpt2"], "units": [{"verb": "run", "analysis": "flow"}]}
+    sweep["units"][0]["memory"] = "6GiB"
+    (tmp_path / "sweep.yaml").write_text(json.dumps(sweep))
+    words = ["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "sweep")]
+    assert main(words) == 2
+    assert "flow scores none" in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()

@@ -188,6 +188,7 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         report=report,
         version=benchmark.version,
         slow=True,
+        scores_edges=lambda config: config.circuits,
     )
 
 

@@ -152,6 +152,7 @@ def _one(
     console: Console,
 ) -> Run:
     from circuits.base.errors import FileFormatError
+    from experiments.analyses.engine.base import check_bound
     from experiments.analyses.engine.jobs import spread
     from experiments.analyses.engine.running import run_analysis
     from experiments.benchmarks.base import as_analysis, data_sha256
@@ -175,6 +176,7 @@ def _one(
     if config.limit is not None and not chosen.divisible:
         console.note(f"{chosen.name}: its sets belong together, so --limit leaves none out")
     analysis = as_analysis(chosen, cases)
+    check_bound(context.memory, (analysis, config))
     where = (chosen.name, str(path.absolute()))
     elsewhere = spread(stored_benchmark, where, config, context, executing, console.note)
     return run_analysis(analysis, config, context, console.stage, console.warn, shard, elsewhere)

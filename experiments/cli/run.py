@@ -84,6 +84,7 @@ def run(
     with console.working():
         from circuits.base.errors import OptionError
         from circuits.base.sizes import bytes_of
+        from experiments.analyses.engine.base import check_bound
         from experiments.analyses.engine.context import Context
         from experiments.analyses.engine.parts import Shard, UnfinishedError
         from experiments.analyses.engine.registry import EVERYTHING, chosen
@@ -122,6 +123,7 @@ def run(
         try:
             if one:
                 values = _values(found[0], config, settings)
+                check_bound(context.memory, (found[0], values))
                 runs = [_one(found[0], context, values, redraw, part, spread, console)]
                 summary, files = runs[0].as_dict(), runs[0].files[:1]
             else:

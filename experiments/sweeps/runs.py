@@ -12,7 +12,7 @@ from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.options import build
 from circuits.base.sizes import bytes_of
 from circuits.base.writing import to_json
-from experiments.analyses.engine.base import Analysis, Run
+from experiments.analyses.engine.base import Analysis, Run, check_bound
 from experiments.analyses.engine.context import Context, safe
 from experiments.analyses.engine.jobs import Find, spread
 from experiments.analyses.engine.parts import Shard
@@ -44,8 +44,7 @@ def run_one(
     asked = {name: work.settings[name] for name in ASKED if name in work.settings}
     if "known" in asked:
         asked["known"] = Known.of(asked["known"])
-    if "memory" in asked:
-        asked["memory"] = bytes_of("memory", asked["memory"])
+    asked["memory"] = _bound(work)
     context = Context(
         work.model.name,
         folder_of(work, folder),
@@ -60,7 +59,14 @@ def run_one(
 
 def check(work: Work) -> None:
     """OptionError for a run that there is none of, or an option that it does not have."""
-    _made(work)
+    analysis, config, _, _ = _made(work)
+    check_bound(_bound(work), (analysis, config))
+
+
+def _bound(work: Work) -> int | None:
+    """The bound on memory that a sweep names, in bytes."""
+    asked = work.settings.get("memory")
+    return None if asked is None else bytes_of("memory", asked)
 
 
 def _made(work: Work) -> tuple[Analysis, Any, Find, Any]:

@@ -97,6 +97,7 @@ class Analysis:
     `circuits.base.plain` turns into JSON, `report` makes the report of all units' values.
     Raise `version` when a unit's values come to mean something else: stored ones are then not used.
     `config` is a frozen dataclass of `circuits.base.options`. `kc run all` leaves `slow` ones out.
+    `scores_edges` says whether a run with such options does: else a bound on memory bounds nothing.
     """
 
     name: str
@@ -108,6 +109,14 @@ class Analysis:
     report: Callable[[Any, Mapping[str, Part]], Report]
     version: int = 1
     slow: bool = False
+    scores_edges: Callable[[Any], bool] = lambda config: True
+
+
+def check_bound(memory: int | None, *asked: tuple[Analysis, Any]) -> None:
+    """OptionError for a bound on memory where none of the analyses, with its options, has edges."""
+    if memory is not None and not any(each.scores_edges(config) for each, config in asked):
+        names = ", ".join(each.name for each, _ in asked)
+        raise OptionError(f"`memory` bounds the scoring of edges, and {names} scores none")
 
 
 @dataclass(frozen=True)

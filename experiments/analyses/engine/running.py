@@ -16,7 +16,7 @@ from circuits.base.progress import Stages, silent
 from circuits.base.records import read_json
 from circuits.base.stamps import stamped
 from circuits.base.writing import atomic_write, save_json
-from experiments.analyses.engine.base import Analysis, Parts, Run
+from experiments.analyses.engine.base import Analysis, Parts, Run, check_bound
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.output import SUMMARY, write_report
 from experiments.analyses.engine.page import index_page
@@ -91,9 +91,10 @@ def run_all(
 
     Returns the runs, and the reasons of analyses that cannot be made with this model. `again` only
     makes the reports of an earlier run again. `spread(analysis, config, context)` says how the
-    units of one are computed elsewhere. PromptError where nothing is left, UnfinishedError
-    where units of other shards are missing.
+    units of one are computed elsewhere. A bound on memory is for those that score edges, if any
+    does. PromptError where nothing is left, UnfinishedError where units of other shards miss.
     """
+    check_bound(context.memory, *((each, each.config()) for each in analyses))
 
     def make(name: str) -> Run:
         each = next(one for one in analyses if one.name == name)

@@ -222,4 +222,5 @@ ANALYSIS = Analysis(
     compute=compute,
     report=report,
     version=2,
+    scores_edges=lambda config: False,
 )

@@ -125,4 +125,5 @@ ANALYSIS = Analysis(
     compute=compute,
     report=report,
     slow=True,
+    scores_edges=lambda config: False,
 )
