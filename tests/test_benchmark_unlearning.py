@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from math import exp, log
 from pathlib import Path
@@ -350,15 +351,17 @@ def test_a_set_without_a_usable_row_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("benchmark", [KNOW_UN_DO, TOFU], ids=["knowundo", "tofu"])
-def test_sets_that_belong_together_are_not_cut(
+def test_a_limit_leaves_so_many_rows_of_every_set(
     benchmark: Benchmark, tiny: str, tmp_path: Path
 ) -> None:
-    cases, rows = benchmark.read(benchmark.own_data), []
-    watched = replace(
-        benchmark, compute=lambda bench, items, method: {"rows": rows.append(len(items))}
-    )
+    cases, seen = benchmark.read(benchmark.own_data), []
+    watched = replace(benchmark, compute=lambda bench, items, method: {"": seen.append(items)})
     analysis = as_analysis(watched, cases)
     context, config = Context(tiny, tmp_path), Config(methods=("ga",), limit=2)
     assert list(analysis.steps(context, config)) == ["ga"]
     analysis.compute(context, config, "ga")
-    assert rows == [len(cases.items)]
+    analysis.compute(context, replace(config, limit=None), "ga")
+    drawn, everything = (Counter((each.domain, each.split) for each in rows) for rows in seen)
+    assert drawn == {name: min(2, count) for name, count in everything.items()}
+    assert max(everything.values()) > 2
+    assert sum(everything.values()) == len(cases.items)

@@ -65,8 +65,8 @@ class Benchmark:
     them; with `whole` the case is the tuple of all cases. `report(parts)` makes the page of the
     units' values by key; each holds its `method`. `check(method)` refuses an unknown method.
     `settings` are the options of its own (`--set`); `finds_circuits` says whether it can look at
-    the circuits of its cases. One that is not `divisible` runs on all of its rows: they belong
-    together, as what is forgotten and what is retained.
+    the circuits of its cases. `set_of(case)` is given where cases belong to sets that are needed
+    together, as what is forgotten and what is retained: a limit is then of cases a set.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Benchmark:
     settings: type[Options] = NoSettings
     finds_circuits: bool = False
     whole: bool = False
-    divisible: bool = True
+    set_of: Callable[[Any], Any] | None = None
     version: int = 1
 
     @property
@@ -110,7 +110,7 @@ class Config(Options):
     """Options of a benchmark's run; `data_sha256` is of the files that the cases are from."""
 
     methods: tuple[str, ...] = option((), "methods", selects=True)
-    limit: int | None = option(None, "cases, drawn by the seed; none given: all", low=1)
+    limit: int | None = option(None, "cases (of a set), drawn by the seed; none given: all", low=1)
     data: str = option("cases of our own, no published data", "where cases are from", selects=True)
     data_sha256: str = option("", "the data's hash")
     settings: tuple[str, ...] = option((), "options of the benchmark, NAME=VALUE")
@@ -150,11 +150,12 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         raise PromptError(f"{benchmark.name}: there is no case to run")
 
     def chosen(context: Context, config: Config) -> list[int]:
-        everything = range(len(cases.items))
-        limit = config.limit if benchmark.divisible else None
-        if limit is None or limit >= len(everything):
-            return list(everything)
-        return sorted(random.Random(context.seed).sample(everything, limit))
+        sets: dict[Any, list[int]] = {}
+        for row, case in enumerate(cases.items):
+            sets.setdefault(benchmark.set_of and benchmark.set_of(case), []).append(row)
+        draw, limit = random.Random(context.seed), config.limit or len(cases.items)
+        drawn = (draw.sample(rows, min(limit, len(rows))) for rows in sets.values())
+        return sorted(row for rows in drawn for row in rows)
 
     def steps(context: Context, config: Config) -> Sequence[str]:
         benchmark.refuse(config)

@@ -36,7 +36,12 @@ Methods = Annotated[
     typer.Option("--methods", metavar="A,B", help="Methods and baselines, for its usual ones."),
 ]
 Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Cases, drawn by the seed; else all.")
+    int | None,
+    typer.Option(
+        "--limit",
+        min=1,
+        help="Cases (of a set), drawn by the seed; else all.",
+    ),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse a file of which a row cannot be used.")
@@ -173,8 +178,6 @@ def _one(
     if data is not None:
         config = replace(config, data=str(data))
     chosen.refuse(config)
-    if config.limit is not None and not chosen.divisible:
-        console.note(f"{chosen.name}: its sets belong together, so --limit leaves none out")
     analysis = as_analysis(chosen, cases)
     check_bound(context.memory, (analysis, config))
     where = (chosen.name, str(path.absolute()))

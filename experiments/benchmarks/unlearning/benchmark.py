@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from circuits.base.choices import Control, UnlearnMethod
@@ -186,7 +187,7 @@ KNOW_UN_DO = Benchmark(
     check=check,
     settings=Settings,
     whole=True,
-    divisible=False,
+    set_of=attrgetter("domain", "split"),
 )
 TOFU = Benchmark(
     name="tofu",
@@ -206,5 +207,5 @@ TOFU = Benchmark(
     check=check,
     settings=Settings,
     whole=True,
-    divisible=False,
+    set_of=attrgetter("domain", "split"),
 )
