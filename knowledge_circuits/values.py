@@ -18,7 +18,7 @@ def is_path(value: Any) -> bool:
 
 def circuit_of(value: Any) -> Circuit:
     """A circuit, a discovery's, or a file's."""
-    from locate.evaluate import read_circuit
+    from circuits.files.reading import read_circuit
 
     if isinstance(value, Circuit):
         return value

@@ -63,8 +63,7 @@ def models() -> list[str]:
     >>> "facts-gpt2" in models()
     True
     """
-    from circuits.model.loading import embedded_models
-    from circuits.model.packaged import PACKAGED
+    from circuits.model.packaged import PACKAGED, embedded_models
 
     return [*PACKAGED, *embedded_models()]
 
@@ -284,7 +283,7 @@ def open(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> Any:
     from circuits.files.hub import fetched, is_address, main_result
     from circuits.files.kinds import open_result
     from circuits.files.neuronpedia import is_graph
-    from locate.evaluate import read_circuit
+    from circuits.files.reading import read_circuit
 
     path = main_result(fetched(str(path)), str(path)) if is_address(path) else Path(path)
     if (line := mixed(path.parent)) is not None:

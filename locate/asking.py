@@ -25,8 +25,8 @@ from circuits.facts.relation_pairs import (
     make_relation_pairs,
     relations_with_subjects_of,
 )
-from circuits.model.loading import is_embedded
 from circuits.model.model import Model
+from circuits.model.sources import is_embedded
 from locate.chat import chat_relation, in_chat
 from locate.options import Source
 

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 FAITHFUL = 0.8
 """A circuit below this faithfulness is called wanting."""
-__all__ = ["Discovery", "Search", "discover", "find", "stability_of", "with_uncertainty"]
 
 
 @alone

@@ -18,7 +18,6 @@ from circuits.base.origin import write_all
 from circuits.base.progress import Stages, silent
 from circuits.base.stamps import stamped
 from circuits.base.writing import save_json
-from circuits.files.reading import both_signed, check_sign, read_circuit
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import (
     Evaluation,
@@ -37,18 +36,6 @@ from locate.options import Evaluating
 from locate.report import measure_records, measure_rows, measures, minimality
 from locate.seen import OTHERS, UNKNOWN, Finders
 
-__all__ = [
-    "StoredEvaluation",
-    "bos_of",
-    "both_signed",
-    "check_sign",
-    "evaluate_on",
-    "evaluate_stored",
-    "fitted",
-    "mismatches",
-    "read_circuit",
-    "to_avoid",
-]
 NOT_KNOWN = "the circuit does not say which subjects found it, and these may be among them"
 
 

@@ -43,8 +43,6 @@ from locate.chat import chat_pair
 from locate.options import Source
 from locate.seen import Finders, without
 
-__all__ = ["Examples", "Source", "as_jsonl", "check_readable", "collect", "relations_of"]
-
 TASK_PAIRS = 32
 """Pairs of a task on each side unless told otherwise."""
 

@@ -24,7 +24,7 @@ from experiments.analyses.flow import analysis as flow
 from experiments.analyses.flow import report as flow_report
 from experiments.analyses.flow.analysis import random_sets, recall_layer
 from experiments.analyses.flow.report import curve_of
-from locate.discover import Search
+from locate.search import Search
 from locate.states.attribution import direct_logit_attribution
 
 RELATIONS = ("country_capital", "adjective_antonym")

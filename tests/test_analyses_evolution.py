@@ -85,7 +85,7 @@ def test_a_transplant_into_its_own_checkpoint_is_that_circuits_run(
     context: Context, grown: Mapping[str, Any]
 ) -> None:
     from circuits.graph.evaluate import run_circuits
-    from locate.discover import Search
+    from locate.search import Search
 
     examples = context.examples(RELATION, SHORT.pairs)
     circuit = context.circuit(

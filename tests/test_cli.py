@@ -22,8 +22,7 @@ from circuits.base.choices import ExportFormat
 from circuits.facts.pairs import read_pairs
 from circuits.files.exchange import load_eap_ig
 from circuits.graph.circuit import Circuit, Wiring
-from circuits.model.loading import embedded_models
-from circuits.model.packaged import PACKAGED
+from circuits.model.packaged import PACKAGED, embedded_models
 from experiments.cli.main import main
 from locate.discovery import FILES
 from locate.edges.locators import Locator

@@ -23,7 +23,8 @@ from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer
 from locate.evaluate import evaluate_stored
-from locate.examples import Examples, Source, collect
+from locate.examples import Examples, collect
+from locate.options import Source
 from tests.tiny import COUNTRIES, byte_level_tokenizer
 
 TEMPLATES = ("The capital of {} is", "In {} the capital is", "Of {} the capital is", "{} has")

@@ -20,14 +20,14 @@ from circuits.base.options import build
 from circuits.graph.evaluate import evaluate
 from circuits.graph.select import select
 from locate.changes.rewiring import rewiring
-from locate.discover import Search, discover
+from locate.discover import discover
 from locate.edges.acdc import acdc
 from locate.edges.eap import attribute
 from locate.edges.exact import patch_edges
 from locate.edges.locators import Locator
 from locate.examples import Examples
 from locate.options import Evaluating
-from locate.search import Scoring
+from locate.search import Scoring, Search
 from tests.oracles import plain_eap
 from tests.test_rewiring import small_edit
 

@@ -18,13 +18,10 @@ from circuits.base.errors import (
     UnsupportedArchitectureError,
 )
 from circuits.model.architectures import ARCHITECTURES, check_architecture
-from circuits.model.loading import (
-    embedded_checkpoints,
-    embedded_models,
-    parse_device,
-    resolve,
-)
 from circuits.model.model import Model, load
+from circuits.model.packaged import embedded_models
+from circuits.model.sources import embedded_checkpoints, resolve
+from circuits.model.tensors import parse_device
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer, tiny_model
 
 
@@ -162,7 +159,7 @@ def test_only_a_whole_model_in_the_cache_is_loaded_without_the_hub(absent, tmp_p
 
     asked = []
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
-    monkeypatch.setattr("circuits.model.loading._check_hub", lambda *names: asked.append(names))
+    monkeypatch.setattr("circuits.model.sources._check_hub", lambda *names: asked.append(names))
     source = resolve("somebody/model")
     assert source.local_only is (absent is None)
     assert bool(asked) is (absent is not None)

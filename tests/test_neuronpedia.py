@@ -18,9 +18,9 @@ from circuits.base.errors import CircuitFileError, FileFormatError, OptionError
 from circuits.files.attribution import AttributionGraph, load_graph
 from circuits.files.exchange import export_circuit
 from circuits.files.neuronpedia import check_graph, graph_of, is_graph, load_neuronpedia
+from circuits.files.reading import read_circuit
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
 from experiments.cli.main import main
-from locate.evaluate import read_circuit
 from tests.circuit_strategies import assert_identical, circuits
 
 LAW = settings(

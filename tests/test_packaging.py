@@ -19,7 +19,8 @@ from packaging.utils import canonicalize_name
 
 from circuits.base.errors import MissingExtraError, ModelNotFoundError
 from circuits.base.places import check_extra
-from circuits.model.loading import embedded_checkpoints, embedded_models, resolve
+from circuits.model.packaged import embedded_models
+from circuits.model.sources import embedded_checkpoints, resolve
 from experiments.benchmarks.base import FIXTURES
 from experiments.benchmarks.registry import BENCHMARKS, benchmark
 
@@ -114,7 +115,7 @@ import sys
 sys.path.insert(0, "site")
 import circuits, experiments
 from circuits.facts.facts import relation
-from circuits.model.loading import embedded_models
+from circuits.model.packaged import embedded_models
 from experiments.benchmarks.base import FIXTURES
 from experiments.benchmarks.registry import BENCHMARKS, benchmark
 from experiments.cli.main import main

@@ -17,7 +17,8 @@ from circuits.facts.questions import KnowledgeCheck, questions
 from circuits.facts.relation_pairs import make_relation_pairs, relations_with_subjects_of
 from circuits.model.model import Model, load
 from circuits.model.tokens import Tokenizer
-from locate.examples import Source, collect
+from locate.examples import collect
+from locate.options import Source
 from tests.tiny import COUNTRIES, byte_level_tokenizer
 
 TOKENIZER = Tokenizer(byte_level_tokenizer())

@@ -29,8 +29,10 @@ from torch import Tensor
 from circuits.facts.pairs import PairBatch
 from circuits.graph.ablation import Ablation, SourceConstants, source_hooks
 from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.live import LiveSources
 from circuits.model import taps
-from circuits.model.model import HeadProjections, Model
+from circuits.model.model import Model
+from circuits.model.weights import HeadProjections
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class CircuitRunner:
         matrix = circuit.matrix() if isinstance(circuit, Circuit) else circuit
         kept = torch.from_numpy(matrix).to(self.model.device)
         kept = kept.view(self.wiring.n_spans, *kept.shape[-2:])
-        sources = _LiveSources(
+        sources = LiveSources(
             self._embedding_change, self.n_examples, kept, self._span_rows, self.wiring.last_span
         )
         for layer in range(self.model.n_layers):
@@ -108,7 +110,7 @@ class CircuitRunner:
         return self.model.unembed(self.base.final + sources.sum_into(kept[..., -1:])[0])
 
     def _run_heads(
-        self, layer: int, kept: Bool[Tensor, "span src dst"], sources: _LiveSources
+        self, layer: int, kept: Bool[Tensor, "span src dst"], sources: LiveSources
     ) -> None:
         wiring, model, base = self.wiring, self.model, self.base
         start, n_heads, n_keys = wiring.attn_dst(layer), model.n_heads, wiring.n_key_inputs
@@ -205,7 +207,7 @@ class CircuitRunner:
         return queries, keys, values
 
     def _run_mlp(
-        self, layer: int, kept: Bool[Tensor, "span src dst"], sources: _LiveSources
+        self, layer: int, kept: Bool[Tensor, "span src dst"], sources: LiveSources
     ) -> None:
         wiring = self.wiring
         column = kept[..., wiring.mlp_dst(layer)][..., None]
@@ -342,61 +344,6 @@ class CircuitRunner:
             repeats = self.wiring.n_key_inputs // keys.shape[1]
             keys, values = (value.repeat_interleave(repeats, 1) for value in (keys, values))
         return queries, keys, values
-
-
-class _LiveSources:
-    """Changes (now - base) of the sources that differ from the base run so far.
-
-    `span_rows` are each span's rows, none where spans are not told apart.
-    """
-
-    def __init__(
-        self,
-        embedding_change: Float[Tensor, "row d_model"],
-        n_examples: int,
-        kept: Bool[Tensor, "span src dst"],
-        span_rows: Sequence[Tensor],
-        last_span: int,
-    ) -> None:
-        self.n_examples, self.span_rows, self.last_span = n_examples, span_rows, last_span
-        # A source that nothing reads is never computed.
-        capacity = int(kept.any(2).any(0).sum()) + 1
-        self.changes = embedding_change.new_empty(capacity, *embedding_change.shape)
-        self.changes[0] = embedding_change
-        self.index = torch.zeros(1, dtype=torch.long, device=kept.device)
-
-    def rows_of(self, columns: Bool[Tensor, "span src dst"]) -> Bool[Tensor, "span live dst"]:
-        return columns[:, self.index]
-
-    def sum_into(
-        self, columns: Bool[Tensor, "span any dst"], live_rows: bool = False
-    ) -> Float[Tensor, "dst row d_model"]:
-        """Summed changes along the kept edges into each destination."""
-        mask = columns if live_rows else self.rows_of(columns)
-        changes = self.changes[: len(self.index)]
-        weights = mask.transpose(1, 2).to(changes.dtype)
-        if len(weights) == 1:
-            return (weights[0] @ changes.flatten(1)).view(-1, *changes.shape[1:])
-        result = changes.new_empty(weights.shape[1], *changes.shape[1:])
-        for rows, weight in zip(self.span_rows, weights, strict=True):
-            if len(rows):
-                part = changes[:, rows]
-                result[:, rows] = (weight @ part.flatten(1)).view(-1, *part.shape[1:])
-        return result
-
-    def keep_last_position(self) -> None:
-        """Drop all positions but the last; rows are then examples."""
-        shape = (len(self.changes), self.n_examples, -1, self.changes.shape[-1])
-        self.changes = self.changes.view(shape)[:, :, -1].contiguous()
-        every = torch.arange(self.n_examples, device=self.changes.device)
-        self.span_rows = [
-            every if place == self.last_span else every[:0] for place in range(len(self.span_rows))
-        ]
-
-    def add(self, changes: Float[Tensor, "new row d_model"], index: Tensor) -> None:
-        first = len(self.index)
-        self.changes[first : first + len(index)] = changes
-        self.index = torch.cat([self.index, index])
 
 
 def head_projections(model: Model, wiring: Wiring, lean: bool = False) -> Sequence[HeadProjections]:

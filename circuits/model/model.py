@@ -39,10 +39,7 @@ from circuits.model.saying import NextTokens
 from circuits.model.taps import UNEMBED
 from circuits.model.tensors import dtype_name, weights_hash
 from circuits.model.tokens import Tokenizer, usual_bos
-from circuits.model.weights import HeadProjections
 from circuits.model.wiring import Wiring
-
-__all__ = ["HeadProjections", "Hook", "Model", "Prefix", "library_versions", "load"]
 
 os.environ.setdefault("WANDB_MODE", "disabled")  # a dependency of TransformerLens, never used here
 

@@ -192,8 +192,8 @@ def compare(
 
         o.check_files(None, out, inputs=[before, after, edit], names=comparing.FILES)
         if before is not None and after is not None:
+            from circuits.files.reading import both_signed
             from circuits.graph.compare import compare as compare_circuits
-            from locate.evaluate import both_signed
 
             first, second = both_signed((before, after), sign)
             both = compare_circuits(first, second)

@@ -16,7 +16,7 @@ from locate.search import Search
 
 if TYPE_CHECKING:
     from circuits.graph.hypothesis import CircuitTests
-    from locate.discover import Discovery
+    from locate.discovery import Discovery
     from locate.examples import Examples
     from locate.seen import Finders
 
@@ -78,7 +78,8 @@ def evaluate(
     given.refuse("without --tests", *(() if evaluating.tests else ("draws",)))
     with console.working():
         from circuits.base.origin import SUMMARY
-        from locate.evaluate import bos_of, evaluate_on, read_circuit, to_avoid
+        from circuits.files.reading import read_circuit
+        from locate.evaluate import bos_of, evaluate_on, to_avoid
         from locate.report import measure_rows
 
         stored = read_circuit(circuit)

@@ -153,7 +153,8 @@ def roles(
     """
     console = Console(as_json)
     with console.working():
-        from locate.evaluate import fitted, read_circuit
+        from circuits.files.reading import read_circuit
+        from locate.evaluate import fitted
         from locate.heads.roles import head_roles
         from locate.heads.span_roles import span_roles
         from locate.looks import roles as looks

@@ -161,7 +161,7 @@ def export(
     if form == Submission.IMPORTANCES:
         given.refuse("with --form importances, which the board ranks itself", "ranking")
     with console.working():
-        from locate.evaluate import check_sign, read_circuit
+        from circuits.files.reading import check_sign, read_circuit
         from locate.mib.submission import lacking, save_submission
 
         stored = check_sign(read_circuit(circuit, sign), circuit)

@@ -110,7 +110,7 @@ class _Identities:
 
 def _stamp(name: str) -> str:
     """What tells whether a local model's files were touched; of the hub's, the revision."""
-    from circuits.model.loading import resolve
+    from circuits.model.sources import resolve
 
     source = resolve(name)
     marks = [source.revision or ""]

@@ -166,7 +166,8 @@ def _discover(model: Model, source: Source, search: Search) -> Found:
 
 
 def _evaluate(model: Model, source: Source, evaluating: Evaluating, stored: Stored) -> Found:
-    from locate.evaluate import evaluate_on, read_circuit
+    from circuits.files.reading import read_circuit
+    from locate.evaluate import evaluate_on
 
     def pairs_for(bos: bool | None, avoid: Any) -> Any:
         return _examples(model, replace(source, bos=bos), evaluating.batch_size, avoid)

@@ -20,7 +20,7 @@ from circuits.base.errors import KnowledgeCircuitsError
 if TYPE_CHECKING:
     from circuits.model.model import Model
     from locate.changes.rewired import Rewiring
-    from locate.discover import Discovery
+    from locate.discovery import Discovery
 
 GALLERY = Path(__file__).parents[2] / "docs" / "pictures"
 REAL, MODEL = "smollm2-135m", "facts-gpt2"
@@ -56,8 +56,10 @@ def draw_real(folder: Path) -> list[Path]:
 
 def _discovery(model: Model) -> Discovery:
     """What `kc discover --relation country_capital --curve` finds."""
-    from locate.discover import Search, discover
-    from locate.examples import Source, collect
+    from locate.discover import discover
+    from locate.examples import collect
+    from locate.options import Source
+    from locate.search import Search
 
     examples = collect(model, Source(relation=RELATION, limit=N_PAIRS))
     return discover(model, examples, Search(edges=200, curve=True, roles=True))
@@ -67,7 +69,8 @@ def _real_discovery() -> Discovery:
     """What `make demo` finds."""
     from circuits.model.model import load
     from locate.discover import discover
-    from locate.examples import Source, collect
+    from locate.examples import collect
+    from locate.options import Source
     from locate.search import DEFAULT_FAITHFULNESS, Search
 
     model = load(REAL, device="cpu")
@@ -105,7 +108,7 @@ def _edited(model: Model) -> Rewiring:
     from circuits.edits.edit import EditRequest
     from circuits.edits.methods.run import edit
     from locate.compare import about_the_edit, compare_edit
-    from locate.discover import Search
+    from locate.search import Search
 
     request = EditRequest("The capital of {} is", "France", "Rome", "Paris", RELATION)
     delta = edit(model, request, "rome").delta

@@ -23,7 +23,7 @@ from circuits.base.writing import atomic_write
 if TYPE_CHECKING:
     from circuits.model.model import Model
     from locate.changes.rewired import Rewiring
-    from locate.discover import Discovery
+    from locate.discovery import Discovery
 
 FLAGS = (
     "--headless=new",

@@ -19,7 +19,8 @@ from circuits.facts.pairs import PairBatch
 from circuits.graph.ablation import SourceConstants
 from circuits.graph.circuit import Wiring
 from circuits.model import taps
-from circuits.model.model import HeadProjections, Hook, Model
+from circuits.model.model import Hook, Model
+from circuits.model.weights import HeadProjections
 from locate.edges.passes import SourceDifferences
 
 

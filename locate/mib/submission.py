@@ -18,8 +18,8 @@ from circuits.base.choices import BoardModel, BoardTask, Ranking, Sign, Submissi
 from circuits.base.errors import OptionError
 from circuits.base.origin import SUMMARY, write_all
 from circuits.files.exchange import per_query_head, save_eap_ig
+from circuits.files.reading import check_sign, read_circuit
 from circuits.graph.circuit import Circuit
-from locate.evaluate import check_sign, read_circuit
 from locate.mib.board import SIZES, nested
 
 ON_BOARD = {
@@ -104,7 +104,7 @@ def read_submission(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> list[C
     """The importances or nine circuits of a file or a folder; positive scores support the answer.
 
     OptionError where a folder holds another number of files, or nobody says what a positive score
-    means (`locate.evaluate.check_sign`).
+    means (`circuits.files.reading.check_sign`).
     """
     path = Path(path)
     if not path.is_dir():

@@ -13,8 +13,8 @@ from pathlib import Path
 from circuits.base.errors import FileFormatError
 from circuits.base.records import read_jsonl, read_text, text_field
 from circuits.facts.facts import atlas, fill
-from circuits.model.loading import is_embedded
 from circuits.model.model import Model
+from circuits.model.sources import is_embedded
 
 MAX_BYTES = 2**30
 SENTENCES_PER_TEXT = 12

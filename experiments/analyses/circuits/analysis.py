@@ -26,10 +26,11 @@ from experiments.analyses.circuits.report import report
 from experiments.analyses.engine.base import Analysis, SkipError
 from experiments.analyses.engine.config import relations_drawn
 from experiments.analyses.engine.context import Context
-from locate.discover import Search, random_circuits, stability_of
+from locate.discover import random_circuits, stability_of
 from locate.examples import Examples
 from locate.heads.role_checks import EFFECTS, ablate_heads, choose_controls, judge
 from locate.heads.roles import HeadRole, head_roles
+from locate.search import Search
 
 FEWER = 5
 """Random circuits on the validation half, where they matter less."""

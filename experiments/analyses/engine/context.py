@@ -19,11 +19,13 @@ from circuits.facts.knowledge import known_facts
 from circuits.facts.questions import KnowledgeCheck
 from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
-from circuits.model.loading import resolve
 from circuits.model.model import Model, load
-from locate.discover import Search, find
-from locate.examples import Examples, Source, collect, relations_of
+from circuits.model.sources import resolve
+from locate.discover import find
+from locate.examples import Examples, collect, relations_of
 from locate.heads.roles import head_roles
+from locate.options import Source
+from locate.search import Search
 
 CIRCUITS = "circuits"
 LARGE, USUAL = 20_000_000, 24

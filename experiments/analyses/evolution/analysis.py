@@ -22,17 +22,19 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.overlap import jaccard, node_jaccard
-from circuits.model.loading import embedded_checkpoints, embedded_models
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Model
+from circuits.model.packaged import embedded_models
+from circuits.model.sources import embedded_checkpoints
 from experiments.analyses.engine.asking import last_logits
 from experiments.analyses.engine.base import Analysis, SkipError
 from experiments.analyses.engine.context import Context
 from experiments.analyses.evolution.numbers import FINAL, FOUND, RUN
 from experiments.analyses.evolution.report import report
-from locate.discover import Search, random_circuits
+from locate.discover import random_circuits
 from locate.examples import Examples
 from locate.heads.roles import head_roles
+from locate.search import Search
 
 RELATIONS = (
     "country_capital",

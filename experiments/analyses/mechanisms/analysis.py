@@ -33,8 +33,9 @@ from experiments.analyses.engine.base import Analysis, SkipError
 from experiments.analyses.engine.context import Context
 from experiments.analyses.mechanisms.probes import Probe, ProbeSet, bases, probe_set
 from experiments.analyses.mechanisms.report import report
-from locate.discover import Search, random_circuits
+from locate.discover import random_circuits
 from locate.examples import Examples
+from locate.search import Search
 
 RELATIONS = (
     "country_capital",

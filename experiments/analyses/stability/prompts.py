@@ -13,7 +13,8 @@ from circuits.graph.noise import corrupted_subject
 from circuits.model.tokens import Tokenizer
 from experiments.analyses.engine.context import Context
 from experiments.analyses.stability.choices import Setting
-from locate.examples import Examples, Source, collect
+from locate.examples import Examples, collect
+from locate.options import Source
 from locate.seen import subjects_of, without
 
 
