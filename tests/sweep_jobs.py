@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 from circuits.base.errors import PromptError, StoreError
 from circuits.base.writing import atomic_write
 from experiments.executors.base import Job, Workplace
+
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,12 @@ class Loading(Job):
         files = {line.split()[-1] for line in maps if ".weights" in line}
         said = (str(os.getpid()), str(held), model.provenance["weights_sha256"], *sorted(files))
         atomic_write(self.folder / str(self.number), " ".join(said))
+
+
+def alone(code: str) -> None:
+    """Run it in another Python, which must end well."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

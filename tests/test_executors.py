@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from circuits.base.errors import MissingExtraError, OptionError, StoreError
-from experiments.executors.base import TRIES, Executing, ExecutorKind, Outcome, Status, execute
-from tests.sweep_jobs import Writing
+from experiments.executors.base import TRIES, Executing, ExecutorKind, Outcome, Status
+from experiments.executors.execute import execute
+from tests.sweep_jobs import ROOT, Writing, alone
 
 HERE = (ExecutorKind.SERIAL, ExecutorKind.PROCESS)
-ROOT = Path(__file__).parent.parent
 
 
 def run(folder: Path, kind: ExecutorKind, **does: str) -> tuple[dict[int, Outcome], list[Writing]]:
@@ -92,6 +92,7 @@ def test_workers_do_not_outlive_a_driver_that_is_killed(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path\n"
         "from experiments.executors.base import *\n"
+        "from experiments.executors.execute import execute\n"
         "from tests.sweep_jobs import Writing\n"
         "if __name__ == '__main__':\n"
         f"    jobs = [Writing(Path({str(tmp_path)!r}), n, 'waits') for n in range(2)]\n"
@@ -151,14 +152,6 @@ def test_on_ray_jobs_are_done_once_and_a_killed_worker_is_replaced(tmp_path: Pat
         "assert written(folder) == {2, 3, 4, 5}\n"
     )
     alone(code)
-
-
-def alone(code: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.slow

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from hashlib import sha256
 from pathlib import Path
@@ -11,8 +14,9 @@ import torch
 
 from circuits.model import mapped
 from circuits.model.model import load
-from experiments.executors.base import Executing, ExecutorKind, Outcome, execute
-from tests.sweep_jobs import Loading
+from experiments.executors import weights
+from experiments.executors.base import ExecutorKind
+from tests.sweep_jobs import alone
 
 MODELS = [("facts-gpt2", "fp32"), ("facts-llama", "fp32"), ("facts-llama", "bf16")]
 
@@ -71,22 +75,50 @@ def test_a_folder_that_takes_no_file_leaves_each_process_its_own_weights(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux' table of mappings")
-def test_processes_map_one_file_which_is_gone_after_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.parametrize("kind", [ExecutorKind.PROCESS, ExecutorKind.RAY])
+def test_workers_map_one_file_which_is_gone_after_them(kind: ExecutorKind, tmp_path: Path):
+    """In a process of its own: Ray stays what it was first started as."""
+    if kind == ExecutorKind.RAY:
+        pytest.importorskip("ray")
     place, results = tmp_path / "place", tmp_path / "results"
     place.mkdir()
     results.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    outcomes: list[Outcome] = []
-    jobs = [Loading(results, number, "facts-gpt2") for number in range(4)]
-    execute(jobs, Executing(ExecutorKind.PROCESS, workers=2, threads=1), outcomes.append)
-    assert [each.reason for each in outcomes] == [""] * 4
+    alone(
+        "import tempfile\n"
+        "from pathlib import Path\n"
+        "from experiments.executors.base import Executing\n"
+        "from experiments.executors.execute import execute\n"
+        "from tests.sweep_jobs import Loading\n"
+        f"tempfile.tempdir, ends = {str(place)!r}, []\n"
+        f"jobs = [Loading(Path({str(results)!r}), n, 'facts-gpt2') for n in range(4)]\n"
+        f"execute(jobs, Executing({str(kind)!r}, workers=2, threads=1), ends.append)\n"
+        "assert [each.reason for each in ends] == [''] * 4, ends\n"
+    )
     told = [(results / str(number)).read_text().split() for number in range(4)]
     assert {held for _, held, *_ in told} == {"True"}
-    assert {weights for _, _, weights, *_ in told} == {
+    assert {sha256 for _, _, sha256, *_ in told} == {
         load("facts-gpt2", "cpu").provenance["weights_sha256"]
     }
     files = {file for _, _, _, *mappings in told for file in mappings}
     assert len(files) == 1, "a process has a copy of its own"
-    assert list(place.iterdir()) == []
+    assert list(place.glob("kc-weights-*")) == []
+
+
+def test_what_a_killed_process_left_is_removed_and_what_lives_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    kept = (f"{weights._PREFIX}{os.getpid()}-x", f"kc-weights-elsewhere-{ended.pid}-x", "mine")
+    left = f"{weights._PREFIX}{ended.pid}-x"
+    for name in (*kept, left):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.weights").write_bytes(b"1")
+    with weights.shared_weights(1) as shared:
+        assert shared is None
+    assert (tmp_path / left).exists()
+    with weights.shared_weights(2) as shared:
+        assert shared is not None
+        assert {each.name for each in tmp_path.iterdir()} == {*kept, shared.name}
+    assert {each.name for each in tmp_path.iterdir()} == {*kept}

@@ -1,4 +1,4 @@
-"""What a job is, what became of it, and how jobs are run: the interface of all executors.
+"""What a job is, what became of it, and how jobs may be run: what all executors know.
 
 A job is a small value that any process can take up: it names its model, does one unit of work and
 stores the result itself. So an executor carries no results, and what a killed process had finished
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -137,37 +137,6 @@ def cores() -> int:
 
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1
-
-
-Report = Callable[[Outcome], Any]
-
-
-def execute(jobs: Sequence[Job], how: Executing, report: Report = lambda outcome: None) -> None:
-    """Run every job; `report` is told of each as it ends, in whatever order that is.
-
-    StoreError as soon as results cannot be stored; what runs then is left to be done again.
-    """
-    for outcome in _outcomes(jobs, how):
-        if outcome.status == Status.STOPPED:
-            raise StoreError(outcome.reason)
-        report(outcome)
-
-
-def _outcomes(jobs: Sequence[Job], how: Executing) -> Iterator[Outcome]:
-    if how.executor == ExecutorKind.PROCESS:
-        from experiments.executors.processes import in_processes
-
-        return in_processes(jobs, how)
-    if how.executor == ExecutorKind.RAY:
-        from experiments.executors.on_ray import on_ray
-
-        return on_ray(jobs, how)
-    if how.threads is not None:
-        import torch
-
-        torch.set_num_threads(how.threads)
-    place = Workplace()
-    return (attempt(job, index, place) for index, job in enumerate(jobs))
 
 
 def attempt(job: Job, index: int, place: Workplace) -> Outcome:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from circuits.base.errors import MissingExtraError, OptionError, UnitError
 from circuits.base.plugins import load_installed, load_plugin, loaded_files
 from experiments.executors.base import TRIES, Executing, Job, Outcome, Status, Workplace, attempt
+from experiments.executors.weights import shared_weights
 
 STORE_BYTES = 100 * 2**20
 """Ray's own memory on this machine; results go to disk and need none of it."""
@@ -28,7 +30,7 @@ _QUIET = {
 class Worker:
     """An actor: a process of its own with a model."""
 
-    def __init__(self, threads: int, plugins: Sequence[str]) -> None:
+    def __init__(self, threads: int, plugins: Sequence[str], shared: Path | None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         import torch
 
@@ -36,7 +38,7 @@ class Worker:
         load_installed()
         for path in plugins:
             load_plugin(path)
-        self.place = Workplace()
+        self.place = Workplace(shared)
 
     def ready(self) -> bool:
         """Answers as soon as the worker is there."""
@@ -48,12 +50,23 @@ class Worker:
 
 
 def on_ray(jobs: Sequence[Job], how: Executing) -> Iterator[Outcome]:
-    """Outcomes as they come. A job whose worker dies is tried again, `TRIES` times in all."""
+    """Outcomes as they come. A job whose worker dies is tried again, `TRIES` times in all.
+
+    Workers of this machine alone have their weights in common; those of a cluster have their own.
+    """
+    n_workers = min(how.workers, len(jobs))
+    with shared_weights(n_workers if how.ray_address is None else 1) as shared:
+        yield from _outcomes(jobs, how, n_workers, shared)
+
+
+def _outcomes(
+    jobs: Sequence[Job], how: Executing, n_workers: int, shared: Path | None
+) -> Iterator[Outcome]:
     ray = _started(how)
     waiting = deque(range(len(jobs)))
     deaths: Counter[int] = Counter()
-    make = _maker(ray, how)
-    starting = [make() for _ in range(min(how.workers, len(jobs)))]
+    make = _maker(ray, how, shared)
+    starting = [make() for _ in range(n_workers)]
     begun = {actor.ready.remote(): actor for actor in starting}
     idle: list[Any] = []
     running: dict[Any, tuple[Any, int]] = {}
@@ -122,8 +135,8 @@ def _started(how: Executing) -> Any:
     return ray
 
 
-def _maker(ray: Any, how: Executing) -> Any:
+def _maker(ray: Any, how: Executing, shared: Path | None) -> Any:
     """A function that makes a worker: a GPU for each where the cluster has any."""
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Worker)
-    return lambda: kind.remote(how.share, loaded_files())
+    return lambda: kind.remote(how.share, loaded_files(), shared)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 from collections import Counter, deque
@@ -18,10 +17,10 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessP
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from pathlib import Path
-from tempfile import mkdtemp
 
 from circuits.base.plugins import load_installed, load_plugin, loaded_files
 from experiments.executors.base import TRIES, Executing, Job, Outcome, Status, Workplace, attempt
+from experiments.executors.weights import remove, shared_weights
 
 _place: Workplace | None = None
 """This worker's; a process has one."""
@@ -29,11 +28,14 @@ _place: Workplace | None = None
 
 def in_processes(jobs: Sequence[Job], how: Executing) -> Iterator[Outcome]:
     """Outcomes as they come. A job whose process dies is tried again, `TRIES` times in all."""
+    n_lanes = min(how.workers, len(jobs))
+    with shared_weights(n_lanes) as shared:
+        yield from _outcomes(jobs, [_Lane(how.share, shared) for _ in range(n_lanes)])
+
+
+def _outcomes(jobs: Sequence[Job], lanes: Sequence[_Lane]) -> Iterator[Outcome]:
     waiting = deque(range(len(jobs)))
     deaths: Counter[int] = Counter()
-    n_lanes = min(how.workers, len(jobs))
-    shared = Path(mkdtemp(prefix="kc-weights-")) if n_lanes > 1 else None
-    lanes = [_Lane(how.share, shared) for _ in range(n_lanes)]
     running: dict[Future[Outcome], tuple[_Lane, int]] = {}
     try:
         while waiting or running:
@@ -57,7 +59,6 @@ def in_processes(jobs: Sequence[Job], how: Executing) -> Iterator[Outcome]:
     finally:
         for lane in lanes:
             lane.stop()
-        _remove(shared)
 
 
 class _Lane:
@@ -116,14 +117,8 @@ def _begin(threads: int, plugins: Sequence[str], shared: Path | None) -> None:
 
 def _follow(sentinel: int, shared: Path | None) -> None:
     connection.wait([sentinel])
-    _remove(shared)
+    remove(shared)
     os._exit(1)
-
-
-def _remove(shared: Path | None) -> None:
-    """What is mapped stays with those who mapped it."""
-    if shared is not None:
-        shutil.rmtree(shared, ignore_errors=True)
 
 
 def _run(job: Job, index: int) -> Outcome:

@@ -19,7 +19,8 @@ from circuits.base.writing import save_json, to_json
 from circuits.files.sweep import counted
 from circuits.files.units import Store
 from experiments.analyses.engine.parts import Shard
-from experiments.executors.base import Executing, Outcome, Status, execute
+from experiments.executors.base import Executing, Outcome, Status
+from experiments.executors.execute import execute
 from experiments.sweeps.plan import UnitJob, planned
 from experiments.sweeps.spec import Spec
 

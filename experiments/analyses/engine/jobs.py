@@ -20,8 +20,8 @@ from experiments.executors.base import (
     Outcome,
     Status,
     Workplace,
-    execute,
 )
+from experiments.executors.execute import execute
 
 Find = Callable[[Any], Analysis]
 """Gives an analysis again, from what names it; a function of a module, so that it travels."""
