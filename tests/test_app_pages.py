@@ -12,6 +12,7 @@ import torch
 
 from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import WeightDelta
+from circuits.edits.provenance import identity
 from circuits.files.kinds import REPORT
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.model.model import Model, load
@@ -28,7 +29,6 @@ from tests.test_viz import circuit_of
 from viz.app import inside_page, try_page
 from viz.app.context import Context
 from viz.app.details import node_details
-from viz.app.edits import headline, identity
 from viz.app.groups import group_of, groups, tab_name
 from viz.app.lead import lead_of
 from viz.app.library import Library
@@ -36,6 +36,7 @@ from viz.app.parts import NUMBER
 from viz.app.routes import page_of, siblings
 from viz.app.server import make_app
 from viz.app.state import ViewState
+from viz.asked import changed
 
 PROMPT, SUBJECT, ANSWER = "The capital of France is", "France", "Paris"
 REQUEST = {
@@ -178,9 +179,9 @@ def test_the_same_edit_has_one_identity_however_it_was_judged_and_others_another
     assert identity(origin) == identity({**origin, "judged": {"x": 1}, "norm": 3.0, "sha256": "a"})
     assert identity(origin) != identity({**origin, "seed": 1})
     assert identity({"method": "eap-ig", "relation": "x"}) == ""
-    assert headline({"requests": [REQUEST, REQUEST]}) == "France: Paris → Rome and 1 more"
+    assert changed({"requests": [REQUEST, REQUEST]}) == "France: Paris → Rome and 1 more"
     texts_forgotten = {"forget": [{"text": PROMPT, "answer": ANSWER}]}
-    assert headline(texts_forgotten) == f"forget {PROMPT} → {ANSWER}"
+    assert changed(texts_forgotten) == f"forget {PROMPT} → {ANSWER}"
 
 
 # --- what a page begins with -------------------------------------------------------------------
@@ -268,7 +269,8 @@ def test_a_circuit_page_shows_every_corrupted_prompt_and_foil(tmp_path):
     context = Context(Library(tmp_path))
     (entry,) = context.library.entries()
     page = texts(page_of(context, ViewState(view="circuit", r=entry.id), "", {})[0])
-    assert "The capital of France is \\u2192 Paris, against The capital of Japan is" in page
+    asked = "\\u201cThe capital of France is\\u201d \\u2192 Paris, against Japan \\u2192 Tokyo"
+    assert asked in page
     for pair in pairs:
         assert pair["corrupted"] in page
         assert pair["foil"] in page

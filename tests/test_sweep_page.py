@@ -23,7 +23,7 @@ from circuits.graph.circuit import Wiring
 from experiments.sweeps.table import write_table
 from tests.browser import open_browser, served, why_no_browser
 from tests.test_viz import circuit_of
-from viz.app import sweeps
+from viz import sweeps
 from viz.app.browse_page import browse_page, preview
 from viz.app.context import Context, Models
 from viz.app.library import Library
@@ -32,9 +32,9 @@ from viz.app.server import make_app
 from viz.app.state import ViewState, parse_state
 from viz.app.sweep_callbacks import answer, asked
 from viz.app.sweep_page import MOST_UNITS, MOST_VALUES
-from viz.app.sweeps import SweepReader
 from viz.matrix import ABSENT, axes, chosen, matrix_of, settings_in, value_of, varying
 from viz.screen.matrix import matrix_figure
+from viz.sweeps import SweepReader
 
 RELATIONS = ("capital", "currency", "language")
 METHODS = ("eap", "exact")
@@ -131,7 +131,7 @@ def test_other_results_beside_units_are_still_listed(folder):
     )
     entries = Library(folder).entries()
     assert [each.name for each in entries] == ["swept", "swept/runs/flow/a.kc.safetensors"]
-    assert "1 analyses or benchmarks" in SweepReader(folder / "swept").look().said()
+    assert "1 analyses or benchmarks" in SweepReader(folder / "swept").look().says()
 
 
 def test_the_sentence_counts_what_is_planned_done_and_failed(folder):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from circuits.edits.provenance import JUDGED
-from locate.looks.says import says
+from circuits.base.display import Shown
+from circuits.edits.provenance import JUDGED, requests_of
 from locate.looks.says.changes import unlearned
 from locate.looks.says.words import model_of, prompt, quoted, sentence
-from viz.app.edits import headline, question, requests_of
 from viz.app.library import Record
+from viz.asked import changed, requested
 
 
 def lead_of(value: Any, beside: Mapping[str, Any] | None = None) -> str:
@@ -18,7 +18,9 @@ def lead_of(value: Any, beside: Mapping[str, Any] | None = None) -> str:
 
     `beside` is the summary in the result's folder, which has the answers of an edit.
     """
-    return _record(value, beside or {}) if isinstance(value, Record) else says(value)
+    if isinstance(value, Record):
+        return _record(value, beside or {})
+    return value.says() if isinstance(value, Shown) else ""
 
 
 def judged(value: Record) -> Mapping[str, Any]:
@@ -35,7 +37,7 @@ def told_beside(value: Any, beside: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if not isinstance(value, Record):
         return {}
-    own = [question(each) for each in requests_of(value.metadata.get("provenance"))]
+    own = [requested(each) for each in requests_of(value.metadata.get("provenance"))]
     answered = [prompt for prompt, *_ in answers_of(beside)]
     scores = {"scores": beside["scores"]} if answered and answered == own else {}
     return scores if judged(value) else {**beside, **scores}
@@ -51,7 +53,7 @@ def _record(value: Record, beside: Mapping[str, Any]) -> str:
         return unlearned(details, str(method or "the method"))
     if not requests_of(origin):
         return ""
-    text, replies = headline(origin), answers_of(beside)
+    text, replies = changed(origin), answers_of(beside)
     if not replies:
         return sentence(text)
     asked, *said = replies[0]
@@ -76,5 +78,5 @@ def answers_of(beside: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             continue
         reply = each.get("reply")
         if isinstance(reply, list) and len(reply) == 2:
-            found.append((question(each), str(reply[0]).strip(), str(reply[1]).strip()))
+            found.append((requested(each), str(reply[0]).strip(), str(reply[1]).strip()))
     return found

@@ -116,7 +116,7 @@ def outcome(found: EditOutcome) -> str:
     """Of one method's outcome: the target's probability before and after, or both sets' scores."""
     details = found.details
     if "forget" in details:
-        return _unlearned(details, found.method, found.reason)
+        return unlearned(details, found.method, found.reason)
     sides = [
         np.asarray(details.get(f"probability_{side}", ()), float) for side in ("before", "after")
     ]
@@ -144,7 +144,7 @@ def delta(found: WeightDelta) -> str:
     details = fared.get("details")
     try:
         if isinstance(details, Mapping) and "forget" in details:
-            return _unlearned(details, str(method), "")
+            return unlearned(details, str(method))
         success = fared["success"]
         sides = [
             Interval.from_dict(success[when]["efficacy"]["generation"])
@@ -205,10 +205,6 @@ def interchange(found: Interchange) -> str:
 
 def unlearned(details: Mapping[str, Any], method: str, reason: str = "") -> str:
     """Of unlearning: token accuracy of both sets before and after."""
-    return _unlearned(details, method, reason)
-
-
-def _unlearned(details: Mapping[str, Any], method: str, reason: str) -> str:
     told = {}
     for name in ("forget", "retain", "held_out"):
         sides = details.get(name)
