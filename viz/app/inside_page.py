@@ -180,7 +180,7 @@ def _states_page(found: Trace, state: ViewState) -> list[Any]:
                 f"Each cell: that state of this prompt put into the run of “{other}” (→ {foil}). "
                 "Blue brings the answer back, orange costs it; the subject's rows are bold."
             ),
-            lead=_best_state(found),
+            lead=lead_of(found),
         ),
         html.Div(
             html.Div(
@@ -196,17 +196,6 @@ def _states_page(found: Trace, state: ViewState) -> list[Any]:
             className="picture-pane scroll",
         ),
     ]
-
-
-def _best_state(found: Trace) -> str:
-    rows = sorted(found.rows(), key=lambda row: -row["effect"])
-    best, middle = rows[0], rows[len(rows) // 2]
-    kind = next(kind.label for kind in found.kinds if str(kind) == best["kind"])
-    return (
-        f"The {kind} at layer {best['layer']} of '{parts.token(best['token'])}' takes the answer "
-        f"from p {found.p_corrupted:.3f} to {best['probability']:.3f} of {found.p_clean:.3f}; the "
-        f"median of {len(rows):,} states gives {middle['effect'] + 0.0:.3f}."
-    )
 
 
 LOOKS: dict[str, Look] = {
