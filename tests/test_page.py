@@ -133,11 +133,17 @@ def test_numbers_and_their_control_stand_below_with_what_was_asked():
 def test_a_page_says_what_an_edit_was_to_change():
     request = {"prompt": "{} is in", "subject": "Rome", "ground_truth": "Italy", "target": "Peru"}
     edit = {"requests": [request, request]}
-    delta = replace(results.delta(), provenance=edit)
-    assert section(delta).changed == "Rome: Italy → Peru and 1 more"
     made = results.rewiring()
     told = replace(made, provenance={**made.provenance, "edit": {"sum": [edit]}})
-    assert section(told).title == "Rome: Italy → Peru and 1 more"
+    for found in (section(replace(results.delta(), provenance=edit)), section(told)):
+        assert found.title == "Rome: Italy → Peru and 1 more"
+        assert found.asked == "“Rome is in” → Peru, and 1 more prompt"
+    listed = section(results.delta()).listings  # its summary's table has the same rows
+    assert [each.title for each in listed] == ["All numbers"]
+    texts = {"forget": [{"text": "The capital of France is", "answer": "Paris"}]}
+    unlearned = section(replace(results.delta(), provenance=texts))
+    assert unlearned.title == "forget The capital of France is → Paris"
+    assert unlearned.asked == "“The capital of France is” → Paris"
 
 
 def test_a_folder_is_one_page_and_one_without_results_none(tmp_path: Path):

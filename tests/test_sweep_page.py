@@ -288,6 +288,7 @@ def test_a_page_in_one_file_says_what_the_app_says(folder):
     (section,) = sections(folder / "swept")
     assert section.lead == SweepReader(folder / "swept").look(60).says()
     assert section.lead.startswith("11 of 13 planned units are done, 1 failed")
+    assert section.facts["relation"] == "capital, currency, language"
     units, failed = section.listings
     assert len(units.rows) == 11
     assert failed.rows == [[f"discover {key_of('language', 'exact', 1)[:4]}", FAILURE]]

@@ -5,7 +5,7 @@ Text is as files have it: who shows it makes it visible (`circuits.base.display.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from circuits.base.display import token_name
@@ -24,20 +24,19 @@ def question(result: Any) -> str:
     """`“The capital of France is” → Paris, against Japan → Tokyo, and 29 more pairs`.
 
     Of a circuit the first pair that found it, of two circuits that of the one before, of one prompt
-    that prompt. Empty where the result does not say what was asked.
+    that prompt, of an edit the first prompt that it was to change. Empty where the result does not
+    say what was asked.
     """
     kind = getattr(result, "KIND", "")
-    if kind == "rewiring":
-        return question(result.comparison)
     if kind == "comparison":
         return question(result.before)
+    if kind == "rewiring":
+        return question(result.comparison) or _first(_wanted(result.provenance.get("edit")))
     if kind == "trace":
         return contrast({"clean": result.prompt, "answer": result.answer})
-    pairs = pairs_of(result) if kind == "circuit" else []
-    if not pairs:
-        return ""
-    more = len(pairs) - 1
-    return contrast(pairs[0]) + (f", and {more:,} more pair{'s' * (more > 1)}" if more else "")
+    if kind == "weight-delta":
+        return _first(_wanted(result.provenance))
+    return _first(pairs_of(result), "pair") if kind == "circuit" else ""
 
 
 def pairs_of(circuit: Circuit, name: str = "pairs") -> list[Mapping[str, Any]]:
@@ -107,6 +106,26 @@ def sides(request: Mapping[str, Any]) -> str:
 def cut(text: str) -> str:
     """A prompt: its end, which says what is asked, where all of it is too long."""
     return text if len(text) <= LONGEST else "…" + text[1 - LONGEST :]
+
+
+def _first(pairs: Sequence[Mapping[str, Any]], what: str = "prompt") -> str:
+    """The first contrast and how many more there are."""
+    if not pairs:
+        return ""
+    more = len(pairs) - 1
+    return contrast(pairs[0]) + (f", and {more:,} more {what}{'s' * (more > 1)}" if more else "")
+
+
+def _wanted(provenance: Any) -> list[dict[str, Any]]:
+    """Prompts and what an edit was to have them answered with, or texts that were to go."""
+    requests = [
+        {"clean": requested(each), "answer": each.get("target", each.get("target_new"))}
+        for each in requests_of(provenance)
+    ]
+    texts = [
+        {"clean": each.get("text"), "answer": each.get("answer")} for each in forgotten(provenance)
+    ]
+    return [each for each in requests or texts if all(map(_is_text, each.values()))]
 
 
 def _forget(texts: list[Mapping[str, Any]]) -> str:

@@ -13,7 +13,6 @@ from viz import theme
 from viz.app import parts
 from viz.app.context import Context, prompts_of
 from viz.app.details import known_facts
-from viz.app.lead import lead_of
 from viz.app.library import Entry
 from viz.app.workspace import Work
 from viz.asked import question
@@ -45,7 +44,7 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
         result=entry.id,
         view="circuit",
         title=parts.visible(title),
-        lead=lead_of(circuit),
+        lead=circuit.says(),
         subtitle=parts.visible("  ·  ".join(filter(None, about))),
         circuit=circuit,
         scene=scene,

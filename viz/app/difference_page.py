@@ -17,7 +17,6 @@ from viz import theme
 from viz.app import parts
 from viz.app.details import known_facts
 from viz.app.edit_page import SCORINGS, heads_table, measures_of
-from viz.app.lead import lead_of
 from viz.app.library import Entry
 from viz.app.workspace import Work
 from viz.asked import changed as changed_by
@@ -63,7 +62,7 @@ def difference_work(entry: Entry, value: Any, title: str = "", noise: str = "") 
         result=entry.id,
         view="difference",
         title=parts.visible(title or named),
-        lead=lead_of(value),
+        lead=value.says(),
         subtitle=parts.visible(_subtitle(comparison)),
         circuit=union,
         scene=scene,

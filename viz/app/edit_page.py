@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from dash import dcc, html
 
+from circuits.base.stamps import SAYS
 from circuits.edits.provenance import JUDGED, requests_of
 from viz.app import parts
 from viz.app.context import Context
@@ -60,7 +61,7 @@ def record_page(
     rows = [
         {"name": name.removeprefix("provenance."), "value": text}
         for name, text in flat({**value.metadata, **beside})
-        if text != "None" and not (cards and f".{JUDGED}." in name)
+        if text != "None" and name != SAYS and not (cards and f".{JUDGED}." in name)
     ]
     columns = [parts.column("name", "name", 150), parts.column("value", "value", 240)]
     method = origin.get("method") if isinstance(origin, Mapping) else None
@@ -198,7 +199,7 @@ def rewired(context: Context, entry: Entry) -> list[Any]:
             link = dcc.Link("its circuit before and after", href=href(each))
             found += [
                 html.H2(["What it did to the circuit: ", link]),
-                html.P(parts.visible(lead_of(value)), className="lead"),
+                html.P(parts.visible(value.says()), className="lead"),
                 heads_table(value),
             ]
     return found

@@ -138,9 +138,8 @@ def _difference(result: Comparison | Rewiring) -> Section:
     rows = comparison.rows()
     listings = [_listing("Edges, what changed most first", rows, picks="edge")]
     views: list[View] = []
-    origin, edit = result.provenance, ""
+    origin = result.provenance
     if not isinstance(result, Comparison):
-        edit = changed(origin.get("edit"))
         views = [
             _view(f"old and new object, {place}", followed_figure(result, place))
             for place in object_lines(result).places
@@ -151,7 +150,7 @@ def _difference(result: Comparison | Rewiring) -> Section:
     if comparison.changes is not None and comparison.changes.counts()["changed"]:
         says += " A change that cannot be told from noise is drawn as “cannot tell”."
     return Section(
-        title=visible(edit) or _title(result) or summary.title,
+        title=visible(changed(origin.get("edit"))) or _title(result) or summary.title,
         kind="difference",
         lead=result.says(),
         asked=question(result),
@@ -165,20 +164,20 @@ def _difference(result: Comparison | Rewiring) -> Section:
 
 
 def _plain(result: Any, views: Sequence[View], rows: Sequence[Mapping[str, Any]]) -> Section:
-    """Any result: its pictures, its summary's table where it says more than its rows."""
+    """Any result: its pictures, its summary's table where its rows are others."""
     summary = result.summary()
     kind = kind_of_result(result) if isinstance(result, Result) else None
     origin = getattr(result, "provenance", {})
     listings = [_listing("All numbers", rows)] if rows else []
-    if summary.rows and [list(row) for row in summary.rows] != [list(r.values()) for r in rows]:
+    columns = list(rows[0]) if rows else []
+    if summary.rows and (list(summary.header), len(summary.rows)) != (columns, len(rows)):
         glance = Listing(visible(summary.note) or "At a glance", summary.header, summary.rows)
         listings.insert(0, glance)
     return Section(
-        title=_title(result) or summary.title,
+        title=visible(changed(origin)) or _title(result) or summary.title,
         kind=kind.shown if kind else summary.title,
         lead=result.says(),
         asked=question(result),
-        changed=changed(origin),
         says=kind.says if kind else "",
         facts=_facts(summary.facts),
         views=views,

@@ -47,15 +47,13 @@ class Listing:
 class Section:
     """One result on a page: what was found comes first, where it is from last.
 
-    `lead` is its sentence, `asked` what the model was asked, `changed` what an edit was to change;
-    `says` is how to read the picture.
+    `lead` is its sentence, `asked` what the model was asked, `says` how to read the picture.
     """
 
     title: str
     kind: str
     lead: str = ""
     asked: str = ""
-    changed: str = ""
     says: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     graph: Graph | None = None

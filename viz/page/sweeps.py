@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from circuits.base.display import visible
@@ -14,6 +15,8 @@ from viz.sweeps import Sweep, SweepReader
 
 MOST_VIEWS = 6
 """Numbers of which the page has a matrix."""
+MOST_VALUES = 12
+"""Values of a setting that are named."""
 
 
 def sweep_section(folder: Path) -> Section:
@@ -42,8 +45,8 @@ def sweep_section(folder: Path) -> Section:
         title=f"Sweep {visible(folder.resolve().name)}",
         kind="sweep",
         lead=sweep.says(),
-        asked=", ".join(f"{name}: {len(each):,}" for name, each in varying(values).items()),
         says="Cells hold the mean and the number of units; hover for their spread.",
+        facts={visible(name): _some(each) for name, each in varying(values).items()},
         views=views,
         listings=[Listing("Units", [*settings, *shown, "left out"], rows), *_failures(sweep)],
     )
@@ -56,3 +59,10 @@ def _failures(sweep: Sweep) -> list[Listing]:
         for unit in sweep.bad
     ]
     return [Listing("Failed or damaged", ["unit", "why"], rows)] if rows else []
+
+
+def _some(values: Sequence[str]) -> str:
+    """The values of a setting, of many the first."""
+    more = len(values) - MOST_VALUES
+    named = ", ".join(map(visible, values[:MOST_VALUES]))
+    return f"{named} and {more:,} more" if more > 0 else named
