@@ -50,7 +50,7 @@ def _record(value: Record, beside: Mapping[str, Any]) -> str:
     if isinstance(said, str):
         return said
     origin = value.metadata.get("provenance")
-    if not (requests_of(origin) or forgotten(origin)):
+    if not (isinstance(origin, Mapping) and (requests_of(origin) or forgotten(origin))):
         return ""
     return stored_edit({**origin, JUDGED: judged(value) or beside})
 

@@ -148,7 +148,7 @@ def stored_edit(origin: Mapping[str, Any], size: str = "") -> str:
     details = fared.get("details")
     if isinstance(details, Mapping) and "forget" in details:
         return unlearned(details, str(method or "the method"))
-    success = fared.get("success")
+    success: Any = fared.get("success")
     before, after = (_efficacy(success, side) for side in ("before", "after"))
     if after is None:
         return sentence(f"the file of {edit} does not say whether it worked")
