@@ -12,6 +12,7 @@ import torch
 
 from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import WeightDelta
+from circuits.edits.provenance import identity
 from circuits.files.kinds import REPORT
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.model.model import Model, load
@@ -28,7 +29,6 @@ from tests.test_viz import circuit_of
 from viz.app import inside_page, try_page
 from viz.app.context import Context
 from viz.app.details import node_details
-from viz.app.edits import headline, identity
 from viz.app.groups import group_of, groups, tab_name
 from viz.app.lead import lead_of
 from viz.app.library import Library
@@ -36,6 +36,7 @@ from viz.app.parts import NUMBER
 from viz.app.routes import page_of, siblings
 from viz.app.server import make_app
 from viz.app.state import ViewState
+from viz.asked import changed
 
 PROMPT, SUBJECT, ANSWER = "The capital of France is", "France", "Paris"
 REQUEST = {
@@ -178,36 +179,40 @@ def test_the_same_edit_has_one_identity_however_it_was_judged_and_others_another
     assert identity(origin) == identity({**origin, "judged": {"x": 1}, "norm": 3.0, "sha256": "a"})
     assert identity(origin) != identity({**origin, "seed": 1})
     assert identity({"method": "eap-ig", "relation": "x"}) == ""
-    assert headline({"requests": [REQUEST, REQUEST]}) == "France: Paris → Rome and 1 more"
+    assert changed({"requests": [REQUEST, REQUEST]}) == "France: Paris → Rome and 1 more"
     texts_forgotten = {"forget": [{"text": PROMPT, "answer": ANSWER}]}
-    assert headline(texts_forgotten) == f"forget {PROMPT} → {ANSWER}"
+    assert changed(texts_forgotten) == f"forget {PROMPT} → {ANSWER}"
 
 
 # --- what a page begins with -------------------------------------------------------------------
 
 
-def test_the_page_of_an_edit_begins_with_the_answers_before_and_after(tmp_path):
+def test_the_page_of_an_edit_begins_with_what_its_command_said_of_it(tmp_path):
     success = {
-        side: {"efficacy": {"tokens": {"value": value}}}
+        side: {"efficacy": {"tokens": {"value": value, "low": None, "high": None}}}
         for side, value in (("before", 0.0), ("after", 1.0))
     }
     origin = {"method": "rome", "model": "facts-gpt2", "requests": [REQUEST]}
     delta = WeightDelta({"w": torch.ones(2, 2)}, origin).judged({"success": success})
     delta.save(tmp_path / "edit.kc.safetensors")
     scores = [{**REQUEST, "reply": [" Paris. The", " Rome. The"], "probability": [0.1, 0.9]}]
-    (tmp_path / "summary.json").write_text(json.dumps({"scores": scores}))
+    (tmp_path / "summary.json").write_text(json.dumps({"says": "It took.", "scores": scores}))
     context = Context(Library(tmp_path))
     (entry,) = context.library.entries()
     page = texts(page_of(context, ViewState(view="record", r=entry.id), "", {})[0])
-    lead = "France: Paris \\u2192 Rome. facts-gpt2 answers 'The capital of France is' with 'Rome'"
-    assert f"{lead} where it said 'Paris'." in page
+    assert "It took." in page
+    assert "France: Paris \\u2192 Rome" in page
+    assert "Rome. The" in page
     assert "0.00 \\u2192 1.00" in page
     assert "0.1 \\u2192 0.9" in page
     # A summary of other requests has no say on what this edit's model answers.
-    (tmp_path / "summary.json").write_text(json.dumps({"scores": [{**scores[0], "subject": "X"}]}))
-    assert "where it said" not in texts(
-        page_of(context, ViewState(view="record", r=entry.id), "", {})[0]
-    )
+    other = {"says": "It took.", "scores": [{**scores[0], "subject": "X"}]}
+    (tmp_path / "summary.json").write_text(json.dumps(other))
+    page = texts(page_of(context, ViewState(view="record", r=entry.id), "", {})[0])
+    assert "It took." not in page
+    said = "facts-gpt2 say the new object in 100 % of its requests, before in 0 %."
+    assert said in page
+    assert delta.says().endswith(said)
 
 
 def test_unlearning_has_a_picture_of_each_set_before_and_after(tmp_path):
@@ -268,7 +273,8 @@ def test_a_circuit_page_shows_every_corrupted_prompt_and_foil(tmp_path):
     context = Context(Library(tmp_path))
     (entry,) = context.library.entries()
     page = texts(page_of(context, ViewState(view="circuit", r=entry.id), "", {})[0])
-    assert "The capital of France is \\u2192 Paris, against The capital of Japan is" in page
+    asked = "\\u201cThe capital of France is\\u201d \\u2192 Paris, against Japan \\u2192 Tokyo"
+    assert asked in page
     for pair in pairs:
         assert pair["corrupted"] in page
         assert pair["foil"] in page

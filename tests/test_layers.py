@@ -22,6 +22,8 @@ HEAVY = ("torch", "scipy", "pandas", "transformers", "transformer_lens", "matplo
 LONGEST = 450
 ROOMS = ("base", "model", "facts", "graph", "files", "edits")
 """The rooms within circuits, each of which may import those before it."""
+PICTURES = ("paper", "screen", "page", "app")
+"""The rooms within viz; each may import those before it, and the files beside them none."""
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -61,6 +63,25 @@ def test_imports_point_down_within_circuits(room: str):
     for path in sorted((ROOT / "circuits" / room).rglob("*.py")):
         rooms = {".".join(name.split(".")[:2]) for name in imports_of(path)}
         assert not rooms & above, f"{path.relative_to(ROOT)} imports {rooms & above}"
+
+
+@pytest.mark.parametrize("room", ["", *PICTURES])
+def test_imports_point_down_within_viz(room: str):
+    above = {f"viz.{each}" for each in PICTURES[PICTURES.index(room) + 1 if room else 0 :]}
+    folder = ROOT / "viz" / room
+    for path in sorted(folder.rglob("*.py") if room else folder.glob("*.py")):
+        rooms = {".".join(name.split(".")[:2]) for name in imports_of(path)}
+        assert not rooms & above, f"{path.relative_to(ROOT)} imports {rooms & above}"
+
+
+def test_pictures_and_pages_have_no_sentences_of_their_own_kind_by_kind():
+    users = {
+        name
+        for name, path in zip(NAMES, MODULES, strict=True)
+        if name.startswith("viz.")
+        and any(module.startswith("locate.looks") for module in imports_of(path))
+    }
+    assert users == {"viz.app.lead"}  # an edit's file, whose weights the app does not read
 
 
 def test_a_result_knows_no_drawing_code_before_its_picture_is_asked_for():
@@ -160,8 +181,18 @@ def test_showing_and_exporting_a_circuit_imports_no_model(tmp_path: Path):
         assert "HEAVY []" in python(_heavy_after(rest)).stderr
 
 
-def _heavy_after(arguments: list[str]) -> str:
-    heavy = [name for name in HEAVY if name != "numpy"]
+@pytest.mark.parametrize("name", ["circuit", "comparison"])
+def test_a_page_of_circuits_needs_no_torch(name: str, tmp_path: Path):
+    from tests import results
+
+    stored = tmp_path / f"{name}.kc.safetensors"
+    getattr(results, name)().save(stored)
+    code = _heavy_after(["export", str(stored), "--to", "html", "--cdn"], ("torch", "pandas"))
+    assert "HEAVY []" in python(code).stderr
+
+
+def _heavy_after(arguments: list[str], heavy: tuple[str, ...] = HEAVY) -> str:
+    heavy = tuple(name for name in heavy if name != "numpy")
     return f"""
 import sys
 from experiments.cli.main import main

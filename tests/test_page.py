@@ -19,7 +19,6 @@ from tests.browser import open_browser, why_no_browser
 from viz.page import write
 from viz.page.document import document
 from viz.page.results import section, sections
-from viz.page.said import said
 
 KINDS = {**results.STORED}
 EVIDENCE = {
@@ -116,33 +115,35 @@ def test_the_table_of_a_circuit_holds_every_edge_and_the_picture_all_that_is_dra
     assert set(part["graph"]["scene"]["edges"]["name"]) <= set(picked)
 
 
-def test_the_first_sentence_says_size_faithfulness_interval_and_control():
-    circuit = replace(results.circuit(), evidence=EVIDENCE)
-    n, total = circuit.n_edges, circuit.wiring.n_edges
-    assert said(circuit) == [
-        f"{n} of {total} edges ({100 * n / total:.1f} %) alone do 90.0 % [85.0, 95.0] of what the "
-        "whole model does on other subjects (n = 12); random circuits of that size do 0.0 % "
-        "[0.0, 1.0]."
-    ]
-    found = section(circuit)
-    assert found.asked.startswith("“The capital of France is” → Paris, against “Of Peru” → Lima")
-    assert "not measured" in said(results.circuit())[0]
+@pytest.mark.parametrize("name", KINDS)
+def test_a_page_begins_with_the_sentence_that_the_result_begins_with(name: str):
+    found = KINDS[name]()
+    assert section(found).lead == found.says() != ""
+    assert page_of(found).count('class="lead"') == 1
 
 
-def test_sentences_follow_the_numbers():
-    lens = results.lens()
-    ranks = lens.rank.copy()
-    ranks[:, 0, 0], ranks[:, 0, 1] = [5, 0, 0], [0, 0, 7]
-    [line] = said(replace(lens, rank=ranks))
-    assert "the top token from layer 0 on" in line  # state 1 is what layer 0 leaves
-    assert "at rank 8 after the last layer" in line
-    trace = results.trace()
-    best = max(trace.rows(), key=lambda row: row["effect"])
-    assert f"layer {best['layer']}, {best['effect']:+.3f}" in said(trace)[1]
-    roles = results.roles()
-    assert f"Of {len(roles.heads)} heads {len(roles.labelled)} have a role" in said(roles)[0]
-    curves = results.STORED["curves"]()
-    assert "100 edges reach faithfulness 1.000" in said(curves)[0]
+def test_numbers_and_their_control_stand_below_with_what_was_asked():
+    found = section(replace(results.circuit(), evidence=EVIDENCE))
+    assert found.asked == "“The capital of France is” → Paris, against “Of Peru” → Lima"
+    assert found.facts["faithfulness"] == "0.900 [0.850, 0.950] (12 pairs)"
+    assert found.facts["random circuits"] == "0.000 [-0.000, 0.010]"
+    assert section(results.circuit()).asked == ""
+
+
+def test_a_page_says_what_an_edit_was_to_change():
+    request = {"prompt": "{} is in", "subject": "Rome", "ground_truth": "Italy", "target": "Peru"}
+    edit = {"requests": [request, request]}
+    made = results.rewiring()
+    told = replace(made, provenance={**made.provenance, "edit": {"sum": [edit]}})
+    for found in (section(replace(results.delta(), provenance=edit)), section(told)):
+        assert found.title == "Rome: Italy → Peru and 1 more"
+        assert found.asked == "“Rome is in” → Peru, and 1 more prompt"
+    listed = section(results.delta()).listings  # its summary's table has the same rows
+    assert [each.title for each in listed] == ["All numbers"]
+    texts = {"forget": [{"text": "The capital of France is", "answer": "Paris"}]}
+    unlearned = section(replace(results.delta(), provenance=texts))
+    assert unlearned.title == "forget The capital of France is → Paris"
+    assert unlearned.asked == "“The capital of France is” → Paris"
 
 
 def test_a_folder_is_one_page_and_one_without_results_none(tmp_path: Path):

@@ -39,6 +39,7 @@ from tests.test_charts import SERIES
 from tests.test_cli import refusal, run_json
 from tests.test_viz import WIRINGS, circuit_of, curves_through_boxes
 from viz import theme
+from viz.asked import differing, question
 from viz.groups import parse_groups
 from viz.layout import FEW, lay_out, strongest
 from viz.paper import about, canvas
@@ -334,12 +335,12 @@ def test_without_notes_no_figure_names_its_model(
 def test_of_the_corrupted_prompt_the_words_that_differ_are_named(
     clean: str, corrupted: str, expected: str
 ) -> None:
-    assert about.changed(clean, corrupted) == expected
+    assert differing(clean, corrupted) == expected
 
 
 def test_a_circuit_without_pairs_says_nothing_of_what_was_asked() -> None:
     for evidence in ({}, {"pairs": []}, {"pairs": 3}, {"pairs": [{"clean": "a"}]}):
-        assert about.question(replace(deep(), evidence=evidence)) == ""
+        assert question(replace(deep(), evidence=evidence)) == ""
 
 
 def test_layers_that_are_not_drawn_are_folded_and_each_is_in_a_row_or_in_one_fold() -> None:

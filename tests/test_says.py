@@ -10,6 +10,7 @@ import pytest
 
 from circuits.base.intervals import Interval
 from circuits.files.kinds import KINDS, open_result
+from circuits.graph.curves import FaithfulnessCurves
 from locate.looks.look import Table, telling
 from locate.looks.says import _SENTENCES, says
 from locate.looks.says.words import count, figure, percent, percents, sentence
@@ -61,7 +62,7 @@ def test_what_edges_do_follows_the_numbers() -> None:
     assert weak.startswith("No evidence that 1,949 edges do more")
     assert "10 % [1, 20] against 2 % [0, 5]" in weak
     assert "too few facts to say how sure" in said(Interval(0.9, np.nan, np.nan), Interval(0, 0, 0))
-    assert "no random circuits were drawn" in said(Interval(0.9, 0.8, 0.95), NONE)
+    assert "no random circuits are known" in said(Interval(0.9, 0.8, 0.95), NONE)
     assert said(NONE, NONE).startswith("No evidence on what 1,949 edges do")
 
 
@@ -78,6 +79,26 @@ def test_a_circuit_says_what_its_evidence_says_and_nothing_without() -> None:
     assert "random circuits of that size 10 %" in told
     broken = replace(bare, evidence={"evaluation": {"faithfulness": 3}})
     assert broken.says() == bare.says()
+    named = replace(bare, provenance={"faithfulness": 0.87, "faithfulness_on": "other subjects"})
+    assert "alone do 87 % of what the model does (subjects they were not" in named.says()
+    assert "no random circuits are known" in named.says()
+
+
+def test_of_several_curves_each_is_named_with_the_edges_that_it_needs() -> None:
+    one = results.curve()
+    shares = {"sizes": (10, 100), "fractions": (0.01, 0.1)}
+    curve = replace(one, faithfulness=(Interval(0.2, 0.1, 0.3), Interval(0.95, 0.9, 1.0)), **shares)
+    other = replace(curve, faithfulness=(Interval(0.9, 0.8, 1.0), Interval(1.0, 1.0, 1.0)))
+    never = replace(curve, faithfulness=(Interval(0.1, 0, 0.2), Interval(0.2, 0.1, 0.3)))
+    random = replace(curve, faithfulness=(Interval(0, 0, 0), Interval(0.03, 0, 0.1)))
+    said = FaithfulnessCurves({"eap": curve, "exact": other, "gim": never, "random": random}).says()
+    assert said == (
+        "With eap, 100 edges (10 %) are the fewest of 2 sizes that do 90 % of what the model does: "
+        "95 % [90, 100]; as many random edges 3 %; with exact 10 edges, with gim no size does."
+    )
+    alone = FaithfulnessCurves({"eap": curve, "random": random}).says()
+    assert alone.startswith("100 edges (10 %) are the fewest")
+    assert alone.endswith("as many random edges 3 %.")
 
 
 def test_a_trace_with_nothing_to_bring_back_says_so() -> None:
@@ -89,6 +110,33 @@ def test_a_trace_with_nothing_to_bring_back_says_so() -> None:
         for kind, values in made.probabilities.items()
     }
     assert "No evidence that any state" in replace(made, p_clean=0.99, probabilities=flat).says()
+
+
+def test_another_prompt_is_not_called_noise_nor_a_sample() -> None:
+    made = results.trace()
+    patched = replace(
+        made,
+        p_clean=0.999,
+        p_corrupted_samples=made.p_corrupted_samples[:1],
+        probabilities={kind: values[..., :1] for kind, values in made.probabilities.items()},
+        provenance={"corrupted": "The capital of Japan is"},
+    )
+    assert patched.says().startswith("'The capital of Japan is' in its place takes ")
+    assert "noise" not in patched.says()
+    assert "one noise sample does not say" in replace(patched, provenance={}).says()
+
+
+def test_every_label_of_a_lens_is_named_with_its_last_rank() -> None:
+    lens = results.lens()
+    rank = np.zeros((*lens.rank.shape[:2], 3), lens.rank.dtype)
+    rank[-1, 0] = [0, 6, 8]
+    three = replace(
+        lens,
+        labels={"answer": 1, "foil": 2, "subject": 3},
+        rank=rank,
+        probability=np.full(rank.shape, 0.1, lens.probability.dtype),
+    )
+    assert three.says().endswith("; the foil ends at rank 7 and the subject ends at rank 9.")
 
 
 def test_ranks_are_counted_from_one_in_rows_summaries_and_sentences() -> None:

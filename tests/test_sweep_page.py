@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -23,7 +24,7 @@ from circuits.graph.circuit import Wiring
 from experiments.sweeps.table import write_table
 from tests.browser import open_browser, served, why_no_browser
 from tests.test_viz import circuit_of
-from viz.app import sweeps
+from viz import sweeps
 from viz.app.browse_page import browse_page, preview
 from viz.app.context import Context, Models
 from viz.app.library import Library
@@ -32,12 +33,14 @@ from viz.app.server import make_app
 from viz.app.state import ViewState, parse_state
 from viz.app.sweep_callbacks import answer, asked
 from viz.app.sweep_page import MOST_UNITS, MOST_VALUES
-from viz.app.sweeps import SweepReader
 from viz.matrix import ABSENT, axes, chosen, matrix_of, settings_in, value_of, varying
+from viz.page.results import sections
 from viz.screen.matrix import matrix_figure
+from viz.sweeps import SweepReader
 
 RELATIONS = ("capital", "currency", "language")
 METHODS = ("eap", "exact")
+FAILURE = "crashed: out of memory"
 HOSTILE = "<img src=x onerror=alert(1)> ‮ {{7*7}}"
 MISSING = why_no_browser()
 in_browser = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -131,7 +134,7 @@ def test_other_results_beside_units_are_still_listed(folder):
     )
     entries = Library(folder).entries()
     assert [each.name for each in entries] == ["swept", "swept/runs/flow/a.kc.safetensors"]
-    assert "1 analyses or benchmarks" in SweepReader(folder / "swept").look().said()
+    assert "1 analyses or benchmarks" in SweepReader(folder / "swept").look().says()
 
 
 def test_the_sentence_counts_what_is_planned_done_and_failed(folder):
@@ -279,6 +282,22 @@ def test_controls_say_what_is_shown_and_empty_ones_filter_nothing(folder):
     assert len(links(everything[1])) == 11
     nothing = answer(context, result, asked(None, None, None, {"method": ["none such"]}, None))
     assert "No unit passes" in texts(nothing[0][0])
+
+
+def test_a_page_in_one_file_says_what_the_app_says(folder):
+    (section,) = sections(folder / "swept")
+    assert section.lead == SweepReader(folder / "swept").look(60).says()
+    assert section.lead.startswith("11 of 13 planned units are done, 1 failed")
+    assert section.facts["relation"] == "capital, currency, language"
+    units, failed = section.listings
+    assert len(units.rows) == 11
+    assert failed.rows == [[f"discover {key_of('language', 'exact', 1)[:4]}", FAILURE]]
+
+
+def test_units_without_a_plan_are_counted_as_they_are(folder):
+    shutil.rmtree(folder / "swept" / "plans")
+    said = SweepReader(folder / "swept").look(60).says()
+    assert said == "11 units are done, of a plan that is not in the folder, 1 failed."
 
 
 def test_a_failure_is_listed_with_its_line(folder):

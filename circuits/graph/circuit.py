@@ -17,6 +17,7 @@ from circuits.base.arrays import Layout, save_arrays, single_precision
 from circuits.base.choices import Ablation, KeyValue
 from circuits.base.display import Summary, is_page, named, paged, plotted
 from circuits.base.errors import CircuitFileError, OptionError
+from circuits.base.intervals import Interval
 from circuits.base.results import Result, within
 from circuits.graph.header import COLUMN, EDGE_ORDER, check_circuit
 from circuits.graph.scores import SHOWN, EdgeScores, read_only
@@ -94,6 +95,25 @@ class Circuit(Result):
     def n_edges(self) -> int:
         """Number of kept edges."""
         return int(self.kept.sum())
+
+    @property
+    def measured(self) -> Mapping[str, Any]:
+        """The evaluation that its evidence holds, on pairs that did not find it where it can be.
+
+        Empty where there is none; a file may say anything in it.
+        """
+        for name in ("held_out", "evaluation"):
+            found = self.evidence.get(name)
+            if isinstance(found, Mapping) and found:
+                return found
+        return {}
+
+    def measure(self, name: str) -> Interval | None:
+        """A measure of that evaluation; None where there is none that can be read."""
+        try:
+            return Interval.from_dict(self.measured[name])
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def edges(self) -> Iterator[int]:
         """Indices of the kept edges, in canonical order."""
@@ -185,9 +205,16 @@ class Circuit(Result):
         """Size, origin, faithfulness where it is known, roles, and the strongest edges."""
         origin, labels = self.provenance, list(self.roles.values())
         facts = named(origin, "model", "relation", "method", "metric")
-        if isinstance(origin.get("faithfulness"), int | float):
+        known = self.measure("faithfulness")
+        if known is None and isinstance(origin.get("faithfulness"), int | float):
+            known = Interval(float(origin["faithfulness"]), np.nan, np.nan)
+        if known is not None:
             where = f" on {on}" if (on := origin.get("faithfulness_on")) else ""
-            facts["faithfulness"] = f"{origin['faithfulness']:.3f}{where}"
+            n = self.measured.get("n_pairs")
+            pairs = f" ({n:,} pairs)" if isinstance(n, int) else ""
+            facts["faithfulness"] = f"{known}{where}{pairs}"
+        if (random := self.measure("random_faithfulness")) is not None:
+            facts["random circuits"] = str(random)
         facts["nodes"] = f"{len(self.nodes()):,}"
         if labels:
             counted = {label: labels.count(label) for label in sorted(set(labels))}

@@ -30,7 +30,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -38,8 +38,10 @@ from scipy import stats
 
 from circuits.base.choices import Choice, FalseDiscovery
 from circuits.base.errors import OptionError
-from circuits.facts.pairs import PromptPair
 from circuits.graph.circuit import EdgeScores
+
+if TYPE_CHECKING:  # it brings torch along, and a stored comparison needs none
+    from circuits.facts.pairs import PromptPair
 
 DEFAULT_MARGIN_SHARE = 0.001
 _CHUNK_BYTES = 64 * 2**20

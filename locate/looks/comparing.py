@@ -84,13 +84,6 @@ def circuits_look(
     return _look("compare-circuits", comparison, summary, tables, lines, files, "Two circuits")
 
 
-def said(found: Comparison | Rewiring) -> list[str]:
-    """The sentences of a comparison, or of what an edit did, and whether old values undo it."""
-    if isinstance(found, Rewiring):
-        return [*_lines(found.comparison), *_restored(found)]
-    return _lines(found)
-
-
 def _look(
     schema: str,
     found: Comparison | Rewiring,

@@ -106,7 +106,7 @@ def preview(context: Context, result: str) -> list[Any]:
     if entry.kind is SWEEP:
         sweep = context.library.sweep(result).look()
         models = ", ".join(sweep.models)
-        return [*head, html.P(parts.visible(sweep.said())), parts.pairs([("models", models)])]
+        return [*head, html.P(parts.visible(sweep.says())), parts.pairs([("models", models)])]
     if entry.kind is REPORT:
         summary, _ = context.library.report(result)
         lead = html.P(parts.visible(str(summary.get("lead", ""))), className="lead")

@@ -13,9 +13,9 @@ from viz import theme
 from viz.app import parts
 from viz.app.context import Context, prompts_of
 from viz.app.details import known_facts
-from viz.app.lead import lead_of
 from viz.app.library import Entry
 from viz.app.workspace import Work
+from viz.asked import question
 from viz.screen.circuit import MOST_EDGES, circuit_scene
 
 SCORED = [("supports", theme.SUPPORTS), ("opposes", theme.OPPOSES)]
@@ -33,8 +33,7 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
         title = f"{origin['prompt']} … {origin.get('answer', '')}"
     present = set(scene.classes)
     legend = [each for each in SCORED if each[0] in present] or [("edge", theme.UNSCORED)]
-    # Where a sentence says the size and how faithful it is, the line below need not.
-    about = [asked_line(circuit), subtitle(circuit, brief=bool(measured(circuit)))]
+    about = [question(circuit), subtitle(circuit)]
     notes = []
     if scene.n_edges < circuit.n_edges:
         notes.append(
@@ -45,7 +44,7 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
         result=entry.id,
         view="circuit",
         title=parts.visible(title),
-        lead=lead_of(circuit),
+        lead=circuit.says(),
         subtitle=parts.visible("  ·  ".join(filter(None, about))),
         circuit=circuit,
         scene=scene,
@@ -57,33 +56,13 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
     )
 
 
-def subtitle(circuit: Circuit, brief: bool = False) -> str:
-    """Method and metric, and where it is not `brief` size and faithfulness, in one line."""
+def subtitle(circuit: Circuit) -> str:
+    """Method and metric in one line."""
     origin = circuit.provenance
     named = [str(origin["method"])] if "method" in origin else []
     if "metric" in origin:
         named.append(METRICS.get(str(origin["metric"]), str(origin["metric"])))
-    if brief:
-        return "  ·  ".join(named)
-    named.append(f"{circuit.n_edges:,} of {circuit.wiring.n_edges:,} edges")
-    faithful = faithfulness(circuit)
-    if faithful:
-        where = f" on {on}" if (on := circuit.provenance.get("faithfulness_on")) else ""
-        named.append(f"faithfulness {faithful}{where}")
     return "  ·  ".join(named)
-
-
-def asked_line(circuit: Circuit) -> str:
-    """The first contrast: `The capital of France is → Paris, against … Japan is → Tokyo`."""
-    prompts = prompts_of(circuit)
-    return contrast(prompts[0]) if prompts else ""
-
-
-def contrast(record: Mapping[str, Any]) -> str:
-    """A prompt with its answer, and the corrupted prompt with the foil."""
-    return (
-        f"{record['clean']} → {record['answer']}, against {record['corrupted']} → {record['foil']}"
-    )
 
 
 def asked_table(circuit: Circuit) -> Any:
@@ -123,20 +102,11 @@ def main_head(circuit: Circuit) -> tuple[str, str] | None:
 
 def faithfulness(circuit: Circuit) -> str:
     """With its interval where the circuit carries one; on held-out pairs if any."""
-    found = measured(circuit).get("faithfulness")
+    found = circuit.measured.get("faithfulness")
     if isinstance(found, Mapping):
         return parts.interval(found)
     value = circuit.provenance.get("faithfulness")
     return parts.number(float(value)) if isinstance(value, int | float) else ""
-
-
-def measured(circuit: Circuit) -> Mapping[str, Any]:
-    """The circuit's evaluation as it carries it; on held-out pairs where there are any."""
-    for name in ("held_out", "evaluation"):
-        found = circuit.evidence.get(name)
-        if isinstance(found, Mapping):
-            return found
-    return {}
 
 
 def edge_rows(circuit: Circuit, edges: np.ndarray) -> list[dict[str, Any]]:
@@ -168,7 +138,7 @@ def edge_columns(circuit: Circuit) -> list[dict[str, Any]]:
 
 def summary_of(circuit: Circuit) -> list[Any]:
     """The panel that stands where nothing is selected."""
-    measures = measured(circuit)
+    measures = circuit.measured
     head = main_head(circuit)
     rows: list[tuple[str, Any]] = [
         ("adds most to the answer", None if head is None else f"{head[0]}: {head[1]}"),

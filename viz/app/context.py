@@ -13,6 +13,7 @@ from circuits.base.errors import OptionError
 from circuits.base.progress import stop_here
 from viz.app.jobs import Jobs
 from viz.app.library import Library
+from viz.asked import pairs_of
 
 if TYPE_CHECKING:
     from circuits.graph.circuit import Circuit
@@ -114,11 +115,8 @@ class Context:
 
 def prompts_of(circuit: Circuit) -> list[dict[str, Any]]:
     """The pairs that a circuit says it was found on, one a clean prompt, at most 60 of them."""
-    pairs = circuit.evidence.get("pairs")
     found: dict[str, dict[str, Any]] = {}
-    for each in pairs if isinstance(pairs, list | tuple) else ():
-        if not isinstance(each, Mapping):
-            continue
+    for each in pairs_of(circuit):
         record: dict[str, Any] = {
             name: each[name] for name in PAIR if isinstance(each.get(name), str)
         }

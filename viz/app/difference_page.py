@@ -17,10 +17,9 @@ from viz import theme
 from viz.app import parts
 from viz.app.details import known_facts
 from viz.app.edit_page import SCORINGS, heads_table, measures_of
-from viz.app.edits import headline
-from viz.app.lead import lead_of
 from viz.app.library import Entry
 from viz.app.workspace import Work
+from viz.asked import changed as changed_by
 from viz.paper.difference import either_circuit
 from viz.screen.circuit import MOST_EDGES
 from viz.screen.curves import followed_figure
@@ -63,7 +62,7 @@ def difference_work(entry: Entry, value: Any, title: str = "", noise: str = "") 
         result=entry.id,
         view="difference",
         title=parts.visible(title or named),
-        lead=lead_of(value),
+        lead=value.says(),
         subtitle=parts.visible(_subtitle(comparison)),
         circuit=union,
         scene=scene,
@@ -77,7 +76,7 @@ def difference_work(entry: Entry, value: Any, title: str = "", noise: str = "") 
 
 def edit_named(origin: Mapping[str, Any]) -> str:
     """What was edited, in words; else what was asked, where that is known."""
-    if named := headline(origin.get("edit")):
+    if named := changed_by(origin.get("edit")):
         return named
     relation, model = origin.get("relation"), origin.get("model")
     return f"{relation} in {model}, before and after" if relation and model else ""

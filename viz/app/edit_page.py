@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from dash import dcc, html
 
-from circuits.edits.provenance import JUDGED
+from circuits.base.stamps import SAYS
+from circuits.edits.provenance import JUDGED, requests_of
 from viz.app import parts
 from viz.app.context import Context
 from viz.app.details import known_facts
-from viz.app.edits import headline, question, requests_of, sides
 from viz.app.groups import group_of, href
 from viz.app.lead import answers_of, judged, lead_of
 from viz.app.library import Entry, Record
 from viz.app.plain_pages import fitted, flat, plain_page
+from viz.asked import changed, requested, sides
 from viz.screen.sides import sides_figure
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def record_page(
     rows = [
         {"name": name.removeprefix("provenance."), "value": text}
         for name, text in flat({**value.metadata, **beside})
-        if text != "None" and not (cards and f".{JUDGED}." in name)
+        if text != "None" and name != SAYS and not (cards and f".{JUDGED}." in name)
     ]
     columns = [parts.column("name", "name", 150), parts.column("value", "value", 240)]
     method = origin.get("method") if isinstance(origin, Mapping) else None
@@ -68,7 +69,7 @@ def record_page(
     what = "an edit of weights" if value.kind == "weight-delta" else value.kind
     by = f" by {method}" if method else ""
     return plain_page(
-        headline(origin) or (f"{method} in {model}" if method and model else entry.name),
+        changed(origin) or (f"{method} in {model}" if method and model else entry.name),
         f"{what}{by}{f', {model}' if model else ''}",
         html.Div(cards, className="cards wide"),
         columns,
@@ -83,13 +84,13 @@ def _asked(requests: Sequence[Mapping[str, Any]], beside: Mapping[str, Any]) -> 
     replies = {prompt: both for prompt, *both in answers_of(beside)}
     scores = beside.get("scores")
     chances = {
-        question(each): each.get("probability")
+        requested(each): each.get("probability")
         for each in (scores if isinstance(scores, list) else ())
         if isinstance(each, Mapping)
     }
     rows = []
     for each in requests[:MOST_REQUESTS]:
-        asked = question(each)
+        asked = requested(each)
         before, after = replies.get(asked, ("", ""))
         rows.append((asked, sides(each), before, after, _pair(chances.get(asked))))
     more = len(requests) - len(rows)
@@ -198,7 +199,7 @@ def rewired(context: Context, entry: Entry) -> list[Any]:
             link = dcc.Link("its circuit before and after", href=href(each))
             found += [
                 html.H2(["What it did to the circuit: ", link]),
-                html.P(parts.visible(lead_of(value)), className="lead"),
+                html.P(parts.visible(value.says()), className="lead"),
                 heads_table(value),
             ]
     return found

@@ -15,7 +15,6 @@ from dash import dcc, html
 from viz.app import parts
 from viz.app.context import Context
 from viz.app.jobs import Stage
-from viz.app.lead import lead_of
 from viz.app.state import ViewState
 from viz.screen.grids import CELL, grid_figure, grid_height
 from viz.screen.heat_maps import trace_figure
@@ -106,7 +105,7 @@ def _grid_page(grid: LensGrid, state: ViewState) -> list[Any]:
             parts.visible(f"{grid.prompt.text} … {state.answer}"),
             "The token that each layer would say next, at every token; shade is its probability, "
             "the answer is bold. A click projects that state onto the vocabulary.",
-            lead=lead_of(grid.at(len(grid.prompt.tokens) - 1)),
+            lead=grid.at(len(grid.prompt.tokens) - 1).says(),
         ),
         html.Div(
             [
@@ -180,7 +179,7 @@ def _states_page(found: Trace, state: ViewState) -> list[Any]:
                 f"Each cell: that state of this prompt put into the run of “{other}” (→ {foil}). "
                 "Blue brings the answer back, orange costs it; the subject's rows are bold."
             ),
-            lead=_best_state(found),
+            lead=found.says(),
         ),
         html.Div(
             html.Div(
@@ -196,17 +195,6 @@ def _states_page(found: Trace, state: ViewState) -> list[Any]:
             className="picture-pane scroll",
         ),
     ]
-
-
-def _best_state(found: Trace) -> str:
-    rows = sorted(found.rows(), key=lambda row: -row["effect"])
-    best, middle = rows[0], rows[len(rows) // 2]
-    kind = next(kind.label for kind in found.kinds if str(kind) == best["kind"])
-    return (
-        f"The {kind} at layer {best['layer']} of '{parts.token(best['token'])}' takes the answer "
-        f"from p {found.p_corrupted:.3f} to {best['probability']:.3f} of {found.p_clean:.3f}; the "
-        f"median of {len(rows):,} states gives {middle['effect'] + 0.0:.3f}."
-    )
 
 
 LOOKS: dict[str, Look] = {

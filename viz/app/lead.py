@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from circuits.edits.provenance import JUDGED
-from locate.looks.says import says
-from locate.looks.says.changes import unlearned
-from locate.looks.says.words import model_of, prompt, quoted, sentence
-from viz.app.edits import headline, question, requests_of
+from circuits.base.display import Shown
+from circuits.base.stamps import SAYS
+from circuits.edits.provenance import JUDGED, forgotten, requests_of
+from locate.looks.says.changes import stored_edit
 from viz.app.library import Record
+from viz.asked import requested
 
 
 def lead_of(value: Any, beside: Mapping[str, Any] | None = None) -> str:
     """What a result found, in one sentence; empty where there is none to be said.
 
-    `beside` is the summary in the result's folder, which has the answers of an edit.
+    `beside` is what the summary in the result's folder adds (`told_beside`).
     """
-    return _record(value, beside or {}) if isinstance(value, Record) else says(value)
+    if isinstance(value, Record):
+        return _record(value, beside or {})
+    return value.says() if isinstance(value, Shown) else ""
 
 
 def judged(value: Record) -> Mapping[str, Any]:
@@ -29,42 +31,28 @@ def judged(value: Record) -> Mapping[str, Any]:
 
 
 def told_beside(value: Any, beside: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the summary in a file's folder adds: answers to its own requests, and older files' all.
+    """What the summary in a file's folder adds: the sentence on its own requests and their answers.
 
-    Files that do not say how their edit was judged have it in the summary beside them.
+    Of files that do not say how their edit was judged it is all of the summary but the sentence.
     """
     if not isinstance(value, Record):
         return {}
-    own = [question(each) for each in requests_of(value.metadata.get("provenance"))]
+    own = [requested(each) for each in requests_of(value.metadata.get("provenance"))]
     answered = [prompt for prompt, *_ in answers_of(beside)]
-    scores = {"scores": beside["scores"]} if answered and answered == own else {}
-    return scores if judged(value) else {**beside, **scores}
+    told = ("scores", SAYS) if answered and answered == own else ()
+    rest = [] if judged(value) else [name for name in beside if name != SAYS]
+    return {name: beside[name] for name in (*rest, *told) if name in beside}
 
 
 def _record(value: Record, beside: Mapping[str, Any]) -> str:
-    """Of an edit's file, whose weights the app does not read."""
+    """Of an edit's file, whose weights the app does not read: as its command or else it says."""
+    said = beside.get(SAYS)
+    if isinstance(said, str):
+        return said
     origin = value.metadata.get("provenance")
-    told = judged(value) or beside
-    details = told.get("details")
-    if isinstance(details, Mapping) and "forget" in details:
-        method = origin.get("method") if isinstance(origin, Mapping) else None
-        return unlearned(details, str(method or "the method"))
-    if not requests_of(origin):
+    if not (isinstance(origin, Mapping) and (requests_of(origin) or forgotten(origin))):
         return ""
-    text, replies = headline(origin), answers_of(beside)
-    if not replies:
-        return sentence(text)
-    asked, *said = replies[0]
-    first = requests_of(origin)[0]
-    before, after = (
-        word if word and text.startswith(word) else text
-        for text, word in zip(said, (first.get("ground_truth"), first.get("target")), strict=True)
-    )
-    model = model_of(origin if isinstance(origin, Mapping) else {})
-    return sentence(
-        f"{text}. {model} answers {prompt(asked)} with {quoted(after)} where it said "
-        f"{quoted(before)}"
-    )
+    return stored_edit({**origin, JUDGED: judged(value) or beside})
 
 
 def answers_of(beside: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -76,5 +64,5 @@ def answers_of(beside: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             continue
         reply = each.get("reply")
         if isinstance(reply, list) and len(reply) == 2:
-            found.append((question(each), str(reply[0]).strip(), str(reply[1]).strip()))
+            found.append((requested(each), str(reply[0]).strip(), str(reply[1]).strip()))
     return found

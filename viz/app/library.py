@@ -21,11 +21,12 @@ from circuits.base.arrays import describe_file
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError
 from circuits.base.origin import SUMMARY, mixed
 from circuits.base.records import read_json
+from circuits.edits.provenance import identity
 from circuits.files.kinds import DAMAGED, KINDS, OTHER, REPORT, SWEEP, Kind, find_kind, named
 from circuits.files.sweep import is_sweep, mark_text, unit_files
 from circuits.files.units import SUFFIX, Store
-from viz.app.edits import headline, identity
-from viz.app.sweeps import SweepReader
+from viz.asked import changed
+from viz.sweeps import SweepReader
 
 MAX_BYTES = 64 * 2**20
 MAX_FILES = 2000
@@ -366,8 +367,8 @@ def about_content(content: Mapping[str, Any]) -> dict[str, Any]:
         about["relation"] = content["prompt"][:200]
     origin = content.get("provenance")
     edit = origin.get("edit", origin) if isinstance(origin, Mapping) else None
-    if headline(edit):
-        about |= {"relation": headline(edit)[:200], "edit": identity(edit)}
+    if told := changed(edit):
+        about |= {"relation": told[:200], "edit": identity(edit)}
     for name, key in (("size", "n_edges"), ("faithfulness", "faithfulness")):
         if isinstance(flat.get(key), int | float) and not isinstance(flat.get(key), bool):
             about[name] = flat[key]

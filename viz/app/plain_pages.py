@@ -11,7 +11,6 @@ from dash import dcc, html
 from circuits.files.kinds import named
 from viz.app import parts
 from viz.app.details import known_facts
-from viz.app.lead import lead_of
 from viz.app.library import Entry
 from viz.app.state import ViewState
 from viz.screen.curves import lens_figure
@@ -109,7 +108,7 @@ def trace_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
     )
     about = known_facts(facts, origin)
     picture = fitted(figure, title)
-    return plain_page(title, subtitle, picture, columns, rows, about, lead_of(value))
+    return plain_page(title, subtitle, picture, columns, rows, about, value.says())
 
 
 def lens_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
@@ -151,7 +150,7 @@ def lens_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
         columns,
         lens_rows(lines),
         known_facts(facts, value.provenance),
-        lead_of(value),
+        value.says(),
     )
 
 
@@ -180,7 +179,7 @@ def rows_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
     summary = value.summary()
     facts: list[tuple[str, Any]] = [(name, parts.visible(x)) for name, x in summary.facts.items()]
     about = known_facts(facts, getattr(value, "provenance", {}))
-    return plain_page(summary.title, kind.says, picture, columns, rows, about, lead_of(value))
+    return plain_page(summary.title, kind.says, picture, columns, rows, about, value.says())
 
 
 def _cell(value: Any) -> Any:

@@ -11,7 +11,6 @@ from circuits.files.sweep import Unit
 from viz.app import parts
 from viz.app.library import Entry, Library
 from viz.app.state import ViewState
-from viz.app.sweeps import Sweep
 from viz.matrix import (
     LAST,
     Matrix,
@@ -24,6 +23,7 @@ from viz.matrix import (
     varying,
 )
 from viz.screen.matrix import COLUMN, least_width, matrix_figure
+from viz.sweeps import Sweep
 
 MOST_VALUES = 300
 """Values of a setting that are listed to choose from; of more, one is typed."""
@@ -48,7 +48,7 @@ def sweep_page(library: Library, entry: Entry, state: ViewState) -> html.Div:
                 [
                     parts.picture_head(
                         parts.visible(entry.name),
-                        parts.visible(sweep.said()),
+                        parts.visible(sweep.says()),
                         *map(parts.note, notes),
                     ),
                     controls(sweep, state) if sweep.values else None,

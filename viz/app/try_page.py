@@ -16,7 +16,6 @@ from viz.app.context import Context
 from viz.app.details import answers_table
 from viz.app.difference_page import difference_work, extra_of
 from viz.app.jobs import JobStatus, Stage
-from viz.app.lead import lead_of
 from viz.app.library import Entry
 from viz.app.state import ViewState
 from viz.app.workspace import workspace
@@ -83,7 +82,7 @@ def start(context: Context, state: ViewState) -> None:
         }
         entry = context.library.add(name, KINDS["circuit"], circuit, about)
         said = answers(model, question)
-        lead = lead_of(Asked(model, question, circuit, said))
+        lead = Asked(model, question, circuit, said).says()
         return Found(entry, circuit, said, question.warnings, lead)
 
     def change(stage: Stage) -> Found:

@@ -18,8 +18,8 @@ from circuits.files.kinds import kind_of_result, named, open_result
 from circuits.files.sweep import is_sweep
 from circuits.graph.circuit import Circuit
 from viz import theme
+from viz.asked import changed, pairs_of, question
 from viz.page.nodes import node_notes
-from viz.page.said import asked, requested, said
 from viz.page.section import Graph, Listing, Section, View
 from viz.page.sweeps import sweep_section
 from viz.screen.circuit import MOST_EDGES, circuit_scene
@@ -117,8 +117,8 @@ def _circuit(circuit: Circuit) -> Section:
     return Section(
         title=_title(circuit) or summary.title,
         kind="circuit",
-        lines=said(circuit),
-        asked=asked(circuit),
+        lead=circuit.says(),
+        asked=question(circuit),
         says=_reading(circuit, scene),
         facts=_facts(summary.facts),
         graph=_graph(scene, styles, node_notes(circuit)),
@@ -138,11 +138,8 @@ def _difference(result: Comparison | Rewiring) -> Section:
     rows = comparison.rows()
     listings = [_listing("Edges, what changed most first", rows, picks="edge")]
     views: list[View] = []
-    origin = getattr(result, "provenance", {})
-    title = _title(result)
+    origin = result.provenance
     if not isinstance(result, Comparison):
-        edits = requested(origin.get("edit"))
-        title = edits[0] if edits else title
         views = [
             _view(f"old and new object, {place}", followed_figure(result, place))
             for place in object_lines(result).places
@@ -153,10 +150,10 @@ def _difference(result: Comparison | Rewiring) -> Section:
     if comparison.changes is not None and comparison.changes.counts()["changed"]:
         says += " A change that cannot be told from noise is drawn as “cannot tell”."
     return Section(
-        title=title or summary.title,
+        title=visible(changed(origin.get("edit"))) or _title(result) or summary.title,
         kind="difference",
-        lines=said(result),
-        asked=asked(result),
+        lead=result.says(),
+        asked=question(result),
         says=says,
         facts=_facts(summary.facts),
         graph=_graph(scene, styles, {}),
@@ -167,23 +164,25 @@ def _difference(result: Comparison | Rewiring) -> Section:
 
 
 def _plain(result: Any, views: Sequence[View], rows: Sequence[Mapping[str, Any]]) -> Section:
-    """Any result: its pictures, its summary's table where it says more than its rows."""
+    """Any result: its pictures, its summary's table where its rows are others."""
     summary = result.summary()
     kind = kind_of_result(result) if isinstance(result, Result) else None
+    origin = getattr(result, "provenance", {})
     listings = [_listing("All numbers", rows)] if rows else []
-    if summary.rows and [list(row) for row in summary.rows] != [list(r.values()) for r in rows]:
+    columns = list(rows[0]) if rows else []
+    if summary.rows and (list(summary.header), len(summary.rows)) != (columns, len(rows)):
         glance = Listing(visible(summary.note) or "At a glance", summary.header, summary.rows)
         listings.insert(0, glance)
     return Section(
-        title=_title(result) or summary.title,
+        title=visible(changed(origin)) or _title(result) or summary.title,
         kind=kind.shown if kind else summary.title,
-        lines=said(result),
-        asked=asked(result),
+        lead=result.says(),
+        asked=question(result),
         says=kind.says if kind else "",
         facts=_facts(summary.facts),
         views=views,
         listings=listings,
-        provenance=getattr(result, "provenance", {}),
+        provenance=origin,
     )
 
 
@@ -251,12 +250,7 @@ def _pairs(circuit: Circuit) -> list[Listing]:
     titles = {"pairs": "Pairs that found it", "held_out_pairs": "Pairs that tested it"}
     found = []
     for name, title in titles.items():
-        stored = circuit.evidence.get(name)
-        if (
-            isinstance(stored, list)
-            and all(isinstance(each, Mapping) for each in stored)
-            and stored
-        ):
+        if stored := pairs_of(circuit, name):
             keys = [key for key in ("clean", "answer", "corrupted", "foil") if key in stored[0]]
             rows = [[_cell(each.get(key)) for key in keys] for each in stored]
             words = {"clean": "prompt", "corrupted": "corrupted prompt"}

@@ -45,11 +45,14 @@ class Listing:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """One result on a page: the sentences come first, where it is from last."""
+    """One result on a page: what was found comes first, where it is from last.
+
+    `lead` is its sentence, `asked` what the model was asked, `says` how to read the picture.
+    """
 
     title: str
     kind: str
-    lines: Sequence[str] = ()
+    lead: str = ""
     asked: str = ""
     says: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from circuits.base.display import visible
 from circuits.base.errors import OptionError
-from circuits.files.sweep import read_file, unit_files
-from circuits.files.units import Store
 from viz.matrix import axes, matrix_of, numbers_in, settings_in, varying
 from viz.page.section import Listing, Section, View
 from viz.screen.matrix import matrix_figure
+from viz.sweeps import Sweep, SweepReader
 
 MOST_VIEWS = 6
 """Numbers of which the page has a matrix."""
+MOST_VALUES = 12
+"""Values of a setting that are named."""
 
 
 def sweep_section(folder: Path) -> Section:
     """All finished units of a sweep; OptionError where there is none."""
-    units = [read_file(path, key) for key, path, _ in unit_files(folder)]
-    done = [unit for unit in units if not unit.error]
+    sweep = SweepReader(folder).look(patience=None)
+    done = [unit for unit in sweep.units if not unit.error]
     if not done:
         raise OptionError(f"{folder} holds no finished unit of a sweep")
-    planned = Store(folder).planned()
     values, numbers = settings_in(done), numbers_in(done)
     row, column = axes(values)
     shown = numbers[:MOST_VIEWS]
@@ -40,14 +41,28 @@ def sweep_section(folder: Path) -> Section:
         ]
         for unit in done
     ]
-    bad = len(units) - len(done) + len(Store(folder).errors())
-    total = max(len(planned), len(units))
     return Section(
         title=f"Sweep {visible(folder.resolve().name)}",
         kind="sweep",
-        lines=[f"{len(done):,} of {total:,} planned units are done, {bad:,} failed or damaged."],
-        asked=", ".join(f"{name}: {len(each):,}" for name, each in varying(values).items()),
+        lead=sweep.says(),
         says="Cells hold the mean and the number of units; hover for their spread.",
+        facts={visible(name): _some(each) for name, each in varying(values).items()},
         views=views,
-        listings=[Listing("Units", [*settings, *shown, "left out"], rows)],
+        listings=[Listing("Units", [*settings, *shown, "left out"], rows), *_failures(sweep)],
     )
+
+
+def _failures(sweep: Sweep) -> list[Listing]:
+    """Units that failed or are damaged, and why; no table where there is none."""
+    rows = [
+        [visible(sweep.labels.get(unit.key, unit.key[:12])), visible(unit.error)]
+        for unit in sweep.bad
+    ]
+    return [Listing("Failed or damaged", ["unit", "why"], rows)] if rows else []
+
+
+def _some(values: Sequence[str]) -> str:
+    """The values of a setting, of many the first."""
+    more = len(values) - MOST_VALUES
+    named = ", ".join(map(visible, values[:MOST_VALUES]))
+    return f"{named} and {more:,} more" if more > 0 else named

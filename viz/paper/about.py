@@ -1,9 +1,6 @@
-"""What the caption of a circuit's picture says: what was asked, of which model, and how it did."""
+"""What the caption of a circuit's picture says: of which model it is, and how it did."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from circuits.graph.circuit import Circuit
 from viz.layout import Layout
@@ -11,44 +8,7 @@ from viz.paper import canvas
 
 READING = "Edges rise. A head reads queries at its left, keys in the middle, values at its right."
 FOLDED = "Dotted lines: layers in which nothing is drawn."
-PUNCTUATION = ".,:;!?\"'"
 UNNAMED = f"Names that would be smaller than {canvas.SMALLEST:g} pt are left out."
-
-
-def question(circuit: Circuit) -> str:
-    """The first pair that a circuit was found on: prompt, answer, and what it is set against.
-
-    Of a corrupted prompt that differs in a few words only these are named. Empty where the file
-    holds no pairs.
-    """
-    pairs = circuit.evidence.get("pairs")
-    if not isinstance(pairs, Sequence) or not pairs:
-        return ""
-    first = pairs[0]
-    if not isinstance(first, Mapping) or not {"clean", "corrupted", "answer", "foil"} <= set(first):
-        return ""
-    start = first.get("start", 0)
-    clean, corrupted = (str(first[side])[start:].strip() for side in ("clean", "corrupted"))
-    other = changed(clean, corrupted) or f"“{canvas.cut(corrupted)}”"
-    asked = f"“{canvas.cut(clean)}” → {_word(first['answer'])}"
-    asked += f", against {other} → {_word(first['foil'])}"
-    more = len(pairs) - 1
-    return asked + (f", and {more:,} more pair{'s' * (more > 1)}" if more else "")
-
-
-def changed(clean: str, corrupted: str) -> str:
-    """The words of a corrupted prompt that the clean one does not have in their place."""
-    before, after = clean.split(), corrupted.split()
-    room = min(len(before), len(after))
-    front = next((i for i in range(room) if before[i] != after[i]), room)
-    room -= front
-    back = next((i for i in range(room) if before[-1 - i] != after[-1 - i]), room)
-    words = " ".join(after[front : len(after) - back]).strip(PUNCTUATION)
-    return words if words and (front or back) else ""
-
-
-def _word(text: Any) -> str:
-    return canvas.token(str(text).strip())
 
 
 def describe(circuit: Circuit, layout: Layout) -> str:

@@ -38,7 +38,6 @@ SMALLEST = 5.0
 HANDLE = 0.2
 """Length of a line in a legend, in inches."""
 LONGEST_TOKEN = 18
-LONGEST_PROMPT = 90
 DASH = (0, (3, 1.5))
 Entry = tuple[str, str, bool]
 """A line in a legend: its name, colour, and whether it is dashed."""
@@ -121,11 +120,6 @@ def shortened(text: str, size: float, width: float) -> str:
         (n for n in range(len(text), 0, -1) if text_width(text[:n] + "…", size) <= width), 1
     )
     return text[:kept] + "…"
-
-
-def cut(text: str) -> str:
-    """A text for a caption: its end, which says what is asked, where all of it is too long."""
-    return text if len(text) <= LONGEST_PROMPT else "…" + text[1 - LONGEST_PROMPT :]
 
 
 def joined(parts: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from matplotlib.path import Path as Curve
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, node_kind
 from viz import theme
+from viz.asked import question
 from viz.groups import Groups
 from viz.layout import FEW, Layout, Placement, lay_out
 from viz.paper import about, canvas
@@ -181,7 +182,7 @@ def compose(
     label, names = _names(layout, column)
     lines = [(line, theme.INK) for line in _wrapped(_key(layout, names), width)]
     if notes:
-        lines += [(line, theme.INK) for line in _wrapped([about.question(circuit)], width)]
+        lines += [(line, theme.INK) for line in _wrapped([question(circuit)], width)]
         reading = about.READING + f" {about.FOLDED}" * bool(layout.folds)
         reading += "" if all(names) else f" {about.UNNAMED}"
         lines += [(line, theme.MUTED) for line in _wrapped([told, reading], width)]

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from circuits.base.errors import OptionError
 from circuits.base.origin import model_label
 from viz import theme
+from viz.asked import cut
 from viz.paper import canvas
 
 if TYPE_CHECKING:  # brings torch along; a figure needs no model
@@ -173,7 +174,7 @@ def head_name(found: PromptHeads, head: str) -> str:
 
 def _caption(found: PromptHeads) -> str:
     model = model_label(found.provenance)
-    parts = [model, f"from the last token of “{canvas.cut(found.prompt)}”"]
+    parts = [model, f"from the last token of “{cut(found.prompt)}”"]
     return canvas.joined(parts)
 
 

@@ -19,6 +19,7 @@ from circuits.base.errors import OptionError
 from circuits.base.intervals import enough
 from circuits.base.origin import model_label
 from viz import theme
+from viz.asked import cut
 from viz.paper import canvas
 from viz.paper.heat_maps import ONE_COLUMN, layer_labels
 from viz.series import LensLines, Line, lens_lines, object_lines
@@ -58,7 +59,7 @@ def draw_prompt_lens(
         f"at {_place(name)} “{canvas.visible(tokens[position].strip())}”"
         for name, position in lens.positions.items()
     ]
-    caption = [model_label(lens.provenance), f"“{canvas.cut(lens.prompt.text)}”"]
+    caption = [model_label(lens.provenance), f"“{cut(lens.prompt.text)}”"]
     return _draw(path, lens_lines(lens), headings, title, caption, lens.provenance, width, notes)
 
 

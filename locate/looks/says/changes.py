@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuits.base.intervals import Interval, enough
+from circuits.edits.provenance import JUDGED
 from locate.looks.says.words import (
     count,
     figure,
@@ -116,7 +117,7 @@ def outcome(found: EditOutcome) -> str:
     """Of one method's outcome: the target's probability before and after, or both sets' scores."""
     details = found.details
     if "forget" in details:
-        return _unlearned(details, found.method, found.reason)
+        return unlearned(details, found.method, found.reason)
     sides = [
         np.asarray(details.get(f"probability_{side}", ()), float) for side in ("before", "after")
     ]
@@ -133,34 +134,43 @@ def outcome(found: EditOutcome) -> str:
 
 
 def delta(found: WeightDelta) -> str:
-    """Of a stored change: how it fared, where its file says so."""
-    from circuits.edits.provenance import JUDGED
+    """Of a stored change: how much changed, and how it fared, where its file says so."""
+    size = f" ({count(len(found.changes), 'weight')} changed by norm {found.norm():.3g})"
+    return stored_edit(found.provenance, size)
 
-    origin, told = found.provenance, found.provenance.get(JUDGED)
-    size = f"{count(len(found.changes), 'weight')} changed by norm {found.norm():.3g}"
+
+def stored_edit(origin: Mapping[str, Any], size: str = "") -> str:
+    """Of what a stored change tells of itself: how it fared; its weights need not be read."""
     method = origin.get("method")
-    by = f" by {method}" if isinstance(method, str) else ""
+    edit = f"the edit{f' by {method}' if isinstance(method, str) else ''}{size}"
+    told = origin.get(JUDGED)
     fared = told if isinstance(told, Mapping) else {}
     details = fared.get("details")
-    try:
-        if isinstance(details, Mapping) and "forget" in details:
-            return _unlearned(details, str(method), "")
-        success = fared["success"]
-        sides = [
-            Interval.from_dict(success[when]["efficacy"]["generation"])
-            for when in ("before", "after")
-        ]
-    except (KeyError, TypeError, ValueError):
-        return sentence(f"{size}{by}; the file does not say whether the edit worked")
-    if not np.isfinite(sides[1].value):
-        return sentence(f"{size}{by}; the file does not say whether the edit worked")
-    before = percent(sides[0].value) if np.isfinite(sides[0].value) else "an unknown share"
+    if isinstance(details, Mapping) and "forget" in details:
+        return unlearned(details, str(method or "the method"))
+    success: Any = fared.get("success")
+    before, after = (_efficacy(success, side) for side in ("before", "after"))
+    if after is None:
+        return sentence(f"the file of {edit} does not say whether it worked")
     n = success.get("requests")
     asked = count(n, "request") if isinstance(n, int) else "its requests"
+    was = "an unknown share" if before is None else percent(before)
     return sentence(
-        f"{size}{by} makes {model_of(origin)} say the new object in {percent(sides[1].value)} of "
-        f"{asked}, before in {before}"
+        f"{edit} makes {model_of(origin)} say the new object in {percent(after)} of {asked}, "
+        f"before in {was}"
     )
+
+
+def _efficacy(success: Any, side: str) -> float | None:
+    """The share of requests answered with the new object: in free text, else token by token."""
+    for scoring in ("generation", "tokens"):
+        try:
+            value = Interval.from_dict(success[side]["efficacy"][scoring]).value
+        except (KeyError, TypeError, ValueError):
+            continue
+        if np.isfinite(value):
+            return value
+    return None
 
 
 def moments(found: Moments) -> str:
@@ -205,10 +215,6 @@ def interchange(found: Interchange) -> str:
 
 def unlearned(details: Mapping[str, Any], method: str, reason: str = "") -> str:
     """Of unlearning: token accuracy of both sets before and after."""
-    return _unlearned(details, method, reason)
-
-
-def _unlearned(details: Mapping[str, Any], method: str, reason: str) -> str:
     told = {}
     for name in ("forget", "retain", "held_out"):
         sides = details.get(name)

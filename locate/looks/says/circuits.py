@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,15 +107,22 @@ def curve(found: FaithfulnessCurve) -> str:
 
 
 def curves(found: FaithfulnessCurves) -> str:
-    """Of curves: the same of the first, beside as many random edges."""
+    """Of curves: the same of the first, beside as many random edges, and how many others need."""
     from circuits.graph.curves import BASELINE
 
-    named = [each for name, each in found.curves.items() if name != BASELINE]
+    named = {name: each for name, each in found.curves.items() if name != BASELINE}
     if not named:
         return ""
     where = found.provenance.get("measured_on")
     asked = f" on {_WHERE[where]}" if isinstance(where, str) and where in _WHERE else ""
-    return _curve(named[0], found.curves.get(BASELINE), asked)
+    (name, first), *others = named.items()
+    beside = ", ".join(f"with {each} {_needs(curve)}" for each, curve in others)
+    return _curve(
+        first,
+        found.curves.get(BASELINE),
+        asked,
+        (f"with {name}, ", f"; {beside}") if others else ("", ""),
+    )
 
 
 def scores(found: EdgeScores) -> str:
@@ -166,8 +172,8 @@ def _sentence(
         return sentence(f"no edge is kept, and so nothing of what {model} does ({asked})")
     if not np.isfinite(random.value):
         return sentence(
-            f"{size} alone do {does} of what {model} does ({asked}); no random circuits were "
-            "drawn to compare with"
+            f"{size} alone do {does} of what {model} does ({asked}); no random circuits are known "
+            "to compare with"
         )
     if not np.isfinite(faithfulness.low):
         return sentence(
@@ -187,22 +193,39 @@ def _sentence(
 
 
 def _stored(found: Circuit) -> tuple[str, Interval, Interval] | None:
-    """The side, the faithfulness there and that of random circuits, as the file has them."""
-    held_out = found.evidence.get("held_out")
-    measured = held_out or found.evidence.get("evaluation")
-    if not isinstance(measured, Mapping):
-        return None
+    """The side, the faithfulness there and that of random circuits, as the file has them.
+
+    A file without evidence may name the faithfulness alone.
+    """
     side = found.provenance.get("faithfulness_on")
     if not isinstance(side, str) or side not in _WHERE:
-        side = "other subjects" if held_out else "pairs that found it"
-    try:
-        parts = [Interval.from_dict(measured[n]) for n in ("faithfulness", "random_faithfulness")]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return side, parts[0], parts[1]
+        side = "other subjects" if found.evidence.get("held_out") else "pairs that found it"
+    if not found.measured:
+        alone = found.provenance.get("faithfulness")
+        if isinstance(alone, bool) or not isinstance(alone, int | float):
+            return None
+        return side, Interval(float(alone), np.nan, np.nan), Interval(np.nan, np.nan, np.nan)
+    does, random = found.measure("faithfulness"), found.measure("random_faithfulness")
+    return None if does is None or random is None else (side, does, random)
 
 
-def _curve(found: FaithfulnessCurve, random: FaithfulnessCurve | None, where: str) -> str:
+def _needs(found: FaithfulnessCurve) -> str:
+    """The fewest edges of another curve that do as much."""
+    enough = [
+        size
+        for size, point in zip(found.sizes, found.faithfulness, strict=True)
+        if point.value >= GOAL
+    ]
+    return count(enough[0], "edge") if enough else "no size does"
+
+
+def _curve(
+    found: FaithfulnessCurve,
+    random: FaithfulnessCurve | None,
+    where: str,
+    around: tuple[str, str] = ("", ""),
+) -> str:
+    """Of a curve on what `where` says; `around` stands before and after where there are others."""
     values = [point.value for point in found.faithfulness]
     defined = [at for at, value in enumerate(values) if np.isfinite(value)]
     if not defined:
@@ -221,10 +244,10 @@ def _curve(found: FaithfulnessCurve, random: FaithfulnessCurve | None, where: st
             f"{size} do most"
         )
     text += f": {percents(found.faithfulness[at])}"
-    return sentence(text + _as_many(random, at, found.sizes))
+    return sentence(around[0] + text + _as_many(random, at) + around[1])
 
 
-def _as_many(random: FaithfulnessCurve | None, at: int, sizes: Sequence[int]) -> str:
+def _as_many(random: FaithfulnessCurve | None, at: int) -> str:
     if random is None or at >= len(random.sizes):
         return ""
     value: Any = random.faithfulness[at].value

@@ -14,6 +14,7 @@ from scipy import stats
 from circuits.base.choices import TraceKind
 from circuits.base.intervals import Interval, bootstrap_means
 from locate.looks.says.words import (
+    and_so_on,
     count,
     figure,
     figures,
@@ -31,14 +32,21 @@ if TYPE_CHECKING:
     from locate.states.trace_average import AverageTrace
     from locate.states.tracing import Trace
 
+RIVALS = 3
+"""Labels beside the first whose last rank a lens's sentence names."""
 LEVEL = 0.05
 """By chance so often at most is the largest of all effects called one."""
 
 
 def trace(found: Trace) -> str:
-    """Of one prompt: the state that brings most of the answer back, and the usual state."""
+    """Of one prompt: the state that brings most of the answer back, and the usual state.
+
+    What takes it away is noise, or another prompt.
+    """
+    other = found.provenance.get("corrupted")
+    cause = f"{prompt(other)} in its place" if isinstance(other, str) else "noise on the subject"
     costs = (
-        f"noise on the subject takes {quoted(found.answer)} from p {probability(found.p_clean)} to "
+        f"{cause} takes {quoted(found.answer)} from p {probability(found.p_clean)} to "
         f"{probability(found.p_corrupted)}"
     )
     if found.total_effect <= 0:
@@ -50,19 +58,19 @@ def trace(found: Trace) -> str:
     every = np.concatenate([values.ravel() for values in effects.values()])
     usual = f"the median of {count(len(every), 'state')} {figure(float(np.median(every)), 3)}"
     state = f"the {kind.label} at layer {layer} of {quoted(found.tokens[place])}"
+    back = f"{costs}; {state} gives {figure(best, 3)} of that back, {usual}"
+    if isinstance(other, str):  # another prompt is no sample of anything
+        return sentence(back)
     error = float(found.standard_error(kind)[layer, place])
     if not np.isfinite(error):
-        return sentence(
-            f"{costs}; {state} gives {figure(best, 3)} of that back, {usual}: one noise sample "
-            "does not say how sure that is"
-        )
+        return sentence(f"{back}: one noise sample does not say how sure that is")
     n = len(found.p_corrupted_samples)
     if best <= error * stats.t.ppf(1 - LEVEL / len(every), n - 1):
         return sentence(
             f"no evidence that any state gives the answer back: {costs}, and the most, "
             f"{figure(best, 3)} by {state}, is what chance gives one of {len(every):,} states"
         )
-    return sentence(f"{costs}; {state} gives {figure(best, 3)} of that back, {usual}")
+    return sentence(back)
 
 
 def average_trace(found: AverageTrace) -> str:
@@ -95,7 +103,7 @@ def average_trace(found: AverageTrace) -> str:
 
 
 def lens(found: LensResult) -> str:
-    """Of one prompt: from which layer on the first label leads, and where the next one ends."""
+    """Of one prompt: from which layer on the first label leads, and where the others end."""
     place, label = next(iter(found.positions)), next(iter(found.labels))
     ranks = found.rank[:, 0, 0]
     n_layers, end = len(ranks) - 1, float(found.probability[-1, 0, 0])
@@ -103,11 +111,11 @@ def lens(found: LensResult) -> str:
     where = prompt(found.prompt.text)
     if found.positions[place] != len(found.prompt) - 1:
         where += f" (read at {quoted(place)})"
-    others = list(found.labels)[1:]
-    beside = ""
-    if others:
-        rank = int(found.rank[-1, 0, 1]) + 1
-        beside = f"; {_named(found, others[0])} ends at rank {rank:,}"
+    others = [
+        f"{_named(found, each)} ends at rank {int(found.rank[-1, 0, at]) + 1:,}"
+        for at, each in enumerate(found.labels)
+    ][1 : 1 + RIVALS]
+    beside = f"; {and_so_on(others)}" if others else ""
     if ranks[-1] > 0:
         best = found.best_tokens[int(found.best[-1, 0, 0])]
         return sentence(

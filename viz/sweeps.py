@@ -1,7 +1,7 @@
-"""Sweeps as the app holds them: each unit is read once, and again only where its file was touched.
+"""Sweeps as app and page hold them: each unit is read once, and again where its file was touched.
 
-Reading many large units takes longer than a page may: a thread reads, and a page shows what is
-read so far and says so. The table that `kc sweep table` writes makes it quick.
+Reading many large units takes longer than a page of the app may: a thread reads, and who looks sees
+what is read so far, and how much is not. The table that `kc sweep table` writes makes it quick.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from circuits.files.units import Store
 from viz.matrix import numbers_in, settings_in
 
 PATIENCE = 2.0
-"""Seconds that a page waits for units to be read."""
+"""Seconds that a page of the app waits for units to be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Sweep:
         """Models that units were planned of."""
         return list(dict.fromkeys(model for model, _ in self.counts))
 
-    def said(self) -> str:
+    def says(self) -> str:
         """In a sentence, what the sweep holds: of all planned units, and by model."""
         total: Counter[str] = Counter()
         models: dict[str, Counter[str]] = {}
@@ -66,6 +66,9 @@ class Sweep:
             models.setdefault(model, Counter()).update(row)
         damaged = sum(unit.key in self.stored for unit in self.bad)
         told = f"{total['done']:,} of {total['planned']:,} planned units are done"
+        if not self.counts:
+            told = f"{len(self.stored):,} units are done, of a plan that is not in the folder"
+            total["failed"] = len(self.bad) - damaged
         told += f", {total['failed']:,} failed" if total["failed"] else ", none failed"
         if damaged:
             told += f", {damaged:,} of the done {'is' if damaged == 1 else 'are'} damaged"
@@ -89,8 +92,11 @@ class SweepReader:
         self._lock = RLock()
         self._last: Sweep | None = None
 
-    def look(self, patience: float = PATIENCE) -> Sweep:
-        """What the folder holds now; `unread` says where reading goes on."""
+    def look(self, patience: float | None = PATIENCE) -> Sweep:
+        """What the folder holds now; `unread` says where reading goes on.
+
+        `patience` is how many seconds to wait for that; None waits to the end.
+        """
         files = list(unit_files(self.folder))
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
