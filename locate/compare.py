@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.pairs import edit_pairs
-from circuits.edits.provenance import parts_of
+from circuits.edits.provenance import requests_of as records_of
 from circuits.edits.requests import slotted
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
@@ -46,7 +46,7 @@ class BothSides:
 
 def requests_of(delta: WeightDelta) -> list[EditRequest]:
     """The requests that a delta, or each part of a sum of deltas, answers."""
-    return list(dict.fromkeys(_requests_in(delta.provenance)))
+    return list(dict.fromkeys(map(_request, records_of(delta.provenance))))
 
 
 def about_the_edit(
@@ -130,15 +130,12 @@ def _told(found: Rewiring, about: Mapping[str, Any]) -> Rewiring:
     )
 
 
-def _requests_in(provenance: Mapping[str, Any]) -> Iterator[EditRequest]:
-    for part in parts_of(provenance):
-        yield from _requests_in(part)
-    for record in provenance.get("requests", ()):
-        target = record.get("target") or record.get("target_new")
-        names = ("ground_truth", "relation")
-        yield EditRequest(
-            slotted(record["prompt"], record["subject"]),
-            record["subject"],
-            target,
-            *(record.get(name) for name in names),
-        )
+def _request(record: Mapping[str, Any]) -> EditRequest:
+    target: Any = record.get("target") or record.get("target_new")  # EasyEdit's name
+    return EditRequest(
+        slotted(record["prompt"], record["subject"]),
+        record["subject"],
+        target,
+        record.get("ground_truth"),
+        record.get("relation"),
+    )

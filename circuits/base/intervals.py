@@ -20,9 +20,8 @@ class Interval:
     def __str__(self) -> str:
         if not np.isfinite(self.value):
             return "undefined"
-        if not np.isfinite(self.low):
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        value, low, high = (f"{x:z.3f}" for x in (self.value, self.low, self.high))  # z: no -0.000
+        return f"{value} [{low}, {high}]" if np.isfinite(self.low) else value
 
     def as_dict(self) -> dict[str, float | None]:
         """For JSON: null where a number is undefined."""
