@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from circuits.facts.pairs import PromptPair
     from circuits.graph.circuit import Circuit, EdgeScores
     from circuits.graph.circuit_model import CircuitModel
-    from circuits.graph.compare import Comparison
+    from circuits.graph.comparison import Comparison
     from circuits.model.model import Model
     from experiments.analyses.engine.base import Run
     from knowledge_circuits.acts import activations, interchange
@@ -84,7 +84,7 @@ _PLACES = {
     "AverageLens": "locate.states.lens_average",
     "AverageTrace": "locate.states.trace_average",
     "CircuitModel": "circuits.graph.circuit_model",
-    "Comparison": "circuits.graph.compare",
+    "Comparison": "circuits.graph.comparison",
     "Discovery": "locate.discovery",
     "Edited": "locate.edited",
     "Interchange": "locate.interchange",

@@ -15,7 +15,7 @@ from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.run import EditOutcome
 from circuits.facts.facts import Relation, atlas
 from circuits.graph.circuit import Circuit
-from circuits.graph.compare import Comparison
+from circuits.graph.comparison import Comparison
 from circuits.model.model import Model
 from knowledge_circuits.options import split, takes
 from knowledge_circuits.values import (
@@ -232,14 +232,14 @@ def compare(
     >>> 0 < compare(left, right).jaccard < 1
     True
     """
-    from circuits.graph.compare import compare as compare_circuits
+    from circuits.graph.comparison import Comparison
     from locate.asked import examples_of
     from locate.compare import PARTNERS, about_a_relation, about_the_edit, compare_edit
 
     if not isinstance(second, Edited | EditOutcome | WeightDelta) and what is None:
         if options or not (isinstance(first, Circuit | Discovery) or is_path(first)):
             raise OptionError("give two circuits, or a model and an edit of it")
-        return compare_circuits(circuit_of(first), circuit_of(second))
+        return Comparison(circuit_of(first), circuit_of(second))
     usual = {"roles": True, "hold_out": 0.0, **options}
     source, (search,) = split(usual, Source, Search)
     with loaded_model(first).alone() as loaded:

@@ -9,7 +9,7 @@ from circuits.base.intervals import UNDEFINED, Interval
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.methods.run import EditOutcome
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
-from circuits.graph.compare import Comparison, compare
+from circuits.graph.comparison import Comparison
 from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Evaluation
 from circuits.model.tokens import Prompt, Span
@@ -49,7 +49,7 @@ def circuit_of_spans(seed: int = 0) -> Circuit:
 
 
 def comparison() -> Comparison:
-    return compare(circuit(0), circuit(1))
+    return Comparison(circuit(0), circuit(1))
 
 
 def evaluation() -> Evaluation:

@@ -13,7 +13,7 @@ from circuits.edits.judge.counterfactuals import atlas_requests
 from circuits.edits.judge.success import Judge
 from circuits.edits.methods.registry import EditMethod
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
-from circuits.graph.compare import compare
+from circuits.graph.comparison import Comparison
 from experiments.analyses.edit_study.analysis import ANALYSIS, Config, steps
 from experiments.analyses.edit_study.report import CONTROLS
 from experiments.analyses.edit_study.stored import as_score, by_method, score_values
@@ -89,7 +89,7 @@ def test_a_difference_is_drawn_by_what_became_of_each_edge(tmp_path: Path):
     kept = np.ones(wiring.n_edges, dtype=bool)
     lost, gained = kept.copy(), kept.copy()
     gained[1], lost[2] = False, False
-    comparison = compare(
+    comparison = Comparison(
         Circuit(wiring, gained, EdgeScores(wiring, before)),
         Circuit(wiring, lost, EdgeScores(wiring, after)),
     )
@@ -97,7 +97,7 @@ def test_a_difference_is_drawn_by_what_became_of_each_edge(tmp_path: Path):
     assert styles == [theme.FLIPPED, theme.GAINED, theme.LOST, theme.KEPT]
     text = draw_difference(comparison, tmp_path / "difference.svg").read_text()
     assert text.lstrip().startswith("<?xml")
-    unscored = compare(Circuit(wiring, gained), Circuit(wiring, lost))
+    unscored = Comparison(Circuit(wiring, gained), Circuit(wiring, lost))
     assert draw_difference(unscored, tmp_path / "unscored.pdf").stat().st_size > 1000
 
 

@@ -21,7 +21,7 @@ import torch
 from selenium.common.exceptions import JavascriptException
 
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
-from circuits.graph.compare import compare
+from circuits.graph.comparison import Comparison
 from circuits.model.model import Model, load
 from locate.ask import ask, edit_fact, find_circuit
 from locate.states.lens import lens_positions, logit_lens
@@ -135,7 +135,7 @@ def folder(tmp_path_factory, model) -> Path:
     circuit.save(root / "circuit.kc.safetensors")
     other = find_circuit(model, ask(model, "The capital of Portugal is", "Portugal", "Lisbon"))
     other.save(root / "partners.kc.safetensors")  # as many as intervals need
-    compare(circuit, other).save(root / "comparison.kc.safetensors")
+    Comparison(circuit, other).save(root / "comparison.kc.safetensors")
     edit_fact(model, question, "Tokyo").rewiring.save(root / "rewiring.kc.safetensors")
     found = trace(model, PROMPT, SUBJECT, ANSWER, kinds=[TraceKind.MLP], window=1, samples=2)
     found.save(root / "trace.kc.safetensors")

@@ -14,7 +14,8 @@ from circuits.base.arrays import save_arrays
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.writing import to_json
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
-from circuits.graph.compare import Comparison, compare, compare_scores
+from circuits.graph.compare import compare_scores
+from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision, NoiseSettings, Sample
 from circuits.graph.overlap import overlap
 from circuits.graph.select import prune, top_n
@@ -57,7 +58,7 @@ def compared(wiring: Wiring) -> Comparison:
 @settings(max_examples=20, deadline=None)
 def test_a_circuit_compared_with_itself_loses_and_gains_nothing(wiring, seed):
     circuit = random_circuit(wiring, seed)
-    found = compare(circuit, circuit)
+    found = Comparison(circuit, circuit)
     assert found.jaccard == found.node_jaccard == 1
     assert not found.lost.any()
     assert not found.gained.any()
@@ -73,7 +74,7 @@ def test_a_circuit_compared_with_itself_loses_and_gains_nothing(wiring, seed):
 @settings(max_examples=20, deadline=None)
 def test_edges_and_nodes_are_what_sets_of_names_say(wiring, seeds):
     before, after = (random_circuit(wiring, seed, 0.1) for seed in seeds)
-    found = compare(before, after)
+    found = Comparison(before, after)
     left, right = set(before.edge_names()), set(after.edge_names())
 
     def names(mask: np.ndarray) -> set[str]:
@@ -97,7 +98,7 @@ def test_edges_and_nodes_are_what_sets_of_names_say(wiring, seeds):
 @pytest.mark.parametrize("wiring", WIRINGS)
 def test_the_other_way_round_losses_are_gains(wiring):
     before, after = random_circuit(wiring, 0), random_circuit(wiring, 1)
-    forth, back = compare(before, after), compare(after, before)
+    forth, back = Comparison(before, after), Comparison(after, before)
     assert np.array_equal(forth.lost, back.gained)
     assert np.array_equal(forth.flipped, back.flipped)
     assert forth.nodes_lost == back.nodes_gained
@@ -110,12 +111,12 @@ def test_the_other_way_round_losses_are_gains(wiring):
 def test_a_flipped_edge_is_kept_and_has_both_signs(wiring):
     before = random_circuit(wiring, 0)
     after = replace(before, scores=replace(before.scores, values=-before.scores.values))
-    found = compare(before, after)
+    found = Comparison(before, after)
     assert np.array_equal(found.flipped, before.kept)
     assert found.dissimilarity == pytest.approx(1)
     assert found.correlation.spearman == pytest.approx(-1)
     doubled = replace(before, scores=replace(before.scores, values=2 * before.scores.values))
-    assert not compare(before, doubled).flipped.any()
+    assert not Comparison(before, doubled).flipped.any()
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)
@@ -123,7 +124,7 @@ def test_mass_by_layer_and_by_role_sums_to_all_that_moved(wiring):
     roles = {"a0.h1": "mover", "a1.h0": "relation"}
     before = replace(random_circuit(wiring, 0), roles=roles)
     after = random_circuit(wiring, 1)
-    found = compare(before, after)
+    found = Comparison(before, after)
     moved = np.abs(after.scores.values.astype(float) - before.scores.values).sum()
     for masses in (found.by_layer(), found.by_role()):
         assert sum(mass.moved for mass in masses) == pytest.approx(moved)
@@ -140,7 +141,7 @@ def test_mass_by_layer_and_by_role_sums_to_all_that_moved(wiring):
 def test_rank_correlations_are_scipys():
     wiring = WIRINGS[0]
     before, after = random_circuit(wiring, 0), random_circuit(wiring, 1)
-    found = compare(before, after)
+    found = Comparison(before, after)
     either = before.kept | after.kept
     left, right = before.scores.values[either], after.scores.values[either]
     assert found.union_correlation.spearman == pytest.approx(stats.spearmanr(left, right)[0])
@@ -150,7 +151,7 @@ def test_rank_correlations_are_scipys():
 def test_circuits_without_scores_are_compared_as_sets():
     wiring = WIRINGS[0]
     before = replace(random_circuit(wiring, 0), scores=None)
-    found = compare(before, random_circuit(wiring, 1))
+    found = Comparison(before, random_circuit(wiring, 1))
     assert found.flipped is None
     assert found.correlation is None
     assert found.by_layer() == ()
@@ -161,21 +162,21 @@ def test_circuits_without_scores_are_compared_as_sets():
 def test_two_empty_circuits_are_equal_and_one_empty_one_shares_nothing():
     wiring = WIRINGS[0]
     empty, some = Circuit.empty(wiring), random_circuit(wiring, 0)
-    assert compare(empty, empty).jaccard == 1
-    assert compare(empty, some).jaccard == 0
+    assert Comparison(empty, empty).jaccard == 1
+    assert Comparison(empty, some).jaccard == 0
 
 
 def test_circuits_of_other_wirings_are_not_compared():
     with pytest.raises(OptionError, match="cannot be compared"):
-        compare(random_circuit(WIRINGS[0], 0), random_circuit(WIRINGS[1], 0))
+        Comparison(random_circuit(WIRINGS[0], 0), random_circuit(WIRINGS[1], 0))
 
 
 def test_scores_found_in_different_ways_are_pointed_out():
     wiring = WIRINGS[0]
     before, after = random_circuit(wiring, 0), random_circuit(wiring, 1)
     other = replace(after, scores=replace(after.scores, provenance={"method": "eap-ig"}))
-    assert compare(before, after).differing_settings() == {}
-    assert compare(before, other).differing_settings() == {"method": ("eap", "eap-ig")}
+    assert Comparison(before, after).differing_settings() == {}
+    assert Comparison(before, other).differing_settings() == {"method": ("eap", "eap-ig")}
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)
@@ -277,7 +278,7 @@ def test_save_then_load_is_identity(wiring, tmp_path):
 
 
 def test_a_plain_comparison_is_stored_too(tmp_path):
-    found = compare(random_circuit(WIRINGS[0], 0), random_circuit(WIRINGS[0], 1))
+    found = Comparison(random_circuit(WIRINGS[0], 0), random_circuit(WIRINGS[0], 1))
     found.save(tmp_path / "c.kc.safetensors")
     loaded = Comparison.load(tmp_path / "c.kc.safetensors")
     assert loaded.changes is None

@@ -18,7 +18,7 @@ from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import EditOutcome
 from circuits.edits.requests import as_jsonl, read_requests
 from circuits.graph.circuit import Circuit
-from circuits.graph.compare import Comparison
+from circuits.graph.comparison import Comparison
 from circuits.model.model import Model, load
 from experiments.cli.main import main
 from locate import edit as editing

@@ -110,11 +110,11 @@ def test_a_result_is_drawn_by_what_it_is_and_has_a_page(name: str, tmp_path: Pat
 def test_a_comparison_keeps_the_columns_of_its_circuits(tmp_path: Path):
     from dataclasses import replace
 
-    from circuits.graph.compare import Comparison, compare
+    from circuits.graph.comparison import Comparison
 
     shares = np.linspace(0, 1, results.WIRING.n_edges, dtype=np.float32)
     before = replace(results.circuit(0), columns={"inclusion": shares})
-    compare(before, results.circuit(1)).save(tmp_path / "c.kc.safetensors")
+    Comparison(before, results.circuit(1)).save(tmp_path / "c.kc.safetensors")
     again = Comparison.load(tmp_path / "c.kc.safetensors")
     np.testing.assert_array_equal(again.before.columns["inclusion"], shares)
 

@@ -22,7 +22,7 @@ from circuits.base.choices import TraceKind
 from circuits.base.errors import OptionError
 from circuits.base.origin import relabelled
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring, node_kind
-from circuits.graph.compare import compare
+from circuits.graph.comparison import Comparison
 from circuits.graph.select import prune
 from circuits.model.model import Model
 from circuits.model.tokens import Span
@@ -108,7 +108,7 @@ DRAWN: dict[str, Callable[..., Path]] = {
         deep(), path, groups={"the layers in the middle": strong_nodes(4)}, **k
     ),
     "difference": lambda path, **k: draw_difference(
-        compare(deep(), prune(circuit_of(DEEP, 0.1, 3))), path, **k
+        Comparison(deep(), prune(circuit_of(DEEP, 0.1, 3))), path, **k
     ),
     "layers": lambda path, **k: draw_layers(deep(), path, **k),
     "trace": lambda path, **k: draw_trace(deep_trace(5), path, **k),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring, node_kind
-from circuits.graph.compare import compare
+from circuits.graph.comparison import Comparison
 from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Interval
 from circuits.graph.noise import Decision
@@ -89,10 +89,10 @@ def test_a_figure_says_what_it_shows_and_what_its_lines_and_boxes_mean():
     assert {theme.SUPPORTS.legend, theme.OPPOSES.legend, theme.KINDS["head"].legend} <= named
     assert circuit_figure(circuit, 20, title="").layout.title.text is None
     other = EdgeScores(wiring, -values, provenance=origin).top(60)
-    changed = difference_figure(compare(circuit, other), 20)
+    changed = difference_figure(Comparison(circuit, other), 20)
     assert f"{circuit.n_edges} edges before, {other.n_edges} after" in changed.layout.title.text
     named = {trace.name for trace in changed.data if trace.showlegend}
-    drawn = difference_scene(compare(circuit, other), 20)
+    drawn = difference_scene(Comparison(circuit, other), 20)
     assert {group.style.legend for group in drawn.groups} <= named
 
 
@@ -145,9 +145,9 @@ def test_the_browser_gets_plain_json_with_every_edge_once():
 def test_a_comparison_with_itself_is_all_kept_and_the_inverse_swaps_gained_and_lost():
     wiring = Wiring(3, 4, 4)
     one, other = circuit_of(wiring, 0.3, 1), circuit_of(wiring, 0.3, 2)
-    assert set(difference_scene(compare(one, one)).classes) == {"kept"}
-    there = difference_scene(compare(one, other), 10_000)
-    back = difference_scene(compare(other, one), 10_000)
+    assert set(difference_scene(Comparison(one, one)).classes) == {"kept"}
+    there = difference_scene(Comparison(one, other), 10_000)
+    back = difference_scene(Comparison(other, one), 10_000)
     swap = {"gained": "lost", "lost": "gained"}
     left = dict(zip(there.names, there.classes, strict=True))
     right = dict(zip(back.names, back.classes, strict=True))
@@ -168,7 +168,7 @@ class _Undecided:
 def test_what_the_noise_hides_is_drawn_as_cannot_tell_and_what_both_have_stays_kept():
     wiring = Wiring(3, 4, 4)
     one, other = circuit_of(wiring, 0.3, 1), circuit_of(wiring, 0.3, 2)
-    comparison = compare(one, other)
+    comparison = Comparison(one, other)
     object.__setattr__(comparison, "changes", _Undecided())
     assert set(difference_scene(comparison).classes) <= {"kept", "cannot tell"}
     assert "cannot tell" in difference_scene(comparison).classes
@@ -213,7 +213,7 @@ def test_no_text_of_a_model_or_file_becomes_markup():
     )
     figures = [
         circuit_figure(circuit, title=HOSTILE),
-        difference_figure(compare(circuit, circuit), title=HOSTILE),
+        difference_figure(Comparison(circuit, circuit), title=HOSTILE),
         trace_figure(hostile_trace(), title=HOSTILE),
         lens_figure(lens, title=HOSTILE),
         curve_figure(FaithfulnessCurves({HOSTILE: curve}), title=HOSTILE),

@@ -18,7 +18,7 @@ from circuits.files.exchange import save_eap_ig
 from circuits.graph.ablation import source_constants
 from circuits.graph.chance import inflated, same_shape
 from circuits.graph.circuit import Circuit, EdgeScores
-from circuits.graph.compare import compare
+from circuits.graph.comparison import Comparison
 from circuits.graph.evaluate import evaluate, run_circuits
 from circuits.graph.running import CircuitRunner
 from circuits.graph.select import greedy, prune, random_circuit, select, top_n
@@ -370,7 +370,7 @@ def test_a_stored_circuit_of_spans_is_the_same_when_read(model, pairs, tmp_path:
     assert read.wiring.spans == FACT_SPANS
     np.testing.assert_array_equal(read.scores.values, circuit.scores.values)
     assert read.provenance["spans"] == "auto"
-    comparison = compare(circuit, replace(circuit, kept=np.roll(circuit.kept, 1)))
+    comparison = Comparison(circuit, replace(circuit, kept=np.roll(circuit.kept, 1)))
     comparison.save(tmp_path / "d.kc.safetensors")
     again = type(comparison).load(tmp_path / "d.kc.safetensors")
     assert again.jaccard == comparison.jaccard < 1

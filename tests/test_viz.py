@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from circuits.base.errors import OptionError, StoreError
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring, node_kind, node_layer
-from circuits.graph.compare import compare
+from circuits.graph.comparison import Comparison
 from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Interval
 from circuits.graph.select import prune
@@ -426,7 +426,7 @@ def test_role_and_sign_share_no_colour():
 @given(WIRINGS, st.integers(0, 99), st.integers(0, 99), st.integers(1, 60))
 def test_what_changed_is_drawn_before_what_stayed(wiring, one, other, limit):
     sides = [prune(circuit_of(wiring, 0.5, seed)) for seed in (one, other)]
-    comparison = compare(*sides)
+    comparison = Comparison(*sides)
     shown = shown_circuit(comparison, limit)
     assert shown <= (comparison.before | comparison.after)
     assert shown.n_edges <= limit
@@ -447,7 +447,7 @@ def test_a_change_too_weak_for_the_picture_is_drawn_all_the_same():
     before = Circuit(wiring, strong.kept, EdgeScores(wiring, values))
     after = before - Circuit(wiring, np.arange(wiring.n_edges) == weak)
     assert not strongest(before, 20).kept[weak]
-    assert shown_circuit(compare(before, after), 20).kept[weak]
+    assert shown_circuit(Comparison(before, after), 20).kept[weak]
 
 
 def test_a_few_layers_are_labelled_evenly_from_the_first():

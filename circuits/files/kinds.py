@@ -71,7 +71,7 @@ KINDS: dict[str, Kind] = _kinds(
     ),
     Kind(
         "comparison",
-        "circuits.graph.compare:Comparison",
+        "circuits.graph.comparison:Comparison",
         {FigureKind.DIFFERENCE: "viz.paper.difference:draw_difference"},
         {FigureKind.DIFFERENCE: "viz.screen.difference:difference_figure"},
         "difference",

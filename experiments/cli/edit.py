@@ -193,10 +193,10 @@ def compare(
         o.check_files(None, out, inputs=[before, after, edit], names=comparing.FILES)
         if before is not None and after is not None:
             from circuits.files.reading import both_signed
-            from circuits.graph.compare import compare as compare_circuits
+            from circuits.graph.comparison import Comparison
 
             first, second = both_signed((before, after), sign)
-            both = compare_circuits(first, second)
+            both = Comparison(first, second)
             look = comparing.circuits_look(both, (before, after))
         else:
             from circuits.edits.edit import WeightDelta

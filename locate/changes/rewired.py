@@ -16,7 +16,7 @@ from circuits.base.arrays import ContentError, Layout
 from circuits.base.display import Summary, plotted, token_name
 from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric, prefixed, texts, within
-from circuits.graph.compare import Comparison
+from circuits.graph.comparison import Comparison
 from locate.changes.restoration import Restoration
 from locate.heads.head_changes import HeadChange
 

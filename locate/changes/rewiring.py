@@ -25,7 +25,8 @@ from circuits.base.errors import OptionError
 from circuits.edits.edit import WeightDelta
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Circuit, EdgeScores
-from circuits.graph.compare import Comparison, compare_scores
+from circuits.graph.compare import compare_scores
+from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision, NoiseSettings, Sample
 from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference

@@ -14,7 +14,7 @@ import numpy as np
 
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap, mean
-from circuits.graph.compare import Mass
+from circuits.graph.agreement import Mass
 from circuits.graph.noise import Decision
 from locate.changes.restoration import UNDEFINED_BELOW
 from locate.changes.rewired import Rewiring

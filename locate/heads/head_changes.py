@@ -17,7 +17,7 @@ from jaxtyping import Float
 from circuits.base.results import texts
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Wiring, node_kind
-from circuits.graph.compare import Comparison
+from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision
 from circuits.model.holding import alone
 from circuits.model.model import Model

@@ -12,7 +12,8 @@ from circuits.base.display import drawn
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.writing import as_csv, atomic_write
-from circuits.graph.compare import Comparison, Mass
+from circuits.graph.agreement import Mass
+from circuits.graph.comparison import Comparison
 from locate.changes.rewired import Rewiring
 from locate.looks.look import Look, Table, page, telling
 from locate.looks.says import says

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.base.errors import OptionError
-from circuits.graph.compare import Comparison
+from circuits.graph.comparison import Comparison
 from locate.changes.rewired import Rewiring
 from locate.discovery import Discovery
 from locate.edited import Edited

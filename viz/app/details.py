@@ -10,7 +10,7 @@ from dash import html
 
 from circuits.base.intervals import enough
 from circuits.graph.circuit import Circuit, node_kind
-from circuits.graph.compare import Comparison
+from circuits.graph.comparison import Comparison
 from circuits.graph.resample import classify
 from viz import theme
 from viz.app import parts

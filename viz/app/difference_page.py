@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from dash import dcc, html
 
 from circuits.edits.provenance import JUDGED
-from circuits.graph.compare import Comparison
+from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision
 from viz import theme
 from viz.app import parts

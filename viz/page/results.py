@@ -29,7 +29,7 @@ from viz.screen.scene import Scene
 from viz.series import lens_lines, lens_rows, object_lines
 
 if TYPE_CHECKING:  # these bring torch along; a page needs no model
-    from circuits.graph.compare import Comparison
+    from circuits.graph.comparison import Comparison
     from locate.changes.rewired import Rewiring
     from locate.discovery import Discovery
 
@@ -128,7 +128,7 @@ def _circuit(circuit: Circuit) -> Section:
 
 
 def _difference(result: Comparison | Rewiring) -> Section:
-    from circuits.graph.compare import Comparison
+    from circuits.graph.comparison import Comparison
     from viz.screen.difference import STATUS, difference_scene
 
     comparison = result if isinstance(result, Comparison) else result.comparison

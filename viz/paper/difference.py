@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
-from circuits.graph.compare import Comparison
+from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision
 from viz import theme
 from viz.layout import Layout, Placement, lay_out

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from circuits.graph.compare import Comparison
+from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision
 from viz import theme
 from viz.layout import Placement, lay_out

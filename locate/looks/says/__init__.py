@@ -17,7 +17,7 @@ _SENTENCES = {
     "circuits.graph.hypothesis:CircuitTests": "circuits:tests",
     "circuits.graph.curves:FaithfulnessCurve": "circuits:curve",
     "circuits.graph.curves:FaithfulnessCurves": "circuits:curves",
-    "circuits.graph.compare:Comparison": "changes:comparison",
+    "circuits.graph.comparison:Comparison": "changes:comparison",
     "circuits.edits.methods.run:EditOutcome": "changes:outcome",
     "circuits.edits.edit:WeightDelta": "changes:delta",
     "circuits.edits.parts.moments:Moments": "changes:moments",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from circuits.edits.methods.run import EditOutcome
     from circuits.edits.parts.moments import Moments
     from circuits.files.units import Record
-    from circuits.graph.compare import Comparison
+    from circuits.graph.comparison import Comparison
     from locate.changes.rewired import Rewiring
     from locate.edited import Edited
     from locate.interchange import Interchange
