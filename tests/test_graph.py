@@ -232,6 +232,34 @@ def test_nodes_come_in_residual_stream_order() -> None:
     assert nodes.index("a2.kv5") < nodes.index("m2") < nodes.index("a3.h0") < nodes.index("a10.h0")
 
 
+@given(circuits(), st.data())
+def test_without_a_node_or_an_edge_nothing_else_is_gone(circuit: Circuit, data: st.DataObject):
+    wiring = circuit.wiring
+    ends = [
+        (wiring.src_names[src], wiring.dst_nodes[dst])
+        for src, dst in zip(wiring.edge_src, wiring.edge_dst, strict=True)
+    ]
+    node = data.draw(st.sampled_from(sorted({name for pair in ends for name in pair})))
+    touched = np.array([node in pair for pair in ends])
+    assert (circuit.without(node).kept == (circuit.kept & ~touched)).all()
+    assert circuit.without() == circuit
+    edge = data.draw(st.integers(0, wiring.n_edges - 1))
+    less = circuit.without(node, wiring.edge_name(edge)).kept
+    assert (less == (circuit.kept & ~touched & (np.arange(wiring.n_edges) != edge))).all()
+    inside = np.array([{*pair} <= {node, "input", "logits"} for pair in ends])
+    assert (circuit.among(node).kept == (circuit.kept & inside)).all()
+    assert circuit.without(node).scores is circuit.scores
+
+
+@pytest.mark.parametrize("call", ["without", "among"])
+def test_a_part_that_the_model_has_not_is_refused(call: str):
+    circuit = Circuit.full(Wiring(2, 4, 2))
+    with pytest.raises(OptionError, match="no node 'a7.h0' in a model of 2 layers"):
+        getattr(circuit, call)("a7.h0")
+    with pytest.raises(OptionError, match="no edge 'input->a7.h0'"):
+        circuit.without("input->a7.h0")
+
+
 def test_results_are_frozen_and_provenance_is_copied() -> None:
     origin = {"model": "x"}
     scores = EdgeScores(Wiring(1, 1, 1), np.zeros(Wiring(1, 1, 1).n_edges), provenance=origin)

@@ -27,7 +27,7 @@ from circuits.base.errors import (
 from circuits.base.writing import atomic_write, save_json, to_json
 from circuits.graph import circuit as store
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
-from circuits.model.wiring import edge_count
+from circuits.model.geometry import edge_count
 from tests.circuit_strategies import assert_identical, circuits, wirings
 
 LAW = settings(

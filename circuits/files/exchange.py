@@ -30,7 +30,7 @@ from circuits.base.writing import atomic_write, to_json
 from circuits.files.drawings import to_csv, to_dot, to_gexf, to_graphml, to_node_link
 from circuits.files.neuronpedia import to_neuronpedia
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
-from circuits.model.wiring import checked_wiring
+from circuits.model.geometry import checked_wiring
 
 FULL_LIMIT = 250_000
 MAX_JSON_BYTES = 10**9

@@ -35,7 +35,8 @@ from circuits.base.plain import plain
 from circuits.base.records import read_text
 from circuits.base.writing import to_json
 from circuits.graph.circuit import Circuit, EdgeScores
-from circuits.model.wiring import Wiring, node_kind, node_layer, stored_wiring
+from circuits.model.geometry import stored_wiring
+from circuits.model.wiring import Wiring, node_kind, node_layer
 
 ALL_POSITIONS = "(all positions)"
 HEAD, MLP, EMBEDDING, LOGIT = "attention head", "mlp", "embedding", "logit"

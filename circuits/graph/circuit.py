@@ -21,6 +21,7 @@ from circuits.base.intervals import Interval
 from circuits.base.results import Result, within
 from circuits.graph.header import COLUMN, EDGE_ORDER, check_circuit
 from circuits.graph.scores import SHOWN, EdgeScores, read_only
+from circuits.model.geometry import stored_wiring
 from circuits.model.wiring import (
     AT,
     SLOTS,
@@ -28,7 +29,6 @@ from circuits.model.wiring import (
     node_kind,
     node_layer,
     node_order,
-    stored_wiring,
 )
 
 if TYPE_CHECKING:
@@ -272,6 +272,21 @@ class Circuit(Result):
         wiring = self.wiring.with_spans(spans)
         kept = np.tile(self.blind().kept, wiring.n_spans)
         return replace(self, wiring=wiring, kept=kept, scores=None, columns={}, evidence={})
+
+    def without(self, *parts: str) -> Circuit:
+        """The circuit less these edges (`a5.h3->logits`) and less all edges of these nodes.
+
+        A node is `a5.h3`, `a5.kv0` or `m0` (`Wiring.edges_of`). OptionError for what there is not.
+        """
+        gone = [self.wiring.edges_of(part) for part in parts]
+        return replace(self, kept=self.kept & ~np.logical_or.reduce(gone), evidence={})
+
+    def among(self, *nodes: str) -> Circuit:
+        """The circuit's edges between these nodes, from the input and to the logits."""
+        both = {*nodes, "input", "logits"}
+        for node in nodes:
+            self.wiring.edges_of(node)  # refuses what there is not
+        return self.without(*(node for node in self.nodes() if node not in both))
 
     def nodes(self) -> list[str]:
         """Nodes that a kept edge touches, in residual-stream order (`kv` after the heads)."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from circuits.base.arrays import ContentError, Layout
-from circuits.model.wiring import edge_count, stored_wiring
+from circuits.model.geometry import edge_count, stored_wiring
 
 EDGE_ORDER = "by-destination"
 COLUMN = "column."

@@ -20,7 +20,7 @@ canonical order, in the order of `spans`; values of all edges are `[span, src, d
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -28,12 +28,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from circuits.base.arrays import ContentError
 from circuits.base.choices import KeyValue
 from circuits.base.errors import OptionError
 
 SLOTS = ("q", "k", "v")
-MAX_EDGES = 50_000_000
 GEOMETRY = ("n_layers", "n_heads", "n_kv_heads", "kv")
 LAST, OTHERS = "last", "others"
 """The spans that there always are: the last token, which alone reaches the logits, and the rest."""
@@ -264,6 +262,21 @@ class Wiring:
             )
         return int(self.first_edge[self.spans.index(span) if at else 0, dst] + src)
 
+    def edges_of(self, part: str) -> Bool[np.ndarray, " edge"]:
+        """The edges that begin or end at a node (`a5.h1`, `a5.kv0`, `m0`), or one edge by its name.
+
+        A head that shares its keys and values has its query and what it writes; what the shared
+        ones read is the node `a5.kv0`'s. OptionError for a part that there is not.
+        """
+        found = np.zeros(self.n_edges, dtype=bool)
+        if "->" in part:
+            found[self.edge_index(part)] = True
+            return found
+        if part not in self._src_index and part not in self.dst_nodes:
+            raise OptionError(f"no node {part!r} in a model of {self.describe()}")
+        ends = np.flatnonzero(np.array(self.dst_nodes) == part)
+        return (self.edge_src == self._src_index.get(part, -1)) | np.isin(self.edge_dst, ends)
+
     def heads_of(self, node: str) -> list[str]:
         """Query heads that a node feeds: the group of a `kv` node, or the head itself."""
         match = re.fullmatch(r"a(\d+)\.kv(\d+)", node)
@@ -354,55 +367,3 @@ def node_order(node: str) -> tuple[int, int, int]:
     layer = node_layer(node) or 0
     index = int(re.sub(r"\D", "", node.partition(".")[2]) or 0)
     return (layer, {"head": 0, "kv": 1, "mlp": 2}[kind], index)
-
-
-def edge_count(n_layers: int, n_heads: int, n_key_inputs: int, parallel: bool = False) -> int:
-    """Edges of a wiring by arithmetic alone, so that an absurd geometry allocates nothing."""
-    attn = n_heads + 2 * n_key_inputs
-    earlier = n_layers + (n_heads + 1) * n_layers * (n_layers - 1) // 2
-    own = 0 if parallel else n_layers * n_heads
-    return attn * earlier + earlier + own + 1 + n_layers * (n_heads + 1)
-
-
-def checked_wiring(
-    n_layers: Any,
-    n_heads: Any,
-    n_kv_heads: Any,
-    kv: Any,
-    parallel: Any = False,
-    spans: Any = (),
-) -> Wiring:
-    """A wiring from numbers that a file claims; ContentError where they are absurd."""
-    numbers = {"n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": n_kv_heads}
-    for name, number in numbers.items():
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ContentError(f"{name} must be a whole number of at least 1, not {number!r:.40}")
-    if n_heads % n_kv_heads:
-        raise ContentError(f"{n_heads} heads cannot share {n_kv_heads} key-value heads evenly")
-    if kv not in tuple(KeyValue):
-        raise ContentError(f"unknown key-value convention {kv!r:.40}")
-    if not isinstance(parallel, bool):
-        raise ContentError(f"parallel must be true or false, not {parallel!r:.40}")
-    if not isinstance(spans, list | tuple) or not all(isinstance(each, str) for each in spans):
-        raise ContentError(f"spans must be names, not {spans!r:.40}")
-    n_key_inputs = n_kv_heads if kv == KeyValue.GROUPED else n_heads
-    if max(numbers.values()) > MAX_EDGES or (
-        max(1, len(spans)) * edge_count(n_layers, n_heads, n_key_inputs, parallel) > MAX_EDGES
-    ):
-        raise ContentError(
-            f"claims a model of {n_layers!r:.20} layers and {n_heads!r:.20} heads; "
-            f"at most {MAX_EDGES} edges are read"
-        )
-    try:
-        return Wiring(n_layers, n_heads, n_kv_heads, KeyValue(kv), parallel, tuple(spans))
-    except OptionError as error:
-        raise ContentError(f"has spans that cannot be: {error}") from None
-
-
-def stored_wiring(metadata: Mapping[str, Any]) -> Wiring:
-    """The wiring of a file's `geometry`; ContentError where it has none."""
-    geometry = metadata.get("geometry")
-    further = {"parallel", "spans"}
-    if not isinstance(geometry, dict) or set(geometry) - further != set(GEOMETRY):
-        raise ContentError("lacks a model geometry")
-    return checked_wiring(**geometry)

@@ -29,10 +29,11 @@ from circuits.base.results import Result, numeric
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.ablation import source_hooks
 from circuits.model import taps
+from circuits.model.geometry import stored_wiring
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
-from circuits.model.wiring import Wiring, stored_wiring
+from circuits.model.wiring import Wiring
 from locate.states.frozen_norm import FrozenNorm
 
 if TYPE_CHECKING:
