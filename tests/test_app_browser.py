@@ -364,6 +364,27 @@ def test_a_group_of_nodes_is_named_drawn_and_kept_in_the_link(page):
     )
 
 
+def test_a_term_of_the_sentence_opens_its_note_by_click_and_key_one_at_a_time(page):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(f"?view=circuit&r={page.ids['partners']}&node=m2")
+    page.until("return document.querySelector('#details h2').textContent === 'm2'")
+    page.until("return document.querySelectorAll('details.term').length > 1")
+    first, second = page.js("return [...document.querySelectorAll('details.term')].slice(0, 2)")
+    height = page.js("return document.querySelector('.lead').clientHeight")
+    first.find_element("tag name", "summary").click()
+    page.until("return document.querySelector('details.term [role=note]').offsetHeight > 0")
+    assert page.js("return document.querySelector('.lead').clientHeight") == height
+    page.js("arguments[0].querySelector('summary').focus()", second)
+    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+    page.until("return document.querySelectorAll('details.term[open]').length === 1")
+    assert page.js("return arguments[0].open", second)
+    ActionChains(page.driver).send_keys(Keys.ESCAPE).perform()
+    page.until("return !document.querySelector('details.term[open]')")
+    assert page.text("#details h2") == "m2"  # Escape closed the note and no more
+
+
 BOX = """
 const plot = document.querySelector('#picture .js-plotly-plot');
 return plot.layout.annotations.map(a => a.text).find(t => t.includes('movers')) || ''

@@ -19,6 +19,7 @@ from viz import theme
 from viz.app import parts
 from viz.app.controls import DEFAULT_EDGES, controls, unseen_switches
 from viz.app.state import ViewState
+from viz.app.terms import heads_of
 from viz.screen.drawing import as_dict
 from viz.screen.scene import Scene
 
@@ -140,6 +141,7 @@ def workspace(
                         *(parts.note(text, "warning") for text in work.warnings),
                         *(parts.note(text) for text in work.notes),
                         lead=work.lead,
+                        heads=heads_of([*work.edge_columns, *NODE_COLUMNS]),
                     ),
                     html.Div(
                         [

@@ -633,7 +633,8 @@
     const target = event.target || {};
     const field = /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName || "");
     const picture = document.getElementById("picture");
-    if (event.key === "Escape" && picture) {
+    if (event.key === "Escape" && document.querySelector("details.term[open]")) closeNotes(null);
+    else if (event.key === "Escape" && picture) {
       if (document.activeElement) document.activeElement.blur();
       dc.set_props("selected", { data: {} });
     } else if (event.key === "/" && !field) {
@@ -656,7 +657,20 @@
       zoom(event.key === "+" ? 1.4 : 1 / 1.4);
   });
 
+  /* One note on a term at a time; Escape closes it. */
+  function closeNotes(but) {
+    document.querySelectorAll("details.term[open]").forEach((note) => {
+      if (note !== but) note.open = false;
+    });
+  }
+
+  document.addEventListener("toggle", function (event) {
+    if (event.target.matches && event.target.matches("details.term[open]"))
+      closeNotes(event.target);
+  }, true);
+
   document.addEventListener("click", function (event) {
+    closeNotes(event.target.closest && event.target.closest("details.term"));
     const button = event.target.closest && event.target.closest(".zoom button");
     if (button) zoom({ "zoom-in": 1.4, "zoom-out": 1 / 1.4, "zoom-fit": 0 }[button.id]);
   });
