@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from circuits.base.errors import OptionError
-from circuits.base.glossary import Marker, Use, find_term, glossary, page
+from circuits.base.glossary import SOURCE, Marker, Use, find_term, glossary, page
 from experiments.cli.main import main
 from tests import results
 from tests.forms import check_form
@@ -34,6 +35,13 @@ def marked(text: str) -> list[tuple[str, str]]:
 def test_the_page_of_the_documentation_is_made_of_the_data():
     told = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     assert told == page(), "python -m circuits.base.glossary > docs/glossary.md"
+
+
+def test_the_data_is_in_the_wheel():
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = told["tool"]["setuptools"]["package-data"]["circuits"]
+    inside = SOURCE.relative_to(ROOT / "circuits")
+    assert any(inside.match(pattern) for pattern in patterns)
 
 
 def test_a_term_is_one_sentence_and_each_form_means_one_term():

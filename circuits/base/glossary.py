@@ -44,6 +44,11 @@ class Term:
         """Its place on a page, as `term-logit-lens`."""
         return "term-" + re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
+    @property
+    def plain(self) -> str:
+        """What it means, without marks of Markdown."""
+        return self.says.replace("`", "")
+
     def spelled(self) -> tuple[str, ...]:
         """All that is marked as this term."""
         return (self.name, *self.forms)
@@ -138,7 +143,7 @@ class Marker:
         rows = Markup("\n").join(
             Markup(
                 '<dt id="{}">{}</dt>\n<dd>{} <a href="#use-{}" aria-label="back to {}">↩</a></dd>'
-            ).format(term.slug, term.name, term.says.replace("`", ""), term.slug, term.name)
+            ).format(term.slug, term.name, term.plain, term.slug, term.name)
             for term in self.terms()
         )
         return Markup('<aside class="terms">\n<h2>{}</h2>\n<dl>\n{}\n</dl>\n</aside>').format(

@@ -32,20 +32,16 @@ def heads_of(columns: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _note(use: Use) -> html.Details:
-    meaning = [html.B(use.term.name), f": {_plain(use.term)}"]
+    meaning: list[Any] = [html.B(use.term.name), f": {use.term.plain}"]
     return html.Details(
         [html.Summary(visible(use.text)), html.Span(meaning, role="note")], className="term"
     )
 
 
 def _listed(terms: Sequence[Term]) -> html.Details:
-    rows = [part for term in terms for part in (html.Dt(term.name), html.Dd(_plain(term)))]
+    rows = [part for term in terms for part in (html.Dt(term.name), html.Dd(term.plain))]
     named = ", ".join(term.name for term in terms)
     return html.Details(
         [html.Summary(f"Words in the tables: {named}"), html.Dl(rows, className="pairs")],
         className="words",
     )
-
-
-def _plain(term: Term) -> str:
-    return term.says.replace("`", "")
