@@ -97,6 +97,7 @@ def test_a_line_of_a_difference_stands_for_edges_of_which_the_same_became(given_
         assert len(became) == 1
         sums = [abs(float(side[bundle].sum())) for side in comparison.scores]
         assert scene.size[line] == pytest.approx(max(sums), abs=1e-6)
+    assert len(set(scene.names)) == scene.n_lines
     apart = difference_scene(comparison, 80)
     bundled = sum(map(len, scene.layout.bundles))
     assert bundled + scene.layout.n_inside == apart.n_edges
@@ -192,6 +193,11 @@ def test_the_difference_view_draws_boxes_too():
     names = [row["edge"] for row in work.edge_rows]
     assert names == list(work.scene.names)
     layout = work.scene.layout
+    assert max(map(len, layout.bundles)) > 1
     for line, row in enumerate(work.edge_rows):
+        if len(layout.bundles[line]) > 1:
+            said = str(bundle_details(comparison.before, work.scene, row["edge"], comparison))
+            assert f"'{row['status']}'" in said
+            assert f"{row['after']:+.4g}" in said
         sides = (float(values[layout.bundles[line]].sum()) for values in comparison.scores)
         assert (row["before"], row["after"]) == pytest.approx(tuple(sides))

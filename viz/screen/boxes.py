@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,6 +86,15 @@ def line_names(wiring: Wiring, layout: Layout) -> list[str]:
             target = box + target[len(reader) :]  # what follows says the input and the span
         names.append(boxes.get(layout.nodes[tail], source) + arrow + target)
     return names
+
+
+def told_apart(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    """Names of lines; lines between the same boxes that differ in class say theirs."""
+    counts = Counter(names)
+    return tuple(
+        name if counts[name] == 1 else f"{name} {kind}"
+        for name, kind in zip(names, classes, strict=True)
+    )
 
 
 def box_records(layout: Layout, roles: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ from circuits.graph.circuit import Circuit, node_kind
 from viz import theme
 from viz.layout import Layout
 from viz.routing import sample_curves
-from viz.screen.boxes import box_names, bundle_records, line_names
+from viz.screen.boxes import box_names, bundle_records, line_names, told_apart
 
 WIDTH_BINS = 6
 PIXELS = 1.7
@@ -178,7 +178,7 @@ def make_scene(
         group_of=np.array(group_of, dtype=np.int64),
         order=order,
         size=size,
-        names=tuple(line_names(circuit.wiring, layout)),
+        names=told_apart(line_names(circuit.wiring, layout), classes),
         titles=tuple(titles),
         classes=tuple(classes),
         roles=dict(circuit.roles),
