@@ -726,6 +726,32 @@ def test_a_page_needs_no_other_file(toy: Counting, context: Context) -> None:
     assert "@import" not in text
 
 
+def test_a_report_leads_to_its_terms_once_each_and_leaves_code_alone(
+    toy: Counting, context: Context
+) -> None:
+    def report(config: Config, parts: Mapping[str, Part]) -> Report:
+        table = Table("main", ("edge", "score, `foil`"), [["m0->logits", 1.0]], title="Circuit")
+        section = Section("Part", "Edges by their score; `circuit` is code.", (table,))
+        return Report("The edges of 3 circuits, 50 % held out.", (section,), (), ("A foil.",))
+
+    run_analysis(replace(toy.analysis, report=report), Config(), context)
+    page = Ids((context.folder / "report.html").read_text())
+    terms = ["circuit", "edge", "held-out", "score"]
+    assert [each for each in page.ids if each.startswith("use-")] == [
+        "use-term-edge",
+        "use-term-circuit",
+        "use-term-held-out",
+        "use-term-score",
+    ]
+    assert [each for each in page.ids if each.startswith("term-")] == [f"term-{t}" for t in terms]
+    text = (context.folder / "report.md").read_text()
+    assert "The [edges](#term-edge) of 3 [circuits](#term-circuit), 50 % [held out]" in text
+    assert "Edges by their [score](#term-score); `circuit` is code." in text
+    assert "| edge | score, `foil` |" in text
+    assert re.findall(r'<a id="term-([a-z-]+)"></a>', text) == terms
+    assert re.findall(r"\]\(#term-([a-z-]+)\)", text) == ["edge", "circuit", "held-out", "score"]
+
+
 def test_text_on_a_page_is_no_markup(toy: Counting, context: Context) -> None:
     run_analysis(toy.analysis, Config(), context)
     text = (context.folder / "report.html").read_text()

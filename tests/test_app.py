@@ -172,6 +172,7 @@ STATES = st.builds(
         tuple
     ),
     prompt=st.text("The capital of?=&%#+;é", max_size=30),
+    collapsed=LISTS,
     off=LISTS,
     rows=NAMES,
     number=NAMES,

@@ -364,6 +364,102 @@ def test_a_group_of_nodes_is_named_drawn_and_kept_in_the_link(page):
     )
 
 
+def test_a_term_of_the_sentence_opens_its_note_by_click_and_key_one_at_a_time(page):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(f"?view=circuit&r={page.ids['partners']}&node=m2")
+    page.until("return document.querySelector('#details h2').textContent === 'm2'")
+    page.until("return document.querySelectorAll('details.term').length > 1")
+    first, second = page.js("return [...document.querySelectorAll('details.term')].slice(0, 2)")
+    height = page.js("return document.querySelector('.lead').clientHeight")
+    first.find_element("tag name", "summary").click()
+    page.until("return document.querySelector('details.term [role=note]').offsetHeight > 0")
+    assert page.js("return document.querySelector('.lead').clientHeight") == height
+    page.js("arguments[0].querySelector('summary').focus()", second)
+    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+    page.until("return document.querySelectorAll('details.term[open]').length === 1")
+    assert page.js("return arguments[0].open", second)
+    ActionChains(page.driver).send_keys(Keys.ESCAPE).perform()
+    page.until("return !document.querySelector('details.term[open]')")
+    assert page.text("#details h2") == "m2"  # Escape closed the note and no more
+
+
+BOX = """
+const plot = document.querySelector('#picture .js-plotly-plot');
+return plot.layout.annotations.map(a => a.text).find(t => t.includes('movers')) || ''
+"""
+
+
+def collapsed(page: Page) -> str:
+    """What stands above the box of the group of movers; empty where there is none."""
+    return page.js(BOX)
+
+
+def pressed(page: Page) -> str:
+    """Whether the group's button says that it is collapsed."""
+    return page.js(
+        "return document.querySelector('#group-list [aria-pressed]').getAttribute('aria-pressed')"
+    )
+
+
+@pytest.mark.parametrize("name", ["circuit", "rewiring"])
+def test_a_group_collapses_into_a_box_and_expands_by_click_and_key_and_the_link_keeps_it(
+    page, name
+):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    view = {"circuit": "circuit", "rewiring": "difference"}[name]
+    page.open(f"?view={view}&r={page.ids[name]}&n=2000&groups=movers:a6.h1~a6.h2")
+    page.until("return document.querySelector('#group-list button')")
+    apart, count = page.edges_drawn(), page.text("#count")
+    page.js("document.querySelector('#group-list button').click()")
+    page.until(BOX)
+    assert collapsed(page) == "<b>movers</b> ×2"
+    page.until("return document.querySelector('#group-list button').textContent === 'Expand'")
+    assert pressed(page) == "true"
+    assert page.edges_drawn() < apart
+    page.until("return new URLSearchParams(location.search).get('collapsed') === 'movers'")
+    assert page.text("#count").split(" ")[0] == count.split(" ")[0]  # edges, not lines
+
+    page.driver.refresh()
+    page.until(READY)
+    page.until(BOX)
+    page.click_mark("group movers")
+    page.until("return document.querySelector('#details h2').textContent === 'movers: 2 nodes'")
+    assert "a6.h1, a6.h2" in page.text("#details")
+    assert "Edges out:" in page.text("#details")
+    ActionChains(page.driver).send_keys("g").perform()  # the group of what is selected
+    page.until(f"return !(() => {{{BOX}}})()")
+    page.until("return !new URLSearchParams(location.search).has('collapsed')")
+    assert page.edges_drawn() == apart
+    assert page.text("#count") == count
+
+    page.until("return document.querySelector('#group-list button').textContent === 'Collapse'")
+    page.js("document.querySelector('#group-list button').focus()")
+    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+    page.until(BOX)
+    page.js("document.querySelector('#group-list .icon').click()")  # a group that is gone
+    page.until(f"return !(() => {{{BOX}}})()")
+
+
+def test_a_box_that_is_switched_off_switches_off_its_nodes(page):
+    page.open(
+        f"?view=try&model={MODEL}&prompt={quote(PROMPT)}&subject={quote(SUBJECT)}&answer={ANSWER}"
+        "&groups=movers:a6.h1~a6.h2&collapsed=movers",
+        READY,
+    )
+    page.until(BOX)
+    page.click_mark("group movers")
+    page.until("return document.querySelector('#details h2').textContent.includes('movers')")
+    page.js("document.querySelector('#off-toggle').click()")
+    page.until("return new URLSearchParams(location.search).get('off') === 'a6.h1~a6.h2'")
+    page.until("return document.querySelector('#answers').innerText.includes('off: a6.h1, a6.h2')")
+    page.js("document.querySelector('#off-toggle').click()")
+    page.until("return !new URLSearchParams(location.search).has('off')")
+
+
 def test_a_deep_link_restores_the_view_and_back_and_forward_work(page):
     link = (
         f"?view=circuit&r={page.ids['circuit']}&n=60&t=0.05&node=m2&role=mover&layers=0-6"

@@ -254,9 +254,9 @@ def test_without_a_node_or_an_edge_nothing_else_is_gone(circuit: Circuit, data: 
 @pytest.mark.parametrize("call", ["without", "among"])
 def test_a_part_that_the_model_has_not_is_refused(call: str):
     circuit = Circuit.full(Wiring(2, 4, 2))
-    with pytest.raises(OptionError, match="no node 'a7.h0' in a model of 2 layers"):
+    with pytest.raises(OptionError, match=r"no node 'a7\.h0' in a model of 2 layers"):
         getattr(circuit, call)("a7.h0")
-    with pytest.raises(OptionError, match="no edge 'input->a7.h0'"):
+    with pytest.raises(OptionError, match=r"no edge 'input->a7\.h0'"):
         circuit.without("input->a7.h0")
 
 

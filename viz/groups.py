@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Wiring, node_kind
+from viz import theme
 
 LONGEST_NAME = 40
 GROUPED = ("head", "mlp")
@@ -30,6 +31,11 @@ class Box:
     name: str
     node: str
     members: tuple[str, ...]
+
+    def look(self, roles: Mapping[str, str]) -> theme.NodeStyle:
+        """Its members' style where they share one."""
+        styles = {theme.node_style(node_kind(each), roles.get(each, "")) for each in self.members}
+        return styles.pop() if len(styles) == 1 else theme.GROUP
 
 
 def parse_groups(told: Sequence[str]) -> dict[str, tuple[str, ...]]:

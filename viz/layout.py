@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from circuits.base.choices import Choice
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit, Wiring, node_kind, node_layer
+from viz import theme
 from viz.groups import Box, Groups, arrange, check_groups
 from viz.routing import HALF_HEIGHT, HALF_WIDTH, Obstacles, Router
 
@@ -77,6 +78,7 @@ class Layout:
 
     Where groups are drawn as boxes, `boxes` says which node each stands in for, a curve may be a
     bundle of edges, of which `edges` names the strongest, and `n_inside` edges run within a box.
+    What a bundle is worth is the signed sum of its edges (`totals`).
     """
 
     nodes: tuple[str, ...]
@@ -106,6 +108,19 @@ class Layout:
     def totals(self, values: Float[np.ndarray, " edge"]) -> Float[np.ndarray, " curve"]:
         """A value of each curve from one of each canonical edge: that of a bundle is the sum."""
         return np.array([values[bundle].sum() for bundle in self.bundles], dtype=float)
+
+    def meets(self, node: str) -> tuple[np.ndarray, np.ndarray]:
+        """Canonical indices of the drawn edges into and out of a node or the box in its place."""
+        at, none = self.nodes.index(node), np.zeros(0, dtype=np.int64)
+        into, out = (
+            np.concatenate([none, *(self.bundles[line] for line in np.flatnonzero(ends == at))])
+            for ends in (self.head, self.tail)
+        )
+        return into, out
+
+    def look(self, node: str, roles: Mapping[str, str]) -> theme.NodeStyle:
+        """A node's style by its role or kind; of a box its members', where they share one."""
+        return self.boxes.get(node, Box("", node, (node,))).look(roles)
 
     def position(self, node: str) -> tuple[float, float]:
         """Centre of a node; OptionError where it is not drawn."""
@@ -231,6 +246,7 @@ def lay_out(
     placement: Placement | str = Placement.COMPACT,
     max_columns: int = 16,
     groups: Groups | None = None,
+    sorts: Int[np.ndarray, " edge"] | None = None,
 ) -> Layout:
     """Layout of a circuit's strongest edges (see `strongest`).
 
@@ -239,8 +255,9 @@ def lay_out(
     head index and layer its place, drawn or not, so that pictures can be laid over each other.
     No curve touches the box of a node that is not one of its two ends, at any density.
     Nodes of `groups` are drawn as the box of their group; edges between the same two boxes become
-    one curve, a span each where spans are told apart. OptionError for a group's node that the model
-    does not have.
+    one curve, a span each where spans are told apart, and one for each of the `sorts` (a number of
+    every canonical edge) where these are given. OptionError for a group's node that the model does
+    not have.
     """
     wiring, nodes = circuit.wiring, _nodes_of(circuit.wiring)
     check_groups(groups or {}, wiring)
@@ -253,9 +270,13 @@ def lay_out(
     n_inside = int((tail == head).sum())
     edges, tail, head = (each[tail != head] for each in (edges, tail, head))
     port = nodes.port[wiring.edge_dst[edges]]
-    bundles, strong = _bundles(tail, head, port, wiring.edge_span[edges])
+    if sorts is None or not boxes:
+        sorts = np.zeros(wiring.n_edges, dtype=np.int64)
+    n_sorts = int(sorts.max(initial=0)) + 1
+    place = wiring.edge_span[edges] * n_sorts + sorts[edges]
+    bundles, strong = _bundles(tail, head, port, place)
     bundled = tuple(edges[bundle] for bundle in bundles)
-    edges, tail, head = edges[strong], tail[strong], head[strong]
+    edges, tail, head, place = edges[strong], tail[strong], head[strong], place[strong]
     drawn = np.zeros(len(nodes.names), dtype=bool)
     drawn[np.concatenate([tail, head, [0, len(drawn) - 1]])] = True
     drawn[[nodes.names.index(box.node) for box in boxes]] = True
@@ -277,7 +298,7 @@ def lay_out(
     x[bars], half_width[bars] = (left + right) / 2, (right - left) / 2
 
     # An edge that is kept in several spans is as many lines, each a little beside the other.
-    beside = BESIDE * ((wiring.edge_span[edges] + 0.5) / wiring.n_spans - 0.5)
+    beside = BESIDE * ((place + 0.5) / (wiring.n_spans * n_sorts) - 0.5)
     inner = drawn.copy()
     inner[bars] = False
     obstacles = Obstacles.of_boxes(x[inner], y[inner], left, right)

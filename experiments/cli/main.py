@@ -38,6 +38,7 @@ from experiments.cli import (
     figures,
     files,
     find,
+    glossary,
     look,
     mib,
     run,
@@ -59,6 +60,7 @@ COMMANDS = (
     *(edit.edit, edit.unlearn, edit.compare, run.run, benchmark.benchmark),
     *(sweep.sweep, figures.figures, serve.serve),
     *(files.show, files.export, files.push, files.schema, files.models, facts.facts),
+    glossary.glossary,
 )
 """As `kc --help` lists them."""
 GROUPS = {

@@ -16,6 +16,7 @@ from viz.app.groups import Group, group_of, groups, href, made, tab_name
 from viz.app.lead import lead_of, told_beside
 from viz.app.library import MAX_FILES, Entry
 from viz.app.state import ViewState
+from viz.app.terms import lead
 from viz.screen.circuit import circuit_figure
 
 COLUMNS = [
@@ -109,14 +110,18 @@ def preview(context: Context, result: str) -> list[Any]:
         return [*head, html.P(parts.visible(sweep.says())), parts.pairs([("models", models)])]
     if entry.kind is REPORT:
         summary, _ = context.library.report(result)
-        lead = html.P(parts.visible(str(summary.get("lead", ""))), className="lead")
-        return [*head, lead, parts.pairs(facts_of(entry)), *_holds(group)]
+        return [
+            *head,
+            lead(str(summary.get("lead", ""))),
+            parts.pairs(facts_of(entry)),
+            *_holds(group),
+        ]
     try:
         value = context.library.value(result)
     except KnowledgeCircuitsError as error:
         return [head[0].children[0], parts.note(str(error), "error")]
     sentence = lead_of(value, told_beside(value, context.library.record(result)))
-    head += [html.P(parts.visible(sentence), className="lead")] if sentence else []
+    head += [lead(sentence)] if sentence else []
     head += _holds(group)
     if isinstance(value, Circuit):
         figure = circuit_figure(value, PREVIEW_EDGES, title="")

@@ -10,15 +10,19 @@ from dash.exceptions import PreventUpdate
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.graph.circuit import Circuit
 from viz.app import details, parts
+from viz.app.box_details import box_details, bundle_details
 from viz.app.browse_page import preview
-from viz.app.circuit_page import summary_of
+from viz.app.circuit_page import circuit_work, summary_of
 from viz.app.context import Context
-from viz.app.controls import group_list
+from viz.app.controls import group_list, pieces_said
 from viz.app.difference_page import comparison_of, difference_work
 from viz.app.exports import DATA, PICTURES, exported, formats_of
 from viz.app.live_callbacks import can_be_cut, reading_of
 from viz.app.plain_pages import fitted, lens_picture
+from viz.app.state import parse_state
+from viz.app.workspace import Collapsed, Work, node_rows, scene_data
 from viz.paper.difference import either_circuit
+from viz.screen.boxes import PREFIX
 from viz.series import lens_lines
 
 
@@ -69,6 +73,7 @@ def _in_browser(app: Dash) -> None:
         Input("groups", "data"),
         Input("only-groups", "value"),
         Input("off", "data"),
+        State("boxes", "data"),
     )
     app.clientside_callback(
         ClientsideFunction("kc", "select"),
@@ -99,6 +104,14 @@ def _in_browser(app: Dash) -> None:
         State("group-name", "value"),
         State("selected", "data"),
         State("groups", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("kc", "collapse"),
+        Output("boxes", "data"),
+        Input({"type": "collapse", "index": ALL}, "n_clicks"),
+        Input("groups", "data"),
+        State("boxes", "data"),
         prevent_initial_call=True,
     )
     app.clientside_callback(
@@ -171,21 +184,75 @@ def _details(app: Dash, context: Context) -> None:
         Output("details", "children"),
         Input("selected", "data"),
         State("subject", "data"),
+        State("boxes", "data"),
+        State("url", "search"),
     )
-    def show_details(selected: Any, subject: Any) -> Any:
-        return parts.or_reason(lambda: details_of(context, subject["r"], selected or {}))
+    def show_details(selected: Any, subject: Any, boxes: Any, search: Any) -> Any:
+        state, _ = parse_state(search)
+        return parts.or_reason(
+            lambda: details_of(context, subject["r"], selected or {}, boxes or (), state.noise)
+        )
 
-    @app.callback(Output("group-list", "children"), Input("groups", "data"))
-    def show_groups(groups: Any) -> Any:
-        return group_list([(str(title), list(nodes)) for title, nodes in groups or []])
+    @app.callback(Output("group-list", "children"), Input("groups", "data"), Input("boxes", "data"))
+    def show_groups(groups: Any, boxes: Any) -> Any:
+        told = [(str(title), list(nodes)) for title, nodes in groups or []]
+        return group_list(told, {str(title) for title, _ in boxes or []})
+
+    @app.callback(
+        Output("scene", "data"),
+        Output("nodes-table", "rowData"),
+        Output("selected", "data", allow_duplicate=True),
+        Output("group-note", "children"),
+        Input("boxes", "data"),
+        State("subject", "data"),
+        State("selected", "data"),
+        State("url", "search"),
+        prevent_initial_call=True,
+    )
+    def show_boxes(boxes: Any, subject: Any, selected: Any, search: Any) -> tuple[Any, ...]:
+        state, _ = parse_state(search)
+        work = work_of(context, subject["r"], boxes or (), state.noise)
+        rows, kept = node_rows(work.circuit, work.scene), still(work, selected or {})
+        return scene_data(work), rows, kept, pieces_said(work.pieces)
 
 
-def details_of(context: Context, result: str, chosen: dict[str, str]) -> list[Any]:
+def work_of(context: Context, result: str, boxes: Collapsed, noise: str) -> Work:
+    """What the workspace shows of a circuit or a difference, with these groups as boxes."""
+    value, entry = context.library.value(result), context.library.entry(result)
+    if isinstance(value, Circuit):
+        return circuit_work(context, entry, value, boxes)
+    return difference_work(entry, value, noise=noise, groups=boxes)
+
+
+def still(work: Work, selected: dict[str, str]) -> dict[str, str]:
+    """The selection after groups were collapsed or expanded: a box for the node within it."""
+    node, edge = selected.get("node", ""), selected.get("edge", "")
+    if edge in work.scene.names or node in work.scene.nodes:
+        return selected
+    for place, name in work.scene.boxes.items():
+        if node in work.scene.layout.boxes[place].members:
+            return {"node": name}
+    return {}
+
+
+def details_of(
+    context: Context,
+    result: str,
+    chosen: dict[str, str],
+    boxes: Collapsed = (),
+    noise: str = "",
+) -> list[Any]:
     """What stands in the panel for a selection; the summary where there is none."""
     value = context.library.value(result)
     comparison = None if isinstance(value, Circuit) else comparison_of(value)
     circuit = value if comparison is None else either_circuit(comparison)
     node, edge = chosen.get("node", ""), chosen.get("edge", "")
+    if boxes and (node.startswith(PREFIX) or PREFIX in edge):
+        scene = work_of(context, result, boxes, noise).scene
+        if node in scene.nodes:
+            return box_details(circuit, scene, node, comparison)
+        if edge in scene.names:
+            return bundle_details(circuit, scene, edge, comparison)
     if node and node in circuit.nodes():
         source = circuit if comparison is None else comparison.before
         found = details.node_details(circuit, node, source.evidence, comparison)
@@ -209,10 +276,11 @@ def _exports(app: Dash, context: Context) -> None:
         State("subject", "data"),
         State("shown-edges", "data"),
         State("title", "data"),
+        State("shown-boxes", "data"),
         prevent_initial_call=True,
     )
     def save(*values: Any) -> tuple[Any, Any]:
-        subject, shown, title = values[-3:]
+        subject, shown, title, boxes = values[-4:]
         if not ctx.triggered or not ctx.triggered[0]["value"]:
             return no_update, no_update
         format = str(ctx.triggered_id).removeprefix("export-")
@@ -220,7 +288,8 @@ def _exports(app: Dash, context: Context) -> None:
             entry = context.library.entry(subject["r"])
             if format not in formats_of(entry.kind):
                 raise OptionError(f"a {entry.kind.shown} is not exported as {format}")
-            data = exported(context.library.value(entry.id), format, str(title or ""), shown)
+            value = context.library.value(entry.id)
+            data = exported(value, format, str(title or ""), shown, boxes or ())
         except KnowledgeCircuitsError as error:
             return no_update, parts.note(str(error), "error")
         stem = "".join(c if c.isalnum() else "-" for c in entry.name.partition(".kc.")[0])[-60:]

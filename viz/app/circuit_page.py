@@ -14,18 +14,21 @@ from viz.app import parts
 from viz.app.context import Context, prompts_of
 from viz.app.details import known_facts
 from viz.app.library import Entry
-from viz.app.workspace import Work
+from viz.app.workspace import Collapsed, Work
 from viz.asked import question
+from viz.screen.boxes import groups_of, in_pieces
 from viz.screen.circuit import MOST_EDGES, circuit_scene
+from viz.screen.scene import Scene
 
 SCORED = [("supports", theme.SUPPORTS), ("opposes", theme.OPPOSES)]
 CONTRAST = ("clean", "answer", "corrupted", "foil")
 METRICS = {"logit-diff": "logit difference", "log-prob": "log-probability", "kl": "KL divergence"}
 
 
-def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
-    """What the workspace shows of a circuit."""
-    scene = circuit_scene(circuit, MOST_EDGES)
+def circuit_work(context: Context, entry: Entry, circuit: Circuit, groups: Collapsed = ()) -> Work:
+    """What the workspace shows of a circuit, with these groups as boxes."""
+    boxes = groups_of(groups, circuit.wiring)
+    scene = circuit_scene(circuit, MOST_EDGES, groups=boxes)
     origin = circuit.provenance
     relation, model = origin.get("relation"), origin.get("model")
     title = f"{relation} in {model}" if relation and model else entry.name
@@ -49,10 +52,11 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit) -> Work:
         circuit=circuit,
         scene=scene,
         legend=legend,
-        edge_rows=edge_rows(circuit, scene.layout.edges),
+        edge_rows=edge_rows(circuit, scene),
         edge_columns=edge_columns(circuit),
         about=summary_of(circuit),
         notes=notes,
+        pieces=in_pieces(boxes, scene.layout),
     )
 
 
@@ -109,16 +113,26 @@ def faithfulness(circuit: Circuit) -> str:
     return parts.number(float(value)) if isinstance(value, int | float) else ""
 
 
-def edge_rows(circuit: Circuit, edges: np.ndarray) -> list[dict[str, Any]]:
-    """One record a drawn edge, in the scene's order."""
-    names = [circuit.wiring.edge_name(edge) for edge in edges]
+def edge_rows(circuit: Circuit, scene: Scene) -> list[dict[str, Any]]:
+    """One record a line, in the scene's order; of several edges it has the sum of the scores."""
+    layout = scene.layout
     columns: dict[str, np.ndarray] = {}
     if circuit.scores is not None:
-        columns["score"] = circuit.scores.values[edges]
-    columns |= {name: column[edges] for name, column in circuit.columns.items()}
+        columns["score"] = layout.totals(circuit.scores.values)
+    single = np.array([len(bundle) == 1 for bundle in layout.bundles], dtype=bool)
+    columns |= {
+        name: np.where(single, column[layout.edges], np.nan)
+        for name, column in circuit.columns.items()
+    }
     return [
-        {"edge": name, **{key: float(column[row]) for key, column in columns.items()}}
-        for row, name in enumerate(names)
+        {
+            "edge": name,
+            **{
+                key: None if np.isnan(column[row]) else float(column[row])
+                for key, column in columns.items()
+            },
+        }
+        for row, name in enumerate(scene.names)
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from circuits.graph.circuit import node_kind
 from viz import theme
 from viz.app import parts
 from viz.app.state import ViewState
+from viz.groups import LONGEST_NAME
 from viz.screen.scene import Scene
 
 DEFAULT_EDGES = 150
@@ -35,9 +36,10 @@ def controls(
     legend: Sequence[tuple[str, theme.EdgeStyle]],
     state: ViewState,
     before: Any = None,
+    pieces: Sequence[str] = (),
 ) -> html.Nav:
     """Sliders, search, filters that are the legend as well, and groups; `before` stands first."""
-    n_edges = scene.n_edges
+    n_edges = scene.n_edges  # of the circuit: a group can be expanded without a new slider
     shown = [name for name, _ in legend if name not in state.hide]
     layers = [row.layer for row in scene.layout.rows] or [0]
     bounds = [min(layers), max(layers)]
@@ -59,9 +61,7 @@ def controls(
                     "Find a node or edge   /",
                     list="node-names",
                 ),
-                html.Datalist(
-                    [html.Option(value=node) for node in scene.layout.nodes], id="node-names"
-                ),
+                html.Datalist([html.Option(value=node) for node in scene.nodes], id="node-names"),
             ],
             className="control",
         ),
@@ -120,13 +120,14 @@ def controls(
             [
                 html.Label("Groups", className="label", htmlFor="group-name"),
                 html.Div(id="group-list"),
+                html.Div(pieces_said(pieces), id="group-note", **parts.aria(live="polite")),
                 html.Div(
                     [
                         dcc.Input(
                             id="group-name",
                             placeholder="name",
                             className="small-input",
-                            maxLength=60,
+                            maxLength=LONGEST_NAME,
                             autoComplete="off",
                         ),
                         html.Button(
@@ -151,14 +152,17 @@ def controls(
     return html.Nav(children, className="left", **parts.aria(label="what is shown"))
 
 
-def group_list(groups: Sequence[tuple[str, Sequence[str]]]) -> list[Any]:
-    """The groups with their nodes, each with a button that takes it away."""
+def group_list(
+    groups: Sequence[tuple[str, Sequence[str]]], collapsed: Container[str] = ()
+) -> list[Any]:
+    """The groups with their nodes, each with buttons that collapse it and that take it away."""
     if not groups:
         return [html.P("Select a node, name a group, pin.", className="hint")]
     return [
         html.Div(
             [
                 html.Div([html.B(title), html.Span(", ".join(nodes), className="hint")]),
+                collapse_button(index, title, title in collapsed),
                 html.Button(
                     "×",
                     id={"type": "unpin", "index": index},
@@ -171,6 +175,23 @@ def group_list(groups: Sequence[tuple[str, Sequence[str]]]) -> list[Any]:
         )
         for index, (title, nodes) in enumerate(groups)
     ]
+
+
+def pieces_said(pieces: Sequence[str]) -> list[html.P]:
+    """Why a collapsed group is not one box."""
+    return [html.P(parts.visible(text), className="hint") for text in pieces]
+
+
+def collapse_button(index: int | str, title: str, collapsed: bool) -> html.Button:
+    """What draws a group as one box, or all its nodes again; `index` is its place or its name."""
+    verb = "Expand" if collapsed else "Collapse"
+    return html.Button(
+        verb,
+        id={"type": "collapse", "index": index},
+        className="button quiet",
+        title=f"{verb} the group {title}   g",
+        **parts.aria(label=f"{verb.lower()} the group {title}", pressed=str(collapsed).lower()),
+    )
 
 
 def _control(label: str, value: Any, control: Any, hidden: bool = False) -> html.Div:

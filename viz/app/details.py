@@ -66,9 +66,9 @@ def node_details(
         head += role_evidence(record)
     head.append(html.Div(id="reading"))
     head += [
-        _edge_list("Edges in", circuit, into, True, comparison),
+        edge_list("Edges in", circuit, into, True, comparison),
         *_shared_list(circuit, node, comparison),
-        _edge_list("Edges out", circuit, out, False, comparison),
+        edge_list("Edges out", circuit, out, False, comparison),
     ]
     return head
 
@@ -201,17 +201,20 @@ def _shared_list(circuit: Circuit, node: str, comparison: Comparison | None) -> 
     group = f"a{layer}.kv{int(index) // wiring.queries_per_key}"
     into = np.array(wiring.dst_nodes)[wiring.edge_dst] == group
     edges = np.flatnonzero(circuit.kept & into)
-    return [_edge_list(f"Edges into {group}, which it shares", circuit, edges, True, comparison)]
+    return [edge_list(f"Edges into {group}, which it shares", circuit, edges, True, comparison)]
 
 
-def _edge_list(
+def edge_list(
     title: str,
     circuit: Circuit,
     edges: np.ndarray,
-    source: bool,
+    source: bool | None,
     comparison: Comparison | None,
 ) -> html.Details:
-    """Signed and sorted by size; the other end's name, with a bar each."""
+    """Signed and sorted by size, with a bar each; named by the `source` or the other end.
+
+    Where `source` is None an edge has its whole name.
+    """
     scores = (
         np.ones(len(edges))
         if circuit.scores is None
@@ -227,6 +230,7 @@ def _edge_list(
         other = wiring.src_names[wiring.edge_src[edge]] if source else wiring.dst_names[dst]
         slot = wiring.dst_slots[dst]
         label = f"{other} ({slot})" if source and slot else other
+        label = wiring.edge_name(edge) if source is None else label
         if comparison is not None and comparison.scores is not None:
             before, after = (float(values[edge]) for values in comparison.scores)
             score = after  # the bar's colour is the sign that the edge has now
@@ -238,7 +242,7 @@ def _edge_list(
     return html.Details(
         [
             html.Summary(f"{title}: {len(edges)}"),
-            html.Div(rows, className="bars"),
+            html.Div(rows, className="bars whole" if source is None else "bars"),
             html.P(f"and {more} weaker ones, in the table", className="hint") if more > 0 else None,
         ],
         open=True,

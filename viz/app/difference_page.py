@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 from dash import dcc, html
 
@@ -18,12 +17,14 @@ from viz.app import parts
 from viz.app.details import known_facts
 from viz.app.edit_page import SCORINGS, heads_table, measures_of
 from viz.app.library import Entry
-from viz.app.workspace import Work
+from viz.app.workspace import Collapsed, Work
 from viz.asked import changed as changed_by
 from viz.paper.difference import either_circuit
+from viz.screen.boxes import groups_of, in_pieces
 from viz.screen.circuit import MOST_EDGES
 from viz.screen.curves import followed_figure
 from viz.screen.difference import STATUS, difference_scene
+from viz.screen.scene import Scene
 
 COLUMNS = [
     parts.column("edge", "edge", 138, minWidth=130),
@@ -38,7 +39,9 @@ def comparison_of(value: Any) -> Comparison:
     return value if isinstance(value, Comparison) else value.comparison
 
 
-def difference_work(entry: Entry, value: Any, title: str = "", noise: str = "") -> Work:
+def difference_work(
+    entry: Entry, value: Any, title: str = "", noise: str = "", groups: Collapsed = ()
+) -> Work:
     """What the workspace shows of a comparison or a rewiring.
 
     With `noise` "off" edges are told apart by membership alone; by default that is so only where
@@ -47,7 +50,8 @@ def difference_work(entry: Entry, value: Any, title: str = "", noise: str = "") 
     comparison = comparison_of(value)
     judged = uses_noise(comparison, noise)
     shown = comparison if judged else replace(comparison, changes=None)
-    scene = difference_scene(shown, MOST_EDGES)
+    boxes = groups_of(groups, comparison.before.wiring)
+    scene = difference_scene(shown, MOST_EDGES, groups=boxes)
     union = either_circuit(comparison)
     origin = {**comparison.before.provenance, **getattr(value, "provenance", {})}
     present = set(scene.classes)
@@ -67,10 +71,11 @@ def difference_work(entry: Entry, value: Any, title: str = "", noise: str = "") 
         circuit=union,
         scene=scene,
         legend=[(name, style) for style, name in STATUS.items() if name in present],
-        edge_rows=edge_rows(comparison, scene.layout.edges, scene.classes),
+        edge_rows=edge_rows(comparison, scene),
         edge_columns=columns_of(comparison),
         about=known_facts(_facts(comparison, value), origin),
         notes=notes,
+        pieces=in_pieces(boxes, scene.layout),
     )
 
 
@@ -89,16 +94,16 @@ def uses_noise(comparison: Comparison, noise: str) -> bool:
     return noise == "on" or bool(comparison.changes.called(Decision.CHANGED).any())
 
 
-def edge_rows(
-    comparison: Comparison, edges: np.ndarray, classes: Sequence[str]
-) -> list[dict[str, Any]]:
-    """One record a drawn edge, in the scene's order."""
-    rows = []
-    for edge, status in zip(edges.tolist(), classes, strict=True):
-        row: dict[str, Any] = {"edge": comparison.before.wiring.edge_name(edge), "status": status}
-        if comparison.scores is not None:
-            row["before"], row["after"] = (float(values[edge]) for values in comparison.scores)
-        rows.append(row)
+def edge_rows(comparison: Comparison, scene: Scene) -> list[dict[str, Any]]:
+    """One record a line, in the scene's order; of several edges it has the sums of the scores."""
+    rows: list[dict[str, Any]] = [
+        {"edge": name, "status": status}
+        for name, status in zip(scene.names, scene.classes, strict=True)
+    ]
+    if comparison.scores is not None:
+        for side, values in zip(("before", "after"), comparison.scores, strict=True):
+            for row, total in zip(rows, scene.layout.totals(values).tolist(), strict=True):
+                row[side] = total
     return rows
 
 

@@ -16,8 +16,10 @@ from circuits.files.kinds import REPORT, SWEEP, Kind
 from circuits.graph.circuit import Circuit
 from viz.app.difference_page import comparison_of
 from viz.app.library import Record
+from viz.app.workspace import Collapsed
 from viz.paper import draw
 from viz.paper.difference import either_circuit
+from viz.screen.boxes import groups_of
 
 PICTURES = ("svg", "pdf", "png")
 DATA = ("csv", "graphml", "json")
@@ -33,10 +35,19 @@ def formats_of(kind: Kind) -> tuple[str, ...]:
     return (*pictures, "csv", "json") if kind.view != "record" else ("json",)
 
 
-def exported(value: Any, format: str, title: str, shown: Sequence[str] | None = None) -> bytes:
-    """A result in a format; of circuit-like ones `shown` names the edges of the current view."""
+def exported(
+    value: Any,
+    format: str,
+    title: str,
+    shown: Sequence[str] | None = None,
+    collapsed: Collapsed = (),
+) -> bytes:
+    """A result in a format; of circuit-like ones `shown` names the edges of the current view.
+
+    A circuit's picture has the boxes of the groups that are `collapsed`.
+    """
     if format in PICTURES:
-        return _picture(value, format, title, shown)
+        return _picture(value, format, title, shown, collapsed)
     if format == "graphml":
         return to_graphml(_graph(value))
     if format == "csv":
@@ -57,16 +68,20 @@ def only(circuit: Circuit, shown: Sequence[str]) -> Circuit:
     return replace(circuit, kept=kept & circuit.kept, provenance=origin)
 
 
-def _picture(value: Any, format: str, title: str, shown: Sequence[str] | None) -> bytes:
-    most = None
+def _picture(
+    value: Any, format: str, title: str, shown: Sequence[str] | None, collapsed: Collapsed
+) -> bytes:
+    most, groups = None, None
     if isinstance(value, Circuit):
         value = value if shown is None else only(value, shown)
-        most = max(1, value.n_edges)
+        most, drawn = max(1, value.n_edges), set(value.nodes())
+        boxes = groups_of(collapsed, value.wiring)
+        groups = {name: nodes for name, nodes in boxes.items() if drawn & set(nodes)}
     elif shown is not None:
         most = max(1, len(shown))
     with tempfile.TemporaryDirectory(prefix="kc-export-") as folder:
         path = Path(folder) / f"figure.{format}"
-        draw(value, path, title=title, max_edges=most)
+        draw(value, path, title=title, max_edges=most, groups=groups)
         return path.read_bytes()
 
 

@@ -12,6 +12,7 @@ from dash import dcc, html
 
 from circuits.base.errors import KnowledgeCircuitsError
 from viz import theme
+from viz.app import terms
 from viz.screen.style import CONFIG, visible
 
 GRID: dict[str, Any] = {
@@ -76,11 +77,15 @@ def heading(text: str, aside: Any = None) -> html.Div:
     return html.Div([html.H2(text), aside], className="heading")
 
 
-def picture_head(title: str, subtitle: str, *more: Any, lead: str = "") -> html.Div:
-    """What stands above a picture: its title, what was found, and how."""
-    found = html.P(visible(lead), className="lead") if lead else None
+def picture_head(
+    title: str, subtitle: str, *more: Any, lead: str = "", heads: Sequence[str] = ()
+) -> html.Div:
+    """What stands above a picture: its title, what was found, and how.
+
+    `heads` are those of the page's tables, whose terms are explained as the `lead`'s are.
+    """
     return html.Div(
-        [html.H1(title), found, html.P(subtitle, className="subtitle"), *more],
+        [html.H1(title), terms.lead(lead, heads), html.P(subtitle, className="subtitle"), *more],
         className="picture-head",
     )
 

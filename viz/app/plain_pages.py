@@ -13,6 +13,7 @@ from viz.app import parts
 from viz.app.details import known_facts
 from viz.app.library import Entry
 from viz.app.state import ViewState
+from viz.app.terms import heads_of
 from viz.screen.curves import lens_figure
 from viz.screen.heat_maps import trace_figure
 from viz.series import LensLines, lens_lines, lens_rows
@@ -35,7 +36,12 @@ def plain_page(
         [
             html.Section(
                 [
-                    parts.picture_head(parts.visible(title), parts.visible(subtitle), lead=lead),
+                    parts.picture_head(
+                        parts.visible(title),
+                        parts.visible(subtitle),
+                        lead=lead,
+                        heads=heads_of(columns),
+                    ),
                     html.Div(picture, className="picture-pane scroll"),
                 ],
                 className="centre",

@@ -127,11 +127,11 @@ def _result_page(context: Context, entry: Entry, state: ViewState) -> html.Div:
 
 
 def _circuit(context: Context, entry: Entry, value: Any, state: ViewState) -> html.Div:
-    return workspace(circuit_work(context, entry, value), state)
+    return workspace(circuit_work(context, entry, value, state.boxes), state)
 
 
 def _difference(context: Context, entry: Entry, value: Any, state: ViewState) -> html.Div:
-    work = difference_work(entry, value, noise=state.noise)
+    work = difference_work(entry, value, noise=state.noise, groups=state.boxes)
     return workspace(work, state, extra_of(value, state.noise))
 
 

@@ -68,6 +68,7 @@ def make_app(
             dcc.Store(id="nothing"),
             dcc.Store(id="subject"),
             dcc.Store(id="shown-edges"),
+            dcc.Store(id="shown-boxes"),
             dcc.Download(id="download"),
             html.Header(
                 [

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
+from viz.groups import LONGEST_NAME
+
 VIEWS = (
     *("browse", "circuit", "difference", "trace", "lens", "rows", "record", "report", "sweep"),
     "try",
@@ -26,7 +28,8 @@ MOST_NAMES = 64
 class ViewState:
     """What a URL says. Empty texts and tuples are "not said"; `n` 0 is the view's default.
 
-    `groups` are pinned nodes by name of their group; `off` what is switched off in "Try it", where
+    `groups` are pinned nodes by name of their group, `collapsed` the names of those that are drawn
+    as one box; `off` what is switched off in "Try it", where
     `against` is the corrupted prompt and `foil` its answer, and `look` what is looked at inside.
     Of a sweep, `rows` and `columns` are settings, `number` is shown, `where` are the wanted values
     of settings, and `cell` the values of the chosen cell's row and column.
@@ -44,6 +47,7 @@ class ViewState:
     hide: tuple[str, ...] = ()
     layers: tuple[int, int] | None = None
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    collapsed: tuple[str, ...] = ()
     noise: str = ""
     place: str = ""
     model: str = ""
@@ -65,6 +69,11 @@ class ViewState:
     def asked(self) -> tuple[str, str, str, str, str, str]:
         """What "Try it" asks: model, prompt, subject, answer, corrupted prompt and foil."""
         return (self.model, self.prompt, self.subject, self.answer, self.against, self.foil)
+
+    @property
+    def boxes(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """The groups that are drawn as one box each."""
+        return tuple(group for group in self.groups if group[0] in self.collapsed)
 
     def before_edit(self) -> ViewState:
         """The same question without the edit that was made of it."""
@@ -165,7 +174,7 @@ def _from_text(name: str, value: str) -> Any:
         if len(cell) != 2:
             raise ValueError("a cell is a row and a column")
         return cell
-    if name in ("role", "kind", "hide", "off"):
+    if name in ("role", "kind", "hide", "off", "collapsed"):
         return tuple(dict.fromkeys(part[:LONGEST] for part in value.split("~") if part))[
             :MOST_NAMES
         ]
@@ -178,5 +187,5 @@ def _groups(value: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
         title, colon, nodes = part.rpartition(":")
         names = tuple(dict.fromkeys(node[:40] for node in nodes.split("~") if node))[:MOST_NAMES]
         if colon and names:
-            groups.append((title[:60], names))
+            groups.append((title[:LONGEST_NAME], names))
     return tuple(groups)

@@ -111,7 +111,7 @@ def try_page(
         return inside_page.page(state, found, left)
     if found.trial is not None:
         title = f"{state.prompt} … {state.answer} → {state.target}"
-        work = difference_work(found.entry, found.trial.rewiring, title)
+        work = difference_work(found.entry, found.trial.rewiring, title, groups=state.boxes)
         back = state.before_edit()
         extra = [
             dcc.Link("← the circuit before the edit", href=back.search(), className="back"),
@@ -119,7 +119,7 @@ def try_page(
             *extra_of(found.trial.rewiring, state.noise, live=True),
         ]
     else:
-        work = circuit_work(context, found.entry, found.circuit)
+        work = circuit_work(context, found.entry, found.circuit, state.boxes)
         extra = [_switches(), html.Div(id="answers", **parts.aria(live="polite")), _edit_form()]
     work = replace(work, view="try", warnings=found.warnings, error=error)
     work = replace(work, lead=found.lead or work.lead)

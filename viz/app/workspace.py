@@ -19,8 +19,12 @@ from viz import theme
 from viz.app import parts
 from viz.app.controls import DEFAULT_EDGES, controls, unseen_switches
 from viz.app.state import ViewState
+from viz.app.terms import heads_of
 from viz.screen.drawing import as_dict
 from viz.screen.scene import Scene
+
+Collapsed = Sequence[Sequence[Any]]
+"""Groups that are drawn as boxes, as links and pages tell them: a name and its nodes each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,7 @@ class Work:
     """What a workspace shows: the scene, the circuit it is of, and the rows of its tables.
 
     `lead` says what was found, `error` what could not be done and `warnings` what to beware of.
+    `pieces` says which collapsed groups are not one box.
     `result` is the id that callbacks ask the library for; `legend` are the looks of edges with
     their class; `edge_rows` stand in the scene's order.
     """
@@ -46,6 +51,7 @@ class Work:
     lead: str = ""
     error: str = ""
     warnings: Sequence[str] = ()
+    pieces: Sequence[str] = ()
 
 
 def scene_data(work: Work) -> dict[str, Any]:
@@ -63,20 +69,26 @@ def scene_data(work: Work) -> dict[str, Any]:
 
 
 def node_rows(circuit: Circuit, scene: Scene) -> list[dict[str, Any]]:
-    """One record a node: role, edges in and out, and the sums of their |score|."""
+    """One record a node: role, edges in and out, and the sums of their |score|.
+
+    Of the box of a group, the edges into and out of it: those within are left out.
+    """
     wiring, kept = circuit.wiring, np.flatnonzero(circuit.kept)
     sources = np.array(wiring.src_names)[wiring.edge_src[kept]]
     heads = np.array(wiring.dst_nodes)[wiring.edge_dst[kept]]
     size = np.ones(len(kept)) if circuit.scores is None else np.abs(circuit.scores.values[kept])
     rows: list[dict[str, Any]] = []
-    for node in scene.layout.nodes:
-        out, into = sources == node, heads == node
-        role = circuit.roles.get(node, "")
+    for name, node in zip(scene.nodes, scene.layout.nodes, strict=True):
+        what = circuit.roles.get(node, "") or KIND_NAMES.get(node_kind(node), node_kind(node))
+        if node not in scene.boxes:
+            out, into = sources == node, heads == node
+        else:
+            into, out = (np.isin(kept, edges) for edges in scene.layout.meets(node))
+            what = f"group of {len(scene.layout.boxes[node].members)}"
         rows.append(
             {
-                "node": node,
-                "what": role
-                or {"kv": "key-value head", "mlp": "MLP"}.get(node_kind(node), node_kind(node)),
+                "node": name,
+                "what": what,
                 "in": int(into.sum()),
                 "out": int(out.sum()),
                 "mass": float(size[out].sum() + size[into].sum()),
@@ -102,7 +114,7 @@ def workspace(
     as callbacks that name them would else find nothing.
     """
     scene = work.scene
-    nodes = set(scene.layout.nodes)
+    nodes = set(scene.nodes)
     edge_known = state.edge in set(scene.names) or _is_edge(work.circuit, state.edge)
     selected: dict[str, str] = {}
     if state.node in nodes:
@@ -114,9 +126,10 @@ def workspace(
             dcc.Store(id="scene", data=scene_data(work)),
             dcc.Store(id="selected", data=selected),
             dcc.Store(id="groups", data=[[title, list(each)] for title, each in state.groups]),
+            dcc.Store(id="boxes", data=[[title, list(each)] for title, each in state.boxes]),
             dcc.Store(id="off", data=list(state.off)),
             None if live else unseen_switches(),
-            controls(scene, work.legend, state, before),
+            controls(scene, work.legend, state, before, work.pieces),
             html.Section(
                 [
                     above,
@@ -128,6 +141,7 @@ def workspace(
                         *(parts.note(text, "warning") for text in work.warnings),
                         *(parts.note(text) for text in work.notes),
                         lead=work.lead,
+                        heads=heads_of([*work.edge_columns, *NODE_COLUMNS]),
                     ),
                     html.Div(
                         [
@@ -190,6 +204,9 @@ def workspace(
         ],
         className="work",
     )
+
+
+KIND_NAMES = {"kv": "key-value head", "mlp": "MLP"}
 
 
 def zoom_buttons() -> html.Div:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from circuits.base.display import visible
+from circuits.base.glossary import Marker
 from circuits.base.origin import timestamp
 from circuits.base.writing import to_json
 from viz.page.section import Section
@@ -30,7 +31,7 @@ FIRST_ROWS = 10
 
 def document(sections: Sequence[Section], title: str, *, cdn: bool = False) -> str:
     """The page of these sections; see `viz.page.write`."""
-    page = _environment().get_template("page.html.j2")
+    page, marker = _environment().get_template("page.html.j2"), Marker()
     return page.render(
         title=visible(title),
         sections=sections,
@@ -44,6 +45,9 @@ def document(sections: Sequence[Section], title: str, *, cdn: bool = False) -> s
         first_rows=FIRST_ROWS,
         version=_version(),
         created=timestamp(),
+        mark=lambda text: marker.html(visible(text)),
+        explained=marker.first,
+        terms=marker.html_section,
     )
 
 

@@ -94,9 +94,7 @@ def size_legend(scores: np.ndarray) -> list[Entry]:
 
 def node_look(circuit: Circuit, layout: Layout, node: str) -> theme.NodeStyle:
     """A node's style; that of a group is its members' where they share one."""
-    members = layout.boxes[node].members if node in layout.boxes else (node,)
-    styles = [theme.node_style(node_kind(each), circuit.roles.get(each, "")) for each in members]
-    return styles[0] if len(set(styles)) == 1 else theme.GROUP
+    return layout.look(node, circuit.roles)
 
 
 def draw_box(

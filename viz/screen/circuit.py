@@ -10,7 +10,9 @@ import plotly.graph_objects as go
 
 from circuits.graph.circuit import Circuit, node_kind
 from viz import theme
+from viz.groups import Groups
 from viz.layout import FEW, Placement, lay_out
+from viz.screen.boxes import bundled, line_names
 from viz.screen.drawing import figure_of
 from viz.screen.scene import Scene, make_scene
 from viz.screen.style import dash, plain
@@ -50,23 +52,32 @@ def circuit_scene(
     circuit: Circuit,
     max_edges: int = MOST_EDGES,
     placement: Placement | str = Placement.COMPACT,
+    groups: Groups | None = None,
 ) -> Scene:
-    """The scene of a circuit's strongest `max_edges` edges."""
-    layout = lay_out(circuit, max_edges, placement, COLUMNS)
-    scores = None if circuit.scores is None else circuit.scores.values[layout.edges]
+    """The scene of a circuit's strongest `max_edges` edges.
+
+    `groups` are drawn as boxes, as on paper: a line between two boxes is worth the signed sum of
+    its edges' scores.
+    """
+    layout = lay_out(circuit, max_edges, placement, COLUMNS, groups)
+    n_lines = len(layout.edges)
+    scores = None if circuit.scores is None else layout.totals(circuit.scores.values)
     if scores is None:
-        size = np.ones(layout.n_drawn)
-        styles: Sequence[theme.EdgeStyle] = [theme.UNSCORED] * layout.n_drawn
+        size = np.ones(n_lines)
+        styles: Sequence[theme.EdgeStyle] = [theme.UNSCORED] * n_lines
     else:
-        size = np.abs(scores.astype(np.float64))
+        size = np.abs(scores)
         styles = [theme.edge_style(score) for score in scores.tolist()]
     columns = {plain(name): column for name, column in circuit.columns.items()}
     titles = []
-    for place, edge in enumerate(layout.edges.tolist()):
-        parts = [f"<b>{plain(circuit.wiring.edge_name(edge))}</b>"]
+    for place, name in enumerate(line_names(circuit.wiring, layout)):
+        bundle = layout.bundles[place]
+        parts = [f"<b>{plain(bundled(name, bundle))}</b>"]
         if scores is not None:
             parts.append(f"score {scores[place]:+.4g}")
-        parts += [f"{name} {column[edge]:.3g}" for name, column in columns.items()]
+        if len(bundle) == 1:  # how often resamples keep many edges is no sum
+            edge = int(bundle[0])
+            parts += [f"{title} {column[edge]:.3g}" for title, column in columns.items()]
         titles.append("<br>".join(parts))
     classes = [
         "edge" if scores is None else "opposes" if s < 0 else "supports"

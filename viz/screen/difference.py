@@ -10,8 +10,10 @@ import plotly.graph_objects as go
 from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision
 from viz import theme
+from viz.groups import Groups
 from viz.layout import Placement, lay_out
 from viz.paper.difference import edge_styles, shown_circuit
+from viz.screen.boxes import bundled, line_names
 from viz.screen.circuit import COLUMNS, MOST_EDGES, with_legend, with_title
 from viz.screen.drawing import figure_of
 from viz.screen.scene import Scene, make_scene
@@ -59,24 +61,30 @@ def difference_scene(
     comparison: Comparison,
     max_edges: int = MOST_EDGES,
     placement: Placement | str = Placement.COMPACT,
+    groups: Groups | None = None,
 ) -> Scene:
-    """The scene of the edges of either circuit, what changed before what is strong."""
+    """The scene of the edges of either circuit, what changed before what is strong.
+
+    `groups` are drawn as boxes. A line stands for edges of which the same became, and its scores
+    before and after are the signed sums of theirs.
+    """
     union = shown_circuit(comparison, max_edges)
-    layout = lay_out(union, max_edges, placement, COLUMNS)
-    size = (
-        np.ones(layout.n_drawn)
-        if union.scores is None
-        else np.abs(union.scores.values[layout.edges].astype(np.float64))
-    )
+    kept, sorts = np.flatnonzero(union.kept), np.zeros(len(union.kept), dtype=np.int64)
+    sorts[kept] = [list(STATUS).index(style) for style in screen_styles(comparison, kept)]
+    layout = lay_out(union, max_edges, placement, COLUMNS, groups, sorts)
+    sums = None if comparison.scores is None else [layout.totals(s) for s in comparison.scores]
+    size = np.ones(len(layout.edges)) if sums is None else np.maximum(*np.abs(sums))
     styles = screen_styles(comparison, layout.edges)
     titles = []
-    for edge, style in zip(layout.edges.tolist(), styles, strict=True):
-        parts = [f"<b>{plain(union.wiring.edge_name(edge))}</b>", style.legend]
-        if comparison.scores is not None:
-            before, after = (float(values[edge]) for values in comparison.scores)
-            parts.append(f"before {before:+.4g}, after {after:+.4g}")
-        if comparison.changes is not None:
-            parts.append(f"against the noise: {comparison.changes.decision(edge)}")
+    for place, (name, style) in enumerate(
+        zip(line_names(union.wiring, layout), styles, strict=True)
+    ):
+        bundle = layout.bundles[place]
+        parts = [f"<b>{plain(bundled(name, bundle))}</b>", style.legend]
+        if sums is not None:
+            parts.append(f"before {sums[0][place]:+.4g}, after {sums[1][place]:+.4g}")
+        if comparison.changes is not None and len(bundle) == 1:
+            parts.append(f"against the noise: {comparison.changes.decision(int(bundle[0]))}")
         titles.append("<br>".join(parts))
     classes = [STATUS[style] for style in styles]
     return make_scene(union, layout, styles, size, titles, classes)

@@ -13,25 +13,28 @@ from circuits.graph.circuit import node_kind, node_layer
 from viz import theme
 from viz.layout import Layout
 from viz.routing import HALF_HEIGHT, HALF_WIDTH
+from viz.screen.boxes import box_records
 from viz.screen.scene import Scene
 from viz.screen.style import FONT, dash, new_figure, plain, rgb
 
 COMFORTABLE = 46
 """Pixels for one unit of the layout's height where nothing else decides."""
+MOST_NAMED = 12
+"""Members of a box that a hover label lists."""
 SAME = 2e-3
 """Distances in the layout below which nobody sees a difference."""
 
 
 def figure_of(scene: Scene, visible: Bool[np.ndarray, " edge"] | None = None) -> go.Figure:
     """The figure with these edges (all by default) and the nodes that they touch."""
-    shown = np.ones(scene.n_edges, dtype=bool) if visible is None else visible
+    shown = np.ones(scene.n_lines, dtype=bool) if visible is None else visible
     figure, layout = base_figure(scene), scene.layout
     nodes = layout.nodes
     touched = np.zeros(len(nodes), dtype=bool)
     touched[[nodes.index("input"), nodes.index("logits")]] = True
     touched[layout.tail[shown]] = touched[layout.head[shown]] = True
     drawn = np.flatnonzero(touched).tolist()
-    boxes, labels = _boxes(layout), _labels(layout)
+    boxes, labels = _boxes(layout), _labels(scene)
     for trace in figure.data:
         part, key = trace.meta["part"], trace.meta["key"]
         if part == "boxes":
@@ -43,7 +46,7 @@ def figure_of(scene: Scene, visible: Bool[np.ndarray, " edge"] | None = None) ->
             trace.text = [labels[i] for i in members]
         elif part == "nodes":
             trace.x, trace.y = layout.x[drawn], layout.y[drawn]
-            trace.customdata = [nodes[i] for i in drawn]
+            trace.customdata = [scene.nodes[i] for i in drawn]
             trace.text = [_node_title(scene, nodes[i]) for i in drawn]
         elif part == "handles":
             edges, points = np.flatnonzero(shown), scene.handles()[shown]
@@ -91,10 +94,10 @@ def as_dict(scene: Scene) -> dict[str, Any]:
             "ends": [[layout.nodes.index(node) for node in pair] for pair in layout.shared],
         },
         "nodes": {
-            "name": list(layout.nodes),
+            "name": list(scene.nodes),
             "x": _rounded(layout.x),
             "y": _rounded(layout.y),
-            "label": _labels(layout),
+            "label": _labels(scene),
             "layer": [node_layer(node) for node in layout.nodes],
             "kind": [node_kind(node) for node in layout.nodes],
             "role": [scene.roles.get(node, "") for node in layout.nodes],
@@ -103,6 +106,8 @@ def as_dict(scene: Scene) -> dict[str, Any]:
             "text": [scene.looks_of(node).text for node in layout.nodes],
             "title": [_node_title(scene, node) for node in layout.nodes],
         },
+        "boxes": box_records(layout, scene.roles),
+        "bundles": {str(place): list(names) for place, names in scene.bundles.items()},
     }
 
 
@@ -263,18 +268,26 @@ def _layer_labels(layout: Layout) -> list[dict[str, Any]]:
 
 
 def _node_title(scene: Scene, node: str) -> str:
+    if node in scene.boxes:
+        members = scene.layout.boxes[node].members
+        listed = ", ".join(members[:MOST_NAMED]) + (" …" if len(members) > MOST_NAMED else "")
+        return f"<b>{plain(scene.boxes[node])}</b>  {len(members)} nodes<br>{plain(listed)}"
     role = scene.roles.get(node, "")
     what = theme.ROLES[role].legend if role in theme.ROLES else theme.KINDS[node_kind(node)].legend
     return f"<b>{plain(node)}</b>  {plain(what)}"
 
 
-def _labels(layout: Layout) -> list[str]:
+def _labels(scene: Scene) -> list[str]:
     """Names in the boxes; the row says the layer, and many columns leave room for the rest only."""
+    layout = scene.layout
     short = layout.n_columns > 13
     names = []
     for node in layout.nodes:
         within = node.partition(".")[2]
-        names.append(within if short and within else node)
+        if node in scene.boxes:  # its name stands above it
+            names.append(f"×{len(layout.boxes[node].members)}")
+        else:
+            names.append(within if short and within else node)
     return names
 
 

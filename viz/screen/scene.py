@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,6 +21,7 @@ from circuits.graph.circuit import Circuit, node_kind
 from viz import theme
 from viz.layout import Layout
 from viz.routing import sample_curves
+from viz.screen.boxes import box_names, bundle_records, line_names, told_apart
 
 WIDTH_BINS = 6
 PIXELS = 1.7
@@ -42,7 +44,9 @@ class Scene:
     """All that a picture of a circuit can show; edges as in `layout`, weakest first.
 
     `order` gives each edge's place in the order of appearance, 0 first; `size` is the number that
-    the threshold is held against; `title` a line for the hover label.
+    the threshold is held against; `titles` are the hover labels. Where groups are collapsed, an
+    edge here may stand for many (`layout.bundles`, by name in `bundles` where it meets a box), and
+    `boxes` names the node of each box.
     """
 
     layout: Layout
@@ -54,22 +58,40 @@ class Scene:
     titles: tuple[str, ...]
     classes: tuple[str, ...]
     roles: dict[str, str]
+    bundles: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     @property
     def n_edges(self) -> int:
-        """Edges that can be shown."""
+        """Edges of the circuit that can be shown, those within boxes too."""
         return self.layout.n_drawn
+
+    @property
+    def n_lines(self) -> int:
+        """Lines that can be shown: as many as edges where no group is collapsed."""
+        return len(self.layout.edges)
+
+    @cached_property
+    def boxes(self) -> dict[str, str]:
+        """What the boxes of groups are called, by the node in whose place each stands."""
+        return box_names(self.layout)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """What the nodes of the layout are called, boxes by the name of their group."""
+        return tuple(self.boxes.get(node, node) for node in self.layout.nodes)
 
     def handles(self) -> Float[np.ndarray, "edge points 2"]:
         """Points along each edge at which the pointer finds it."""
-        return sample_curves(self.layout.curves, 17 if self.n_edges <= MANY else 5)[:, 1:-1]
+        return sample_curves(self.layout.curves, 17 if self.n_lines <= MANY else 5)[:, 1:-1]
 
     def looks_of(self, node: str) -> theme.NodeStyle:
         """A node's style, by its role or kind."""
-        return theme.node_style(node_kind(node), self.roles.get(node, ""))
+        return self.layout.look(node, self.roles)
 
     def style_key(self, node: str) -> str:
         """Nodes with the same key look alike."""
+        if self.looks_of(node) == theme.GROUP:
+            return "group"
         role = self.roles.get(node, "")
         return role if role in theme.ROLES else node_kind(node)
 
@@ -122,7 +144,7 @@ def make_scene(
     classes: Sequence[str],
 ) -> Scene:
     """The scene of a laid-out circuit whose edges have these looks, sizes and hover texts."""
-    share = theme.edge_strengths(size) if layout.n_drawn else np.zeros(0)
+    share = theme.edge_strengths(size) if len(size) else np.zeros(0)
     level = np.minimum((share - share.min(initial=1.0)) / 0.5501 * WIDTH_BINS, WIDTH_BINS - 1)
     bins = np.maximum(level.astype(np.int64), 0)
     kinds = list(dict.fromkeys(styles))
@@ -156,8 +178,9 @@ def make_scene(
         group_of=np.array(group_of, dtype=np.int64),
         order=order,
         size=size,
-        names=tuple(circuit.wiring.edge_name(edge) for edge in layout.edges),
+        names=told_apart(line_names(circuit.wiring, layout), classes),
         titles=tuple(titles),
         classes=tuple(classes),
         roles=dict(circuit.roles),
+        bundles=bundle_records(circuit.wiring, layout),
     )

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from circuits.base.glossary import Marker
 from circuits.base.intervals import Interval
 from circuits.base.options import as_dict, meanings
 from circuits.model.packaged import embedded_models
@@ -30,8 +31,10 @@ def html_page(run: Run, folder: Path) -> str:
         svg = (folder / "figures" / f"{figure.name}.svg").read_text(encoding="utf-8")
         return Markup(inline_svg(svg, figure.name, figure.caption))
 
-    page = _environment().get_template("report.html.j2")
+    page, marker = _environment().get_template("report.html.j2"), Marker()
     return page.render(
+        mark=marker.html,
+        terms=marker.html_section,
         run=run,
         analysis=run.analysis,
         report=run.report,
@@ -45,28 +48,36 @@ def html_page(run: Run, folder: Path) -> str:
 
 def index_page(runs: Sequence[Run], left_out: Mapping[str, str]) -> str:
     """One page that leads to all reports of a run."""
-    page = _environment().get_template("index.html.j2")
+    page, marker = _environment().get_template("index.html.j2"), Marker()
     model = runs[0].model
     caution = small_model(model)
-    return page.render(runs=runs, left_out=left_out, model=model, caution=caution)
+    return page.render(
+        runs=runs,
+        left_out=left_out,
+        model=model,
+        caution=caution,
+        mark=marker.html,
+        terms=marker.html_section,
+    )
 
 
 def markdown_page(run: Run) -> str:
     """The same in Markdown; figures are links."""
     analysis, report, skipped = run.analysis, run.report, run.parts.skipped
+    mark = (marker := Marker()).markdown
     lines = [f"# {analysis.title}: {run.model}", "", f"*{analysis.question}*", ""]
-    lines += [report.lead, ""]
-    lines += [f"- {claim.sentence}" for claim in report.answer]
+    lines += [mark(report.lead), ""]
+    lines += [f"- {mark(claim.sentence)}" for claim in report.answer]
     lines += ["", *caveats(run)]
     for section in report.sections:
         lines += ["", f"## {section.title}", ""]
-        lines += [section.text, ""] if section.text else []
-        lines += [f"- {claim.sentence}" for claim in section.claims]
+        lines += [mark(section.text), ""] if section.text else []
+        lines += [f"- {mark(claim.sentence)}" for claim in section.claims]
         for table in [each for each in section.tables if not each.stored_only]:
-            lines += ["", table.markdown().rstrip()]
+            lines += ["", table.markdown(mark).rstrip()]
         for figure in section.figures:
             lines += ["", f"![{figure.name}](figures/{figure.name}.svg)", "", figure.caption]
-    lines += ["", "## How it was done", ""]
+    lines += ["", *marker.markdown_section(), "", "## How it was done", ""]
     lines += [f"{paragraph}\n" for paragraph in report.method]
     if skipped:
         lines += ["Left out:", ""]

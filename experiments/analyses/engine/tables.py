@@ -85,10 +85,10 @@ class Table:
         """The column's heading, with `%` where it is in percent."""
         return f"{column}, %" if column in self.percent else column
 
-    def markdown(self) -> str:
-        """The table in Markdown, with its title and note."""
+    def markdown(self, mark: Callable[[str], str] = str) -> str:
+        """The table in Markdown, with its title and note; `mark` links terms in its headings."""
         cells = [[_escaped(cell) for cell in row] for row in self.texts()]
-        head = [_escaped(self.heading(name)) for name in self.columns]
+        head = [mark(_escaped(self.heading(name))) for name in self.columns]
         rule = ["---:" if self.is_numeric(name) else "---" for name in self.columns]
         lines = [f"| {' | '.join(row)} |" for row in (head, rule, *cells)]
         above = [f"**{self.title}**", ""] if self.title else []

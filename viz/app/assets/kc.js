@@ -9,6 +9,7 @@
   const LEAST_LABEL = 6;
   const WANTED_BOX = 15;
   const LETTER = 0.92;  // capitals are three quarters as high as a letter's size says
+  const INK = "#1F2933";
   const OFF_LINE = { type: "path", layer: "below", name: "off",
     line: { color: "#B8C1CB", width: 1, dash: "1px,3px" } };
   let timer = null;
@@ -38,18 +39,23 @@
   /* Which edges are shown: the first n in order of appearance that pass every filter. */
   function visibleEdges(scene, view) {
     const edges = scene.edges, nodes = scene.nodes;
-    const inLayers = nodes.layer.map(
-      (layer) => layer === null || !view.layers ||
-        (layer >= view.layers[0] && layer <= view.layers[1]));
-    const ofRole = nodes.role.map((role) => !view.role.length || view.role.includes(role));
-    const ofKind = nodes.kind.map((kind) => !view.kind.length || view.kind.includes(kind));
+    /* A box passes where one of its nodes does. */
+    const some = (own, all, test) => own.map(
+      (value, node) => (scene.boxes[node] ? scene.boxes[node][all] : [value]).some(test));
+    const inLayers = some(nodes.layer, "layers", (layer) => layer === null || !view.layers ||
+      (layer >= view.layers[0] && layer <= view.layers[1]));
+    const ofRole = some(nodes.role, "roles",
+      (role) => !view.role.length || view.role.includes(role));
+    const ofKind = some(nodes.kind, "kinds",
+      (kind) => !view.kind.length || view.kind.includes(kind));
     const pinned = view.only ? new Set(view.groups.flatMap((group) => group[1])) : null;
     return edges.order.map((place, edge) => {
       const a = edges.tail[edge], b = edges.head[edge];
       return place < view.n && edges.size[edge] >= view.t &&
         !view.hide.includes(edges.class[edge]) && inLayers[a] && inLayers[b] &&
         (ofRole[a] || ofRole[b]) && (ofKind[a] || ofKind[b]) &&
-        (!pinned || pinned.has(nodes.name[a]) || pinned.has(nodes.name[b]));
+        (!pinned || pinned.has(nodes.name[a]) || pinned.has(nodes.name[b]) ||
+          scene.boxes[a] || scene.boxes[b]);
     });
   }
 
@@ -101,21 +107,73 @@
     });
   }
 
+  /* The nodes of a box, or the node itself; the edges of a line, or the edge itself. */
+  function membersOf(scene, node) {
+    return scene.boxes[node] ? scene.boxes[node].members : [scene.nodes.name[node]];
+  }
+
+  function edgesOf(scene, line) {
+    return scene.bundles[line] || [scene.edges.name[line]];
+  }
+
+  /* What a selection means to a model: the nodes of a box, the edges of a line. */
+  function meantBy(scene, name) {
+    const node = scene.nodes.name.indexOf(name), line = scene.edges.name.indexOf(name);
+    return node >= 0 ? membersOf(scene, node) : line >= 0 ? edgesOf(scene, line) : [name];
+  }
+
+  /* A card behind the box of a group, of which two sides are seen, and its name above. */
+  function cards(scene, members) {
+    const by = scale(scene), x = [], y = [], all = stretches(scene), nodes = scene.nodes;
+    for (const i of members) {
+      const xs = nodes.box[i].map((point) => point[0]);
+      const ys = nodes.box[i].map((point) => nodes.y[i] + all[i] * (point[1] - nodes.y[i]));
+      const [left, right] = [Math.min(...xs), Math.max(...xs)];
+      const [low, high] = [Math.min(...ys), Math.max(...ys)];
+      for (const step of [2.5, 5]) {
+        const across = step / by.across, up = step / by.up;
+        x.push(left + across, left + across, right + across, right + across, right, null);
+        y.push(low, low - up, low - up, high - up, high - up, null);
+      }
+    }
+    return { type: "scatter", mode: "lines", hoverinfo: "skip", showlegend: false, x: x, y: y,
+      line: { color: INK, width: 1.2, simplify: false } };
+  }
+
+  function nameplates(scene, members) {
+    const all = stretches(scene), tall = heightOf(scene), nodes = scene.nodes;
+    const [low, high] = [Math.min(...nodes.x), Math.max(...nodes.x)];
+    const side = (x) => (x > high - 0.25 * (high - low) ? "right"
+      : x < low + 0.25 * (high - low) ? "left" : "center");
+    const end = { right: Math.max, left: Math.min };
+    return members.map((i) => ({
+      x: end[side(nodes.x[i])]
+        ? end[side(nodes.x[i])](...nodes.box[i].map((point) => point[0])) : nodes.x[i],
+      y: nodes.y[i] + (all[i] * tall) / 2, yshift: 2, yanchor: "bottom",
+      xanchor: side(nodes.x[i]), showarrow: false, bgcolor: "rgba(255,255,255,0.88)", borderpad: 1,
+      font: { size: 11, color: INK },
+      text: "<b>" + escapeText(nodes.name[i].replace(/^group /, "")) + "</b> ×" +
+        scene.boxes[i].members.length,
+    }));
+  }
+
   function figureOf(scene, view) {
     const edges = scene.edges, nodes = scene.nodes, names = nodes.name;
     const shown = visibleEdges(scene, view);
     const focus = focusOf(scene, view, shown);
     const off = new Set(view.off || []);
-    const isOff = edges.name.map((name, edge) => off.has(name) || off.has(names[edges.tail[edge]]));
-    const touched = names.map((name) => name === "input" || name === "logits" ||
-      name === view.node || off.has(name));
+    const nodeOff = names.map((_, node) => membersOf(scene, node).every((each) => off.has(each)));
+    const isOff = edges.name.map((_, edge) => nodeOff[edges.tail[edge]] ||
+      edgesOf(scene, edge).every((each) => off.has(each)));
+    const touched = names.map((name, node) => name === "input" || name === "logits" ||
+      name === view.node || nodeOff[node]);
     const close = names.map(() => false);
     const plainPaths = scene.lines.map(() => []), litPaths = scene.lines.map(() => []);
     const cut = [];
     let count = 0;
     for (let edge = 0; edge < shown.length; edge++) {
       if (!shown[edge]) continue;
-      count++;
+      count += edgesOf(scene, edge).length;
       touched[edges.tail[edge]] = touched[edges.head[edge]] = true;
       if (isOff[edge]) { cut.push(edges.path[edge]); continue; }
       const lit = focus && focus[edge];
@@ -160,23 +218,26 @@
     (view.groups || []).forEach((group) => {
       const members = group[1].map((name) => names.indexOf(name)).filter((i) => i >= 0 && touched[i]);
       if (!members.length) return;
-      rings.push(outline(scene, members, "#1F2933", 2.2));
+      rings.push(outline(scene, members, INK, 2.2));
       const top = members.reduce((best, i) => (nodes.y[i] > nodes.y[best] ? i : best), members[0]);
       rings.push({ type: "scatter", mode: "text", hoverinfo: "skip", showlegend: false,
         x: [nodes.x[top]], y: [nodes.y[top] + 0.3], text: ["<b>" + escapeText(group[0]) + "</b>"],
-        textfont: { size: 11, color: "#1F2933" } });
+        textfont: { size: 11, color: INK } });
     });
     if (view.node && names.includes(view.node))
-      rings.push(outline(scene, [names.indexOf(view.node)], "#1F2933", 2.6));
+      rings.push(outline(scene, [names.indexOf(view.node)], INK, 2.6));
+    const collapsed = all.filter((i) => scene.boxes[i]);
+    if (collapsed.length) rings.push(cards(scene, collapsed));
     if (off.size) {
-      const members = all.filter((i) => off.has(names[i]));
+      const members = all.filter((i) => nodeOff[i]);
       rings.push({ type: "scatter", mode: "markers", hoverinfo: "skip", showlegend: false,
         x: members.map((i) => nodes.x[i]), y: members.map((i) => nodes.y[i]),
         marker: { symbol: "x-thin", size: 20, line: { width: 2.4, color: "#B3261E" } } });
     }
     const last = data.splice(-2);
     const layout = Object.assign({}, scene.figure.layout, {
-      shapes: shapesOf(scene, plainPaths, litPaths, cut, touched, Boolean(focus)) });
+      shapes: shapesOf(scene, plainPaths, litPaths, cut, touched, Boolean(focus)),
+      annotations: scene.figure.layout.annotations.concat(nameplates(scene, collapsed)) });
     delete layout.height;
     const plot = plotOf(), near = plot && plot.kcScene === scene && plot.kcRange;
     if (near) ["xaxis", "yaxis"].forEach((name) => {
@@ -326,11 +387,28 @@
       .join(";");
   }
 
+  /* The groups that are collapsed, where the one of this name, if any, changes sides. */
+  function collapsedOf(groups, boxes, name) {
+    const shut = new Set(boxes.map((box) => box[0]));
+    if (name !== null && !shut.delete(name)) shut.add(name);
+    return groups.filter((group) => shut.has(group[0]));
+  }
+
+  /* The group of the selected node, or of the selected box; else the only one there is. */
+  function chosenGroup(now, scene) {
+    const at = scene.nodes.name.indexOf(now.node);
+    if (at >= 0 && scene.boxes[at]) return scene.boxes[at].name;
+    const found = now.groups.find((group) => group[1].includes(now.node)) ||
+      (now.groups.length === 1 ? now.groups[0] : null);
+    return found && found[0];
+  }
+
   /* What static pages (viz/page) draw with as well. */
   window.kcScene = { figureOf: figureOf, thresholdOf: thresholdOf, short: short };
 
   dc.kc = {
-    draw: function (scene, n, position, selected, q, role, kind, layers, hide, groups, only, off) {
+    draw: function (
+        scene, n, position, selected, q, role, kind, layers, hide, groups, only, off, collapsed) {
       if (!scene || !scene.edges) return [SKIP(), SKIP(), SKIP()];
       const sel = selected || {};
       const bounds = scene.layer_bounds;
@@ -355,6 +433,7 @@
       const made = figureOf(scene, view);
       window.kcShown = made.count;
       window.kcScene = scene;
+      window.kcGroups = { groups: view.groups, boxes: collapsed || [], node: view.node };
       later(function () {
         follow(scene, made.size,
           () => dc.set_props("picture", { figure: figureOf(scene, view).figure }), 100);
@@ -363,16 +442,21 @@
           dc.set_props("picture", { figure: figureOf(scene, view).figure });
         }
         const rows = [];
-        for (let i = made.shown.length - 1; i >= 0; i--)
-          if (made.shown[i]) rows.push(scene.rows[i]);
+        const drawn = [];
+        const size = scene.edges.size;  // of a line that stands for many edges, of their sum
+        made.shown.map((_, i) => made.shown.length - 1 - i).filter((i) => made.shown[i])
+          .sort((a, b) => size[b] - size[a])
+          .forEach((i) => { rows.push(scene.rows[i]); drawn.push(...edgesOf(scene, i)); });
         dc.set_props("edges-table", { rowData: rows });
-        dc.set_props("shown-edges", { data: rows.map((row) => row.edge) });
+        dc.set_props("shown-edges", { data: drawn });
+        dc.set_props("shown-boxes", { data: collapsed || [] });
         remember({
           n: view.n === scene.default_n ? null : view.n,
           t: view.t ? Number(view.t.toPrecision(4)) : null,
           node: view.node, edge: view.edge, q: view.q, role: view.role, kind: view.kind,
           layers: view.layers ? view.layers.join("-") : null, hide: view.hide,
           groups: groupsText(view.groups), off: view.off, go: null,
+          collapsed: (collapsed || []).map((box) => box[0]),
         });
       });
       const total = scene.total;
@@ -432,12 +516,23 @@
       }
       const node = selected && selected.node;
       if (!node) return SKIP();
-      const name = (title || "").trim().slice(0, 60).replace(/[:;~]/g, " ") || "group 1";
+      const name = (title || "").trim().slice(0, 40).replace(/[:;~]/g, " ") || "group 1";
       const found = list.find((group) => group[0] === name);
       if (!found) list.push([name, [node]]);
       else if (!found[1].includes(node)) found[1].push(node);
       else found[1] = found[1].filter((each) => each !== node);
       return list.filter((group) => group[1].length);
+    },
+
+    /* Which groups are drawn as one box: a click on a group's button changes that of this one. */
+    collapse: function (clicks, groups, boxes) {
+      const context = dc.callback_context, id = context.triggered_id;
+      const click = context.triggered.length && context.triggered[0].value;
+      const all = groups || [], old = boxes || [];
+      const name = !click || !id || id.type !== "collapse" ? null
+        : typeof id.index === "string" ? id.index : (all[id.index] || [null])[0];
+      const next = collapsedOf(all, old, name);
+      return JSON.stringify(next) === JSON.stringify(old) ? SKIP() : next;
     },
 
     toggle_off: function (clicks, clear, mode, click, selected, off) {
@@ -450,11 +545,9 @@
         name = click.points[0].customdata;
       } else if (clicks && selected) name = selected.node || selected.edge;
       if (typeof name !== "string" || name === "input" || name === "logits") return SKIP();
-      const list = (off || []).slice();
-      const place = list.indexOf(name);
-      if (place >= 0) list.splice(place, 1);
-      else list.push(name);
-      return list;
+      const list = off || [], meant = meantBy(window.kcScene, name);
+      const rest = list.filter((each) => !meant.includes(each));
+      return list.length - rest.length === meant.length ? rest : rest.concat(meant);
     },
 
     keep_place: function (value, now) {
@@ -532,11 +625,16 @@
       dc.set_props("url", { search: "?view=" + node.data.view + "&r=" + node.data.id });
   }
 
+  function plain(event) {
+    return !(event.ctrlKey || event.metaKey || event.altKey);
+  }
+
   document.addEventListener("keydown", function (event) {
     const target = event.target || {};
     const field = /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName || "");
     const picture = document.getElementById("picture");
-    if (event.key === "Escape" && picture) {
+    if (event.key === "Escape" && document.querySelector("details.term[open]")) closeNotes(null);
+    else if (event.key === "Escape" && picture) {
       if (document.activeElement) document.activeElement.blur();
       dc.set_props("selected", { data: {} });
     } else if (event.key === "/" && !field) {
@@ -549,12 +647,30 @@
       openResult(false);
     } else if (event.key === "Enter" && target.closest && target.closest("#results .ag-row")) {
       openResult(true);
+    } else if (picture && !field && event.key === "g" && window.kcGroups && plain(event)) {
+      const name = chosenGroup(window.kcGroups, window.kcScene);
+      if (name !== null && name !== undefined)
+        dc.set_props("boxes",
+          { data: collapsedOf(window.kcGroups.groups, window.kcGroups.boxes, name) });
     } else if (picture && !field && event.key === "0") zoom(0);
     else if (picture && !field && (event.key === "+" || event.key === "-"))
       zoom(event.key === "+" ? 1.4 : 1 / 1.4);
   });
 
+  /* One note on a term at a time; Escape closes it. */
+  function closeNotes(but) {
+    document.querySelectorAll("details.term[open]").forEach((note) => {
+      if (note !== but) note.open = false;
+    });
+  }
+
+  document.addEventListener("toggle", function (event) {
+    if (event.target.matches && event.target.matches("details.term[open]"))
+      closeNotes(event.target);
+  }, true);
+
   document.addEventListener("click", function (event) {
+    closeNotes(event.target.closest && event.target.closest("details.term"));
     const button = event.target.closest && event.target.closest(".zoom button");
     if (button) zoom({ "zoom-in": 1.4, "zoom-out": 1 / 1.4, "zoom-fit": 0 }[button.id]);
   });
