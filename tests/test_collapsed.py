@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from circuits.files.kinds import KINDS
 from circuits.graph.circuit import Circuit, EdgeScores, Wiring
-from circuits.graph.compare import compare
+from circuits.graph.comparison import Comparison
 from tests import results
 from tests.test_print import grouped
 from viz.app.box_details import box_details, bundle_details
@@ -90,7 +90,7 @@ def test_a_line_of_a_difference_stands_for_edges_of_which_the_same_became(given_
     kept = circuit.kept ^ (rng.random(len(circuit.kept)) < 0.3)
     values = circuit.scores.values * rng.choice([1.0, -1.0, 0.5], len(kept))
     after = Circuit(circuit.wiring, kept, EdgeScores(circuit.wiring, values))
-    comparison = compare(circuit, after)
+    comparison = Comparison(circuit, after)
     scene = difference_scene(comparison, 80, groups=groups)
     for line, bundle in enumerate(scene.layout.bundles):
         became = set(screen_styles(comparison, bundle))
