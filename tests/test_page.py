@@ -126,7 +126,7 @@ def test_numbers_and_their_control_stand_below_with_what_was_asked():
     found = section(replace(results.circuit(), evidence=EVIDENCE))
     assert found.asked == "“The capital of France is” → Paris, against “Of Peru” → Lima"
     assert found.facts["faithfulness"] == "0.900 [0.850, 0.950] (12 pairs)"
-    assert found.facts["random circuits"] == "0.000 [-0.000, 0.010]"
+    assert found.facts["random circuits"] == "0.000 [0.000, 0.010]"
     assert section(results.circuit()).asked == ""
 
 
