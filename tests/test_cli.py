@@ -8,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -638,14 +637,12 @@ def test_weights_that_are_not_finite_fail_by_name_and_write_nothing(
     assert not out.exists()
 
 
-def test_an_unknown_model_is_refused_in_seconds(tmp_path: Path, capsys):
-    start = time.perf_counter()
+def test_an_unknown_model_is_refused(tmp_path: Path, capsys):
     arguments = ["discover", "--relation", "country_capital", "--out", str(tmp_path / "out"), "-m"]
     message = refusal(capsys, *arguments, "nobody/no-such-model", code=3)
     assert "nobody/no-such-model" in message
     assert "directory" in message
     assert refusal(capsys, *arguments, str(tmp_path / "absent"), code=3)
-    assert time.perf_counter() - start < 5
 
 
 def test_a_model_of_another_architecture_is_refused_by_name(tmp_path: Path, capsys):

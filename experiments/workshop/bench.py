@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedModel
@@ -36,9 +37,11 @@ from circuits.edits.parts.moments import Moments
 from circuits.edits.parts.value import ValueSettings
 from circuits.graph.curves import FRACTIONS
 from circuits.graph.evaluate import run_circuits
-from circuits.graph.select import top_n
+from circuits.graph.scores import EdgeScores
+from circuits.graph.select import greedy, top_n
 from circuits.model.model import Model
 from circuits.model.tokens import Span
+from circuits.model.wiring import Wiring
 from experiments.cli.console import Console
 from experiments.workshop.bare import (
     LLAMAS,
@@ -56,6 +59,7 @@ from locate.edges.locators import Locator
 from locate.search import Scoring
 from locate.states.noise import subject_noise
 from locate.states.tracing import trace
+from viz.layout import lay_out
 
 EAP = Scoring(Locator.EAP)
 EAP_IG = Scoring(Locator.EAP_IG, steps=STEPS)
@@ -125,6 +129,20 @@ def family_cost() -> list[Measurement]:
     value = ratio(partial(run_circuits, model, pairs, circuits), bare.forward, 4)
     note = "includes the clean, corrupted and empty runs"
     return [Measurement("gpt2-small: 10 circuit sizes / one forward", value, 10.0, note=note)]
+
+
+def graph_costs() -> list[Measurement]:
+    """Work on edges without a model: greedy selection beside a sort, layouts of two sizes."""
+    wiring, draw = Wiring(22, 32, 4), np.random.default_rng(0)
+    scores = EdgeScores(wiring, draw.standard_normal(wiring.n_edges).astype(np.float32))
+    chosen = ratio(partial(greedy, scores, 100_000), partial(np.argsort, scores.values), 4)
+    circuit = top_n(scores, 4000)
+    drawn = ratio(partial(lay_out, circuit, 2000), partial(lay_out, circuit, 200), 4)
+    note = f"{wiring.n_edges:,} edges"
+    return [
+        Measurement("greedy, 100,000 edges / one sort", chosen, 60.0, note=note),
+        Measurement("layout of 2,000 edges / of 200", drawn, 10.0),
+    ]
 
 
 def tracing_cost() -> list[Measurement]:
@@ -277,6 +295,7 @@ MEASUREMENTS: dict[str, Callable[[], list[Measurement]]] = {
     "family": family_cost,
     "tracing": tracing_cost,
     "rome": rome_cost,
+    "graph": graph_costs,
     "memory": memory_ratio,
     "tinyllama": tinyllama_memory,
     "demo": demo_time,
