@@ -17,7 +17,8 @@ from locate.changes.rewiring import FollowedObjects, Rewiring
 from locate.heads.attention import REGIONS, HeadReadings
 from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
 from locate.heads.role_criteria import RoleCriteria
-from locate.heads.roles import RoleReport, label_heads
+from locate.heads.role_report import RoleReport
+from locate.heads.roles import label_heads
 from locate.states.lens import LensResult
 from locate.states.lens_average import AverageLens, Followed, Place
 from locate.states.trace_average import ROLES, AverageTrace

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,21 @@ def test_imports_point_down_within_circuits(room: str):
         assert not rooms & above, f"{path.relative_to(ROOT)} imports {rooms & above}"
 
 
+def test_files_about_heads_import_each_other_one_way():
+    """What a report is, how it is measured and how it is stored never need each other in a ring."""
+    room = {
+        name: {each for each in imports_of(path) if each.startswith("locate.heads.")}
+        for name, path in zip(NAMES, MODULES, strict=True)
+        if name.startswith("locate.heads.")
+    }
+    assert "locate.heads.roles" in room
+    TopologicalSorter(room).prepare()  # CycleError names a ring
+
+
 def test_a_result_knows_no_drawing_code_before_its_picture_is_asked_for():
     code = """
 import sys
-import circuits.base.display, locate.changes.rewiring, locate.heads.roles
+import circuits.base.display, locate.changes.rewiring, locate.heads.role_report
 import locate.states.trace_average, locate.states.lens_average
 known = {name.split(".")[0] for name in sys.modules}
 assert not known & {"viz", "plotly", "dash", "matplotlib"}, known

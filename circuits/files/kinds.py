@@ -134,7 +134,7 @@ KINDS: dict[str, Kind] = _kinds(
     ),
     Kind(
         "roles",
-        "locate.heads.roles:RoleReport",
+        "locate.heads.role_report:RoleReport",
         screen={"roles": "viz.screen.heads:roles_figure"},
         view="rows",
         says="Each head's share of all heads' work as a mover (across) and relation head (up).",

@@ -7,8 +7,9 @@ from typing import Any
 
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
+from locate.heads.head_role import HeadRole
 from locate.heads.prompt_heads import HeadsOnPrompts, read_prompts
-from locate.heads.roles import HeadRole, RoleReport
+from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
 from locate.looks.look import Look, Table, describe
 from locate.looks.says import says

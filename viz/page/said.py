@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # these bring torch along; a page needs no model
     from circuits.graph.circuit import Circuit
     from circuits.graph.curves import FaithfulnessCurves
     from locate.edited import Edited
-    from locate.heads.roles import RoleReport
+    from locate.heads.role_report import RoleReport
     from locate.states.attribution import LogitAttribution
     from locate.states.lens import LensResult
     from locate.states.lens_average import AverageLens

@@ -16,8 +16,9 @@ from viz.screen.circuit import with_title
 from viz.screen.style import axis, new_figure, plain, token_label
 
 if TYPE_CHECKING:
+    from locate.heads.head_role import HeadRole
     from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
-    from locate.heads.roles import HeadRole, RoleReport
+    from locate.heads.role_report import RoleReport
 
 SYMBOLS = {"mover": "circle", "relation": "square", "mixture": "diamond", "none": "circle-open"}
 """A role's mark: told by its form as well as by its colour."""

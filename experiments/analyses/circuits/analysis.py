@@ -28,8 +28,9 @@ from experiments.analyses.engine.config import relations_drawn
 from experiments.analyses.engine.context import Context
 from locate.discover import Search, random_circuits, stability_of
 from locate.examples import Examples
+from locate.heads.head_role import HeadRole
 from locate.heads.role_checks import EFFECTS, ablate_heads, choose_controls, judge
-from locate.heads.roles import HeadRole, head_roles
+from locate.heads.roles import head_roles
 
 FEWER = 5
 """Random circuits on the validation half, where they matter less."""
