@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from circuits.base.display import token_name
 from circuits.base.intervals import Interval
 from locate.heads.attention import Region
+from locate.heads.by_example import ByExample, Example
 from locate.heads.role_checks import EFFECTS, HeadCheck, Role
 from locate.heads.role_criteria import Evidence
 
@@ -19,6 +21,9 @@ class HeadRole:
 
     `attention` and `weighted` are shares by region, plain and value-weighted; `answer_gain` and
     `range_gain` the head's whole output, `mover` and `relation` the parts the label rests on.
+    `by_example` is None where it was not asked for, and in older files; `written` are the tokens
+    that it raises most on average over the pairs, which says little where these ask of unlike
+    subjects.
     """
 
     name: str
@@ -33,6 +38,7 @@ class HeadRole:
     range_gain: Interval
     written: tuple[str, ...]
     check: HeadCheck | None = None
+    by_example: ByExample | None = None
 
     @property
     def score(self) -> float:
@@ -51,9 +57,16 @@ class HeadRole:
                 return min(shares)
         return max(shares)
 
+    @property
+    def writes(self) -> str:
+        """What it writes in few words: the counts by example, else the tokens of the mean."""
+        if self.by_example is not None:
+            return self.by_example.counts
+        return " ".join(map(token_name, self.written))
+
     def as_row(self) -> dict[str, Any]:
         """A flat record for a table; the check's columns are None where there was none."""
-        check = self.check
+        check, told = self.check, self.by_example
         effects = {} if check is None else check.effects
         return {
             "head": self.name,
@@ -65,6 +78,10 @@ class HeadRole:
             "answer_gain_from_subject": self.mover.gain.value,
             "range_gain": self.range_gain.value,
             "range_gain_from_relation": self.relation.gain.value,
+            "writes": self.writes,
+            "answers_in_best": None if told is None else told.answers,
+            "foils_in_best": None if told is None else told.foils,
+            "examples": None if told is None else [str(each) for each in told.examples],
             "written": list(self.written),
             **{str(name): effects[name].value if effects else None for name in EFFECTS},
             "verdict": None if check is None else str(check.verdict),
@@ -79,7 +96,7 @@ def as_json(value: Any) -> Any:
     """A head's numbers, or a report's, as plain JSON values."""
     if isinstance(value, Interval):
         return value.as_dict()
-    if isinstance(value, Evidence | HeadCheck):
+    if isinstance(value, Evidence | HeadCheck | ByExample | Example):
         return as_json(vars(value))
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}

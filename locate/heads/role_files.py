@@ -10,6 +10,7 @@ import numpy as np
 from circuits.base.intervals import Interval
 from circuits.base.results import numeric
 from locate.heads.attention import REGIONS, HeadReadings, Region
+from locate.heads.by_example import ByExample
 from locate.heads.head_role import HeadRole
 from locate.heads.role_checks import Effect, HeadCheck, Role, Verdict
 from locate.heads.role_criteria import Evidence
@@ -27,7 +28,7 @@ def read_readings(arrays: Mapping[str, np.ndarray]) -> HeadReadings:
 
 def read_head(record: Mapping[str, Any]) -> HeadRole:
     """One head, from what `HeadRole.as_dict` gave."""
-    check = record["check"]
+    check, told = record["check"], record.get("by_example")  # older files have no examples
     return HeadRole(
         name=str(record["name"]),
         layer=int(record["layer"]),
@@ -41,6 +42,7 @@ def read_head(record: Mapping[str, Any]) -> HeadRole:
         range_gain=Interval.from_dict(record["range_gain"]),
         written=tuple(map(str, record["written"])),
         check=None if check is None else _check(check),
+        by_example=None if told is None else ByExample.from_dict(told),
     )
 
 

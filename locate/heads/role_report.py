@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuits.base.display import Summary, named, plotted, token_name
+from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
 from circuits.base.results import Result, texts
@@ -79,7 +79,7 @@ class RoleReport(Result):
                 f"{head.score:.0%}",
                 f"{head.mover.attention:.2f}",
                 f"{head.relation.attention:.2f}",
-                " ".join(map(token_name, head.written)),
+                head.writes,
                 "" if head.check is None else str(head.check.verdict),
             )
             for head in (self.labelled or self.heads)[:SHOWN]

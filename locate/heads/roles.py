@@ -35,6 +35,7 @@ from circuits.graph.evaluate import check_geometry
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.heads.attention import REGIONS, HeadReadings, Region, check_subjects, read_heads
+from locate.heads.best_tokens import BestTokens
 from locate.heads.head_role import HeadRole
 from locate.heads.role_checks import (
     EFFECTS,
@@ -51,6 +52,8 @@ from locate.heads.role_report import RoleReport
 _SUBJECT, _RELATION = REGIONS.index(Region.SUBJECT), REGIONS.index(Region.RELATION)
 
 
+WITH_EXAMPLES = 12
+"""So many of the strongest heads have examples, whether they are labelled or not."""
 SAME_PAIRS, OTHER_PAIRS = "the pairs that gave them", "other pairs"
 """What labels are checked on."""
 
@@ -68,6 +71,7 @@ def head_roles(
     ablation: Ablation | str = Ablation.ZERO,
     batch_size: int = 16,
     n_written: int = 5,
+    by_example: bool = True,
     seed: int = 0,
 ) -> RoleReport:
     """Label the heads for the relation that the pairs ask about, and check the labels.
@@ -77,6 +81,9 @@ def head_roles(
     `check_on` are other pairs to check the labels on, whose own answers and foils then count as
     objects; without them labels are checked on the pairs that gave them, and
     `provenance["checked_on"]` says which.
+    `by_example` also asks in how many pairs the answer is among the `n_written` tokens that a head
+    raises most, and keeps these tokens in three pairs for the heads that are labelled and the
+    strongest others.
     `seed` is for the resampling and the choice of controls. Raises OptionError where a pair names
     no subject, or where a single pair leaves nothing to average over.
     """
@@ -86,7 +93,15 @@ def head_roles(
         raise OptionError("roles need at least 2 prompt pairs, or no interval can be given")
     if circuit is not None:
         check_geometry(model, circuit.wiring)
-    readings = read_heads(model, pairs, objects, batch_size=batch_size, n_written=n_written)
+    best = BestTokens(model, pairs, n_written) if by_example else None
+    readings = read_heads(
+        model,
+        pairs,
+        objects,
+        batch_size=batch_size,
+        n_written=n_written,
+        watch=None if best is None else best.see,
+    )
     found = label_heads(readings, criteria, seed, model.tokenizer.token_string)
     has_role = np.array([[head.role != Role.NONE for head in layer] for layer in found])
     nodes = None if circuit is None else {n for n in circuit.nodes() if node_kind(n) == "head"}
@@ -103,6 +118,10 @@ def head_roles(
         checks, baseline = _check(labelled, effects, criteria, seed)
         heads = [replace(head, check=checks.get(head.name)) for head in heads]
     heads.sort(key=lambda head: (-head.score, head.layer, head.head))
+    if best is not None:
+        shown = [head for head in heads if head.role != Role.NONE or head in heads[:WITH_EXAMPLES]]
+        told = best.told([(head.layer, head.head) for head in shown])
+        heads = [replace(head, by_example=told[head.layer, head.head]) for head in heads]
     return RoleReport(
         heads=tuple(heads),
         criteria=criteria,
