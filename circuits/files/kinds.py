@@ -138,7 +138,7 @@ KINDS: dict[str, Kind] = _kinds(
         screen={"roles": "viz.screen.heads:roles_figure"},
         view="rows",
         says="Each head's share of all heads' work as a mover (across) and relation head (up).",
-        columns=("head", "role", "score", "written", "verdict"),
+        columns=("head", "role", "score", "writes", "verdict"),
     ),
     Kind(
         "heads on prompts",

@@ -119,8 +119,13 @@ def head_roles(
         heads = [replace(head, check=checks.get(head.name)) for head in heads]
     heads.sort(key=lambda head: (-head.score, head.layer, head.head))
     if best is not None:
-        shown = [head for head in heads if head.role != Role.NONE or head in heads[:WITH_EXAMPLES]]
-        told = best.told([(head.layer, head.head) for head in shown])
+        told = best.told(
+            [
+                (head.layer, head.head)
+                for place, head in enumerate(heads)
+                if head.role != Role.NONE or place < WITH_EXAMPLES
+            ]
+        )
         heads = [replace(head, by_example=told[head.layer, head.head]) for head in heads]
     return RoleReport(
         heads=tuple(heads),

@@ -87,14 +87,13 @@ def _sides(heads: Sequence[HeadRole]) -> list[str]:
 
 def _evidence(head: HeadRole) -> str:
     check = "" if head.check is None else f"<br>ablation: {head.check.verdict}"
-    words = " ".join(token_label(word) for word in head.written)
     return (
         f"<b>{plain(head.name)}</b> {plain(str(head.role))}"
         f"<br>attention on the subject {head.mover.attention:.2f}, "
         f"on the relation {head.relation.attention:.2f}"
         f"<br>for the answer, from the subject: {head.mover.gain} logits"
         f"<br>for the range, from the relation: {head.relation.gain} logits"
-        f"<br>writes {words}{check}"
+        f"<br>writes {plain(head.writes)}{check}"
     )
 
 

@@ -167,7 +167,9 @@ def checked_roles(
 
     Each labelled head stands against unlabelled heads of the nearest layers, silenced the same way.
     """
-    found = head_roles(model, examples.pairs, check=False, batch_size=batch_size, seed=seed)
+    found = head_roles(
+        model, examples.pairs, check=False, by_example=False, batch_size=batch_size, seed=seed
+    )
     has_role = np.zeros((model.n_layers, model.n_heads), dtype=bool)
     for head in found.labelled:
         has_role[head.layer, head.head] = True
