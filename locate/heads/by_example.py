@@ -72,8 +72,9 @@ class ByExample:
         if any(type(count) is not int for count in counts.values()):
             raise OptionError("a count is no whole number")
         examples = (
-            Example(*texts([each["subject"], each["answer"]]), texts(each["best"]))
+            Example(subject, answer, texts(each["best"]))
             for each in record["examples"]
+            for subject, answer in [texts([each["subject"], each["answer"]])]
         )
         return cls(**counts, examples=tuple(examples))
 

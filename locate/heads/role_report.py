@@ -88,15 +88,19 @@ class RoleReport(Result):
         return Summary(
             f"Roles of {len(self.heads):,} heads",
             {name: value for name, value in facts.items() if value},
-            "share of all heads' work in the role; attention weighted by value" + self._checked(),
+            "share of all heads' work in the role; attention weighted by value" + self._notes(),
             header,
             rows,
         )
 
-    def _checked(self) -> str:
-        """What the ablation was checked on, in words."""
-        on = self.provenance.get("checked_on")
-        return f"; ablation on {on}" if on and self.baseline is not None else ""
+    def _notes(self) -> str:
+        """What is counted by example and what the ablation was checked on, in words."""
+        told, on = (
+            self.heads[0].by_example if self.heads else None,
+            self.provenance.get("checked_on"),
+        )
+        text = "" if told is None else f"; writes: in how many pairs, among its {told.n_best} best"
+        return text + (f"; ablation on {on}" if on and self.baseline is not None else "")
 
     def plot(self, **options: Any) -> go.Figure:
         """Heads by their parts as mover and relation head, as `viz.screen.roles_figure` draws."""
