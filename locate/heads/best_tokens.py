@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -75,11 +74,13 @@ class BestTokens:
     def told(self, with_examples: Sequence[tuple[int, int]]) -> dict[tuple[int, int], ByExample]:
         """Every head (layer, head) by example, these with their tokens in some pairs."""
         self._count()
-        hits: Int[np.ndarray, "layer head side"] = self._hits.cpu().numpy()
         shown = self._examples(with_examples)
         return {
-            at: ByExample(self.n_best, len(self.pairs), *hits[at].tolist(), shown.get(at, ()))
-            for at in np.ndindex(hits.shape[:2])
+            (layer, head): ByExample(
+                self.n_best, len(self.pairs), answers, foils, shown.get((layer, head), ())
+            )
+            for layer, heads in enumerate(self._hits.tolist())
+            for head, (answers, foils) in enumerate(heads)
         }
 
     def _count(self) -> None:
