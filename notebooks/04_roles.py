@@ -59,8 +59,8 @@ roles.plot()
 #
 # ## One prompt, token by token
 #
-# What is a mover for? Moving *this* country's capital. So look at one prompt. Bars show where a head
-# looks, weighted by what it reads there, black lines its plain attention.
+# What is a mover for? Moving *this* country's capital. So look at one prompt. Bars show where a
+# head looks, weighted by what it reads there, black lines its plain attention.
 
 # %%
 movers = [head.name for head in roles.labelled if head.role == "mover"][:4]

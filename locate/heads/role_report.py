@@ -96,9 +96,7 @@ class RoleReport(Result):
     def _notes(self) -> str:
         """What is counted by example and what the ablation was checked on, in words."""
         told = [head.by_example for head in self.heads if head.by_example is not None]
-        best = (
-            f"; writes: in how many pairs, among its {told[0].n_best} best tokens" if told else ""
-        )
+        best = f"; writes: in how many pairs, among its {told[0].n_best} best" if told else ""
         on = self.provenance.get("checked_on")
         return best + (f"; ablation on {on}" if on and self.baseline is not None else "")
 
