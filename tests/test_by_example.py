@@ -262,4 +262,4 @@ def test_tables_have_the_counts_and_three_heads_their_examples(model, pairs):
         head.name for head in report.labelled[:3] for _ in range(3)
     ]
     assert any("5 tokens" in line for line in looks.roles(report).lines)
-    assert "answer in" in str(roles_figure(report).to_dict())
+    assert f"writes {report.heads[0].writes}" in str(roles_figure(report).to_dict())

@@ -56,8 +56,8 @@ class ByExample:
 
     @property
     def counts(self) -> str:
-        """The counts as a table has them: `answer in 11 of 12, foil in 1`."""
-        return f"answer in {self.answers} of {self.pairs}, foil in {self.foils}"
+        """The counts as a table has them, the answer's first: `11 of 12, foil 1`."""
+        return f"{self.answers} of {self.pairs}, foil {self.foils}"
 
     def __str__(self) -> str:
         return (

@@ -96,9 +96,9 @@ class RoleReport(Result):
     def _notes(self) -> str:
         """What is counted by example and what the ablation was checked on, in words."""
         told = [head.by_example for head in self.heads if head.by_example is not None]
-        best = f"; writes: in how many pairs, among its {told[0].n_best} best" if told else ""
+        held = f"; writes: pairs whose answer is among its {told[0].n_best} best" if told else ""
         on = self.provenance.get("checked_on")
-        return best + (f"; ablation on {on}" if on and self.baseline is not None else "")
+        return held + (f"; ablation on {on}" if on and self.baseline is not None else "")
 
     def plot(self, **options: Any) -> go.Figure:
         """Heads by their parts as mover and relation head, as `viz.screen.roles_figure` draws."""
