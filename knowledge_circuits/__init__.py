@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from locate.edited import Edited
     from locate.evaluate import StoredEvaluation
     from locate.heads.prompt_heads import HeadsOnPrompts
-    from locate.heads.roles import RoleReport
+    from locate.heads.role_report import RoleReport
     from locate.interchange import Interchange
     from locate.states.attribution import LogitAttribution
     from locate.states.lens import LensResult
@@ -94,7 +94,7 @@ _PLACES = {
     "Model": "circuits.model.model",
     "PromptPair": "circuits.facts.pairs",
     "Rewiring": "locate.changes.rewired",
-    "RoleReport": "locate.heads.roles",
+    "RoleReport": "locate.heads.role_report",
     "Run": "experiments.analyses.engine.base",
     "StoredEvaluation": "locate.evaluate",
     "Trace": "locate.states.tracing",

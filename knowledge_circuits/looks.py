@@ -9,7 +9,7 @@ from circuits.model.model import Model
 from knowledge_circuits.options import split, takes
 from knowledge_circuits.values import circuit_of, examples_for, loaded_model
 from locate.heads.prompt_heads import HeadsOnPrompts
-from locate.heads.roles import RoleReport
+from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
 from locate.options import Source, Tracing
 from locate.states.attribution import LogitAttribution

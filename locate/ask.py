@@ -381,7 +381,7 @@ def _candidates(subject: str, answer: str) -> tuple[str | None, list[Fact]]:
 
 
 def _roles(model: Model, question: Question) -> dict[str, str]:
-    report, _ = roles_if_any(model, question.pairs, check=False)
+    report, _ = roles_if_any(model, question.pairs, check=False, by_example=False)
     return {} if report is None else report.roles
 
 

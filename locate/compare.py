@@ -97,7 +97,9 @@ def compare_edit(
     if "made_for" in delta.provenance:
         notes.append(f"the edit was made for other weights than those of {model.name!r}")
     if search.roles:
-        report, reason = roles_if_any(model, asked.before, batch_size=search.batch_size)
+        report, reason = roles_if_any(
+            model, asked.before, by_example=False, batch_size=search.batch_size
+        )
         notes += [] if report is not None else [f"no roles: {reason}"]
     found = rewiring(
         model,

@@ -21,7 +21,7 @@ from circuits.graph.curves import BASELINE, FaithfulnessCurve, FaithfulnessCurve
 from circuits.graph.evaluate import Evaluation
 from locate.examples import Examples, as_jsonl
 from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
-from locate.heads.roles import RoleReport
+from locate.heads.role_report import RoleReport
 from locate.looks.says import says
 from locate.report import (
     curve_summary,

@@ -42,10 +42,12 @@ roles = kc.roles(model, "country_capital", n_pairs=24)
 roles
 
 # %% [markdown]
-# The column *share* says how much of all heads' work in a role this head does; *writes* lists what
-# it raises most, averaged over countries. The movers of layer 6 look at the country and nowhere
-# else. In the picture every head has its place: to the right what it does as a mover, upwards as a
-# relation head. The dashed lines are the criterion's 2 %.
+# The column *share* says how much of all heads' work in a role this head does; *writes* in how many
+# pairs the right capital is among the five tokens that it raises most, and in how many the foil,
+# another country's. The movers of layer 6 look at the country and nowhere else, and some of them
+# say the capital of most countries by themselves. In the picture every head has its place: to the
+# right what it does as a mover, upwards as a relation head. The dashed lines are the criterion's
+# 2 %.
 
 # %%
 roles.plot()
@@ -57,9 +59,8 @@ roles.plot()
 #
 # ## One prompt, token by token
 #
-# An average over countries hides what a mover is for: moving *this* country's capital. So look at
-# one prompt. Bars show where a head looks, weighted by what it reads there, black lines its plain
-# attention.
+# What is a mover for? Moving *this* country's capital. So look at one prompt. Bars show where a
+# head looks, weighted by what it reads there, black lines its plain attention.
 
 # %%
 movers = [head.name for head in roles.labelled if head.role == "mover"][:4]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from circuits.base.choices import EditStatus, TraceKind
@@ -15,9 +17,11 @@ from circuits.graph.evaluate import Evaluation
 from circuits.model.tokens import Prompt, Span
 from locate.changes.rewired import FollowedObjects, Rewiring
 from locate.heads.attention import REGIONS, HeadReadings
+from locate.heads.by_example import ByExample, Example
 from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
 from locate.heads.role_criteria import RoleCriteria
-from locate.heads.roles import RoleReport, label_heads
+from locate.heads.role_report import RoleReport
+from locate.heads.roles import label_heads
 from locate.states.lens import LensResult
 from locate.states.lens_average import AverageLens, Followed, Place
 from locate.states.trace_average import ROLES, AverageTrace
@@ -103,7 +107,10 @@ def roles() -> RoleReport:
     readings = HeadReadings(*numbers, written=written)
     criteria = RoleCriteria(attention=0.2)
     heads = label_heads(readings, criteria, token_string=lambda token: HOSTILE)
-    return RoleReport(tuple(h for layer in heads for h in layer), criteria, readings, None, (), {})
+    first, *others = (head for layer in heads for head in layer)
+    told = ByExample(2, 6, 4, 1, (Example(HOSTILE, HOSTILE, (HOSTILE, "b")),))
+    found = (replace(first, by_example=told), *others)
+    return RoleReport(found, criteria, readings, None, (), {})
 
 
 def prompt_heads() -> PromptHeads:

@@ -25,7 +25,8 @@ from circuits.graph.curves import FaithfulnessCurves
 from experiments.cli import drawing as figures
 from experiments.cli.main import main
 from locate.heads.prompt_heads import HeadsOnPrompts, heads_of, read_prompt
-from locate.heads.roles import RoleReport, head_roles
+from locate.heads.role_report import RoleReport
+from locate.heads.roles import head_roles
 from locate.states.lens import LensResult
 from locate.states.tracing import Trace
 from tests import results

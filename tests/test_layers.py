@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -84,10 +85,21 @@ def test_pictures_and_pages_have_no_sentences_of_their_own_kind_by_kind():
     assert users == {"viz.app.lead"}  # an edit's file, whose weights the app does not read
 
 
+def test_files_about_heads_import_each_other_one_way():
+    """What a report is, how it is measured and how it is stored never need each other in a ring."""
+    room = {
+        name: {each for each in imports_of(path) if each.startswith("locate.heads.")}
+        for name, path in zip(NAMES, MODULES, strict=True)
+        if name.startswith("locate.heads.")
+    }
+    assert "locate.heads.roles" in room
+    TopologicalSorter(room).prepare()  # CycleError names a ring
+
+
 def test_a_result_knows_no_drawing_code_before_its_picture_is_asked_for():
     code = """
 import sys
-import circuits.base.display, locate.changes.rewiring, locate.heads.roles
+import circuits.base.display, locate.changes.rewiring, locate.heads.role_report
 import locate.states.trace_average, locate.states.lens_average
 known = {name.split(".")[0] for name in sys.modules}
 assert not known & {"viz", "plotly", "dash", "matplotlib"}, known

@@ -161,6 +161,10 @@ CLAIMS: dict[str, dict[str, str]] = {
             "all(head.layer == 6 and head.mover.attention > 0.95 for head in"
             " [head for head in roles.labelled if head.role == 'mover'][:4])"
         ),
+        "some of them say the capital of most countries by themselves": (
+            "sum(roles[name].by_example.answers > 0.5 * roles[name].by_example.pairs"
+            " for name in movers) >= 2"
+        ),
         "no head is a mixture": "'mixture' not in roles.roles.values()",
         "movers lie above m2": (
             "min(head.layer for head in roles.labelled if head.role == 'mover') > 2"

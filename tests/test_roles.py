@@ -27,7 +27,9 @@ from locate.heads.role_checks import (
     choose_controls,
     judge,
 )
-from locate.heads.roles import Evidence, RoleCriteria, RoleReport, head_roles, label_heads
+from locate.heads.role_criteria import Evidence, RoleCriteria
+from locate.heads.role_report import RoleReport
+from locate.heads.roles import head_roles, label_heads
 from locate.states.attribution import direct_logit_attribution, head_logits
 from tests.tiny import (
     byte_level_tokenizer,

@@ -134,11 +134,11 @@ KINDS: dict[str, Kind] = _kinds(
     ),
     Kind(
         "roles",
-        "locate.heads.roles:RoleReport",
+        "locate.heads.role_report:RoleReport",
         screen={"roles": "viz.screen.heads:roles_figure"},
         view="rows",
         says="Each head's share of all heads' work as a mover (across) and relation head (up).",
-        columns=("head", "role", "score", "written", "verdict"),
+        columns=("head", "role", "score", "writes", "verdict"),
     ),
     Kind(
         "heads on prompts",

@@ -11,7 +11,7 @@ where it was read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -45,6 +45,8 @@ class Region(StrEnum):
 
 
 REGIONS = tuple(Region)
+Watch = Callable[[int, Sequence[int], Float[Tensor, "batch head d_model"]], None]
+"""Is given a layer, places of pairs, and what each head gives to the output matrix there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +123,13 @@ def read_heads(
     *,
     batch_size: int = 16,
     n_written: int = 5,
+    watch: Watch | None = None,
 ) -> HeadReadings:
     """Attention and direct logit attribution of every head at the last token of clean prompts.
 
-    `objects` are first tokens of the relation's objects (see `rivals`). Raises NumericalError
-    where a number is not finite, naming the prompt.
+    `objects` are first tokens of the relation's objects (see `rivals`). `watch` is called with what
+    the heads of each layer write in each batch, on the model's device. Raises NumericalError where
+    a number is not finite, naming the prompt.
     """
     check_subjects(pairs)
     others = rivals(model, pairs, objects)
@@ -157,7 +161,10 @@ def read_heads(
             by_region[1] = shares(by_region[1], by_region[0])
             numbers[:, rows, layer] = by_region.cpu().numpy()
             mixed = torch.einsum("bhp,bhpe,hed->bhd", pattern, values, output)
-            written[layer] += norm.apply(mixed).cpu().double().sum(0)
+            reached = norm.apply(mixed)
+            written[layer] += reached.cpu().double().sum(0)
+            if watch is not None:
+                watch(layer, rows, reached)
     for row in np.flatnonzero(~np.isfinite(numbers).all((0, 2, 3, 4))).tolist():
         raise NumericalError(f"heads write NaN or infinity for {pairs[row].text.clean!r}")
     n_written = min(n_written, model.d_vocab)

@@ -1,4 +1,4 @@
-"""From a file's arrays and metadata to a role report: the labels with their evidence."""
+"""How role reports are stored: from a file's arrays and records to heads with their evidence."""
 
 from __future__ import annotations
 
@@ -8,34 +8,27 @@ from typing import Any
 import numpy as np
 
 from circuits.base.intervals import Interval
-from circuits.base.results import numeric, texts
+from circuits.base.results import numeric
 from locate.heads.attention import REGIONS, HeadReadings, Region
+from locate.heads.by_example import ByExample
+from locate.heads.head_role import HeadRole
 from locate.heads.role_checks import Effect, HeadCheck, Role, Verdict
-from locate.heads.role_criteria import Evidence, RoleCriteria
-from locate.heads.roles import HeadRole, RoleReport
+from locate.heads.role_criteria import Evidence
 
 
-def read_report(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> RoleReport:
-    """The report that `RoleReport.arrays` and `metadata` wrote."""
+def read_readings(arrays: Mapping[str, np.ndarray]) -> HeadReadings:
+    """The numbers of each pair."""
     written = numeric(arrays, "written", "i", 3).tolist()
     numbers = {name: each for name, each in arrays.items() if name != "written"}
-    readings = HeadReadings(
+    return HeadReadings(
         **{name: numeric(numbers, name, "f", 4) for name in numbers},
         written=tuple(tuple(map(tuple, layer)) for layer in written),
     )
-    baseline = metadata["baseline"]
-    return RoleReport(
-        heads=tuple(map(_head, metadata["heads"])),
-        criteria=RoleCriteria(**metadata["criteria"]),
-        readings=readings,
-        baseline=None if baseline is None else _effects(baseline),
-        controls=texts(metadata["controls"]),
-        provenance=dict(metadata["provenance"]),
-    )
 
 
-def _head(record: Mapping[str, Any]) -> HeadRole:
-    check = record["check"]
+def read_head(record: Mapping[str, Any]) -> HeadRole:
+    """One head, from what `HeadRole.as_dict` gave."""
+    check, told = record["check"], record.get("by_example")  # older files have no examples
     return HeadRole(
         name=str(record["name"]),
         layer=int(record["layer"]),
@@ -49,6 +42,7 @@ def _head(record: Mapping[str, Any]) -> HeadRole:
         range_gain=Interval.from_dict(record["range_gain"]),
         written=tuple(map(str, record["written"])),
         check=None if check is None else _check(check),
+        by_example=None if told is None else ByExample.from_dict(told),
     )
 
 
@@ -60,13 +54,14 @@ def _evidence(record: Mapping[str, Any]) -> Evidence:
 def _check(record: Mapping[str, Any]) -> HeadCheck:
     excess = record["excess"]
     return HeadCheck(
-        effects=_effects(record["effects"]),
-        excess=None if excess is None else _effects(excess),
+        effects=read_effects(record["effects"]),
+        excess=None if excess is None else read_effects(excess),
         verdict=Verdict(record["verdict"]),
     )
 
 
-def _effects(record: Mapping[str, Any]) -> dict[Effect, Interval]:
+def read_effects(record: Mapping[str, Any]) -> dict[Effect, Interval]:
+    """Effects of silencing by their names."""
     return {Effect(name): Interval.from_dict(value) for name, value in record.items()}
 
 

@@ -19,18 +19,15 @@ comparisons: a lone borderline head means little.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
-from circuits.base.results import Result
 from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import Ablation
 from circuits.graph.circuit import Circuit, node_kind
@@ -38,6 +35,8 @@ from circuits.graph.evaluate import check_geometry
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.heads.attention import REGIONS, HeadReadings, Region, check_subjects, read_heads
+from locate.heads.best_tokens import BestTokens
+from locate.heads.head_role import HeadRole
 from locate.heads.role_checks import (
     EFFECTS,
     Effect,
@@ -48,184 +47,15 @@ from locate.heads.role_checks import (
     judge,
 )
 from locate.heads.role_criteria import Evidence, RoleCriteria
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from locate.heads.role_report import RoleReport
 
 _SUBJECT, _RELATION = REGIONS.index(Region.SUBJECT), REGIONS.index(Region.RELATION)
 
 
-SHOWN = 8
-"""Heads in a summary."""
+WITH_EXAMPLES = 12
+"""So many of the strongest heads have examples, whether they are labelled or not."""
 SAME_PAIRS, OTHER_PAIRS = "the pairs that gave them", "other pairs"
 """What labels are checked on."""
-
-
-@dataclass(frozen=True)
-class HeadRole:
-    """One head's numbers, averaged over pairs, its label and, for labelled heads, the check.
-
-    `attention` and `weighted` are shares by region, plain and value-weighted; `answer_gain` and
-    `range_gain` the head's whole output, `mover` and `relation` the parts the label rests on.
-    """
-
-    name: str
-    layer: int
-    head: int
-    role: Role
-    mover: Evidence
-    relation: Evidence
-    attention: Mapping[Region, float]
-    weighted: Mapping[Region, float]
-    answer_gain: Interval
-    range_gain: Interval
-    written: tuple[str, ...]
-    check: HeadCheck | None = None
-
-    @property
-    def score(self) -> float:
-        """How much of all heads' work in its role this head does, 0 to 1.
-
-        The share of the part that makes the role; of a mixture head the smaller of both, of a head
-        without a role the larger.
-        """
-        shares = max(self.mover.share, 0.0), max(self.relation.share, 0.0)
-        match self.role:
-            case Role.MOVER:
-                return shares[0]
-            case Role.RELATION:
-                return shares[1]
-            case Role.MIXTURE:
-                return min(shares)
-        return max(shares)
-
-    def as_row(self) -> dict[str, Any]:
-        """A flat record for a table; the check's columns are None where there was none."""
-        check = self.check
-        effects = {} if check is None else check.effects
-        return {
-            "head": self.name,
-            "role": str(self.role),
-            "score": self.score,
-            **{f"attention_{region}": share for region, share in self.weighted.items()},
-            **{f"plain_attention_{region}": share for region, share in self.attention.items()},
-            "answer_gain": self.answer_gain.value,
-            "answer_gain_from_subject": self.mover.gain.value,
-            "range_gain": self.range_gain.value,
-            "range_gain_from_relation": self.relation.gain.value,
-            "written": list(self.written),
-            **{str(name): effects[name].value if effects else None for name in EFFECTS},
-            "verdict": None if check is None else str(check.verdict),
-        }
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON, with every interval."""
-        return _plain({**vars(self), "score": self.score})
-
-
-@dataclass(frozen=True, eq=False)
-class RoleReport(Result):
-    """Roles of a model's (or circuit's) heads for one relation, most important first.
-
-    `baseline` is the mean effect of silencing one of `controls`, unlabelled heads drawn at random
-    from the labelled heads' layers. `readings` keep the numbers of each pair for all heads.
-    """
-
-    KIND = "roles"
-
-    heads: tuple[HeadRole, ...]
-    criteria: RoleCriteria
-    readings: HeadReadings
-    baseline: Mapping[Effect, Interval] | None = None
-    controls: tuple[str, ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> HeadRole:
-        for head in self.heads:
-            if head.name == name:
-                return head
-        raise OptionError(f"the report holds no head {name!r}")
-
-    @property
-    def labelled(self) -> tuple[HeadRole, ...]:
-        """The heads that have a role."""
-        return tuple(head for head in self.heads if head.role != Role.NONE)
-
-    @property
-    def roles(self) -> dict[str, str]:
-        """Label by name of the labelled heads, as `Circuit.roles` takes it."""
-        return {head.name: str(head.role) for head in self.labelled}
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One record a head, for a table."""
-        return [head.as_row() for head in self.heads]
-
-    def summary(self) -> Summary:
-        """The labelled heads with their evidence; the strongest ones where no head has a role."""
-        counts = [str(head.role) for head in self.labelled]
-        facts = {
-            **named(self.provenance, "model", "relation", "pairs"),
-            "roles": ", ".join(f"{counts.count(role)} {role}" for role in dict.fromkeys(counts)),
-        }
-        rows = [
-            (
-                head.name,
-                str(head.role),
-                f"{head.score:.0%}",
-                f"{head.mover.attention:.2f}",
-                f"{head.relation.attention:.2f}",
-                " ".join(map(token_name, head.written)),
-                "" if head.check is None else str(head.check.verdict),
-            )
-            for head in (self.labelled or self.heads)[:SHOWN]
-        ]
-        header = ("head", "role", "share", "on subject", "on relation", "writes", "ablation")
-        return Summary(
-            f"Roles of {len(self.heads):,} heads",
-            {name: value for name, value in facts.items() if value},
-            "share of all heads' work in the role; attention weighted by value" + self._checked(),
-            header,
-            rows,
-        )
-
-    def _checked(self) -> str:
-        """What the ablation was checked on, in words."""
-        on = self.provenance.get("checked_on")
-        return f"; ablation on {on}" if on and self.baseline is not None else ""
-
-    def plot(self, **options: Any) -> go.Figure:
-        """Heads by their parts as mover and relation head, as `viz.screen.roles_figure` draws."""
-        return plotted(self, **options)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The numbers of each pair, for a file; `metadata` holds the rest."""
-        written = np.array(self.readings.written, dtype=np.int64)
-        return {**self.readings.arrays(), "written": written}
-
-    def metadata(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain JSON values."""
-        return self.as_dict()
-
-    @classmethod
-    def from_arrays(
-        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
-    ) -> RoleReport:
-        """The inverse of `arrays` and `metadata`; an error where they make no report."""
-        from locate.heads.role_files import read_report
-
-        return read_report(arrays, metadata)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain JSON values."""
-        return _plain(
-            {
-                "heads": [head.as_dict() for head in self.heads],
-                "criteria": asdict(self.criteria),
-                "baseline": self.baseline,
-                "controls": self.controls,
-                "provenance": self.provenance,
-            }
-        )
 
 
 @alone
@@ -241,6 +71,7 @@ def head_roles(
     ablation: Ablation | str = Ablation.ZERO,
     batch_size: int = 16,
     n_written: int = 5,
+    by_example: bool = True,
     seed: int = 0,
 ) -> RoleReport:
     """Label the heads for the relation that the pairs ask about, and check the labels.
@@ -250,6 +81,9 @@ def head_roles(
     `check_on` are other pairs to check the labels on, whose own answers and foils then count as
     objects; without them labels are checked on the pairs that gave them, and
     `provenance["checked_on"]` says which.
+    `by_example` also asks in how many pairs the answer is among the `n_written` tokens that a head
+    raises most, and keeps these tokens in three pairs for the heads that are labelled and the
+    strongest others.
     `seed` is for the resampling and the choice of controls. Raises OptionError where a pair names
     no subject, or where a single pair leaves nothing to average over.
     """
@@ -259,7 +93,15 @@ def head_roles(
         raise OptionError("roles need at least 2 prompt pairs, or no interval can be given")
     if circuit is not None:
         check_geometry(model, circuit.wiring)
-    readings = read_heads(model, pairs, objects, batch_size=batch_size, n_written=n_written)
+    best = BestTokens(model, pairs, n_written) if by_example else None
+    readings = read_heads(
+        model,
+        pairs,
+        objects,
+        batch_size=batch_size,
+        n_written=n_written,
+        watch=None if best is None else best.see,
+    )
     found = label_heads(readings, criteria, seed, model.tokenizer.token_string)
     has_role = np.array([[head.role != Role.NONE for head in layer] for layer in found])
     nodes = None if circuit is None else {n for n in circuit.nodes() if node_kind(n) == "head"}
@@ -276,6 +118,15 @@ def head_roles(
         checks, baseline = _check(labelled, effects, criteria, seed)
         heads = [replace(head, check=checks.get(head.name)) for head in heads]
     heads.sort(key=lambda head: (-head.score, head.layer, head.head))
+    if best is not None:
+        told = best.told(
+            [
+                (head.layer, head.head)
+                for place, head in enumerate(heads)
+                if head.role != Role.NONE or place < WITH_EXAMPLES
+            ]
+        )
+        heads = [replace(head, by_example=told[head.layer, head.head]) for head in heads]
     return RoleReport(
         heads=tuple(heads),
         criteria=criteria,
@@ -381,16 +232,3 @@ def _shares(
 
 def _interval(limits: Float[np.ndarray, " 3"]) -> Interval:
     return Interval(*(float(x) for x in limits))
-
-
-def _plain(value: Any) -> Any:
-    """Results as JSON values."""
-    if isinstance(value, Interval):
-        return value.as_dict()
-    if isinstance(value, Evidence | HeadCheck):
-        return _plain(vars(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, StrEnum) else value

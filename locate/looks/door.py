@@ -13,7 +13,7 @@ from locate.discovery import Discovery
 from locate.edited import Edited
 from locate.evaluate import StoredEvaluation
 from locate.heads.prompt_heads import HeadsOnPrompts
-from locate.heads.roles import RoleReport
+from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
 from locate.looks import comparing, lens, roles, trace
 from locate.looks.look import Look

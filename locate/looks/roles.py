@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from circuits.base.display import token_name
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
+from locate.heads.head_role import HeadRole
 from locate.heads.prompt_heads import HeadsOnPrompts, read_prompts
-from locate.heads.roles import HeadRole, RoleReport
+from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
 from locate.looks.look import Look, Table, describe
 from locate.looks.says import says
 
 FILES = ("roles.kc.safetensors", "heads.kc.safetensors")
+WITH_EXAMPLES = 3
+"""Heads whose examples are printed."""
 UNLABELLED = 5
 """Heads that are shown where none has a role."""
 
@@ -43,16 +47,20 @@ def roles(report: RoleReport, shown: HeadsOnPrompts | None = None) -> Look:
         ("head", "role", "score", *regions, "answer", "range", "writes", "ablation"),
         [_row(head) for head in heads],
     ).first("roles.kc.safetensors (`--out`) and `--json`")
-    nothing: tuple[str, ...] = ()
     checked = origin.get("checked_on") if report.baseline is not None else None
-    if checked is not None:
-        nothing = (f"labels are checked by ablation on {checked}",)
+    notes = [] if checked is None else [f"labels are checked by ablation on {checked}"]
+    told = [head.by_example for head in heads if head.by_example is not None]
+    if told:
+        notes.append(
+            "writes: in how many pairs the answer, and the foil, are among the "
+            f"{told[0].n_best} tokens that a head raises most"
+        )
     return Look(
         "roles",
         says(report),
         summary,
-        tables=(table,),
-        lines=(*describe(origin, origin["pairs"]), *nothing),
+        tables=(table, *_examples(heads)),
+        lines=(*describe(origin, origin["pairs"]), *notes),
         files={
             "roles.kc.safetensors": report.save,
             **(on_prompts_look(shown).files if shown is not None and shown.prompts else {}),
@@ -89,6 +97,18 @@ def roles_by_span(report: SpanRoles) -> Look:
     )
 
 
+def _examples(heads: Sequence[HeadRole]) -> list[Table]:
+    """What the first of the heads raise in single pairs; no table where no examples were kept."""
+    rows = [
+        (head.name, each.subject, token_name(each.answer), " ".join(map(token_name, each.best)))
+        for head in heads[:WITH_EXAMPLES]
+        if head.by_example is not None
+        for each in head.by_example.examples
+    ]
+    title = "By example: the tokens that a head raises most, best first"
+    return [Table(title, ("head", "subject", "answer", "raises most"), rows)] if rows else []
+
+
 def _row(head: HeadRole) -> tuple[str, ...]:
     return (
         head.name,
@@ -97,6 +117,6 @@ def _row(head: HeadRole) -> tuple[str, ...]:
         *(f"{share:.2f}" for share in head.weighted.values()),
         f"{head.answer_gain.value:.2f}",
         f"{head.range_gain.value:.2f}",
-        " ".join(word.strip() for word in head.written),
+        head.writes,
         "" if head.check is None else str(head.check.verdict),
     )

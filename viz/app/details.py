@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from circuits.base.intervals import enough
 from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.comparison import Comparison
 from circuits.graph.resample import classify
+from locate.heads.by_example import of_record
+from locate.looks.says.words import sentence
 from viz import theme
 from viz.app import parts
 from viz.screen.grids import pattern_figure
@@ -93,9 +95,7 @@ def role_evidence(record: Mapping[str, Any]) -> list[Any]:
             lines.append((what, f"{parts.interval(found.get('gain'))}{share}"))
     if lines:
         rows += [html.H3("Raises, in logits"), parts.pairs(lines)]
-    written = record.get("written")
-    if isinstance(written, list):
-        rows += [html.H3("Writes, over the pairs"), tokens(str(each) for each in written)]
+    rows += _written(record)
     check = record.get("check")
     if isinstance(check, dict) and isinstance(check.get("effects"), dict):
         effects = check["effects"]
@@ -105,6 +105,20 @@ def role_evidence(record: Mapping[str, Any]) -> list[Any]:
                 [(label, parts.interval(effects.get(key))) for key, label in EFFECTS.items()]
             ),
         ]
+    return rows
+
+
+def _written(record: Mapping[str, Any]) -> list[Any]:
+    """What a head writes, by example; in older files the tokens of its mean over the pairs."""
+    told, words = of_record(record), record.get("written")
+    if told is None:
+        if not isinstance(words, list):
+            return []
+        return [html.H3("Writes, over the pairs"), tokens(map(str, words))]
+    rows: list[Any] = [html.H3("Writes, pair by pair"), html.P(sentence(str(told)))]
+    for each in told.examples:
+        answer = f"{parts.visible(each.subject)} (answer {parts.token(each.answer)})"
+        rows += [html.P(answer, className="hint"), tokens(each.best, each.answer)]
     return rows
 
 
@@ -323,10 +337,14 @@ def answers_table(before: Answers, after: Answers | None, label: str) -> html.Di
     return html.Div(sides, className="answers")
 
 
-def tokens(words: Any) -> html.P:
-    """Tokens as little boxes, so that spaces and cuts are seen."""
+def tokens(words: Iterable[str], answer: str | None = None) -> html.P:
+    """Tokens as little boxes, so that spaces and cuts are seen; the answer's stands out."""
     return html.P(
-        [html.Span(parts.token(word), className="token") for word in words], className="tokens"
+        [
+            html.Span(parts.token(word), className="token hit" if word == answer else "token")
+            for word in words
+        ],
+        className="tokens",
     )
 
 

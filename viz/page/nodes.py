@@ -7,6 +7,7 @@ from typing import Any
 
 from circuits.base.display import token_name, visible
 from circuits.graph.circuit import Circuit
+from locate.heads.by_example import of_record
 
 _EFFECTS = {
     "answer_gap": "answer over other objects",
@@ -39,8 +40,17 @@ def _writes(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, what in (("answer_gain", "the answer"), ("range_gain", "all objects")):
         if text := _interval(record.get(name)):
             rows.append((f"raises {what} by", f"{text} logits"))
-    words = record.get("written")
-    if isinstance(words, list) and words:
+    told, words = of_record(record), record.get("written")
+    if told is not None:
+        rows.append(("what it writes", str(told)))
+        rows += [
+            (
+                f"writes for {visible(each.subject)} ({token_name(each.answer)})",
+                " ".join(map(token_name, each.best)),
+            )
+            for each in told.examples
+        ]
+    elif isinstance(words, list) and words:
         rows.append(
             ("writes, mean over the pairs", " ".join(token_name(str(each)) for each in words))
         )

@@ -16,8 +16,9 @@ from viz.screen.circuit import with_title
 from viz.screen.style import axis, new_figure, plain, token_label
 
 if TYPE_CHECKING:
+    from locate.heads.head_role import HeadRole
     from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
-    from locate.heads.roles import HeadRole, RoleReport
+    from locate.heads.role_report import RoleReport
 
 SYMBOLS = {"mover": "circle", "relation": "square", "mixture": "diamond", "none": "circle-open"}
 """A role's mark: told by its form as well as by its colour."""
@@ -86,14 +87,13 @@ def _sides(heads: Sequence[HeadRole]) -> list[str]:
 
 def _evidence(head: HeadRole) -> str:
     check = "" if head.check is None else f"<br>ablation: {head.check.verdict}"
-    words = " ".join(token_label(word) for word in head.written)
     return (
         f"<b>{plain(head.name)}</b> {plain(str(head.role))}"
         f"<br>attention on the subject {head.mover.attention:.2f}, "
         f"on the relation {head.relation.attention:.2f}"
         f"<br>for the answer, from the subject: {head.mover.gain} logits"
         f"<br>for the range, from the relation: {head.relation.gain} logits"
-        f"<br>writes {words}{check}"
+        f"<br>writes {plain(head.writes)}{check}"
     )
 
 

@@ -28,8 +28,9 @@ from experiments.analyses.engine.config import relations_drawn
 from experiments.analyses.engine.context import Context
 from locate.discover import random_circuits, stability_of
 from locate.examples import Examples
+from locate.heads.head_role import HeadRole
 from locate.heads.role_checks import EFFECTS, ablate_heads, choose_controls, judge
-from locate.heads.roles import HeadRole, head_roles
+from locate.heads.roles import head_roles
 from locate.search import Search
 
 FEWER = 5
@@ -167,7 +168,9 @@ def checked_roles(
 
     Each labelled head stands against unlabelled heads of the nearest layers, silenced the same way.
     """
-    found = head_roles(model, examples.pairs, check=False, batch_size=batch_size, seed=seed)
+    found = head_roles(
+        model, examples.pairs, check=False, by_example=False, batch_size=batch_size, seed=seed
+    )
     has_role = np.zeros((model.n_layers, model.n_heads), dtype=bool)
     for head in found.labelled:
         has_role[head.layer, head.head] = True

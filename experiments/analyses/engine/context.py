@@ -210,7 +210,8 @@ class Context:
         def read() -> Mapping[str, str]:
             try:
                 pairs = self.examples(relation, limit, hold_out=hold_out).pairs
-                return head_roles(self.model, pairs, check=False, seed=self.seed).roles
+                found = head_roles(self.model, pairs, check=False, by_example=False, seed=self.seed)
+                return found.roles
             except (OptionError, PromptError):
                 return {}
 

@@ -133,7 +133,12 @@ def _found(
     roles = Counter(
         str(head.role)
         for head in head_roles(
-            model, examples.pairs, circuit=circuit, check=False, batch_size=context.batch_size
+            model,
+            examples.pairs,
+            circuit=circuit,
+            check=False,
+            by_example=False,
+            batch_size=context.batch_size,
         ).heads
     )
     facts = [*examples.pairs, *examples.held_out]

@@ -30,7 +30,7 @@ _SENTENCES = {
     "locate.changes.rewired:Rewiring": "changes:rewiring",
     "locate.edited:Edited": "changes:edited",
     "locate.interchange:Interchange": "changes:interchange",
-    "locate.heads.roles:RoleReport": "heads:roles",
+    "locate.heads.role_report:RoleReport": "heads:roles",
     "locate.heads.span_roles:SpanRoles": "heads:span_roles",
     "locate.heads.prompt_heads:PromptHeads": "heads:prompt_heads",
     "locate.heads.prompt_heads:HeadsOnPrompts": "heads:heads_on_prompts",
