@@ -19,7 +19,8 @@ from viz.app.workspace import Work
 from viz.screen.circuit import MOST_EDGES, circuit_scene
 
 SCORED = [("supports", theme.SUPPORTS), ("opposes", theme.OPPOSES)]
-CONTRAST = ("clean", "answer", "corrupted", "foil")
+ANSWERED = "answered questions of its kind"
+"""What stands before a question that was asked with demonstrations (`shots`)."""
 METRICS = {"logit-diff": "logit difference", "log-prob": "log-probability", "kl": "KL divergence"}
 
 
@@ -80,10 +81,17 @@ def asked_line(circuit: Circuit) -> str:
 
 
 def contrast(record: Mapping[str, Any]) -> str:
-    """A prompt with its answer, and the corrupted prompt with the foil."""
-    return (
-        f"{record['clean']} → {record['answer']}, against {record['corrupted']} → {record['foil']}"
-    )
+    """A question with its answer, and the corrupted one with the foil."""
+    clean, answer, corrupted, foil = _questions(record)
+    after = f", after {ANSWERED}" if record.get("start") else ""
+    return f"{clean} → {answer}, against {corrupted} → {foil}{after}"
+
+
+def _questions(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Both prompts from where their question begins, with answer and foil."""
+    start = record.get("start", 0)
+    clean, corrupted = (str(record[side])[start:].strip() for side in ("clean", "corrupted"))
+    return clean, str(record["answer"]), corrupted, str(record["foil"])
 
 
 def asked_table(circuit: Circuit) -> Any:
@@ -91,12 +99,13 @@ def asked_table(circuit: Circuit) -> Any:
     prompts = prompts_of(circuit)
     if not prompts:
         return None
-    rows = [tuple(str(each[name]) for name in CONTRAST) for each in prompts]
+    rows = [_questions(each) for each in prompts]
     header = ("prompt", "answer", "corrupted prompt", "foil")
     n = f"{len(rows):,} prompt{'' if len(rows) == 1 else 's'}"
+    after = f" after {ANSWERED}" if any(each.get("start") for each in prompts) else ""
     return html.Details(
         [
-            html.Summary(f"What was asked: {n}, each against another"),
+            html.Summary(f"What was asked{after}: {n}, each against another"),
             parts.small_table(header, rows),
         ],
         className="asked",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from dash import dcc, html
 
-from circuits.edits.provenance import JUDGED
+from circuits.edits.provenance import JUDGED, question, requests_of, sides
 from viz.app import parts
 from viz.app.context import Context
 from viz.app.details import known_facts
-from viz.app.edits import headline, question, requests_of, sides
+from viz.app.edits import headline
 from viz.app.groups import group_of, href
 from viz.app.lead import answers_of, judged, lead_of
 from viz.app.library import Entry, Record

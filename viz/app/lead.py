@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from circuits.edits.provenance import JUDGED
+from circuits.edits.provenance import JUDGED, question, requests_of
 from locate.looks.says import says
 from locate.looks.says.changes import unlearned
 from locate.looks.says.words import model_of, prompt, quoted, sentence
-from viz.app.edits import headline, question, requests_of
+from viz.app.edits import headline
 from viz.app.library import Record
 
 
