@@ -228,7 +228,7 @@ def measured(
 
 
 def so_many(n: int, over: str) -> str:
-    """So many of what is named in the plural: 1 relation, 2 relations that have both."""
+    """So many of what is named in the plural: 1 relation, 2 relations with both."""
     name, *more = over.split(" ")
     return " ".join([str(n), name.removesuffix("s") if n == 1 else name, *more])
 
