@@ -542,7 +542,8 @@ def test_thirty_layers_fit_the_window_and_zoom_and_come_back(page):
         whole = page.js(span)
         sizes = (
             "const plot = document.querySelector('#picture .js-plotly-plot');"
-            "const drawn = plot.data.filter(t => t.meta && t.meta.part === 'labels').flatMap(t => t.textfont.size)"
+            "const drawn = plot.data.filter(t => t.meta && t.meta.part === 'labels')"
+            ".flatMap(t => t.textfont.size)"
             ".reduce((all, size) => all + size, 0); "
         )
         # What the window leaves room for is drawn once the picture is there.
