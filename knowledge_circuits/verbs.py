@@ -269,7 +269,7 @@ def open(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> Any:
 
     Warns where the files of its folder are of different runs. `sign` is what a positive score
     says in a circuit's file of another tool: supports or opposes. `hf://OWNER/NAME/PATH` is fetched
-    from a data set on the Hugging Face hub; of a folder there the main result is opened.
+    from a data set on the Hugging Face hub. Of a folder the main result is opened.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -280,12 +280,13 @@ def open(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> Any:
     """
     from circuits.base.origin import mixed
     from circuits.files.attribution import load_graph
-    from circuits.files.hub import fetched, is_address, main_result
+    from circuits.files.hub import fetched, is_address
     from circuits.files.kinds import open_result
     from circuits.files.neuronpedia import is_graph
-    from circuits.files.reading import read_circuit
+    from circuits.files.reading import main_result, read_circuit
 
-    path = main_result(fetched(str(path)), str(path)) if is_address(path) else Path(path)
+    name, path = str(path), fetched(str(path)) if is_address(path) else Path(path)
+    path = main_result(path, name) if path.is_dir() else path
     if (line := mixed(path.parent)) is not None:
         warnings.warn(line, stacklevel=2)
     is_json = path.suffix.lower() == ".json"

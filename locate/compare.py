@@ -14,6 +14,7 @@ from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.pairs import edit_pairs
+from circuits.edits.provenance import in_words
 from circuits.edits.provenance import requests_of as records_of
 from circuits.edits.requests import slotted
 from circuits.facts.pairs import TokenPair
@@ -65,7 +66,8 @@ def about_the_edit(
     notes = [f"left out: {request.text!r}: {reason}" for request, reason in pairs.skipped]
     if len(known) < len(requests):
         notes.append(f"{len(requests) - len(known)} requests without relation left out")
-    return BothSides("the edited facts", tuple(before), tuple(after), tuple(notes))
+    name = in_words([vars(each) for each in known])
+    return BothSides(name, tuple(before), tuple(after), tuple(notes))
 
 
 def about_a_relation(examples: Examples) -> BothSides:

@@ -43,6 +43,9 @@ from locate.chat import chat_pair
 from locate.options import Source
 from locate.seen import Finders, without
 
+PARTNERS = (
+    "a fact needs another known one of its relation, with as many tokens in its subject: add such"
+)
 TASK_PAIRS = 32
 """Pairs of a task on each side unless told otherwise."""
 
@@ -112,6 +115,8 @@ def collect(
     sides, notes = found.paired(known)
     if not sides[0].pairs:
         reasons = [sides[0].describe(), *found.told()]
+        if sides[0].unpaired and source.corrupt != Corruption.RELATION:
+            reasons.append(PARTNERS)
         raise PromptError(
             f"{model.name!r} gives no prompt pairs for {source.name!r}: {'; '.join(reasons)}"
         )

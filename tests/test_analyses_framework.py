@@ -300,6 +300,8 @@ def test_a_measured_number_claims_nothing() -> None:
     found = measured("the mean is", Interval(0.5, 0.4, 0.6), 7, over="relations")
     assert found.verdict is Verdict.MEASURED
     assert found.sentence == "The mean is 0.50, 95 % interval 0.40 to 0.60, n = 7 relations."
+    one = measured("the mean is", Interval(0.5, 0.5, 0.5), 1, over="relations with both")
+    assert one.sentence.endswith("n = 1 relation with both.")
 
 
 def test_a_few_relations_are_decided_by_their_own_facts() -> None:

@@ -621,30 +621,39 @@ def test_enter_in_the_search_selects_and_in_the_list_opens(page):
 
 
 def test_thirty_layers_fit_the_window_and_zoom_and_come_back(page):
-    page.open(f"?view=circuit&r={page.ids['deep']}")
-    low, high = page.js(
-        "const box = document.querySelector('#picture').getBoundingClientRect();"
-        "return [box.bottom, innerHeight]"
-    )
-    assert low <= high
-    span = (
-        "const range = document.querySelector('#picture .js-plotly-plot')._fullLayout.yaxis.range;"
-        "return range[1] - range[0]"
-    )
-    whole = page.js(span)
-    page.until("return !!document.querySelector('#picture .js-plotly-plot').kcDraw")
-    size = (
-        "return Math.max(...document.querySelector('#picture .js-plotly-plot').data"
-        ".filter(t => t.meta && t.meta.part === 'labels').flatMap(t => t.textfont.size))"
-    )
-    small = page.js(size)
-    for _ in range(3):
-        page.js("document.querySelector('#zoom-in').click()")
-    near = page.js(span)
-    assert near == pytest.approx(whole / 1.4**3, rel=0.01)
-    page.until(f"{size} > {small}")
-    page.js("document.querySelector('#zoom-fit').click()")
-    assert page.js(span) == pytest.approx(whole, rel=0.001)
+    # A window in which names have not their full size from the start.
+    size = {"width": 1280, "height": 760, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.open(f"?view=circuit&r={page.ids['deep']}")
+        low, high = page.js(
+            "const box = document.querySelector('#picture').getBoundingClientRect();"
+            "return [box.bottom, innerHeight]"
+        )
+        assert low <= high
+        span = (
+            "const plot = document.querySelector('#picture .js-plotly-plot');"
+            "const range = plot._fullLayout.yaxis.range; return range[1] - range[0]"
+        )
+        whole = page.js(span)
+        sizes = (
+            "const plot = document.querySelector('#picture .js-plotly-plot');"
+            "const drawn = plot.data.filter(t => t.meta && t.meta.part === 'labels')"
+            ".flatMap(t => t.textfont.size)"
+            ".reduce((all, size) => all + size, 0); "
+        )
+        # What the window leaves room for is drawn once the picture is there.
+        page.until(f"{sizes} return !!plot.kcDraw && Math.abs(drawn - plot.kcSize) < 1")
+        small = page.js(f"{sizes} return drawn")
+        for _ in range(3):
+            page.js("document.querySelector('#zoom-in').click()")
+        near = page.js(span)
+        assert near == pytest.approx(whole / 1.4**3, rel=0.01)
+        page.until(f"{sizes} return drawn > {small}")
+        page.js("document.querySelector('#zoom-fit').click()")
+        assert page.js(span) == pytest.approx(whole, rel=0.001)
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.mark.parametrize("name", ["circuit", "rewiring", "trace"])

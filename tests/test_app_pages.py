@@ -12,7 +12,7 @@ import torch
 
 from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import WeightDelta
-from circuits.edits.provenance import identity
+from circuits.edits.provenance import changed, identity
 from circuits.files.kinds import REPORT
 from circuits.graph.circuit import Circuit, Wiring
 from circuits.model.model import Model, load
@@ -27,6 +27,7 @@ from tests.results import rewiring as a_rewiring
 from tests.test_app import stored
 from tests.test_viz import circuit_of
 from viz.app import inside_page, try_page
+from viz.app.circuit_page import asked_line, asked_table
 from viz.app.context import Context
 from viz.app.details import node_details
 from viz.app.groups import group_of, groups, tab_name
@@ -36,7 +37,6 @@ from viz.app.parts import NUMBER
 from viz.app.routes import page_of, siblings
 from viz.app.server import make_app
 from viz.app.state import ViewState
-from viz.asked import changed
 
 PROMPT, SUBJECT, ANSWER = "The capital of France is", "France", "Paris"
 REQUEST = {
@@ -290,6 +290,25 @@ def test_a_circuit_page_shows_every_corrupted_prompt_and_foil(tmp_path):
     for pair in pairs:
         assert pair["corrupted"] in page
         assert pair["foil"] in page
+
+
+def test_demonstrations_do_not_stand_before_every_question_of_a_circuits_page(tmp_path):
+    shown = "The capital of Peru is Lima. "
+    pair = {
+        "clean": f"{shown}The capital of France is",
+        "corrupted": f"{shown}The capital of Japan is",
+        "answer": "Paris",
+        "foil": "Tokyo",
+        "subject": "France",
+        "start": len(shown),
+    }
+    circuit = circuit_of(Wiring(2, 2, 2), 0.6, 0)
+    circuit = Circuit(circuit.wiring, circuit.kept, circuit.scores, evidence={"pairs": [pair]})
+    words = "The capital of France is → Paris, against The capital of Japan is → Tokyo"
+    assert asked_line(circuit) == f"{words}, after answered questions of its kind"
+    table = texts(asked_table(circuit))
+    assert "after answered questions" in table
+    assert "Peru" not in table
 
 
 def test_a_contrast_that_is_typed_is_the_one_that_is_asked(model):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import knowledge_circuits as kc
-from circuits.base.errors import OptionError
+from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.model.model import Model
 from experiments.cli.main import main
 from knowledge_circuits import _ACTS, _LOOKS, _VERBS, parts, verbs
@@ -94,6 +94,19 @@ def test_a_folder_without_an_init_hides_nothing(tmp_path: Path):
         (tmp_path / name).mkdir()
     done = run("import knowledge_circuits as kc; assert kc.relations()", tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_fact_that_stands_alone_is_refused_with_what_it_lacks(model: Model, tmp_path: Path):
+    line = {
+        "relation": "c",
+        "subject": "France",
+        "object": "Paris",
+        "prompt": "The capital of {} is",
+    }
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps(line))
+    with pytest.raises(KnowledgeCircuitsError, match="needs another known one of its relation"):
+        kc.discover(model, path, **QUIET)
 
 
 def test_an_unknown_option_is_named_with_the_nearest_one(model: Model):

@@ -301,6 +301,7 @@ def test_a_model_is_compared_with_itself_edited(kind, models, edited, tmp_path, 
     assert comparison.before == Circuit.load(out / "before.kc.safetensors")
     assert comparison.after == Circuit.load(out / "after.kc.safetensors")
     assert result["comparison"]["jaccard"] == comparison.jaccard < 1
+    assert comparison.before.provenance["relation"] == "Peru: Lima → Oslo"
     assert result["restoration"]["draws"] == 2
     assert (out / "difference.svg").read_text().lstrip().startswith("<?xml")
     for name in ("edges", "layers", "heads"):

@@ -9,8 +9,9 @@ import huggingface_hub
 import pytest
 
 import knowledge_circuits as kc
-from circuits.base.errors import FileFormatError, OptionError, StoreError
+from circuits.base.errors import CircuitFileError, FileFormatError, OptionError, StoreError
 from circuits.files.hub import Address, fetched
+from circuits.files.reading import read_circuit
 from experiments.cli.main import main
 from tests import results
 from tests.circuit_strategies import assert_identical
@@ -51,6 +52,18 @@ def test_what_is_pushed_is_opened_again_the_same(server: Hub, folder: Path):
     trace = kc.open("hf://datasets/someone/circuits@main/more/trace.kc.safetensors")
     assert trace.prompt == results.trace().prompt
     assert kc.open("hf://someone/circuits/more").prompt == trace.prompt
+
+
+def test_a_folder_stands_for_its_main_result_here_as_on_the_hub(folder: Path, tmp_path: Path):
+    stored = kc.open(folder / "circuit.kc.safetensors")
+    results.trace().save(folder / "trace.kc.safetensors")
+    assert_identical(kc.open(folder), stored)
+    assert_identical(read_circuit(folder), stored)
+    assert kc.open(folder / "more").prompt == results.trace().prompt
+    with pytest.raises(OptionError, match=r"name one: run/circuit\.kc\.safetensors, "):
+        kc.open(tmp_path)
+    with pytest.raises(CircuitFileError, match="holds a 'trace'"):
+        read_circuit(folder / "more")
 
 
 def test_a_file_and_a_folder_go_where_the_address_says(server: Hub, folder: Path, capsys):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from circuits.base.display import token_name
-from circuits.edits.provenance import forgotten, requests_of
+from circuits.edits.provenance import forgotten, requested, requests_of
 
 if TYPE_CHECKING:
     from circuits.graph.circuit import Circuit
@@ -79,30 +79,6 @@ def differing(clean: str, corrupted: str) -> str:
     return words if words and (front or back) else ""
 
 
-def changed(provenance: Any) -> str:
-    """`France: Paris → Rome`, or what was to be forgotten, and how many more of them.
-
-    Of the provenance of an edit, also of a sum of edits; empty for what changed no weight.
-    """
-    requests = requests_of(provenance)
-    if not requests:
-        return _forget(forgotten(provenance))
-    first = requests[0]
-    what = first.get("subject") or requested(first)
-    return f"{what}: {sides(first)}{_more(len(requests))}"
-
-
-def requested(request: Mapping[str, Any]) -> str:
-    """The prompt of a request with its subject in it."""
-    return str(request.get("prompt", "")).replace("{}", str(request.get("subject", "")))
-
-
-def sides(request: Mapping[str, Any]) -> str:
-    """`Paris → Rome`; the new object alone where the old one is not known."""
-    old, new = request.get("ground_truth"), request.get("target", request.get("target_new"))
-    return f"{f'{old} → ' if old else '→ '}{new or ''}"
-
-
 def cut(text: str) -> str:
     """A prompt: its end, which says what is asked, where all of it is too long."""
     return text if len(text) <= LONGEST else "…" + text[1 - LONGEST :]
@@ -126,17 +102,6 @@ def _wanted(provenance: Any) -> list[dict[str, Any]]:
         {"clean": each.get("text"), "answer": each.get("answer")} for each in forgotten(provenance)
     ]
     return [each for each in requests or texts if all(map(_is_text, each.values()))]
-
-
-def _forget(texts: list[Mapping[str, Any]]) -> str:
-    if not texts:
-        return ""
-    text, answer = texts[0].get("text"), texts[0].get("answer")
-    return f"forget {text}{f' → {answer}' if answer else ''}{_more(len(texts))}"
-
-
-def _more(n: int) -> str:
-    return f" and {n - 1:,} more" if n > 1 else ""
 
 
 def _word(text: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -55,3 +55,42 @@ def _records(provenance: Any, name: str) -> list[Mapping[str, Any]]:
     found = provenance.get(name) if isinstance(provenance, Mapping) else None
     records = found if isinstance(found, list | tuple) else ()
     return [each for each in records if isinstance(each, Mapping)]
+
+
+def changed(provenance: Any) -> str:
+    """`France: Paris → Rome`, or what was to be forgotten, and how many more of them.
+
+    Of the provenance of an edit, also of a sum of edits; empty for what changed no weight.
+    """
+    return in_words(requests_of(provenance)) or _forget(forgotten(provenance))
+
+
+def in_words(requests: Sequence[Mapping[str, Any]]) -> str:
+    """`France: Paris → Rome`, and how many more; empty for none."""
+    if not requests:
+        return ""
+    first = requests[0]
+    what = first.get("subject") or requested(first)
+    return f"{what}: {sides(first)}{_more(len(requests))}"
+
+
+def requested(request: Mapping[str, Any]) -> str:
+    """The prompt of a request with its subject in it."""
+    return str(request.get("prompt", "")).replace("{}", str(request.get("subject", "")))
+
+
+def sides(request: Mapping[str, Any]) -> str:
+    """`Paris → Rome`; the new object alone where the old one is not known."""
+    old, new = request.get("ground_truth"), request.get("target", request.get("target_new"))
+    return f"{f'{old} → ' if old else '→ '}{new or ''}"
+
+
+def _forget(texts: list[Mapping[str, Any]]) -> str:
+    if not texts:
+        return ""
+    text, answer = texts[0].get("text"), texts[0].get("answer")
+    return f"forget {text}{f' → {answer}' if answer else ''}{_more(len(texts))}"
+
+
+def _more(n: int) -> str:
+    return f" and {n - 1:,} more" if n > 1 else ""

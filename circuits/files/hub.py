@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError, StoreError
+from circuits.files.reading import STORED
 from circuits.model.hub import reachable
 
 SCHEME = "hf://"
-STORED = "*.kc.safetensors"
 PARTS = (
     *(STORED, "*.json", "*.jsonl", "*.csv", "*.md", "*.parquet"),
     *("*.html", "*.svg", "*.pdf", "*.png", "*.graphml"),
 )
 """What the folders of this project's commands hold."""
-MAIN = ("rewiring", "circuit", "comparison", "average_trace", "average_lens", "trace", "lens")
-"""Which of a folder's results is meant where none is named, the first that is there."""
 _ADDRESS = re.compile(
     r"hf://(?:datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.*))?"
 )
@@ -109,24 +107,6 @@ def in_cache(path: Path) -> bool:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).resolve() in path.absolute().parents
-
-
-def main_result(path: Path, name: str) -> Path:
-    """The file of a result: the path itself, or in a folder the one that its command is about.
-
-    OptionError, which lists them, where several could be meant.
-    """
-    if path.is_file():
-        return path
-    stored = {each.name.removesuffix(STORED[1:]): each for each in sorted(path.glob(STORED))}
-    chosen = next((stored[each] for each in MAIN if each in stored), None)
-    if chosen is None and len(stored) == 1:
-        [chosen] = stored.values()
-    if chosen is None:
-        inside = sorted(each.relative_to(path).as_posix() for each in path.rglob(STORED))
-        listed = f"; name one: {', '.join(inside[:8])}" if inside else ""
-        raise OptionError(f"{name} is not one stored result{listed}")
-    return chosen
 
 
 @contextmanager

@@ -14,16 +14,42 @@ from circuits.files.exchange import load_eap_ig, signed
 from circuits.files.neuronpedia import is_graph, load_neuronpedia
 from circuits.graph.circuit import Circuit
 
+STORED = "*.kc.safetensors"
+MAIN = (
+    *("rewiring", "circuit", "comparison", "average_trace", "average_lens", "trace", "lens"),
+    *("roles", "edit"),
+)
+"""Which of a folder's results is meant where none is named, the first that is there."""
+
+
+def main_result(path: Path, name: str) -> Path:
+    """The file of a result: the path itself, or in a folder the one that its command is about.
+
+    OptionError, which lists them, where several could be meant.
+    """
+    if path.is_file():
+        return path
+    stored = {each.name.removesuffix(STORED[1:]): each for each in sorted(path.glob(STORED))}
+    chosen = next((stored[each] for each in MAIN if each in stored), None)
+    if chosen is None and len(stored) == 1:
+        [chosen] = stored.values()
+    if chosen is None:
+        inside = sorted(each.relative_to(path).as_posix() for each in path.rglob(STORED))
+        listed = f"; name one: {', '.join(inside[:8])}" if inside else ""
+        raise OptionError(f"{name} is not one stored result{listed}")
+    return chosen
+
 
 def read_circuit(path: Path, sign: Sign | str = Sign.UNKNOWN) -> Circuit:
     """A circuit from `*.kc.safetensors`, or `*.json` of EAP-IG or an attribution graph of ours.
 
-    CircuitFileError says why not.
+    A folder stands for the circuit in it (`main_result`). CircuitFileError says why not.
 
     `sign` is what a positive score says in another tool's file; OptionError where the file is this
     project's, which says it itself.
     """
     sign = Sign.of(sign, "sign")
+    path = main_result(path, str(path)) if path.is_dir() else path
     if path.suffix.lower() != ".json":
         circuit = Circuit.load(path)
     else:

@@ -20,14 +20,14 @@ from viz.app.terms import lead
 from viz.screen.circuit import circuit_figure
 
 COLUMNS = [
-    parts.column("name", "result", 130),
-    parts.column("relation", "what was asked", 210),
-    parts.column("kind", "holds", 150),
+    parts.column("name", "result", 130, minWidth=108),
+    parts.column("relation", "what was asked", 210, minWidth=122),
+    parts.column("kind", "holds", 150, minWidth=80),
     parts.column("model", "model", 112, minWidth=104),
     parts.column("method", "method", 84),
     parts.column("size", "edges", 70, numeric=True),
-    parts.column("faithfulness", "faithfulness", 112, numeric=True, minWidth=112),
-    parts.column("created", "made", 142, minWidth=142),
+    parts.column("faithfulness", "faithfulness", 112, numeric=True, minWidth=106),
+    parts.column("created", "made", 142, minWidth=138),
 ]
 PREVIEW_EDGES = 60
 

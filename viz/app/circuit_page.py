@@ -21,7 +21,8 @@ from viz.screen.circuit import MOST_EDGES, circuit_scene
 from viz.screen.scene import Scene
 
 SCORED = [("supports", theme.SUPPORTS), ("opposes", theme.OPPOSES)]
-CONTRAST = ("clean", "answer", "corrupted", "foil")
+ANSWERED = "answered questions of its kind"
+"""What stands before a question that was asked with demonstrations (`shots`)."""
 METRICS = {"logit-diff": "logit difference", "log-prob": "log-probability", "kl": "KL divergence"}
 
 
@@ -69,17 +70,25 @@ def subtitle(circuit: Circuit) -> str:
     return "  ·  ".join(named)
 
 
+def _questions(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Both prompts from where their question begins, with answer and foil."""
+    start = record.get("start", 0)
+    clean, corrupted = (str(record[side])[start:].strip() for side in ("clean", "corrupted"))
+    return clean, str(record["answer"]), corrupted, str(record["foil"])
+
+
 def asked_table(circuit: Circuit) -> Any:
     """Every prompt that found the circuit, with its corrupted prompt and foil."""
     prompts = prompts_of(circuit)
     if not prompts:
         return None
-    rows = [tuple(str(each[name]) for name in CONTRAST) for each in prompts]
+    rows = [_questions(each) for each in prompts]
     header = ("prompt", "answer", "corrupted prompt", "foil")
     n = f"{len(rows):,} prompt{'' if len(rows) == 1 else 's'}"
+    after = f" after {ANSWERED}" if any(each.get("start") for each in prompts) else ""
     return html.Details(
         [
-            html.Summary(f"What was asked: {n}, each against another"),
+            html.Summary(f"What was asked{after}: {n}, each against another"),
             parts.small_table(header, rows),
         ],
         className="asked",

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from dash import dcc, html
 
 from circuits.edits.provenance import JUDGED
+from circuits.edits.provenance import changed as changed_by
 from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision
 from viz import theme
@@ -18,7 +19,6 @@ from viz.app.details import known_facts
 from viz.app.edit_page import SCORINGS, heads_table, measures_of
 from viz.app.library import Entry
 from viz.app.workspace import Collapsed, Work
-from viz.asked import changed as changed_by
 from viz.paper.difference import either_circuit
 from viz.screen.boxes import groups_of, in_pieces
 from viz.screen.circuit import MOST_EDGES

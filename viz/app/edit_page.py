@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from dash import dcc, html
 
 from circuits.base.stamps import SAYS
-from circuits.edits.provenance import JUDGED, requests_of
+from circuits.edits.provenance import JUDGED, changed, requested, requests_of, sides
 from viz.app import parts
 from viz.app.context import Context
 from viz.app.details import known_facts
@@ -17,7 +17,6 @@ from viz.app.groups import group_of, href
 from viz.app.lead import answers_of, judged, lead_of
 from viz.app.library import Entry, Record
 from viz.app.plain_pages import fitted, flat, plain_page
-from viz.asked import changed, requested, sides
 from viz.screen.sides import sides_figure
 
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ from typing import Any
 
 from circuits.base.display import Shown
 from circuits.base.stamps import SAYS
-from circuits.edits.provenance import JUDGED, forgotten, requests_of
+from circuits.edits.provenance import JUDGED, forgotten, requested, requests_of
 from locate.looks.says.changes import stored_edit
 from viz.app.library import Record
-from viz.asked import requested
 
 
 def lead_of(value: Any, beside: Mapping[str, Any] | None = None) -> str:

@@ -21,11 +21,10 @@ from circuits.base.arrays import describe_file
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError
 from circuits.base.origin import SUMMARY, mixed
 from circuits.base.records import read_json
-from circuits.edits.provenance import identity
+from circuits.edits.provenance import changed, identity
 from circuits.files.kinds import DAMAGED, KINDS, OTHER, REPORT, SWEEP, Kind, find_kind, named
 from circuits.files.sweep import is_sweep, mark_text, unit_files
 from circuits.files.units import SUFFIX, Store
-from viz.asked import changed
 from viz.sweeps import SweepReader
 
 MAX_BYTES = 64 * 2**20

@@ -14,11 +14,12 @@ import plotly.graph_objects as go
 from circuits.base.display import Shown, visible
 from circuits.base.errors import OptionError
 from circuits.base.results import Result
+from circuits.edits.provenance import changed
 from circuits.files.kinds import kind_of_result, named, open_result
 from circuits.files.sweep import is_sweep
 from circuits.graph.circuit import Circuit
 from viz import theme
-from viz.asked import changed, pairs_of, question
+from viz.asked import pairs_of, question
 from viz.page.nodes import node_notes
 from viz.page.section import Graph, Listing, Section, View
 from viz.page.sweeps import sweep_section

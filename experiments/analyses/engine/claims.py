@@ -108,16 +108,16 @@ def difference(
         )
         values = left[known] - right[known]
         n = len(set(groups)) if groups is not None else len(values)
-        counted = f"n = {n} {over}"
+        counted = f"n = {so_many(n, over)}"
         if groups is not None and n < FEWEST <= len(values):
-            counted = f"n = {len(values)} cases of {n} {over if n > 1 else over.removesuffix('s')}"
+            counted = f"n = {len(values)} cases of {so_many(n, over)}"
             groups, n = None, len(values)
         estimate = average(values, groups, seed)
     else:
         left, right = left[np.isfinite(left)], right[np.isfinite(right)]
         estimate = _unpaired(left, right, seed)
         n = min(len(left), len(right))
-        counted = f"n = {len(left)} and {len(right)} {over}"
+        counted = f"n = {len(left)} and {so_many(len(right), over)}"
     return claim(
         what, estimate, n, opposite=opposite, unit=unit, digits=digits, over=over, counted=counted
     )
@@ -147,8 +147,7 @@ def across(
     else:
         estimate = _these(found)
         n = FEWEST if np.isfinite(estimate.low) else len(found)
-        named = over if len(found) > 1 else over.removesuffix("s")
-        counted = f"n = {len(found)} {named}" + (
+        counted = f"n = {so_many(len(found), over)}" + (
             f", over {within} of {'these' if len(found) > 1 else 'this one'}" if n >= FEWEST else ""
         )
     scaled = Interval(*(scale * x for x in vars(estimate).values()))
@@ -198,7 +197,7 @@ def claim(
     what, reverse = (_CHOICE.sub(side, what) for side in (r"\1", r"\2"))
     opposite = opposite or (reverse if reverse != what else "")
     verdict = judge(estimate, n)
-    counted = counted or f"n = {n} {over}"
+    counted = counted or f"n = {so_many(n, over)}"
     if verdict == Verdict.UNDEFINED:
         return Claim(f"{_capital(what)}: cannot be said, {counted}.", estimate, verdict, n, over)
     lead = {
@@ -224,7 +223,14 @@ def measured(
     """A number stated without a claim: "faithfulness of the circuits is 0.94, ..."."""
     verdict = Verdict.MEASURED if np.isfinite(estimate.value) else Verdict.UNDEFINED
     number = in_words(estimate, unit, digits) if verdict == Verdict.MEASURED else "undefined"
-    return Claim(f"{_capital(what)} {number}, n = {n} {over}.", estimate, verdict, n, over)
+    text = f"{_capital(what)} {number}, n = {so_many(n, over)}."
+    return Claim(text, estimate, verdict, n, over)
+
+
+def so_many(n: int, over: str) -> str:
+    """So many of what is named in the plural: 1 relation, 2 relations with both."""
+    name, *more = over.split(" ")
+    return " ".join([str(n), name.removesuffix("s") if n == 1 else name, *more])
 
 
 def in_words(estimate: Interval, unit: str = "", digits: int | None = None) -> str:

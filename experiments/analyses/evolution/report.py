@@ -221,7 +221,7 @@ def _frequency_claims(found: Mapping[str, Any]) -> tuple[Claim, ...]:
             single,
             shared,
             unit="checkpoints",
-            over="relations that have both",
+            over="relations with both",
         ),
     )
 

@@ -11,7 +11,7 @@ from circuits.base.intervals import Interval
 from circuits.base.plain import interval, number
 from experiments.analyses.engine.base import Figure, Part, Report, Section
 from experiments.analyses.engine.by_layer import powers_of_ten, state_name
-from experiments.analyses.engine.claims import Claim, across, average, measured
+from experiments.analyses.engine.claims import Claim, across, average, measured, so_many
 from experiments.analyses.engine.tables import Table, shown
 from viz.paper.charts import Lines
 
@@ -98,7 +98,7 @@ def _lead(parts: Mapping[str, Part]) -> str:
         where = "only after the last layer" if end else f"{state_name(state)} and later"
         text += (
             f" By the logit lens the object is the likeliest token {where} (median "
-            f"of the {len(reached)} relations in which it ever is)."
+            f"of the {so_many(len(reached), OVER)} in which it ever is)."
         )
     return text
 

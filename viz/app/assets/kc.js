@@ -10,6 +10,7 @@
   const WANTED_BOX = 15;
   const LETTER = 0.92;  // capitals are three quarters as high as a letter's size says
   const INK = "#1F2933";
+  const CAPITAL = 0.75;  // as much of a letter's size must fit between a box's lines
   const OFF_LINE = { type: "path", layer: "below", name: "off",
     line: { color: "#B8C1CB", width: 1, dash: "1px,3px" } };
   let timer = null;
@@ -277,8 +278,9 @@
       (label === "input" || label === "logits" ? 0 : label.length)));
     const widest = Math.min(12, (0.68 * pixels.across) / (0.6 * Math.max(longest, 3)));
     return stretches(scene).map((by) => {
-      const size = Math.min(widest, LETTER * tall * pixels.up * by);
-      return size < LEAST_LABEL ? 0 : size;
+      const box = tall * pixels.up * by, size = Math.min(widest, LETTER * box);
+      if (size >= LEAST_LABEL) return size;
+      return widest >= LEAST_LABEL && CAPITAL * LEAST_LABEL < box ? LEAST_LABEL : 0;
     });
   }
 
