@@ -58,11 +58,11 @@ if TYPE_CHECKING:
     from locate.heads.role_report import RoleReport
     from locate.interchange import Interchange
     from locate.states.attribution import LogitAttribution
-    from locate.states.lens import LensResult
-    from locate.states.lens_average import AverageLens
+    from locate.states.lens_curves import AverageLens
+    from locate.states.lens_result import LensResult
     from locate.states.steering import patched
-    from locate.states.trace_average import AverageTrace
-    from locate.states.tracing import Trace
+    from locate.states.trace_result import Trace
+    from locate.states.trace_roles import AverageTrace
 
 _VERBS = (
     *("ask", "compare", "discover", "edit", "evaluate", "explore", "facts", "load", "models"),
@@ -81,15 +81,15 @@ _PLACES = {
     **dict.fromkeys(("KnowledgeCircuitsError", "OptionError"), "circuits.base.errors"),
     **dict.fromkeys(("EditRequest", "WeightDelta"), "circuits.edits.edit"),
     **dict.fromkeys(("Circuit", "EdgeScores"), "circuits.graph.circuit"),
-    "AverageLens": "locate.states.lens_average",
-    "AverageTrace": "locate.states.trace_average",
+    "AverageLens": "locate.states.lens_curves",
+    "AverageTrace": "locate.states.trace_roles",
     "CircuitModel": "circuits.graph.circuit_model",
     "Comparison": "circuits.graph.comparison",
     "Discovery": "locate.discovery",
     "Edited": "locate.edited",
     "Interchange": "locate.interchange",
     "HeadsOnPrompts": "locate.heads.prompt_heads",
-    "LensResult": "locate.states.lens",
+    "LensResult": "locate.states.lens_result",
     "LogitAttribution": "locate.states.attribution",
     "Model": "circuits.model.model",
     "PromptPair": "circuits.facts.pairs",
@@ -97,7 +97,7 @@ _PLACES = {
     "RoleReport": "locate.heads.role_report",
     "Run": "experiments.analyses.engine.base",
     "StoredEvaluation": "locate.evaluate",
-    "Trace": "locate.states.tracing",
+    "Trace": "locate.states.trace_result",
     "patched": "locate.states.steering",
 }
 """Where each name of the door is defined."""

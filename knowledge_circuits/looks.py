@@ -13,10 +13,10 @@ from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
 from locate.options import Source, Tracing
 from locate.states.attribution import LogitAttribution
-from locate.states.lens import LensResult
-from locate.states.lens_average import AverageLens
-from locate.states.trace_average import AverageTrace
-from locate.states.tracing import Trace
+from locate.states.lens_curves import AverageLens
+from locate.states.lens_result import LensResult
+from locate.states.trace_result import Trace
+from locate.states.trace_roles import AverageTrace
 
 
 @takes(Tracing, Source)

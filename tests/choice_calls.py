@@ -34,8 +34,8 @@ MADE = {
     "locate.evaluate:StoredEvaluation",
     "locate.examples:Examples",
     "locate.states.sweep:Site",
-    "locate.states.trace_average:AverageTrace",
-    "locate.states.tracing:Trace",
+    "locate.states.trace_roles:AverageTrace",
+    "locate.states.trace_result:Trace",
     "locate.states.tracing:restored_values",
 }
 """Results and what only this code makes or calls: nobody gives them a name."""
@@ -230,7 +230,7 @@ OPTIONS = "locate.options"
 SELECT = "circuits.graph.select"
 QUESTIONS = "circuits.facts.questions"
 KNOWLEDGE = "circuits.facts.knowledge"
-TRACE, AVERAGE = "locate.states.tracing:Trace", "locate.states.trace_average:AverageTrace"
+TRACE, AVERAGE = "locate.states.trace_result:Trace", "locate.states.trace_roles:AverageTrace"
 CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("circuits.edits.effects.control:control", "kind"): lambda v: call(
         "circuits.edits.effects.control:control"

@@ -22,10 +22,10 @@ from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
 from locate.heads.role_criteria import RoleCriteria
 from locate.heads.role_report import RoleReport
 from locate.heads.roles import label_heads
-from locate.states.lens import LensResult
-from locate.states.lens_average import AverageLens, Followed, Place
-from locate.states.trace_average import ROLES, AverageTrace
-from locate.states.tracing import Trace
+from locate.states.lens_curves import AverageLens, Followed, Place
+from locate.states.lens_result import LensResult
+from locate.states.trace_result import Trace
+from locate.states.trace_roles import ROLES, AverageTrace
 
 HOSTILE = "<script>alert('&')</script>\x00\n\u202e$x$"
 WIRING = Wiring(2, 2, 2)

@@ -379,7 +379,7 @@ def test_show_lists_what_the_file_holds(found, capsys):
 
 def test_a_trace_is_stored_and_drawn(kind: str, models, tmp_path: Path, capsys):
     from circuits.base.arrays import load_arrays
-    from locate.states.tracing import Trace
+    from locate.states.trace_result import Trace
 
     result = run_json(
         capsys,

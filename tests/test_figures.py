@@ -27,8 +27,8 @@ from experiments.cli.main import main
 from locate.heads.prompt_heads import HeadsOnPrompts, heads_of, read_prompt
 from locate.heads.role_report import RoleReport
 from locate.heads.roles import head_roles
-from locate.states.lens import LensResult
-from locate.states.tracing import Trace
+from locate.states.lens_result import LensResult
+from locate.states.trace_result import Trace
 from tests import results
 from tests.test_cli import refusal, run_json, write_lines
 from viz import theme

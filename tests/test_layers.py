@@ -184,13 +184,29 @@ def test_commands_that_need_no_model_import_none(arguments: list[str]):
     assert "HEAVY []" in python(_heavy_after(arguments)).stderr
 
 
-def test_showing_and_exporting_a_circuit_imports_no_model(tmp_path: Path):
+PLAIN = ("circuit", "comparison", "average_trace", "lens", "average_lens")
+NO_MODEL = ("torch", "transformers", "matplotlib")
+
+
+@pytest.mark.parametrize(
+    ("name", "spared"),
+    [*((name, HEAVY) for name in PLAIN), ("trace", NO_MODEL)],  # scipy says which peak is no chance
+    ids=[*PLAIN, "trace"],
+)
+def test_showing_imports_no_model(name: str, spared: tuple[str, ...], tmp_path: Path):
+    from tests import results
+
+    stored = tmp_path / f"{name}.kc.safetensors"
+    getattr(results, name)().save(stored)
+    assert "HEAVY []" in python(_heavy_after(["show", str(stored)], spared)).stderr
+
+
+def test_exporting_a_circuit_imports_no_model(tmp_path: Path):
     from tests import results
 
     stored = tmp_path / "circuit.kc.safetensors"
     results.circuit().save(stored)
-    for rest in (["show", str(stored)], ["export", str(stored), "--to", "csv"]):
-        assert "HEAVY []" in python(_heavy_after(rest)).stderr
+    assert "HEAVY []" in python(_heavy_after(["export", str(stored), "--to", "csv"])).stderr
 
 
 @pytest.mark.parametrize("name", ["circuit", "comparison"])

@@ -15,7 +15,8 @@ from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from locate.heads.attention import rivals
 from locate.states.lens import lens_positions, logit_lens
-from locate.states.lens_average import AverageLens, Followed, Place, average_lens
+from locate.states.lens_average import average_lens
+from locate.states.lens_curves import AverageLens, Followed, Place
 from tests.tiny import tiny_model
 
 

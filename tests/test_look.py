@@ -8,8 +8,8 @@ import pytest
 
 from circuits.base.arrays import load_arrays
 from experiments.cli.main import main
-from locate.states.lens_average import AverageLens, Followed, Place
-from locate.states.trace_average import AverageTrace
+from locate.states.lens_curves import AverageLens, Followed, Place
+from locate.states.trace_roles import AverageTrace
 from tests.test_cli import PAIRS, refusal, run_json, write_lines
 
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Peru": "Lima", "Norway": "Oslo", "Cuba": "Paris"}

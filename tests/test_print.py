@@ -31,8 +31,8 @@ from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import run_analysis
 from experiments.cli import drawing, run_figures
 from experiments.cli.run_figures import find_runs
-from locate.states.lens import LensResult
-from locate.states.tracing import Trace
+from locate.states.lens_result import LensResult
+from locate.states.trace_result import Trace
 from tests import results
 from tests.test_analyses_framework import Config, Counting
 from tests.test_charts import SERIES

@@ -195,7 +195,7 @@ def test_the_weights_that_are_refused_are_refused_in_these_words():
     _, _, rest = PAGES[ERRORS].partition("### The weights are refused")
     rows = re.findall(r"^\| (`.*`) \|", rest.partition("###")[0], re.MULTILINE)
     said = [words for row in rows for words in re.findall(r"`([^`]+)`", row)]
-    files = ("architectures.py", "loading.py")
+    files = ("architectures.py", "loading.py", "sources.py")
     source = "".join((ROOT / "circuits" / "model" / file).read_text("utf-8") for file in files)
     assert len(said) > 6
     assert [words for words in said if words not in source] == []

@@ -16,9 +16,9 @@ from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Interval
 from circuits.graph.noise import Decision
 from circuits.model.tokens import Span
-from locate.states.lens_average import AverageLens, Followed, Place
+from locate.states.lens_curves import AverageLens, Followed, Place
 from locate.states.sweep import TraceKind
-from locate.states.tracing import Trace
+from locate.states.trace_result import Trace
 from tests.test_viz import WIRINGS, circuit_of
 from viz import theme
 from viz.layout import _on_paths, lay_out

@@ -25,7 +25,8 @@ from locate.examples import collect, recalled
 from locate.heads.span_roles import span_roles
 from locate.options import Source
 from locate.states.patching import patch_pairs
-from locate.states.trace_average import AverageTrace, places_of, trace_facts
+from locate.states.trace_average import places_of, trace_facts
+from locate.states.trace_roles import AverageTrace
 from tests.tiny import byte_level_tokenizer, gpt2_hf, metaspace_tokenizer
 
 PERU = {

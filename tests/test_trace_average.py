@@ -14,15 +14,10 @@ from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from circuits.model.tokens import Span
-from locate.states.trace_average import (
-    ROLES,
-    AverageTrace,
-    PositionRole,
-    average_traces,
-    position_roles,
-    trace_facts,
-)
-from locate.states.tracing import ALL_KINDS, Trace, trace
+from locate.states.trace_average import average_traces, position_roles, trace_facts
+from locate.states.trace_result import ALL_KINDS, Trace
+from locate.states.trace_roles import ROLES, AverageTrace, PositionRole
+from locate.states.tracing import trace
 from tests.tiny import tiny_model
 
 PROMPT, SUBJECT, ANSWER = "The capital of South Korea is", "South Korea", "Seoul"

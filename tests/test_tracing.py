@@ -15,14 +15,8 @@ from experiments.workshop.plain_tracing import plain_trace
 from locate.states import sweep
 from locate.states.noise import subject_noise, subjects_std
 from locate.states.trace_average import trace_facts
-from locate.states.tracing import (
-    ALL_KINDS,
-    Trace,
-    TraceKind,
-    restored_layers,
-    trace,
-    usual_window,
-)
+from locate.states.trace_result import ALL_KINDS, Trace
+from locate.states.tracing import TraceKind, restored_layers, trace, usual_window
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer, tiny_model
 
 PROMPT, SUBJECT, ANSWER = "The capital of South Korea is", "South Korea", "Seoul"

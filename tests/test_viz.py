@@ -24,10 +24,10 @@ from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Interval
 from circuits.graph.select import prune
 from circuits.model.tokens import Span
-from locate.states.lens_average import AverageLens, Followed, Place
+from locate.states.lens_curves import AverageLens, Followed, Place
 from locate.states.sweep import TraceKind
-from locate.states.trace_average import ROLES, AverageTrace
-from locate.states.tracing import Trace
+from locate.states.trace_result import Trace
+from locate.states.trace_roles import ROLES, AverageTrace
 from tests import results
 from viz import theme
 from viz.layout import Layout, Placement, lay_out, strongest

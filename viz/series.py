@@ -11,9 +11,9 @@ from jaxtyping import Float
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from locate.changes.rewired import Rewiring
-    from locate.states.lens_average import AverageLens
-    from locate.states.trace_average import AverageTrace
-    from locate.states.tracing import Trace
+    from locate.states.lens_curves import AverageLens
+    from locate.states.trace_result import Trace
+    from locate.states.trace_roles import AverageTrace
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class LensLines:
 
 def lens_lines(lens: Any) -> LensLines:
     """What a lens on one prompt says, or one over facts: medians and means with intervals."""
-    from locate.states.lens_average import AverageLens
+    from locate.states.lens_curves import AverageLens
 
     if isinstance(lens, AverageLens):
         return LensLines(*(_averages(lens, of) for of in (lens.median_rank, lens.mean_probability)))
@@ -124,7 +124,7 @@ class EffectMaps:
 
 def effect_maps(trace: Trace | AverageTrace) -> EffectMaps:
     """A trace of one prompt by token, or an average over facts by role of the position."""
-    from locate.states.trace_average import AverageTrace
+    from locate.states.trace_roles import AverageTrace
 
     if not isinstance(trace, AverageTrace):
         effects = {kind.label: trace.effect(kind).T for kind in trace.kinds}

@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 
 from circuits.base.choices import Choice, FalseDiscovery
 from circuits.base.errors import OptionError
@@ -207,6 +206,8 @@ def edge_changes(
     `sample` describes the rows of `before.per_pair`, `sample_after` those of `after.per_pair`
     (by default the same). OptionError where there are fewer than 2 facts and 2 partners.
     """
+    from scipy import stats  # slow to import, and who reads changes makes none
+
     settings = settings or NoiseSettings()
     rows = _Rows(before, after, sample, sample_after or sample)
     margin, df = settings.margin_for(before), rows.df
@@ -304,6 +305,7 @@ def _p_values(
     change: np.ndarray, error: np.ndarray, skewness: np.ndarray, margin: float, df: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """P-values of "changed by more than the margin" and of "changed by less"."""
+    from scipy import stats
 
     def tails(shift: float) -> tuple[np.ndarray, np.ndarray]:
         """P-values against a change of at most, and of at least, `shift`."""

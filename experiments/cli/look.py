@@ -18,7 +18,7 @@ from locate.search import Search
 
 if TYPE_CHECKING:
     from circuits.model.model import Model
-    from locate.states.tracing import Trace
+    from locate.states.trace_result import Trace
 
 Prompt = Annotated[
     str | None, typer.Argument(help="A prompt that the answer continues.", metavar="PROMPT")

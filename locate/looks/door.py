@@ -18,10 +18,10 @@ from locate.heads.span_roles import SpanRoles
 from locate.looks import comparing, lens, roles, trace
 from locate.looks.look import Look
 from locate.states.attribution import LogitAttribution
-from locate.states.lens import LensResult
-from locate.states.lens_average import AverageLens
-from locate.states.trace_average import AverageTrace
-from locate.states.tracing import Trace
+from locate.states.lens_curves import AverageLens
+from locate.states.lens_result import LensResult
+from locate.states.trace_result import Trace
+from locate.states.trace_roles import AverageTrace
 
 _LOOKS: dict[type, tuple[Callable[[Any], Look], Sequence[str]]] = {
     Trace: (trace.prompt_trace, trace.FILES),

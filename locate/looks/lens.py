@@ -10,8 +10,8 @@ from circuits.base.display import drawn
 from locate.looks.look import Look, Table, describe, telling
 from locate.looks.says import says
 from locate.states.attribution import LogitAttribution
-from locate.states.lens import LensResult
-from locate.states.lens_average import AverageLens, Curve, Place
+from locate.states.lens_curves import AverageLens, Curve, Place
+from locate.states.lens_result import LensResult
 
 FILES = (
     "lens.kc.safetensors",

@@ -11,8 +11,8 @@ from circuits.base.display import drawn
 from circuits.base.intervals import Interval, bootstrap, mean
 from locate.looks.look import Look, Table, describe
 from locate.looks.says import says
-from locate.states.trace_average import AverageTrace, Place, PositionRole
-from locate.states.tracing import Trace
+from locate.states.trace_result import Trace
+from locate.states.trace_roles import AverageTrace, Place, PositionRole
 
 FILES = ("trace.kc.safetensors", "trace.svg", "average_trace.kc.safetensors", "average_trace.svg")
 WIDEST = 16

@@ -19,7 +19,8 @@ from circuits.model.holding import alone
 from circuits.model.metrics import rank
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
-from locate.states.lens import LensResult, residual_states
+from locate.states.lens import residual_states
+from locate.states.lens_result import LensResult
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,10 @@ from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
 from circuits.model.tokens import Span
 from locate.states.sweep import Measure, TraceKind, probability_of, run_rows
-from locate.states.trace_average import AverageTrace, by_name, order_of, places_of
-from locate.states.tracing import ALL_KINDS, MAX_ROWS, Trace, check_room, restored_values
+from locate.states.trace_average import by_name, order_of, places_of
+from locate.states.trace_result import ALL_KINDS, Trace
+from locate.states.trace_roles import AverageTrace
+from locate.states.tracing import MAX_ROWS, check_room, restored_values
 
 
 @alone

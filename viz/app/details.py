@@ -13,7 +13,6 @@ from circuits.graph.circuit import Circuit, node_kind
 from circuits.graph.comparison import Comparison
 from circuits.graph.resample import classify
 from locate.heads.by_example import of_record
-from locate.looks.says.words import sentence
 from viz import theme
 from viz.app import parts
 from viz.screen.grids import pattern_figure
@@ -115,7 +114,11 @@ def _written(record: Mapping[str, Any]) -> list[Any]:
         if not isinstance(words, list):
             return []
         return [html.H3("Writes, over the pairs"), tokens(map(str, words))]
-    rows: list[Any] = [html.H3("Writes, pair by pair"), html.P(sentence(str(told)))]
+    counts = str(told)
+    rows: list[Any] = [
+        html.H3("Writes, pair by pair"),
+        html.P(f"{counts[:1].upper()}{counts[1:]}."),
+    ]
     for each in told.examples:
         answer = f"{parts.visible(each.subject)} (answer {parts.token(each.answer)})"
         rows += [html.P(answer, className="hint"), tokens(each.best, each.answer)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from circuits.model.model import Model
     from locate.ask import Question
     from locate.states.lens_grid import LensGrid
-    from locate.states.tracing import Trace
+    from locate.states.trace_result import Trace
 
 MOST_TOKENS = 64
 """Tokens of a prompt that are read layer by layer."""

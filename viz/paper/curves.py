@@ -25,8 +25,8 @@ from viz.series import effect_maps
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
-    from locate.states.trace_average import AverageTrace
-    from locate.states.tracing import Trace
+    from locate.states.trace_result import Trace
+    from locate.states.trace_roles import AverageTrace
 
 
 def draw_trace(

@@ -26,8 +26,8 @@ from viz.series import LensLines, Line, lens_lines, object_lines
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from locate.changes.rewired import Rewiring
-    from locate.states.lens import LensResult
-    from locate.states.lens_average import AverageLens
+    from locate.states.lens_curves import AverageLens
+    from locate.states.lens_result import LensResult
 
 PANEL = 1.28
 LOWEST_PANEL = 0.6

@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from circuits.graph.curves import FaithfulnessCurves
     from locate.changes.rewired import Rewiring
     from locate.states.attribution import LogitAttribution
-    from locate.states.lens import LensResult
-    from locate.states.lens_average import AverageLens
+    from locate.states.lens_curves import AverageLens
+    from locate.states.lens_result import LensResult
 
 MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 DASHES = ("solid", "5px,3px", "1px,3px", "7px,3px,1px,3px", "solid", "5px,3px")

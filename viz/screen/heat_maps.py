@@ -14,8 +14,8 @@ from viz.screen.style import axis, new_figure, panel_title, plain, token_label
 from viz.series import effect_maps
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
-    from locate.states.trace_average import AverageTrace
-    from locate.states.tracing import Trace
+    from locate.states.trace_result import Trace
+    from locate.states.trace_roles import AverageTrace
 
 COLOURS = [
     [0.0, theme.OPPOSES.colour],

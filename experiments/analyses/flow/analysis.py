@@ -29,7 +29,8 @@ from experiments.analyses.engine.config import relations_drawn
 from experiments.analyses.engine.context import Context
 from experiments.analyses.flow.report import report
 from locate.states.attribution import direct_logit_attribution
-from locate.states.lens_average import AverageLens, Curve, Followed, Place, average_lens
+from locate.states.lens_average import average_lens
+from locate.states.lens_curves import AverageLens, Curve, Followed, Place
 from locate.states.transplant import last_outputs, transplant_outputs
 
 FOLLOWED = (

@@ -34,10 +34,10 @@ _SENTENCES = {
     "locate.heads.span_roles:SpanRoles": "heads:span_roles",
     "locate.heads.prompt_heads:PromptHeads": "heads:prompt_heads",
     "locate.heads.prompt_heads:HeadsOnPrompts": "heads:heads_on_prompts",
-    "locate.states.tracing:Trace": "states:trace",
-    "locate.states.trace_average:AverageTrace": "states:average_trace",
-    "locate.states.lens:LensResult": "states:lens",
-    "locate.states.lens_average:AverageLens": "states:average_lens",
+    "locate.states.trace_result:Trace": "states:trace",
+    "locate.states.trace_roles:AverageTrace": "states:average_trace",
+    "locate.states.lens_result:LensResult": "states:lens",
+    "locate.states.lens_curves:AverageLens": "states:average_lens",
     "locate.states.attribution:LogitAttribution": "states:attribution",
 }
 """The function in a module here, by the class; names, so that nothing is imported for the table."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from circuits.base.choices import TraceKind
 from circuits.base.intervals import Interval, bootstrap_means
@@ -27,10 +26,10 @@ from locate.looks.says.words import (
 if TYPE_CHECKING:
     from circuits.model.saying import NextTokens
     from locate.states.attribution import LogitAttribution
-    from locate.states.lens import LensResult
-    from locate.states.lens_average import AverageLens
-    from locate.states.trace_average import AverageTrace
-    from locate.states.tracing import Trace
+    from locate.states.lens_curves import AverageLens
+    from locate.states.lens_result import LensResult
+    from locate.states.trace_result import Trace
+    from locate.states.trace_roles import AverageTrace
 
 RIVALS = 3
 """Labels beside the first whose last rank a lens's sentence names."""
@@ -64,6 +63,8 @@ def trace(found: Trace) -> str:
     error = float(found.standard_error(kind)[layer, place])
     if not np.isfinite(error):
         return sentence(f"{back}: one noise sample does not say how sure that is")
+    from scipy import stats  # slow to import, and other sentences need none
+
     n = len(found.p_corrupted_samples)
     if best <= error * stats.t.ppf(1 - LEVEL / len(every), n - 1):
         return sentence(
