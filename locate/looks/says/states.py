@@ -63,10 +63,10 @@ def trace(found: Trace) -> str:
     error = float(found.standard_error(kind)[layer, place])
     if not np.isfinite(error):
         return sentence(f"{back}: one noise sample does not say how sure that is")
-    from scipy import stats  # slow to import, and other sentences need none
+    from scipy.special import stdtrit  # all of scipy.stats would take long
 
     n = len(found.p_corrupted_samples)
-    if best <= error * stats.t.ppf(1 - LEVEL / len(every), n - 1):
+    if best <= error * stdtrit(n - 1, 1 - LEVEL / len(every)):
         return sentence(
             f"no evidence that any state gives the answer back: {costs}, and the most, "
             f"{figure(best, 3)} by {state}, is what chance gives one of {len(every):,} states"
