@@ -21,7 +21,7 @@ from circuits.model.architectures import ARCHITECTURES, check_architecture
 from circuits.model.model import Model, load
 from circuits.model.packaged import embedded_models
 from circuits.model.sources import embedded_checkpoints, resolve
-from circuits.model.tensors import parse_device
+from circuits.model.tensors import align, parse_device
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer, tiny_model
 
 
@@ -103,6 +103,20 @@ def test_half_precision_loads_as_such_and_answers_as_fp32_but_for_rounding(
     with torch.no_grad():
         there, here = rough.last_logits(ids).float(), exact.last_logits(ids)
     torch.testing.assert_close(there, here, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_weights_stand_where_kernels_take_one_way_however_files_have_them(kind, tmp_path):
+    hugging_face(kind).save_pretrained(tmp_path, max_shard_size="60KB")
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    model = load(str(tmp_path), "cpu")
+    assert {each.data_ptr() % 64 for each in model.bridge.parameters()} == {0}
+    odd = torch.arange(9.0)[1:]
+    value = torch.nn.Parameter(odd)
+    assert value.data_ptr() % 64
+    align([value])
+    assert not value.data_ptr() % 64
+    assert torch.equal(value, odd)
 
 
 def test_a_weight_beyond_the_range_of_fp16_is_refused_in_words(tmp_path):

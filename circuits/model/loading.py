@@ -26,7 +26,7 @@ from circuits.model.gguf import GgufFile, filled
 from circuits.model.paging import DeviceMap, Paging
 from circuits.model.shards import folder_at_hand, stored_weights
 from circuits.model.sources import Source, resolve
-from circuits.model.tensors import first_not_finite, parse_device, parse_dtype, weights_hash
+from circuits.model.tensors import align, first_not_finite, parse_device, parse_dtype, weights_hash
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ def load_weights(
     hf_model.to(where)
     hf_model.eval()
     parameters = dict(hf_model.named_parameters())
+    align(parameters.values())
     if bad := first_not_finite(parameters, paging.use):
         too_large = " in this dtype; try fp32" if torch_dtype == torch.float16 else ""
         raise NumericalError(

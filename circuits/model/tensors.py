@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 
 import torch
@@ -10,6 +10,8 @@ import torch
 from circuits.base.errors import OptionError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ALIGNMENT = 64
+"""Bytes: where torch itself puts what it allocates."""
 
 
 def parse_dtype(dtype: str) -> torch.dtype:
@@ -49,6 +51,18 @@ def parse_device(device: str | None) -> torch.device:
 
 Use = Callable[[torch.Tensor], torch.Tensor]
 """Told of a weight that is about to be read."""
+
+
+@torch.no_grad()
+def align(parameters: Iterable[torch.Tensor]) -> None:
+    """Move weights that begin at an odd address, as a file may have them, to one of torch's own.
+
+    Kernels take another way at odd addresses, and the last bits of what a model says then depend on
+    how its files were written.
+    """
+    for value in parameters:
+        if value.data_ptr() % ALIGNMENT:
+            value.data = value.data.clone()
 
 
 def first_not_finite(parameters: Mapping[str, torch.Tensor], use: Use | None = None) -> str | None:
