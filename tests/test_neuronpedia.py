@@ -21,6 +21,7 @@ from circuits.files.neuronpedia import check_graph, graph_of, is_graph, load_neu
 from circuits.files.reading import read_circuit
 from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
 from experiments.cli.main import main
+from locate.looks.says import says
 from tests.circuit_strategies import assert_identical, circuits
 
 LAW = settings(
@@ -241,6 +242,15 @@ def test_another_tools_graph_is_no_circuit_and_is_kept_as_what_it_is(tmp_path: P
     assert main(["evaluate", str(path), "--model", "facts-gpt2", "--relation", "demonym"]) == 2
     assert "no heads and MLPs" in capsys.readouterr().err
     assert main(["export", str(path), "--to", "html", "--cdn"]) == 0
+
+
+def test_a_graph_begins_with_its_size_and_its_strongest_path():
+    said = says(AttributionGraph.of(foreign()))
+    assert said.startswith("'The sea' in gemma-2-2b has 6 nodes and 6 links; the strongest path, ")
+    assert said.endswith("has 37.5 % of the input of its end.")
+    alone = foreign()
+    alone["links"] = []
+    assert says(AttributionGraph.of(alone)).endswith("and 0 links; no path leads to an answer.")
 
 
 def test_the_strongest_paths_are_those_of_a_search_through_all():

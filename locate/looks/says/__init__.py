@@ -12,6 +12,7 @@ from typing import Any
 
 _SENTENCES = {
     "circuits.graph.circuit:Circuit": "circuits:circuit",
+    "circuits.files.attribution:AttributionGraph": "circuits:graph",
     "circuits.graph.scores:EdgeScores": "circuits:scores",
     "circuits.graph.evaluate:Evaluation": "circuits:evaluation",
     "circuits.graph.hypothesis:CircuitTests": "circuits:tests",

@@ -21,6 +21,7 @@ from locate.looks.says.words import (
 )
 
 if TYPE_CHECKING:
+    from circuits.files.attribution import AttributionGraph
     from circuits.graph.circuit import Circuit, EdgeScores
     from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
     from circuits.graph.evaluate import Evaluation
@@ -252,3 +253,17 @@ def _as_many(random: FaithfulnessCurve | None, at: int) -> str:
         return ""
     value: Any = random.faithfulness[at].value
     return f"; as many random edges {percent(value)}" if np.isfinite(value) else ""
+
+
+def graph(found: AttributionGraph) -> str:
+    """Another tool's attribution graph: its size, and the path that carries most."""
+    origin = found.metadata
+    size = f"{count(len(found.nodes), 'node')} and {count(len(found.weight), 'link')}"
+    told = f"{quoted(str(origin['prompt']))} in {origin['scan']} has {size}"
+    paths = found.paths(1)
+    if not paths:
+        return sentence(f"{told}; no path leads to an answer")
+    place = {node["node_id"]: at for at, node in enumerate(found.nodes)}
+    names = " → ".join(found.name(place[each]) for each in paths[0].nodes)
+    share = percent(paths[0].share)
+    return sentence(f"{told}; the strongest path, {names}, has {share} of the input of its end")
