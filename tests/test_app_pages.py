@@ -27,7 +27,7 @@ from tests.results import rewiring as a_rewiring
 from tests.test_app import stored
 from tests.test_viz import circuit_of
 from viz.app import inside_page, try_page
-from viz.app.circuit_page import asked_line, asked_table
+from viz.app.circuit_page import asked_table
 from viz.app.context import Context
 from viz.app.details import node_details
 from viz.app.groups import group_of, groups, tab_name
@@ -37,6 +37,7 @@ from viz.app.parts import NUMBER
 from viz.app.routes import page_of, siblings
 from viz.app.server import make_app
 from viz.app.state import ViewState
+from viz.asked import question
 
 PROMPT, SUBJECT, ANSWER = "The capital of France is", "France", "Paris"
 REQUEST = {
@@ -304,8 +305,7 @@ def test_demonstrations_do_not_stand_before_every_question_of_a_circuits_page(tm
     }
     circuit = circuit_of(Wiring(2, 2, 2), 0.6, 0)
     circuit = Circuit(circuit.wiring, circuit.kept, circuit.scores, evidence={"pairs": [pair]})
-    words = "The capital of France is → Paris, against The capital of Japan is → Tokyo"
-    assert asked_line(circuit) == f"{words}, after answered questions of its kind"
+    assert question(circuit) == "“The capital of France is” → Paris, against Japan → Tokyo"
     table = texts(asked_table(circuit))
     assert "after answered questions" in table
     assert "Peru" not in table
