@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from circuits.edits.edit import EditRequest, WeightDelta
     from circuits.facts.facts import Fact, Relation, relation
     from circuits.facts.pairs import PromptPair
-    from circuits.graph.circuit import Circuit, EdgeScores
+    from circuits.graph.circuit import Circuit
     from circuits.graph.circuit_model import CircuitModel
     from circuits.graph.comparison import Comparison
+    from circuits.graph.scores import EdgeScores
     from circuits.model.model import Model
     from experiments.analyses.engine.base import Run
     from knowledge_circuits.acts import activations, interchange

@@ -33,11 +33,12 @@ from circuits.edits.methods.run import edit
 from circuits.edits.requests import slotted
 from circuits.facts.facts import Fact, atlas, fill
 from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pair
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
 from circuits.graph.running import CircuitRunner
 from circuits.model.holding import alone
 from circuits.model.metrics import rank
 from circuits.model.model import Model
+from circuits.model.wiring import node_kind
 from locate.changes.rewired import Rewiring
 from locate.changes.rewiring import rewiring
 from locate.contrast import given_pair, is_word, no_rivals, said_next

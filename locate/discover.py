@@ -26,12 +26,13 @@ from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.progress import Progress, Stages, silent
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
 from circuits.graph.curves import FRACTIONS, FaithfulnessCurve, faithfulness_curve
 from circuits.graph.evaluate import Evaluation, evaluate, run_circuits
 from circuits.graph.measuring import BaseRuns
 from circuits.graph.noise import Sample
 from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import random_circuit, top_n
 from circuits.model.holding import alone
 from circuits.model.model import Model

@@ -17,8 +17,10 @@ from locate.edges.locators import Locator
 
 if TYPE_CHECKING:
     from circuits.facts.pairs import TokenPair
-    from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+    from circuits.graph.circuit import Circuit
+    from circuits.graph.scores import EdgeScores
     from circuits.model.model import Model
+    from circuits.model.wiring import Wiring
 
 S = TypeVar("S", bound="Scoring")
 DEFAULT_EDGES = 200

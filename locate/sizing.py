@@ -15,18 +15,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.base.sizes import shown
 from circuits.facts.pairs import TokenPair
-from circuits.graph.ablation import Ablation, source_constants
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.ablation import source_constants
+from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import UNDEFINED_BELOW
 from circuits.graph.measuring import BaseRuns, MeanMetric
 from circuits.graph.running import CircuitRunner, head_projections
+from circuits.graph.scores import EdgeScores
 from circuits.model.footprint import Footprint
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 from locate.edges.room import OWN_BYTES, SLACK, growth, lengths, short_batch
 from locate.search import Search
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.base.choices import KeyValue
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
+from circuits.model.wiring import Wiring
 
 HOSTILE = [
     '"',

@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.base.choices import Metric, MetricLike
+from circuits.base.choices import KeyValue, Metric, MetricLike
 from circuits.facts.pairs import PairBatch, TokenPair
 from circuits.graph.ablation import SourceConstants
-from circuits.graph.circuit import Circuit, KeyValue, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 
 
 def plain_eap(

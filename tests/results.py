@@ -10,11 +10,13 @@ from circuits.base.choices import EditStatus, TraceKind
 from circuits.base.intervals import UNDEFINED, Interval
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.methods.run import EditOutcome
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
 from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Evaluation
+from circuits.graph.scores import EdgeScores
 from circuits.model.tokens import Prompt, Span
+from circuits.model.wiring import Wiring
 from locate.changes.rewired import FollowedObjects, Rewiring
 from locate.heads.attention import REGIONS, HeadReadings
 from locate.heads.by_example import ByExample, Example

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuits.base.choices import Rule
+from circuits.base.choices import KeyValue, Rule
 from circuits.base.options import build
 from circuits.facts.pairs import TokenPair, batches
-from circuits.graph.circuit import EdgeScores, KeyValue
+from circuits.graph.scores import EdgeScores
 from circuits.model import taps
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model

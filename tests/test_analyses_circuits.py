@@ -13,10 +13,11 @@ import pytest
 from circuits.base.intervals import Interval
 from circuits.base.plain import interval, plain
 from circuits.facts.pairs import batches
-from circuits.graph.circuit import Circuit, node_layer
+from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.select import random_circuit
 from circuits.model.metrics import hit_at
+from circuits.model.wiring import node_layer
 from experiments.analyses.circuits import analysis as circuits
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context

@@ -12,8 +12,10 @@ from circuits.base.plain import plain
 from circuits.edits.judge.counterfactuals import atlas_requests
 from circuits.edits.judge.success import Judge
 from circuits.edits.methods.registry import EditMethod
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
+from circuits.graph.scores import EdgeScores
+from circuits.model.wiring import Wiring
 from experiments.analyses.edit_study.analysis import ANALYSIS, Config, steps
 from experiments.analyses.edit_study.report import CONTROLS
 from experiments.analyses.edit_study.stored import as_score, by_method, score_values

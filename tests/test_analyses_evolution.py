@@ -17,12 +17,21 @@ from circuits.base.plain import plain
 from circuits.facts.facts import atlas, relation
 from circuits.facts.pairs import PromptPair
 from circuits.facts.wordings import wordings
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
+from circuits.model.wiring import Wiring
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.evolution import analysis as evolution
-from experiments.analyses.evolution.analysis import FINAL, FOUND, RUN, checkpoints, score_entropy
-from experiments.analyses.evolution.numbers import overlaps, recall_times, share_of_both
+from experiments.analyses.evolution.analysis import checkpoints, score_entropy
+from experiments.analyses.evolution.numbers import (
+    FINAL,
+    FOUND,
+    RUN,
+    overlaps,
+    recall_times,
+    share_of_both,
+)
 from experiments.analyses.mechanisms import analysis as mechanisms
 from experiments.analyses.mechanisms.analysis import Reply, constant_guess, is_right
 from experiments.analyses.mechanisms.probes import Probe, bases, probe_set

@@ -13,8 +13,8 @@ import torch
 from circuits.base import plain
 from circuits.facts.demonstrations import Style, can_demonstrate, with_demonstrations
 from circuits.facts.facts import Fact, fill, relation
-from circuits.graph.circuit import Wiring, node_kind
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring, node_kind
 from experiments.analyses.engine.by_layer import parting
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context

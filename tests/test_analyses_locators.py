@@ -12,8 +12,8 @@ from circuits.base.choices import Metric
 from circuits.base.errors import OptionError
 from circuits.base.plain import plain
 from circuits.base.writing import to_json
-from circuits.graph.circuit import Wiring
 from circuits.model.model import load
+from circuits.model.wiring import Wiring
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.locators.agreement import agreement

@@ -13,8 +13,10 @@ import pytest
 from circuits.base import plain
 from circuits.base.errors import PromptError
 from circuits.facts.facts import Fact, atlas, relation
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.overlap import overlap
+from circuits.graph.scores import EdgeScores
+from circuits.model.wiring import Wiring
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.multihop import analysis

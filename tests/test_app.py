@@ -25,7 +25,8 @@ from circuits.edits.edit import WeightDelta
 from circuits.edits.parts.keys import key_point
 from circuits.edits.parts.moments import Moments
 from circuits.files.kinds import DAMAGED, KINDS, OTHER
-from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.circuit import Circuit
+from circuits.model.wiring import Wiring
 from tests.edits import same, weights
 from tests.results import comparison as a_comparison
 from tests.test_viz import circuit_of

@@ -20,12 +20,14 @@ import pytest
 import torch
 from selenium.common.exceptions import JavascriptException
 
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.base.choices import TraceKind
+from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
+from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model, load
+from circuits.model.wiring import Wiring
 from locate.ask import ask, edit_fact, find_circuit
 from locate.states.lens import lens_positions, logit_lens
-from locate.states.sweep import TraceKind
 from locate.states.tracing import trace
 from tests.browser import open_browser, served, why_no_browser
 

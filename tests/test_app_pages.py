@@ -14,8 +14,9 @@ from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import WeightDelta
 from circuits.edits.provenance import changed, identity
 from circuits.files.kinds import REPORT
-from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.model.model import Model, load
+from circuits.model.wiring import Wiring
 from locate.ask import ask
 from locate.contrast import is_word
 from locate.heads.weighted import head_pattern, read_sites

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from circuits.base.choices import KeyValue, Metric
+from circuits.base.choices import Ablation, KeyValue, Metric, TraceKind
 from circuits.base.errors import OptionError, UnsupportedArchitectureError
 from circuits.edits.edit import EditRequest
 from circuits.edits.methods.rome import RomeSettings, rome
@@ -20,7 +20,7 @@ from circuits.edits.parts.moments import find_moments
 from circuits.edits.parts.value import ValueSettings
 from circuits.facts.pairs import PairBatch, batches
 from circuits.files.exchange import load_eap_ig, save_eap_ig
-from circuits.graph.ablation import Ablation, source_constants
+from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit
 from circuits.graph.restoring import run_restored, source_outputs
 from circuits.graph.running import CircuitRunner
@@ -38,7 +38,6 @@ from locate.search import Scoring
 from locate.states.attribution import direct_logit_attribution
 from locate.states.lens import logit_lens
 from locate.states.noise import subject_noise
-from locate.states.sweep import TraceKind
 from locate.states.tracing import trace
 from tests.families import FAMILIES, family_hf, family_model, family_pairs
 from tests.plain_hf import PlainModel

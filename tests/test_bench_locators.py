@@ -11,7 +11,7 @@ import pytest
 
 from circuits.base.choices import Metric
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import EdgeScores
+from circuits.graph.scores import EdgeScores
 from experiments.cli.main import main
 from experiments.planted.bench import (
     LocatorBench,

@@ -19,7 +19,8 @@ from circuits.edits.parts.low_rank import LowRankTrainee
 from circuits.edits.parts.training import Passage, block_matrices, passage
 from circuits.edits.parts.uses import NAMES, Use, by_another_name, sentences
 from circuits.facts.facts import fill
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model, load
 from locate.changes.circuit_layers import (
     CircuitEvidence,

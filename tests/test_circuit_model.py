@@ -10,8 +10,9 @@ from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError, PromptError
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.ablation import source_constants
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
 from circuits.graph.running import CircuitRunner
+from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
 from tests.oracles import plain_circuit_run
 from tests.tiny import equal_length_pairs, tiny_model

@@ -20,8 +20,9 @@ import knowledge_circuits as kc
 from circuits.base.choices import ExportFormat
 from circuits.facts.pairs import read_pairs
 from circuits.files.exchange import load_eap_ig
-from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.model.packaged import PACKAGED, embedded_models
+from circuits.model.wiring import Wiring
 from experiments.cli.main import main
 from locate.discovery import FILES
 from locate.edges.locators import Locator

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.files.kinds import KINDS
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
+from circuits.graph.scores import EdgeScores
+from circuits.model.wiring import Wiring
 from tests import results
 from tests.test_print import grouped
 from viz.app.box_details import box_details, bundle_details

@@ -13,12 +13,14 @@ from scipy import stats
 from circuits.base.arrays import save_arrays
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.writing import to_json
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.compare import compare_scores
 from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision, NoiseSettings, Sample
 from circuits.graph.overlap import overlap
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune, top_n
+from circuits.model.wiring import Wiring
 
 WIRINGS = [Wiring(2, 2, 2), Wiring(2, 4, 2)]
 

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.base.choices import Rule
+from circuits.base.choices import Ablation, KeyValue, Metric, Rule
 from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import TokenPair, batches
-from circuits.graph.ablation import Ablation
-from circuits.graph.circuit import KeyValue
-from circuits.model.metrics import Metric, evaluate_metric
+from circuits.model.metrics import evaluate_metric
 from locate.edges.eap import attribute
 from locate.edges.locators import Locator
 from locate.search import Scoring

@@ -10,8 +10,8 @@ import torch
 
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.options import build
-from circuits.graph.circuit import EdgeScores
 from circuits.graph.evaluate import run_circuits
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import select
 from circuits.model.model import Model
 from experiments.planted.bench import auroc, average_precision, chosen_models

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from circuits.base.choices import Ablation, KeyValue, Metric
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.intervals import Interval
 from circuits.facts.pairs import batches
-from circuits.graph.ablation import Ablation, source_constants, source_hooks
-from circuits.graph.circuit import Circuit, KeyValue, Wiring
+from circuits.graph.ablation import source_constants, source_hooks
+from circuits.graph.circuit import Circuit
 from circuits.graph.curves import faithfulness_curve
 from circuits.graph.evaluate import Outcome, Runs, evaluate, run_circuits, single_edge_drops
 from circuits.graph.running import CircuitRunner
-from circuits.model.metrics import Metric, hit_at
+from circuits.model.metrics import hit_at
+from circuits.model.wiring import Wiring
 from tests.oracles import plain_circuit_run
 from tests.tiny import equal_length_pairs, tiny_model
 

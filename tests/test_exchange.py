@@ -15,17 +15,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from circuits.base.choices import ExportFormat, KeyValue
 from circuits.base.errors import FileFormatError, NumericalError
 from circuits.files.drawings import escape_text, to_csv, to_dot, to_gexf, to_graphml
-from circuits.files.exchange import (
-    ExportFormat,
-    export_circuit,
-    grouped_edges,
-    load_eap_ig,
-    save_eap_ig,
-)
-from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.files.exchange import export_circuit, grouped_edges, load_eap_ig, save_eap_ig
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import top_n
+from circuits.model.wiring import Wiring
 from tests.circuit_strategies import TEXT, assert_identical, circuits, wirings
 
 LAW = settings(

@@ -8,18 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuits.base.choices import KeyValue, Ranking, Selection
 from circuits.base.errors import NumericalError, OptionError
-from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
-from circuits.graph.select import (
-    Ranking,
-    Selection,
-    greedy,
-    prune,
-    random_circuit,
-    select,
-    threshold,
-    top_n,
-)
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
+from circuits.graph.select import greedy, prune, random_circuit, select, threshold, top_n
+from circuits.model.wiring import Wiring
 from tests.circuit_strategies import kept_edges, wirings
 
 LAW = settings(max_examples=60, deadline=None)

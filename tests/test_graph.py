@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuits.base.choices import KeyValue
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring, node_kind, node_layer
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
+from circuits.model.wiring import Wiring, node_kind, node_layer
 from tests.circuit_strategies import circuits, kept_edges, wirings
 
 LAW = settings(max_examples=40, deadline=None)

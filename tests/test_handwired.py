@@ -28,11 +28,13 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from circuits.base.choices import Metric, Selection
 from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pairs
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
-from circuits.graph.select import Selection, random_circuit, select
-from circuits.model.metrics import Metric, rank
+from circuits.graph.scores import EdgeScores
+from circuits.graph.select import random_circuit, select
+from circuits.model.metrics import rank
 from circuits.model.model import Model
 from locate.edges.acdc import acdc
 from locate.edges.eap import attribute

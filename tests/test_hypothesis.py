@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from circuits.base.choices import KeyValue
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair
 from circuits.graph import hypothesis
 from circuits.graph.chance import inflated, same_shape
-from circuits.graph.circuit import Circuit, KeyValue
+from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.hypothesis import (
     LEVEL,

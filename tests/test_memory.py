@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.base.sizes import bytes_of, shown
-from circuits.graph.ablation import Ablation
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.select import random_circuit

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.base.choices import Ranking
+from circuits.base.choices import KeyValue, Ranking
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.facts.pairs import TokenPair, batches
 from circuits.files.exchange import load_eap_ig, per_query_head, save_eap_ig
-from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 from experiments.cli.main import main
 from locate.edges.locators import Locator
 from locate.evaluate import fitted

@@ -14,12 +14,15 @@ from hypothesis import HealthCheck, given, settings
 
 import knowledge_circuits as kc
 from circuits.base.arrays import ContentError
+from circuits.base.choices import KeyValue
 from circuits.base.errors import CircuitFileError, FileFormatError, OptionError
 from circuits.files.attribution import AttributionGraph, load_graph
 from circuits.files.exchange import export_circuit
 from circuits.files.neuronpedia import check_graph, graph_of, is_graph, load_neuronpedia
 from circuits.files.reading import read_circuit
-from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
+from circuits.model.wiring import Wiring
 from experiments.cli.main import main
 from locate.looks.says import says
 from tests.circuit_strategies import assert_identical, circuits

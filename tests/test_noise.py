@@ -9,20 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from circuits.base.choices import FalseDiscovery
 from circuits.base.errors import OptionError, PromptError
 from circuits.facts.facts import relation
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair
-from circuits.graph.circuit import EdgeScores, Wiring
-from circuits.graph.noise import (
-    Decision,
-    FalseDiscovery,
-    NoiseSettings,
-    Sample,
-    corrupted_subject,
-    edge_changes,
-)
+from circuits.graph.noise import Decision, NoiseSettings, Sample, corrupted_subject, edge_changes
 from circuits.graph.null import calls_between_halves, some
+from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model, load
+from circuits.model.wiring import Wiring
 from locate.edges.eap import attribute
 from locate.search import Scoring
 

@@ -14,7 +14,8 @@ from circuits.base.errors import OptionError, StoreError
 from circuits.base.origin import check_writable, mixed, staged, timestamp, write_all
 from circuits.base.writing import atomic_write
 from circuits.files.exchange import save_eap_ig
-from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.circuit import Circuit
+from circuits.model.wiring import Wiring
 from experiments.cli.main import main
 
 RED = "\x1b[31mred\x07"

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from circuits.base.choices import Ablation, KeyValue, Metric
 from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import TokenPair, batches
-from circuits.graph.ablation import Ablation, source_constants
-from circuits.graph.circuit import Circuit, KeyValue, Wiring
+from circuits.graph.ablation import source_constants
+from circuits.graph.circuit import Circuit
 from circuits.graph.running import CircuitRunner
 from circuits.graph.select import prune
-from circuits.model.metrics import Metric, evaluate_metric
+from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 from locate.edges.acdc import acdc
 from locate.edges.eap import attribute
 from locate.edges.exact import patch_chosen_edges, patch_edges

@@ -12,9 +12,10 @@ from jaxtyping import TypeCheckError
 from circuits.base.choices import Ablation, KeyValue
 from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import TokenPair, batches
-from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 from experiments.planted.bench import TRAINED_AS, Planted, catalogue
 from experiments.planted.layout import N_HEADS
 from experiments.planted.tasks import PROGRAMS, TRAINED

@@ -18,14 +18,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
-from circuits.base.choices import TraceKind
+from circuits.base.choices import KeyValue, TraceKind
 from circuits.base.errors import OptionError
 from circuits.base.origin import relabelled
-from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring, node_kind
+from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune
 from circuits.model.model import Model
 from circuits.model.tokens import Span
+from circuits.model.wiring import Wiring, node_kind
 from experiments.analyses.engine import registry
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import run_analysis

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from circuits.base.choices import Templates
 from circuits.base.errors import OptionError
 from circuits.facts.facts import Fact, Relation, relation
 from circuits.facts.knowledge import assume_known, known_facts
 from circuits.facts.pairing import Unpaired, make_pairs
 from circuits.facts.pairs import PromptPair, encode_pairs
-from circuits.facts.questions import KnowledgeCheck, Question, Templates, questions
+from circuits.facts.questions import KnowledgeCheck, Question, questions
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer
 from tests.tiny import COUNTRIES, byte_level_tokenizer, metaspace_tokenizer

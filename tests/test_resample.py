@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from circuits.base.choices import Ranking
 from circuits.base.errors import OptionError
 from circuits.graph import resample
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
-from circuits.graph.select import Ranking, top_n
+from circuits.graph.scores import EdgeScores
+from circuits.graph.select import top_n
+from circuits.model.wiring import Wiring
 
 
 def scores_with(per_pair: np.ndarray, wiring: Wiring) -> EdgeScores:

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from circuits.base.choices import Control, Draw, KeyValue
 from circuits.base.errors import OptionError
 from circuits.edits.edit import LowRank, WeightDelta
-from circuits.edits.effects.control import Control, control
+from circuits.edits.effects.control import control
 from circuits.facts.pairs import batches
-from circuits.graph.circuit import KeyValue, Wiring
 from circuits.graph.restoring import run_restored, source_outputs
 from circuits.model.model import Model
-from locate.changes.restoration import Draw, random_edges, restore_edges, rewritten_sources
+from circuits.model.wiring import Wiring
+from locate.changes.restoration import random_edges, restore_edges, rewritten_sources
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-4}
 

@@ -12,16 +12,18 @@ import torch
 import locate.changes.rewiring
 import locate.edges.eap
 from circuits.base.arrays import save_arrays
+from circuits.base.choices import Contrast, KeyValue
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.writing import to_json
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
-from circuits.edits.effects.pairs import Contrast, edit_pairs
+from circuits.edits.effects.pairs import edit_pairs
 from circuits.edits.methods.run import edit
 from circuits.facts.facts import Fact, relation
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import Circuit, EdgeScores, KeyValue
+from circuits.graph.circuit import Circuit
 from circuits.graph.compare import compare_scores
 from circuits.graph.noise import Decision, Sample, corrupted_subject
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune, top_n
 from circuits.model.model import Model, load
 from locate.changes.rewired import Rewiring

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError, PromptError
 from circuits.base.intervals import Interval, bootstrap, bootstrap_means, mean
 from circuits.facts.pairs import TokenPair, encode_pairs
-from circuits.graph.ablation import Ablation, source_constants
+from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer

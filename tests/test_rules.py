@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from circuits.base.choices import KeyValue
 from circuits.base.errors import OptionError, UnsupportedArchitectureError
 from circuits.base.options import build
-from circuits.graph.circuit import EdgeScores, KeyValue
+from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
 from locate.edges.locators import Locator
 from locate.edges.rules import BackwardRules, with_derivative_of

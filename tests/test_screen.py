@@ -9,15 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuits.base.choices import TraceKind
+from circuits.base.display import visible
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring, node_kind
+from circuits.base.intervals import Interval
+from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
 from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
-from circuits.graph.evaluate import Interval
 from circuits.graph.noise import Decision
+from circuits.graph.scores import EdgeScores
 from circuits.model.tokens import Span
+from circuits.model.wiring import Wiring, node_kind
 from locate.states.lens_curves import AverageLens, Followed, Place
-from locate.states.sweep import TraceKind
 from locate.states.trace_result import Trace
 from tests.test_viz import WIRINGS, circuit_of
 from viz import theme
@@ -33,7 +36,7 @@ from viz.screen import (
 from viz.screen.circuit import circuit_scene
 from viz.screen.difference import STATUS, difference_scene
 from viz.screen.drawing import as_dict, figure_of
-from viz.screen.style import plain, visible
+from viz.screen.style import plain
 
 HOSTILE = "<script>alert(1)</script> <b>x</b> $\\frac12$ \x00\n\u202e & \"'"
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair
-from circuits.graph.ablation import Ablation, source_constants
+from circuits.graph.ablation import source_constants
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
 from locate.heads.attention import REGIONS, Region, read_heads

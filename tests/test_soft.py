@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from circuits.base.choices import KeyValue
 from circuits.facts.pairs import batches
 from circuits.graph.ablation import source_constants
-from circuits.graph.circuit import Circuit, KeyValue, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.soft import SoftRunner
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 from tests.families import FAMILIES, family_model, family_pairs
 from tests.oracles import plain_circuit_run
 

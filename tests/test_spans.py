@@ -17,10 +17,11 @@ from circuits.facts.spans import batch_places, named_spans, span_places
 from circuits.files.exchange import save_eap_ig
 from circuits.graph.ablation import source_constants
 from circuits.graph.chance import inflated, same_shape
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
 from circuits.graph.evaluate import evaluate, run_circuits
 from circuits.graph.running import CircuitRunner
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import greedy, prune, random_circuit, select, top_n
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model

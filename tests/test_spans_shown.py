@@ -10,7 +10,8 @@ import pytest
 
 from circuits.base.errors import OptionError
 from circuits.graph.by_span import by_layer, opposed, opposed_edges, span_rows
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
 from circuits.model.wiring import Wiring
 from experiments.cli.main import main
 from tests import results

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from circuits.base import arrays as array_files
 from circuits.base import writing as files
 from circuits.base.arrays import load_arrays, save_arrays
+from circuits.base.choices import KeyValue
 from circuits.base.errors import (
     CircuitFileError,
     FileFormatError,
@@ -26,8 +27,10 @@ from circuits.base.errors import (
 )
 from circuits.base.writing import atomic_write, save_json, to_json
 from circuits.graph import circuit as store
-from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
 from circuits.model.geometry import edge_count
+from circuits.model.wiring import Wiring
 from tests.circuit_strategies import assert_identical, circuits, wirings
 
 LAW = settings(

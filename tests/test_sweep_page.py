@@ -20,7 +20,7 @@ from circuits.base.writing import save_json
 from circuits.files.kinds import DAMAGED, KINDS, SWEEP
 from circuits.files.sweep import Unit, read_file, read_table, unit_files
 from circuits.files.units import Store
-from circuits.graph.circuit import Wiring
+from circuits.model.wiring import Wiring
 from experiments.sweeps.table import write_table
 from tests.browser import open_browser, served, why_no_browser
 from tests.test_viz import circuit_of

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from circuits.base.choices import TraceKind
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.model.model import Model
 from circuits.model.tokens import Span
@@ -16,7 +17,7 @@ from locate.states import sweep
 from locate.states.noise import subject_noise, subjects_std
 from locate.states.trace_average import trace_facts
 from locate.states.trace_result import ALL_KINDS, Trace
-from locate.states.tracing import TraceKind, restored_layers, trace, usual_window
+from locate.states.tracing import restored_layers, trace, usual_window
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer, tiny_model
 
 PROMPT, SUBJECT, ANSWER = "The capital of South Korea is", "South Korea", "Seoul"

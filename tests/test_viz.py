@@ -17,15 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuits.base.choices import KeyValue, TraceKind
 from circuits.base.errors import OptionError, StoreError
-from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring, node_kind, node_layer
+from circuits.base.intervals import Interval
+from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
 from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
-from circuits.graph.evaluate import Interval
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune
 from circuits.model.tokens import Span
+from circuits.model.wiring import Wiring, node_kind, node_layer
 from locate.states.lens_curves import AverageLens, Followed, Place
-from locate.states.sweep import TraceKind
 from locate.states.trace_result import Trace
 from locate.states.trace_roles import ROLES, AverageTrace
 from tests import results

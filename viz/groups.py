@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Wiring, node_kind
+from circuits.model.wiring import Wiring, node_kind
 from viz import theme
 
 LONGEST_NAME = 40

@@ -22,7 +22,8 @@ from jaxtyping import Bool, Float, Int
 
 from circuits.base.choices import Choice
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, Wiring, node_kind, node_layer
+from circuits.graph.circuit import Circuit
+from circuits.model.wiring import Wiring, node_kind, node_layer
 from viz import theme
 from viz.groups import Box, Groups, arrange, check_groups
 from viz.routing import HALF_HEIGHT, HALF_WIDTH, Obstacles, Router

@@ -22,15 +22,17 @@ import numpy as np
 from jaxtyping import Int
 
 from circuits.base.arrays import ContentError, single_precision
-from circuits.base.choices import ExportFormat, Sign
+from circuits.base.choices import ExportFormat, KeyValue, Sign
 from circuits.base.display import paged
 from circuits.base.errors import CircuitFileError, NumericalError, OptionError
 from circuits.base.records import read_text
 from circuits.base.writing import atomic_write, to_json
 from circuits.files.drawings import to_csv, to_dot, to_gexf, to_graphml, to_node_link
 from circuits.files.neuronpedia import to_neuronpedia
-from circuits.graph.circuit import Circuit, EdgeScores, KeyValue, Wiring
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
 from circuits.model.geometry import checked_wiring
+from circuits.model.wiring import Wiring
 
 FULL_LIMIT = 250_000
 MAX_JSON_BYTES = 10**9

@@ -34,7 +34,8 @@ from circuits.base.origin import timestamp
 from circuits.base.plain import plain
 from circuits.base.records import read_text
 from circuits.base.writing import to_json
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
 from circuits.model.geometry import stored_wiring
 from circuits.model.wiring import Wiring, node_kind, node_layer
 

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
 
 SHARE = 0.1
 """An edge is opposed to itself where the lesser sign has at least this part of the greater."""

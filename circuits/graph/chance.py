@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Int
 
-from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.select import inputs_of_sources
+from circuits.model.wiring import Wiring
 
 _TRIES = 1000
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from circuits.base.arrays import Layout, save_arrays, single_precision
-from circuits.base.choices import Ablation, KeyValue
+from circuits.base.choices import Ablation
 from circuits.base.display import Summary, is_page, named, paged, plotted
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.intervals import Interval
@@ -24,7 +24,6 @@ from circuits.graph.scores import SHOWN, EdgeScores, read_only
 from circuits.model.geometry import stored_wiring
 from circuits.model.wiring import (
     AT,
-    SLOTS,
     Wiring,
     node_kind,
     node_layer,
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from circuits.graph.circuit_model import CircuitModel
     from circuits.model.model import Model
 
-__all__ = ["SLOTS", "Circuit", "EdgeScores", "KeyValue", "Wiring", "node_kind", "node_layer"]
 
 _FIRST = ("low", "high", "inclusion")
 """Columns that stand first in a table, in this order; files keep none."""

@@ -20,11 +20,12 @@ from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
 from circuits.base.results import Result, numeric, prefixed, within
 from circuits.graph.agreement import Mass, RankCorrelation, rank_correlation
-from circuits.graph.circuit import Circuit, node_kind, node_layer
+from circuits.graph.circuit import Circuit
 from circuits.graph.header import EDGE_ORDER, check_circuit
 from circuits.graph.noise import Decision, EdgeChanges
 from circuits.graph.overlap import jaccard, node_jaccard, node_mask, node_names
 from circuits.graph.rediscovery import Rediscovery
+from circuits.model.wiring import node_kind, node_layer
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

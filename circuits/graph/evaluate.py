@@ -25,10 +25,11 @@ from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
 from circuits.facts.pairs import PairBatch, TokenPair
-from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.measuring import BaseRuns
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 
 if TYPE_CHECKING:
     pass

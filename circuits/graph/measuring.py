@@ -21,10 +21,10 @@ from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.facts.spans import batch_places, check_told_apart
 from circuits.graph.ablation import source_constants
-from circuits.graph.circuit import Wiring
 from circuits.graph.running import CircuitRunner, head_projections
 from circuits.model.metrics import evaluate_metric, hit_at
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 
 Measured = tuple[Tensor, Tensor]
 """A metric value and a hit a pair, on the CPU."""

@@ -37,7 +37,7 @@ from jaxtyping import Bool, Float, Int
 
 from circuits.base.choices import Choice, FalseDiscovery
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import EdgeScores
+from circuits.graph.scores import EdgeScores
 
 if TYPE_CHECKING:  # it brings torch along, and a stored comparison needs none
     from circuits.facts.pairs import PromptPair

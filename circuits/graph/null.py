@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import EdgeScores
 from circuits.graph.noise import (
     Decision,
     NoiseSettings,
@@ -21,6 +20,7 @@ from circuits.graph.noise import (
     numbered,
     per_pair_scores,
 )
+from circuits.graph.scores import EdgeScores
 
 NO_MARGIN = NoiseSettings(margin=0.0)
 """Any change counts: where a false discovery is likeliest."""

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.circuit import Circuit
+from circuits.model.wiring import Wiring
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from jaxtyping import Float
 
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, percentiles
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
 from circuits.graph.noise import Sample, numbered, per_pair_scores
 from circuits.graph.overlap import jaccard, node_jaccard
+from circuits.graph.scores import EdgeScores
 
 
 @dataclass(frozen=True, eq=False)

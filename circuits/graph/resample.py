@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
 
 CORE = 0.95
 NOISE = 0.5

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from circuits.base.errors import OptionError
 from circuits.graph.ablation import source_hooks
-from circuits.graph.circuit import Wiring
 from circuits.graph.running import head_projections
 from circuits.model import taps
 from circuits.model.model import Model
 from circuits.model.weights import HeadProjections
+from circuits.model.wiring import Wiring
 
 _ROW_BYTES = 256 * 2**20
 """Upper bound of the buffer that holds differences of sources."""

@@ -26,13 +26,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits.base.choices import Ablation
 from circuits.facts.pairs import PairBatch
-from circuits.graph.ablation import Ablation, SourceConstants, source_hooks
-from circuits.graph.circuit import Circuit, Wiring
+from circuits.graph.ablation import SourceConstants, source_hooks
+from circuits.graph.circuit import Circuit
 from circuits.graph.live import LiveSources
 from circuits.model import taps
 from circuits.model.model import Model
 from circuits.model.weights import HeadProjections
+from circuits.model.wiring import Wiring
 
 
 @dataclass(frozen=True)

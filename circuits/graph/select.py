@@ -21,7 +21,9 @@ from jaxtyping import Bool, Float
 
 from circuits.base.choices import Ranking, Selection
 from circuits.base.errors import NumericalError, OptionError
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
+from circuits.model.wiring import Wiring
 
 
 def top_n(scores: EdgeScores, n: int, by: Ranking | str = Ranking.ABSOLUTE) -> Circuit:

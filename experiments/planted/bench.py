@@ -27,7 +27,7 @@ from circuits.base.origin import code_commit, timestamp
 from circuits.base.progress import Progress
 from circuits.base.stamps import stamped
 from circuits.facts.pairs import TokenPair, batches, encode_pairs
-from circuits.graph.circuit import EdgeScores
+from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model, library_versions
 from experiments.analyses.engine.tables import Table
 from experiments.planted import NOISE

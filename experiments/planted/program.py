@@ -21,7 +21,7 @@ from jaxtyping import Bool
 
 from circuits.base.choices import Ablation
 from circuits.facts.pairs import PromptPair
-from circuits.graph.circuit import Wiring
+from circuits.model.wiring import Wiring
 
 ONE = "one"
 """A register that every word sets, the first token included: the number 1."""

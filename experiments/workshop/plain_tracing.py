@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.base.choices import TraceKind
 from circuits.model import taps
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Span
-from locate.states.sweep import TraceKind
 
 
 @torch.no_grad()

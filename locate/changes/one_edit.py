@@ -9,7 +9,7 @@ from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.pairs import edit_pairs
 from circuits.facts.facts import Fact
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import EdgeScores
+from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
 from locate.changes.rewired import Rewiring
 from locate.changes.rewiring import rewiring

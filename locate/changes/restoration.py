@@ -20,11 +20,11 @@ from circuits.base.errors import OptionError
 from circuits.base.results import numeric
 from circuits.edits.edit import WeightDelta
 from circuits.facts.pairs import TokenPair, batches
-from circuits.graph.circuit import Wiring
 from circuits.graph.restoring import run_restored, source_outputs
 from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference, rank
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 
 UNDEFINED_BELOW = 0.1
 """Shares of an edit's effect are undefined where that is no more than so many logits: a share of

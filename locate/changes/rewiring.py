@@ -21,17 +21,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from circuits.base.choices import Draw
 from circuits.base.errors import OptionError
 from circuits.edits.edit import WeightDelta
 from circuits.facts.pairs import TokenPair, batches
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
 from circuits.graph.compare import compare_scores
 from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision, NoiseSettings, Sample
+from circuits.graph.scores import EdgeScores
 from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference
 from circuits.model.model import Model
-from locate.changes.restoration import Draw, restore_edges
+from locate.changes.restoration import restore_edges
 from locate.changes.rewired import LABELS, FollowedObjects, Rewiring
 from locate.edges.score import pair_scores
 from locate.heads.head_changes import HeadChange, HeadViews, head_changes, view_heads

@@ -26,11 +26,13 @@ from jaxtyping import Bool
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.measuring import BaseRuns, MeanMetric
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 from locate.edges.locators import Locator
 from locate.search import Scoring, Search
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import EdgeScores
+from circuits.graph.scores import EdgeScores
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import EdgeScores
+from circuits.graph.scores import EdgeScores
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model

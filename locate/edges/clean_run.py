@@ -17,10 +17,10 @@ from torch import Tensor
 
 from circuits.facts.pairs import PairBatch
 from circuits.graph.ablation import SourceConstants
-from circuits.graph.circuit import Wiring
 from circuits.model import taps
 from circuits.model.model import Hook, Model
 from circuits.model.weights import HeadProjections
+from circuits.model.wiring import Wiring
 from locate.edges.passes import SourceDifferences
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.graph.circuit import Wiring
+from circuits.model.wiring import Wiring
 from locate.edges.passes import InputGradients, SourceDifferences
 from locate.edges.room import Contraction, Share
 

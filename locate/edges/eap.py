@@ -20,7 +20,7 @@ from typing import Any
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import EdgeScores
+from circuits.graph.scores import EdgeScores
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.edges import gim, relp

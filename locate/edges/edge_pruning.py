@@ -40,12 +40,13 @@ from circuits.base.errors import NumericalError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import source_constants
-from circuits.graph.circuit import EdgeScores, Wiring
 from circuits.graph.running import head_projections
+from circuits.graph.scores import EdgeScores
 from circuits.graph.soft import SoftRunner
 from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 from locate.search import Scoring
 
 LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3

@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import EdgeScores
+from circuits.graph.scores import EdgeScores
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.edges.locators import Joining, Locator

@@ -31,10 +31,11 @@ from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import source_constants
-from circuits.graph.circuit import EdgeScores, Wiring
+from circuits.graph.scores import EdgeScores
 from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 from locate.edges.clean_run import CleanRun, stage_of
 from locate.edges.locators import Locator
 from locate.search import Scoring

@@ -26,10 +26,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.graph.ablation import SourceConstants, source_hooks
-from circuits.graph.circuit import Wiring
 from circuits.model import taps as points
 from circuits.model.model import Hook, Model, Prefix
 from circuits.model.recomputing import Recomputing
+from circuits.model.wiring import Wiring
 from locate.edges.rules import PLAIN, BackwardRules
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from circuits.base.errors import OptionError
 from circuits.base.sizes import shown
 from circuits.facts.pairs import PairBatch, TokenPair, batches
-from circuits.graph.circuit import Wiring
 from circuits.model.footprint import Footprint, Growth
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring
 
 SLACK = 1.5
 """Memory that a process takes for a byte of tensors, with what it keeps of freed memory.

@@ -14,16 +14,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.base.choices import Ablation
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.facts.spans import batch_places
-from circuits.graph.ablation import Ablation, SourceConstants, source_constants
-from circuits.graph.circuit import EdgeScores, Wiring
+from circuits.graph.ablation import SourceConstants, source_constants
+from circuits.graph.scores import EdgeScores
 from circuits.model.footprint import PLAIN as SHORT
 from circuits.model.footprint import Footprint
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model, Prefix
+from circuits.model.wiring import Wiring
 from locate.edges.contracting import contract
 from locate.edges.passes import InputGradients, SourceDifferences
 from locate.edges.room import Contraction, Room, Share, short_batch

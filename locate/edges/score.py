@@ -8,7 +8,8 @@ from dataclasses import replace
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import EdgeScores
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.edges.locators import Locator

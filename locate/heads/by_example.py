@@ -50,9 +50,9 @@ class ByExample:
     examples: tuple[Example, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, most in (("answers", self.pairs), ("foils", self.pairs)):
-            if not 0 <= getattr(self, name) <= most:
-                raise OptionError(f"{name} in {getattr(self, name)} of {most} pairs")
+        for name in ("answers", "foils"):
+            if not 0 <= getattr(self, name) <= self.pairs:
+                raise OptionError(f"{name} in {getattr(self, name)} of {self.pairs} pairs")
 
     @property
     def counts(self) -> str:

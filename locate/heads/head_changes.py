@@ -16,11 +16,11 @@ from jaxtyping import Float
 
 from circuits.base.results import texts
 from circuits.facts.pairs import TokenPair, batches
-from circuits.graph.circuit import Wiring, node_kind
 from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring, node_kind
 from locate.heads.attention import REGIONS, HeadReadings, Region, read_heads
 from locate.states.attribution import head_logits
 

@@ -18,11 +18,11 @@ from circuits.base.display import Shown, Summary, named, plotted, token_name
 from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric, texts
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Span
-from circuits.model.wiring import head_site
+from circuits.model.wiring import head_site, node_kind
 from locate.heads.weighted import read_sites
 from locate.states.attribution import written_tokens
 

@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
 from circuits.facts.pairs import PairBatch, TokenPair, batches
-from circuits.graph.ablation import Ablation, SourceConstants, source_constants
+from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model

@@ -26,14 +26,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
 from circuits.facts.pairs import TokenPair
-from circuits.graph.ablation import Ablation
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import check_geometry
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from circuits.model.wiring import node_kind
 from locate.heads.attention import REGIONS, HeadReadings, Region, check_subjects, read_heads
 from locate.heads.best_tokens import BestTokens
 from locate.heads.head_role import HeadRole

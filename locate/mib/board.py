@@ -33,7 +33,7 @@ from circuits.base.progress import Progress
 from circuits.base.stamps import stamped
 from circuits.base.writing import atomic_write, save_json
 from circuits.files.exchange import per_query_head, save_eap_ig
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
 from circuits.graph.curves import (
     FRACTIONS,
     FaithfulnessCurve,
@@ -41,6 +41,7 @@ from circuits.graph.curves import (
     faithfulness_curve,
 )
 from circuits.graph.evaluate import Runs, check_geometry, run_circuits
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune, top_n
 from circuits.model.holding import alone
 from circuits.model.model import Model

@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.base.choices import Metric, MetricLike
+from circuits.base.choices import Metric, MetricLike, TraceKind
 from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
 from circuits.model.tokens import Span
-from locate.states.sweep import Measure, TraceKind, probability_of, run_rows
+from locate.states.sweep import Measure, probability_of, run_rows
 from locate.states.trace_average import by_name, order_of, places_of
 from locate.states.trace_result import ALL_KINDS, Trace
 from locate.states.trace_roles import AverageTrace

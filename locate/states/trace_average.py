@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from circuits.base.choices import NoiseUnit
+from circuits.base.choices import NoiseUnit, TraceKind
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair
 from circuits.model.holding import alone
@@ -22,7 +22,6 @@ from circuits.model.model import Model
 from circuits.model.tokens import Span
 from locate.heads.attention import check_subjects
 from locate.states.noise import noise_std
-from locate.states.sweep import TraceKind
 from locate.states.trace_result import Trace
 from locate.states.trace_roles import BEFORE_DIFFERENCE, ROLES, AverageTrace, Place, PositionRole
 from locate.states.tracing import trace_tokens

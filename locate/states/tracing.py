@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.base.choices import NoiseUnit
+from circuits.base.choices import NoiseUnit, TraceKind
 from circuits.base.errors import NumericalError, OptionError
 from circuits.model.holding import alone
 from circuits.model.model import Model
@@ -29,7 +29,6 @@ from locate.states.sweep import (
     CorruptedRun,
     Measure,
     Site,
-    TraceKind,
     corrupted_run,
     probability_of,
     restore_at,

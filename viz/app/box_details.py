@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from dash import html
 
+from circuits.base.display import visible
 from circuits.graph.circuit import Circuit
-from circuits.graph.compare import Comparison
+from circuits.graph.comparison import Comparison
 from viz.app import parts
-from viz.app.controls import collapse_button
+from viz.app.controls import clear_button, collapse_button
 from viz.app.details import edge_list
 from viz.screen.scene import Scene
 
@@ -32,7 +33,7 @@ def box_details(
     rows = [("nodes", ", ".join(box.members)), ("edges within", f"{inside:,}")]
     return [
         html.Div(
-            [html.H2(f"{parts.visible(box.name)}: {len(box.members)} nodes"), _buttons(box.name)],
+            [html.H2(f"{visible(box.name)}: {len(box.members)} nodes"), _buttons(box.name)],
             className="heading",
         ),
         parts.pairs(rows),
@@ -61,7 +62,7 @@ def bundle_details(
     if comparison is not None:
         rows.append(("status", scene.classes[line]))
     return [
-        html.Div([html.H2(parts.visible(name)), _clear()], className="heading"),
+        html.Div([html.H2(visible(name)), clear_button()], className="heading"),
         parts.pairs(rows),
         html.P(SUMMED, className="hint"),
         edge_list("Its edges", circuit, bundle, None, comparison),
@@ -69,8 +70,4 @@ def bundle_details(
 
 
 def _buttons(title: str) -> html.Span:
-    return html.Span([collapse_button(title, title, True), _clear()])
-
-
-def _clear() -> html.Button:
-    return html.Button("Clear", id="clear", className="button quiet", title="Esc")
+    return html.Span([collapse_button(title, title, True), clear_button()])

@@ -6,6 +6,7 @@ from typing import Any
 
 from dash import dcc, html
 
+from circuits.base.display import visible
 from circuits.base.errors import KnowledgeCircuitsError
 from circuits.files.kinds import DAMAGED, REPORT, SWEEP
 from circuits.graph.circuit import Circuit
@@ -48,9 +49,7 @@ def browse_page(context: Context, state: ViewState) -> html.Div:
         [
             html.Section(
                 [
-                    parts.picture_head(
-                        "Results", parts.visible(f"{found} in {root}" if root else found)
-                    ),
+                    parts.picture_head("Results", visible(f"{found} in {root}" if root else found)),
                     html.Div(
                         parts.search_field(
                             "result-search",
@@ -101,13 +100,13 @@ def preview(context: Context, result: str) -> list[Any]:
     entry = context.library.entry(result)
     group = group_of(context.library.entries(), entry)
     link = dcc.Link("Open", href=href(entry), className="button main")
-    head: list[Any] = [html.Div([html.H2(parts.visible(group.name)), link], className="heading")]
+    head: list[Any] = [html.Div([html.H2(visible(group.name)), link], className="heading")]
     if entry.kind is DAMAGED:
         return [head[0].children[0], parts.note(f"This file {entry.error}.", "error")]
     if entry.kind is SWEEP:
         sweep = context.library.sweep(result).look()
         models = ", ".join(sweep.models)
-        return [*head, html.P(parts.visible(sweep.says())), parts.pairs([("models", models)])]
+        return [*head, html.P(visible(sweep.says())), parts.pairs([("models", models)])]
     if entry.kind is REPORT:
         summary, _ = context.library.report(result)
         return [

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from dash import html
 
+from circuits.base.display import visible
 from circuits.graph.circuit import Circuit
 from viz import theme
 from viz.app import parts
@@ -47,9 +48,9 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit, groups: Colla
     return Work(
         result=entry.id,
         view="circuit",
-        title=parts.visible(title),
+        title=visible(title),
         lead=circuit.says(),
-        subtitle=parts.visible("  ·  ".join(filter(None, about))),
+        subtitle=visible("  ·  ".join(filter(None, about))),
         circuit=circuit,
         scene=scene,
         legend=legend,

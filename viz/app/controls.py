@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from dash import dcc, html
 
-from circuits.graph.circuit import node_kind
+from circuits.base.display import visible
+from circuits.model.wiring import node_kind
 from viz import theme
 from viz.app import parts
 from viz.app.state import ViewState
@@ -179,7 +180,12 @@ def group_list(
 
 def pieces_said(pieces: Sequence[str]) -> list[html.P]:
     """Why a collapsed group is not one box."""
-    return [html.P(parts.visible(text), className="hint") for text in pieces]
+    return [html.P(visible(text), className="hint") for text in pieces]
+
+
+def clear_button() -> html.Button:
+    """Lets go of what is selected, as Escape does."""
+    return html.Button("Clear", id="clear", className="button quiet", title="Esc")
 
 
 def collapse_button(index: int | str, title: str, collapsed: bool) -> html.Button:

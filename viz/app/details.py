@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from dash import html
 
+from circuits.base.display import visible
 from circuits.base.intervals import enough
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
 from circuits.graph.resample import classify
+from circuits.model.wiring import node_kind
 from locate.heads.by_example import of_record
 from viz import theme
 from viz.app import parts
+from viz.app.controls import clear_button
 from viz.screen.grids import pattern_figure
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ def node_details(
         html.Div(
             [
                 html.H2([parts.node_sample(style, kind in ("mlp", "kv")), node]),
-                html.Button("Clear", id="clear", className="button quiet", title="Esc"),
+                clear_button(),
             ],
             className="heading",
         ),
@@ -120,7 +123,7 @@ def _written(record: Mapping[str, Any]) -> list[Any]:
         html.P(f"{counts[:1].upper()}{counts[1:]}."),
     ]
     for each in told.examples:
-        answer = f"{parts.visible(each.subject)} (answer {parts.token(each.answer)})"
+        answer = f"{visible(each.subject)} (answer {parts.token(each.answer)})"
         rows += [html.P(answer, className="hint"), tokens(each.best, each.answer)]
     return rows
 
@@ -170,7 +173,7 @@ def edge_details(circuit: Circuit, name: str, comparison: Comparison | None = No
         html.Div(
             [
                 html.H2(name),
-                html.Button("Clear", id="clear", className="button quiet", title="Esc"),
+                clear_button(),
             ],
             className="heading",
         ),
@@ -294,7 +297,7 @@ def head_reading(view: HeadView, prompt: str) -> list[Any]:
     whole, cut = view.whole, view.without
     return [
         html.H3("On this prompt"),
-        html.P(parts.visible(prompt), className="prompt"),
+        html.P(visible(prompt), className="prompt"),
         html.H3("Attends from the last token to", title="weighted by what it reads there"),
         parts.bars(shares, max(1e-9, float(np.max(view.weighted)))),
         html.Details(
@@ -354,7 +357,7 @@ def tokens(words: Iterable[str], answer: str | None = None) -> html.P:
 def known_facts(rows: Sequence[tuple[str, Any]], origin: Mapping[str, Any]) -> list[Any]:
     """The summary of a result, and behind it where it comes from."""
     hidden = [
-        (str(key), parts.visible(str(value))[:300])
+        (str(key), visible(str(value))[:300])
         for key, value in sorted(origin.items())
         if isinstance(value, str | int | float | bool)
     ]

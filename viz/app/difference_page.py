@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from dash import dcc, html
 
+from circuits.base.display import visible
 from circuits.edits.provenance import JUDGED
 from circuits.edits.provenance import changed as changed_by
 from circuits.graph.comparison import Comparison
@@ -65,9 +66,9 @@ def difference_work(
     return Work(
         result=entry.id,
         view="difference",
-        title=parts.visible(title or named),
+        title=visible(title or named),
         lead=value.says(),
-        subtitle=parts.visible(_subtitle(comparison)),
+        subtitle=visible(_subtitle(comparison)),
         circuit=union,
         scene=scene,
         legend=[(name, style) for style, name in STATUS.items() if name in present],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from dash import dcc, html
 
+from circuits.base.display import visible
 from circuits.base.stamps import SAYS
 from circuits.edits.provenance import JUDGED, changed, requested, requests_of, sides
 from viz.app import parts
@@ -198,7 +199,7 @@ def rewired(context: Context, entry: Entry) -> list[Any]:
             link = dcc.Link("its circuit before and after", href=href(each))
             found += [
                 html.H2(["What it did to the circuit: ", link]),
-                html.P(parts.visible(value.says()), className="lead"),
+                html.P(visible(value.says()), className="lead"),
                 heads_table(value),
             ]
     return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dash import dcc, html
 
+from circuits.base.display import visible
 from viz.app import parts
 from viz.app.context import Context
 from viz.app.jobs import Stage
@@ -102,7 +103,7 @@ def _grid_page(grid: LensGrid, state: ViewState) -> list[Any]:
     width = 110 + CELL * len(grid.prompt.tokens)
     return [
         parts.picture_head(
-            parts.visible(f"{grid.prompt.text} … {state.answer}"),
+            visible(f"{grid.prompt.text} … {state.answer}"),
             "The token that each layer would say next, at every token; shade is its probability, "
             "the answer is bold. A click projects that state onto the vocabulary.",
             lead=grid.at(len(grid.prompt.tokens) - 1).says(),
@@ -174,8 +175,8 @@ def _states_page(found: Trace, state: ViewState) -> list[Any]:
     other, foil = found.provenance["corrupted"], found.provenance["foil"]
     return [
         parts.picture_head(
-            parts.visible(f"{found.prompt} … {found.answer}"),
-            parts.visible(
+            visible(f"{found.prompt} … {found.answer}"),
+            visible(
                 f"Each cell: that state of this prompt put into the run of “{other}” (→ {foil}). "
                 "Blue brings the answer back, orange costs it; the subject's rows are bold."
             ),

@@ -8,8 +8,10 @@ from typing import Any
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dash.exceptions import PreventUpdate
 
+from circuits.base.display import visible
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
+from circuits.model.wiring import node_kind
 from viz.app import details, inside_page, parts
 from viz.app.context import Context, prompts_of
 from viz.app.difference_page import comparison_of
@@ -115,11 +117,9 @@ def answers_with(context: Context, asked: tuple[str, ...], off: list[str]) -> An
     named = ", ".join(off[:4]) + (f" and {len(off) - 4} more" if len(off) > 4 else "")
     return [
         details.answers_table(whole, left, "With parts off"),
+        html.P(visible(f"off: {named}") if off else "Nothing is switched off.", className="hint"),
         html.P(
-            parts.visible(f"off: {named}") if off else "Nothing is switched off.", className="hint"
-        ),
-        html.P(
-            parts.visible(f"What is off carries values of: {text.corrupted} … {text.foil}"),
+            visible(f"What is off carries values of: {text.corrupted} … {text.foil}"),
             className="hint",
         ),
     ]
@@ -150,7 +150,7 @@ def reading_of(context: Context, circuit: Circuit) -> Any:
             dcc.Dropdown(
                 id="prompt-choice",
                 options=[
-                    {"label": parts.visible(each["clean"]), "value": index}
+                    {"label": visible(each["clean"]), "value": index}
                     for index, each in enumerate(prompts)
                 ],
                 value=0,

@@ -10,10 +10,11 @@ from urllib.parse import quote
 import dash_ag_grid as dag
 from dash import dcc, html
 
+from circuits.base.display import visible
 from circuits.base.errors import KnowledgeCircuitsError
 from viz import theme
 from viz.app import terms
-from viz.screen.style import CONFIG, visible
+from viz.screen.style import CONFIG
 
 GRID: dict[str, Any] = {
     "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},

@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from dash import dcc, html
 
+from circuits.base.display import visible
 from circuits.files.kinds import named
 from viz.app import parts
 from viz.app.details import known_facts
@@ -37,8 +38,8 @@ def plain_page(
             html.Section(
                 [
                     parts.picture_head(
-                        parts.visible(title),
-                        parts.visible(subtitle),
+                        visible(title),
+                        visible(subtitle),
                         lead=lead,
                         heads=heads_of(columns),
                     ),
@@ -129,7 +130,7 @@ def lens_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
         html.Div(
             dcc.RadioItems(
                 id="place",
-                options=[{"label": parts.visible(each), "value": each} for each in lines.places],
+                options=[{"label": visible(each), "value": each} for each in lines.places],
                 value=place,
                 inline=True,
                 className="tabs",
@@ -148,7 +149,7 @@ def lens_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
     followed = value.provenance.get("followed")
     facts: list[tuple[str, Any]] = []
     if isinstance(followed, Mapping):
-        facts = [(str(label), parts.visible(str(word))) for label, word in followed.items()]
+        facts = [(str(label), visible(str(word))) for label, word in followed.items()]
     return plain_page(
         title,
         "What the residual stream says after each layer; layer −1 is the embedding.",
@@ -174,7 +175,7 @@ def rows_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
     pieces = list(value.parts())[:MOST_PARTS]
     for place, part in enumerate(pieces):
         if len(pieces) > 1:
-            picture.append(html.H2(parts.visible(part.heading() or "")))
+            picture.append(html.H2(visible(part.heading() or "")))
         for turn, draw in enumerate(kind.screen.values()):
             picture.append(fitted(named(draw)(part), kind.shown, f"plain-picture-{place}-{turn}"))
     rows = [{key: _cell(row.get(key)) for key in kind.columns or row} for row in value.rows()]
@@ -183,7 +184,7 @@ def rows_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
         for name in (rows[0] if rows else {})
     ]
     summary = value.summary()
-    facts: list[tuple[str, Any]] = [(name, parts.visible(x)) for name, x in summary.facts.items()]
+    facts: list[tuple[str, Any]] = [(name, visible(x)) for name, x in summary.facts.items()]
     about = known_facts(facts, getattr(value, "provenance", {}))
     return plain_page(summary.title, kind.says, picture, columns, rows, about, value.says())
 
@@ -192,7 +193,7 @@ def _cell(value: Any) -> Any:
     """A table's cell: lists as tokens side by side, numbers as they are, the rest as text."""
     if isinstance(value, list | tuple):
         return " ".join(parts.token(str(each)) for each in value)
-    return value if isinstance(value, int | float) or value is None else parts.visible(str(value))
+    return value if isinstance(value, int | float) or value is None else visible(str(value))
 
 
 def fitted(figure: go.Figure, label: str, id: str = "plain-picture") -> html.Div:
@@ -217,6 +218,6 @@ def flat(value: Any, name: str = "", most: int = 400) -> list[tuple[str, str]]:
         return found
     if isinstance(value, list):
         if len(value) <= 8 and all(not isinstance(each, list | dict) for each in value):
-            return [(name, parts.visible(", ".join(map(str, value)))[:300])]
+            return [(name, visible(", ".join(map(str, value)))[:300])]
         return [(name, f"{len(value)} entries")]
-    return [(name, parts.visible(str(value))[:300])]
+    return [(name, visible(str(value))[:300])]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dash import Dash, html
 from flask import Response, abort
 
+from circuits.base.display import visible
 from circuits.base.errors import KnowledgeCircuitsError
 from viz.app import parts
 from viz.app.context import Context
@@ -45,15 +46,15 @@ def report_page(context: Context, entry: Entry) -> html.Div:
         for each in (claims if isinstance(claims, list) else ())
         if isinstance(each, Mapping) and isinstance(each.get("sentence"), str)
     ]
-    lines = [html.Li(parts.visible(text)) for text in said[:MOST_CLAIMS]]
+    lines = [html.Li(visible(text)) for text in said[:MOST_CLAIMS]]
     subtitle = "  ·  ".join(filter(None, [str(summary.get("analysis", "")), model]))
     return html.Div(
         [
             html.Section(
                 [
                     parts.picture_head(
-                        parts.visible(question or entry.name),
-                        parts.visible(subtitle),
+                        visible(question or entry.name),
+                        visible(subtitle),
                         html.Details(
                             [
                                 html.Summary(f"{len(said):,} claims, each with its control"),
@@ -67,7 +68,7 @@ def report_page(context: Context, entry: Entry) -> html.Div:
                     ),
                     html.Iframe(
                         src=f"{PLACE}{entry.id}",
-                        title=parts.visible(f"Report: {question or entry.name}"),
+                        title=visible(f"Report: {question or entry.name}"),
                         sandbox="",
                         className="report",
                     ),

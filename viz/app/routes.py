@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
+from circuits.base.display import visible
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.files.kinds import DAMAGED, REPORT, SWEEP
 from viz.app import edit_page, parts, plain_pages, try_page
@@ -209,13 +210,13 @@ def siblings(context: Context, entry: Entry | None) -> list[Any]:
         return []
     links = [
         dcc.Link(
-            parts.visible(tab_name(group, each)),
+            visible(tab_name(group, each)),
             href=href(each),
             className="on" if each.id == entry.id else "",
         )
         for each in group.entries
     ]
-    return [html.B(parts.visible(group.name)), *links]
+    return [html.B(visible(group.name)), *links]
 
 
 def export_buttons(entry: Entry | None) -> list[Any]:

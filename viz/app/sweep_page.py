@@ -7,6 +7,7 @@ from typing import Any
 
 from dash import dcc, html
 
+from circuits.base.display import visible
 from circuits.files.sweep import Unit
 from viz.app import parts
 from viz.app.library import Entry, Library
@@ -47,8 +48,8 @@ def sweep_page(library: Library, entry: Entry, state: ViewState) -> html.Div:
             html.Section(
                 [
                     parts.picture_head(
-                        parts.visible(entry.name),
-                        parts.visible(sweep.says()),
+                        visible(entry.name),
+                        visible(sweep.says()),
                         *map(parts.note, notes),
                     ),
                     controls(sweep, state) if sweep.values else None,
@@ -147,7 +148,7 @@ def listed(
             unit for unit in units if (value_of(unit, axis[0]), value_of(unit, axis[1])) == cell
         ]
         named = [name for name in varying(settings_in(units)) if name not in axis]
-        title = parts.visible(" × ".join(cell))
+        title = visible(" × ".join(cell))
     else:
         named = list(varying(settings_in(units)))
         named.sort(key=lambda name: ([*axis].index(name) if name in axis else 2, name in LAST))
@@ -175,8 +176,8 @@ def failures(sweep: Sweep) -> list[Any]:
     lines = [
         html.Li(
             [
-                html.B(parts.visible(sweep.labels.get(unit.key, f"unit {unit.key[:12]}"))),
-                html.Span(parts.visible(f" {unit.error}"[:400]), className="error"),
+                html.B(visible(sweep.labels.get(unit.key, f"unit {unit.key[:12]}"))),
+                html.Span(visible(f" {unit.error}"[:400]), className="error"),
             ]
         )
         for unit in sweep.bad[:MOST_BAD]
@@ -212,26 +213,22 @@ def _line(
     library: Library, entry: Entry, sweep: Sweep, unit: Unit, named: Sequence[str], number: str
 ) -> html.Li:
     words = ", ".join(f"{name} {value_of(unit, name)}" for name in named)
-    words = parts.visible(words or sweep.labels.get(unit.key, unit.key[:12]))[:300]
+    words = visible(words or sweep.labels.get(unit.key, unit.key[:12]))[:300]
     if unit.error:
-        return html.Li(
-            [html.Span(words), html.Span(parts.visible(unit.error)[:200], className="error")]
-        )
+        return html.Li([html.Span(words), html.Span(visible(unit.error)[:200], className="error")])
     found = parts.number(unit.numbers[number]) if number in unit.numbers else "–"
-    why = parts.visible(unit.left_out)[:200]
+    why = visible(unit.left_out)[:200]
     link = dcc.Link(words, href=f"?r={library.unit_id(entry.id, unit.key)}")
     return html.Li([link, html.Span(why or found, className="hint" if why else "number")])
 
 
 def _field(label: str, control: Any) -> html.Div:
     """A control with its label; the control's own id is a mapping where it is a filter."""
-    return html.Div(
-        [html.Span(parts.visible(label), className="label"), control], className="field"
-    )
+    return html.Div([html.Span(visible(label), className="label"), control], className="field")
 
 
 def _dropdown(id: Any, names: Sequence[str], value: Any, multi: bool, **more: Any) -> dcc.Dropdown:
-    options: Any = [{"label": parts.visible(name)[:200], "value": name} for name in names]
+    options: Any = [{"label": visible(name)[:200], "value": name} for name in names]
     return dcc.Dropdown(id=id, options=options, value=value, multi=multi, clearable=multi, **more)
 
 

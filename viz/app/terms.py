@@ -11,8 +11,8 @@ from typing import Any
 
 from dash import html
 
+from circuits.base.display import visible
 from circuits.base.glossary import Marker, Term, Use
-from viz.screen.style import visible
 
 
 def lead(text: str, heads: Sequence[str] = ()) -> html.Div | None:

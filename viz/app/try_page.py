@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from dash import dcc, html
 
+from circuits.base.display import visible
 from circuits.files.kinds import KINDS
 from viz.app import inside_page, parts
 from viz.app.circuit_page import circuit_work
@@ -176,7 +177,7 @@ def _without_result(
 ) -> html.Div:
     if status is not None and status.state == "running":
         middle: list[Any] = [
-            html.H1(parts.visible(status.title)),
+            html.H1(visible(status.title)),
             html.Div(progress_lines(status), id="progress"),
             html.Button("Cancel", id="cancel", className="button"),
             dcc.Interval(id="tick", interval=250),

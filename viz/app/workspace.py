@@ -14,7 +14,8 @@ import numpy as np
 from dash import dcc, html
 
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
+from circuits.model.wiring import node_kind
 from viz import theme
 from viz.app import parts
 from viz.app.controls import DEFAULT_EDGES, controls, unseen_switches

@@ -20,7 +20,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.path import Path as Curve
 
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
+from circuits.model.wiring import node_kind
 from viz import theme
 from viz.asked import question
 from viz.groups import Groups

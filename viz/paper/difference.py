@@ -15,9 +15,11 @@ import numpy as np
 from jaxtyping import Float
 
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, EdgeScores, Wiring
+from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision
+from circuits.graph.scores import EdgeScores
+from circuits.model.wiring import Wiring
 from viz import theme
 from viz.layout import Layout, Placement, lay_out
 from viz.paper import canvas

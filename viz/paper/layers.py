@@ -13,7 +13,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from circuits.base.errors import OptionError
-from circuits.graph.circuit import Circuit, node_kind, node_layer
+from circuits.graph.circuit import Circuit
+from circuits.model.wiring import node_kind, node_layer
 from viz import theme
 from viz.paper import canvas
 from viz.paper.about import describe_origin

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
+from circuits.model.wiring import node_kind
 from viz import theme
 from viz.layout import Layout
 from viz.paper import canvas

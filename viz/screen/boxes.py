@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from circuits.graph.circuit import Wiring, node_kind, node_layer
+from circuits.model.wiring import Wiring, node_kind, node_layer
 from viz.groups import GROUPED, LONGEST_NAME, Groups
 from viz.layout import Layout
 

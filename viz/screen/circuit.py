@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
+from circuits.model.wiring import node_kind
 from viz import theme
 from viz.groups import Groups
 from viz.layout import FEW, Placement, lay_out

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 
-from circuits.graph.circuit import node_kind, node_layer
+from circuits.model.wiring import node_kind, node_layer
 from viz import theme
 from viz.layout import Layout
 from viz.routing import HALF_HEIGHT, HALF_WIDTH

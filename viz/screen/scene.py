@@ -17,7 +17,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
+from circuits.model.wiring import node_kind
 from viz import theme
 from viz.layout import Layout
 from viz.routing import sample_curves

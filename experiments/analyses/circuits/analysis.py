@@ -17,9 +17,10 @@ from circuits.base.choices import Ranking
 from circuits.base.intervals import Interval, bootstrap_means
 from circuits.base.options import Options, option
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
 from circuits.graph.curves import FRACTIONS, faithfulness_curve
 from circuits.graph.evaluate import evaluate, run_circuits
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import top_n
 from circuits.model.model import Model
 from experiments.analyses.circuits.report import report

@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float
 from circuits.base.intervals import Interval, percentiles
 from circuits.base.options import Options, option
 from circuits.facts.pairs import TokenPair
-from circuits.graph.circuit import Wiring, node_kind
 from circuits.model.model import Model
+from circuits.model.wiring import Wiring, node_kind
 from experiments.analyses.engine.base import Analysis, SkipError
 from experiments.analyses.engine.claims import average
 from experiments.analyses.engine.config import relations_drawn

@@ -17,8 +17,8 @@ import numpy as np
 from circuits.facts.facts import Relation, fill
 from circuits.facts.pairs import TokenPair
 from circuits.facts.questions import Question
-from circuits.graph.circuit import EdgeScores
 from circuits.graph.noise import Decision, NoiseSettings, Sample, edge_changes
+from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
 from circuits.model.wiring import head_site

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from circuits.graph.circuit import Wiring, node_kind
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
+from circuits.model.wiring import Wiring, node_kind
 from experiments.analyses.hallucination.look import other_prompt
 from experiments.analyses.hallucination.recall import Case, Cases
 from locate.states.transplant import (

@@ -13,10 +13,10 @@ from circuits.base.errors import OptionError
 from circuits.base.options import Options, option
 from circuits.facts.demonstrations import Style
 from circuits.graph.ablation import SourceConstants, source_constants
-from circuits.graph.circuit import Circuit, node_kind
+from circuits.graph.circuit import Circuit
 from circuits.graph.overlap import jaccard, node_jaccard
 from circuits.model.model import Model
-from circuits.model.wiring import head_site
+from circuits.model.wiring import head_site, node_kind
 from experiments.analyses.engine.base import Analysis, Part, SkipError
 from experiments.analyses.engine.context import Context
 from experiments.analyses.icl.prompts import Shot, ask, shots_of

@@ -19,7 +19,7 @@ from circuits.base.choices import KeyValue, Metric
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, build, option, parse_settings
 from circuits.facts.pairs import TokenPair, batches
-from circuits.graph.circuit import EdgeScores
+from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
 from experiments.analyses.circuits.analysis import curves
 from experiments.analyses.engine.base import Analysis, SkipError

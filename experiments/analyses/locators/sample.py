@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
-from circuits.graph.circuit import Wiring
+from circuits.model.wiring import Wiring
 
 BANDS = (0.003, 0.01, 0.05, 0.25, 1.0)
 """Upper ends of the bands, as shares of all edges by their best rank."""

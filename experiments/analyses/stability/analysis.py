@@ -21,10 +21,11 @@ from scipy.stats import rankdata
 
 from circuits.base.errors import ModelNotFoundError, OptionError
 from circuits.graph.agreement import rank_correlation
-from circuits.graph.circuit import Circuit, EdgeScores
+from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import Runs, run_circuits
 from circuits.graph.overlap import node_jaccard
 from circuits.graph.resample import CORE, Stability, classify
+from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune, random_circuit, top_n
 from experiments.analyses.engine.base import Analysis, SkipError
 from experiments.analyses.engine.context import Context

@@ -22,10 +22,11 @@ from locate.looks.says.words import (
 
 if TYPE_CHECKING:
     from circuits.files.attribution import AttributionGraph
-    from circuits.graph.circuit import Circuit, EdgeScores
+    from circuits.graph.circuit import Circuit
     from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
     from circuits.graph.evaluate import Evaluation
     from circuits.graph.hypothesis import CircuitTests
+    from circuits.graph.scores import EdgeScores
     from locate.ask import Asked
     from locate.discovery import Discovery
     from locate.evaluate import StoredEvaluation
