@@ -55,12 +55,12 @@ if TYPE_CHECKING:
     from locate.discovery import Discovery
     from locate.edited import Edited
     from locate.evaluate import StoredEvaluation
-    from locate.heads.prompt_heads import HeadsOnPrompts
+    from locate.heads.heads_on_prompts import HeadsOnPrompts
     from locate.heads.role_report import RoleReport
     from locate.interchange import Interchange
-    from locate.states.attribution import LogitAttribution
     from locate.states.lens_curves import AverageLens
     from locate.states.lens_result import LensResult
+    from locate.states.logit_attribution import LogitAttribution
     from locate.states.steering import patched
     from locate.states.trace_result import Trace
     from locate.states.trace_roles import AverageTrace
@@ -89,9 +89,9 @@ _PLACES = {
     "Discovery": "locate.discovery",
     "Edited": "locate.edited",
     "Interchange": "locate.interchange",
-    "HeadsOnPrompts": "locate.heads.prompt_heads",
+    "HeadsOnPrompts": "locate.heads.heads_on_prompts",
     "LensResult": "locate.states.lens_result",
-    "LogitAttribution": "locate.states.attribution",
+    "LogitAttribution": "locate.states.logit_attribution",
     "Model": "circuits.model.model",
     "PromptPair": "circuits.facts.pairs",
     "Rewiring": "locate.changes.rewired",

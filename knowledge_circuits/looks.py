@@ -8,13 +8,13 @@ from circuits.base.errors import OptionError
 from circuits.model.model import Model
 from knowledge_circuits.options import split, takes
 from knowledge_circuits.values import circuit_of, examples_for, loaded_model
-from locate.heads.prompt_heads import HeadsOnPrompts
+from locate.heads.heads_on_prompts import HeadsOnPrompts
 from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
 from locate.options import Source, Tracing
-from locate.states.attribution import LogitAttribution
 from locate.states.lens_curves import AverageLens
 from locate.states.lens_result import LensResult
+from locate.states.logit_attribution import LogitAttribution
 from locate.states.trace_result import Trace
 from locate.states.trace_roles import AverageTrace
 

@@ -27,7 +27,8 @@ from circuits.base.plain import plain
 from circuits.base.progress import Progress, Stages, silent
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
-from circuits.graph.curves import FRACTIONS, FaithfulnessCurve, faithfulness_curve
+from circuits.graph.curve import FRACTIONS, FaithfulnessCurve
+from circuits.graph.curves import faithfulness_curve
 from circuits.graph.evaluate import Evaluation, evaluate, run_circuits
 from circuits.graph.measuring import BaseRuns
 from circuits.graph.noise import Sample
@@ -43,7 +44,7 @@ from locate.search import Search
 from locate.sizing import base_runs, smallest
 
 if TYPE_CHECKING:
-    from locate.heads.prompt_heads import PromptHeads
+    from locate.heads.heads_on_prompts import PromptHeads
 
 FAITHFUL = 0.8
 """A circuit below this faithfulness is called wanting."""

@@ -17,11 +17,11 @@ from circuits.facts.pairs import TokenPair
 from circuits.files.exchange import export_circuit, save_eap_ig
 from circuits.graph.by_span import span_rows
 from circuits.graph.circuit import Circuit
-from circuits.graph.curves import BASELINE, FaithfulnessCurve, FaithfulnessCurves
+from circuits.graph.curve import BASELINE, FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Evaluation
 from circuits.graph.scores import EdgeScores
 from locate.examples import Examples, as_jsonl
-from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
+from locate.heads.heads_on_prompts import HeadsOnPrompts, PromptHeads
 from locate.heads.role_report import RoleReport
 from locate.looks.says import says
 from locate.report import (

@@ -13,7 +13,7 @@ from circuits.graph.by_span import span_rows
 from circuits.graph.circuit import Circuit, as_cell
 
 if TYPE_CHECKING:
-    from circuits.graph.curves import FaithfulnessCurve
+    from circuits.graph.curve import FaithfulnessCurve
     from circuits.graph.evaluate import Evaluation
 
 Row = Sequence[str]

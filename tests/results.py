@@ -12,15 +12,15 @@ from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.methods.run import EditOutcome
 from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
-from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
+from circuits.graph.curve import FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Evaluation
 from circuits.graph.scores import EdgeScores
 from circuits.model.tokens import Prompt, Span
 from circuits.model.wiring import Wiring
 from locate.changes.rewired import FollowedObjects, Rewiring
-from locate.heads.attention import REGIONS, HeadReadings
 from locate.heads.by_example import ByExample, Example
-from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
+from locate.heads.heads_on_prompts import HeadsOnPrompts, PromptHeads
+from locate.heads.readings import REGIONS, HeadReadings
 from locate.heads.role_criteria import RoleCriteria
 from locate.heads.role_report import RoleReport
 from locate.heads.roles import label_heads

@@ -21,10 +21,11 @@ from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.intervals import UNDEFINED, Interval
 from circuits.files.kinds import KINDS
 from circuits.graph.circuit import Circuit
-from circuits.graph.curves import FaithfulnessCurves
+from circuits.graph.curve import FaithfulnessCurves
 from experiments.cli import drawing as figures
 from experiments.cli.main import main
-from locate.heads.prompt_heads import HeadsOnPrompts, heads_of, read_prompt
+from locate.heads.heads_on_prompts import HeadsOnPrompts
+from locate.heads.prompt_heads import heads_of, read_prompt
 from locate.heads.role_report import RoleReport
 from locate.heads.roles import head_roles
 from locate.states.lens_result import LensResult
@@ -396,7 +397,8 @@ def test_heads_on_prompts_come_back_as_they_were_stored(model, pairs, tmp_path: 
 
 
 def test_attention_by_token_sums_to_the_attention_by_region(model, pairs):
-    from locate.heads.attention import REGIONS, Region, read_heads
+    from locate.heads.attention import read_heads
+    from locate.heads.readings import REGIONS, Region
 
     pair, n_heads = pairs[0], model.n_heads
     readings = read_heads(model, pairs[:2])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from circuits.base import choices
+from tests import results
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("circuits", "locate", "viz", "experiments", "knowledge_circuits")
@@ -184,26 +185,21 @@ def test_commands_that_need_no_model_import_none(arguments: list[str]):
     assert "HEAVY []" in python(_heavy_after(arguments)).stderr
 
 
-PLAIN = ("circuit", "comparison", "average_trace", "lens", "average_lens")
-NO_MODEL = ("torch", "transformers", "matplotlib")
+SPARED = {"trace": ("torch", "transformers", "matplotlib")}
+"""Of kinds that need some of `HEAVY` to be shown: scipy says which peak of a trace is no chance."""
+SHOWN = [name for name in results.STORED if name != "delta"]
+"""All but an edit, which is weights."""
 
 
-@pytest.mark.parametrize(
-    ("name", "spared"),
-    [*((name, HEAVY) for name in PLAIN), ("trace", NO_MODEL)],  # scipy says which peak is no chance
-    ids=[*PLAIN, "trace"],
-)
-def test_showing_imports_no_model(name: str, spared: tuple[str, ...], tmp_path: Path):
-    from tests import results
-
+@pytest.mark.parametrize("name", SHOWN)
+def test_showing_imports_no_model(name: str, tmp_path: Path):
     stored = tmp_path / f"{name}.kc.safetensors"
-    getattr(results, name)().save(stored)
+    results.STORED[name]().save(stored)
+    spared = SPARED.get(name, HEAVY)
     assert "HEAVY []" in python(_heavy_after(["show", str(stored)], spared)).stderr
 
 
 def test_exporting_a_circuit_imports_no_model(tmp_path: Path):
-    from tests import results
-
     stored = tmp_path / "circuit.kc.safetensors"
     results.circuit().save(stored)
     assert "HEAVY []" in python(_heavy_after(["export", str(stored), "--to", "csv"])).stderr
@@ -211,8 +207,6 @@ def test_exporting_a_circuit_imports_no_model(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["circuit", "comparison"])
 def test_a_page_of_circuits_needs_no_torch(name: str, tmp_path: Path):
-    from tests import results
-
     stored = tmp_path / f"{name}.kc.safetensors"
     getattr(results, name)().save(stored)
     code = _heavy_after(["export", str(stored), "--to", "html", "--cdn"], ("torch", "pandas"))

@@ -23,7 +23,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 2e-4}
 @pytest.fixture(autouse=True)
 def _small_effects_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit of a tiny random model moves the metric by less than a tenth of a logit."""
-    monkeypatch.setattr("locate.changes.restoration.UNDEFINED_BELOW", 1e-6)
+    monkeypatch.setattr("locate.changes.restored.UNDEFINED_BELOW", 1e-6)
 
 
 def some_edit(model: Model, seed: int = 0) -> WeightDelta:

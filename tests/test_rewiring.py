@@ -38,7 +38,7 @@ FAST = {"scoring": Scoring(steps=2), "resamples": 4, "draws": 2, "n_heads": 2}
 @pytest.fixture(autouse=True)
 def _small_effects_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit of a tiny random model moves the metric by less than a tenth of a logit."""
-    for module in ("restoration", "rewiring_summary"):
+    for module in ("restored", "rewiring_summary"):
         monkeypatch.setattr(f"locate.changes.{module}.UNDEFINED_BELOW", 1e-6)
 
 

@@ -18,16 +18,10 @@ from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer
-from locate.heads.attention import REGIONS, HeadReadings, Region, read_heads
-from locate.heads.role_checks import (
-    EFFECTS,
-    Effect,
-    Role,
-    Verdict,
-    ablate_heads,
-    choose_controls,
-    judge,
-)
+from locate.heads.attention import read_heads
+from locate.heads.head_check import EFFECTS, Effect, Role, Verdict
+from locate.heads.readings import REGIONS, HeadReadings, Region
+from locate.heads.role_checks import ablate_heads, choose_controls, judge
 from locate.heads.role_criteria import Evidence, RoleCriteria
 from locate.heads.role_report import RoleReport
 from locate.heads.roles import head_roles, label_heads

@@ -10,7 +10,7 @@ import pytest
 
 from circuits.base.intervals import Interval
 from circuits.files.kinds import KINDS, open_result
-from circuits.graph.curves import FaithfulnessCurves
+from circuits.graph.curve import FaithfulnessCurves
 from locate.looks.look import Table, telling
 from locate.looks.says import _SENTENCES, says
 from locate.looks.says.words import count, figure, percent, percents, sentence

@@ -15,7 +15,7 @@ from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
 from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
-from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
+from circuits.graph.curve import FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.noise import Decision
 from circuits.graph.scores import EdgeScores
 from circuits.model.tokens import Span

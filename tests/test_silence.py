@@ -12,8 +12,9 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import source_constants
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
-from locate.heads.attention import REGIONS, Region, read_heads
+from locate.heads.attention import read_heads
 from locate.heads.induction import even_score, induction_scores, repeated_tokens
+from locate.heads.readings import REGIONS, Region
 from locate.heads.role_checks import ablate_heads
 from locate.heads.silence import without_heads
 from locate.heads.span_attention import attention_to_spans

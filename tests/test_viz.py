@@ -22,7 +22,7 @@ from circuits.base.errors import OptionError, StoreError
 from circuits.base.intervals import Interval
 from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
-from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
+from circuits.graph.curve import FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune
 from circuits.model.tokens import Span

@@ -118,14 +118,14 @@ KINDS: dict[str, Kind] = _kinds(
     ),
     Kind(
         "attribution",
-        "locate.states.attribution:LogitAttribution",
+        "locate.states.logit_attribution:LogitAttribution",
         screen={"contributions": "viz.screen.curves:contributions_figure"},
         view="rows",
         says="What each source adds to the answer's logit over the foil's, directly.",
     ),
     Kind(
         "faithfulness curves",
-        "circuits.graph.curves:FaithfulnessCurves",
+        "circuits.graph.curve:FaithfulnessCurves",
         {FigureKind.FAITHFULNESS: "viz.paper.curves:draw_faithfulness"},
         {FigureKind.FAITHFULNESS: "viz.screen.curves:curve_figure"},
         "rows",
@@ -142,7 +142,7 @@ KINDS: dict[str, Kind] = _kinds(
     ),
     Kind(
         "heads on prompts",
-        "locate.heads.prompt_heads:HeadsOnPrompts",
+        "locate.heads.heads_on_prompts:HeadsOnPrompts",
         {
             FigureKind.ATTENTION: "viz.paper.heads:draw_attention",
             FigureKind.TOKENS: "viz.paper.heads:draw_written",

@@ -35,7 +35,7 @@ from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence, sa
 from circuits.edits.parts.keys import pad
 from circuits.edits.parts.moments import Moments
 from circuits.edits.parts.value import ValueSettings
-from circuits.graph.curves import FRACTIONS
+from circuits.graph.curve import FRACTIONS
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.scores import EdgeScores
 from circuits.graph.select import greedy, top_n

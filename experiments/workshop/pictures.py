@@ -87,7 +87,7 @@ def _draw_circuit(found: Discovery, path: Path) -> Path:
 
 
 def _draw_curve(found: Discovery, path: Path) -> Path:
-    from circuits.graph.curves import FaithfulnessCurves
+    from circuits.graph.curve import FaithfulnessCurves
     from viz.paper.curves import draw_faithfulness
 
     assert found.curve is not None

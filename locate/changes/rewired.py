@@ -17,8 +17,8 @@ from circuits.base.display import Summary, plotted, token_name
 from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric, prefixed, texts, within
 from circuits.graph.comparison import Comparison
-from locate.changes.restoration import Restoration
-from locate.heads.head_changes import HeadChange
+from locate.changes.restored import Restoration
+from locate.heads.head_change import HeadChange
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -36,7 +36,8 @@ from circuits.model.model import Model
 from locate.changes.restoration import restore_edges
 from locate.changes.rewired import LABELS, FollowedObjects, Rewiring
 from locate.edges.score import pair_scores
-from locate.heads.head_changes import HeadChange, HeadViews, head_changes, view_heads
+from locate.heads.head_change import HeadChange
+from locate.heads.head_changes import HeadViews, head_changes, view_heads
 from locate.search import Scoring
 from locate.states.attribution import direct_logit_attribution
 from locate.states.lens import lens_positions, logit_lens

@@ -16,7 +16,7 @@ from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.graph.agreement import Mass
 from circuits.graph.noise import Decision
-from locate.changes.restoration import UNDEFINED_BELOW
+from locate.changes.restored import UNDEFINED_BELOW
 from locate.changes.rewired import Rewiring
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from circuits.base.display import token_name
 from circuits.base.intervals import Interval
-from locate.heads.attention import Region
 from locate.heads.by_example import ByExample, Example
-from locate.heads.role_checks import EFFECTS, HeadCheck, Role
+from locate.heads.head_check import EFFECTS, HeadCheck, Role
+from locate.heads.readings import Region
 from locate.heads.role_criteria import Evidence
 
 

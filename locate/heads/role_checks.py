@@ -7,8 +7,6 @@ loss tokens off the relation against its objects (Yao et al. 2024). One head is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -25,54 +23,7 @@ from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
 from locate.heads.attention import rivals
-
-
-class Role(StrEnum):
-    """What a head does at the last token; NONE where the criterion finds neither."""
-
-    MOVER = "mover"
-    RELATION = "relation"
-    MIXTURE = "mixture"
-    NONE = "none"
-
-
-class Verdict(StrEnum):
-    """What ablation says of a label; see `judge`."""
-
-    CONFIRMED = "confirmed"
-    NOT_CONFIRMED = "not confirmed"
-    CONTRARY = "contrary"
-
-
-class Effect(StrEnum):
-    """What a run without a head says more or less of; each is (ablated run) - (clean run).
-
-    ANSWER_GAP: logit of the answer minus mean logit of the relation's other objects.
-    RANGE_GAP: mean logit of the other objects minus mean logit of all tokens off the relation.
-    P_ANSWER, P_OTHERS, P_OFF: probability of the answer, of the other objects together, of all
-    else together; the three changes sum to 0.
-    """
-
-    ANSWER_GAP = "answer_gap"
-    RANGE_GAP = "range_gap"
-    P_ANSWER = "p_answer"
-    P_OTHERS = "p_others"
-    P_OFF = "p_off"
-
-
-EFFECTS = tuple(Effect)
-
-
-@dataclass(frozen=True)
-class HeadCheck:
-    """What silencing the head at the last token changes, and what that says of its label.
-
-    `effects` are (ablated) - (clean), `excess` the same minus the baseline's mean, pair by pair.
-    """
-
-    effects: Mapping[Effect, Interval]
-    excess: Mapping[Effect, Interval] | None
-    verdict: Verdict
+from locate.heads.head_check import EFFECTS, Effect, Role, Verdict
 
 
 @alone

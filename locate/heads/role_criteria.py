@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
-from locate.heads.role_checks import Role
+from locate.heads.head_check import Role
 
 
 @dataclass(frozen=True)

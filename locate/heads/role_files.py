@@ -9,10 +9,10 @@ import numpy as np
 
 from circuits.base.intervals import Interval
 from circuits.base.results import numeric
-from locate.heads.attention import REGIONS, HeadReadings, Region
 from locate.heads.by_example import ByExample
+from locate.heads.head_check import Effect, HeadCheck, Role, Verdict
 from locate.heads.head_role import HeadRole
-from locate.heads.role_checks import Effect, HeadCheck, Role, Verdict
+from locate.heads.readings import REGIONS, HeadReadings, Region
 from locate.heads.role_criteria import Evidence
 
 

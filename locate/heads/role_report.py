@@ -15,9 +15,9 @@ from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
 from circuits.base.results import Result, texts
-from locate.heads.attention import HeadReadings
+from locate.heads.head_check import Effect, Role
 from locate.heads.head_role import HeadRole, as_json
-from locate.heads.role_checks import Effect, Role
+from locate.heads.readings import HeadReadings
 from locate.heads.role_criteria import RoleCriteria
 from locate.heads.role_files import read_effects, read_head, read_readings
 

@@ -35,18 +35,12 @@ from circuits.graph.evaluate import check_geometry
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.wiring import node_kind
-from locate.heads.attention import REGIONS, HeadReadings, Region, check_subjects, read_heads
+from locate.heads.attention import check_subjects, read_heads
 from locate.heads.best_tokens import BestTokens
+from locate.heads.head_check import EFFECTS, Effect, HeadCheck, Role
 from locate.heads.head_role import HeadRole
-from locate.heads.role_checks import (
-    EFFECTS,
-    Effect,
-    HeadCheck,
-    Role,
-    ablate_heads,
-    choose_controls,
-    judge,
-)
+from locate.heads.readings import REGIONS, HeadReadings, Region
+from locate.heads.role_checks import ablate_heads, choose_controls, judge
 from locate.heads.role_criteria import Evidence, RoleCriteria
 from locate.heads.role_report import RoleReport
 

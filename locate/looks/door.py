@@ -12,14 +12,14 @@ from locate.changes.rewired import Rewiring
 from locate.discovery import Discovery
 from locate.edited import Edited
 from locate.evaluate import StoredEvaluation
-from locate.heads.prompt_heads import HeadsOnPrompts
+from locate.heads.heads_on_prompts import HeadsOnPrompts
 from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
 from locate.looks import comparing, lens, roles, trace
 from locate.looks.look import Look
-from locate.states.attribution import LogitAttribution
 from locate.states.lens_curves import AverageLens
 from locate.states.lens_result import LensResult
+from locate.states.logit_attribution import LogitAttribution
 from locate.states.trace_result import Trace
 from locate.states.trace_roles import AverageTrace
 

@@ -9,9 +9,9 @@ import numpy as np
 from circuits.base.display import drawn
 from locate.looks.look import Look, Table, describe, telling
 from locate.looks.says import says
-from locate.states.attribution import LogitAttribution
 from locate.states.lens_curves import AverageLens, Curve, Place
 from locate.states.lens_result import LensResult
+from locate.states.logit_attribution import LogitAttribution
 
 FILES = (
     "lens.kc.safetensors",

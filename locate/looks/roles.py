@@ -9,7 +9,8 @@ from circuits.base.display import token_name
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from locate.heads.head_role import HeadRole
-from locate.heads.prompt_heads import HeadsOnPrompts, read_prompts
+from locate.heads.heads_on_prompts import HeadsOnPrompts
+from locate.heads.prompt_heads import read_prompts
 from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
 from locate.looks.look import Look, Table, describe

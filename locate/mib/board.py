@@ -34,12 +34,8 @@ from circuits.base.stamps import stamped
 from circuits.base.writing import atomic_write, save_json
 from circuits.files.exchange import per_query_head, save_eap_ig
 from circuits.graph.circuit import Circuit
-from circuits.graph.curves import (
-    FRACTIONS,
-    FaithfulnessCurve,
-    FaithfulnessCurves,
-    faithfulness_curve,
-)
+from circuits.graph.curve import FRACTIONS, FaithfulnessCurve, FaithfulnessCurves
+from circuits.graph.curves import faithfulness_curve
 from circuits.graph.evaluate import Runs, check_geometry, run_circuits
 from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune, top_n

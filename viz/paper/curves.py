@@ -24,7 +24,7 @@ from viz.paper.heat_maps import draw_effects
 from viz.series import effect_maps
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
-    from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
+    from circuits.graph.curve import FaithfulnessCurve, FaithfulnessCurves
     from locate.states.trace_result import Trace
     from locate.states.trace_roles import AverageTrace
 

@@ -24,7 +24,7 @@ from viz.asked import cut
 from viz.paper import canvas
 
 if TYPE_CHECKING:  # brings torch along; a figure needs no model
-    from locate.heads.prompt_heads import PromptHeads, Written
+    from locate.heads.heads_on_prompts import PromptHeads, Written
 
 MOST_HEADS = 6
 STRIP = 0.34

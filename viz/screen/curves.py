@@ -16,11 +16,11 @@ from viz.screen.style import axis, new_figure, panel_title, plain, rgb, token_la
 from viz.series import LensLines, Line, lens_lines, object_lines
 
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
-    from circuits.graph.curves import FaithfulnessCurves
+    from circuits.graph.curve import FaithfulnessCurves
     from locate.changes.rewired import Rewiring
-    from locate.states.attribution import LogitAttribution
     from locate.states.lens_curves import AverageLens
     from locate.states.lens_result import LensResult
+    from locate.states.logit_attribution import LogitAttribution
 
 MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 DASHES = ("solid", "5px,3px", "1px,3px", "7px,3px,1px,3px", "solid", "5px,3px")

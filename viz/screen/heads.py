@@ -17,7 +17,7 @@ from viz.screen.style import axis, new_figure, plain, token_label
 
 if TYPE_CHECKING:
     from locate.heads.head_role import HeadRole
-    from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
+    from locate.heads.heads_on_prompts import HeadsOnPrompts, PromptHeads
     from locate.heads.role_report import RoleReport
 
 SYMBOLS = {"mover": "circle", "relation": "square", "mixture": "diamond", "none": "circle-open"}
@@ -241,7 +241,7 @@ def written_figure(
 
 def _one(found: PromptHeads | HeadsOnPrompts) -> PromptHeads:
     """The heads on the first prompt, where there are several."""
-    from locate.heads.prompt_heads import PromptHeads
+    from locate.heads.heads_on_prompts import PromptHeads
 
     if isinstance(found, PromptHeads):
         return found

@@ -18,7 +18,8 @@ from circuits.base.intervals import Interval, bootstrap_means
 from circuits.base.options import Options, option
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
-from circuits.graph.curves import FRACTIONS, faithfulness_curve
+from circuits.graph.curve import FRACTIONS
+from circuits.graph.curves import faithfulness_curve
 from circuits.graph.evaluate import evaluate, run_circuits
 from circuits.graph.scores import EdgeScores
 from circuits.graph.select import top_n
@@ -29,8 +30,9 @@ from experiments.analyses.engine.config import relations_drawn
 from experiments.analyses.engine.context import Context
 from locate.discover import random_circuits, stability_of
 from locate.examples import Examples
+from locate.heads.head_check import EFFECTS
 from locate.heads.head_role import HeadRole
-from locate.heads.role_checks import EFFECTS, ablate_heads, choose_controls, judge
+from locate.heads.role_checks import ablate_heads, choose_controls, judge
 from locate.heads.roles import head_roles
 from locate.search import Search
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from circuits.model.wiring import node_kind
-from locate.heads.role_checks import Role
+from locate.heads.head_check import Role
 
 MOVERS, RELATION, HEADS, MLPS, EMBEDDING = GROUPS = (
     "mover heads",

@@ -25,7 +25,8 @@ from circuits.model.wiring import head_site
 from experiments.analyses.engine.groups import is_mover
 from experiments.analyses.hallucination.recall import Case, Cases, Kind, kind_of, partners
 from locate.edges.eap import attribute
-from locate.heads.attention import REGIONS, Region, read_heads
+from locate.heads.attention import read_heads
+from locate.heads.readings import REGIONS, Region
 from locate.search import Scoring
 from locate.states.attribution import direct_logit_attribution
 from locate.states.lens import logit_lens

@@ -16,8 +16,8 @@ _SENTENCES = {
     "circuits.graph.scores:EdgeScores": "circuits:scores",
     "circuits.graph.evaluate:Evaluation": "circuits:evaluation",
     "circuits.graph.hypothesis:CircuitTests": "circuits:tests",
-    "circuits.graph.curves:FaithfulnessCurve": "circuits:curve",
-    "circuits.graph.curves:FaithfulnessCurves": "circuits:curves",
+    "circuits.graph.curve:FaithfulnessCurve": "circuits:curve",
+    "circuits.graph.curve:FaithfulnessCurves": "circuits:curves",
     "circuits.graph.comparison:Comparison": "changes:comparison",
     "circuits.edits.methods.run:EditOutcome": "changes:outcome",
     "circuits.edits.edit:WeightDelta": "changes:delta",
@@ -33,13 +33,13 @@ _SENTENCES = {
     "locate.interchange:Interchange": "changes:interchange",
     "locate.heads.role_report:RoleReport": "heads:roles",
     "locate.heads.span_roles:SpanRoles": "heads:span_roles",
-    "locate.heads.prompt_heads:PromptHeads": "heads:prompt_heads",
-    "locate.heads.prompt_heads:HeadsOnPrompts": "heads:heads_on_prompts",
+    "locate.heads.heads_on_prompts:PromptHeads": "heads:prompt_heads",
+    "locate.heads.heads_on_prompts:HeadsOnPrompts": "heads:heads_on_prompts",
     "locate.states.trace_result:Trace": "states:trace",
     "locate.states.trace_roles:AverageTrace": "states:average_trace",
     "locate.states.lens_result:LensResult": "states:lens",
     "locate.states.lens_curves:AverageLens": "states:average_lens",
-    "locate.states.attribution:LogitAttribution": "states:attribution",
+    "locate.states.logit_attribution:LogitAttribution": "states:attribution",
 }
 """The function in a module here, by the class; names, so that nothing is imported for the table."""
 

@@ -23,7 +23,7 @@ from locate.looks.says.words import (
 if TYPE_CHECKING:
     from circuits.files.attribution import AttributionGraph
     from circuits.graph.circuit import Circuit
-    from circuits.graph.curves import FaithfulnessCurve, FaithfulnessCurves
+    from circuits.graph.curve import FaithfulnessCurve, FaithfulnessCurves
     from circuits.graph.evaluate import Evaluation
     from circuits.graph.hypothesis import CircuitTests
     from circuits.graph.scores import EdgeScores
@@ -110,7 +110,7 @@ def curve(found: FaithfulnessCurve) -> str:
 
 def curves(found: FaithfulnessCurves) -> str:
     """Of curves: the same of the first, beside as many random edges, and how many others need."""
-    from circuits.graph.curves import BASELINE
+    from circuits.graph.curve import BASELINE
 
     named = {name: each for name, each in found.curves.items() if name != BASELINE}
     if not named:

@@ -20,7 +20,7 @@ from locate.looks.says.words import (
 )
 
 if TYPE_CHECKING:
-    from locate.heads.prompt_heads import HeadsOnPrompts, PromptHeads
+    from locate.heads.heads_on_prompts import HeadsOnPrompts, PromptHeads
     from locate.heads.role_report import RoleReport
     from locate.heads.span_roles import SpanRoles
 

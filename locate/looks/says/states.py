@@ -25,9 +25,9 @@ from locate.looks.says.words import (
 
 if TYPE_CHECKING:
     from circuits.model.saying import NextTokens
-    from locate.states.attribution import LogitAttribution
     from locate.states.lens_curves import AverageLens
     from locate.states.lens_result import LensResult
+    from locate.states.logit_attribution import LogitAttribution
     from locate.states.trace_result import Trace
     from locate.states.trace_roles import AverageTrace
 
