@@ -254,7 +254,8 @@ def edit_facts(
         settings,
     )
     mode = mode_for(method, len(asked), editing.sequential)
-    with stages("edits") as progress:
+    collects = EditMethod.of(method).needs_moments and editing.moments is None
+    with stages("second moments of a text, then edits" if collects else "edits") as progress:
         run = run_edits(editor, judge, mode, progress)
     if worst(run) is None and not run.deltas:
         raise OptionError(f"nothing to edit: {run.outcomes[0].reason}")

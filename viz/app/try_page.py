@@ -221,7 +221,7 @@ def _example(context: Context, example: tuple[str, str, str]) -> str:
 def progress_lines(status: JobStatus) -> list[Any]:
     """What a running job is doing, and how far it is."""
     share = status.done / status.total if status.total else 0.0
-    count = f" {status.done} of {status.total}" if status.total else ""
+    count = f" {status.done:,} of {status.total:,}" if status.total else ""
     return [
         html.P(f"{status.stage or 'starting'}{count} · {status.seconds:.0f} s", role="status"),
         html.Div(html.Div(style={"width": f"{100 * share:.0f}%"}), className="progress"),
