@@ -35,14 +35,15 @@ _SIZES = ("faithfulness", "edges", "share", "threshold")
 class Scoring(Options):
     """What decides the scores of edges.
 
-    `steps` and `rule` are EAP-IG's. `spans` has each edge scored once a span of the prompt, as
-    `circuits.facts.spans` names them. `memory`, in bytes or as 6GiB, bounds what some methods take
-    beside the model; it decides the size of batches and no score. `options` are the options of a
-    method that has a class of its own for them, as a value of that class or by name.
+    `steps` and `rule` are EAP-IG's; EAP-GP takes the steps too. `spans` has each edge scored once a
+    span of the prompt, as `circuits.facts.spans` names them. `memory`, in bytes or as 6GiB, bounds
+    what some methods take beside the model; it decides the size of batches and no score. `options`
+    are the options of a method that has a class of its own for them, as a value of that class or by
+    name.
     """
 
     method: Locator = option(Locator.EAP_IG, "How edges get scores.")
-    steps: int = option(5, "Integration steps of EAP-IG.", low=1, high=1000)
+    steps: int = option(5, "Points on the path of EAP-IG and EAP-GP.", low=1, high=1000)
     rule: Rule = option(Rule.MIDPOINT, "Where in each step EAP-IG looks.")
     metric: Metric = option(Metric.LOGIT_DIFFERENCE, "What counts as recalling the fact.")
     ablation: Ablation = option(Ablation.PATCH, "What replaces a cut edge.")
@@ -63,7 +64,7 @@ class Scoring(Options):
     )
     options: Any = option(
         None,
-        "An option that a method of your own declares; repeatable.",
+        "An option of the method's own, as step=0.3 of eap-gp; repeatable.",
         flags=("--option",),
         metavar="NAME=VALUE",
     )

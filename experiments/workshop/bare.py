@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -91,6 +93,28 @@ def random_pairs(model: Model, shared: int = N_SHARED, seed: int = 0) -> list[To
         span, made_by = Span(shared, shared + 4), model.tokenizer.fingerprint
         pairs.append(TokenPair(text_pair, prompts[0], prompts[1], answer, foil, span, made_by))
     return pairs
+
+
+def of_one_length(pairs: Sequence[TokenPair]) -> list[list[TokenPair]]:
+    """The pairs by the length of their clean prompts."""
+    groups: dict[int, list[TokenPair]] = {}
+    for pair in pairs:
+        groups.setdefault(len(pair.clean.ids), []).append(pair)
+    return list(groups.values())
+
+
+@torch.no_grad()
+def forward_all(
+    hf_model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int = 32
+) -> None:
+    """One forward pass of every prompt, in batches of one length and of at most `most`."""
+    groups: dict[int, list[Sequence[int]]] = {}
+    for ids in prompts:
+        groups.setdefault(len(ids), []).append(ids)
+    for group in groups.values():
+        for start in range(0, len(group), most):
+            tokens = torch.tensor(group[start : start + most], device=hf_model.device)
+            hf_model(tokens, logits_to_keep=1, use_cache=False)
 
 
 class BarePasses:

@@ -24,6 +24,7 @@ from circuits.graph.scores import EdgeScores
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.edges import gim, relp
+from locate.edges.gradient_path import along_the_gradient
 from locate.edges.locators import Locator
 from locate.edges.rules import PLAIN, BackwardRules
 from locate.edges.runs import along_the_path, at_clean, contract_runs
@@ -32,6 +33,7 @@ from locate.search import Scoring
 _PASSES = {
     Locator.EAP: at_clean,
     Locator.EAP_IG: along_the_path,
+    Locator.EAP_GP: along_the_gradient,
     Locator.RELP: at_clean,
     Locator.GIM: at_clean,
 }
@@ -55,7 +57,7 @@ def attribute(
     progress: Progress | None = None,
     **options: Any,
 ) -> EdgeScores:
-    """Scores of all edges, averaged over the pairs, by EAP, EAP-IG, RelP or GIM.
+    """Scores of all edges, averaged over the pairs, by EAP, EAP-IG, EAP-GP, RelP or GIM.
 
     Single fields of the scoring may be given by name: `attribute(model, pairs, metric="log-prob")`.
     `keep_pairs` also keeps each pair's scores (`EdgeScores.per_pair`, 4 bytes an edge and pair).

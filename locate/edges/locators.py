@@ -41,6 +41,7 @@ class Locator(Open):
     GIM: ClassVar[Locator]
     ATP_STAR: ClassVar[Locator]
     EAP_IG_ACTIVATIONS: ClassVar[Locator]
+    EAP_GP: ClassVar[Locator]
     ENSEMBLE: ClassVar[Locator]
     EDGE_PRUNING: ClassVar[Locator]
     EXACT: ClassVar[Locator]
@@ -75,6 +76,13 @@ class AtPStar(Options):
         "Mean of |score| over backward passes that each leave out one layer (GradDrop); without "
         "it scores have a sign.",
     )
+
+
+@dataclass(frozen=True)
+class GradientPath(Options):
+    """EAP-GP's own option."""
+
+    step: float = option(1.0, "Length of a step, in units of the embedding.", above=0)
 
 
 class Joining(Choice):
@@ -138,6 +146,14 @@ Locator.EAP_IG_ACTIVATIONS = Locator.add(
     "locate.edges.activation_path:attribute",
     "gradient averaged along the path of what each layer's heads, or its MLP, write",
     uses=("steps", "rule"),
+)
+Locator.EAP_GP = Locator.add(
+    "eap-gp",
+    "locate.edges.eap:attribute",
+    "gradient averaged along a path that follows the model's gradient",
+    uses=("steps",),
+    options=GradientPath,
+    spans=True,
 )
 Locator.RELP = Locator.add(
     "relp",

@@ -1,0 +1,90 @@
+"""EAP-GP: integrated gradients along a path that follows the model instead of a straight line.
+
+Zhang et al. 2025 (arXiv:2502.06852), after the path of IG2 (Zhuo and Ge 2024, arXiv:2406.10852).
+EAP-IG's straight line between two embeddings may spend most of its steps where the model is
+saturated. Here the path starts at the clean embedding z_0 and goes to where the output is most
+quickly like the corrupted one's:
+
+    z_j+1 = z_j - step g_j / |g_j|,    g_j = d |G(z_j) - G(corrupted)|^2 / dz_j,
+
+with G the logits and |g_j| the norm over all positions of a pair; `step` is 1 in the paper, in
+units of the embedding. Scores are those of EAP with the gradient's mean over z_1 ... z_steps:
+
+    score(u -> v) = sum over positions of (clean - corrupted output of u) . mean_j dm/d(input of v)
+
+The path need not end at the corrupted embedding, so the scores need not sum to what the metric
+loses, as EAP-IG's do in the limit. Here G is the logits after the last token, from which metrics
+are read, and tokens before the prompts' first difference stay as they are; the paper does not say
+that it leaves other positions' logits out.
+
+Cost: 1 corrupted, 1 clean, and 2 `steps` forward and backward passes, twice EAP-IG's. They are made
+by the same function as EAP's (`locate.edges.eap`).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.model import taps
+from locate.edges.locators import GradientPath
+from locate.edges.runs import Runs
+
+
+def along_the_gradient(runs: Runs) -> None:
+    """The gradient at the points of the path, after the clean and the corrupted run."""
+    differences, options = runs.differences, runs.scoring.options
+    assert isinstance(options, GradientPath)
+    with torch.no_grad():
+        clean_logits = runs.model.last_logits(runs.clean, differences.hooks(1), runs.prefix)
+        point = runs.model.embed(runs.clean)
+        target = _corrupted_logits(runs, point)
+    moving = _moving(runs)
+    for _ in range(runs.scoring.steps):
+        point = _step(runs, point, target, moving, options.step)
+        runs.gradients.run(runs.clean, runs.metric(clean_logits), point, runs.prefix)
+
+
+def _corrupted_logits(
+    runs: Runs, like: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch d_vocab"]:
+    """What the path goes to; completes the differences."""
+    if runs.constants is None:
+        hooks = runs.differences.hooks(-1)
+        return runs.model.last_logits(runs.corrupted, hooks, runs.prefix)
+    runs.differences.subtract(runs.constants)
+    constant = runs.constants.embedding.expand_as(like)
+    return runs.model.last_logits(runs.clean, [(taps.EMBEDDING, lambda value, hook: constant)])
+
+
+def _moving(runs: Runs) -> Bool[Tensor, "batch pos 1"]:
+    """Positions from each pair's own first difference on, whatever its batch mates share."""
+    differs = runs.clean != runs.corrupted
+    if runs.constants is not None:
+        differs = torch.ones_like(differs)
+    return (differs.cumsum(1) > 0).unsqueeze(-1)
+
+
+def _step(
+    runs: Runs,
+    point: Float[Tensor, "batch pos d_model"],
+    target: Float[Tensor, "batch d_vocab"],
+    moving: Bool[Tensor, "batch pos 1"],
+    length: float,
+) -> Float[Tensor, "batch pos d_model"]:
+    """The next point; the same one where the output is the target's already."""
+    with torch.enable_grad():
+        start = point.detach().requires_grad_(True)
+        hooks = [(taps.EMBEDDING, lambda value, hook: start)]
+        logits = runs.model.last_logits(runs.clean, hooks, runs.prefix)
+        distance = (_precise(logits) - _precise(target)).square().sum()
+        (gradient,) = torch.autograd.grad(distance, start)
+    gradient = _precise(gradient) * moving
+    norm = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    return (_precise(point) - length * gradient / norm.view(-1, 1, 1)).to(point.dtype)
+
+
+def _precise(value: Tensor) -> Tensor:
+    """In fp32 at least: the squares of half-precision logits overflow."""
+    return value if value.dtype.itemsize >= 4 else value.float()
