@@ -27,6 +27,8 @@ from circuits.graph.circuit import Circuit
 
 SHOWN = 8
 """Paths in a summary."""
+CARRIERS = "carriers"
+"""The key of a link that says which heads carry it, where `kc carriers` has found that out."""
 
 
 @dataclass(frozen=True)
