@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from jaxtyping import Float, Int
 from circuits.base.display import Summary, named, plotted, token_name
 from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric, texts
+from circuits.base.writing import atomic_write, to_json
+from circuits.files.attribution import CARRIERS
+from circuits.files.neuronpedia import read_graph
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -20,8 +24,6 @@ RESIDUAL, REST = "residual", "rest"
 """The two carriers that are no head: no head at all, and paths through two heads and more."""
 SHOWN = 12
 """Edges in a summary."""
-ALIKE = 0.02
-"""Totals nearer than this share of the weights' size count as the graph's own weights."""
 _ARRAYS = ("source", "target", "activation", "direct", "heads", "total")
 
 
@@ -164,6 +166,19 @@ class Carriers(Result):
     def plot(self, **options: Any) -> go.Figure:
         """Bars of the carriers, largest first; options are those of `viz.screen`'s figure."""
         return plotted(self, **options)
+
+    def annotate(self, graph: str | Path, out: str | Path) -> None:
+        """Write a copy of an attribution graph's file whose links say what carries them.
+
+        They get the key `carriers`, which the schema allows and viewers ignore; nothing else
+        changes.
+        """
+        document = read_graph(graph)
+        parts = {edge: self.carried(at) for at, edge in enumerate(self.edges)}
+        for link in document["links"]:
+            if (carried := parts.get((link["source"], link["target"]))) is not None:
+                link[CARRIERS] = carried
+        atomic_write(out, to_json(document, indent=1) + "\n")
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The numbers, for a file."""

@@ -7,14 +7,13 @@ file calls `feature` is another number, which pairs layer and feature in one.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from circuits.base.errors import OptionError, PromptError
-from circuits.files.attribution import CARRIERS, AttributionGraph
+from circuits.files.attribution import AttributionGraph
 from circuits.files.neuronpedia import EMBEDDING, HEAD, LOGIT, MLP
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
@@ -126,20 +125,6 @@ def prompt_of(
         f"the graph's prompt is {len(theirs)} tokens that {model.name!r} does not make of "
         f"{text!r:.60}: its model, its `prompt` or its `bos` is another"
     )
-
-
-def annotated(
-    document: Mapping[str, Any], parts: Mapping[tuple[str, str], Mapping[str, float]]
-) -> dict[str, Any]:
-    """A graph's document whose links say what carries them, by the names of their ends.
-
-    They get the key `carriers`, which the schema allows and viewers ignore; nothing else changes.
-    """
-    found = copy.deepcopy(dict(document))
-    for link in found["links"]:
-        if (carried := parts.get((link["source"], link["target"]))) is not None:
-            link[CARRIERS] = dict(carried)
-    return found
 
 
 def check_edges(edges: Sequence[Edge], n_layers: int, n_positions: int) -> None:
