@@ -193,9 +193,7 @@ class Carriers(Result):
         }
 
     @classmethod
-    def from_arrays(
-        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
-    ) -> Carriers:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Carriers:
         """The inverse of `arrays` and `metadata`; OptionError where sizes do not fit."""
         ends = [numeric(arrays, name, "i", 2) for name in _ARRAYS[:2]]
         axes = {"heads": 3}

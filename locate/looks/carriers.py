@@ -12,6 +12,8 @@ from locate.looks.look import Look, Table
 from locate.looks.says import says
 
 GRAPH = "graph.json"
+FITS = 0.02
+"""Totals nearer than this to a graph's weights, as a share of their size, are called the same."""
 FILES = ("carriers.kc.safetensors", "carriers.csv", GRAPH)
 
 
@@ -46,9 +48,9 @@ def carriers(found: Carriers, graph: Path | None = None) -> Look:
 
 def _parts(found: Carriers) -> Table:
     rows = [
-        (row["carrier"], f"{row['value']:+.4f}", _percent(row["share"])) for row in found.rows()
+        (row["carrier"], f"{row['value']:+.3g}", _percent(row["share"])) for row in found.rows()
     ]
-    title = f"what carries it (of {float(found.total[0]):+.4f}):"
+    title = f"what carries it (of {float(found.total[0]):+.3g}):"
     return Table(title, ("carrier", "part", "share"), rows).first("carriers.csv and `--json`")
 
 
@@ -60,9 +62,9 @@ def _edges(found: Carriers) -> Table:
         (
             found.label(found.source[edge]),
             found.label(found.target[edge]),
-            *(f"{each[name]:+.4f}" for name in names),
-            f"{each['strongest_head'] or 'none'} {each['strongest']:+.4f}",
-            *((f"{each['weight']:+.4f}",) if weighed else ()),
+            *(f"{each[name]:+.3g}" for name in names),
+            f"{each['strongest_head'] or 'none'} {each['strongest']:+.3g}",
+            *((f"{each['weight']:+.3g}",) if weighed else ()),
         )
         for edge, each in enumerate(found.edge_rows())
     ]

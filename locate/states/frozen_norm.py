@@ -1,8 +1,9 @@
 """A norm with its denominator frozen: a linear map from the residual stream to what is read there.
 
 A norm divides by a scale that depends on the whole residual, so no part of it has a share of its
-own in the logits, or in what a head or an MLP reads. With the scale kept at the value of one run (Elhage et al. 2021) the norm is
-linear, parts add up, and what a part does to a logit is one inner product.
+own in the logits, or in what a head or an MLP reads. With the scale kept at the value of one run
+(Elhage et al. 2021) the norm is linear, parts add up, and what a part does to a logit is one inner
+product.
 """
 
 from __future__ import annotations

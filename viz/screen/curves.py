@@ -133,9 +133,7 @@ def attribution_figure(
         hovertemplate=f"%{{customdata}}<br>%{{x:.3f}} {unit}<extra></extra>",
     )
     figure.update_layout(
-        xaxis=axis(
-            title={"text": along}, zeroline=True, zerolinecolor=theme.MUTED
-        ),
+        xaxis=axis(title={"text": along}, zeroline=True, zerolinecolor=theme.MUTED),
         yaxis=axis(
             autorange="reversed",
             showgrid=False,

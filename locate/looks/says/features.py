@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from locate.looks.says.words import count, figure, percent, prompt, quoted, sentence
+from locate.looks.says.words import count, percent, prompt, quoted, sentence
 
 if TYPE_CHECKING:
     from locate.features.carriers import Carriers
-
-DIGITS = 3
 
 
 def carriers(found: Carriers) -> str:
@@ -25,17 +23,17 @@ def _one(found: Carriers) -> str:
     where = [quoted(found.tokens[int(end[2])]) for end in ends]
     told = (
         f"the edge from {source} (at {where[0]}) to {target} (at {where[1]}) after "
-        f"{prompt(found.prompt)} weighs {figure(total, DIGITS)}"
+        f"{prompt(found.prompt)} weighs {_three(total)}"
     )
     between = found.heads[0][found.source[0, 0] + 1 : found.target[0, 0] + 1]
-    direct = figure(float(found.direct[0]), DIGITS)
-    rest = figure(float(found.rest[0]), DIGITS)
+    direct = _three(found.direct[0])
+    rest = _three(found.rest[0])
     others = f"{direct} through no head, {rest} through two and more"
     if not between.any():
         return sentence(f"no evidence that any single head carries it: {told}, {others}")
     at, head = np.unravel_index(int(np.abs(found.heads[0]).argmax()), found.heads[0].shape)
-    most = figure(float(found.heads[0, at, head]), DIGITS)
-    usual = figure(float(np.median(between)), DIGITS)
+    most = _three(found.heads[0, at, head])
+    usual = _three(np.median(between))
     beside = f"the median of {count(between.size, 'head')} between is {usual}"
     return sentence(f"{told}: a{at}.h{head} alone carries {most} ({beside}), {others}")
 
@@ -61,3 +59,8 @@ def _many(found: Carriers) -> str:
     if misfit is not None:
         text += f"; totals are off the graph's weights by {percent(misfit)}"
     return sentence(text)
+
+
+def _three(value: float) -> str:
+    """A number with three digits that say something: weights of edges may be small."""
+    return f"{float(value) + 0.0:.3g}"
