@@ -25,7 +25,7 @@ from circuits.model.tokens import Prompt
 from experiments.cli.main import main
 from locate.features.carriers import Carriers
 from locate.features.carrying import carriers, carriers_of, strongest_sources
-from locate.features.directions import Directions, Feature, Stream
+from locate.features.directions import Directions, Feature, Reads, Writes
 from locate.features.frozen_run import FrozenRun
 from locate.features.neurons import neuron_decoders, neuron_directions, neuron_encoders
 from locate.features.nodes import Edge, FeatureLinks, Node, prompt_of
@@ -303,7 +303,7 @@ def _lost(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_feature_that_reads_the_stream_reads_what_its_norm_would_give(kind: str):
+def test_a_feature_may_read_before_the_norm_or_before_its_gain(kind: str):
     model, found = double(kind), taken_apart(kind)
     chosen, inside = edges(model), features(model)
     run = FrozenRun(model, prompt(model))
@@ -311,13 +311,20 @@ def test_a_feature_that_reads_the_stream_reads_what_its_norm_would_give(kind: st
     norm = run._norm(target.layer, "ln2")
     assert norm is not None
     (row,) = inside.rows_of([target.feature])
-    encoder = inside.encoder.clone()
-    encoder[row] = norm.at([target.at]).pull_back(inside.encoder[[row]])[0]
-    outside = replace(inside, encoder=encoder, reads="residual")
+    outside = inside.encoder.clone()
+    outside[row] = norm.at([target.at]).pull_back(inside.encoder[[row]])[0]
     wanted = [at for at, edge in enumerate(chosen) if edge[1] == target]
-    other = carriers(model, prompt(model), [chosen[at] for at in wanted], outside, levels(chosen))
-    for name in ("direct", "heads", "total"):
-        np.testing.assert_allclose(getattr(other, name), getattr(found, name)[wanted], **TIGHT)
+    ways = {"residual": outside, "normalized": inside.encoder * norm.gain}
+    for reads, encoder in ways.items():
+        other = carriers(
+            model,
+            prompt(model),
+            [chosen[at] for at in wanted],
+            replace(inside, encoder=encoder, reads=reads),
+            levels(chosen),
+        )
+        for name in ("direct", "heads", "total"):
+            np.testing.assert_allclose(getattr(other, name), getattr(found, name)[wanted], **TIGHT)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +373,7 @@ def test_neurons_as_a_file_of_directions_give_the_same(tmp_path: Path):
     used = [node.feature for edge in chosen for node in edge]
     neuron_directions(model, used).save(tmp_path / "neurons.safetensors")
     read = Directions.load(tmp_path / "neurons.safetensors")
-    assert (read.reads, read.writes) == (Stream.MLP, Stream.MLP)
+    assert (read.reads, read.writes) == (Reads.MLP, Writes.MLP)
     known = dict(zip((a for a, _ in chosen), found.activation.tolist(), strict=True))
     again = carriers(model, asked, chosen, read, known)
     np.testing.assert_allclose(again.heads, found.heads, **TIGHT)

@@ -39,7 +39,7 @@ from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
 from locate.features.carriers import Carriers
-from locate.features.directions import Directions, Stream
+from locate.features.directions import Directions, Reads, Writes
 from locate.features.frozen_run import FrozenRun, Reader
 from locate.features.neurons import check_neurons, neuron_decoders, neuron_directions
 from locate.features.nodes import Edge, FeatureLinks, Node, check_edges, prompt_of
@@ -214,7 +214,7 @@ def _into(
     rows = directions.rows_of([source.feature for source in sources])
     places = [source.at for source in sources]
     vectors = run.wide(directions.decoder[rows])
-    if directions.writes == Stream.MLP:
+    if directions.writes == Writes.MLP:
         vectors = torch.cat(
             [
                 run.written(source.layer, [source.at], vector[None])
@@ -238,7 +238,7 @@ def _into(
 def _reader(run: FrozenRun, directions: Directions, target: Node) -> Reader:
     [row] = directions.rows_of([target.feature])
     encoder = run.wide(directions.encoder[row])
-    return run.reader(target.layer, target.at, encoder, Stream.of(directions.reads))
+    return run.reader(target.layer, target.at, encoder, Reads.of(directions.reads))
 
 
 def _levels(run: FrozenRun, sources: Sequence[Node]) -> dict[Node, float]:

@@ -13,10 +13,11 @@ A file of directions is a plain safetensors file with four tensors, one row a fe
     decoder   float    [feature d_model]  d
 
 and two words of metadata. `reads` is "mlp" (what the MLP reads: after the norm before it, gain and
-shift included; the usual) or "residual" (the residual stream before that norm). `writes` is
-"residual" (d is added to the residual stream; the usual) or "mlp" (d is written where the MLP's
-output matrix writes, and passes the norm after it where a model has one). A cross-layer
-transcoder's feature, which writes at several layers, has no one decoder and no place here.
+shift included; the usual), "normalized" (the same before gain and shift: what TransformerLens calls
+`hook_normalized`) or "residual" (the residual stream before that norm). `writes` is "residual" (d
+is added to the residual stream; the usual) or "mlp" (d is written where the MLP's output matrix
+writes, and passes the norm after it where a model has one). A cross-layer transcoder's feature,
+which writes at several layers, has no one decoder and no place here.
 """
 
 from __future__ import annotations
@@ -49,8 +50,16 @@ class Feature(NamedTuple):
     index: int
 
 
-class Stream(Choice):
-    """RESIDUAL: the residual stream. MLP: the MLP's own side of the norms around it."""
+class Reads(Choice):
+    """What an encoder acts on: what the MLP reads, that before the norm's gain, or the stream."""
+
+    MLP = "mlp"
+    NORMALIZED = "normalized"
+    RESIDUAL = "residual"
+
+
+class Writes(Choice):
+    """Where a decoder is added: to the residual stream, or where the MLP's matrix writes."""
 
     RESIDUAL = "residual"
     MLP = "mlp"
@@ -67,13 +76,13 @@ class Directions:
     index: Int[Tensor, " feature"]
     encoder: Float[Tensor, "feature d_model"]
     decoder: Float[Tensor, "feature d_model"]
-    reads: Stream | str = Stream.MLP
-    writes: Stream | str = Stream.RESIDUAL
+    reads: Reads | str = Reads.MLP
+    writes: Writes | str = Writes.RESIDUAL
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reads", Stream.of(self.reads, "reads"))
-        object.__setattr__(self, "writes", Stream.of(self.writes, "writes"))
+        object.__setattr__(self, "reads", Reads.of(self.reads, "reads"))
+        object.__setattr__(self, "writes", Writes.of(self.writes, "writes"))
         _check({name: getattr(self, name) for name in TENSORS})
 
     @property

@@ -10,7 +10,7 @@ on it (Ameisen et al. 2025; Dunefsky et al. 2024).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from circuits.model import taps
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
 from locate.edges.rules import BackwardRules
-from locate.features.directions import Stream
+from locate.features.directions import Reads
 from locate.states.frozen_norm import FrozenNorm
 
 
@@ -53,10 +53,18 @@ class FrozenRun:
         with torch.enable_grad():
             model.last_logits(tokens, [*self._rules(), *self._reads()])
 
-    def reader(self, layer: int, at: int, encoder: Tensor, reads: Stream) -> Reader:
+    def reader(
+        self, layer: int, at: int, encoder: Float[Tensor, " d_model"], reads: Reads | str
+    ) -> Reader:
         """The directions of a feature that reads at a layer's MLP and a position."""
-        stream = self._seen[self.model.taps.mlp_residual(layer)]
-        read = stream if reads == Stream.RESIDUAL else self._seen[self._into_mlp(layer)]
+        reads, before = Reads.of(reads, "reads"), self.model.taps.mlp_norm
+        read = stream = self._seen[self.model.taps.mlp_residual(layer)]
+        norm = None if before is None else self._norm(layer, before)
+        if norm is not None and reads == Reads.MLP:
+            read = self._seen[taps.norm_ends(layer, str(before))[1]]
+        if norm is not None and reads == Reads.NORMALIZED:
+            bare = replace(norm.at([at]), gain=torch.ones_like(norm.gain))
+            encoder = bare.pull_back(encoder[None])[0]
         value = (read[0, at] * encoder.to(read)).sum()
         states = [self._seen[taps.resid_pre(each)] for each in range(layer + 1)]
         here, *found = torch.autograd.grad(value, [stream, *states], retain_graph=True)
@@ -123,23 +131,17 @@ class FrozenRun:
         read = self._seen[taps.norm_ends(layer, name)[0]][0].detach().to(self._wide)
         return FrozenNorm.of(norm, read)
 
-    def _into_mlp(self, layer: int) -> str:
-        norm = self.model.taps.mlp_norm
-        return taps.mlp_in(layer) if norm is None else taps.norm_ends(layer, norm)[1]
-
     def _rules(self) -> list[Hook]:
         return BackwardRules(frozen_norms=True, frozen_patterns=True).hooks(self.model)
 
     def _reads(self) -> list[Hook]:
         """Hooks after the rules': they keep what the rules gave, begin the graph and cut MLPs."""
-        model, hooks = self.model, list[Hook]()
-        names: list[str] = []
+        model, hooks, names = self.model, list[Hook](), list[str]()
         for layer in range(model.n_layers):
-            names += [taps.resid_pre(layer), taps.pattern(layer), self._into_mlp(layer)]
-            names.append(model.taps.mlp_residual(layer))
-            for norm in ("ln1", "ln1_post", "ln2_post"):
+            names += [taps.resid_pre(layer), taps.pattern(layer), model.taps.mlp_residual(layer)]
+            for norm in ("ln1", "ln2", "ln1_post", "ln2_post"):
                 if model.norm(layer, norm) is not None:
-                    names.append(taps.norm_ends(layer, norm)[0])
+                    names += taps.norm_ends(layer, norm)
             if model.architecture.mlp_output is not None:
                 names.append(taps.mlp_keys(layer))
             hooks.append((model.taps.mlp_out(layer), lambda value, hook: value.detach()))

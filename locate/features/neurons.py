@@ -17,7 +17,7 @@ from torch import Tensor
 
 from circuits.base.errors import OptionError, UnsupportedArchitectureError
 from circuits.model.model import Model
-from locate.features.directions import Directions, Feature, Stream
+from locate.features.directions import Directions, Feature, Reads, Writes
 
 
 def is_gated(model: Model, layer: int = 0) -> bool:
@@ -62,8 +62,8 @@ def neuron_directions(model: Model, features: Sequence[Feature]) -> Directions:
         torch.tensor([each.index for each in chosen]),
         torch.cat(encoders),
         torch.cat(decoders),
-        Stream.MLP,
-        Stream.MLP,
+        Reads.MLP,
+        Writes.MLP,
         {"features": "neurons", **({"encoder": "gate"} if is_gated(model) else {})},
     )
 
