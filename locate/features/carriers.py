@@ -195,13 +195,17 @@ class Carriers(Result):
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Carriers:
         """The inverse of `arrays` and `metadata`; OptionError where sizes do not fit."""
-        ends = [numeric(arrays, name, "i", 2) for name in _ARRAYS[:2]]
-        axes = {"heads": 3}
-        numbers = [
-            numeric(arrays, name, "f", axes.get(name, 1)) for name in (*_ARRAYS[2:], "weight")
-        ]
-        prompt, tokens = str(metadata["prompt"]), texts(metadata["tokens"])
-        return cls(*ends, *numbers, prompt, tokens, dict(metadata["provenance"]))
+        axes = {"source": 2, "target": 2, "heads": 3}
+        numbers = {
+            name: numeric(arrays, name, "i" if name in _ARRAYS[:2] else "f", axes.get(name, 1))
+            for name in (*_ARRAYS, "weight")
+        }
+        return cls(
+            **numbers,
+            prompt=str(metadata["prompt"]),
+            tokens=texts(metadata["tokens"]),
+            provenance=dict(metadata["provenance"]),
+        )
 
 
 def _name(end: np.ndarray) -> str:

@@ -142,7 +142,7 @@ def strongest_sources(model: Model, prompt: Prompt, target: Node, n: int = USUAL
     stacked = torch.stack(totals)[:, : target.at + 1]
     order = stacked.abs().flatten().topk(min(n, stacked.numel())).indices.cpu().numpy()
     found = zip(*np.unravel_index(order, tuple(stacked.shape)), strict=True)
-    return [(Node(int(layer), int(index), int(at)), target) for layer, at, index in found]
+    return [(Node(int(layer), int(number), int(at)), target) for layer, at, number in found]
 
 
 def carriers_of(
@@ -189,9 +189,7 @@ def carriers_of(
     return carriers(model, asked, chosen, directions, progress=progress)
 
 
-def _chosen(
-    links: FeatureLinks, named: Sequence[Edge], into: Node | None, n: int
-) -> Sequence[Edge]:
+def _chosen(links: FeatureLinks, named: Sequence[Edge], into: Node | None, n: int) -> list[Edge]:
     """The links that are named, else the n strongest, of those into a feature if there is one."""
     for source, target in named:
         if (source, target) not in links.weight:
@@ -199,7 +197,7 @@ def _chosen(
                 f"the graph has no link from a feature {source.name} to a feature {target.name}"
             )
     if named:
-        return named
+        return list(named)
     found = [edge for edge in links.weight if into is None or edge[1] == into]
     if not found and into is not None:
         raise OptionError(f"the graph has no link from a feature into {into.name}")
@@ -243,4 +241,4 @@ def _reader(run: FrozenRun, directions: Directions, target: Node) -> Reader:
 
 def _levels(run: FrozenRun, sources: Sequence[Node]) -> dict[Node, float]:
     """The activations of neurons in the run."""
-    return {each: float(run.activations(each.layer)[each.at, each.index]) for each in set(sources)}
+    return {each: float(run.activations(each.layer)[each.at, each.number]) for each in set(sources)}

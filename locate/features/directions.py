@@ -47,7 +47,7 @@ class Feature(NamedTuple):
     """A feature by its layer and its number there."""
 
     layer: int
-    index: int
+    number: int
 
 
 class Reads(Choice):
@@ -102,7 +102,7 @@ class Directions:
         for each in features:
             if each not in places:
                 raise OptionError(
-                    f"there are no directions of feature {each.index} of layer {each.layer}, only "
+                    f"there are no directions of feature {each.number} of layer {each.layer}, only "
                     f"of {len(places):,} others"
                 )
         return [places[each] for each in features]
@@ -135,7 +135,15 @@ class Directions:
             raise FileFormatError(path, str(reason)) from None
         origin = {"directions": path.name, "directions_sha256": digest}
         try:
-            return cls(**tensors, **words, provenance=origin)
+            return cls(
+                layer=tensors["layer"],
+                index=tensors["index"],
+                encoder=tensors["encoder"],
+                decoder=tensors["decoder"],
+                reads=words.get("reads", Reads.MLP),
+                writes=words.get("writes", Writes.RESIDUAL),
+                provenance=origin,
+            )
         except OptionError as reason:
             raise FileFormatError(path, str(reason)) from None
 

@@ -49,7 +49,7 @@ def neuron_directions(model: Model, features: Sequence[Feature]) -> Directions:
     for layer in sorted({each.layer for each in chosen}):
         if layer >= model.n_layers:
             raise OptionError(f"{model.name!r} has layers 0 to {model.n_layers - 1}, not {layer}")
-        rows = [each.index for each in chosen if each.layer == layer]
+        rows = [each.number for each in chosen if each.layer == layer]
         into, out = neuron_encoders(model, layer), neuron_decoders(model, layer)
         if max(rows) >= len(out):
             raise OptionError(
@@ -59,7 +59,7 @@ def neuron_directions(model: Model, features: Sequence[Feature]) -> Directions:
         decoders.append(out[rows])
     return Directions(
         torch.tensor([each.layer for each in chosen]),
-        torch.tensor([each.index for each in chosen]),
+        torch.tensor([each.number for each in chosen]),
         torch.cat(encoders),
         torch.cat(decoders),
         Reads.MLP,

@@ -29,18 +29,18 @@ class Node(NamedTuple):
     """A feature at a position."""
 
     layer: int
-    index: int
+    number: int
     at: int
 
     @property
     def name(self) -> str:
         """As graphs name it: 3_17_5."""
-        return f"{self.layer}_{self.index}_{self.at}"
+        return f"{self.layer}_{self.number}_{self.at}"
 
     @property
     def feature(self) -> Feature:
         """The feature, wherever it is."""
-        return Feature(self.layer, self.index)
+        return Feature(self.layer, self.number)
 
     @classmethod
     def of(cls, name: str) -> Node:
