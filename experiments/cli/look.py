@@ -247,7 +247,7 @@ def carriers(
     with console.working():
         from circuits.files.attribution import AttributionGraph
         from circuits.files.neuronpedia import read_graph
-        from locate.features.carrying import carriers_of
+        from locate.features.carrying import asked_for, carriers_of
         from locate.features.directions import Directions
         from locate.looks import carriers as looks
 
@@ -256,11 +256,11 @@ def carriers(
         o.check_files(None, out, inputs=(graph, directions), names=looks.FILES)
         links = None if graph is None else AttributionGraph.of(read_graph(graph))
         vectors = None if directions is None else Directions.load(directions)
+        named = [edge] if edge else []
+        asked_for(links, vectors, named, into)
         loaded = o.load_model(console, model, loading)
         with console.stage("carriers") as progress:
-            found = carriers_of(
-                loaded, prompt, links, vectors, [edge] if edge else [], into, edges, bos, progress
-            )
+            found = carriers_of(loaded, prompt, links, vectors, named, into, edges, bos, progress)
         if (misfit := found.misfit()) is not None and misfit > looks.FITS:
             console.warn(
                 f"totals are off the graph's weights by {100 * misfit:.3g} %: directions, model or "

@@ -162,10 +162,7 @@ def carriers_of(
     between features, at its own prompt if no other is given; without one, the model's neurons'.
     Without `directions` features are neurons. OptionError where too little is said.
     """
-    if edges and into is not None:
-        raise OptionError("name each `edge`, or the feature that all are `into`, not both")
-    chosen = [(Node.of(source), Node.of(target)) for source, target in edges]
-    wanted = None if into is None else Node.of(into)
+    chosen, wanted = asked_for(graph, directions, edges, into)
     asked = prompt_of(model, prompt, graph, bos)
     if graph is not None:
         links = FeatureLinks.of(graph)
@@ -178,15 +175,31 @@ def carriers_of(
         activation = None if directions is None else links.activation
         return carriers(model, asked, chosen, directions, activation, links.weight, progress)
     if wanted is not None:
-        if directions is not None:
-            raise OptionError(
-                "without a graph, `into` ranks the model's neurons: leave out `directions`, or "
-                "name each `edge`"
-            )
         chosen = strongest_sources(model, asked, wanted, n)
-    if not chosen:
-        raise OptionError("name an `edge`, or a feature that edges are `into`, or give a graph")
     return carriers(model, asked, chosen, directions, progress=progress)
+
+
+def asked_for(
+    graph: AttributionGraph | None,
+    directions: Directions | None,
+    edges: Sequence[tuple[str, str]],
+    into: str | None,
+) -> tuple[list[Edge], Node | None]:
+    """The edges that are named, or the feature that they are `into`; needs no model.
+
+    OptionError where too much or too little is said.
+    """
+    if edges and into is not None:
+        raise OptionError("name each `edge`, or the feature that all are `into`, not both")
+    if graph is None and not edges and into is None:
+        raise OptionError("name an `edge`, or a feature that edges are `into`, or give a graph")
+    if graph is None and into is not None and directions is not None:
+        raise OptionError(
+            "without a graph, `into` ranks the model's neurons: leave out `directions`, or name "
+            "each `edge`"
+        )
+    named = [(Node.of(source), Node.of(target)) for source, target in edges]
+    return named, None if into is None else Node.of(into)
 
 
 def _chosen(links: FeatureLinks, named: Sequence[Edge], into: Node | None, n: int) -> list[Edge]:
