@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from circuits.model.model import Model
     from experiments.analyses.engine.base import Run
     from knowledge_circuits.acts import activations, interchange
-    from knowledge_circuits.looks import attribution, heads, lens, roles, trace
+    from knowledge_circuits.looks import attribution, carriers, heads, lens, roles, trace
     from knowledge_circuits.seams import analysis, edit_method, locator, metric, result_kind
     from knowledge_circuits.verbs import (
         ask,
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from locate.discovery import Discovery
     from locate.edited import Edited
     from locate.evaluate import StoredEvaluation
+    from locate.features.carriers import Carriers
+    from locate.features.directions import Directions
     from locate.heads.heads_on_prompts import HeadsOnPrompts
     from locate.heads.role_report import RoleReport
     from locate.interchange import Interchange
@@ -69,7 +71,7 @@ _VERBS = (
     *("ask", "compare", "discover", "edit", "evaluate", "explore", "facts", "load", "models"),
     *("open", "plot", "push", "relations", "run", "save", "unlearn"),
 )
-_LOOKS = ("attribution", "heads", "lens", "roles", "trace")
+_LOOKS = ("attribution", "carriers", "heads", "lens", "roles", "trace")
 _ACTS = ("activations", "interchange")
 _SEAMS = ("analysis", "edit_method", "locator", "metric", "result_kind")
 _PLACES = {
@@ -84,8 +86,10 @@ _PLACES = {
     **dict.fromkeys(("Circuit", "EdgeScores"), "circuits.graph.circuit"),
     "AverageLens": "locate.states.lens_curves",
     "AverageTrace": "locate.states.trace_roles",
+    "Carriers": "locate.features.carriers",
     "CircuitModel": "circuits.graph.circuit_model",
     "Comparison": "circuits.graph.comparison",
+    "Directions": "locate.features.directions",
     "Discovery": "locate.discovery",
     "Edited": "locate.edited",
     "Interchange": "locate.interchange",
@@ -106,9 +110,11 @@ _PLACES = {
 __all__ = [
     "AverageLens",
     "AverageTrace",
+    "Carriers",
     "Circuit",
     "CircuitModel",
     "Comparison",
+    "Directions",
     "Discovery",
     "EdgeScores",
     "EditRequest",
@@ -133,6 +139,7 @@ __all__ = [
     "analysis",
     "ask",
     "attribution",
+    "carriers",
     "compare",
     "discover",
     "edit",

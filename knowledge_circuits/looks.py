@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from circuits.base.errors import OptionError
 from circuits.model.model import Model
 from knowledge_circuits.options import split, takes
 from knowledge_circuits.values import circuit_of, examples_for, loaded_model
+from locate.features.carriers import Carriers
+from locate.features.directions import Directions
 from locate.heads.heads_on_prompts import HeadsOnPrompts
 from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
@@ -172,3 +176,37 @@ def heads(
         return HeadsOnPrompts(
             tuple(read_prompts(loaded, pairs, list(known or which), known, n_prompts))
         )
+
+
+def carriers(
+    model: Model | str,
+    prompt: str | None = None,
+    *,
+    graph: Any = None,
+    directions: Directions | str | Path | None = None,
+    edges: Sequence[tuple[str, str]] = (),
+    into: str | None = None,
+    n: int = 20,
+    bos: bool | None = None,
+) -> Carriers:
+    """Which heads carry edges between features: of a graph, or of the model's own neurons.
+
+    Features are named LAYER_FEATURE_POSITION, as `3_17_5`. The edges are those that are named, the
+    `n` strongest `into` a feature, or the `n` strongest of a `graph`, an `AttributionGraph` or its
+    file, whose prompt it then is. `directions` are the features' encoders and decoders, or a file
+    of them; without any, features are neurons.
+
+    >>> found = carriers("facts-gpt2", "The capital of France is", into="6_200_4", n=3)
+    >>> bool(abs(sum(found.carried(0).values()) - found.total[0]) < 1e-6)
+    True
+    """
+    from circuits.files.attribution import AttributionGraph
+    from circuits.files.neuronpedia import read_graph
+    from locate.features.carrying import carriers_of
+
+    read = graph if isinstance(graph, AttributionGraph | None) else None
+    if read is None and graph is not None:
+        read = AttributionGraph.of(read_graph(graph))
+    if isinstance(directions, str | Path):
+        directions = Directions.load(directions)
+    return carriers_of(loaded_model(model), prompt, read, directions, edges, into, n, bos)

@@ -71,6 +71,12 @@ def batch() -> Any:
     return next(iter(call("circuits.facts.pairs:batches")(pairs(), 1, model())))
 
 
+def directions(**ends: Any) -> Any:
+    numbers = torch.arange(2)
+    made = call("locate.features.directions:Directions")
+    return made(numbers, numbers, torch.ones(2, 3), torch.ones(2, 3), **ends)
+
+
 @cache
 def delta() -> Any:
     edits = importlib.import_module("circuits.edits.edit")
@@ -245,6 +251,15 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("circuits.edits.methods.rome:RomeSettings", "keys"): lambda v: call(
         "circuits.edits.methods.rome:RomeSettings"
     )((0,), keys=v),
+    **{
+        ("locate.features.directions:Directions", end): lambda v, end=end: directions(**{end: v})
+        for end in ("reads", "writes")
+    },
+    ("locate.features.frozen_run:FrozenRun.reader", "reads"): lambda v: (
+        call("locate.features.frozen_run:FrozenRun")(model(), pairs()[0].clean)
+        .reader(1, 2, torch.ones(model().d_model), v)
+        .here
+    ),
     ("circuits.edits.parts.value:ValueSettings", "kl_position"): lambda v: call(
         "circuits.edits.parts.value:ValueSettings"
     )(kl_position=v),

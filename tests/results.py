@@ -18,6 +18,7 @@ from circuits.graph.scores import EdgeScores
 from circuits.model.tokens import Prompt, Span
 from circuits.model.wiring import Wiring
 from locate.changes.rewired import FollowedObjects, Rewiring
+from locate.features.carriers import Carriers
 from locate.heads.by_example import ByExample, Example
 from locate.heads.heads_on_prompts import HeadsOnPrompts, PromptHeads
 from locate.heads.readings import REGIONS, HeadReadings
@@ -134,6 +135,24 @@ def prompt_heads() -> PromptHeads:
     )
 
 
+def carriers() -> Carriers:
+    rng = np.random.default_rng(0)
+    heads = np.zeros((2, 3, 2))
+    heads[:, 1:] = rng.normal(size=(2, 2, 2))
+    return Carriers(
+        source=np.array([[0, 7, 0], [0, 8, 1]]),
+        target=np.array([[2, 9, 1], [2, 9, 1]]),
+        activation=np.array([1.5, 0.5]),
+        direct=np.array([0.0, 0.4]),
+        heads=heads,
+        total=heads.sum((1, 2)) + np.array([0.01, 0.41]),
+        weight=np.array([0.3, -0.2]),
+        prompt=HOSTILE,
+        tokens=(HOSTILE, " x"),
+        provenance={**ORIGIN, "features": "neurons"},
+    )
+
+
 def rewiring() -> Rewiring:
     rng = np.random.default_rng(0)
     shape = (2, 1, 4, 2, 2)
@@ -171,5 +190,6 @@ STORED = {
     "delta": delta,
     "curves": lambda: FaithfulnessCurves({"eap-ig": curve()}, ORIGIN),
     "heads": lambda: HeadsOnPrompts((prompt_heads(),)),
+    "carriers": carriers,
 }
 """One of every kind that is stored, by what makes it."""

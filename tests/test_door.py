@@ -173,6 +173,10 @@ SAVED = {
         CAPITALS,
     ),
     "lens one prompt": (lambda model: [kc.lens(model, PROMPT, **SAYS)], [PROMPT, *WORDS]),
+    "carriers": (
+        lambda model: [kc.carriers(model, PROMPT, into="6_545_5", n=2)],
+        ["--prompt", PROMPT, "--into", "6_545_5", "-n", "2"],
+    ),
     "roles": (
         lambda model: [
             found := kc.roles(model, "country_capital", **FEW),

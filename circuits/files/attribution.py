@@ -3,7 +3,8 @@
 circuit-tracer (Hanna et al. 2025) and Neuronpedia write such graphs of one prompt. Their nodes are
 features of transcoders and not heads or MLPs, and which heads carry a link is not in the file: such
 a graph is no circuit of a model's wiring, cannot be run or compared with one, and is kept as what
-it is. It has its numbers, its strongest paths and its graph for networkx.
+it is. It has its numbers, its strongest paths and its graph for networkx. `kc carriers` finds the
+heads with the model at hand, and writes them into the links of a copy.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +28,8 @@ from circuits.graph.circuit import Circuit
 
 SHOWN = 8
 """Paths in a summary."""
+CARRIERS = "carriers"
+"""The key of a link that says which heads carry it, where `kc carriers` has found that out."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ class GraphPath:
 
 @dataclass(frozen=True, eq=False)
 class AttributionGraph(Shown):
-    """Nodes as the file has them, links by the places of their ends; `metadata` is the file's."""
+    """Nodes as the file has them, links by the places of their ends; `metadata` is the file's.
+
+    `carriers` are, by a link's place, what carries it, where the file says so.
+    """
 
     KIND: ClassVar[str] = "attribution graph"
 
@@ -52,6 +58,7 @@ class AttributionGraph(Shown):
     target: Int[np.ndarray, " link"]
     weight: Float[np.ndarray, " link"]
     metadata: Mapping[str, Any]
+    carriers: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> AttributionGraph:
@@ -65,6 +72,7 @@ class AttributionGraph(Shown):
             np.array([place[link["target"]] for link in links], dtype=np.int64),
             np.array([link["weight"] for link in links], dtype=np.float64),
             dict(document["metadata"]),
+            {at: dict(link[CARRIERS]) for at, link in enumerate(links) if _is_carried(link)},
         )
 
     @property
@@ -88,7 +96,7 @@ class AttributionGraph(Shown):
         return np.divide(size, total, out=np.zeros_like(size), where=total > 0)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One record a link, the largest |weight| first."""
+        """One record a link, the largest |weight| first; `carrier` is the link's strongest."""
         order = np.argsort(-np.abs(self.weight), kind="stable").tolist()
         return [
             {
@@ -96,9 +104,15 @@ class AttributionGraph(Shown):
                 "target": self.nodes[self.target[link]]["node_id"],
                 "weight": float(self.weight[link]),
                 "share": float(self.shares[link]),
+                **({"carrier": self.carrier(link)} if self.carriers else {}),
             }
             for link in order
         ]
+
+    def carrier(self, link: int) -> str | None:
+        """What carries most of a link: a head, `residual` or `rest`; None where it is not known."""
+        parts = self.carriers.get(link)
+        return None if parts is None else max(parts, key=lambda name: abs(parts[name]))
 
     def to_networkx(self) -> nx.DiGraph:
         """Nodes by id with all that the file says of them; links with `weight` and `share`."""
@@ -180,12 +194,25 @@ class AttributionGraph(Shown):
                 "model": str(self.metadata["scan"]),
                 "nodes": ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()),
                 "links": f"{len(self.weight):,}",
-                "heads": "not in the file: which heads carry a link is not known",
+                "heads": (
+                    f"of {len(self.carriers):,} links the file says what carries them"
+                    if self.carriers
+                    else "not in the file: which heads carry a link is not known; `kc carriers` "
+                    "finds it"
+                ),
             },
             "strongest paths, by the product of shares of input",
             ("share", "sign", "path"),
             rows,
         )
+
+
+def _is_carried(link: Mapping[str, Any]) -> bool:
+    """Whether a link says what carries it, in a form that can be read."""
+    parts = link.get(CARRIERS)
+    if not isinstance(parts, Mapping) or not parts:
+        return False
+    return all(isinstance(each, int | float) and np.isfinite(each) for each in parts.values())
 
 
 def load_graph(path: str | Path) -> Circuit | AttributionGraph:

@@ -154,6 +154,13 @@ KINDS: dict[str, Kind] = _kinds(
         "rows",
         says="Bars: value-weighted attention from the last token; below, the tokens heads write.",
     ),
+    Kind(
+        "carriers",
+        "locate.features.carriers:Carriers",
+        screen={"carriers": "viz.screen.curves:carriers_figure"},
+        view="rows",
+        says="What carries edges between features: no head, one head, or two and more.",
+    ),
     Kind("sweep unit", "circuits.files.units:Record", view="rows", label="unit of a sweep"),
     Kind("weight-delta", "circuits.edits.edit:WeightDelta", label="edit"),
     Kind("second-moments", "circuits.edits.parts.moments:Moments", label="second moments"),

@@ -12,10 +12,11 @@ from locate.changes.rewired import Rewiring
 from locate.discovery import Discovery
 from locate.edited import Edited
 from locate.evaluate import StoredEvaluation
+from locate.features.carriers import Carriers
 from locate.heads.heads_on_prompts import HeadsOnPrompts
 from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
-from locate.looks import comparing, lens, roles, trace
+from locate.looks import carriers, comparing, lens, roles, trace
 from locate.looks.look import Look
 from locate.states.lens_curves import AverageLens
 from locate.states.lens_result import LensResult
@@ -29,6 +30,7 @@ _LOOKS: dict[type, tuple[Callable[[Any], Look], Sequence[str]]] = {
     LensResult: (lens.prompt_lens, lens.FILES),
     AverageLens: (lens.average_lens, lens.FILES),
     LogitAttribution: (lens.attributed, lens.FILES),
+    Carriers: (carriers.carriers, carriers.FILES),
     RoleReport: (roles.roles, roles.FILES),
     SpanRoles: (roles.roles_by_span, roles.FILES),
     HeadsOnPrompts: (roles.on_prompts_look, roles.FILES),

@@ -1,23 +1,26 @@
-"""The final norm with its denominator frozen: a linear map from the residual stream to the logits.
+"""A norm with its denominator frozen: a linear map from the residual stream to what is read there.
 
-A norm divides by a scale that depends on the whole residual, so no part of it has a share in the
-logits of its own. With the scale kept at the value of one run (Elhage et al. 2021) the norm is
-linear, parts add up, and what a part does to a logit is one inner product.
+A norm divides by a scale that depends on the whole residual, so no part of it has a share of its
+own in the logits, or in what a head or an MLP reads. With the scale kept at the value of one run
+(Elhage et al. 2021) the norm is linear, parts add up, and what a part does to a logit is one inner
+product.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.model.model import Model
+from circuits.model.norms import Norm
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenNorm:
-    """The final norm of a batch of runs without its shift, which belongs to no part."""
+    """A norm of a batch of runs, or positions, without its shift, which belongs to no part."""
 
     scale: Float[Tensor, " batch"]
     gain: Float[Tensor, " d_model"]
@@ -25,10 +28,17 @@ class FrozenNorm:
 
     @classmethod
     def of_run(cls, model: Model, final: Float[Tensor, "batch d_model"]) -> FrozenNorm:
-        """The norm as it acts on these last residuals; computes in their data type."""
-        centred = final if model.uses_rms_norm else _centred(final)
-        scale = (centred.square().mean(-1) + model.norm_eps).sqrt()
-        return cls(scale, model.final_norm()[0].to(final.dtype), not model.uses_rms_norm)
+        """The final norm as it acts on these last residuals; computes in their data type."""
+        return cls.of(model.last_norm, final)
+
+    @classmethod
+    def of(cls, norm: Norm, read: Float[Tensor, "batch d_model"]) -> FrozenNorm:
+        """Any norm as it acts on what it reads; computes in that's data type."""
+        return cls(norm.scale(read)[:, 0], norm.gain.to(read.dtype), norm.centres)
+
+    def at(self, places: Sequence[int]) -> FrozenNorm:
+        """The norm of some members of the batch, each as often as it is named."""
+        return replace(self, scale=self.scale[list(places)])
 
     def apply(
         self, part: Float[Tensor, "batch *rest d_model"]

@@ -18,6 +18,7 @@ from viz.series import LensLines, Line, lens_lines, object_lines
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from circuits.graph.curve import FaithfulnessCurves
     from locate.changes.rewired import Rewiring
+    from locate.features.carriers import Carriers
     from locate.states.lens_curves import AverageLens
     from locate.states.lens_result import LensResult
     from locate.states.logit_attribution import LogitAttribution
@@ -100,9 +101,17 @@ def curve_figure(found: FaithfulnessCurves, title: str | None = None) -> go.Figu
 
 
 def attribution_figure(
-    names: Sequence[str], values: Sequence[float], title: str | None = None, most: int = 24
+    names: Sequence[str],
+    values: Sequence[float],
+    title: str | None = None,
+    most: int = 24,
+    unit: str = "logits",
+    along: str = "logits, answer minus foil",
 ) -> go.Figure:
-    """What each source adds to the logit difference, largest first: blue for the answer."""
+    """What each source adds to the logit difference, largest first: blue for the answer.
+
+    Or to anything else that is a sum: `unit` is what a bar counts, `along` the title below.
+    """
     pairs = sorted(zip(names, values, strict=True), key=lambda pair: -abs(pair[1]))[:most]
     figure = new_figure(
         height=max(220, 60 + 20 * len(pairs)), margin={"l": 72, "r": 16, "t": 12, "b": 44}
@@ -121,12 +130,10 @@ def attribution_figure(
             },
         },
         customdata=[plain(name) for name, _ in pairs],
-        hovertemplate="%{customdata}<br>%{x:.3f} logits<extra></extra>",
+        hovertemplate=f"%{{customdata}}<br>%{{x:.3f}} {unit}<extra></extra>",
     )
     figure.update_layout(
-        xaxis=axis(
-            title={"text": "logits, answer minus foil"}, zeroline=True, zerolinecolor=theme.MUTED
-        ),
+        xaxis=axis(title={"text": along}, zeroline=True, zerolinecolor=theme.MUTED),
         yaxis=axis(
             autorange="reversed",
             showgrid=False,
@@ -142,6 +149,17 @@ def attribution_figure(
 def contributions_figure(found: LogitAttribution, title: str | None = None) -> go.Figure:
     """Direct logit attribution: the mean contribution of each source, largest first."""
     return attribution_figure(found.wiring.src_names, found.mean().tolist(), title)
+
+
+def carriers_figure(found: Carriers, title: str | None = None) -> go.Figure:
+    """What carries an edge between features, largest part first; of several edges the shares."""
+    if len(found.total) == 1:
+        parts = found.carried()
+        along = "part of the edge's weight"
+        return attribution_figure(list(parts), list(parts.values()), title, unit="", along=along)
+    shares = {name: share for name, share in found.shares().items() if share}
+    along = f"share of what {len(found.total):,} edges carry"
+    return attribution_figure(list(shares), list(shares.values()), title, unit="", along=along)
 
 
 def _two_panels(left: str, right: str) -> go.Figure:

@@ -31,6 +31,7 @@ _SENTENCES = {
     "locate.changes.rewired:Rewiring": "changes:rewiring",
     "locate.edited:Edited": "changes:edited",
     "locate.interchange:Interchange": "changes:interchange",
+    "locate.features.carriers:Carriers": "features:carriers",
     "locate.heads.role_report:RoleReport": "heads:roles",
     "locate.heads.span_roles:SpanRoles": "heads:span_roles",
     "locate.heads.heads_on_prompts:PromptHeads": "heads:prompt_heads",

@@ -1,0 +1,1 @@
+"""Features as nodes: their directions, and which attention heads carry an edge between two."""
