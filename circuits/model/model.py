@@ -59,6 +59,13 @@ class Prefix:
     def __getitem__(self, layer: int) -> tuple[Tensor, Tensor]:
         return self.keys_values[layer]
 
+    def rows(self, layer: int, batch: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values for so many prompts; those of one row serve them all."""
+        keys, values = self.keys_values[layer]
+        if keys.shape[0] == 1:
+            keys, values = keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
+        return keys, values
+
 
 class Model(Blocks):
     """A decoder-only transformer whose every head and MLP can be read and replaced.
@@ -311,8 +318,6 @@ def _cache(prefix: Prefix, batch: int) -> Any:
     from transformers.cache_utils import DynamicCache
 
     cache = DynamicCache()
-    for layer, (keys, values) in enumerate(prefix.keys_values):
-        if keys.shape[0] == 1:
-            keys, values = keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
-        cache.update(keys, values, layer)
+    for layer in range(len(prefix.keys_values)):
+        cache.update(*prefix.rows(layer, batch), layer)
     return cache
