@@ -1,4 +1,4 @@
-"""`kc trace`, `kc lens` and `kc roles`: looking into a model, one prompt or one relation."""
+"""`kc trace`, `kc lens`, `kc roles` and `kc neurons`: looking into a model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from circuits.base.errors import OptionError
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Fixed, Given, Like
+from locate.neurons.options import NeuronSearch
 from locate.options import Loading, Source, Tracing
 from locate.search import Search
 
@@ -32,6 +33,12 @@ Answer = Annotated[
 Foil = Annotated[str | None, typer.Option("--foil", help="A wrong answer to follow as well.")]
 Circuit = Annotated[
     Path | None, typer.Option("--circuit", help="Label the heads of this stored circuit only.")
+]
+MlpsOf = Annotated[
+    Path | None, typer.Option("--circuit", help="Look into the MLPs of this stored circuit only.")
+]
+Mlps = Annotated[
+    list[str] | None, typer.Option("--mlp", help="Look into this MLP, as m5; repeatable.")
 ]
 KnownFacts = Annotated[Source, Fixed("wordings", "corrupt", hold_out=0.0, known_only=True)]
 AnyFacts = Annotated[Source, Fixed("wordings", "corrupt", "known_only", hold_out=0.0)]
@@ -185,6 +192,45 @@ def roles(
                 )
                 shown = looks.on_prompts(loaded, report, examples.pairs)
                 look = looks.roles(about(report, examples), shown)
+        paths = look.write(out, looks.FILES)
+    console.show(look, paths)
+
+
+def neurons(
+    *,
+    given: Given,
+    model: o.ModelName,
+    source: Source,
+    circuit: MlpsOf = None,
+    mlp: Mlps = None,
+    search: NeuronSearch,
+    loading: Loading,
+    out: o.Out = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Which neurons of MLPs do what these do: found on some pairs, patched on others."""
+    console = Console(as_json)
+    unused = [name for name in ("steps", "rule") if name not in search.method.uses]
+    given.refuse(f"with --method {search.method}", *unused)
+    if circuit is not None and mlp:
+        raise OptionError("`circuit` names the MLPs already: give it, or `mlp`")
+    with console.working():
+        from circuits.files.reading import read_circuit
+        from locate.evaluate import fitted
+        from locate.looks import neurons as looks
+        from locate.looks.look import about
+        from locate.neurons.find import find_neurons
+
+        stored = None if circuit is None else read_circuit(circuit)
+        o.check_files(source, out, inputs=[circuit], names=looks.FILES)
+        loaded = o.load_model(console, model, loading)
+        if stored is not None and circuit is not None:
+            stored = fitted(stored, loaded, circuit)
+        mlps = mlp or () if stored is None else stored
+        examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
+        console.warn(*examples.notes)
+        found = find_neurons(loaded, examples, mlps, search, console.stage)
+        look = looks.neurons(about(found, examples))
         paths = look.write(out, looks.FILES)
     console.show(look, paths)
 

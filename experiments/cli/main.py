@@ -56,7 +56,7 @@ INTERRUPTED = 130
 ROOMS = ("circuits", "locate", "viz", "experiments", "knowledge_circuits")
 
 COMMANDS = (
-    *(find.discover, find.evaluate, look.trace, look.roles, look.lens),
+    *(find.discover, find.evaluate, look.trace, look.roles, look.neurons, look.lens),
     *(edit.edit, edit.unlearn, edit.compare, run.run, benchmark.benchmark),
     *(sweep.sweep, figures.figures, serve.serve),
     *(files.show, files.export, files.push, files.schema, files.models, facts.facts),
