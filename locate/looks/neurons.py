@@ -52,8 +52,11 @@ def _shares(found: NeuronReport) -> Table:
     for mlp in found.order:
         shares = found.shares(mlp)
         cells = [*(each.share for each in shares), shares[-1].random]
-        rows.append((mlp, str(found.cost(mlp)), *map(_percent, cells)))
-    title = "MLPs, and how much of that their best neurons cost when patched alone:"
+        told = map(_percent, cells) if found.matters(mlp) else ["" for _ in cells]
+        rows.append((mlp, str(found.cost(mlp)), *told))
+    title = (
+        "MLPs, and how much of that their best neurons cost when patched alone (where it is not 0):"
+    )
     return Table(title, header, rows).first("neurons.kc.safetensors (`--out`) and `--json`")
 
 

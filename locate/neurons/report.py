@@ -139,6 +139,16 @@ class NeuronReport(Result):
         """What the metric loses by patching the whole MLP."""
         return _means(self.costs[:, [self._at(mlp)]])[0]
 
+    def matters(self, mlp: str) -> bool:
+        """Whether patching the MLP changes the metric: the interval leaves out 0.
+
+        From too few pairs for an interval, whether the mean is any but 0.
+        """
+        cost = self.cost(mlp)
+        if not np.isfinite(cost.low):
+            return abs(cost.value) > UNDEFINED_BELOW
+        return cost.low > 0 or cost.high < 0
+
     def node(self, mlp: str) -> Interval:
         """The MLP's score, to which those of all its neurons sum."""
         return _means(self.nodes[:, [self._at(mlp)]])[0]
@@ -198,6 +208,7 @@ class NeuronReport(Result):
                 "neurons": self.d_mlp,
                 "score": self.node(mlp).as_dict(),
                 "cost": self.cost(mlp).as_dict(),
+                "matters": self.matters(mlp),
                 "carried": [
                     {
                         "neurons": each.size,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
+from circuits.base.errors import OptionError
 from viz import theme
 from viz.screen.circuit import with_title
 from viz.screen.curves import MARKS, band
@@ -27,8 +28,11 @@ def neurons_figure(
     """Share of what patching an MLP costs that its best neurons cost, against how many (log scale).
 
     Bands are 95 % intervals; dashed grey are as many random neurons of the same MLP. `mlps` are
-    the names of those to draw, by default the first `MOST` that matter.
+    the names of those to draw, by default the first `MOST` whose patching changes the metric.
     """
+    shown = list(mlps) or [mlp for mlp in found.order if found.matters(mlp)][:MOST]
+    if not shown:
+        raise OptionError("patching none of these MLPs changes the metric: there is no share")
     figure = new_figure(height=360, margin={"l": 60, "r": 16, "t": 20, "b": 84})
     sizes = np.array(found.sizes, dtype=float)
     figure.update_layout(
@@ -42,7 +46,7 @@ def neurons_figure(
     )
     for level in (0, 1):
         figure.add_hline(y=level, line={"color": theme.RULE, "width": 1}, layer="below")
-    for index, mlp in enumerate(mlps or found.order[:MOST]):
+    for index, mlp in enumerate(shown):
         shares = found.shares(mlp)
         colour = theme.SERIES[index % len(theme.SERIES)]
         best = [each.share for each in shares]

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from circuits.base.intervals import Interval
 from locate.looks.says.circuits import WHERE
 from locate.looks.says.words import count, figures, model_of, percents, sentence
-from locate.neurons.report import UNDEFINED_BELOW
 
 if TYPE_CHECKING:
     from locate.neurons.report import NeuronReport
@@ -24,9 +20,10 @@ def neurons(found: NeuronReport) -> str:
     where = WHERE.get(str(origin.get("measured_on")), "pairs that may have found them")
     relation = origin.get("relation")
     asked = f"{relation}, {where}" if isinstance(relation, str) else where
-    cost = found.cost(mlp)
-    costs = f"patching {mlp} costs {figures(cost)} of {origin.get('metric', 'the metric')}"
-    if not _is_sure(cost):
+    costs = (
+        f"patching {mlp} costs {figures(found.cost(mlp))} of {origin.get('metric', 'the metric')}"
+    )
+    if not found.matters(mlp):
         return sentence(f"no evidence that neurons of {mlp} matter ({asked}): {costs}")
     each = found.shares(mlp)[found.fewest(mlp)]
     n = f"{each.size:,}"
@@ -34,10 +31,3 @@ def neurons(found: NeuronReport) -> str:
         f"{n} of {count(found.d_mlp, 'neuron')} of {mlp} carry {percents(each.share)} of what it "
         f"does in {model_of(origin)} ({asked}), {n} random ones {percents(each.random)}; {costs}"
     )
-
-
-def _is_sure(cost: Interval) -> bool:
-    """Whether the interval leaves out 0; without one, whether there is anything."""
-    if not np.isfinite(cost.low):
-        return abs(cost.value) > UNDEFINED_BELOW
-    return cost.low > 0 or cost.high < 0
