@@ -60,11 +60,14 @@ class Prefix:
         return self.keys_values[layer]
 
     def rows(self, layer: int, batch: int) -> tuple[Tensor, Tensor]:
-        """A layer's keys and values for so many prompts; those of one row serve them all."""
+        """A layer's keys and values for so many prompts; fewer rows serve again and again."""
         keys, values = self.keys_values[layer]
+        times = batch // keys.shape[0]
+        if times == 1:
+            return keys, values
         if keys.shape[0] == 1:
-            keys, values = keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
-        return keys, values
+            return keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
+        return keys.repeat(times, 1, 1, 1), values.repeat(times, 1, 1, 1)
 
 
 class Model(Blocks):

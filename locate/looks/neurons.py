@@ -36,7 +36,8 @@ def neurons(found: NeuronReport) -> Look:
         lines=(
             *describe(origin, len(found.nodes)),
             f"chosen on {origin.get('found_on')} pairs, tested on {len(found.nodes)} "
-            f"({origin.get('measured_on')})",
+            f"({origin.get('measured_on')}); of {origin.get('scored_mlps')} MLPs "
+            f"{len(found.mlps)} are tested",
         ),
         files={
             "neurons.kc.safetensors": found.save,
@@ -54,9 +55,7 @@ def _shares(found: NeuronReport) -> Table:
         cells = [*(each.share for each in shares), shares[-1].random]
         told = map(_percent, cells) if found.matters(mlp) else ["" for _ in cells]
         rows.append((mlp, str(found.cost(mlp)), *told))
-    title = (
-        "MLPs, and how much of that their best neurons cost when patched alone (where it is not 0):"
-    )
+    title = "MLPs, and the share of that which patching their best neurons alone costs:"
     return Table(title, header, rows).first("neurons.kc.safetensors (`--out`) and `--json`")
 
 

@@ -1,7 +1,7 @@
 """Which neurons of an MLP do what it does: found on some pairs, tested on others.
 
-1. Score all neurons of the MLPs on the pairs that choose (`locate.neurons.scoring`), and keep the
-   best of each MLP.
+1. Score all neurons of the MLPs on the pairs that choose (`locate.neurons.scoring`). Unless MLPs
+   are named take the 8 whose neurons' scores sum to most; keep the best neurons of each.
 2. Score these on the pairs that test, which ask about other subjects where there are any: a
    neuron's number there had no part in its being chosen.
 3. On these pairs, patch the best 1, 4, 16 and 64 neurons of each MLP exactly, beside as many
@@ -39,10 +39,10 @@ from locate.discovery import FOUND_IT, OTHER_PAIRS
 from locate.discovery import OTHERS as OTHER_SUBJECTS
 from locate.examples import Examples
 from locate.heads.best_tokens import best_tokens
-from locate.neurons.options import NeuronSearch
+from locate.neurons.options import USUAL_MLPS, NeuronSearch
 from locate.neurons.patching import Sets, patch_neurons
 from locate.neurons.report import NeuronReport, Reading, unlike
-from locate.neurons.scoring import Chosen, NeuronScores, check_neurons, directions, score_neurons
+from locate.neurons.scoring import Chosen, NeuronScores, directions, score_neurons
 from locate.states.frozen_norm import FrozenNorm
 
 WRITTEN = 5
@@ -59,18 +59,18 @@ def find_neurons(
     search: NeuronSearch | None = None,
     stages: Stages = silent,
 ) -> NeuronReport:
-    """The neurons of a circuit's MLPs, of those named, or of all, tested.
+    """The neurons of the MLPs named, or of those of a circuit, or of the model, that score most.
 
-    They are chosen on the examples' first side and tested on the other, or on the same pairs where
-    nothing is held out; `provenance["measured_on"]` says which. Errors are those of
+    Neurons are chosen on the examples' first side and tested on the other, or on the same pairs
+    where nothing is held out; `provenance["measured_on"]` says which. Errors are those of
     `locate.neurons.scoring.score_neurons`, and OptionError for names that are no MLPs.
     """
     search = search or NeuronSearch()
     layers = mlp_layers(model, mlps)
-    check_neurons(model, layers)
+    n_mlps = search.n_mlps or (len(layers) if _are_named(mlps) else USUAL_MLPS)
     pairs, scoring = examples.held_out or examples.pairs, search.scoring
     with stages("scores") as progress:
-        found = score_neurons(
+        every = score_neurons(
             model,
             examples.pairs,
             layers,
@@ -78,6 +78,8 @@ def find_neurons(
             batch_size=search.batch_size,
             progress=progress,
         ).mean
+    most = np.sort(np.argsort(-np.abs(every.sum(-1)), kind="stable")[:n_mlps])
+    layers, found = [layers[at] for at in most], every[most]
     d_mlp = found.shape[1]
     sizes = search.sizes_of(d_mlp)
     ranked = -(np.abs(found) if search.ranking == Ranking.ABSOLUTE else found)
@@ -111,8 +113,13 @@ def find_neurons(
         costs=lost[..., 0],
         carried=lost[..., 1:n],
         random=lost[..., n:].reshape(*lost.shape[:2], search.n_random, len(sizes)).mean(2),
-        provenance=_origin(model, examples, search),
+        provenance={**_origin(model, examples, search), "scored_mlps": len(every)},
     )
+
+
+def _are_named(mlps: Circuit | Sequence[str]) -> bool:
+    """Whether these are MLPs by their names."""
+    return not isinstance(mlps, Circuit) and len(mlps) > 0
 
 
 def mlp_layers(model: Model, mlps: Circuit | Sequence[str]) -> list[int]:

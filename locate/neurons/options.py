@@ -10,6 +10,8 @@ from circuits.base.options import Options, option
 from locate.edges.locators import Locator
 from locate.search import MOST_SEEDS, Scoring
 
+USUAL_MLPS = 8
+"""MLPs that are tested where none is named."""
 METHODS = (Locator.EAP, Locator.EAP_IG, Locator.EAP_IG_ACTIVATIONS, Locator.RELP, Locator.GIM)
 """Locators whose gradients neurons can be scored with."""
 
@@ -38,8 +40,13 @@ class NeuronSearch(Options):
         low=1,
         flags=("--size",),
     )
+    n_mlps: int | None = option(
+        None,
+        "Test the neurons of so many MLPs, those that score most; 8 unless MLPs are named.",
+        low=1,
+    )
     n_random: int = option(
-        5, "Random sets of neurons to compare with.", low=0, high=1000, flags=("--random",)
+        3, "Random sets of neurons to compare with.", low=0, high=1000, flags=("--random",)
     )
     batch_size: int = option(
         16, "Pairs a pass.", low=1, high=1_000_000, flags=("--batch-size", "-b")

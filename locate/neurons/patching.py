@@ -27,6 +27,8 @@ from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Hook, Model
 from locate.neurons.scoring import check_neurons
 
+ROWS = 4
+"""So many times the batch's rows are run at once, as no gradient is kept."""
 Sets = Mapping[int, Sequence[Sequence[int] | None]]
 """For a layer the sets of its MLP's neurons to patch, one after the other; None is all of them."""
 
@@ -68,8 +70,11 @@ def patch_neurons(
 
         clean[rows] = value(runs.logits)
         for layer in layers:
-            for place, chosen in enumerate(sets[layer]):
-                patched[layer][rows, place] = value(runs.patched(layer, chosen))
+            together = max(1, ROWS * batch_size // len(batch))
+            for first in range(0, len(sets[layer]), together):
+                some = sets[layer][first : first + together]
+                for place, logits in enumerate(runs.patched(layer, some), first):
+                    patched[layer][rows, place] = value(logits)
         done += len(batch)
         if progress is not None:
             progress(done, len(pairs))
@@ -112,21 +117,31 @@ class _BothRuns:
         reads: list[Hook] = [(taps.mlp_keys(layer), partial(change, layer)) for layer in layers]
         model.last_logits(batch.corrupted[:, start:], reads, self.prefix)
 
-    def patched(self, layer: int, chosen: Sequence[int] | None) -> Float[Tensor, "batch d_vocab"]:
-        """Logits with these neurons of the layer's MLP, or all, as in the corrupted runs."""
-        model, raw = self.model, self.seen[f"raw.{layer}"]
-        change, weight = self.changes[layer], model.mlp_output_matrix(layer)
+    def patched(
+        self, layer: int, sets: Sequence[Sequence[int] | None]
+    ) -> Float[Tensor, "set batch d_vocab"]:
+        """Logits with each set of the layer's neurons, or all, as in the corrupted runs."""
+        model = self.model
+        before = model.after_mlp(layer, self.seen[f"raw.{layer}"])
+        residual = torch.cat(
+            [
+                self.seen[f"after.{layer}"]
+                + model.after_mlp(layer, self._raw(layer, chosen))
+                - before
+                for chosen in sets
+            ]
+        )
+        for at in range(layer + 1, model.n_layers):
+            last = at == model.n_layers - 1
+            earlier = None if self.prefix is None else self.prefix.rows(at, len(residual))
+            residual = model.run_layer(at, residual, earlier, slice(-1 if last else None, None))
+        return model.unembed(residual[:, -1]).unflatten(0, (len(sets), -1))
+
+    def _raw(self, layer: int, chosen: Sequence[int] | None) -> Float[Tensor, "batch pos d_model"]:
+        """What the output matrix gives with these neurons, or all, changed."""
+        raw = self.seen[f"raw.{layer}"]
+        change, weight = self.changes[layer], self.model.mlp_output_matrix(layer)
         if chosen is not None:
             some = torch.as_tensor(chosen, dtype=torch.long, device=raw.device)
             change, weight = change[..., some], weight[:, some]
-        new = model.after_mlp(layer, raw + change @ weight.T) - model.after_mlp(layer, raw)
-        residual = self.seen[f"after.{layer}"] + new
-        for at in range(layer + 1, model.n_layers):
-            last = at == model.n_layers - 1
-            where = slice(-1, None) if last else slice(None)
-            residual = model.run_layer(at, residual, self._earlier(at), where)
-        return model.unembed(residual[:, -1])
-
-    def _earlier(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Keys and values of the positions that both prompts share."""
-        return None if self.prefix is None else self.prefix.rows(layer, self.n_examples)
+        return raw + change @ weight.T

@@ -20,9 +20,8 @@ def neurons(found: NeuronReport) -> str:
     where = WHERE.get(str(origin.get("measured_on")), "pairs that may have found them")
     relation = origin.get("relation")
     asked = f"{relation}, {where}" if isinstance(relation, str) else where
-    costs = (
-        f"patching {mlp} costs {figures(found.cost(mlp))} of {origin.get('metric', 'the metric')}"
-    )
+    metric = origin.get("metric", "the metric")
+    costs = f"patching {mlp} costs {figures(found.cost(mlp))} of {metric}"
     if not found.matters(mlp):
         return sentence(f"no evidence that neurons of {mlp} matter ({asked}): {costs}")
     each = found.shares(mlp)[found.fewest(mlp)]
