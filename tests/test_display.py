@@ -26,6 +26,7 @@ from tests.results import (
     delta,
     evaluation,
     lens,
+    neurons,
     outcome,
     prompt_heads,
     rewiring,
@@ -34,7 +35,18 @@ from tests.results import (
     trace,
 )
 
-DRAWN = (scores, circuit, comparison, curve, trace, average_trace, lens, average_lens, roles)
+DRAWN = (
+    scores,
+    circuit,
+    comparison,
+    curve,
+    trace,
+    average_trace,
+    lens,
+    average_lens,
+    roles,
+    neurons,
+)
 DRAWN += (prompt_heads, rewiring)
 SHOWN = (*DRAWN, evaluation, delta, outcome)
 MAKERS = pytest.mark.parametrize("make", SHOWN, ids=lambda make: make.__name__)

@@ -32,7 +32,7 @@ def neurons(found: NeuronReport) -> Look:
         "neurons",
         says(found),
         summary,
-        tables=(_shares(found), _best(found)),
+        tables=(_shares(found), *(_best(found, mlp) for mlp in _told(found))),
         lines=(
             *describe(origin, len(found.nodes)),
             f"chosen on {origin.get('found_on')} pairs, tested on {len(found.nodes)} "
@@ -59,8 +59,12 @@ def _shares(found: NeuronReport) -> Table:
     return Table(title, header, rows).first("neurons.kc.safetensors (`--out`) and `--json`")
 
 
-def _best(found: NeuronReport) -> Table:
-    mlp = found.order[0]
+def _told(found: NeuronReport) -> list[str]:
+    """The MLP that matters most, and that of which fewest neurons carry much."""
+    return list(dict.fromkeys(filter(None, (found.order[0], found.sparsest))))
+
+
+def _best(found: NeuronReport, mlp: str) -> Table:
     rows = [
         (
             each.name,

@@ -122,15 +122,9 @@ class _BothRuns:
     ) -> Float[Tensor, "set batch d_vocab"]:
         """Logits with each set of the layer's neurons, or all, as in the corrupted runs."""
         model = self.model
-        before = model.after_mlp(layer, self.seen[f"raw.{layer}"])
-        residual = torch.cat(
-            [
-                self.seen[f"after.{layer}"]
-                + model.after_mlp(layer, self._raw(layer, chosen))
-                - before
-                for chosen in sets
-            ]
-        )
+        rest = self.seen[f"after.{layer}"] - model.after_mlp(layer, self.seen[f"raw.{layer}"])
+        raw = [self._raw(layer, chosen) for chosen in sets]
+        residual = torch.cat([rest + model.after_mlp(layer, each) for each in raw])
         for at in range(layer + 1, model.n_layers):
             last = at == model.n_layers - 1
             earlier = None if self.prefix is None else self.prefix.rows(at, len(residual))

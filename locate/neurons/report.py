@@ -128,12 +128,24 @@ class NeuronReport(Result):
 
         Its place in `sizes`, so that what the others say of it had no part in choosing it.
         """
+        enough = np.flatnonzero(self._found_shares(mlp) >= HALF)
+        return int(enough[0]) if len(enough) else len(self.sizes) - 1
+
+    @property
+    def sparsest(self) -> str | None:
+        """The MLP of which fewest neurons carry `HALF` on the pairs that chose; None if none do."""
+        shares = {mlp: self._found_shares(mlp) for mlp in self.order}
+        reached = {mlp: each[each >= HALF] for mlp, each in shares.items() if (each >= HALF).any()}
+        if not reached:
+            return None
+        return min(reached, key=lambda mlp: (self.fewest(mlp), -float(reached[mlp][0])))
+
+    def _found_shares(self, mlp: str) -> Float[np.ndarray, " size"]:
+        """What an MLP's best neurons carry on the pairs that chose; 0 where it does nothing."""
         at = self._at(mlp)
-        if abs(self.found_costs[at]) > UNDEFINED_BELOW:
-            enough = np.flatnonzero(self.found_carried[at] / self.found_costs[at] >= HALF)
-            if len(enough):
-                return int(enough[0])
-        return len(self.sizes) - 1
+        if abs(self.found_costs[at]) <= UNDEFINED_BELOW:
+            return np.zeros(len(self.sizes))
+        return np.asarray(self.found_carried[at] / self.found_costs[at])
 
     def cost(self, mlp: str) -> Interval:
         """What the metric loses by patching the whole MLP."""

@@ -24,9 +24,23 @@ def neurons(found: NeuronReport) -> str:
     costs = f"patching {mlp} costs {figures(found.cost(mlp))} of {metric}"
     if not found.matters(mlp):
         return sentence(f"no evidence that neurons of {mlp} matter ({asked}): {costs}")
-    each = found.shares(mlp)[found.fewest(mlp)]
-    n = f"{each.size:,}"
-    return sentence(
-        f"{n} of {count(found.d_mlp, 'neuron')} of {mlp} carry {percents(each.share)} of what it "
-        f"does in {model_of(origin)} ({asked}), {n} random ones {percents(each.random)}; {costs}"
+    each, other = found.shares(mlp)[found.fewest(mlp)], found.sparsest
+    verb, ones = _number(each.size)
+    text = (
+        f"{each.size:,} of {count(found.d_mlp, 'neuron')} of {mlp} {verb} {percents(each.share)} "
+        f"of what it does in {model_of(origin)} ({asked}), {each.size:,} random {ones} "
+        f"{percents(each.random)}; {costs}"
     )
+    if other not in (None, mlp) and found.matters(str(other)):
+        few = found.shares(str(other))[found.fewest(str(other))]
+        verb, ones = _number(few.size)
+        text += (
+            f"; of {len(found.mlps)} MLPs {other} needs fewest: {few.size:,} {verb} "
+            f"{percents(few.share)}, {few.size:,} random {ones} {percents(few.random)}"
+        )
+    return sentence(text)
+
+
+def _number(size: int) -> tuple[str, str]:
+    """The verb and the noun after so many."""
+    return ("carries", "one") if size == 1 else ("carry", "ones")
