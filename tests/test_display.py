@@ -47,7 +47,7 @@ DRAWN = (
     roles,
     neurons,
 )
-DRAWN += (prompt_heads, rewiring)
+DRAWN += (neurons, prompt_heads, rewiring)
 SHOWN = (*DRAWN, evaluation, delta, outcome)
 MAKERS = pytest.mark.parametrize("make", SHOWN, ids=lambda make: make.__name__)
 

@@ -338,7 +338,7 @@ def test_circuits_and_names_say_which_mlps() -> None:
     assert mlp_layers(model, ()) == [0, 1, 2]
     with pytest.raises(OptionError, match="holds no MLP"):
         mlp_layers(model, circuit.without("m1", "m2"))
-    with pytest.raises(OptionError, match="'a0.h1' is no MLP"):
+    with pytest.raises(OptionError, match=r"'a0\.h1' is no MLP"):
         mlp_layers(model, ["a0.h1"])
     with pytest.raises(OptionError, match="the circuit is for"):
         mlp_layers(tiny_model("llama"), circuit)
@@ -367,8 +367,7 @@ def test_the_sentence_follows_the_numbers_and_others_choose_what_it_names() -> N
     assert report.says() == (
         "3 of 5 neurons of m0 carry 70 % [70, 70] of what it does in tiny (capitals, subjects they "
         "were not found on), 3 random ones 2 % [2, 2]; patching m0 costs 1.00 [1.00, 1.00] of "
-        "logit-diff; of 2 MLPs m1 needs fewest: 1 carries 30 % [30, 30], 1 random one 0.2 % [0.2, "
-        "0.2]."
+        "logit-diff; of 2 MLPs m1 needs fewest: 1 carries 30 % [30, 30], 1 random one 1 % [1, 1]."
     )
     unreached = replace(report, found_carried=np.zeros((2, 2)))
     assert unreached.sparsest is None

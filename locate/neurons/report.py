@@ -285,35 +285,40 @@ class NeuronReport(Result):
         numbers = {name: numeric(arrays, name, *form) for name, form in _ARRAYS.items()}
         mlps, sizes = texts(metadata["mlps"]), tuple(metadata["sizes"])
         readings = tuple(tuple(_reading(each) for each in some) for some in metadata["readings"])
-        report = cls(mlps, sizes, readings, **numbers, provenance=dict(metadata["provenance"]))
-        report._check_shapes()
-        return report
-
-    def _check_shapes(self) -> None:
-        n_pairs, n_mlps, n_sizes = len(self.nodes), len(self.mlps), len(self.sizes)
-        n_kept = self.kept.shape[1]
-        shapes = {
-            "found": (n_mlps, self.d_mlp),
-            "kept": (n_mlps, n_kept),
-            **dict.fromkeys(("scores", "changes"), (n_pairs, n_mlps, n_kept)),
-            "found_costs": (n_mlps,),
-            "found_carried": (n_mlps, n_sizes),
-            **dict.fromkeys(("nodes", "costs"), (n_pairs, n_mlps)),
-            **dict.fromkeys(("carried", "random"), (n_pairs, n_mlps, n_sizes)),
-        }
-        fits = all(getattr(self, name).shape == shape for name, shape in shapes.items())
-        listed = [len(some) == n_kept for some in self.readings]
-        if not (fits and n_pairs and n_kept and n_sizes and listed == [True] * n_mlps and n_mlps):
-            raise OptionError("the shapes do not fit")
-        if not all(isinstance(size, int) and size > 0 for size in self.sizes):
+        _check_shapes((len(mlps), len(sizes)), [len(some) for some in readings], numbers)
+        if not all(type(size) is int and size > 0 for size in sizes):
             raise OptionError("a number of neurons is none")
-        if self.kept.min() < 0 or self.kept.max() >= self.d_mlp:
-            raise OptionError("a neuron is none of its MLP")
+        return cls(mlps, sizes, readings, **numbers, provenance=dict(metadata["provenance"]))
 
     def _at(self, mlp: str) -> int:
         if mlp not in self.mlps:
             raise OptionError(f"the report holds {', '.join(self.mlps)}, not {mlp!r:.40}")
         return self.mlps.index(mlp)
+
+
+def _check_shapes(
+    n: tuple[int, int], n_readings: Sequence[int], numbers: Mapping[str, np.ndarray]
+) -> None:
+    """OptionError where the arrays are not those of so many MLPs and sizes, and their readings."""
+    n_mlps, n_sizes = n
+    n_pairs, n_kept, d_mlp = (
+        len(numbers["nodes"]),
+        *(numbers[x].shape[1] for x in ("kept", "found")),
+    )
+    shapes = {
+        "found": (n_mlps, d_mlp),
+        "kept": (n_mlps, n_kept),
+        "found_costs": (n_mlps,),
+        "found_carried": (n_mlps, n_sizes),
+        **dict.fromkeys(("scores", "changes"), (n_pairs, n_mlps, n_kept)),
+        **dict.fromkeys(("nodes", "costs"), (n_pairs, n_mlps)),
+        **dict.fromkeys(("carried", "random"), (n_pairs, n_mlps, n_sizes)),
+    }
+    fits = all(numbers[name].shape == shape for name, shape in shapes.items())
+    if not fits or not (n_pairs and n_kept and all(n)) or list(n_readings) != [n_kept] * n_mlps:
+        raise OptionError("the shapes do not fit")
+    if numbers["kept"].min() < 0 or numbers["kept"].max() >= d_mlp:
+        raise OptionError("a neuron is none of its MLP")
 
 
 def _means(values: Float[np.ndarray, "pair column"]) -> list[Interval]:
