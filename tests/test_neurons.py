@@ -354,7 +354,7 @@ def told() -> NeuronReport:
         found_costs=np.array([2.0, 1.0]),
         found_carried=np.array([[0.1, 1.4], [0.9, 0.9]]),
         carried=np.stack([ones * [0.2, 1.2], ones * [0.7, 0.9]], -1),
-        random=np.stack([ones * 0.01, ones * 0.02], -1),
+        random=np.stack([ones * 0.04, ones * 0.02], -1),
         provenance=origin | {"measured_on": "other subjects"},
     )
 

@@ -35,14 +35,14 @@ from circuits.graph.evaluate import check_geometry
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.wiring import LAST, OTHERS, node_kind
-from locate.discovery import FOUND_IT, OTHER_PAIRS
-from locate.discovery import OTHERS as OTHER_SUBJECTS
 from locate.examples import Examples
 from locate.heads.best_tokens import best_tokens
 from locate.neurons.options import USUAL_MLPS, NeuronSearch
 from locate.neurons.patching import Sets, patch_neurons
 from locate.neurons.report import NeuronReport, Reading, unlike
 from locate.neurons.scoring import Chosen, NeuronScores, directions, score_neurons
+from locate.seen import FOUND_IT, OTHER_PAIRS
+from locate.seen import OTHERS as OTHER_SUBJECTS
 from locate.states.frozen_norm import FrozenNorm
 
 WRITTEN = 5
