@@ -367,8 +367,10 @@ def test_the_sentence_follows_the_numbers_and_others_choose_what_it_names() -> N
     assert report.says() == (
         "3 of 5 neurons of m0 carry 70 % [70, 70] of what it does in tiny (capitals, subjects they "
         "were not found on), 3 random ones 2 % [2, 2]; patching m0 costs 1.00 [1.00, 1.00] of "
-        "logit-diff; of 2 MLPs m1 needs fewest: 1 carries 30 % [30, 30], 1 random one 1 % [1, 1]."
+        "logit-diff; where they were chosen, 1 of m1 carried half of it, fewest of 2 MLPs: here "
+        "30 % [30, 30], 1 random one 1 % [1, 1]."
     )
+    assert replace(report, found_costs=np.array([2.0, 0.09])).sparsest is None
     unreached = replace(report, found_carried=np.zeros((2, 2)))
     assert unreached.sparsest is None
     assert [unreached.fewest(mlp) for mlp in report.mlps] == [1, 1]

@@ -23,6 +23,8 @@ UNDEFINED_BELOW = 1e-6
 """A share is undefined where patching the whole MLP costs no more than this."""
 HALF = 0.5
 """The share of what an MLP does that the fewest neurons are named for."""
+NOTABLE = 0.05
+"""MLPs that cost less than this share of the one that costs most are not held beside it."""
 _ARRAYS = {
     "found": ("f", 2),
     "found_costs": ("f", 1),
@@ -133,8 +135,13 @@ class NeuronReport(Result):
 
     @property
     def sparsest(self) -> str | None:
-        """The MLP of which fewest neurons carry `HALF` on the pairs that chose; None if none do."""
-        shares = {mlp: self._found_shares(mlp) for mlp in self.order}
+        """The MLP of which fewest neurons carry `HALF` on the pairs that chose; None if none do.
+
+        Only those count whose patching costs `NOTABLE` of what the first of `order` costs there.
+        """
+        least = NOTABLE * float(np.abs(self.found_costs).max())
+        costs = dict(zip(self.mlps, np.abs(self.found_costs).tolist(), strict=True))
+        shares = {mlp: self._found_shares(mlp) for mlp in self.order if costs[mlp] >= least}
         reached = {mlp: each[each >= HALF] for mlp, each in shares.items() if (each >= HALF).any()}
         if not reached:
             return None

@@ -33,10 +33,11 @@ def neurons(found: NeuronReport) -> str:
     )
     if other not in (None, mlp) and found.matters(str(other)):
         few = found.shares(str(other))[found.fewest(str(other))]
-        verb, ones = _number(few.size)
+        _, ones = _number(few.size)
         text += (
-            f"; of {len(found.mlps)} MLPs {other} needs fewest: {few.size:,} {verb} "
-            f"{percents(few.share)}, {few.size:,} random {ones} {percents(few.random)}"
+            f"; where they were chosen, {few.size:,} of {other} carried half of it, fewest of "
+            f"{len(found.mlps)} MLPs: here {percents(few.share)}, {few.size:,} random {ones} "
+            f"{percents(few.random)}"
         )
     return sentence(text)
 
