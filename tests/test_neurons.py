@@ -370,7 +370,7 @@ def test_the_sentence_follows_the_numbers_and_others_choose_what_it_names() -> N
         "logit-diff; where they were chosen, 1 of m1 carried half of it, fewest of 2 MLPs: here "
         "30 % [30, 30], 1 random one 1 % [1, 1]."
     )
-    assert replace(report, found_costs=np.array([2.0, 0.09])).sparsest is None
+    assert replace(report, found_costs=np.array([2.0, 0.09])).sparsest == "m0"
     unreached = replace(report, found_carried=np.zeros((2, 2)))
     assert unreached.sparsest is None
     assert [unreached.fewest(mlp) for mlp in report.mlps] == [1, 1]
