@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from circuits.model.model import Model
     from experiments.analyses.engine.base import Run
     from knowledge_circuits.acts import activations, interchange
-    from knowledge_circuits.looks import attribution, carriers, heads, lens, roles, trace
+    from knowledge_circuits.looks import (
+        attribution,
+        carriers,
+        heads,
+        lens,
+        neurons,
+        roles,
+        trace,
+    )
     from knowledge_circuits.seams import analysis, edit_method, locator, metric, result_kind
     from knowledge_circuits.verbs import (
         ask,
@@ -60,6 +68,7 @@ if TYPE_CHECKING:
     from locate.heads.heads_on_prompts import HeadsOnPrompts
     from locate.heads.role_report import RoleReport
     from locate.interchange import Interchange
+    from locate.neurons.report import NeuronReport
     from locate.states.lens_curves import AverageLens
     from locate.states.lens_result import LensResult
     from locate.states.logit_attribution import LogitAttribution
@@ -71,7 +80,7 @@ _VERBS = (
     *("ask", "compare", "discover", "edit", "evaluate", "explore", "facts", "load", "models"),
     *("open", "plot", "push", "relations", "run", "save", "unlearn"),
 )
-_LOOKS = ("attribution", "carriers", "heads", "lens", "roles", "trace")
+_LOOKS = ("attribution", "carriers", "heads", "lens", "neurons", "roles", "trace")
 _ACTS = ("activations", "interchange")
 _SEAMS = ("analysis", "edit_method", "locator", "metric", "result_kind")
 _PLACES = {
@@ -97,6 +106,7 @@ _PLACES = {
     "LensResult": "locate.states.lens_result",
     "LogitAttribution": "locate.states.logit_attribution",
     "Model": "circuits.model.model",
+    "NeuronReport": "locate.neurons.report",
     "PromptPair": "circuits.facts.pairs",
     "Rewiring": "locate.changes.rewired",
     "RoleReport": "locate.heads.role_report",
@@ -126,6 +136,7 @@ __all__ = [
     "LensResult",
     "LogitAttribution",
     "Model",
+    "NeuronReport",
     "OptionError",
     "PromptPair",
     "Relation",
@@ -155,6 +166,7 @@ __all__ = [
     "locator",
     "metric",
     "models",
+    "neurons",
     "open",
     "patched",
     "plot",

@@ -9,12 +9,14 @@ from typing import Any
 from circuits.base.errors import OptionError
 from circuits.model.model import Model
 from knowledge_circuits.options import split, takes
-from knowledge_circuits.values import circuit_of, examples_for, loaded_model
+from knowledge_circuits.values import circuit_of, examples_for, is_path, loaded_model
 from locate.features.carriers import Carriers
 from locate.features.directions import Directions
 from locate.heads.heads_on_prompts import HeadsOnPrompts
 from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
+from locate.neurons.options import NeuronSearch
+from locate.neurons.report import NeuronReport
 from locate.options import Source, Tracing
 from locate.states.lens_curves import AverageLens
 from locate.states.lens_result import LensResult
@@ -210,3 +212,31 @@ def carriers(
     if isinstance(directions, str | Path):
         directions = Directions.load(directions)
     return carriers_of(loaded_model(model), prompt, read, directions, edges, into, n, bos)
+
+
+@takes(Source, NeuronSearch)
+def neurons(model: Model | str, what: Any, which: Any = None, **options: Any) -> NeuronReport:
+    """Which neurons of MLPs do what these do, and how much of it a few of them carry.
+
+    `which` is a circuit (or a discovery, or a file), whose MLPs are looked into, or names, as `m5`;
+    all MLPs unless given. `what` is as for `discover`: half of the subjects choose the neurons, the
+    others test them.
+
+    >>> report = neurons("facts-gpt2", "country_capital", "m2", n_pairs=8, sizes=(16, 64))
+    >>> best, more = report.shares("m2")
+    >>> more.share.value > more.random.value
+    True
+    """
+    from locate.looks.look import about
+    from locate.neurons.find import find_neurons
+
+    source, (search,) = split(options, Source, NeuronSearch)
+    if which is None:
+        mlps: Any = ()
+    elif isinstance(which, str) and not is_path(which):
+        mlps = [which]
+    else:
+        mlps = list(which) if isinstance(which, list | tuple) else circuit_of(which)
+    with loaded_model(model).alone() as loaded:
+        examples = examples_for(loaded, what, source)
+        return about(find_neurons(loaded, examples, mlps, search), examples)

@@ -342,6 +342,9 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         )
         for option in ("metric", "ablation")
     },
+    ("locate.neurons.patching:patch_neurons", "metric"): lambda v: call(
+        "locate.neurons.patching:patch_neurons"
+    )(model(), pairs(), {0: [[0]]}, metric=v),
     **{
         ("circuits.graph.hypothesis:circuit_tests", option): lambda v, option=option: call(
             "circuits.graph.hypothesis:circuit_tests"

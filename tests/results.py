@@ -25,6 +25,7 @@ from locate.heads.readings import REGIONS, HeadReadings
 from locate.heads.role_criteria import RoleCriteria
 from locate.heads.role_report import RoleReport
 from locate.heads.roles import label_heads
+from locate.neurons.report import NeuronReport, Reading
 from locate.states.lens_curves import AverageLens, Followed, Place
 from locate.states.lens_result import LensResult
 from locate.states.trace_result import Trace
@@ -116,6 +117,23 @@ def roles() -> RoleReport:
     return RoleReport(found, criteria, readings, None, (), {})
 
 
+def neurons() -> NeuronReport:
+    rng = np.random.default_rng(0)
+    shapes = {"nodes": (9, 2), "costs": (9, 2), "carried": (9, 2, 2), "random": (9, 2, 2)}
+    shapes |= {"scores": (9, 2, 3), "changes": (9, 2, 3), "found": (2, 5), "found_costs": (2,)}
+    numbers = {name: rng.random(shape) for name, shape in shapes.items()}
+    reading = Reading(HOSTILE, 0.5, (HOSTILE, "b"), (HOSTILE,))
+    return NeuronReport(
+        mlps=("m0", "m1"),
+        sizes=(1, 3),
+        readings=((reading,) * 3,) * 2,
+        kept=np.array([[4, 0, 2], [1, 2, 3]]),
+        found_carried=rng.random((2, 2)),
+        **numbers,
+        provenance=ORIGIN,
+    )
+
+
 def prompt_heads() -> PromptHeads:
     shares = np.full((2, 3), 1 / 3, dtype=np.float32)
     words = ((HOSTILE, 2.0), (" b", 1.0))
@@ -189,6 +207,7 @@ STORED = {
     "rewiring": rewiring,
     "delta": delta,
     "curves": lambda: FaithfulnessCurves({"eap-ig": curve()}, ORIGIN),
+    "neurons": neurons,
     "heads": lambda: HeadsOnPrompts((prompt_heads(),)),
     "carriers": carriers,
 }

@@ -810,6 +810,7 @@ ABOUT_CAPITALS = ("-m", "no-such-model", "-r", "country_capital")
         (["trace", *ABOUT_CAPITALS], "average_trace.svg"),
         (["lens", *ABOUT_CAPITALS], "lens.kc.safetensors"),
         (["roles", *ABOUT_CAPITALS], "roles.kc.safetensors"),
+        (["neurons", *ABOUT_CAPITALS], "neurons.csv"),
         (["evaluate", "CIRCUIT", *ABOUT_CAPITALS], "summary.json"),
         (["compare", "--before", "CIRCUIT", "--after", "CIRCUIT"], "edges.csv"),
     ],

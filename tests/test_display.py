@@ -26,6 +26,7 @@ from tests.results import (
     delta,
     evaluation,
     lens,
+    neurons,
     outcome,
     prompt_heads,
     rewiring,
@@ -34,8 +35,19 @@ from tests.results import (
     trace,
 )
 
-DRAWN = (scores, circuit, comparison, curve, trace, average_trace, lens, average_lens, roles)
-DRAWN += (prompt_heads, rewiring)
+DRAWN = (
+    scores,
+    circuit,
+    comparison,
+    curve,
+    trace,
+    average_trace,
+    lens,
+    average_lens,
+    roles,
+    neurons,
+)
+DRAWN += (neurons, prompt_heads, rewiring)
 SHOWN = (*DRAWN, evaluation, delta, outcome)
 MAKERS = pytest.mark.parametrize("make", SHOWN, ids=lambda make: make.__name__)
 

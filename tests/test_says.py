@@ -21,6 +21,7 @@ MADE = (
     *(results.scores, results.circuit, results.comparison, results.evaluation, results.curve),
     *(results.trace, results.average_trace, results.lens, results.average_lens, results.roles),
     *(results.prompt_heads, results.rewiring, results.delta, results.outcome, results.carriers),
+    results.neurons,
 )
 
 

@@ -120,3 +120,37 @@ def bootstrap_means(
         draws = (counts / n_examples) @ columns
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return centre.reshape(rest), low.reshape(rest), high.reshape(rest)
+
+
+def bootstrap_ratios(
+    above: np.ndarray,
+    below: np.ndarray,
+    defined: float,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    fewest: int = FEWEST,
+) -> list[Interval]:
+    """For each column of [example column] the mean of `above` over that of `below`.
+
+    Examples are resampled jointly. A ratio is undefined where the size of what is below is not
+    above `defined`; resamples in which it is do not count.
+    """
+
+    def ratios(shares: np.ndarray) -> np.ndarray:
+        over, under = shares @ above, shares @ below
+        known = np.abs(under) > defined
+        return np.where(known, over / np.where(known, under, 1.0), np.nan)
+
+    n_examples = len(above)
+    values = ratios(np.full((1, n_examples), 1 / n_examples))[0]
+    if not enough(n_examples, fewest) or resamples < 1:
+        return [Interval(float(value), np.nan, np.nan) for value in values]
+    counts = np.random.default_rng(seed).multinomial(
+        n_examples, np.full(n_examples, 1 / n_examples), size=resamples
+    )
+    draws = ratios(counts / n_examples)
+    return [
+        percentiles(float(value), column.tolist(), level) if np.isfinite(value) else UNDEFINED
+        for value, column in zip(values, draws.T, strict=True)
+    ]

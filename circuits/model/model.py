@@ -59,6 +59,16 @@ class Prefix:
     def __getitem__(self, layer: int) -> tuple[Tensor, Tensor]:
         return self.keys_values[layer]
 
+    def rows(self, layer: int, batch: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values for so many prompts; fewer rows serve again and again."""
+        keys, values = self.keys_values[layer]
+        times = batch // keys.shape[0]
+        if times == 1:
+            return keys, values
+        if keys.shape[0] == 1:
+            return keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
+        return keys.repeat(times, 1, 1, 1), values.repeat(times, 1, 1, 1)
+
 
 class Model(Blocks):
     """A decoder-only transformer whose every head and MLP can be read and replaced.
@@ -311,8 +321,6 @@ def _cache(prefix: Prefix, batch: int) -> Any:
     from transformers.cache_utils import DynamicCache
 
     cache = DynamicCache()
-    for layer, (keys, values) in enumerate(prefix.keys_values):
-        if keys.shape[0] == 1:
-            keys, values = keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
-        cache.update(keys, values, layer)
+    for layer in range(len(prefix.keys_values)):
+        cache.update(*prefix.rows(layer, batch), layer)
     return cache

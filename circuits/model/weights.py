@@ -200,6 +200,12 @@ class Weights:
             )
         return name.format(layer)
 
+    def mlp_output_matrix(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
+        """The matrix from which a layer's MLP writes, a column a neuron, however it is held."""
+        name = self.mlp_output_name(layer)
+        weight = self.parameter(name)
+        return weight.T if self.is_transposed(name) else weight
+
     def block_prefix(self, layer: int) -> str:
         """How the names of all weights of a layer begin."""
         return self.mlp_output_name(layer).partition(f".{layer}.")[0] + f".{layer}."

@@ -1,4 +1,4 @@
-"""`kc trace`, `kc lens`, `kc roles`, `kc carriers`: a look into a model at prompts or relations."""
+"""`kc trace`, `kc lens` and `kc roles`: looking into a model, one prompt or one relation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from circuits.base.choices import Ablation, TraceKind
 from circuits.base.errors import OptionError
 from experiments.cli import options as o
 from experiments.cli.console import Console
-from experiments.cli.signature import Fixed, Given, Like, path
+from experiments.cli.signature import Fixed, Given, Like
 from locate.options import Loading, Source, Tracing
 from locate.search import Search
 
@@ -32,40 +32,6 @@ Answer = Annotated[
 Foil = Annotated[str | None, typer.Option("--foil", help="A wrong answer to follow as well.")]
 Circuit = Annotated[
     Path | None, typer.Option("--circuit", help="Label the heads of this stored circuit only.")
-]
-Graph = Annotated[
-    Path | None,
-    typer.Argument(
-        help="An attribution graph's JSON file; its links are the edges.",
-        metavar="GRAPH",
-        parser=path,
-    ),
-]
-GraphPrompt = Annotated[
-    str | None, typer.Option("--prompt", "-p", help="The prompt; by default the graph's.")
-]
-DirectionsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--directions",
-        metavar="FILE",
-        parser=path,
-        help="Encoders and decoders of the features (safetensors); default: the model's neurons.",
-    ),
-]
-EdgeNames = Annotated[
-    tuple[str, str] | None,
-    typer.Option(
-        "--edge",
-        metavar="SOURCE TARGET",
-        help="One edge by its features, as 3_17_5 6_20_9 (layer, number, position).",
-    ),
-]
-Into = Annotated[
-    str | None, typer.Option("--into", metavar="TARGET", help="The strongest edges into a feature.")
-]
-MostEdges = Annotated[
-    int, typer.Option("--edges", "-n", min=1, help="How many edges, the strongest first.")
 ]
 KnownFacts = Annotated[Source, Fixed("wordings", "corrupt", hold_out=0.0, known_only=True)]
 AnyFacts = Annotated[Source, Fixed("wordings", "corrupt", "known_only", hold_out=0.0)]
@@ -219,54 +185,6 @@ def roles(
                 )
                 shown = looks.on_prompts(loaded, report, examples.pairs)
                 look = looks.roles(about(report, examples), shown)
-        paths = look.write(out, looks.FILES)
-    console.show(look, paths)
-
-
-def carriers(
-    *,
-    given: Given,
-    graph: Graph = None,
-    model: o.ModelName,
-    prompt: GraphPrompt = None,
-    directions: DirectionsFile = None,
-    edge: EdgeNames = None,
-    into: Into = None,
-    edges: MostEdges = 20,
-    bos: Annotated[bool | None, Like(Source, "bos")] = None,
-    loading: Loading,
-    out: o.Out = None,
-    as_json: o.AsJson = False,
-) -> None:
-    """Which heads carry an edge between features: of a GRAPH, of directions, or of neurons.
-
-    Patterns and norms are frozen, MLPs cut: what an edge weighs goes through no head, through one
-    or through several, and the parts sum to it.
-    """
-    console = Console(as_json)
-    with console.working():
-        from circuits.files.attribution import AttributionGraph
-        from circuits.files.neuronpedia import read_graph
-        from locate.features.carrying import asked_for, carriers_of
-        from locate.features.directions import Directions
-        from locate.looks import carriers as looks
-
-        if edge:
-            given.refuse("on an edge that is named", "edges")
-        o.check_files(None, out, inputs=(graph, directions), names=looks.FILES)
-        links = None if graph is None else AttributionGraph.of(read_graph(graph))
-        vectors = None if directions is None else Directions.load(directions)
-        named = [edge] if edge else []
-        asked_for(links, vectors, named, into)
-        loaded = o.load_model(console, model, loading)
-        with console.stage("carriers") as progress:
-            found = carriers_of(loaded, prompt, links, vectors, named, into, edges, bos, progress)
-        if (misfit := found.misfit()) is not None and misfit > looks.FITS:
-            console.warn(
-                f"totals are off the graph's weights by {100 * misfit:.3g} %: directions, model or "
-                "prompt may be others than the graph's"
-            )
-        look = looks.carriers(found, graph)
         paths = look.write(out, looks.FILES)
     console.show(look, paths)
 

@@ -39,6 +39,7 @@ from experiments.cli import (
     files,
     find,
     glossary,
+    inside,
     look,
     mib,
     run,
@@ -57,7 +58,7 @@ ROOMS = ("circuits", "locate", "viz", "experiments", "knowledge_circuits")
 
 COMMANDS = (
     *(find.discover, find.evaluate, look.trace, look.roles, look.lens),
-    look.carriers,
+    *(inside.neurons, inside.carriers),
     *(edit.edit, edit.unlearn, edit.compare, run.run, benchmark.benchmark),
     *(sweep.sweep, figures.figures, serve.serve),
     *(files.show, files.export, files.push, files.schema, files.models, facts.facts),

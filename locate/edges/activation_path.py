@@ -64,7 +64,7 @@ def attribute(
 
 
 @dataclass(frozen=True, eq=False)
-class _Stage:
+class Stage:
     """Sources that move together: their indices, where they write, and clean minus replaced."""
 
     sources: range
@@ -85,18 +85,18 @@ class _Stage:
         return [*below, (self.point, write)]
 
 
-def _stages(runs: Runs) -> Iterator[_Stage]:
+def _stages(runs: Runs) -> Iterator[Stage]:
     model, wiring, values = runs.model, runs.wiring, runs.differences.values
-    yield _Stage(range(1), 0, taps.EMBEDDING, values["embedding"])
+    yield Stage(range(1), 0, taps.EMBEDDING, values["embedding"])
     for layer in range(model.n_layers):
         first, mlp = wiring.head_src(layer), wiring.mlp_src(layer)
         heads = values[f"heads.{layer}"]
         heads = heads.reshape(*heads.shape[:2], model.n_heads, model.d_head)
         together = torch.einsum("bphe,hed->bpd", heads, model.head_output_weights(layer))
-        yield _Stage(
+        yield Stage(
             range(first, first + model.n_heads), layer, model.taps.attention_out(layer), together
         )
-        yield _Stage(range(mlp, mlp + 1), layer, model.taps.mlp_out(layer), values[f"mlp.{layer}"])
+        yield Stage(range(mlp, mlp + 1), layer, model.taps.mlp_out(layer), values[f"mlp.{layer}"])
 
 
 def _scores(runs: Runs) -> Float[np.ndarray, "pair edge"]:

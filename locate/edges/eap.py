@@ -30,16 +30,17 @@ from locate.edges.rules import PLAIN, BackwardRules
 from locate.edges.runs import along_the_path, at_clean, contract_runs
 from locate.search import Scoring
 
-_PASSES = {
+PASSES = {
     Locator.EAP: at_clean,
     Locator.EAP_IG: along_the_path,
     Locator.EAP_GP: along_the_gradient,
     Locator.RELP: at_clean,
     Locator.GIM: at_clean,
 }
+"""The runs that a method makes of a batch."""
 
 
-def _rules(scoring: Scoring) -> BackwardRules:
+def rules_of(scoring: Scoring) -> BackwardRules:
     """How gradients flow back."""
     if scoring.method == Locator.RELP:
         return relp.RULES[scoring.options.patterns]
@@ -66,14 +67,14 @@ def attribute(
     whose scores are not finite, UnsupportedArchitectureError where a method's rules do not reach.
     """
     scoring = Scoring.of(scoring, options)
-    if scoring.method not in _PASSES:
-        raise OptionError(f"the method {scoring.method} is none of {', '.join(_PASSES)}")
+    if scoring.method not in PASSES:
+        raise OptionError(f"the method {scoring.method} is none of {', '.join(PASSES)}")
     return contract_runs(
         model,
         pairs,
         scoring,
-        _PASSES[scoring.method],
-        rules=_rules(scoring),
+        PASSES[scoring.method],
+        rules=rules_of(scoring),
         batch_size=batch_size,
         keep_pairs=keep_pairs,
         progress=progress,

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from circuits.model import taps
 from locate.edges.locators import GradientPath
-from locate.edges.runs import Runs
+from locate.edges.runs import Recorded
 
 
-def along_the_gradient(runs: Runs) -> None:
+def along_the_gradient(runs: Recorded) -> None:
     """The gradient at the points of the path, after the clean and the corrupted run."""
     differences, options = runs.differences, runs.scoring.options
     assert isinstance(options, GradientPath)
@@ -47,18 +47,18 @@ def along_the_gradient(runs: Runs) -> None:
 
 
 def _corrupted_logits(
-    runs: Runs, like: Float[Tensor, "batch pos d_model"]
+    runs: Recorded, like: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch d_vocab"]:
     """What the path goes to; completes the differences."""
     if runs.constants is None:
         hooks = runs.differences.hooks(-1)
         return runs.model.last_logits(runs.corrupted, hooks, runs.prefix)
-    runs.differences.subtract(runs.constants)
+    runs.see_corrupted()
     constant = runs.constants.embedding.expand_as(like)
     return runs.model.last_logits(runs.clean, [(taps.EMBEDDING, lambda value, hook: constant)])
 
 
-def _moving(runs: Runs) -> Bool[Tensor, "batch pos 1"]:
+def _moving(runs: Recorded) -> Bool[Tensor, "batch pos 1"]:
     """Positions from each pair's own first difference on, whatever its batch mates share."""
     differs = runs.clean != runs.corrupted
     if runs.constants is not None:
@@ -67,7 +67,7 @@ def _moving(runs: Runs) -> Bool[Tensor, "batch pos 1"]:
 
 
 def _step(
-    runs: Runs,
+    runs: Recorded,
     point: Float[Tensor, "batch pos d_model"],
     target: Float[Tensor, "batch d_vocab"],
     moving: Bool[Tensor, "batch pos 1"],

@@ -19,38 +19,29 @@ the rules of `locate.edges.rules` sigma is a constant, and the term with x_hat f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.graph.ablation import SourceConstants, source_hooks
 from circuits.model import taps as points
-from circuits.model.model import Hook, Model, Prefix
-from circuits.model.recomputing import Recomputing
+from circuits.model.model import Hook, Model
 from circuits.model.wiring import Wiring
+from locate.edges.recording import Differences, Gradients, accumulate
 from locate.edges.rules import PLAIN, BackwardRules
 
 
-class SourceDifferences:
+class SourceDifferences(Differences):
     """Clean minus replacement output of every source, at the positions from `start` on."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.values: dict[str, Tensor] = {}
 
     def hooks(self, sign: int) -> list[Hook]:
         """Hooks that add (sign 1) or subtract (sign -1) this run's outputs."""
 
         def save(key: str, value: Tensor) -> None:
-            if key.startswith("raw."):
-                return
-            value = value.detach()
-            if key in self.values:
-                self.values[key].add_(value, alpha=sign)
-            else:
-                self.values[key] = value.clone() if sign > 0 else value.neg()
+            if not key.startswith("raw."):
+                self.add(key, value, sign)
 
         return source_hooks(self.model, save)
 
@@ -72,13 +63,10 @@ class SourceDifferences:
         out[first + n_heads] = self.values[f"mlp.{layer}"].reshape(-1, self.model.d_model)[rows]
 
 
-class InputGradients:
+class InputGradients(Gradients):
     """Gradients of the metric with respect to each destination's input, summed over runs.
 
     Rows are (example, position) pairs of one batch, positions from the first difference on.
-    `rules` may put others in the place of some derivatives. `also` names other points whose
-    gradients the runs leave in `others`, summed. With `recompute` a run holds what one block needs
-    for its gradients, and takes a forward pass more.
     """
 
     def __init__(
@@ -89,9 +77,8 @@ class InputGradients:
         also: Sequence[str] = (),
         recompute: bool = False,
     ) -> None:
-        self.model, self.wiring, self.rules, self.also = model, wiring, rules, tuple(also)
-        self.recompute = recompute
-        self.others: dict[str, Tensor] = {}
+        super().__init__(model, rules, also, recompute)
+        self.wiring = wiring
         self.norms = model.taps.attention_norm, model.taps.mlp_norm
         layers = range(model.n_layers)
         self.per_head = wiring.n_key_inputs != model.n_kv_heads
@@ -100,7 +87,6 @@ class InputGradients:
         self._directions: list[list[Tensor]] = [[] for _ in layers]
         self._mlp: list[Tensor | None] = [None for _ in layers]
         self._final: Tensor | None = None
-        self.n_runs = 0
 
     def later_bytes(self, runs: int) -> int:
         """Bytes a position of an example that runs after a path's first find and leave behind."""
@@ -109,72 +95,22 @@ class InputGradients:
         factors = model.n_layers * each * model.dtype.itemsize if self.norms[0] else 0
         return (sums * max(4, model.dtype.itemsize) if runs else 0) + runs * factors
 
-    def run(
+    def keep(
         self,
-        tokens: Int[Tensor, "batch pos"],
-        metric: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]],
-        embedding: Float[Tensor, "batch pos d_model"] | None = None,
-        prefix: Prefix | None = None,
-        extra_hooks: list[Hook] | None = None,
-        changes: Sequence[Hook] = (),
-    ) -> Float[Tensor, "batch d_vocab"]:
-        """One forward and one backward pass; returns the logits.
-
-        `embedding` replaces the token embeddings (a point on an integration path). Extra hooks
-        read; those of `changes` may keep the gradient from destinations, which is then 0 there.
-        """
-        taps: dict[str, Tensor] = {}
-        seen: dict[str, Tensor] = {}
-        recomputing = Recomputing()
-
-        def start(value: Tensor, hook: object) -> Tensor:
-            point = value if embedding is None else embedding
-            return point.detach().requires_grad_(True)
-
-        def tap(name: str) -> Hook:
-            def keep(value: Tensor, hook: object) -> Tensor:
-                # The hook may see a view, or what others read too; returning a view of it puts one
-                # on the graph that only this reader's gradient reaches.
-                view = value.view_as(value)
-                return view if recomputing.again else taps.setdefault(name, view)
-
-            return name, keep
-
-        def look(name: str) -> Hook:
-            return once(name, lambda value, hook: seen.__setitem__(name, value.detach()))
-
-        def once(name: str, read: Callable[..., None]) -> Hook:
-            def reads(value: Tensor, hook: object) -> None:
-                if not recomputing.again:
-                    with torch.no_grad():
-                        read(value, hook)
-
-            return name, reads
-
-        hooks: list[Hook] = [(points.EMBEDDING, start)]
-        hooks += [tap(name) for name in (*self._tap_names(), *self.also)]
-        hooks += [look(name) for name in self._look_names()]
-        hooks += self.rules.hooks(self.model)
-        hooks += [*changes, *(once(*hook) for hook in extra_hooks or ())]
-        blocks = self.model.bridge.blocks if self.recompute else ()
-        with torch.enable_grad(), recomputing.of(blocks), self.model.hooks(hooks):
-            total = metric(logits := self.model.last_logits(tokens, (), prefix)).sum()
-            cuts = bool(changes) or self.rules.cuts or self.model.patching.cuts
-            read = list(taps.values())
-            found = torch.autograd.grad(total, read, materialize_grads=cuts)
-            grads = dict(zip(taps, found, strict=True))
-        for name in self.also:
-            self.others[name] = _accumulate(self.others.get(name), grads[name])
-        first = prefix.length if prefix else 0
+        taps: dict[str, Tensor],
+        grads: dict[str, Tensor],
+        seen: dict[str, Tensor],
+        start: int,
+    ) -> None:
+        """Add a run's gradients to those of the runs before it."""
         for layer in range(self.model.n_layers):
-            self._add_attention(layer, taps, grads, seen, first)
+            self._add_attention(layer, taps, grads, seen, start)
             self._add_mlp(layer, grads, seen)
         last = grads[points.resid_post(self.model.n_layers - 1)]
-        self._final = _accumulate(self._final, last.reshape(-1, self.model.d_model))
-        self.n_runs += 1
-        return logits.detach()
+        self._final = accumulate(self._final, last.reshape(-1, self.model.d_model))
 
-    def _tap_names(self) -> list[str]:
+    def tapped(self) -> list[str]:
+        """Where destinations read."""
         names = []
         for layer in range(self.model.n_layers):
             names += [*points.projections(layer), points.mlp_in(layer)]
@@ -182,7 +118,8 @@ class InputGradients:
                 names += [points.head_outputs(layer), points.attention_scores(layer)]
         return [*names, points.resid_post(self.model.n_layers - 1)]
 
-    def _look_names(self) -> list[str]:
+    def looked_at(self) -> list[str]:
+        """What norms do there, and attention where it is wanted a query head."""
         names = []
         for layer in range(self.model.n_layers):
             for norm in dict.fromkeys(filter(None, self.norms)):
@@ -215,7 +152,7 @@ class InputGradients:
             self._along[layer].append(along.reshape(-1, n_attn))
             direction = seen[points.normalized(layer, norm)]
             self._directions[layer].append(direction.reshape(-1, model.d_model))
-        self._projected[layer] = _accumulate(
+        self._projected[layer] = accumulate(
             self._projected[layer], gradient.reshape(-1, n_attn, model.d_head)
         )
 
@@ -261,7 +198,7 @@ class InputGradients:
                 along = (gradient * direction).mean(-1, keepdim=True)
                 gradient = gradient - direction * along
             gradient = gradient / scale
-        self._mlp[layer] = _accumulate(self._mlp[layer], gradient.reshape(-1, self.model.d_model))
+        self._mlp[layer] = accumulate(self._mlp[layer], gradient.reshape(-1, self.model.d_model))
 
     def attention(self, layer: int, rows: slice, out: Float[Tensor, "dst row d_model"]) -> None:
         """Write the gradients at a layer's attention destinations, summed over the runs."""
@@ -300,10 +237,3 @@ class InputGradients:
 def _by_head(value: Tensor, d_head: int) -> Float[Tensor, "batch pos head d_head"]:
     """A projection whose heads may stand together in the last axis."""
     return value.detach().reshape(*value.shape[:2], -1, d_head)
-
-
-def _accumulate(total: Tensor | None, value: Tensor) -> Tensor:
-    """Running sum, in fp32 at least so that bf16 steps do not lose digits."""
-    if total is None:
-        return value if value.dtype.itemsize >= 4 else value.float()
-    return total.add_(value)

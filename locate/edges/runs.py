@@ -28,6 +28,7 @@ from circuits.model.model import Model, Prefix
 from circuits.model.wiring import Wiring
 from locate.edges.contracting import contract
 from locate.edges.passes import InputGradients, SourceDifferences
+from locate.edges.recording import Differences, Gradients
 from locate.edges.room import Contraction, Room, Share, short_batch
 from locate.edges.rules import PLAIN, BackwardRules
 from locate.search import Scoring
@@ -84,57 +85,20 @@ def contract_runs(
 
 
 @dataclass(eq=False)
-class Runs:
+class Recorded:
     """A batch's runs from position `shared` on, and what is to be kept of them."""
 
     model: Model
-    wiring: Wiring
     scoring: Scoring
     batch: PairBatch
     shared: int
     prefix: Prefix | None
-    differences: SourceDifferences
-    gradients: InputGradients
+    differences: Differences
+    gradients: Gradients
     constants: SourceConstants | None
-    share: Share
-    spans: Int[np.ndarray, "pair pos"] | None = None
-    """Which span each position is in, from `shared` on; None where they are not told apart."""
-
-    @classmethod
-    def of(
-        cls,
-        model: Model,
-        wiring: Wiring,
-        batch: PairBatch,
-        scoring: Scoring,
-        constants: SourceConstants | None,
-        rules: BackwardRules = PLAIN,
-        share: Share | None = None,
-        spans: Int[np.ndarray, "pair pos"] | None = None,
-    ) -> Runs:
-        """No run made yet; positions before the first difference are computed here, once."""
-        share = share or Share(len(batch))
-        differences = SourceDifferences(model)
-        gradients = InputGradients(model, wiring, rules, recompute=share.recompute)
-        shared = 0 if constants is not None else batch.first_difference
-        prefix = model.share_prefix(batch.clean[:, :shared])
-        kept = differences, gradients, constants
-        spans = None if spans is None else spans[:, shared:]
-        return cls(model, wiring, scoring, batch, shared, prefix, *kept, share, spans)
-
-    def scores(self, gradients: InputGradients | None = None) -> Float[np.ndarray, "pair edge"]:
-        """Each pair's scores, from the mean of these gradients or of those of the runs."""
-        gradients = gradients or self.gradients
-        n_examples = len(self.batch)
-        asked = self.wiring, self.differences, gradients, n_examples, self.share, self.spans
-        matrix = contract(*asked)
-        return self.wiring.from_matrix(matrix.cpu().numpy()) / gradients.n_runs
 
     def see_corrupted(self) -> None:
-        """Complete the differences with what replaces the clean outputs."""
-        if self.constants is not None:
-            self.differences.subtract(self.constants)
-            return
+        """Complete the differences with what replaces the clean values."""
         with torch.no_grad():
             self.model.last_logits(self.corrupted, self.differences.hooks(-1), self.prefix)
 
@@ -155,18 +119,74 @@ class Runs:
         return lambda logits: evaluate_metric(name, logits, *sides, clean_logits)
 
 
+@dataclass(eq=False)
+class Runs(Recorded):
+    """A batch's runs, of which is kept what edges get scores from."""
+
+    differences: SourceDifferences
+    gradients: InputGradients
+    wiring: Wiring
+    share: Share
+    spans: Int[np.ndarray, "pair pos"] | None = None
+    """Which span each position is in, from `shared` on; None where they are not told apart."""
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        wiring: Wiring,
+        batch: PairBatch,
+        scoring: Scoring,
+        constants: SourceConstants | None,
+        rules: BackwardRules = PLAIN,
+        share: Share | None = None,
+        spans: Int[np.ndarray, "pair pos"] | None = None,
+    ) -> Runs:
+        """No run made yet; positions before the first difference are computed here, once."""
+        share = share or Share(len(batch))
+        shared = 0 if constants is not None else batch.first_difference
+        return cls(
+            model=model,
+            scoring=scoring,
+            batch=batch,
+            shared=shared,
+            prefix=model.share_prefix(batch.clean[:, :shared]),
+            differences=SourceDifferences(model),
+            gradients=InputGradients(model, wiring, rules, recompute=share.recompute),
+            constants=constants,
+            wiring=wiring,
+            share=share,
+            spans=None if spans is None else spans[:, shared:],
+        )
+
+    def scores(self, gradients: InputGradients | None = None) -> Float[np.ndarray, "pair edge"]:
+        """Each pair's scores, from the mean of these gradients or of those of the runs."""
+        gradients = gradients or self.gradients
+        n_examples = len(self.batch)
+        asked = self.wiring, self.differences, gradients, n_examples, self.share, self.spans
+        matrix = contract(*asked)
+        return self.wiring.from_matrix(matrix.cpu().numpy()) / gradients.n_runs
+
+    def see_corrupted(self) -> None:
+        """Complete the differences with what replaces the clean outputs."""
+        if self.constants is not None:
+            self.differences.subtract(self.constants)
+            return
+        super().see_corrupted()
+
+
 def no_passes(runs: Runs) -> None:
     """For methods whose `score` makes its runs itself."""
 
 
-def at_clean(runs: Runs) -> None:
+def at_clean(runs: Recorded) -> None:
     """EAP: the gradient at the clean run."""
     hooks = runs.differences.hooks(1)
     runs.gradients.run(runs.clean, runs.metric(None), prefix=runs.prefix, extra_hooks=hooks)
     runs.see_corrupted()
 
 
-def along_the_path(runs: Runs) -> None:
+def along_the_path(runs: Recorded) -> None:
     """EAP-IG: the gradient at points between the corrupted and the clean embedding."""
     model, scoring, constants = runs.model, runs.scoring, runs.constants
     differences = runs.differences

@@ -90,7 +90,7 @@ class BestTokens:
         found = _Open(*map(torch.cat, zip(*map(_Open.parts, self._open), strict=True)))
         self._open.clear()
         found.above.zero_()  # the sample's tokens come again
-        for start, matrix in self._chunks():
+        for start, matrix in _chunks(self.model):
             found.meet(torch.arange(start, start + len(matrix), device=matrix.device), matrix)
             found = found.left(self.n_best)
         hits = (found.above < self.n_best).to(self._hits)
@@ -108,7 +108,8 @@ class BestTokens:
             return {}
         layers, heads = (list(part) for part in zip(*sites, strict=True))
         vectors = self._kept[:, layers, heads].transpose(0, 1)
-        best = self._best(vectors.flatten(0, 1).to(self.model.device)).tolist()
+        flat = vectors.flatten(0, 1).to(self.model.device)
+        best = best_tokens(self.model, flat, self.n_best).tolist()
         return {
             site: tuple(
                 Example(*words, tuple(map(tokenizer.token_string, tokens)))
@@ -117,28 +118,36 @@ class BestTokens:
             for site, start in zip(sites, range(0, len(best), len(about)), strict=True)
         }
 
-    def _best(self, vectors: Float[Tensor, "vector d_model"]) -> Int[Tensor, "vector best"]:
-        """The tokens with the largest logits, best first."""
-        return torch.cat([self._best_of(part) for part in vectors.split(AT_ONCE)])
-
-    def _best_of(self, vectors: Float[Tensor, "vector d_model"]) -> Int[Tensor, "vector best"]:
-        values = vectors.new_empty(len(vectors), 0)
-        tokens = self._tokens.new_empty(len(vectors), 0)
-        for start, matrix in self._chunks():
-            found = (vectors @ matrix.T).topk(min(self.n_best, len(matrix)), -1)
-            values = torch.cat([values, found.values], -1)
-            tokens = torch.cat([tokens, found.indices + start], -1)
-        return tokens.gather(-1, values.topk(self.n_best, -1).indices)
-
-    def _chunks(self) -> Iterator[tuple[int, Float[Tensor, "token d_model"]]]:
-        unembedding = self.model.unembedding().detach()
-        for start in range(0, len(unembedding), CHUNK):
-            part = unembedding[start : start + CHUNK]
-            yield start, part.to(torch.promote_types(part.dtype, torch.float32))
-
     def _rows(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens d_model"]:
         rows = self.model.unembedding().detach()[tokens]
         return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+def best_tokens(
+    model: Model, vectors: Float[Tensor, "vector d_model"], n_best: int
+) -> Int[Tensor, "vector best"]:
+    """The tokens with the largest logits for what the output matrix is given, best first."""
+    n_best = min(n_best, model.d_vocab)
+    return torch.cat([_best_of(model, part, n_best) for part in vectors.split(AT_ONCE)])
+
+
+def _best_of(
+    model: Model, vectors: Float[Tensor, "vector d_model"], n_best: int
+) -> Int[Tensor, "vector best"]:
+    values = vectors.new_empty(len(vectors), 0)
+    tokens = torch.empty(len(vectors), 0, dtype=torch.int64, device=vectors.device)
+    for start, matrix in _chunks(model):
+        found = (vectors @ matrix.T).topk(min(n_best, len(matrix)), -1)
+        values = torch.cat([values, found.values], -1)
+        tokens = torch.cat([tokens, found.indices + start], -1)
+    return tokens.gather(-1, values.topk(n_best, -1).indices)
+
+
+def _chunks(model: Model) -> Iterator[tuple[int, Float[Tensor, "token d_model"]]]:
+    unembedding = model.unembedding().detach()
+    for start in range(0, len(unembedding), CHUNK):
+        part = unembedding[start : start + CHUNK]
+        yield start, part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 @dataclass

@@ -144,10 +144,7 @@ class _LastToken:
 
     def _earlier(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Keys and values of all positions but the last."""
-        if self.prefix is None:
-            return None
-        keys, values = self.prefix[layer]
-        return keys.expand(self.n_examples, -1, -1, -1), values.expand(self.n_examples, -1, -1, -1)
+        return None if self.prefix is None else self.prefix.rows(layer, self.n_examples)
 
 
 def _silence(constants: SourceConstants, layer: int, head: int) -> Hook:

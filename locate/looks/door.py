@@ -16,8 +16,9 @@ from locate.features.carriers import Carriers
 from locate.heads.heads_on_prompts import HeadsOnPrompts
 from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
-from locate.looks import carriers, comparing, lens, roles, trace
+from locate.looks import carriers, comparing, lens, neurons, roles, trace
 from locate.looks.look import Look
+from locate.neurons.report import NeuronReport
 from locate.states.lens_curves import AverageLens
 from locate.states.lens_result import LensResult
 from locate.states.logit_attribution import LogitAttribution
@@ -34,6 +35,7 @@ _LOOKS: dict[type, tuple[Callable[[Any], Look], Sequence[str]]] = {
     RoleReport: (roles.roles, roles.FILES),
     SpanRoles: (roles.roles_by_span, roles.FILES),
     HeadsOnPrompts: (roles.on_prompts_look, roles.FILES),
+    NeuronReport: (neurons.neurons, neurons.FILES),
     Comparison: (comparing.circuits_look, comparing.FILES),
     Rewiring: (comparing.edit_look, comparing.FILES),
 }

@@ -17,6 +17,7 @@ from viz.screen.difference import difference_figure
 from viz.screen.heads import attention_figure, roles_figure, written_figure
 from viz.screen.heat_maps import trace_figure
 from viz.screen.layers import layers_figure
+from viz.screen.neurons import neurons_figure
 
 __all__ = [
     "attention_figure",
@@ -28,6 +29,7 @@ __all__ = [
     "followed_figure",
     "layers_figure",
     "lens_figure",
+    "neurons_figure",
     "roles_figure",
     "trace_figure",
     "written_figure",

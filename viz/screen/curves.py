@@ -87,7 +87,7 @@ def curve_figure(found: FaithfulnessCurves, title: str | None = None) -> go.Figu
         shown = sizes > 0
         colour = theme.MUTED if baseline else theme.SERIES[index % len(theme.SERIES)]
         label = f"{name}: CPR {curve.area.value:.2f}, CMD {curve.distance.value:.2f}"
-        _band(figure, sizes[shown], points["low"][shown], points["high"][shown], colour)
+        band(figure, sizes[shown], points["low"][shown], points["high"][shown], colour)
         figure.add_scatter(
             x=sizes[shown],
             y=points["value"][shown],
@@ -188,7 +188,7 @@ def _add_line(figure: go.Figure, name: str, line: Line, left: bool, dash: str, m
     layers = np.arange(len(line.values)) - 1.0
     axes = {} if left else {"xaxis": "x2", "yaxis": "y2"}
     if line.low is not None and line.high is not None:
-        _band(figure, layers, line.low + offset, line.high + offset, colour, **axes)
+        band(figure, layers, line.low + offset, line.high + offset, colour, **axes)
     names = ["embedding" if layer < 0 else f"layer {layer:.0f}" for layer in layers]
     label = token_label(name)
     figure.add_scatter(
@@ -208,7 +208,7 @@ def _add_line(figure: go.Figure, name: str, line: Line, left: bool, dash: str, m
     )
 
 
-def _band(
+def band(
     figure: go.Figure,
     x: Float[np.ndarray, " point"],
     low: Float[np.ndarray, " point"],
@@ -216,6 +216,7 @@ def _band(
     colour: str,
     **axes: Any,
 ) -> None:
+    """A band between two curves, where both are known."""
     known = np.isfinite(low) & np.isfinite(high)
     if not known.any():
         return

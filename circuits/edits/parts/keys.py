@@ -84,12 +84,5 @@ def at_subject(
     return {point: torch.cat(values) for point, values in parts.items()}
 
 
-def output_matrix(model: Model, layer: int) -> Float[Tensor, "d_model d_mlp"]:
-    """W of the layer, as it multiplies a key, whichever way round the model holds it."""
-    name = model.mlp_output_name(layer)
-    weight = model.parameter(name)
-    return weight.T if model.is_transposed(name) else weight
-
-
 class _Enough(Exception):  # noqa: N818 - it ends a run early and is no error
     """Everything that was asked for has been seen."""

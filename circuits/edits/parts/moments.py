@@ -25,7 +25,7 @@ from circuits.base.places import user_cache
 from circuits.base.progress import Progress
 from circuits.base.results import Result, numeric
 from circuits.edits.parts.corpus import Corpus, read_corpus, token_windows, usual_corpus
-from circuits.edits.parts.keys import capture, key_point, output_matrix, pad
+from circuits.edits.parts.keys import capture, key_point, pad
 from circuits.edits.parts.published import digests, published_files, read_published
 from circuits.model.holding import alone
 from circuits.model.model import Model
@@ -137,7 +137,7 @@ class Moments(Result):
     def identity(cls, model: Model, layers: Sequence[int]) -> Moments:
         """C = I, as many released configurations have it: every direction counts the same."""
         matrices = {
-            layer: torch.eye(output_matrix(model, layer).shape[1], dtype=torch.float64)
+            layer: torch.eye(model.mlp_output_matrix(layer).shape[1], dtype=torch.float64)
             for layer in layers
         }
         source = {"kind": IDENTITY}
@@ -147,7 +147,7 @@ class Moments(Result):
     def published(cls, model: Model, layers: Sequence[int], path: str | Path) -> Moments:
         """Of `.npz` files as ROME's code writes them; they are taken to be of this model."""
         files = published_files(Path(path), layers)
-        sizes = {layer: output_matrix(model, layer).shape[1] for layer in layers}
+        sizes = {layer: model.mlp_output_matrix(layer).shape[1] for layer in layers}
         matrices = read_published(files, sizes)
         source = {"kind": PUBLISHED, "files": digests(files), "weights": "not stated"}
         return cls(matrices, model.provenance["weights_sha256"], source)
@@ -254,7 +254,7 @@ def collect_moments(
     in Llama, of another size altogether. Warns where there are fewer tokens than a key has entries.
     """
     last = max(layers)
-    size = {layer: output_matrix(model, layer).shape[1] for layer in layers}
+    size = {layer: model.mlp_output_matrix(layer).shape[1] for layer in layers}
     sums = {
         layer: torch.zeros(size[layer], size[layer], dtype=torch.float64, device=model.device)
         for layer in layers

@@ -36,6 +36,7 @@ _SENTENCES = {
     "locate.heads.span_roles:SpanRoles": "heads:span_roles",
     "locate.heads.heads_on_prompts:PromptHeads": "heads:prompt_heads",
     "locate.heads.heads_on_prompts:HeadsOnPrompts": "heads:heads_on_prompts",
+    "locate.neurons.report:NeuronReport": "neurons:neurons",
     "locate.states.trace_result:Trace": "states:trace",
     "locate.states.trace_roles:AverageTrace": "states:average_trace",
     "locate.states.lens_result:LensResult": "states:lens",

@@ -36,7 +36,7 @@ GOAL = 0.9
 """The share of what the model does that a sentence on a curve asks for."""
 STRONGEST = 10
 """Edges whose part of the score mass is named."""
-_WHERE = {
+WHERE = {
     "other subjects": "subjects they were not found on",
     "other pairs": "prompt pairs they were not found on",
     "pairs that found it": "the very pairs that found them",
@@ -48,14 +48,14 @@ _WHERE = {
 def discovery(found: Discovery) -> str:
     """Of a discovery: size, faithfulness where the circuit was not found, random circuits."""
     side, measured = list(found.sides().items())[-1]
-    asked = f"{found.examples.name}, {_WHERE[side]}"
+    asked = f"{found.examples.name}, {WHERE[side]}"
     return _does(measured, found.circuit.wiring.n_edges, found.model, asked)
 
 
 def stored_evaluation(found: StoredEvaluation) -> str:
     """Of a stored circuit on pairs: the same."""
     side, measured = list(found.sides().items())[-1]
-    where = _WHERE.get(side, "pairs that may have found them")
+    where = WHERE.get(side, "pairs that may have found them")
     asked = f"{found.examples.name}, {where}"
     return _does(measured, found.circuit.wiring.n_edges, found.model, asked)
 
@@ -86,7 +86,7 @@ def circuit(found: Circuit) -> str:
     side, faithfulness, random = known
     origin = found.provenance
     relation = origin.get("relation")
-    asked = f"{relation}, {_WHERE[side]}" if isinstance(relation, str) else _WHERE[side]
+    asked = f"{relation}, {WHERE[side]}" if isinstance(relation, str) else WHERE[side]
     return _sentence(size, found.n_edges, model_of(origin), asked, faithfulness, random)
 
 
@@ -116,7 +116,7 @@ def curves(found: FaithfulnessCurves) -> str:
     if not named:
         return ""
     where = found.provenance.get("measured_on")
-    asked = f" on {_WHERE[where]}" if isinstance(where, str) and where in _WHERE else ""
+    asked = f" on {WHERE[where]}" if isinstance(where, str) and where in WHERE else ""
     (name, first), *others = named.items()
     beside = ", ".join(f"with {each} {_needs(curve)}" for each, curve in others)
     return _curve(
@@ -200,7 +200,7 @@ def _stored(found: Circuit) -> tuple[str, Interval, Interval] | None:
     A file without evidence may name the faithfulness alone.
     """
     side = found.provenance.get("faithfulness_on")
-    if not isinstance(side, str) or side not in _WHERE:
+    if not isinstance(side, str) or side not in WHERE:
         side = "other subjects" if found.evidence.get("held_out") else "pairs that found it"
     if not found.measured:
         alone = found.provenance.get("faithfulness")
