@@ -47,8 +47,8 @@ def neurons_figure(
     for level in (0, 1):
         figure.add_hline(y=level, line={"color": theme.RULE, "width": 1}, layer="below")
     for index, mlp in enumerate(shown):  # bands lie below all curves
-        shares = [each.share for each in found.shares(mlp)]
-        low, high = (np.array([getattr(each, end) for each in shares]) for end in ("low", "high"))
+        best = [each.share for each in found.shares(mlp)]
+        low, high = (np.array([getattr(each, end) for each in best]) for end in ("low", "high"))
         band(figure, sizes, low, high, theme.SERIES[index % len(theme.SERIES)])
     for index, mlp in enumerate(shown):
         shares = found.shares(mlp)
