@@ -452,6 +452,12 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("locate.edges.locators:Ensemble", "by"): lambda v: call("locate.edges.locators:Ensemble")(
         by=v
     ),
+    **{
+        ("locate.neurons.options:NeuronSearch", option): lambda v, option=option: call(
+            "locate.neurons.options:NeuronSearch"
+        )(**{option: v})
+        for option in ("method", "rule", "metric", "ranking")
+    },
     ("locate.search:Search", "selection"): lambda v: call("locate.search:Search")(
         selection=v, threshold=0.5 if str(v) == "threshold" else None
     ),

@@ -230,7 +230,7 @@ VERBS: dict[str, Callable[[], Any]] = {
     "trace": lambda: kc.trace(made.model(), made.relation(), samples=2, **SMALL),
     "lens": lambda: kc.lens(made.model(), made.relation(), **SMALL),
     "roles": lambda: kc.roles(made.model(), made.relation(), **SMALL),
-    "neurons": lambda: kc.neurons(made.model(), made.relation(), "m1", n_pairs=2),
+    "neurons": lambda: kc.neurons(made.model(), made.relation(), "m1", **SMALL),
     "edit": lambda: kc.edit(made.model(), [REQUEST], method="ft-l", layers="0", fluency=5),
     "unlearn": lambda: kc.unlearn(made.model(), texts()[:1], texts()[1:2], method="ga-gd"),
     "compare": lambda: kc.compare(made.model(), made.delta(), made.relation(), draws=2, **FEW),

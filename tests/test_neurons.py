@@ -418,7 +418,8 @@ def test_the_picture_shows_what_matters_beside_random_neurons() -> None:
     figure = neurons_figure(report)
     named = [trace.name for trace in figure.data if trace.name]
     assert named == ["random ones", "m0", "random ones", "m1"]
-    assert figure.data[0].y == tuple(each.random.value for each in report.shares("m0"))
+    first = next(trace for trace in figure.data if trace.name)
+    assert first.y == tuple(each.random.value for each in report.shares("m0"))
     assert len([trace for trace in figure.data if trace.fill]) == 2
     one = neurons_figure(replace(report, costs=np.ones((9, 2)) * [0, 1]))
     assert [trace.name for trace in one.data if trace.name] == ["random ones", "m1"]

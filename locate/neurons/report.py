@@ -125,6 +125,15 @@ class NeuronReport(Result):
         largest = np.argsort(-np.abs(self.found_costs), kind="stable")
         return [self.mlps[at] for at in largest]
 
+    @property
+    def notable(self) -> list[str]:
+        """Of `order` those whose patching costs at least `NOTABLE` of what that of the first does.
+
+        Decided on the pairs that chose.
+        """
+        costs = dict(zip(self.mlps, np.abs(self.found_costs).tolist(), strict=True))
+        return [mlp for mlp in self.order if costs[mlp] >= NOTABLE * max(costs.values())]
+
     def fewest(self, mlp: str) -> int:
         """The smallest size that carries `HALF` on the pairs that chose, or the largest there is.
 
@@ -137,11 +146,9 @@ class NeuronReport(Result):
     def sparsest(self) -> str | None:
         """The MLP of which fewest neurons carry `HALF` on the pairs that chose; None if none do.
 
-        Only those count whose patching costs `NOTABLE` of what the first of `order` costs there.
+        Only those that are `notable` count.
         """
-        least = NOTABLE * float(np.abs(self.found_costs).max())
-        costs = dict(zip(self.mlps, np.abs(self.found_costs).tolist(), strict=True))
-        shares = {mlp: self._found_shares(mlp) for mlp in self.order if costs[mlp] >= least}
+        shares = {mlp: self._found_shares(mlp) for mlp in self.notable}
         reached = {mlp: each[each >= HALF] for mlp, each in shares.items() if (each >= HALF).any()}
         if not reached:
             return None

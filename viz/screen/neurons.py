@@ -28,9 +28,9 @@ def neurons_figure(
     """Share of what patching an MLP costs that its best neurons cost, against how many (log scale).
 
     Bands are 95 % intervals; dashed grey are as many random neurons of the same MLP. `mlps` are
-    the names of those to draw, by default the first `MOST` whose patching changes the metric.
+    the names of those to draw, by default the first `MOST` notable ones that matter.
     """
-    shown = list(mlps) or [mlp for mlp in found.order if found.matters(mlp)][:MOST]
+    shown = list(mlps) or [mlp for mlp in found.notable if found.matters(mlp)][:MOST]
     if not shown:
         raise OptionError("patching none of these MLPs changes the metric: there is no share")
     figure = new_figure(height=360, margin={"l": 60, "r": 16, "t": 20, "b": 84})
@@ -46,13 +46,15 @@ def neurons_figure(
     )
     for level in (0, 1):
         figure.add_hline(y=level, line={"color": theme.RULE, "width": 1}, layer="below")
+    for index, mlp in enumerate(shown):  # bands lie below all curves
+        best = [each.share for each in found.shares(mlp)]
+        low, high = (np.array([getattr(each, end) for each in best]) for end in ("low", "high"))
+        band(figure, sizes, low, high, theme.SERIES[index % len(theme.SERIES)])
     for index, mlp in enumerate(shown):
         shares = found.shares(mlp)
         colour = theme.SERIES[index % len(theme.SERIES)]
         best = [each.share for each in shares]
         _curve(figure, sizes, [each.random for each in shares], "random ones", mlp, not index)
-        low, high = (np.array([getattr(each, end) for each in best]) for end in ("low", "high"))
-        band(figure, sizes, low, high, colour)
         _curve(figure, sizes, best, mlp, mlp, True, colour, MARKS[index % len(MARKS)])
     return with_title(figure, title)
 
