@@ -552,6 +552,20 @@ def test_what_decides_a_value_decides_whether_it_is_computed_again(
     assert toy.computed == ["a", "b", "a", "a", "a"]
 
 
+def test_what_units_share_is_prepared_once_and_not_where_all_are_stored(
+    toy: Counting, context: Context
+) -> None:
+    order: list[str] = []
+    toy.computed = order
+    prepared = replace(toy.analysis, prepare=lambda context, config: order.append("prepared"))
+    run_analysis(prepared, Config(), context)
+    assert order == ["prepared", "a", "b"]
+    run_analysis(prepared, Config(), context)
+    assert order == ["prepared", "a", "b"]
+    run_analysis(prepared, Config(keys=("a", "b", "c")), context)
+    assert order[3:] == ["prepared", "c"]
+
+
 def test_a_damaged_part_is_computed_again(toy: Counting, context: Context) -> None:
     run_analysis(toy.analysis, Config(), context)
     (context.folder / "parts" / "a.json").write_text("{")

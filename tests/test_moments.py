@@ -11,6 +11,7 @@ import torch
 
 from circuits.base.errors import FileFormatError, NumericalError, OptionError
 from circuits.edits.edit import LowRank, WeightDelta
+from circuits.edits.methods.run import share_moments
 from circuits.edits.parts import corpus as corpora
 from circuits.edits.parts import moments as module
 from circuits.edits.parts.corpus import (
@@ -140,6 +141,28 @@ def test_the_cache_spares_the_second_run(model, tmp_path, monkeypatch):
     assert dict(again.source) == dict(first.source)
     with pytest.raises(AssertionError):  # another text
         cached_moments(model, Corpus("test text", TEXT.texts[:2]), [0], tmp_path)
+
+
+def test_methods_share_one_pass_over_the_text(model, tmp_path, monkeypatch):
+    """All layers that any of them changes, once; fine-tuning takes none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "usual_corpus", lambda model: TEXT)
+    share_moments(model, ["ft", "ft-l"], [0, 1])
+    assert not list(tmp_path.rglob("*.safetensors"))
+    passes = []
+
+    def counted(model, corpus, layers, *more, **options):
+        passes.append(list(layers))
+        return collect_moments(model, corpus, layers, *more, **options)
+
+    monkeypatch.setattr(module, "collect_moments", counted)
+    share_moments(model, ["rome", "ft", "memit"], [1, 0])
+    assert passes == [[0, 1]]
+    for layer in (0, 1):
+        find_moments(model, [layer], None)
+    share_moments(model, ["alphaedit"], [1])
+    share_moments(model, ["rome"])  # the layers of its settings for this model
+    assert passes == [[0, 1]]
 
 
 def test_a_damaged_cache_is_collected_again(model, tmp_path):

@@ -230,6 +230,23 @@ def _check(
         raise OptionError(f"{method} takes no second moments; leave `moments` out")
 
 
+def share_moments(
+    model: Model,
+    methods: Sequence[EditMethod | str],
+    layers: Sequence[int] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Collect in one pass the second moments that these methods take, of all their layers.
+
+    They are left in the user's cache, where every process finds them that edits this model later.
+    `layers` are those that all methods will change; without any, those of each one's settings.
+    """
+    taking = [each for each in map(EditMethod.of, methods) if each.needs_moments]
+    found = [layers or _settings(model, each, None, None)[1] or () for each in taking]
+    if wanted := sorted({layer for each in found for layer in each}):
+        find_moments(model, wanted, None, progress=progress)
+
+
 def _settings(
     model: Model,
     method: EditMethod,

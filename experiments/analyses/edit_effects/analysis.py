@@ -13,7 +13,7 @@ from circuits.base.options import Options, option
 from circuits.edits.effects.control import control
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.rome import RomeSettings
-from circuits.edits.methods.run import EditOutcome, edit
+from circuits.edits.methods.run import EditOutcome, edit, share_moments
 from circuits.edits.settings import settings_for
 from circuits.model.model import Model
 from experiments.analyses.edit_effects.measures import EditedFact
@@ -55,6 +55,12 @@ def steps(context: Context, config: Config) -> Sequence[str]:
     names = context.names(config.relations)
     random.Random(f"{context.seed}/edits").shuffle(names)
     return [f"{names[at % len(names)]} {at // len(names) + 1}" for at in range(config.facts)]
+
+
+def prepare(context: Context, config: Config) -> None:
+    """Second moments of the three layers, in one pass over the text."""
+    layers = chosen_layers(context.model, config)
+    share_moments(context.model, config.methods, layers, context.progress)
 
 
 def compute(context: Context, config: Config, key: str) -> Part:
@@ -148,4 +154,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    prepare=prepare,
 )

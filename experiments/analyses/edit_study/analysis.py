@@ -21,7 +21,7 @@ from circuits.edits.effects.control import control
 from circuits.edits.judge.counterfactuals import atlas_requests
 from circuits.edits.judge.success import Judge, RequestScore
 from circuits.edits.methods.registry import EditMethod
-from circuits.edits.methods.run import EditOutcome
+from circuits.edits.methods.run import EditOutcome, share_moments
 from experiments.analyses.edit_study.report import SHOWN, report
 from experiments.analyses.edit_study.stored import EDITED, quantity_rows, score_values
 from experiments.analyses.engine.base import Analysis, Part
@@ -61,6 +61,11 @@ def steps(context: Context, config: Config) -> Sequence[str]:
     if context.facts is not None:
         raise OptionError("edit-study edits facts of the atlas and takes no others")
     return [f"{method} {i}" for method in config.methods for i in range(1, config.edits + 1)]
+
+
+def prepare(context: Context, config: Config) -> None:
+    """Second moments of all methods' layers, in one pass over the text."""
+    share_moments(context.model, config.methods, progress=context.progress)
 
 
 def compute(context: Context, config: Config, key: str) -> Part:
@@ -172,4 +177,5 @@ ANALYSIS = Analysis(
     report=report,
     version=2,
     slow=True,
+    prepare=prepare,
 )

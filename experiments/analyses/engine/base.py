@@ -98,6 +98,8 @@ class Analysis:
     Raise `version` when a unit's values come to mean something else: stored ones are then not used.
     `config` is a frozen dataclass of `circuits.base.options`. `kc run all` leaves `slow` ones out.
     `scores_edges` says whether a run with such options does: else a bound on memory bounds nothing.
+    `prepare` makes what units find outside of the run, such as second moments in the user's cache;
+    it is called once, before units are computed here or elsewhere, and never where all are stored.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Analysis:
     version: int = 1
     slow: bool = False
     scores_edges: Callable[[Any], bool] = lambda config: True
+    prepare: Callable[[Context, Any], None] | None = None
 
 
 def check_bound(memory: int | None, *asked: tuple[Analysis, Any]) -> None:

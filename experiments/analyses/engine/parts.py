@@ -103,6 +103,10 @@ def compute_parts(
     keys = analysis.steps(context, config)
     found = _all_stored(context.folder, mark, keys)
     missing = [key for index, key in enumerate(keys) if shard.has(index) and key not in found]
+    if missing and analysis.prepare is not None:
+        with stages(f"{analysis.name} preparation") as progress:
+            context.progress = progress
+            analysis.prepare(context, config)
     if spread is None:
         for key in missing:
             found[key] = compute_part(analysis, config, context, key, stages, note)
