@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from circuits.facts.facts import atlas, relation
 from experiments.analyses.edit_effects.analysis import (
     ANALYSIS,
     Config,
+    candidates,
     chosen_layers,
     compute,
     steps,
@@ -31,11 +33,12 @@ from experiments.analyses.edit_effects.numbers import (
     within,
 )
 from experiments.analyses.edit_effects.prompts import prompts_of, request_of, say
+from experiments.analyses.engine.base import SkipError
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 
 RELATION = "country_capital"
-KEY = f"{RELATION} 1"
+KEY = "fact 1"
 QUICK = Config(
     relations=(RELATION,), facts=1, methods=(EditMethod.FT_M,), partners=3, steps=1, role_pairs=4
 )
@@ -83,10 +86,34 @@ def test_prompts_beside_the_edit_do_not_ask_for_it(context: Context) -> None:
 
 def test_units_take_turns_among_relations(context: Context) -> None:
     names = ("country_capital", "verb_past")
-    keys = steps(context, Config(relations=names, facts=5))
-    assert len(set(keys)) == 5
-    assert {key.rpartition(" ")[0] for key in keys} == set(names)
-    assert sorted(key[-1] for key in keys) == ["1", "1", "2", "2", "3"]
+    config = Config(relations=names, facts=5)
+    assert steps(context, config) == [f"fact {at}" for at in range(1, 6)]
+    found = [candidates(context, config, at) for at in range(5)]
+    assert all(len(each) == 1 for each in found)
+    assert sorted(number for ((_, number),) in found) == [0, 0, 1, 1, 2]
+    assert {name for ((name, _),) in found} == set(names)
+
+
+def test_a_unit_goes_on_to_a_relation_that_the_model_knows(context: Context, monkeypatch) -> None:
+    config = replace(QUICK, relations=(), facts=4)
+    every = [candidates(context, config, at) for at in range(4)]
+    assert sorted(name for each in every for name, _ in each) == sorted(context.names())
+    asked = []
+
+    def none_but_capitals(context: Context, config: Config, name: str, number: int) -> dict:
+        asked.append(name)
+        if name != "country_capital":
+            raise SkipError(f"{name}: unknown")
+        return {"name": name}
+
+    monkeypatch.setattr("experiments.analyses.edit_effects.analysis._of_fact", none_but_capitals)
+    (own,) = [at for at in range(4) if ("country_capital", 0) in every[at]]
+    assert compute(context, config, f"fact {own + 1}") == {"name": "country_capital"}
+    assert asked == [name for name, _ in every[own]][: len(asked)]
+    other = (own + 1) % 4
+    with pytest.raises(SkipError) as refused:
+        compute(context, config, f"fact {other + 1}")
+    assert all(f"{name}: unknown" in str(refused.value) for name, _ in every[other])
 
 
 def test_layers_that_the_model_lacks_are_refused(context: Context) -> None:
@@ -157,7 +184,7 @@ def test_rank_correlation_is_blind_to_monotone_changes() -> None:
 
 
 def several(parts: dict[str, Any], n: int = 6) -> dict[str, Any]:
-    return {f"{RELATION} {at + 1}": copy.deepcopy(parts[KEY]) for at in range(n)}
+    return {f"fact {at + 1}": copy.deepcopy(parts[KEY]) for at in range(n)}
 
 
 def test_within_a_layer_only_facts_differ(parts: dict[str, Any]) -> None:

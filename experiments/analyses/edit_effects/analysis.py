@@ -50,11 +50,22 @@ class Config(Options):
 
 
 def steps(context: Context, config: Config) -> Sequence[str]:
-    """The edits: relations in an order drawn by the seed, each once before any comes again."""
+    """One unit a fact; which fact it is depends on what the model knows."""
     chosen_layers(context.model, config)
+    context.names(config.relations)
+    return [f"fact {at + 1}" for at in range(config.facts)]
+
+
+def candidates(context: Context, config: Config, index: int) -> list[tuple[str, int]]:
+    """Relations, and numbers of their facts, of which the unit edits the first that is known.
+
+    All units' candidates together are the relations in an order drawn by the seed, each once before
+    any comes again. A unit whose relation is not known goes on to one that is no other unit's.
+    """
     names = context.names(config.relations)
     random.Random(f"{context.seed}/edits").shuffle(names)
-    return [f"{names[at % len(names)]} {at // len(names) + 1}" for at in range(config.facts)]
+    places = range(index, max(len(names), config.facts), config.facts)
+    return [(names[at % len(names)], at // len(names)) for at in places]
 
 
 def prepare(context: Context, config: Config) -> None:
@@ -64,9 +75,18 @@ def prepare(context: Context, config: Config) -> None:
 
 
 def compute(context: Context, config: Config, key: str) -> Part:
-    """One fact, edited by every method at every layer."""
-    name, _, number = key.rpartition(" ")
-    request = request_of(context.model, context.relations[name], int(number) - 1, context.seed)
+    """The first of the unit's candidates that can be edited, by every method at every layer."""
+    reasons = []
+    for name, number in candidates(context, config, int(key.rpartition(" ")[2]) - 1):
+        try:
+            return _of_fact(context, config, name, number)
+        except SkipError as error:
+            reasons.append(str(error))
+    raise SkipError("; ".join(reasons))
+
+
+def _of_fact(context: Context, config: Config, name: str, number: int) -> dict[str, Any]:
+    request = request_of(context.model, context.relations[name], number, context.seed)
     if request is None:
         raise SkipError(f"{name}: the model knows no (further) fact that could be edited")
     try:
@@ -83,7 +103,7 @@ def compute(context: Context, config: Config, key: str) -> Part:
             batch_size=context.batch_size,
         )
     except (OptionError, PromptError) as error:
-        raise SkipError(f"{key}: {error}") from None
+        raise SkipError(f"{name}: {error}") from None
     edits = []
     layers = chosen_layers(context.model, config)
     for method in config.methods:
@@ -154,5 +174,6 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    version=2,
     prepare=prepare,
 )
