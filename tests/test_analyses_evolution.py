@@ -238,6 +238,8 @@ def test_the_report_of_probes_follows_its_numbers(
 ) -> None:
     report = mechanisms.report(FEW, probed)
     assert "cloze 100 %" in report.lead
+    assert "Too few relations to say whether it beats the best constant guess on" in report.lead
+    assert "No evidence" not in report.lead  # which a single relation cannot give either
     wrong = copy.deepcopy(dict(probed))
     for name in ("second", "third", "fourth", "fifth"):
         wrong[name] = copy.deepcopy(wrong[f"paraphrase: {RELATION}"])
@@ -248,5 +250,6 @@ def test_the_report_of_probes_follows_its_numbers(
     assert "paraphrase 0 %" in failed.lead
     claim = next(each for each in failed.claims if "paraphrases the model" in each.sentence)
     assert claim.verdict is Verdict.OPPOSITE
+    assert "It does worse than the best constant guess on paraphrases." in failed.lead
     for figure in report.figures:
         figure.draw(tmp_path / f"{figure.name}.svg", {})

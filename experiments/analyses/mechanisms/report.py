@@ -10,7 +10,7 @@ import numpy as np
 from circuits.base.intervals import Interval
 from circuits.base.plain import interval, number
 from experiments.analyses.engine.base import Figure, Part, Report, Section
-from experiments.analyses.engine.claims import Claim, Verdict, average, difference
+from experiments.analyses.engine.claims import FEWEST, Claim, Verdict, average, difference
 from experiments.analyses.engine.tables import Table, shown
 from viz.paper.charts import Bars
 
@@ -115,15 +115,23 @@ def _carried(group: Sequence[Part], which: str) -> np.ndarray:
 
 def _lead(groups: Mapping[str, Sequence[Part]]) -> str:
     rates = {probe: float(_rates(group, "right").mean()) for probe, group in groups.items()}
-    fails = [
-        ASKED[probe]
-        for probe, group in groups.items()
-        if _beats_guess(probe, group).verdict != Verdict.SUPPORTED
-    ]
     pieces = ", ".join(f"{probe} {shown(rate * 100, 0)} %" for probe, rate in rates.items())
     text = f"Share of questions answered right: {pieces}."
-    if fails:
-        text += f" No evidence that it beats the best constant guess on {', '.join(fails)}."
+    guess = "the best constant guess on"
+    told: dict[str, list[str]] = {}
+    for probe, group in groups.items():
+        found = _beats_guess(probe, group)
+        if found.verdict is Verdict.SUPPORTED:
+            continue
+        if found.verdict is Verdict.OPPOSITE:
+            start = f"It does worse than {guess}"
+        elif found.n < FEWEST:
+            start = f"Too few {found.over} to say whether it beats {guess}"
+        else:
+            start = f"No evidence that it beats {guess}"
+        told.setdefault(start, []).append(ASKED[probe])
+    for start, probes in told.items():
+        text += f" {start} {', '.join(probes)}."
     return text
 
 
