@@ -27,7 +27,7 @@ from locate.features.carriers import Carriers
 from locate.features.carrying import carriers, carriers_of, strongest_sources
 from locate.features.directions import Directions, Feature, Reads, Writes
 from locate.features.frozen_run import FrozenRun
-from locate.features.neurons import neuron_decoders, neuron_directions, neuron_encoders
+from locate.features.neurons import neuron_directions, neuron_encoders
 from locate.features.nodes import Edge, FeatureLinks, Node, prompt_of
 from tests.families import FAMILIES, family_model
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer
@@ -349,7 +349,7 @@ def test_neurons_read_and_write_what_the_model_does_in_every_architecture(family
         model.last_logits(ids, [(name, keep) for name in names])
     linear = seen[into] @ neuron_encoders(model, 1).T - seen[acts]
     torch.testing.assert_close(linear, linear[:1].expand_as(linear))  # what is left is the bias
-    rest = seen[names[3]] - seen[names[2]] @ neuron_decoders(model, 1)
+    rest = seen[names[3]] - seen[names[2]] @ model.mlp_output_matrix(1).T
     torch.testing.assert_close(rest, rest[:1].expand_as(rest))
     target = Node(1, 3, last)
     found = carriers(model, asked, strongest_sources(model, asked, target, 6))
@@ -358,7 +358,7 @@ def test_neurons_read_and_write_what_the_model_does_in_every_architecture(family
     assert (np.diff(sizes) <= 1e-12).all()
     every = [
         (Node(0, index, at), target)
-        for index in range(len(neuron_decoders(model, 0)))
+        for index in range(len(model.mlp_output_matrix(0).T))
         for at in range(last + 1)
     ]
     totals = np.abs(carriers(model, asked, every).total)

@@ -27,6 +27,11 @@ def dtype_name(dtype: torch.dtype) -> str:
     return names.get(dtype, str(dtype).removeprefix("torch."))
 
 
+def at_least_fp32(value: torch.Tensor) -> torch.Tensor:
+    """In fp32 where it is coarser: sums lose digits of half-precision numbers, squares overflow."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
 def parse_device(device: str | None) -> torch.device:
     """The named device, or the best one there is; OptionError where the named one is absent."""
     if device is None or device == "auto":

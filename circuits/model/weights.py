@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuits.base import plugins
 from circuits.base.choices import KeyValue
-from circuits.base.errors import NumericalError, OptionError
+from circuits.base.errors import NumericalError, OptionError, UnsupportedArchitectureError
 from circuits.base.writing import usual_mode
 from circuits.model.architectures import Architecture
 from circuits.model.norms import Norm
@@ -205,6 +205,18 @@ class Weights:
         name = self.mlp_output_name(layer)
         weight = self.parameter(name)
         return weight.T if self.is_transposed(name) else weight
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a neuron of its MLPs is a product with a gate."""
+        return hasattr(self.bridge.blocks[0].mlp, "gate")
+
+    def check_neurons(self, hint: str = "") -> None:
+        """UnsupportedArchitectureError, ending in the hint, where MLPs have no one set of them."""
+        if self.architecture.mlp_output is None:
+            raise UnsupportedArchitectureError(
+                f"{self.name!r} mixes experts: its MLPs have no one set of neurons{hint}"
+            )
 
     def block_prefix(self, layer: int) -> str:
         """How the names of all weights of a layer begin."""

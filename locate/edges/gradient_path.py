@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.model import taps
+from circuits.model.tensors import at_least_fp32
 from locate.edges.locators import GradientPath
 from locate.edges.runs import Recorded
 
@@ -78,13 +79,8 @@ def _step(
         start = point.detach().requires_grad_(True)
         hooks = [(taps.EMBEDDING, lambda value, hook: start)]
         logits = runs.model.last_logits(runs.clean, hooks, runs.prefix)
-        distance = (_precise(logits) - _precise(target)).square().sum()
+        distance = (at_least_fp32(logits) - at_least_fp32(target)).square().sum()
         (gradient,) = torch.autograd.grad(distance, start)
-    gradient = _precise(gradient) * moving
+    gradient = at_least_fp32(gradient) * moving
     norm = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-    return (_precise(point) - length * gradient / norm.view(-1, 1, 1)).to(point.dtype)
-
-
-def _precise(value: Tensor) -> Tensor:
-    """In fp32 at least: the squares of half-precision logits overflow."""
-    return value if value.dtype.itemsize >= 4 else value.float()
+    return (at_least_fp32(point) - length * gradient / norm.view(-1, 1, 1)).to(point.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor
 from circuits.model import taps as points
 from circuits.model.model import Hook, Model, Prefix
 from circuits.model.recomputing import Recomputing
+from circuits.model.tensors import at_least_fp32
 from locate.edges.rules import PLAIN, BackwardRules
 
 
@@ -137,5 +138,5 @@ class Gradients:
 def accumulate(total: Tensor | None, value: Tensor) -> Tensor:
     """Running sum, in fp32 at least so that bf16 steps do not lose digits."""
     if total is None:
-        return value if value.dtype.itemsize >= 4 else value.float()
+        return at_least_fp32(value)
     return total.add_(value)

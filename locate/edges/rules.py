@@ -135,7 +135,7 @@ def _linear_activation(model: Model, layer: int) -> list[Hook]:
             f"{model.name!r} mixes experts, whose activations cannot be reached one by one; take a "
             "locator without a rule for activations, such as eap-ig or gim"
         )
-    gated = hasattr(model.bridge.blocks[layer].mlp, "gate")
+    gated = model.is_gated
     read: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:

@@ -27,13 +27,14 @@ and to MLPs on the way, is in no number here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from circuits.base.errors import OptionError
+from circuits.base.progress import Progress
 from circuits.files.attribution import AttributionGraph
 from circuits.model.holding import alone
 from circuits.model.model import Model
@@ -41,12 +42,11 @@ from circuits.model.tokens import Prompt
 from locate.features.carriers import Carriers
 from locate.features.directions import Directions, Reads, Writes
 from locate.features.frozen_run import FrozenRun, Reader
-from locate.features.neurons import check_neurons, neuron_decoders, neuron_directions
+from locate.features.neurons import HINT, neuron_directions
 from locate.features.nodes import Edge, FeatureLinks, Node, check_edges, prompt_of
 
 USUAL = 20
 """Edges that are taken apart where nothing else is said."""
-Progress = Callable[[int, int], None]
 
 
 @alone
@@ -123,7 +123,7 @@ def carriers(
 @alone
 def strongest_sources(model: Model, prompt: Prompt, target: Node, n: int = USUAL) -> list[Edge]:
     """The n edges into a neuron with the largest |total| of all from neurons of earlier layers."""
-    check_neurons(model)
+    model.check_neurons(HINT)
     if n < 1:
         raise OptionError(f"ask for at least 1 edge, not {n}")
     if target.layer == 0:
@@ -136,9 +136,9 @@ def strongest_sources(model: Model, prompt: Prompt, target: Node, n: int = USUAL
     reader = _reader(run, neuron_directions(model, [target.feature]), target)
     totals = []
     for layer in range(target.layer):
-        decoders = run.wide(neuron_decoders(model, layer))
+        decoders = run.wide(model.mlp_output_matrix(layer))
         acts = reader.states[layer + 1]
-        totals.append(run.activations(layer) * (run.received(layer, acts) @ decoders.T))
+        totals.append(run.activations(layer) * (run.received(layer, acts) @ decoders))
     stacked = torch.stack(totals)[:, : target.at + 1]
     order = stacked.abs().flatten().topk(min(n, stacked.numel())).indices.cpu().numpy()
     found = zip(*np.unravel_index(order, tuple(stacked.shape)), strict=True)

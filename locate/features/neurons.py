@@ -15,42 +15,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.base.errors import OptionError, UnsupportedArchitectureError
+from circuits.base.errors import OptionError
 from circuits.model.model import Model
 from locate.features.directions import Directions, Feature, Reads, Writes
 
-
-def is_gated(model: Model, layer: int = 0) -> bool:
-    """Whether a layer's MLP has a gate."""
-    return hasattr(model.bridge.blocks[layer].mlp, "gate")
+HINT = "; give `directions`"
 
 
 def neuron_encoders(model: Model, layer: int) -> Float[Tensor, "d_mlp d_model"]:
     """Every neuron's row of the input matrix, of a gated MLP the gate's."""
-    check_neurons(model)
+    model.check_neurons(HINT)
     mlp = model.bridge.blocks[layer].mlp
-    name = "gate" if is_gated(model, layer) else "in"
+    name = "gate" if model.is_gated else "in"
     weight: Tensor = model.paging.reading(getattr(mlp, name)).weight
     return weight.T if model.architecture.transposed else weight
 
 
-def neuron_decoders(model: Model, layer: int) -> Float[Tensor, "d_mlp d_model"]:
-    """Every neuron's row of the output matrix."""
-    name = model.mlp_output_name(layer)
-    weight = model.parameter(name)
-    return weight if model.is_transposed(name) else weight.T
-
-
 def neuron_directions(model: Model, features: Sequence[Feature]) -> Directions:
     """The directions of some neurons; OptionError for one that the model does not have."""
-    check_neurons(model)
+    model.check_neurons(HINT)
     chosen = sorted(set(features))
     encoders, decoders = [], []
     for layer in sorted({each.layer for each in chosen}):
         if layer >= model.n_layers:
             raise OptionError(f"{model.name!r} has layers 0 to {model.n_layers - 1}, not {layer}")
         rows = [each.number for each in chosen if each.layer == layer]
-        into, out = neuron_encoders(model, layer), neuron_decoders(model, layer)
+        into, out = neuron_encoders(model, layer), model.mlp_output_matrix(layer).T
         if max(rows) >= len(out):
             raise OptionError(
                 f"layer {layer} of {model.name!r} has neurons 0 to {len(out) - 1}, not {max(rows)}"
@@ -64,13 +54,5 @@ def neuron_directions(model: Model, features: Sequence[Feature]) -> Directions:
         torch.cat(decoders),
         Reads.MLP,
         Writes.MLP,
-        {"features": "neurons", **({"encoder": "gate"} if is_gated(model) else {})},
+        {"features": "neurons", **({"encoder": "gate"} if model.is_gated else {})},
     )
-
-
-def check_neurons(model: Model) -> None:
-    """UnsupportedArchitectureError where a model's MLPs have no one list of neurons."""
-    if model.architecture.mlp_output is None:
-        raise UnsupportedArchitectureError(
-            f"{model.name!r} mixes experts: its MLPs have no one list of neurons; give `directions`"
-        )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuits.facts.pairs import SUBJECT, TokenPair
 from circuits.model.model import Model
+from circuits.model.tensors import at_least_fp32
 from locate.heads.by_example import ByExample, Example
 
 EXAMPLES = 3
@@ -120,7 +121,7 @@ class BestTokens:
 
     def _rows(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens d_model"]:
         rows = self.model.unembedding().detach()[tokens]
-        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+        return at_least_fp32(rows)
 
 
 def best_tokens(
@@ -147,7 +148,7 @@ def _chunks(model: Model) -> Iterator[tuple[int, Float[Tensor, "token d_model"]]
     unembedding = model.unembedding().detach()
     for start in range(0, len(unembedding), CHUNK):
         part = unembedding[start : start + CHUNK]
-        yield start, part.to(torch.promote_types(part.dtype, torch.float32))
+        yield start, at_least_fp32(part)
 
 
 @dataclass

@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,12 +35,13 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import check_geometry
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from circuits.model.tensors import at_least_fp32
 from circuits.model.wiring import LAST, OTHERS, node_kind
 from locate.examples import Examples
 from locate.heads.best_tokens import best_tokens
 from locate.neurons.options import USUAL_MLPS, NeuronSearch
 from locate.neurons.patching import Sets, patch_neurons
-from locate.neurons.report import NeuronReport, Reading, unlike
+from locate.neurons.report import NeuronReport, Reading
 from locate.neurons.scoring import Chosen, NeuronScores, directions, score_neurons
 from locate.seen import FOUND_IT, OTHER_PAIRS
 from locate.seen import OTHERS as OTHER_SUBJECTS
@@ -173,9 +175,9 @@ def _readings(
             peaks = tested.places[:, at, place].tolist()
             named = [spans[in_span[row][peak]] for row, peak in enumerate(peaks)]
             read = [pairs[row].clean.ids[peak] for row, peak in enumerate(peaks)]
-            commonest = unlike(named, 1)[0]
-            share = named.count(commonest) / len(named)
-            tokens = tuple(map(token_string, unlike(read, READ)))
+            [(commonest, count)] = Counter(named).most_common(1)
+            share = count / len(named)
+            tokens = tuple(token_string(each) for each, _ in Counter(read).most_common(READ))
             found.append(Reading(commonest, share, tokens, tuple(map(token_string, words))))
         yield tuple(found)
 
@@ -192,8 +194,7 @@ def _written(
     model: Model, layer: int, neurons: Sequence[int], changes: Float[np.ndarray, " neuron"]
 ) -> list[list[int]]:
     """The tokens that each neuron raises most where its activation has changed so."""
-    vectors = directions(model, layer)[:, list(neurons)].T
-    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    vectors = at_least_fp32(directions(model, layer)[:, list(neurons)].T)
     signs = torch.as_tensor(np.where(changes < 0, -1.0, 1.0)).to(vectors)
     gain = model.final_norm()[0].to(vectors.dtype)
     norm = FrozenNorm(vectors.new_ones(len(vectors)), gain, not model.uses_rms_norm)

@@ -46,7 +46,7 @@ def patch_neurons(
 ) -> tuple[Float[np.ndarray, " pair"], dict[int, Float[np.ndarray, "pair set"]]]:
     """The metric of each pair's clean run, and by layer what it is with each set patched.
 
-    One run of the later layers a set and batch. Errors are those of `attribute_neurons`.
+    One run of the later layers a set and batch. Errors are those of `score_neurons`.
     """
     metric = Metric.of(metric)
     layers = sorted(sets)

@@ -349,9 +349,3 @@ def _reading(record: Mapping[str, Any]) -> Reading:
     if not isinstance(place, str) or not isinstance(share, float):
         raise OptionError("a neuron's place is none")
     return Reading(place, share, texts(record["tokens"]), texts(record["writes"]))
-
-
-def unlike(values: Sequence[Any], most: int) -> tuple[Any, ...]:
-    """The commonest values, the first met first among equals."""
-    counts = {value: values.count(value) for value in values}
-    return tuple(sorted(counts, key=lambda value: -counts[value])[:most])

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.errors import NumericalError, OptionError, UnsupportedArchitectureError
+from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.model import taps
@@ -117,10 +117,7 @@ def score_neurons(
 
 def check_neurons(model: Model, layers: Sequence[int]) -> None:
     """Refuse, before any pass, MLPs whose output is no sum over neurons."""
-    if model.architecture.mlp_output is None:
-        raise UnsupportedArchitectureError(
-            f"{model.name!r} mixes experts: its MLPs have no one set of neurons to score"
-        )
+    model.check_neurons()
     if not layers:
         raise OptionError("name at least one MLP whose neurons are asked for")
     model.patching.check_parts(model.name)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
-from circuits.base.progress import stopping
+from circuits.base.progress import Progress, stopping
 
-Progress = Callable[[int, int], None]
 KEPT = 20
 
 

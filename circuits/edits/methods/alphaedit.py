@@ -23,11 +23,12 @@ from torch import Tensor
 
 from circuits.base.errors import NumericalError
 from circuits.base.options import Options, option
+from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.memit import Keys, check_distinct, mean_keys, spread, value_details
 from circuits.edits.parts.contexts import MEMIT_CONTEXTS, ContextSettings, sample_contexts
 from circuits.edits.parts.moments import Moments
-from circuits.edits.parts.value import Progress, ValueSettings
+from circuits.edits.parts.value import ValueSettings
 from circuits.model.model import Model
 
 

@@ -31,6 +31,7 @@ import torch
 
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, option
+from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.memit import check_distinct
 from circuits.edits.parts.examples import encode_examples
@@ -39,7 +40,6 @@ from circuits.edits.parts.training import (
     Descent,
     Objective,
     Passage,
-    Progress,
     Trainee,
     block_matrices,
     chunks,

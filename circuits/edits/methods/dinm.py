@@ -27,13 +27,13 @@ from torch import Tensor
 
 from circuits.base.errors import FileFormatError
 from circuits.base.options import Options, option
+from circuits.base.progress import Progress
 from circuits.base.records import read_json, read_jsonl, text_field
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.parts.training import (
     Descent,
     Objective,
     Passage,
-    Progress,
     Trainee,
     descend,
     divergence,

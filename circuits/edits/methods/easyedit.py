@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from circuits.base.errors import EasyEditError, KnowledgeCircuitsError, OptionError, PromptError
+from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.parts.foreign import (
     Statistics,
@@ -43,7 +44,6 @@ from circuits.edits.parts.foreign import (
     tokenizer_for,
 )
 from circuits.edits.parts.moments import WantedMoments
-from circuits.edits.parts.value import Progress
 from circuits.model.architectures import Positions
 from circuits.model.model import Model
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from circuits.base.options import Options, option
+from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.parts.training import (
     Descent,
     Objective,
     Passage,
-    Progress,
     Trainee,
     chunks,
     descend,

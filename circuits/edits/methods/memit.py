@@ -27,11 +27,12 @@ from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.options import Options, option
+from circuits.base.progress import Progress
 from circuits.edits.edit import Change, EditRequest, LowRank, WeightDelta
 from circuits.edits.parts.contexts import MEMIT_CONTEXTS, ContextSettings, place, sample_contexts
 from circuits.edits.parts.keys import at_subject, key_point, residual_point
 from circuits.edits.parts.moments import IDENTITY, Moments
-from circuits.edits.parts.value import Progress, Value, ValueSettings, optimise_values
+from circuits.edits.parts.value import Value, ValueSettings, optimise_values
 from circuits.model.model import Model
 
 Keys = Float[Tensor, "request d_mlp"]

@@ -32,11 +32,12 @@ from torch import Tensor
 from circuits.base.choices import Choice
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.options import Options, option
+from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.parts.contexts import ContextSettings, place, sample_contexts
 from circuits.edits.parts.keys import at_subject, key_point, value_point
 from circuits.edits.parts.moments import Moments
-from circuits.edits.parts.value import Progress, ValueSettings, optimise_values
+from circuits.edits.parts.value import ValueSettings, optimise_values
 from circuits.model.model import Model
 
 ALIKE = 1e-9

@@ -22,12 +22,12 @@ from torch import Tensor
 from circuits.base.choices import EditStatus
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.parts.contexts import PlacedPrompt, place
 from circuits.edits.parts.keys import MAX_ROWS, pad
 from circuits.edits.parts.moments import Moments, WantedMoments, find_moments
-from circuits.edits.parts.value import Progress
 from circuits.edits.requests import as_dict
 from circuits.edits.settings import as_mapping, merge, settings_for
 from circuits.facts.facts import SLOT

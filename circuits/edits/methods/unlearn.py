@@ -37,6 +37,7 @@ from torch import Tensor
 from circuits.base.choices import EditStatus, UnlearnMethod
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.options import Options, option
+from circuits.base.progress import Progress
 from circuits.edits.edit import WeightDelta
 from circuits.edits.methods.memflex import LocalisationSettings, localise
 from circuits.edits.methods.preference import (
@@ -60,7 +61,6 @@ from circuits.edits.parts.training import (
     DivergenceError,
     Objective,
     Passage,
-    Progress,
     Trainee,
     block_matrices,
     chunks,

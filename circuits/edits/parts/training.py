@@ -20,12 +20,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError, PromptError
+from circuits.base.progress import Progress
 from circuits.edits.edit import WeightDelta
 from circuits.model.holding import fitting
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer
 
-Progress = Callable[[int, int], None]
 B = TypeVar("B")
 
 

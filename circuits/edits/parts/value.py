@@ -17,7 +17,7 @@ costs the layers above only, and a request's delta does not depend on its batch 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,13 +27,13 @@ from torch import Tensor
 from circuits.base.choices import Choice
 from circuits.base.errors import NumericalError
 from circuits.base.options import Options, option
+from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest
 from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence
 from circuits.edits.parts.keys import capture, pad, residual_point, value_point
 from circuits.model.holding import fitting
 from circuits.model.model import Model
 
-Progress = Callable[[int, int], None]
 MAX_ROWS = 256
 
 
