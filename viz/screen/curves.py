@@ -157,9 +157,9 @@ def carriers_figure(found: Carriers, title: str | None = None) -> go.Figure:
         parts = found.carried()
         along = "part of the edge's weight"
         return attribution_figure(list(parts), list(parts.values()), title, unit="", along=along)
-    shares = {name: share for name, share in found.shares().items() if share}
-    along = f"share of what {len(found.total):,} edges carry"
-    return attribution_figure(list(shares), list(shares.values()), title, unit="", along=along)
+    shares = {name: 100 * share for name, share in found.shares().items() if share}
+    along = f"share of what {len(found.total):,} edges carry, %"
+    return attribution_figure(list(shares), list(shares.values()), title, unit="%", along=along)
 
 
 def _two_panels(left: str, right: str) -> go.Figure:
