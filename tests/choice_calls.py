@@ -246,6 +246,9 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         "circuits.edits.methods.cake:CakeSettings"
     )(uses=[v]),
     ("circuits.edits.methods.run:edit", "method"): edit,
+    ("circuits.edits.methods.run:share_moments", "methods"): lambda v: call(
+        "circuits.edits.methods.run:share_moments"
+    )(model(), [v], [99]),
     ("circuits.edits.methods.unlearn:unlearn", "method"): unlearned,
     ("circuits.edits.parts.uses:sentences", "uses"): used,
     ("circuits.edits.methods.rome:RomeSettings", "keys"): lambda v: call(

@@ -121,9 +121,9 @@ def _lead(groups: Mapping[str, Sequence[Part]]) -> str:
     told: dict[str, list[str]] = {}
     for probe, group in groups.items():
         found = _beats_guess(probe, group)
-        if found.verdict is Verdict.SUPPORTED:
+        if found.verdict == Verdict.SUPPORTED:
             continue
-        if found.verdict is Verdict.OPPOSITE:
+        if found.verdict == Verdict.OPPOSITE:
             start = f"It does worse than {guess}"
         elif found.n < FEWEST:
             start = f"Too few {found.over} to say whether it beats {guess}"
