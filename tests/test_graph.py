@@ -161,6 +161,25 @@ def test_circuits_are_sets_of_edges(data: st.DataObject, wiring: Wiring) -> None
     assert a.n_edges + (~a).n_edges == wiring.n_edges
 
 
+def test_what_was_measured_on_a_circuit_is_said_of_no_other_edges() -> None:
+    wiring = Wiring(2, 2, 2)
+    measured = {"model": "m", "faithfulness": 0.93, "faithfulness_on": "other subjects"}
+    circuit = replace(
+        Circuit.full(wiring),
+        provenance=measured,
+        evidence={"evaluation": {"faithfulness": Interval(0.93, 0.9, 0.95).as_dict()}},
+    )
+    assert "0.930" in str(circuit.summary())
+    half = Circuit(wiring, np.arange(wiring.n_edges) % 2 == 0)
+    derived = [circuit.without("m0"), circuit.among("m0"), circuit & half, circuit | half]
+    derived += [circuit - half, ~circuit, circuit.everywhere(["subject"]), circuit.keeping(half.kept)]
+    derived += [circuit.everywhere(["subject"]).blind(), prune(circuit)]
+    for each in derived:
+        assert each.provenance == {"model": "m"}
+        assert each.evidence == {}
+        assert "faithfulness" not in str(each.summary())
+
+
 def test_circuits_of_two_geometries_do_not_combine() -> None:
     one, other = Circuit.full(Wiring(1, 2, 2)), Circuit.full(Wiring(1, 2, 1))
     with pytest.raises(OptionError, match="cannot be combined"):

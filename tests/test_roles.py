@@ -397,6 +397,36 @@ def test_bootstrap_limits_of_many_means_agree_with_scipy_and_ignore_order():
         assert (low[column], high[column]) == pytest.approx((other.low, other.high), abs=0.03)
 
 
+def test_pairs_that_ask_one_prompt_are_one_observation(model, pairs):
+    """However often a question is asked, it says no more of others than once."""
+    twice = [*pairs, *pairs[:3], pairs[0]]
+    once, repeated = (head_roles(model, each, criteria=LOOSE) for each in (pairs, twice))
+    assert repeated.provenance["prompts"] == once.provenance["prompts"] == len(pairs)
+    assert repeated.roles == once.roles
+    for head in once.heads:
+        other = repeated[head.name]
+        mine = [head.mover.gain, head.relation.gain, head.answer_gain, head.range_gain]
+        theirs = [other.mover.gain, other.relation.gain, other.answer_gain, other.range_gain]
+        for one, same in zip(mine, theirs, strict=True):
+            limits = (one.value, one.low, one.high)
+            assert limits == pytest.approx((same.value, same.low, same.high), abs=1e-4)
+
+
+def test_of_a_single_prompt_there_are_labels_but_neither_intervals_nor_checks(model, pairs):
+    foils = [replace(pairs[0], foil=pair.foil) for pair in pairs[:3]]
+    report = head_roles(model, foils, criteria=LOOSE)
+    assert report.labelled
+    assert report.provenance["prompts"] == 1
+    assert "checked_on" not in report.provenance
+    for head in report.heads:
+        assert head.check is None
+        assert np.isnan([head.mover.gain.low, head.range_gain.high]).all()
+    for head in report.labelled:
+        parts = {Role.MOVER: [head.mover], Role.RELATION: [head.relation]}
+        for part in parts.get(head.role, [head.mover, head.relation]):
+            assert part.gain.value > 0
+
+
 # --- bad input ---------------------------------------------------------------------------------
 
 
@@ -410,8 +440,6 @@ def test_a_pair_without_a_subject_is_named(model, pairs):
 def test_absurd_requests_are_refused(model, pairs):
     with pytest.raises(OptionError, match="no prompt pairs"):
         head_roles(model, [])
-    with pytest.raises(OptionError, match="at least 2"):
-        head_roles(model, pairs[:1])
     with pytest.raises(OptionError, match="only object"):
         head_roles(model, [pairs[0], pairs[0]], objects=[pairs[0].answer])
     with pytest.raises(OptionError, match="vocabulary"):

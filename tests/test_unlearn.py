@@ -240,6 +240,14 @@ def test_rmu_changes_mlp_outputs_up_to_its_layer_and_leads_activations_to_the_di
     assert other.details["epochs"][0]["forget"] != first["forget"]
 
 
+@pytest.mark.parametrize("method", ["ga", "rmu"])
+def test_layers_may_be_named_among_the_settings(model, method):
+    settings = {**QUICK, "layers": (0,)}
+    outcome = unlearn(model, FORGET, RETAIN, method, settings=settings)
+    assert outcome.layers == (0,)
+    assert outcome.provenance["settings_origin"]["layers"] == "given"
+
+
 def test_layers_that_rmu_cannot_use_are_refused(model):
     with pytest.raises(OptionError, match="has 0 to 1, not 2"):
         unlearn(model, FORGET, RETAIN, "rmu", settings={"rmu": {"layer": 2}})

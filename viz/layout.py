@@ -14,7 +14,7 @@ Units: one column across, one layer up. Nothing here knows a plotting library.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -221,7 +221,7 @@ def strongest(circuit: Circuit, max_edges: int = FEW) -> Circuit:
         chosen = more
     mask = np.zeros_like(circuit.kept)
     mask[chosen if len(chosen) else strong[:max_edges]] = True
-    return replace(circuit, kept=mask)
+    return circuit.keeping(mask)
 
 
 def _most_on_paths(wiring: Wiring, ranked: np.ndarray, limit: int) -> tuple[np.ndarray, int]:

@@ -48,6 +48,15 @@ def enough(n: int, fewest: int = FEWEST) -> bool:
     return n >= fewest
 
 
+def by_group(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+    """Means over the first axis of the rows that belong together; a row a group, by its number.
+
+    Rows of one group are no observations of their own, and are averaged before any resampling.
+    """
+    named = np.asarray(groups)
+    return np.stack([values[named == each].mean(0, dtype=np.float64) for each in np.unique(named)])
+
+
 def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
     """The mean, as a statistic for `bootstrap`."""
     return np.asarray(np.mean(values, axis))

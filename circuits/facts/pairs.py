@@ -96,6 +96,12 @@ class TokenPair:
         return next(i for i, (left, right) in enumerate(pairs) if left != right)
 
 
+def clean_prompts(pairs: Sequence[TokenPair]) -> list[int]:
+    """For each pair the number of its clean prompt, equal where the same question is asked."""
+    numbers: dict[tuple[int, ...], int] = {}
+    return [numbers.setdefault(tuple(pair.clean.ids), len(numbers)) for pair in pairs]
+
+
 @dataclass(frozen=True)
 class PairBatch:
     """Examples of one length as tensors; `index` gives each row's place in the caller's list.

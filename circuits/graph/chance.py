@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from jaxtyping import Int
 
@@ -60,7 +58,7 @@ def without(circuit: Circuit, edge: int) -> Circuit:
     """The circuit less one edge."""
     kept = circuit.kept.copy()
     kept[edge] = False
-    return replace(circuit, kept=kept)
+    return circuit.keeping(kept)
 
 
 def _readers(wiring: Wiring) -> list[list[tuple[int, int]]]:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 _FIRST = ("low", "high", "inclusion")
 """Columns that stand first in a table, in this order; files keep none."""
 
+_MEASURED = ("faithfulness", "faithfulness_on")
+"""What provenance holds that was measured on these very edges."""
+
 
 @dataclass(frozen=True, eq=False)
 class Circuit(Result):
@@ -259,7 +262,7 @@ class Circuit(Result):
         wiring = self.wiring.with_spans()
         kept = np.logical_or.reduce(self.kept.reshape(-1, wiring.n_edges))
         scores = None if self.scores is None else self.scores.blind()
-        return replace(self, wiring=wiring, kept=kept, scores=scores, columns={}, evidence={})
+        return self._changed(wiring=wiring, kept=kept, scores=scores, columns={})
 
     def everywhere(self, spans: Sequence[str]) -> Circuit:
         """The circuit with these spans told apart, and each of its edges kept in all of them.
@@ -269,7 +272,7 @@ class Circuit(Result):
         """
         wiring = self.wiring.with_spans(spans)
         kept = np.tile(self.blind().kept, wiring.n_spans)
-        return replace(self, wiring=wiring, kept=kept, scores=None, columns={}, evidence={})
+        return self._changed(wiring=wiring, kept=kept, scores=None, columns={})
 
     def without(self, *parts: str) -> Circuit:
         """The circuit less these edges (`a5.h3->logits`) and less all edges of these nodes.
@@ -277,7 +280,7 @@ class Circuit(Result):
         A node is `a5.h3`, `a5.kv0` or `m0` (`Wiring.edges_of`). OptionError for what there is not.
         """
         gone = [self.wiring.edges_of(part) for part in parts]
-        return replace(self, kept=self.kept & ~np.logical_or.reduce(gone), evidence={})
+        return self.keeping(self.kept & ~np.logical_or.reduce(gone))
 
     def among(self, *nodes: str) -> Circuit:
         """The circuit's edges between these nodes, from the input and to the logits."""
@@ -285,6 +288,14 @@ class Circuit(Result):
         for node in nodes:
             self.wiring.edges_of(node)  # refuses what there is not
         return self.without(*(node for node in self.nodes() if node not in both))
+
+    def keeping(self, kept: Bool[np.ndarray, " edge"]) -> Circuit:
+        """These edges instead; what was measured on this circuit is said of no other."""
+        return self._changed(kept=kept)
+
+    def _changed(self, **changes: Any) -> Circuit:
+        origin = {name: value for name, value in self.provenance.items() if name not in _MEASURED}
+        return replace(self, provenance=origin, evidence={}, **changes)
 
     def nodes(self) -> list[str]:
         """Nodes that a kept edge touches, in residual-stream order (`kv` after the heads)."""
@@ -299,7 +310,7 @@ class Circuit(Result):
                 f"circuits of {self.wiring.describe()} and of {other.wiring.describe()} "
                 "cannot be combined"
             )
-        return replace(self, kept=operation(self.kept, other.kept), evidence={})
+        return self.keeping(operation(self.kept, other.kept))
 
     def __and__(self, other: Circuit) -> Circuit:
         return self._combined(other, np.logical_and)
@@ -311,7 +322,7 @@ class Circuit(Result):
         return self._combined(other, np.greater)
 
     def __invert__(self) -> Circuit:
-        return replace(self, kept=~self.kept, evidence={})
+        return self.keeping(~self.kept)
 
     def __eq__(self, other: object) -> bool:
         return (

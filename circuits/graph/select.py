@@ -93,7 +93,7 @@ def prune(circuit: Circuit) -> Circuit:
     into every span that may see theirs (`Wiring.sees`), and it ends at the last token. That the
     prompts differ in some spans only is not known here.
     """
-    return replace(circuit, kept=circuit.kept & _joined(circuit.wiring, circuit.kept))
+    return circuit.keeping(circuit.kept & _joined(circuit.wiring, circuit.kept))
 
 
 def select(

@@ -119,7 +119,7 @@ def search(
     drops = np.where(circuit.kept, circuit.scores.values, -np.inf)
     kept = np.zeros_like(circuit.kept)
     kept[np.argsort(-drops, kind="stable")[: search.edges]] = True
-    capped = prune(replace(circuit, kept=kept))
+    capped = prune(circuit.keeping(kept))
     record = {**circuit.provenance["selection"], "n": search.edges}
     record["edges_after_pruning"] = capped.n_edges
     return replace(capped, provenance={**capped.provenance, "selection": record})

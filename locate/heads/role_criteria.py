@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
 from locate.heads.head_check import Role
@@ -30,7 +32,8 @@ class RoleCriteria:
 
     Mover part: at least `attention` of its value-weighted attention is on the subject, what it
     writes from the subject raises the answer over the relation's other objects by at least `share`
-    of what all heads together do, and the interval of that gain is above 0. Relation part: the
+    of what all heads together do, and the interval of that gain over prompts is above 0 (of a
+    single prompt the gain itself, which is all there is). Relation part: the
     same with the relation's words, and with the other objects against all tokens that are no
     objects. One part makes a mover or a relation head, both a mixture head. Both thresholds are
     inclusive and relative, so that they mean the same in models of any size and logit scale.
@@ -58,7 +61,10 @@ class RoleCriteria:
     def holds(self, part: Evidence) -> bool:
         """Whether the evidence is enough for this part of a role."""
         looks = part.attention >= self.attention
-        return bool(looks and part.share >= self.share and part.gain.low > 0)
+        gain = part.gain
+        without_interval = np.isnan(gain.low) and np.isnan(gain.high)
+        surely = gain.value if without_interval else gain.low
+        return bool(looks and part.share >= self.share and surely > 0)
 
     def classify(self, mover: Evidence, relation: Evidence) -> Role:
         """The role that the two parts make."""

@@ -6,7 +6,7 @@ head attends to the relation's words and writes tokens of the relation's range, 
 does both. Here that becomes a criterion (`RoleCriteria`), in four steps:
 
 1. Read every head at the last token: where it looks, what it writes from there (`read_heads`).
-2. Average over prompt pairs of one relation, with bootstrap intervals over the pairs.
+2. Average over prompts of one relation, with bootstrap intervals over them.
 3. Label the heads (`RoleCriteria.classify`).
 4. Check each label by ablating the head, beside as many unlabelled heads of the same layers as a
    baseline (`locate.heads.role_checks`), on other pairs where there are any.
@@ -28,8 +28,8 @@ from jaxtyping import Float
 
 from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
-from circuits.base.intervals import Interval, bootstrap_means
-from circuits.facts.pairs import TokenPair
+from circuits.base.intervals import Interval, bootstrap_means, by_group
+from circuits.facts.pairs import TokenPair, clean_prompts
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import check_geometry
 from circuits.model.holding import alone
@@ -79,13 +79,14 @@ def head_roles(
     `by_example` also asks in how many pairs the answer is among the `n_written` tokens that a head
     raises most, and keeps these tokens in three pairs for the heads that are labelled and the
     strongest others.
-    `seed` is for the resampling and the choice of controls. Raises OptionError where a pair names
-    no subject, or where a single pair leaves nothing to average over.
+    Pairs that ask the same clean prompt are averaged before resampling. Of a single prompt there
+    are no intervals: its labels hold for that prompt alone and none is checked.
+    `seed` is for the resampling and the choice of controls. OptionError where there are no pairs
+    or one names no subject.
     """
     criteria, ablation = criteria or RoleCriteria(), Ablation.of(ablation)
     check_subjects(pairs)
-    if len(pairs) < 2:
-        raise OptionError("roles need at least 2 prompt pairs, or no interval can be given")
+    prompts = clean_prompts(pairs)
     if circuit is not None:
         check_geometry(model, circuit.wiring)
     best = BestTokens(model, pairs, n_written) if by_example else None
@@ -97,20 +98,22 @@ def head_roles(
         n_written=n_written,
         watch=None if best is None else best.see,
     )
-    found = label_heads(readings, criteria, seed, model.tokenizer.token_string)
+    found = label_heads(readings, criteria, seed, model.tokenizer.token_string, prompts)
     has_role = np.array([[head.role != Role.NONE for head in layer] for layer in found])
     nodes = None if circuit is None else {n for n in circuit.nodes() if node_kind(n) == "head"}
     heads = [head for layer in found for head in layer if nodes is None or head.name in nodes]
     baseline: dict[Effect, Interval] | None = None
     labelled = [head for head in heads if head.role != Role.NONE]
     controls = choose_controls([(h.layer, h.head) for h in labelled], has_role, seed)
+    tested, others = (pairs, objects) if check_on is None else (check_on, None)
+    asked = clean_prompts(tested)
+    check = check and len(set(asked)) > 1
     if check and labelled:
         sites = [(head.layer, head.head) for head in labelled]
-        tested, others = (pairs, objects) if check_on is None else (check_on, None)
         effects = ablate_heads(
             model, tested, sites + controls, others, ablation=ablation, batch_size=batch_size
         )
-        checks, baseline = _check(labelled, effects, criteria, seed)
+        checks, baseline = _check(labelled, by_group(effects, asked), criteria, seed)
         heads = [replace(head, check=checks.get(head.name)) for head in heads]
     heads.sort(key=lambda head: (-head.score, head.layer, head.head))
     if best is not None:
@@ -132,6 +135,7 @@ def head_roles(
             **model.provenance,
             "method": "roles",
             "pairs": len(pairs),
+            "prompts": len(set(prompts)),
             **({"checked_on": SAME_PAIRS if check_on is None else OTHER_PAIRS} if check else {}),
             "objects": None if objects is None else sorted(set(objects)),
             "ablation": str(ablation),
@@ -155,18 +159,25 @@ def label_heads(
     criteria: RoleCriteria,
     seed: int = 0,
     token_string: Any = str,
+    prompts: Sequence[int] | None = None,
 ) -> list[list[HeadRole]]:
-    """A label for every head, by layer and head, from the numbers of each pair alone."""
-    means = {name: values.mean(0, dtype=np.float64) for name, values in readings.arrays().items()}
+    """A label for every head, by layer and head, from the numbers of each pair alone.
+
+    `prompts` numbers the clean prompt of each pair; None where every pair asks another.
+    """
+    given = readings.arrays()
+    groups = range(len(readings.attention)) if prompts is None else prompts
+    arrays = {name: by_group(values, groups) for name, values in given.items()}
+    means = {name: values.mean(0) for name, values in arrays.items()}
 
     def intervals(values: Float[np.ndarray, "pair layer head"]) -> np.ndarray:
         limits = bootstrap_means(values, criteria.resamples, criteria.level, seed, fewest=2)
         return np.stack(limits, -1)
 
-    answer = intervals(readings.answer_gain.sum(-1))
-    in_range = intervals(readings.range_gain.sum(-1))
-    moved = intervals(readings.answer_gain[..., _SUBJECT])
-    related = intervals(readings.range_gain[..., _RELATION])
+    answer = intervals(arrays["answer_gain"].sum(-1))
+    in_range = intervals(arrays["range_gain"].sum(-1))
+    moved = intervals(arrays["answer_gain"][..., _SUBJECT])
+    related = intervals(arrays["range_gain"][..., _RELATION])
     mover_shares = _shares(means["answer_gain"], _SUBJECT)
     relation_shares = _shares(means["range_gain"], _RELATION)
     n_layers, n_heads = answer.shape[:2]
@@ -196,13 +207,13 @@ def label_heads(
 
 def _check(
     labelled: Sequence[HeadRole],
-    effects: Float[np.ndarray, "pair head effect"],
+    effects: Float[np.ndarray, "prompt head effect"],
     criteria: RoleCriteria,
     seed: int,
 ) -> tuple[dict[str, HeadCheck], dict[Effect, Interval] | None]:
     """A check by head's name, and the controls' mean effect; the controls stand last."""
 
-    def summary(values: Float[np.ndarray, "pair effect"]) -> dict[Effect, Interval]:
+    def summary(values: Float[np.ndarray, "prompt effect"]) -> dict[Effect, Interval]:
         limits = bootstrap_means(values, criteria.resamples, criteria.level, seed, fewest=2)
         found = np.stack(limits, -1)
         return {name: _interval(found[place]) for place, name in enumerate(EFFECTS)}

@@ -18,8 +18,8 @@ import numpy as np
 
 from circuits.base.display import Shown, Summary, named
 from circuits.base.errors import OptionError
-from circuits.base.intervals import Interval, bootstrap_means
-from circuits.facts.pairs import TokenPair
+from circuits.base.intervals import Interval, bootstrap_means, by_group
+from circuits.facts.pairs import TokenPair, clean_prompts
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.heads.role_criteria import RoleCriteria
@@ -88,7 +88,7 @@ class SpanRoles(Shown):
 
     def summary(self) -> Summary:
         """The table, with what it is of."""
-        facts = named(self.provenance, "model", "pairs")
+        facts = named(self.provenance, "model", "pairs", "prompts")
         about = "share of all heads' logits for the answer; attention weighted by value, by span"
         return Summary(f"Roles of {len(self.heads):,} heads by span", facts, about, *self.table())
 
@@ -107,10 +107,15 @@ def span_roles(
     batch_size: int = 16,
     seed: int = 0,
 ) -> SpanRoles:
-    """Label the heads by the spans that all pairs name; OptionError where they share none."""
+    """Label the heads by the spans that all pairs name; OptionError where they share none.
+
+    Pairs that ask the same clean prompt are averaged before resampling; of a single prompt there
+    are no intervals, and its labels hold for it alone.
+    """
     criteria = criteria or RoleCriteria()
-    if len(pairs) < 2:
-        raise OptionError("roles need at least 2 prompt pairs, or no interval can be given")
+    if not pairs:
+        raise OptionError("there are no prompt pairs to work on")
+    prompts = clean_prompts(pairs)
     shared = set.intersection(*({name for name, _ in pair.spans} for pair in pairs))
     names = [name for name, _ in pairs[0].spans if name in shared]
     if not names:
@@ -120,10 +125,10 @@ def span_roles(
         )
     spans = [{n: range(s.start, s.stop) for n, s in pair.spans if n in shared} for pair in pairs]
     looked = attention_to_spans(model, [p.clean for p in pairs], spans, batch_size=batch_size)
-    attention = {name: looked[name].mean(0, dtype=np.float64) for name in names}
+    attention = {name: by_group(looked[name], prompts).mean(0) for name in names}
     wiring, found = model.wiring(), direct_logit_attribution(model, pairs, batch_size)
     sources = [wiring.head_src(n, h) for n in range(model.n_layers) for h in range(model.n_heads)]
-    gains = found.contributions[:, sources]
+    gains = by_group(found.contributions[:, sources], prompts)
     limits = bootstrap_means(gains, criteria.resamples, criteria.level, seed, fewest=2)
     total = limits[0].clip(min=0).sum()
 
@@ -136,7 +141,8 @@ def span_roles(
         return SpanRole(f"a{layer}.h{head}", role, shares, gain, part)
 
     heads = sorted(map(one, range(len(sources))), key=lambda head: -abs(head.share))
-    origin = {**model.provenance, "method": "roles by span", "pairs": len(pairs), "seed": seed}
+    counts = {"pairs": len(pairs), "prompts": len(set(prompts))}
+    origin = {**model.provenance, "method": "roles by span", **counts, "seed": seed}
     return SpanRoles(tuple(heads), criteria, origin)
 
 
@@ -147,6 +153,7 @@ def _role(
     span = max(attention, key=lambda name: attention[name])
     if attention[span] < criteria.attention or abs(share) < criteria.share:
         return None
-    if gain.low > 0:
+    single = np.isnan(gain.low)
+    if (gain.value if single else gain.low) > 0:
         return f"{span} {MOVER}"
-    return f"{span} {AGAINST}" if gain.high < 0 else None
+    return f"{span} {AGAINST}" if (gain.value if single else gain.high) < 0 else None

@@ -62,10 +62,9 @@ def only(circuit: Circuit, shown: Sequence[str]) -> Circuit:
         kept[circuit.wiring.edge_index(name)] = True
     if bool((kept & circuit.kept).sum() == circuit.n_edges):
         return circuit
-    of_all = ("faithfulness", "faithfulness_on")
-    origin = {key: each for key, each in circuit.provenance.items() if key not in of_all}
-    origin["shown"] = f"{int(kept.sum())} of {circuit.n_edges} edges"
-    return replace(circuit, kept=kept & circuit.kept, provenance=origin)
+    part = circuit.keeping(kept & circuit.kept)
+    about = f"{int(kept.sum())} of {circuit.n_edges} edges"
+    return replace(part, provenance={**part.provenance, "shown": about})
 
 
 def _picture(

@@ -7,7 +7,7 @@ with a path from input to logits through it; the strongest kept edges fill the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ def shown_circuit(comparison: Comparison, max_edges: int) -> Circuit:
             break
     kept = np.zeros_like(union.kept)
     kept[sorted(chosen)] = True
-    return replace(union, kept=kept)
+    return union.keeping(kept)
 
 
 @dataclass(frozen=True)

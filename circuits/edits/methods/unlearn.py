@@ -70,7 +70,7 @@ from circuits.edits.parts.training import (
     token_accuracy,
     token_scores,
 )
-from circuits.edits.settings import settings_for
+from circuits.edits.settings import as_mapping, settings_for
 from circuits.model.holding import alone
 from circuits.model.model import Model
 
@@ -129,7 +129,7 @@ def unlearn(
 ) -> EditOutcome:
     """The weight change that forgets one set and keeps another; the model itself is not changed.
 
-    `layers` None is all of them. Details hold loss (nats a token) and token accuracy of the sets
+    `layers` None is those in `settings`, or else all of them. Details hold loss (nats a token) and token accuracy of the sets
     before and after, whether the retain set is within the margin, and each epoch's terms. Texts
     `held_out` should stay too but are scored only: the retain set is trained on, so its own score
     flatters. `bos` is whether every text begins with the BOS token, None for the model's way. The
@@ -138,13 +138,14 @@ def unlearn(
     """
     model.patching.check_free(model.name)
     chosen, model = UnlearnMethod.of(method), model.with_bos(bos)
-    wanted = range(model.n_layers) if layers is None else layers
+    named = layers is not None or "layers" in as_mapping(settings)
+    wanted = layers if named else range(model.n_layers)
     found, origin = settings_for(model, str(chosen), UnlearnSettings, wanted, settings)
-    if layers is None:
+    if not named:
         origin = replace(origin, layers="all")
     if chosen == UnlearnMethod.RMU:
         read = layer_of(model, found.rmu)
-        if layers is None:
+        if not named:
             found = replace(found, layers=layers_up_to(read))
             origin = replace(origin, layers=f"up to layer {read}, which RMU reads")
         check_before(found.layers, read)

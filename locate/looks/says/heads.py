@@ -43,6 +43,8 @@ def roles(found: RoleReport) -> str:
         f"{percent(first.score)} of all heads' work as a {first.role}"
     )
     checks = [str(head.check.verdict) for head in found.labelled if head.check is not None]
+    if found.provenance.get("prompts") == 1:
+        return sentence(f"{text}; this is of a single prompt, and was not checked")
     if not checks:
         return sentence(f"{text}; silencing did not check that")
     right, wrong = checks.count("confirmed"), checks.count("contrary")
