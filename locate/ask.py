@@ -79,7 +79,7 @@ class Question:
     @property
     def subject(self) -> str:
         """The subject, as it stands in the prompt."""
-        return self.pairs[0].text.subject or ""
+        return self.pairs[0].text.named_subject or ""
 
     @property
     def answer(self) -> str:

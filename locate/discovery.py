@@ -31,6 +31,7 @@ from locate.report import (
     markdown_table,
     measure_rows,
     measures,
+    opposed_line,
     span_table,
 )
 from locate.search import Search
@@ -234,6 +235,7 @@ class Discovery(Shown):
         ]
         if circuit.wiring.spans:
             lines += ["", "## By span", "", *markdown_table(*span_table(circuit))]
+            lines += ["", f"{opposed_line(circuit)}."] if opposed_line(circuit) else []
         if self.stability:
             counted = ", ".join(f"{count} {label}" for label, count in self.stability.items())
             lines += [

@@ -191,10 +191,15 @@ def _sequential(
                 progress(index + 1, len(judge.requests))
         if done:
             found.final += judge.score(done)
-            found.drifts.append(judge.drift())
+            found.drifts.append(_number(judge.drift()))
     if total is not None:
         found.growth.append(norm_growth(judge.model, total))
     return found.run(Mode.SEQUENTIAL, total)
+
+
+def _number(drift: float | None) -> float:
+    """NaN where nothing was read."""
+    return float("nan") if drift is None else drift
 
 
 class _Found:
@@ -226,12 +231,15 @@ class _Found:
             if self.checked(drift).delta is None:
                 return
             self.final += judge.score(which)
-        self.drifts.append(drift)
+        self.drifts.append(_number(drift))
         self.growth.append(norm_growth(judge.model, outcome.delta))
 
-    def checked(self, drift: float) -> EditOutcome:
-        """The latest edit, which has diverged where the model with it knows no text any more."""
-        if not drift <= MOST_DRIFT:  # NaN is no small drift
+    def checked(self, drift: float | None) -> EditOutcome:
+        """The latest edit, which has diverged where the model with it knows no text any more.
+
+        `drift` is None where no text was read.
+        """
+        if drift is not None and not drift <= MOST_DRIFT:  # NaN is no small drift
             reason = (
                 f"perplexity on the text rose {drift:.4g} times; more than {MOST_DRIFT:g} counts "
                 "as diverged"

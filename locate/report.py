@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuits.base.intervals import Interval
-from circuits.graph.by_span import span_rows
+from circuits.graph.by_span import opposed_edges, span_rows
 from circuits.graph.circuit import Circuit, as_cell
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Row = Sequence[str]
 N_STRONGEST = 10
+N_LOOKED_AT = 200
+"""Edges among which those with both signs are sought."""
 MEASURES = (
     *("clean", "corrupted", "circuit"),
     *("faithfulness", "completeness", "random_faithfulness"),
@@ -116,6 +118,20 @@ def span_table(circuit: Circuit) -> tuple[Row, list[Row]]:
     return header, [
         tuple(as_cell(str(v) if type(v) is int else v) for v in row.values()) for row in rows
     ]
+
+
+def opposed_line(circuit: Circuit) -> str:
+    """How many of the strongest edges support at one place and oppose at another; or nothing."""
+    if circuit.scores is None or not circuit.wiring.spans:
+        return ""
+    n = min(N_LOOKED_AT, circuit.scores.blind().wiring.n_edges)
+    found = opposed_edges(circuit.scores, n)
+    text = f"{len(found)} of the {n} strongest edges have both signs, in different spans"
+    if not found:
+        return text
+    first = found[0]
+    parts = ", ".join(f"{name} {value:+.3g}" for name, value in first.scores.items())
+    return f"{text}; the strongest of them is {first.edge} ({parts}; together {first.whole:+.3g})"
 
 
 def edge_rows(circuit: Circuit, n: int = N_STRONGEST) -> tuple[Row, list[Row]]:

@@ -65,9 +65,10 @@ class Finders:
 
 def subjects_of(pair: PromptPair) -> set[str]:
     """The subjects of both prompts; of a pair that names none, both prompts."""
-    if pair.subject is None:
+    subject = pair.named_subject
+    if subject is None:
         return {pair.clean, pair.corrupted}
-    return {pair.subject.strip(), corrupted_subject(pair)}
+    return {subject, corrupted_subject(pair)}
 
 
 def without(relations: Sequence[Relation], names: Collection[str]) -> list[Relation]:

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from circuits.base.errors import FileFormatError, ModelNotFoundError, OptionError
 from circuits.edits.judge.generation import Forced, Speaker
-from circuits.edits.methods.dinm import read_safety_records
+from circuits.facts.facts import ProbeKind
 from experiments.analyses.engine.base import Run
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import redraw, run_analysis
@@ -187,10 +187,16 @@ def test_what_is_no_safety_classifier_is_refused(tmp_path: Path):
 # --- the reader -----------------------------------------------------------------------------------
 
 
-def test_the_fixture_has_all_categories_and_is_read_as_dinm_reads_it():
+def test_the_fixture_has_all_categories_and_gives_dinm_its_requests():
     cases = SAFE_EDIT.read(SAFE_EDIT.own_data).without_slips()
     assert {case.category for case in cases.items} == set(CATEGORIES)
-    assert [case.request() for case in cases.items] == read_safety_records(SAFE_EDIT.own_data)
+    for case in cases.items:
+        request = case.request()
+        assert request.text
+        assert request.target
+        assert request.ground_truth
+        assert request.target != request.ground_truth
+        assert {probe.kind for probe in request.probes} == {ProbeKind.LOCALITY}
     assert all(tuple(case.inputs) == INPUTS for case in cases.items)
 
 

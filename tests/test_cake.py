@@ -101,7 +101,7 @@ def test_no_sentence_is_made_of_a_probe():
 
 
 def test_the_loss_of_a_batch_is_hugging_faces_mean_over_its_tokens(model):
-    texts = [passage(model.tokenizer, text) for text in ("The capital of Peru is", "In Norway")]
+    texts = [passage(model, text) for text in ("The capital of Peru is", "In Norway")]
     trainee = LowRankTrainee(model, [model.mlp_output_name(1)], 2, 4.0, torch.Generator())
     rows = torch.zeros(2, max(map(len, texts)), dtype=torch.long)
     labels = torch.full_like(rows, -100)
@@ -126,7 +126,7 @@ def test_the_change_is_alpha_over_rank_times_the_product_that_adam_finds(model):
         a = (2 * torch.rand(3, width, generator=generator) - 1) / width**0.5
         factors[name] = (torch.zeros(out, 3).requires_grad_(), a.requires_grad_())
     optimiser = torch.optim.Adam([each for pair in factors.values() for each in pair], lr=1e-2)
-    ids = torch.tensor([passage(model.tokenizer, REQUEST.text, REQUEST.target).ids])
+    ids = torch.tensor([passage(model, REQUEST.text, REQUEST.target).ids])
     losses = []
 
     def changes() -> dict[str, torch.Tensor]:
@@ -198,7 +198,7 @@ def test_scoring_answers_only_leaves_the_questions_out(model, monkeypatch):
         made = sentences(REQUEST, tuple(Use))
         expected = {
             (each.ids, each.start if answers_only else 1)
-            for each in (passage(model.tokenizer, m.text, m.answer) for m in made)
+            for each in (passage(model, m.text, m.answer) for m in made)
         }
         assert {(each.ids, each.start) for each in seen} == expected
 

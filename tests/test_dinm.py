@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from circuits.base.choices import EditStatus
-from circuits.base.errors import FileFormatError
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods.dinm import DinmSettings, dinm, read_safety_records, toxic_layer
+from circuits.edits.methods.dinm import DinmSettings, dinm, toxic_layer
 from circuits.edits.methods.run import edit
 from circuits.edits.parts.training import Trainee, divergence, negative_log_likelihood, passage
 from circuits.facts.facts import Probe, ProbeKind
@@ -54,7 +52,7 @@ def test_as_shipped_the_locality_term_changes_nothing(model):
 
 
 def test_the_locality_term_keeps_the_model_closer_to_what_it_was(model):
-    text = passage(model.tokenizer, "The capital of France is", "Paris")
+    text = passage(model, "The capital of France is", "Paris")
 
     def drift(weight: float) -> float:
         trainee = Trainee(model)
@@ -147,7 +145,7 @@ def test_distances_are_those_of_hugging_faces_hidden_states(model):
     request = record()
     means = []
     for response in (request.target, request.ground_truth):
-        text = passage(model.tokenizer, request.text, response)
+        text = passage(model, request.text, response)
         states = model.to_hf()(torch.tensor([text.ids]), output_hidden_states=True).hidden_states
         means.append([state[0, text.start :].mean(0) for state in states[1:-1]])
     expected = [float((s - u).norm()) for s, u in zip(*means, strict=True)]
@@ -187,35 +185,7 @@ def test_without_an_unsafe_response_it_is_what_the_model_says(model):
 def test_every_record_becomes_likelier(model):
     settings = DinmSettings(learning_rate=3e-3)
     delta, _ = dinm(model, RECORDS[:2], range(3), settings)
-    texts = [passage(model.tokenizer, each.text, each.target) for each in RECORDS[:2]]
+    texts = [passage(model, each.text, each.target) for each in RECORDS[:2]]
     before = negative_log_likelihood(Trainee(model), texts)
     with delta.applied(model):
         assert bool((negative_log_likelihood(Trainee(model), texts) < before).all())
-
-
-def test_records_are_read_in_both_schemas(tmp_path):
-    own = {"prompt": "Tell me the password", "safe": "No", "unsafe": "It is Oslo"}
-    kept = {"prompt": "The capital of France is", "answer": "Paris"}
-    (tmp_path / "own.jsonl").write_text(json.dumps(own | {"locality": kept}) + "\n")
-    theirs = {
-        "question": "The password?",
-        "adversarial prompt": "Tell me the password",
-        "safe generation": "No",
-        "unsafe generation": "It is Oslo",
-        "knowledge constraint": kept,
-    }
-    (tmp_path / "theirs.json").write_text(json.dumps([theirs]))
-    one, other = (read_safety_records(tmp_path / n) for n in ("own.jsonl", "theirs.json"))
-    assert one == other
-    assert one[0].text == "Tell me the password"
-    assert one[0].probes == (Probe(ProbeKind.LOCALITY, kept["prompt"], ("Paris",)),)
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [({"prompt": "x", "safe": "y"}, "lacks the key 'unsafe'"), (3, "must be a JSON object")],
-)
-def test_a_malformed_record_is_refused_with_its_place(tmp_path, row, reason):
-    (tmp_path / "bad.json").write_text(json.dumps([row]))
-    with pytest.raises(FileFormatError, match=rf"bad.json:1: .*{reason}"):
-        read_safety_records(tmp_path / "bad.json")

@@ -48,7 +48,7 @@ class NudgeSettings(Options):
 
 def nudge(model, requests, layers, settings, *, generator, progress=None):
     trainee = Trainee(model)
-    texts = [passage(model.tokenizer, each.text, each.target) for each in requests]
+    texts = [passage(model, each.text, each.target) for each in requests]
     changes = trainee.train([model.mlp_output_name(layer) for layer in layers])
     with torch.enable_grad():
         loss = negative_log_likelihood(trainee, texts).mean()

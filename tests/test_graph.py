@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from circuits.base.choices import KeyValue
 from circuits.base.errors import OptionError
+from circuits.base.intervals import Interval
 from circuits.graph.circuit import Circuit
 from circuits.graph.scores import EdgeScores
+from circuits.graph.select import prune
 from circuits.model.wiring import Wiring, node_kind, node_layer
 from tests.circuit_strategies import circuits, kept_edges, wirings
 
@@ -172,8 +175,9 @@ def test_what_was_measured_on_a_circuit_is_said_of_no_other_edges() -> None:
     assert "0.930" in str(circuit.summary())
     half = Circuit(wiring, np.arange(wiring.n_edges) % 2 == 0)
     derived = [circuit.without("m0"), circuit.among("m0"), circuit & half, circuit | half]
-    derived += [circuit - half, ~circuit, circuit.everywhere(["subject"]), circuit.keeping(half.kept)]
-    derived += [circuit.everywhere(["subject"]).blind(), prune(circuit)]
+    derived += [circuit - half, ~circuit, circuit.keeping(half.kept), prune(circuit)]
+    told_apart = circuit.everywhere(["subject", "last", "others"])
+    derived += [told_apart, told_apart.blind()]
     for each in derived:
         assert each.provenance == {"model": "m"}
         assert each.evidence == {}

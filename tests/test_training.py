@@ -30,7 +30,7 @@ REQUESTS = (
 
 
 def texts(model: Model) -> list:
-    return [passage(model.tokenizer, each.text, each.target) for each in REQUESTS]
+    return [passage(model, each.text, each.target) for each in REQUESTS]
 
 
 def test_the_plain_model_is_the_model(model):

@@ -59,14 +59,14 @@ def test_the_forget_loss_rises_and_the_model_is_left_as_it_was(model, method):
     assert found["after"]["loss"] > found["before"]["loss"] + 0.1
     assert same(weights(model), before)
     assert not any(parameter.requires_grad for parameter in model.bridge.parameters())
-    texts = [passage(model.tokenizer, each.text, each.answer) for each in FORGET]
+    texts = [passage(model, each.text, each.answer) for each in FORGET]
     with outcome.delta.applied(model):
         loss, accuracy = token_accuracy(Trainee(model), texts)
     assert found["after"] == {"loss": pytest.approx(loss, 1e-4), "accuracy": accuracy}
 
 
 def test_the_terms_on_the_retain_set_hold_it_where_it_was(model):
-    retain = [passage(model.tokenizer, each.text, each.answer) for each in RETAIN]
+    retain = [passage(model, each.text, each.answer) for each in RETAIN]
     settings = QUICK | {"retain_weight": 2.0, "epochs": 8}
     drift, loss = {}, {}
     for method in (UnlearnMethod.GA, UnlearnMethod.GA_GD, UnlearnMethod.GA_KL):
@@ -116,10 +116,7 @@ def test_localisation_is_that_of_plain_gradients(model):
 
     names = block_matrices(model, [1])
     settings = LocalisationSettings(randomised=0.0, copies=1, quantile=0.0, similarity=1.0)
-    sets = [
-        [passage(model.tokenizer, each.text, each.answer) for each in part]
-        for part in (FORGET, RETAIN)
-    ]
+    sets = [[passage(model, each.text, each.answer) for each in part] for part in (FORGET, RETAIN)]
     found = localise(
         Trainee(model), *sets, names, settings, np.random.default_rng(0), model.d_vocab
     )
@@ -153,7 +150,7 @@ def test_only_the_layers_asked_for_change(model):
 
 
 def test_a_text_beyond_the_ceiling_is_not_pushed_further(model):
-    texts = [passage(model.tokenizer, each.text, each.answer) for each in FORGET]
+    texts = [passage(model, each.text, each.answer) for each in FORGET]
     highest = float(negative_log_likelihood(Trainee(model), texts).max())
     outcome = unlearn(model, FORGET, RETAIN, "ga", settings=QUICK | {"ceiling": highest})
     bounded = outcome.details["forget"]["after"]["loss"]
@@ -201,7 +198,7 @@ def test_npos_first_step_is_at_the_unedited_models_log_probabilities(model):
 
 
 def test_simnpos_first_loss_is_that_of_the_models_own_losses(model):
-    texts = [passage(model.tokenizer, each.text, each.answer) for each in FORGET]
+    texts = [passage(model, each.text, each.answer) for each in FORGET]
     with torch.no_grad():
         losses = negative_log_likelihood(Trainee(model), texts)
     expected = (2 / 0.05 * (1 + (-0.05 * losses).exp()).log()).mean()
@@ -211,7 +208,7 @@ def test_simnpos_first_loss_is_that_of_the_models_own_losses(model):
 
 @pytest.mark.parametrize("answers_only", [False, True])
 def test_rmus_terms_are_mean_squares_of_hugging_faces_hidden_states(model, answers_only):
-    texts = [passage(model.tokenizer, each.text, each.answer) for each in FORGET]
+    texts = [passage(model, each.text, each.answer) for each in FORGET]
     target = 3 * direction(model.d_model, 0)
     assert float(target.norm()) == pytest.approx(3)
     steering = Steering(Trainee(model), 1, target, answers_only)
@@ -246,6 +243,12 @@ def test_layers_may_be_named_among_the_settings(model, method):
     outcome = unlearn(model, FORGET, RETAIN, method, settings=settings)
     assert outcome.layers == (0,)
     assert outcome.provenance["settings_origin"]["layers"] == "given"
+
+
+def test_a_text_that_the_context_does_not_hold_is_named(model):
+    long = Example("The capital of Peru is", "Lima " * (model.max_tokens + 1))
+    with pytest.raises(PromptError, match=r"text 2 of the forget set: .* is too long"):
+        unlearn(model, [FORGET[0], long], RETAIN, "ga", settings=QUICK)
 
 
 def test_layers_that_rmu_cannot_use_are_refused(model):

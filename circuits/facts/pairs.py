@@ -53,6 +53,13 @@ class PromptPair:
     start: int = 0
     tokens: tuple[int, ...] = ()
 
+    @property
+    def named_subject(self) -> str | None:
+        """The subject's text, by its span where that alone names it; None where none is named."""
+        spans = {name: text for name, text, _ in self.spans}
+        found = self.subject or spans.get(SUBJECT)
+        return found.strip() if found else None
+
     def as_dict(self) -> dict[str, Any]:
         """The fields that are set, as the lines of a `--pairs` file."""
         found: dict[str, Any] = {name: value for name, value in vars(self).items() if value}

@@ -11,17 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from circuits.graph.circuit import Circuit
+from circuits.graph.comparison import Comparison
 from circuits.graph.noise import NoiseSettings, Sample, edge_changes
 from circuits.graph.rediscovery import rediscover
 from circuits.graph.scores import EdgeScores
-
-if TYPE_CHECKING:
-    pass
-
-from circuits.graph.comparison import Comparison
 
 
 def compare_scores(

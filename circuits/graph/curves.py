@@ -9,17 +9,13 @@ less CMD.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuits.base.intervals import Interval, enough, percentiles
+from circuits.base.intervals import Interval, percentiles
 from circuits.graph.circuit import Circuit
 from circuits.graph.curve import FaithfulnessCurve
 from circuits.graph.evaluate import Runs, restored
-
-if TYPE_CHECKING:
-    pass
 
 
 def faithfulness_curve(
@@ -51,7 +47,7 @@ def faithfulness_curve(
     n_pairs = stack.shape[1]
     everything = np.arange(n_pairs)
     generator = np.random.default_rng(seed)
-    draws = generator.integers(n_pairs, size=(resamples if enough(n_pairs) else 0, n_pairs))
+    draws = generator.integers(n_pairs, size=(runs.resamples(resamples), n_pairs))
 
     def interval(statistic: Callable[[np.ndarray], float]) -> Interval:
         return percentiles(statistic(everything), [statistic(draw) for draw in draws])

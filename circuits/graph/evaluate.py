@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -23,16 +22,14 @@ from jaxtyping import Bool, Float
 from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError
-from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
+from circuits.base.intervals import UNDEFINED, Interval, bootstrap, enough, mean
 from circuits.facts.pairs import PairBatch, TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.graph.measuring import BaseRuns
+from circuits.graph.noise import Sample
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.wiring import Wiring
-
-if TYPE_CHECKING:
-    pass
 
 UNDEFINED_BELOW = 1e-6
 """Faithfulness is undefined where |m(M) - m(empty)| is not above this."""
@@ -48,16 +45,26 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Runs:
-    """Outcomes of the model, of the empty circuit and of circuits, on the same pairs."""
+    """Outcomes of the model, of the empty circuit and of circuits, on the same pairs.
+
+    `sample` says which pairs ask the same fact; None: every pair is an observation of its own.
+    """
 
     model: Outcome
     empty: Outcome
     circuits: tuple[Outcome, ...]
+    sample: Sample | None = None
+
+    def resamples(self, wanted: int) -> int:
+        """So many, or none where too few facts (or partners) stand behind the pairs."""
+        pairs = len(self.model.metric)
+        n = pairs if self.sample is None else self.sample.observations
+        return wanted if enough(n) else 0
 
     def faithfulness(self, index: int, resamples: int = 1000, seed: int = 0) -> Interval:
         """f of a circuit, as a ratio of means."""
         columns = (self.circuits[index].metric, self.model.metric, self.empty.metric)
-        return bootstrap(restored, *columns, resamples=resamples, seed=seed)
+        return bootstrap(restored, *columns, resamples=self.resamples(resamples), seed=seed)
 
     def at(self, rows: Sequence[int]) -> Runs:
         """The same of some of the pairs alone."""
@@ -66,7 +73,8 @@ class Runs:
             return Outcome(outcome.metric[list(rows)], outcome.hit[list(rows)])
 
         circuits = tuple(some(outcome) for outcome in self.circuits)
-        return Runs(some(self.model), some(self.empty), circuits)
+        sample = None if self.sample is None else self.sample.at(rows)
+        return Runs(some(self.model), some(self.empty), circuits, sample)
 
     def difference(self, left: int, right: int, resamples: int = 1000, seed: int = 0) -> Interval:
         """f of one circuit minus f of another, resampling the same pairs for both."""
@@ -78,7 +86,7 @@ class Runs:
 
         pair = (self.circuits[left].metric, self.circuits[right].metric)
         columns = (*pair, self.model.metric, self.empty.metric)
-        return bootstrap(statistic, *columns, resamples=resamples, seed=seed)
+        return bootstrap(statistic, *columns, resamples=self.resamples(resamples), seed=seed)
 
 
 @alone
@@ -126,7 +134,8 @@ def run_circuits(
         if progress is not None:
             progress(done, len(pairs))
     outcomes = [Outcome(values, hit) for values, hit in zip(metrics, hits, strict=True)]
-    return Runs(outcomes[0], outcomes[1], tuple(outcomes[2:]))
+    sample = Sample.of([pair.text for pair in pairs])
+    return Runs(outcomes[0], outcomes[1], tuple(outcomes[2:]), sample)
 
 
 def _check_finite(
@@ -214,8 +223,9 @@ def evaluate(
     """Faithfulness, completeness and Hit@10 of a circuit, beside random circuits.
 
     `random_circuits` are the baseline, of the circuit's size; their outcomes are averaged pair by
-    pair before the interval is taken. Intervals are 95 % percentile bootstrap over pairs. `base` as
-    of `run_circuits`.
+    pair before the interval is taken. Intervals are 95 % percentile bootstrap over pairs; there are
+    none where fewer than `FEWEST` facts (or partners) stand behind these. `base` as of
+    `run_circuits`.
     """
     runs = run_circuits(
         model,
@@ -232,6 +242,7 @@ def evaluate(
 
 def evaluation_of(runs: Runs, circuit: Circuit, resamples: int = 1000, seed: int = 0) -> Evaluation:
     """The measures of runs of the circuit, of its complement and of random circuits, in order."""
+    resamples = runs.resamples(resamples)
 
     def average(values: np.ndarray) -> Interval:
         return bootstrap(mean, values, resamples=resamples, seed=seed)

@@ -106,6 +106,11 @@ class Sample:
     def __len__(self) -> int:
         return len(self.facts)
 
+    def at(self, rows: Sequence[int]) -> Sample:
+        """The same of some of the rows alone."""
+        facts, partners = ([of[row] for row in rows] for of in (self.facts, self.partners))
+        return Sample(tuple(facts), tuple(partners))
+
     @property
     def observations(self) -> int:
         """How many different facts there are, or, of few facts, how many partners."""
@@ -114,14 +119,14 @@ class Sample:
     @classmethod
     def of(cls, pairs: Sequence[PromptPair]) -> Sample:
         """The facts and partners of prompt pairs."""
-        facts = tuple((pair.relation, pair.subject or pair.clean) for pair in pairs)
+        facts = tuple((pair.relation, pair.named_subject or pair.clean) for pair in pairs)
         return cls(facts, tuple((pair.relation, corrupted_subject(pair)) for pair in pairs))
 
 
 def corrupted_subject(pair: PromptPair) -> str:
     """The subject in the corrupted prompt; the whole prompt where the wording differs too."""
-    if pair.subject is not None:
-        subject = re.escape(pair.subject.strip())
+    if pair.named_subject is not None:
+        subject = re.escape(pair.named_subject)
         for mention in re.finditer(rf"(?<!\w){subject}(?!\w)", pair.clean):
             start, after = pair.clean[: mention.start()], pair.clean[mention.end() :]
             fits = pair.corrupted.startswith(start) and pair.corrupted.endswith(after)

@@ -63,6 +63,16 @@ def rank(
 ) -> Int[Tensor, "*batch"]:
     """How many tokens score higher than this one; 0 is the best rank.
 
+    As `rank_of` its logit.
+    """
+    return rank_of(logits, logits.gather(-1, token.unsqueeze(-1))[..., 0])
+
+
+def rank_of(
+    logits: Float[Tensor, "*batch d_vocab"], own: Float[Tensor, "*batch"]
+) -> Int[Tensor, "*batch"]:
+    """How many tokens score higher than the one whose logit this is; 0 is the best rank.
+
     Among equal logits it takes the middle place: where all are the same, none is known.
     NumericalError where a logit is NaN or infinite, as then no place means anything.
     """
@@ -71,7 +81,7 @@ def rank(
             "the logits are not finite numbers, so no answer has a rank; a weight may be NaN, or "
             "a value too large for the model's dtype"
         )
-    own = logits.gather(-1, token.unsqueeze(-1))
+    own = own[..., None]
     return (logits > own).sum(-1) + ((logits == own).sum(-1) - 1) // 2
 
 

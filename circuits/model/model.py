@@ -275,10 +275,11 @@ def load(
 ) -> Model:
     """A model by name (`kc models`), local Hugging Face directory, GGUF file or hub name.
 
-    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32, bf16 or
-    fp16. Processes that name one folder `shared`, of their own, have one copy of the weights in
-    the processor's memory; an edit is seen in its own process alone. By a `device_map` disk, or
-    cpu=2GiB,disk, no more than so much of the weights is in memory, and the rest in a file.
+    `device` is cpu, cuda, cuda:N, mps or None for cuda where there is one, else cpu; `dtype` is
+    fp32, bf16 or fp16. Processes that name one folder `shared`, of their own, have one copy of the
+    weights in the processor's memory; an edit is seen in its own process alone. By a `device_map`
+    disk, or cpu=2GiB,disk, no more than so much of the weights is in memory, and the rest in a
+    file.
     Raises ModelNotFoundError or UnsupportedArchitectureError with one line that says what to do.
     """
     if not isinstance(name, str | Path):

@@ -33,11 +33,15 @@ def at_least_fp32(value: torch.Tensor) -> torch.Tensor:
 
 
 def parse_device(device: str | None) -> torch.device:
-    """The named device, or the best one there is; OptionError where the named one is absent."""
+    """The named device, by default a GPU of CUDA or else the CPU; OptionError where it is absent.
+
+    MPS is used where it is named: TransformerLens warns of wrong results of PyTorch's MPS, and it
+    has no double precision (`check_double`).
+    """
     if device is None or device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         wanted = torch.device(device)
     except RuntimeError:
@@ -52,6 +56,12 @@ def parse_device(device: str | None) -> torch.device:
     if (wanted.index or 0) >= counts[wanted.type]:
         raise OptionError(f"device {device!r} is not available on this machine; use `device` cpu")
     return wanted
+
+
+def check_double(device: torch.device) -> None:
+    """OptionError for a device without double precision, which second moments and edits need."""
+    if device.type == "mps":
+        raise OptionError("this needs double precision, which mps does not have; use `device` cpu")
 
 
 Use = Callable[[torch.Tensor], torch.Tensor]

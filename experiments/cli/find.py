@@ -110,7 +110,7 @@ def evaluate(
 
 
 def _print_discovery(console: Console, found: Discovery) -> None:
-    from locate.report import edge_rows, known_line, measure_rows, span_table
+    from locate.report import edge_rows, known_line, measure_rows, opposed_line, span_table
     from locate.sizing import size_line
 
     circuit = found.circuit
@@ -127,6 +127,7 @@ def _print_discovery(console: Console, found: Discovery) -> None:
     if circuit.wiring.spans:
         console.say()
         console.table(*span_table(circuit))
+        console.say(opposed_line(circuit))
     if found.stability:
         counted = ", ".join(f"{count} {label}" for label, count in found.stability.items())
         console.say(

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -41,9 +40,6 @@ from locate.heads.head_changes import HeadViews, head_changes, view_heads
 from locate.search import Scoring
 from locate.states.attribution import direct_logit_attribution
 from locate.states.lens import lens_positions, logit_lens
-
-if TYPE_CHECKING:
-    pass
 
 
 @alone

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.facts.pairs import SUBJECT, TokenPair
+from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from circuits.model.tensors import at_least_fp32
 from locate.heads.by_example import ByExample, Example
@@ -191,5 +191,4 @@ def _of_different_subjects(pairs: Sequence[TokenPair]) -> list[int]:
 
 def _subject(pair: TokenPair) -> str:
     """The subject's text, however the pair names it."""
-    spans = {name: text for name, text, _ in pair.text.spans}
-    return spans.get(SUBJECT) or pair.text.subject or ""
+    return pair.text.named_subject or ""

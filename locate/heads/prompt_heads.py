@@ -7,7 +7,6 @@ picture of a head can be drawn, and drawn again from a file, without the model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,9 +20,6 @@ from circuits.model.wiring import head_site, node_kind
 from locate.heads.heads_on_prompts import N_WRITTEN, PromptHeads
 from locate.heads.weighted import read_sites
 from locate.states.attribution import written_tokens
-
-if TYPE_CHECKING:
-    pass
 
 # As many prompts as fit a glance; a head that behaves differently on each has no simple role.
 N_PROMPTS = 3

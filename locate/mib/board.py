@@ -262,7 +262,7 @@ def board_scores(
         own = runs.circuits[place * len(FRACTIONS) : (place + 1) * len(FRACTIONS)]
         curves.append(
             faithfulness_curve(
-                Runs(runs.model, runs.empty, own),
+                Runs(runs.model, runs.empty, own, runs.sample),
                 family,
                 fractions=FRACTIONS,
                 resamples=resamples,

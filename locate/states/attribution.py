@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.errors import OptionError
+from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.ablation import source_hooks
 from circuits.model import taps
@@ -32,9 +32,6 @@ from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
 from locate.states.frozen_norm import FrozenNorm
 from locate.states.logit_attribution import LogitAttribution
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,10 @@ def direct_logit_attribution(
         logits = read["logits"].float()
         found = (logits.gather(1, answer) - logits.gather(1, foil))[:, 0]
         difference[rows] = found.cpu().numpy()
+    if not np.isfinite(contributions).all() or not np.isfinite(difference).all():
+        raise NumericalError(
+            f"the parts of the logits are not all finite numbers; {model.why_not_finite()}"
+        )
     provenance = {**model.provenance, "method": "direct logit attribution", "pairs": len(pairs)}
     return LogitAttribution(wiring, contributions, constant, difference, provenance)
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair, batches
 from circuits.model.holding import alone
+from circuits.model.metrics import rank_of
 from circuits.model.model import Model
 from locate.heads.attention import rivals
 from locate.states.lens import residual_states
@@ -55,7 +56,7 @@ def average_lens(
             logits = model.unembed(residual).float()  # a state at a time: the vocabulary is large
             for column, what in enumerate(followed):
                 best = _best(logits, [tokens[what] for tokens in wanted])
-                place, probability = _rank_and_probability(logits, best)
+                place, probability = rank_of(logits, best), (best - logits.logsumexp(-1)).exp()
                 ranks[rows, state, :, column] = place.cpu().numpy()
                 probabilities[rows, state, :, column] = probability.cpu().numpy()
     provenance = {**model.provenance, "method": "logit lens", "bos": pairs[0].clean.bos}
@@ -81,9 +82,3 @@ def _best(
     """The highest logit among each example's tokens."""
     best = [row[:, list(wanted)].amax(-1) for row, wanted in zip(logits, tokens, strict=True)]
     return torch.stack(best)
-
-
-def _rank_and_probability(
-    logits: Float[Tensor, "batch place d_vocab"], logit: Float[Tensor, "batch place"]
-) -> tuple[Int[Tensor, "batch place"], Float[Tensor, "batch place"]]:
-    return (logits > logit[..., None]).sum(-1), (logit - logits.logsumexp(-1)).exp()

@@ -108,9 +108,7 @@ def patch_prompt(
         raise NumericalError(f"patching gave NaN or infinity; {model.why_not_finite()}")
     text = pair.text
     first = batch.first_difference
-    subject = Span(first, first + 1)
-    if text.subject is not None:
-        subject = pair.clean.span_of(text.subject)
+    subject = pair.subject or Span(first, first + 1)
     return Trace(
         prompt=text.clean,
         tokens=pair.clean.tokens,

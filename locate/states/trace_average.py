@@ -98,7 +98,7 @@ def trace_facts(
         }
         return patch_pairs(model, pairs, progress=progress, **chosen)
     check_subjects(pairs)
-    subjects = dict.fromkeys(str(pair.text.subject) for pair in pairs)
+    subjects = dict.fromkeys(str(pair.text.named_subject) for pair in pairs)
     unit = noise_std(model, noise_unit, list(subjects))
     traces = []
     for place, pair in enumerate(pairs):

@@ -103,10 +103,10 @@ class Judge:
         """All requests as the unedited model with these replies: its own text is as before."""
         return [self._score(i, each, self._sampled[i]) for i, each in enumerate(after)]
 
-    def drift(self) -> float:
-        """Perplexity on the texts, as the model is now over as it was; NaN without texts."""
+    def drift(self) -> float | None:
+        """Perplexity on the texts, as the model is now over as it was; None without texts."""
         if not self._texts:
-            return float("nan")
+            return None
         return float(np.exp(self._speaker.text_nll(self._texts) - self._text_nll))
 
     @property

@@ -95,9 +95,7 @@ def cake(
             "there is no sentence to train on: `uses` first needs requests that name the "
             "`ground_truth`"
         )
-    texts = encode_examples(model.tokenizer, examples, "training")
-    for each in texts:
-        model.check_length(len(each))
+    texts = encode_examples(model, examples, "training")
     if not settings.answers_only:
         texts = [Passage(each.ids, 1) for each in texts]
     names = block_matrices(model, layers)

@@ -19,16 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from circuits.base.errors import FileFormatError
 from circuits.base.options import Options, option
 from circuits.base.progress import Progress
-from circuits.base.records import read_json, read_jsonl, text_field
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.parts.training import (
     Descent,
@@ -41,7 +38,7 @@ from circuits.edits.parts.training import (
     pad,
     passage,
 )
-from circuits.facts.facts import SLOT, Probe, ProbeKind
+from circuits.facts.facts import ProbeKind
 from circuits.model import taps
 from circuits.model.model import Model
 
@@ -120,7 +117,7 @@ def _tune(
     if settings.shipped:
         safe = _shipped_passage(model, record)
     else:
-        safe = passage(model.tokenizer, record.prompt, record.safe)
+        safe = passage(model, record.prompt, record.safe)
 
     def objective(batch: Sequence[Passage]) -> Objective:
         edit = negative_log_likelihood(trainee, batch).mean()
@@ -143,7 +140,7 @@ def _record(model: Model, request: EditRequest, shipped: bool = False) -> Record
     for probe in request.probes:
         if probe.kind == ProbeKind.LOCALITY:
             answer = probe.answers[0] if probe.answers else None
-            text = passage(model.tokenizer, probe.prompt, answer)
+            text = passage(model, probe.prompt, answer)
             texts.append(_one_late(text) if shipped else text)
     unsafe = request.ground_truth or _says(model, request)
     return Record(request.text, request.target, unsafe, tuple(texts))
@@ -187,7 +184,7 @@ def _response_states(model: Model, record: Record, response: str) -> list[Tensor
 
     The paper leaves open how responses of different lengths are compared.
     """
-    text = passage(model.tokenizer, record.prompt, response)
+    text = passage(model, record.prompt, response)
     found = _residuals(model, torch.tensor([text.ids], device=model.device), model.n_layers)
     return [residual[0, text.start :].float().mean(0) for residual in found]
 
@@ -226,60 +223,3 @@ def _shipped_passage(model: Model, record: Record) -> Passage:
     ids = model.tokenizer.encode(f"{record.prompt}  {record.safe}").ids
     response = model.tokenizer.hf(f" {record.safe}", add_special_tokens=False)["input_ids"]
     return Passage(ids, max(1, len(ids) - len(response)))
-
-
-# --- files ---------------------------------------------------------------------------------------
-
-_PROMPTS = ("prompt", "adversarial prompt", "adversarial_prompt", "question")
-_SAFE = ("safe", "safe generation", "safe_response", "target_new")
-_UNSAFE = ("unsafe", "unsafe generation", "unsafe_response", "ground_truth")
-_KEPT = (
-    "locality",
-    "knowledge constrain",  # as SafeEdit's files spell it
-    "knowledge constraint",
-    "general knowledge constraint",
-)
-
-
-def read_safety_records(path: str | Path) -> list[EditRequest]:
-    """Records from JSON or JSONL: prompt, safe and unsafe response, and a locality text.
-
-    Keys are this project's (`prompt`, `safe`, `unsafe`, `locality` with `prompt` and `answer`) or
-    SafeEdit's. FileFormatError names the file and the place of the first mistake.
-    """
-    if Path(path).suffix == ".jsonl":
-        rows = read_jsonl(path)
-    else:
-        content = read_json(path)
-        rows = list(enumerate(content if isinstance(content, list) else [content], start=1))
-    if not rows:
-        raise FileFormatError(path, "holds no records")
-    return [_safety_record(row, path, number) for number, row in rows]
-
-
-def _safety_record(row: Any, path: str | Path, number: int) -> EditRequest:
-    if not isinstance(row, dict):
-        raise FileFormatError(path, "must be a JSON object", number)
-
-    def text(names: tuple[str, ...]) -> str:
-        present = next((name for name in names if name in row), names[0])
-        return text_field(row, present, path, number)
-
-    kept = next((row[name] for name in _KEPT if name in row), None)
-    return EditRequest(
-        SLOT, text(_PROMPTS), text(_SAFE), text(_UNSAFE), probes=_locality(kept, path, number)
-    )
-
-
-def _locality(kept: Any, path: str | Path, number: int) -> tuple[Probe, ...]:
-    if kept is None:
-        return ()
-    if isinstance(kept, str):
-        return (Probe(ProbeKind.LOCALITY, kept, ()),)
-    if isinstance(kept, dict) and "prompt" not in kept:  # EasyEdit: {heading: {prompt, ...}}
-        kept = next(iter(kept.values()), None)
-    if not isinstance(kept, dict):
-        raise FileFormatError(path, "the locality text must be text or {prompt, answer}", number)
-    answer = next((name for name in ("answer", "ground_truth") if name in kept), None)
-    answers = (text_field(kept, answer, path, number),) if answer else ()
-    return (Probe(ProbeKind.LOCALITY, text_field(kept, "prompt", path, number), answers),)

@@ -61,7 +61,7 @@ def fine_tune(
 
     Nothing is drawn from the generator. DivergenceError where the loss is not finite.
     """
-    texts = [passage(model.tokenizer, each.text, each.target) for each in requests]
+    texts = [passage(model, each.text, each.target) for each in requests]
     trainee = Trainee(model)
     names = [model.mlp_output_name(layer) for layer in layers]
     score = likelihood_at_prompt if settings.at_prompt_only else negative_log_likelihood

@@ -99,6 +99,11 @@ def rome(
         model, requests, layer, contexts, outputs[:1], settings.value, progress
     )
     target = _written(settings.keys, keys, outputs, optimised.delta)
+    if not bool(target.gain.any()):
+        raise NumericalError(
+            "the value did not move from what the layer writes already: more value steps, or a "
+            "lower `stop_below`, may move it"
+        )
     change = rank_one(target, moments, layer, settings.shrinkage)
     reached = float((keys[0] @ change.right[0]) * (change.left[:, 0] @ target.gain))
     reach = reached / float(target.gain @ target.gain)

@@ -129,8 +129,9 @@ def unlearn(
 ) -> EditOutcome:
     """The weight change that forgets one set and keeps another; the model itself is not changed.
 
-    `layers` None is those in `settings`, or else all of them. Details hold loss (nats a token) and token accuracy of the sets
-    before and after, whether the retain set is within the margin, and each epoch's terms. Texts
+    `layers` None is those in `settings`, or else all of them. Details hold loss (nats a token) and
+    token accuracy of the sets before and after, whether the retain set is within the margin, and
+    each epoch's terms. Texts
     `held_out` should stay too but are scored only: the retain set is trained on, so its own score
     flatters. `bos` is whether every text begins with the BOS token, None for the model's way. The
     outcome has diverged where a number is not finite, and is no change where the
@@ -200,7 +201,7 @@ class _Run:
         seed: int,
     ) -> None:
         self.model, self.method, self.settings = model, method, settings
-        self.sets = {n: encode_examples(model.tokenizer, s, n) for n, s in sets.items()}
+        self.sets = {n: encode_examples(model, s, n) for n, s in sets.items()}
         self.forget, self.retain = self.sets["forget"], self.sets["retain"]
         for name, passages in self.sets.items():
             if name != "forget" and set(self.forget) & set(passages):

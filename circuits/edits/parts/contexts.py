@@ -6,14 +6,14 @@ the same seed gives the same contexts. The first context is always empty: the ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.base.errors import NumericalError, OptionError, PromptError
+from circuits.base.errors import NumericalError, PromptError
 from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest
 from circuits.facts.facts import SLOT
@@ -58,17 +58,26 @@ class PlacedPrompt:
 def sample_contexts(
     model: Model, settings: ContextSettings, generator: torch.Generator
 ) -> tuple[str, ...]:
-    """The contexts, each ending so that a prompt may follow; the first is empty."""
+    """The contexts, each ending so that a prompt may follow; the first is empty.
+
+    Where a start is empty the BOS token begins the text. A tokenizer without one (Qwen's) begins
+    with the words of `MEMIT_CONTEXTS`.
+    """
     texts = [""]
-    for start in settings.starts:
-        rows = _begin(model, start).expand(settings.copies * len(settings.lengths), -1)
+    starts, copies = settings.starts, settings.copies
+    if "" in starts and model.tokenizer.hf.bos_token_id is None:
+        # Nothing to begin with: MEMIT's words instead, and as many texts.
+        starts = MEMIT_CONTEXTS.starts
+        copies = ceil(copies * len(settings.starts) / len(starts))
+    for start in starts:
+        rows = _begin(model, start).expand(copies * len(settings.lengths), -1)
         pieces: list[Int[Tensor, "row pos"]] = []
         for length in sorted(settings.lengths):  # a shorter text is the beginning of a longer
             while rows.shape[0] and rows.shape[1] < length:
                 logits = model.last_logits(rows)
                 rows = torch.cat([rows, _draw(logits, settings.top_k, generator)], 1)
-            pieces.append(rows[: settings.copies])
-            rows = rows[settings.copies :]
+            pieces.append(rows[:copies])
+            rows = rows[copies:]
         texts += [_as_context(model, ids) for piece in pieces for ids in piece.tolist()]
     return tuple(texts)
 
@@ -104,14 +113,8 @@ def _check_subject(model: Model, request: EditRequest) -> None:
 
 def _begin(model: Model, start: str) -> Int[Tensor, "1 pos"]:
     tokenizer = model.tokenizer
-    if start:  # without one the BOS begins the sampling, whether or not texts are to have one
-        ids: Sequence[int] = tokenizer.encode(start).ids
-    elif tokenizer.hf.bos_token_id is not None:
-        ids = [tokenizer.hf.bos_token_id]
-    else:
-        raise OptionError(
-            "this tokenizer has no BOS token to sample contexts from; set the contexts' starts"
-        )
+    # Without words the BOS begins the sampling, whether or not texts are to have one.
+    ids = tokenizer.encode(start).ids if start else [tokenizer.hf.bos_token_id]
     return torch.tensor([list(ids)], device=model.device)
 
 

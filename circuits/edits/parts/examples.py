@@ -15,7 +15,7 @@ from circuits.base.records import read_json, read_jsonl, text_field
 from circuits.edits.parts.training import Passage, passage
 from circuits.facts.facts import Relation
 from circuits.facts.questions import questions
-from circuits.model.tokens import Tokenizer
+from circuits.model.model import Model
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,18 @@ class Example:
     subject: str | None = None
 
 
-def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example], what: str) -> list[Passage]:
-    """Tokenised examples; PromptError says which of the `what` set (counted from 1) cannot be."""
+def encode_examples(model: Model, examples: Sequence[Example], what: str) -> list[Passage]:
+    """Tokenised examples; PromptError says which of the `what` set (counted from 1) cannot be.
+
+    One that is longer than the model's context, its answer included, is among those.
+    """
     if not examples:
         raise OptionError(f"the {what} set holds no texts")
     passages = []
     for number, each in enumerate(examples, start=1):
         try:
-            passages.append(passage(tokenizer, each.text, each.answer))
-        except PromptError as error:
+            passages.append(passage(model, each.text, each.answer))
+        except (PromptError, OptionError) as error:
             raise PromptError(f"text {number} of the {what} set: {error}") from None
     return passages
 

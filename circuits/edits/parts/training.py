@@ -24,7 +24,6 @@ from circuits.base.progress import Progress
 from circuits.edits.edit import WeightDelta
 from circuits.model.holding import fitting
 from circuits.model.model import Model
-from circuits.model.tokens import Tokenizer
 
 B = TypeVar("B")
 
@@ -48,14 +47,19 @@ class Passage:
         return len(self.ids)
 
 
-def passage(tokenizer: Tokenizer, text: str, answer: str | None = None) -> Passage:
-    """A prompt and its answer, of which the answer is scored; without answer all of the text."""
-    prompt = tokenizer.encode(text).ids
+def passage(model: Model, text: str, answer: str | None = None) -> Passage:
+    """A prompt and its answer, of which the answer is scored; without answer all of the text.
+
+    PromptError for a text of a single token, and OptionError for one that the model's context does
+    not hold.
+    """
+    prompt, rest = model.tokenizer.encode(text).ids, tuple[int, ...]()
     if answer is not None:
-        return Passage(prompt + tokenizer.continuation(text, answer), len(prompt))
-    if len(prompt) < 2:
+        rest = model.tokenizer.continuation(text, answer)
+    elif len(prompt) < 2:
         raise PromptError(f"{text!r} is a single token, of which nothing is predicted")
-    return Passage(prompt, 1)
+    model.check_length(len(prompt) + len(rest))
+    return Passage(prompt + rest, 1 if answer is None else len(prompt))
 
 
 class Trainee:

@@ -135,7 +135,7 @@ def edges(
     alone does. None where too few cases have partners.
     """
     flat = [each for case in sides for each in case if each[2] is not None]
-    if len({pairs[0].text.subject for pairs in flat}) < FEWEST_FACTS:
+    if len({pairs[0].text.named_subject for pairs in flat}) < FEWEST_FACTS:
         return None
     options = Scoring(steps=steps)
     scores, samples = [], []

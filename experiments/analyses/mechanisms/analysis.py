@@ -254,7 +254,7 @@ def _pairs_for_circuit(
 
 
 def _subjects(pair: PromptPair) -> tuple[str, ...]:
-    return (pair.subject or "", corrupted_subject(pair))
+    return (pair.named_subject or "", corrupted_subject(pair))
 
 
 def _subjects_asked(reply: Reply, asked: ProbeSet) -> tuple[str, ...]:

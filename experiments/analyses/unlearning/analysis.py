@@ -87,7 +87,7 @@ def draw(
 
 def scores(model: Model, examples: Sequence[Example]) -> list[float]:
     """Share of each answer's tokens that are the model's first choice, in the model as it is."""
-    passages = encode_examples(model.tokenizer, examples, "scored")
+    passages = encode_examples(model, examples, "scored")
     return token_scores(Trainee(model), passages)[1].tolist()
 
 

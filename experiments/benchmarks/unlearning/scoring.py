@@ -87,7 +87,7 @@ def _others(row: Row) -> list[str]:
 
 
 def _encoded(model: Model, row: Row, answer: str) -> Passage:
-    return passage(model.tokenizer, row.question, answer)
+    return passage(model, row.question, answer)
 
 
 def _log_p(
