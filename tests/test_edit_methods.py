@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,13 +15,14 @@ from circuits.base import plugins
 from circuits.base.choices import EditStatus
 from circuits.base.errors import NumericalError, OptionError
 from circuits.edits.edit import WeightDelta
+from circuits.edits.judge.success import Judge
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import MOST_CHANGE, check_size, edit
 from circuits.edits.methods.unlearn import unlearn
 from circuits.edits.parts.examples import Example
 from circuits.facts.facts import Probe, ProbeKind
 from circuits.model.model import Model
-from locate.edit import Mode, mode_for
+from locate.edit import Editor, Mode, mode_for, run_edits
 from locate.edited import edit_facts
 from locate.options import Editing, Judging
 from tests.edits import OTHER, QUICK, REQUEST, TEXT, same, weights
@@ -267,3 +269,10 @@ def test_a_perplexity_that_is_no_number_is_no_small_drift(model, monkeypatch):
     monkeypatch.setattr("circuits.edits.judge.success.Judge.drift", lambda judge: float("nan"))
     ruined = edit_facts(model, [REQUEST], Editing(method="ft", layers="1"))
     assert ruined.status == {"diverged": 1}
+
+
+def test_without_texts_nothing_is_said_of_the_models_perplexity(model):
+    run = run_edits(Editor(model, "ft", layers=[1]), Judge(model, [REQUEST]), "each")
+    assert [outcome.status for outcome in run.outcomes] == [EditStatus.DONE]
+    assert len(run.final) == 1
+    assert np.isnan(run.drifts).all()

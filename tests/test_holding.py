@@ -194,7 +194,7 @@ RUNS: dict[str, Callable[[], Any]] = (
         "a speaker's replies": lambda: Speaker(made.model()).replies([[1, 2, 3]] * 9, 3),
         "a speaker's answers": lambda: Speaker(made.model()).forced([([1, 2, 3], [4])] * 9),
         "scores of texts": lambda: token_scores(
-            Trainee(made.model()), [passage(made.model().tokenizer, text) for text in texts()]
+            Trainee(made.model()), [passage(made.model(), text) for text in texts()]
         ),
     }
 )

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from circuits.base.arrays import load_arrays, save_arrays
-from circuits.base.errors import OptionError
+from circuits.base.errors import NumericalError, OptionError
 from circuits.base.intervals import FEWEST
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from locate.heads.attention import rivals
+from locate.states.attribution import direct_logit_attribution
 from locate.states.lens import lens_positions, logit_lens
 from locate.states.lens_average import average_lens
 from locate.states.lens_curves import AverageLens, Followed, Place
-from tests.tiny import tiny_model
+from tests.tiny import equal_length_pairs, tiny_model
 
 
 @pytest.fixture
@@ -96,6 +98,17 @@ def test_without_subjects_the_last_token_is_read_alone(
     np.testing.assert_array_equal(part.rank, lens.rank[:, :, :1, :2])
     with pytest.raises(OptionError, match="subject at the last token was not followed"):
         part.median_rank(Place.LAST, Followed.SUBJECT)
+
+
+def test_what_is_not_finite_has_no_rank_and_no_part() -> None:
+    model = tiny_model("gpt2")
+    pairs = equal_length_pairs(model)
+    with torch.no_grad():
+        model.parameter(model.mlp_output_name(1)).view(-1)[0] = np.nan
+    with pytest.raises(NumericalError, match="not finite"):
+        average_lens(model, pairs)
+    with pytest.raises(NumericalError, match="not all finite"):
+        direct_logit_attribution(model, pairs)
 
 
 def test_storing_and_loading_is_identity(lens: AverageLens, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from circuits.model.architectures import ARCHITECTURES, check_architecture
 from circuits.model.model import Model, load
 from circuits.model.packaged import embedded_models
 from circuits.model.sources import embedded_checkpoints, resolve
-from circuits.model.tensors import align, parse_device
+from circuits.model.tensors import align, check_double, parse_device
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer, tiny_model
 
 
@@ -300,6 +300,16 @@ def test_an_absent_device_is_refused(device):
         pytest.skip("this machine has CUDA")
     with pytest.raises(OptionError, match="device"):
         parse_device(device)
+
+
+def test_a_mac_gets_the_cpu_unless_it_asks_for_mps(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert parse_device(None).type == "cpu"
+    assert parse_device("mps").type == "mps"
+    with pytest.raises(OptionError, match="double precision"):
+        check_double(parse_device("mps"))
+    check_double(parse_device("cpu"))
 
 
 def test_an_unknown_dtype_is_refused():

@@ -13,7 +13,12 @@ from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.rome import Keys, RomeSettings, Written, rank_one, rome
 from circuits.edits.methods.run import EditOutcome, edit
-from circuits.edits.parts.contexts import ContextSettings, place, sample_contexts
+from circuits.edits.parts.contexts import (
+    MEMIT_CONTEXTS,
+    ContextSettings,
+    place,
+    sample_contexts,
+)
 from circuits.edits.parts.corpus import Corpus, atlas_corpus
 from circuits.edits.parts.keys import (
     at_subject,
@@ -28,7 +33,7 @@ from circuits.edits.parts.value import KlPosition, ValueSettings, optimise_value
 from circuits.edits.settings import settings_for
 from circuits.model.model import Model, load
 from tests.edits import OTHER, QUICK, REQUEST, TEXT, same, weights
-from tests.tiny import tiny_model
+from tests.tiny import byte_level_tokenizer, gpt2_hf, tiny_model
 
 LAYER = 1
 CONTEXTS = ContextSettings(lengths=(4, 6), copies=1)
@@ -304,6 +309,36 @@ def test_contexts_are_a_function_of_the_seed(model):
     assert one == again != other
     assert one[0] == ""
     assert len(one) == 21
+
+
+def test_a_tokenizer_without_bos_samples_after_words_and_edits():
+    model = tiny_model("gpt2")
+    usual = sample_contexts(model, ContextSettings(), torch.Generator().manual_seed(0))
+    tokenizer = byte_level_tokenizer()
+    tokenizer.bos_token = None
+    model = Model.from_hf(gpt2_hf(), tokenizer, "without-bos")
+    assert model.tokenizer.hf.bos_token_id is None
+    found = sample_contexts(model, ContextSettings(), torch.Generator().manual_seed(0))
+    assert len(found) == len(usual)
+    assert found[0] == ""
+    words = sorted(MEMIT_CONTEXTS.starts, key=len, reverse=True)  # "The" begins "Therefore"
+    assert {next(w for w in words if text.startswith(w)) for text in found[1:]} == set(words)
+    settings = {"value": {"steps": 2}}
+    outcome = edit(model, REQUEST, "rome", layers=[LAYER], moments="identity", settings=settings)
+    assert outcome.status == EditStatus.DONE, outcome.reason
+
+
+def test_a_value_that_does_not_move_is_no_edit(model):
+    outcome = edit(
+        model,
+        REQUEST,
+        "rome-original",
+        layers=[LAYER],
+        moments="identity",
+        settings={"value": {"steps": 1}},
+    )
+    assert outcome.status == EditStatus.DIVERGED
+    assert "did not move" in outcome.reason
 
 
 # --- what can go wrong ----------------------------------------------------------------------------

@@ -8,13 +8,16 @@ import pytest
 
 import knowledge_circuits as kc
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.pairs import PromptPair
+from circuits.facts.pairs import SUBJECT, PromptPair, encode_pair
 from circuits.graph.circuit import Circuit
+from circuits.graph.noise import Sample
 from circuits.model.model import Model
 from locate.discovery import Discovery
 from locate.evaluate import evaluate_stored
 from locate.options import Evaluating
 from locate.seen import FOUND_IT, OTHERS, SUBJECTS_FOUND_IT, Finders, subjects_of
+from locate.states.patching import patch_prompt
+from locate.states.trace_average import trace_facts
 
 RELATION = "country_capital"
 
@@ -96,3 +99,27 @@ def test_of_a_circuit_from_elsewhere_it_is_said_not_to_be_known(model: Model, fo
     assert any("does not say which subjects found it" in line for line in done.warnings)
     with pytest.raises(OptionError, match="leave `others` out"):
         kc.evaluate(model, bare, RELATION, others=True)
+
+
+def test_a_subject_that_a_span_alone_names_is_the_subject(model: Model):
+    """Wherever subjects count, it is no matter how a pair names its own."""
+    prompts = "The capital of Peru is", "The capital of Chile is"
+    named = PromptPair(*prompts, "Lima", "Santiago", "Peru")
+    spanned = replace(named, subject=None, spans=((SUBJECT, "Peru", 0),))
+    assert subjects_of(spanned) == subjects_of(named) == {"Peru", "Chile"}
+    assert Sample.of([spanned]) == Sample.of([named])
+    by_name, by_span = (encode_pair(model.tokenizer, each) for each in (named, spanned))
+    assert by_span.subject == by_name.subject
+    traces = [
+        trace_facts(model, [each], samples=2, noise_unit="subjects").provenance["embedding_std"]
+        for each in (by_name, by_span)
+    ]
+    assert traces[0] == traces[1]
+
+
+def test_patching_takes_the_place_that_a_pair_names(model: Model):
+    sides = (f"{name}, like {name}, has the capital" for name in ("Peru", "Chile"))
+    pair = PromptPair(*sides, "Lima", "Santiago", spans=((SUBJECT, "Peru", 2),))
+    encoded = encode_pair(model.tokenizer, pair)
+    assert encoded.subject is not None
+    assert patch_prompt(model, encoded).subject == encoded.subject

@@ -101,7 +101,7 @@ def score_neurons(
         for at, found in enumerate(_attributed(model, batch, layers, scoring)):
             scores = found.scores
             _check_finite(model, found, scores, pairs)
-            total[at] += scores.double().sum(0).cpu().numpy()
+            total[at] += scores.cpu().double().sum(0).numpy()
             nodes[rows, at] = found.node.float().cpu().numpy()
             if kept[at]:
                 place, change = found.largest(kept[at])

@@ -229,8 +229,8 @@ def norm_growth(model: Model, delta: WeightDelta) -> dict[str, dict[str, float]]
     """For each changed weight of the unedited model: |dW| / |W| and |W + dW| / |W| (Frobenius)."""
     growth = {}
     for name in delta.changes:
-        weight = model.parameter(name).double().cpu()
-        change = delta.dense(name).double().cpu()
+        weight = model.parameter(name).cpu().double()
+        change = delta.dense(name).cpu().double()
         whole = float(weight.norm()) or float("nan")
         sizes = {"change": float(change.norm()) / whole}
         growth[name] = sizes | {"growth": float((weight + change).norm()) / whole}

@@ -34,6 +34,7 @@ from circuits.facts.facts import SLOT
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from circuits.model.tensors import check_double
 
 SHOWN = 8
 """Requests in a summary."""
@@ -140,6 +141,7 @@ def edit(
     prompt exactly once, a layer out of range, moments of another model.
     """
     model.patching.check_free(model.name)
+    check_double(model.device)
     chosen = EditMethod.of(method)
     asked = (requests,) if isinstance(requests, EditRequest) else tuple(requests)
     _check(chosen, asked, moments)

@@ -73,6 +73,7 @@ from circuits.edits.parts.training import (
 from circuits.edits.settings import as_mapping, settings_for
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from circuits.model.tensors import check_double
 
 Batch = tuple[Sequence[Passage], Sequence[Passage]]
 Terms = dict[str, float]
@@ -138,6 +139,7 @@ def unlearn(
     forget set's loss did not rise. OptionError and PromptError for sets that cannot be used.
     """
     model.patching.check_free(model.name)
+    check_double(model.device)
     chosen, model = UnlearnMethod.of(method), model.with_bos(bos)
     named = layers is not None or "layers" in as_mapping(settings)
     wanted = layers if named else range(model.n_layers)

@@ -29,6 +29,7 @@ from circuits.edits.parts.keys import capture, key_point, pad
 from circuits.edits.parts.published import digests, published_files, read_published
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from circuits.model.tensors import check_double
 
 logger = logging.getLogger(__name__)
 IDENTITY = "identity"
@@ -253,6 +254,7 @@ def collect_moments(
     `max_tokens`. The BOS, put in front of each, is not counted: its key is the same everywhere and,
     in Llama, of another size altogether. Warns where there are fewer tokens than a key has entries.
     """
+    check_double(model.device)
     last = max(layers)
     size = {layer: model.mlp_output_matrix(layer).shape[1] for layer in layers}
     sums = {
