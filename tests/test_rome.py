@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -314,7 +315,7 @@ def test_contexts_are_a_function_of_the_seed(model):
 def test_a_tokenizer_without_bos_samples_after_words_and_edits():
     model = tiny_model("gpt2")
     usual = sample_contexts(model, ContextSettings(), torch.Generator().manual_seed(0))
-    tokenizer = byte_level_tokenizer()
+    tokenizer = deepcopy(byte_level_tokenizer())  # which all tests share
     tokenizer.bos_token = None
     model = Model.from_hf(gpt2_hf(), tokenizer, "without-bos")
     assert model.tokenizer.hf.bos_token_id is None
