@@ -49,8 +49,8 @@ both.plot(title="Shared by capitals and languages of countries")
 # %% [markdown]
 # Four of five edges of either circuit are in the other. A set of edges is no finding before it is
 # run, so ask of the shared part and of what only capitals have, how much of the model's answer each
-# of them carries alone. A circuit that was computed from others does not say which subjects found it, so
-# some of them may be among those asked here, and the numbers are optimistic.
+# of them carries alone. A circuit that was computed from others does not say which subjects found
+# it, so some of them may be among those asked here, and the numbers are optimistic.
 
 # %%
 runs = {

@@ -55,14 +55,19 @@ def oracle(model: Model, prompt: str, token: int, strength: float = 1e3) -> Weig
 def test_a_reply_is_what_step_by_step_runs_say(model):
     """Padding, batching and the cache change nothing."""
     prompts = [ids(model, prompt) for prompt in PROMPTS]
-    for prompt, reply in zip(prompts, Speaker(model).replies(prompts, 4), strict=True):
+    every = [(token,) for token in range(model.d_vocab)]
+    replies = Speaker(model).replies(prompts, 4, dict.fromkeys(prompts, every))
+    for prompt, reply in zip(prompts, replies, strict=True):
         said = list(prompt)
         for token in reply.tokens:
             with torch.no_grad():
                 logits = model.last_logits(torch.tensor([said]))
             if len(said) == len(prompt):
                 expected = logits[0].log_softmax(-1)
-                torch.testing.assert_close(reply.first, expected, rtol=1e-4, atol=1e-4)
+                read = torch.tensor([reply.read[answer].log_probs[0] for answer in every])
+                torch.testing.assert_close(read, expected, rtol=1e-4, atol=1e-4)
+                best = (int(expected.argmax()),)
+                assert {found.best for found in reply.read.values()} == {best}
             assert token == int(logits.argmax())
             said.append(token)
 

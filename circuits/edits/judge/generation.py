@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -52,10 +52,10 @@ class Forced:
 
 @dataclass(frozen=True)
 class Reply:
-    """A greedy continuation, and the log-probabilities of the first token, in nats."""
+    """A greedy continuation, and how the answers of one token fare that were asked about."""
 
     tokens: tuple[int, ...]
-    first: Float[Tensor, " d_vocab"]
+    read: Mapping[tuple[int, ...], Forced]
 
 
 class Speaker:
@@ -68,12 +68,27 @@ class Speaker:
         self.hf = model.to_hf(share=True)
 
     @torch.no_grad()
-    def replies(self, prompts: Sequence[Ids], n_tokens: int) -> list[Reply]:
-        """Greedy continuations of `n_tokens` tokens each, in the prompts' order."""
-        said = partial(self._replies, prompts, n_tokens)
+    def replies(
+        self,
+        prompts: Sequence[Ids],
+        n_tokens: int,
+        answers: Mapping[tuple[int, ...], Sequence[tuple[int, ...]]] | None = None,
+    ) -> list[Reply]:
+        """Greedy continuations of `n_tokens` tokens each, in the prompts' order.
+
+        `answers` of one token to some of the prompts are read from the same runs: all that is kept
+        of a batch's probabilities, which are as many as the vocabulary has tokens.
+        """
+        said = partial(self._replies, prompts, n_tokens, answers or {})
         return fitting(self.model, self.batch_size, said)
 
-    def _replies(self, prompts: Sequence[Ids], n_tokens: int, batch_size: int) -> list[Reply]:
+    def _replies(
+        self,
+        prompts: Sequence[Ids],
+        n_tokens: int,
+        answers: Mapping[tuple[int, ...], Sequence[tuple[int, ...]]],
+        batch_size: int,
+    ) -> list[Reply]:
         found: dict[int, Reply] = {}
         for rows in _by_length([len(prompt) for prompt in prompts], batch_size):
             self.model.check_length(max(len(prompts[row]) for row in rows) + n_tokens - 1)
@@ -87,7 +102,9 @@ class Speaker:
                     logits = state.step(said[-1])
             tokens = torch.stack(said, 1).tolist()
             for place, row in enumerate(rows):
-                found[row] = Reply(tuple(tokens[place]), first[place])
+                wanted = answers.get(tuple(prompts[row]), ())
+                read = {answer: read_answer(first[place][None], answer) for answer in wanted}
+                found[row] = Reply(tuple(tokens[place]), read)
         return [found[row] for row in range(len(prompts))]
 
     @torch.no_grad()

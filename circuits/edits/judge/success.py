@@ -13,7 +13,7 @@ import torch
 
 from circuits.base.errors import PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.judge.generation import Speaker, ngram_entropy, read_answer
+from circuits.edits.judge.generation import Speaker, ngram_entropy
 from circuits.edits.judge.measures import (
     Asked,
     Measure,
@@ -191,18 +191,22 @@ def observe(
         return []
     tokenizer = speaker.model.tokenizer
     prompts = list(dict.fromkeys(each.prompt for each in asked))
-    replies = speaker.replies(prompts, _reply_length(asked, extra_tokens))
-    reply_to = dict(zip(prompts, replies, strict=True))
     questions = {
         (each.prompt, answer)
         for each in asked
         for answer in (*each.answers, *([each.rival] if each.rival else []))
     }
     long = sorted(question for question in questions if len(question[1]) > 1)
-    read = dict(zip(long, speaker.forced(long), strict=True))
+    # Answers of one token are read where the reply's first token is chosen.
+    short: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for prompt, answer in questions:
-        if len(answer) == 1:  # the reply's first token was chosen from the same probabilities
-            read[prompt, answer] = read_answer(reply_to[prompt].first[None], answer)
+        if len(answer) == 1:
+            short.setdefault(prompt, []).append(answer)
+    replies = speaker.replies(prompts, _reply_length(asked, extra_tokens), short)
+    reply_to = dict(zip(prompts, replies, strict=True))
+    read = dict(zip(long, speaker.forced(long), strict=True))
+    for prompt, reply in reply_to.items():
+        read |= {(prompt, answer): found for answer, found in reply.read.items()}
     return [
         Observation(
             answers=tuple(read[each.prompt, answer] for answer in each.answers),
