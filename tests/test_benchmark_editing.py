@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from experiments.analyses.engine.base import Run
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import redraw, run_analysis
-from experiments.benchmarks.base import NO_EDIT, Cases, Config, as_analysis, data_sha256
+from experiments.benchmarks.base import NO_EDIT, Cases, Config, as_analysis, decided
 from experiments.benchmarks.editing.cases import mquake, single_edits
 from experiments.benchmarks.editing.circuits import (
     held_out_hits,
@@ -165,9 +166,7 @@ def done(facts_gpt2: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
     found = benchmark("counterfact")
     before = weights(facts_gpt2)
     analysis = as_analysis(found, found.read(found.own_data))
-    config = Config(
-        (NO_EDIT, IN_CONTEXT, "memit", "ft"), 2, data_sha256=data_sha256(found.own_data)
-    )
+    config = decided(found, Config((NO_EDIT, IN_CONTEXT, "memit", "ft"), 2), found.own_data)
     run = run_analysis(analysis, config, context)
     assert same(weights(facts_gpt2), before)
     return run, context
@@ -215,6 +214,9 @@ def test_a_run_is_resumed_by_case(done: tuple[Run, Context], facts_gpt2: Model) 
     again = run_analysis(analysis, run.config, Context.on(facts_gpt2, context.folder))
     assert again.parts.reused == len(run.parts.values)
     assert redraw(analysis, context.folder).report.lead == run.report.lead
+    wider = replace(run.config, limit=3, methods=(NO_EDIT,))
+    more = run_analysis(analysis, wider, Context.on(facts_gpt2, context.folder))
+    assert (more.parts.reused, len(more.parts.values)) == (2, 3)
 
 
 def test_a_case_that_fails_is_recorded_and_the_rest_goes_on(tiny: str, tmp_path: Path) -> None:

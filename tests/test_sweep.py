@@ -16,6 +16,7 @@ import yaml
 
 import knowledge_circuits as kc
 from circuits.base.errors import FileFormatError, OptionError, StoreError, UnitError
+from circuits.files.sweep import SETTING
 from circuits.files.units import Record, Store, digest, flat, read_unit
 from experiments.analyses.engine.parts import Shard
 from experiments.cli.main import main
@@ -23,6 +24,7 @@ from experiments.executors.base import Executing, ExecutorKind, Workplace
 from experiments.sweeps import plan as planning
 from experiments.sweeps.plan import UnitJob, planned
 from experiments.sweeps.running import Told, plan, run, status
+from experiments.sweeps.runs import folder_of
 from experiments.sweeps.spec import parse_spec, read_spec
 from experiments.sweeps.table import rows, write_table
 from experiments.sweeps.verbs import VERBS
@@ -469,9 +471,21 @@ def test_analyses_and_benchmarks_are_entries_too(
     assert len(reports) == 2
     found = list(rows(folder))
     assert len(found) == 1 + 2, "one relation, two methods"
+    for row in found:
+        assert (row["model"], row["dtype"]) == ("facts-gpt2", "fp32")
+    named = {row[f"{SETTING}analysis"] for row in found}
+    assert named == {"flow", "benchmark-zsre"}
+    assert {row[f"{SETTING}draws"] for row in found if f"{SETTING}draws" in row} == {2}
     wrong = {**spec, "units": [{"verb": "run", "analysis": "flow", "draws": 2}]}
     assert command(tmp_path, wrong)[0] == 2
     assert "options go under `set`" in capsys.readouterr().err
+
+
+def test_models_of_one_name_have_folders_of_their_own(tmp_path: Path):
+    entry = {"verb": "run", "analysis": "flow"}
+    spec = parse_spec({"models": ["runs/a/final", "runs/b/final"], "units": [entry]})
+    folders = {folder_of(work, tmp_path) for work in spec.runs}
+    assert len(folders) == 2
 
 
 def test_the_number_of_verbs_is_that_of_the_page():

@@ -12,12 +12,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from circuits.base.errors import KnowledgeCircuitsError, OptionError, PromptError
+from circuits.base.choosing import Open
+from circuits.base.content import content_sha256
+from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import Options, build, option, parse_settings
+from circuits.edits.methods.registry import EditMethod
+from circuits.edits.methods.run import share_moments
 from circuits.facts.loaders import LeftOut
 from circuits.model.model import Model
 from experiments.analyses.engine.base import Analysis, Part, Report, SkipError
@@ -66,7 +70,9 @@ class Benchmark:
     units' values by key; each holds its `method`. `check(method)` refuses an unknown method.
     `settings` are the options of its own (`--set`); `finds_circuits` says whether it can look at
     the circuits of its cases. `set_of(case)` is given where cases belong to sets that are needed
-    together, as what is forgotten and what is retained: a limit is then of cases a set.
+    together, as what is forgotten and what is retained: a limit is then of cases a set. `beside`
+    is a pattern of files in the folder of a data file that are read with it. Where methods are of
+    `edits`, second moments that several units need are collected before them.
     """
 
     name: str
@@ -85,6 +91,8 @@ class Benchmark:
     finds_circuits: bool = False
     whole: bool = False
     set_of: Callable[[Any], Any] | None = None
+    beside: str = ""
+    edits: bool = False
     version: int = 1
 
     @property
@@ -107,12 +115,19 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Options of a benchmark's run; `data_sha256` is of the files that the cases are from."""
+    """Options of a benchmark's run.
+
+    `data_sha256` is of the files that the cases are from, `own_sha256` of what else decides a unit
+    and may change under its name: functions of the user's own, and files that settings name.
+    """
 
     methods: tuple[str, ...] = option((), "methods", selects=True)
-    limit: int | None = option(None, "cases (of a set), drawn by the seed; none given: all", low=1)
+    limit: int | None = option(
+        None, "cases (of a set), drawn by the seed; none given: all", low=1, selects=True
+    )
     data: str = option("cases of our own, no published data", "where cases are from", selects=True)
     data_sha256: str = option("", "the data's hash")
+    own_sha256: str = option("", "hash of the user's own functions and files that settings name")
     settings: tuple[str, ...] = option((), "options of the benchmark, NAME=VALUE")
     circuits: bool = option(False, "the circuit of each case before and after its edit")
 
@@ -153,9 +168,9 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         sets: dict[Any, list[int]] = {}
         for row, case in enumerate(cases.items):
             sets.setdefault(benchmark.set_of and benchmark.set_of(case), []).append(row)
-        draw, limit = random.Random(context.seed), config.limit or len(cases.items)
-        drawn = (draw.sample(rows, min(limit, len(rows))) for rows in sets.values())
-        return sorted(row for rows in drawn for row in rows)
+        limit = config.limit or len(cases.items)
+        found = [_drawn(rows, limit, name, context.seed) for name, rows in sets.items()]
+        return sorted(row for rows in found for row in rows)
 
     def steps(context: Context, config: Config) -> Sequence[str]:
         benchmark.refuse(config)
@@ -172,8 +187,12 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
             method, _, row = key.rpartition(" ")
             case = cases.items[int(row) - 1]
             return {"method": method, "case": int(row), **benchmark.compute(bench, case, method)}
-        except KnowledgeCircuitsError as error:
+        except (NumericalError, OptionError) as error:
             raise SkipError(str(error)) from None
+
+    def prepare(context: Context, config: Config) -> None:
+        methods = [each for each in config.methods if is_edit(each)]
+        share_moments(context.model, methods, progress=context.progress)
 
     def report(config: Config, parts: Mapping[str, Part]) -> Report:
         found = benchmark.report(parts)
@@ -190,7 +209,28 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         version=benchmark.version,
         slow=True,
         scores_edges=lambda config: config.circuits,
+        prepare=prepare if benchmark.edits else None,
+        marks=lambda config: config.limit if benchmark.whole else None,
     )
+
+
+def _drawn(rows: Sequence[int], limit: int, name: Any, seed: int) -> list[int]:
+    """So many of a set's rows by the seed; a higher limit draws the same ones and further ones."""
+    if limit >= len(rows):
+        return list(rows)
+    draw = random.Random(seed if name is None else f"{seed} {name}")
+    chosen: dict[int, None] = {}
+    while len(chosen) < limit:
+        chosen.setdefault(draw.randrange(len(rows)))
+    return [rows[place] for place in chosen]
+
+
+def is_edit(method: str) -> bool:
+    """Whether a method of a benchmark changes weights, and is no baseline."""
+    try:
+        return bool(EditMethod.of(method))
+    except OptionError:
+        return False
 
 
 def by_method(parts: Mapping[str, Part]) -> dict[str, list[Part]]:
@@ -201,11 +241,15 @@ def by_method(parts: Mapping[str, Part]) -> dict[str, list[Part]]:
     return groups
 
 
-def data_sha256(path: Path) -> str:
-    """One hash of a data file, or of all files of a folder."""
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    whole = sha256()
-    for file in files:
-        with file.open("rb") as content:
-            whole.update(file_digest(content, "sha256").digest())
-    return whole.hexdigest()
+def decided(benchmark: Benchmark, config: Config, path: Path) -> Config:
+    """The options with the hashes of all that is read: data, own functions, files of settings."""
+    beside = path.parent.glob(benchmark.beside) if benchmark.beside and path.is_file() else ()
+    own = [EditMethod.of(each) for each in config.methods if is_edit(each)]
+    own += [each for each in vars(benchmark.settings_of(config)).values() if isinstance(each, Open)]
+    found = [each.source_sha256 for each in own if each.source_sha256]
+    for text in config.settings:
+        named = Path(text.partition("=")[2].removeprefix("hub:").strip("\"'")).expanduser()
+        if named.name and named.exists():
+            found.append(content_sha256(named))
+    mark = sha256("\n".join(found).encode()).hexdigest() if found else ""
+    return replace(config, data_sha256=content_sha256(path, beside), own_sha256=mark)

@@ -160,7 +160,7 @@ def _one(
     from experiments.analyses.engine.base import check_bound
     from experiments.analyses.engine.jobs import spread
     from experiments.analyses.engine.running import run_analysis
-    from experiments.benchmarks.base import as_analysis, data_sha256
+    from experiments.benchmarks.base import as_analysis, decided
     from experiments.benchmarks.registry import stored_benchmark
 
     path = (data or chosen.own_data).expanduser()
@@ -174,10 +174,11 @@ def _one(
     if data is None:
         console.note(f"{chosen.name}: {len(cases.items)} cases of our own, no published data")
     wanted = tuple(each.strip() for each in methods.split(",")) if methods else chosen.methods
-    config = replace(config, methods=wanted, data_sha256=data_sha256(path))
+    config = replace(config, methods=wanted)
     if data is not None:
         config = replace(config, data=str(data))
     chosen.refuse(config)
+    config = decided(chosen, config, path)
     analysis = as_analysis(chosen, cases)
     check_bound(context.memory, (analysis, config))
     where = (chosen.name, str(path.absolute()))

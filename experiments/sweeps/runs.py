@@ -26,9 +26,10 @@ _BENCHMARK = ("data", "methods", "limit", "circuits")
 
 
 def folder_of(work: Work, folder: Path) -> Path:
-    """Where a run's results are, by all of its settings."""
+    """Where a run's results are, by its model and all of its settings."""
     name = str(work.settings[PARTS[work.verb]])
-    mark = sha256(to_json([work.model.dtype, dict(work.settings)]).encode()).hexdigest()[:8]
+    decisive = [work.model.name, work.model.dtype, dict(work.settings)]
+    mark = sha256(to_json(decisive).encode()).hexdigest()[:8]
     return folder / "runs" / safe(f"{Path(work.model.name).name}-{name}-{mark}")
 
 
@@ -91,7 +92,7 @@ def _made(work: Work) -> tuple[Analysis, Any, Find, Any]:
 def _benchmark(
     name: str, given: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple[Analysis, Any, Find, Any]:
-    from experiments.benchmarks.base import Config, as_analysis, data_sha256
+    from experiments.benchmarks.base import Config, as_analysis, decided
     from experiments.benchmarks.registry import benchmark, stored_benchmark
 
     chosen = benchmark(name)
@@ -106,12 +107,12 @@ def _benchmark(
         {
             **own,
             "methods": given.get("methods") or chosen.methods,
-            "data_sha256": data_sha256(path),
             "settings": [f"{key}={to_json(value)}" for key, value in settings.items()],
         },
         name,
     )
     chosen.refuse(config)
+    config = decided(chosen, config, path)
     return (
         as_analysis(chosen, chosen.read(path)),
         config,

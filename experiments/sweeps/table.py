@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from circuits.base.errors import FileFormatError
+from circuits.base.origin import SUMMARY
 from circuits.files.sweep import FILE, SETTING, TABLE, mark_text, numbers_of, settings_of
 from circuits.files.units import Store, read_unit
 from experiments.analyses.engine.parts import PARTS
@@ -121,7 +122,11 @@ def _conversion(kinds: set[type]) -> Any:
 
 def _parts(folder: Path) -> Iterator[dict[str, Any]]:
     """Units of analyses and benchmarks, which their folders hold."""
+    run, asked = None, dict[str, Any]()
     for path in sorted((folder / "runs").glob(f"*/{PARTS}/*.json")):
+        if run != path.parent.parent:
+            run = path.parent.parent
+            asked = _asked(run)
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             key, value = record["key"], record["value"]
@@ -130,6 +135,7 @@ def _parts(folder: Path) -> Iterator[dict[str, Any]]:
             yield {"key": str(path.relative_to(folder)), "damaged": True}
             continue
         yield {
+            **asked,
             "key": key,
             "verb": "run",
             "run": path.parent.parent.name,
@@ -137,3 +143,17 @@ def _parts(folder: Path) -> Iterator[dict[str, Any]]:
             "damaged": False,
             **numbers_of(value or {}),
         }
+
+
+def _asked(folder: Path) -> dict[str, Any]:
+    """Model, precision and settings of a run by its summary; nothing before its report is made."""
+    try:
+        origin = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["provenance"]
+        settings = {name: origin[name] for name in ("analysis", "seed", "known", "shots")}
+        settings |= dict(origin["config"])
+        found = {"model": origin["model"], "dtype": origin["dtype"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    given = {name: value for name, value in settings.items() if value is not None}
+    named = settings_of({"settings": given})
+    return found | {f"{SETTING}{name}": value for name, value in named.items()}

@@ -10,12 +10,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache
-from hashlib import file_digest, sha256
 from pathlib import Path
 from sys import intern
 from typing import Any
 
 from circuits.base.choices import Ablation, TraceKind
+from circuits.base.content import content_sha256
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, as_dict, build, meaning, option
 from circuits.base.results import Result
@@ -130,15 +130,8 @@ def is_data(name: str) -> bool:
 
 @cache
 def content_hash(name: str) -> str:
-    """A hash over what a file, or every file of a folder, holds."""
-    path = Path(name).expanduser()
-    whole = sha256()
-    for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if each.is_file():
-            with each.open("rb") as file:
-                name = str(each.relative_to(path)) if path.is_dir() else ""
-                whole.update(f"{name}\0".encode() + file_digest(file, "sha256").digest())
-    return whole.hexdigest()
+    """A hash over what a file, or every file of a folder, holds; each is read once a plan."""
+    return content_sha256(Path(name).expanduser())
 
 
 def verb(name: str) -> Verb:

@@ -46,7 +46,7 @@ class NeuronSearch(Options):
         low=1,
     )
     n_random: int = option(
-        3, "Random sets of neurons to compare with.", low=0, high=1000, flags=("--random",)
+        3, "Random sets of neurons to compare with.", low=1, high=1000, flags=("--random",)
     )
     batch_size: int = option(
         16, "Pairs a pass.", low=1, high=1_000_000, flags=("--batch-size", "-b")

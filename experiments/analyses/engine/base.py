@@ -100,6 +100,7 @@ class Analysis:
     `scores_edges` says whether a run with such options does: else a bound on memory bounds nothing.
     `prepare` makes what units find outside of the run, such as second moments in the user's cache;
     it is called once, before units are computed here or elsewhere, and never where all are stored.
+    `marks` gives what decides a unit's values besides the options that do so by themselves.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Analysis:
     slow: bool = False
     scores_edges: Callable[[Any], bool] = lambda config: True
     prepare: Callable[[Context, Any], None] | None = None
+    marks: Callable[[Any], Any] = lambda config: None
 
 
 def check_bound(memory: int | None, *asked: tuple[Analysis, Any]) -> None:

@@ -80,6 +80,8 @@ def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
         "known": str(context.known),
         "shots": context.shots,
     }
+    if (more := analysis.marks(config)) is not None:
+        decisive["marks"] = more
     return _hash(decisive)
 
 

@@ -35,6 +35,7 @@ def _editing(
         compute=compute,
         report=report,
         check=check,
+        edits=True,
         finds_circuits=True,
     )
 

@@ -219,6 +219,7 @@ LIFELONG = Benchmark(
     compute=compute,
     report=report,
     check=check,
+    edits=True,
     settings=Settings,
     whole=True,
 )

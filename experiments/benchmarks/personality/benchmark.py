@@ -177,5 +177,6 @@ PERSONALITY = Benchmark(
     compute=compute,
     report=report,
     check=check,
+    edits=True,
     settings=Settings,
 )

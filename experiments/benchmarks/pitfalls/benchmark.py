@@ -33,6 +33,7 @@ from experiments.benchmarks.pitfalls.cases import (
 )
 from experiments.benchmarks.pitfalls.conflict_report import report as conflict_report
 from experiments.benchmarks.pitfalls.multilabel import MEMIT_MLE
+from experiments.benchmarks.pitfalls.reading import PROMPTS
 from experiments.benchmarks.pitfalls.round_report import report as round_report
 
 PUBLISHED = "https://github.com/zjunlp/PitfallsKnowledgeEditing"
@@ -118,6 +119,8 @@ CONFLICT_EDIT = Benchmark(
     compute=compute_conflict,
     report=conflict_report,
     check=check_edit,
+    beside=PROMPTS,
+    edits=True,
 )
 
 
@@ -189,4 +192,6 @@ ROUND_EDIT = Benchmark(
     compute=compute_round,
     report=round_report,
     check=check_round,
+    beside=PROMPTS,
+    edits=True,
 )

@@ -127,5 +127,6 @@ SAFE_EDIT = Benchmark(
     compute=compute,
     report=report,
     check=check,
+    edits=True,
     settings=Settings,
 )

@@ -1,0 +1,126 @@
+"""What decides a unit of a benchmark, which cases are drawn, and what is stored of a failure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from circuits.base.content import content_sha256
+from circuits.base.errors import (
+    KnowledgeCircuitsError,
+    ModelNotFoundError,
+    NumericalError,
+    OptionError,
+    OutOfMemoryError,
+)
+from circuits.edits.methods.registry import EditMethod
+from circuits.model.model import Model
+from experiments.analyses.engine.base import SkipError
+from experiments.analyses.engine.context import Context
+from experiments.analyses.engine.parts import fingerprint
+from experiments.benchmarks.base import Benchmark, Config, as_analysis, decided
+from experiments.benchmarks.registry import BENCHMARKS, benchmark
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return Context.on(tiny_model("gpt2"), tmp_path_factory.mktemp("units"))
+
+
+def failing(error: Exception) -> Benchmark:
+    def compute(bench: Any, case: Any, method: str) -> Any:
+        raise error
+
+    return replace(benchmark("zsre"), compute=compute)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_higher_limit_draws_the_same_cases_and_more(name: str, context: Context) -> None:
+    found = benchmark(name)
+    cases = found.read(found.own_data)
+    cases = replace(cases, items=cases.items * 40)
+    asked = {case: found.set_of(case) for case in cases.items} if found.set_of else {}
+    drawn: list[list[int]] = []
+
+    def compute(bench: Any, items: Any, method: str) -> Any:
+        return {"items": items}
+
+    analysis = as_analysis(replace(found, compute=compute, whole=False), cases)
+    for limit in (3, 4, 9, None):
+        steps = analysis.steps(context, Config((found.methods[-1],), limit))
+        drawn.append([int(step.split()[-1]) for step in steps])
+    for fewer, more in pairwise(drawn):
+        assert set(fewer) < set(more)
+    assert len(drawn[0]) == 3 * len(set(asked.values()) or {None})
+    assert drawn[-1] == list(range(1, len(cases.items) + 1))
+
+
+def test_the_limit_decides_a_unit_only_where_all_cases_are_one_unit(context: Context) -> None:
+    for name in ("zsre", "knowundo"):
+        found = benchmark(name)
+        analysis = as_analysis(found, found.read(found.own_data))
+        marks = {fingerprint(analysis, Config(("none",), limit), context) for limit in (2, 3)}
+        assert len(marks) == (2 if found.whole else 1)
+
+
+@pytest.mark.parametrize("error", [NumericalError("no number"), OptionError("too long")])
+def test_what_lies_in_a_case_is_recorded(error: KnowledgeCircuitsError, context: Context) -> None:
+    found = failing(error)
+    analysis = as_analysis(found, found.read(found.own_data))
+    with pytest.raises(SkipError, match=str(error)):
+        analysis.compute(context, Config(("none",)), "none 1")
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfMemoryError("memory is at an end"), ModelNotFoundError("no such model")]
+)
+def test_what_may_pass_is_no_result(error: KnowledgeCircuitsError, context: Context) -> None:
+    found = failing(error)
+    analysis = as_analysis(found, found.read(found.own_data))
+    with pytest.raises(type(error), match=str(error)):
+        analysis.compute(context, Config(("none",)), "none 1")
+
+
+def test_content_has_the_names_of_a_folders_files_and_what_is_read_beside(tmp_path: Path) -> None:
+    for name in ("easy", "hard"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.json").write_text("[]")
+    assert content_sha256(tmp_path / "easy") != content_sha256(tmp_path / "hard")
+    file, beside = tmp_path / "easy" / "easy.json", tmp_path / "easy" / "x_prompts.json"
+    assert content_sha256(file) == content_sha256(tmp_path / "hard" / "hard.json")
+    marks = [content_sha256(file)]
+    for text in ("{}", "{ }"):
+        beside.write_text(text)
+        marks.append(content_sha256(file, [beside]))
+    assert len(set(marks)) == 3
+
+
+def test_paraphrases_own_functions_and_named_folders_decide(tmp_path: Path) -> None:
+    rounds = benchmark("roundedit")
+    data = tmp_path / "easy.json"
+    data.write_text("[]")
+    config = Config(("none", "ft"))
+    first = decided(rounds, config, data)
+    assert first.own_sha256 == ""
+    (tmp_path / "round_prompts.json").write_text("{}")
+    assert decided(rounds, config, data).data_sha256 != first.data_sha256
+
+    def nothing_at_all(model: Model, requests: Any, layers: Any, **options: Any) -> Any:
+        """An edit method of one's own."""
+
+    own = EditMethod.of(nothing_at_all)
+    with_own = decided(rounds, replace(config, methods=("none", own)), data)
+    assert with_own.own_sha256
+    tofu, folder = benchmark("tofu"), tmp_path / "model"
+    folder.mkdir()
+    marks = set()
+    for weights in ("old", "new"):
+        (folder / "weights").write_text(weights)
+        named = replace(config, methods=("none",), settings=(f"retain_model={folder}",))
+        marks.add(decided(tofu, named, tofu.own_data).own_sha256)
+    assert len(marks - {""}) == 2
