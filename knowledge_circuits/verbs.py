@@ -43,7 +43,7 @@ def load(
 ) -> Model:
     """A model: one of `models`, a Hugging Face folder, a .gguf file, or a name on the hub.
 
-    `device` is cpu, cuda, cuda:N, mps or None for the best there is; `dtype` is fp32, bf16 or
+    `device` is cpu, cuda, cuda:N, mps or None for cuda, else cpu; `dtype` is fp32, bf16 or
     fp16. With the `device_map` disk weights stay in a file, and in memory is what a pass looks at;
     with cpu=2GiB,disk so much of them stays in memory.
 

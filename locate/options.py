@@ -32,7 +32,7 @@ MOST_PAIRS = 1_000_000
 class Loading(Options):
     """Where and how precisely a model runs."""
 
-    device: str | None = option(None, "cpu, cuda, cuda:N or mps; by default the best there is.")
+    device: str | None = option(None, "cpu, cuda, cuda:N or mps; by default cuda, else cpu.")
     dtype: str = option("fp32", "fp32, bf16 or fp16.")
     device_map: str | None = option(
         None,
@@ -219,7 +219,7 @@ class Wish(Options):
     )
     random: int | None = option(None, "So many random edits of the atlas.", low=1, high=100_000)
     relation: str | None = option(
-        None, "A relation of the atlas (`kc facts`), or of --facts.", flags=("--relation", "-r")
+        None, "A relation of the atlas (`kc facts`).", flags=("--relation", "-r")
     )
 
     def __post_init__(self) -> None:

@@ -14,10 +14,26 @@ from circuits.edits.provenance import forgotten, requested, requests_of
 if TYPE_CHECKING:
     from circuits.graph.circuit import Circuit
 
+METRICS = {
+    "logit-diff": "logit difference",
+    "prob-diff": "probability difference",
+    "log-prob": "log-probability",
+    "kl": "KL divergence",
+}
 LONGEST = 90
 """Characters of a prompt that are shown."""
 LONGEST_WORD = 18
 PUNCTUATION = ".,:;!?\"'"
+
+
+def signed(circuit: Circuit) -> bool:
+    """Whether it is known what a positive score means; of another tool's file it may not be."""
+    return circuit.provenance.get("sign") != "unknown"
+
+
+def metric_name(metric: str) -> str:
+    """A metric in words; the user's own by its name."""
+    return METRICS.get(metric, metric)
 
 
 def question(result: Any) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from viz.asked import metric_name
+
 if TYPE_CHECKING:  # these bring torch along; a figure needs no model
     from locate.changes.rewired import Rewiring
     from locate.states.lens_curves import AverageLens
@@ -114,12 +116,16 @@ def object_lines(rewiring: Rewiring) -> LensLines:
 
 @dataclass(frozen=True, eq=False)
 class EffectMaps:
-    """Indirect effects by kind of state, the rows' names, and which are the subject's or sites."""
+    """Indirect effects by kind of state, the rows' names, and which are the subject's or sites.
+
+    `measure` is what effects are differences of: the probability of the answer, or a metric.
+    """
 
     effects: Mapping[str, Float[np.ndarray, "row layer"]]
     rows: Sequence[str]
     subject: Sequence[int]
     sites: Sequence[int] = ()
+    measure: str = "probability"
 
 
 def effect_maps(trace: Trace | AverageTrace) -> EffectMaps:
@@ -136,4 +142,5 @@ def effect_maps(trace: Trace | AverageTrace) -> EffectMaps:
         [str(role) for role in roles],
         subject=[row for row, role in enumerate(roles) if role.of_subject],
         sites=[row for row, role in enumerate(roles) if role.is_site],
+        measure="probability" if trace.measure == "p" else metric_name(trace.measure),
     )

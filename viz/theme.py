@@ -68,6 +68,8 @@ KINDS: Mapping[str, NodeStyle] = MappingProxyType(
 GROUP = NodeStyle("#DCE6EE", "#3E4C59", INK, "group of unlike nodes")
 SUPPORTS = EdgeStyle("#0072B2", None, "supports the answer")
 OPPOSES = EdgeStyle("#D55E00", (2.6, 1.5), "opposes the answer")
+POSITIVE = EdgeStyle(SUPPORTS.colour, SUPPORTS.dash, "positive score (of unknown meaning)")
+NEGATIVE = EdgeStyle(OPPOSES.colour, OPPOSES.dash, "negative score (of unknown meaning)")
 UNSCORED = EdgeStyle("#7B8794", None, "edge")
 SHARED = EdgeStyle("#9AA5B1", (1.0, 1.6), "key-value head serves head")
 
@@ -91,11 +93,15 @@ def node_style(kind: str, role: str = "") -> NodeStyle:
     return ROLES.get(role) or KINDS[kind]
 
 
-def edge_style(score: float | None) -> EdgeStyle:
-    """Style of an edge by the sign of its score; zero counts as support, None is unscored."""
+def edge_style(score: float | None, signed: bool = True) -> EdgeStyle:
+    """Style of an edge by the sign of its score; zero counts as support, None is unscored.
+
+    Scores of another tool that does not say what their sign means are not `signed`.
+    """
     if score is None:
         return UNSCORED
-    return OPPOSES if score < 0 else SUPPORTS
+    support, against = (SUPPORTS, OPPOSES) if signed else (POSITIVE, NEGATIVE)
+    return against if score < 0 else support
 
 
 def span_style(place: int, name: str, score: float | None) -> EdgeStyle:

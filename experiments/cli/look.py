@@ -33,8 +33,8 @@ Foil = Annotated[str | None, typer.Option("--foil", help="A wrong answer to foll
 Circuit = Annotated[
     Path | None, typer.Option("--circuit", help="Label the heads of this stored circuit only.")
 ]
-KnownFacts = Annotated[Source, Fixed("wordings", "corrupt", hold_out=0.0, known_only=True)]
-AnyFacts = Annotated[Source, Fixed("wordings", "corrupt", "known_only", hold_out=0.0)]
+KnownFacts = Annotated[Source, Fixed("corrupt", hold_out=0.0, known_only=True)]
+AnyFacts = Annotated[Source, Fixed("corrupt", "known_only", hold_out=0.0)]
 """All facts on one side, as nothing is fitted; of a pair file all lines by default."""
 
 
@@ -139,7 +139,7 @@ def roles(
     *,
     given: Given,
     model: o.ModelName,
-    source: Annotated[Source, Fixed("wordings", "corrupt", hold_out=0.0)],
+    source: Annotated[Source, Fixed("corrupt", hold_out=0.0)],
     circuit: Circuit = None,
     ablation: Annotated[Ablation, Like(Search, "ablation")] = Ablation.ZERO,
     batch_size: Annotated[int, Like(Search, "batch_size")] = 16,
@@ -204,7 +204,7 @@ def _check_question(
             raise OptionError(f"a PROMPT cannot be combined with {facts} or `pairs`")
         if any(words[name] is None for name in needed):
             raise OptionError(f"a PROMPT needs {wanted}")
-        given.refuse("on a single PROMPT", "limit", "templates", "chat")
+        given.refuse("on a single PROMPT", "limit", "templates", "wordings", "chat")
         return
     if not source.asks:
         raise OptionError(f"give a PROMPT with {wanted}, or one of {facts}, `pairs`")

@@ -52,7 +52,7 @@ def sweep(
     out: o.Out = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Run any verb over models, facts, settings and seeds; one that stopped goes on.
+    """Run a grid of verbs over models, facts, settings and seeds; one that stopped goes on.
 
     With --json one object a line, each as soon as it is known.
     """

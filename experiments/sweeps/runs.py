@@ -18,7 +18,8 @@ from experiments.analyses.engine.jobs import Find, spread
 from experiments.analyses.engine.parts import Shard
 from experiments.analyses.engine.running import run_analysis
 from experiments.executors.base import Executing
-from experiments.sweeps.spec import PARTS, Work
+from experiments.sweeps.spec import Work
+from experiments.sweeps.verbs import PARTS
 
 ASKED = ("seed", "known", "shots", "facts", "batch_size", "memory")
 """Settings of a run that are not options of what is run."""

@@ -27,11 +27,9 @@ import yaml
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.options import Options, build, option, types_of
 from circuits.base.writing import to_json
-from experiments.sweeps.verbs import Verb, checked, verb
+from experiments.sweeps.verbs import PARTS, Verb, checked, verb
 
 EACH = "each"
-PARTS = {"run": "analysis", "benchmark": "benchmark"}
-"""Verbs whose units are the engine's own, and what names one of them."""
 MOST_BYTES = 4 * 2**20
 _USUAL = ("dtype", "device", "device_map")
 _KNOWN = ("models", "seeds", "units", *_USUAL)

@@ -138,7 +138,8 @@ def verb(name: str) -> Verb:
     """The verb of a name; OptionError where a sweep knows none such."""
     found = VERBS.get(name)
     if found is None:
-        raise OptionError(f"a sweep knows no verb {name!r:.40}; there are {', '.join(VERBS)}")
+        there_are = ", ".join([*VERBS, *PARTS])
+        raise OptionError(f"a sweep knows no verb {name!r:.40}; there are {there_are}")
     return found
 
 
@@ -256,6 +257,8 @@ def _request(model: Model, wish: Wish, seed: int, place: int) -> Any:
 
 
 _FACTS = {"hold_out": 0.0}
+PARTS = {"run": "analysis", "benchmark": "benchmark"}
+"""Verbs whose units are the engine's own, and what names one of them."""
 VERBS: dict[str, Verb] = {
     each.name: each
     for each in (

@@ -16,15 +16,13 @@ from viz.app.context import Context, prompts_of
 from viz.app.details import known_facts
 from viz.app.library import Entry
 from viz.app.workspace import Collapsed, Work
-from viz.asked import question
+from viz.asked import metric_name, question, signed
 from viz.screen.boxes import groups_of, in_pieces
 from viz.screen.circuit import MOST_EDGES, circuit_scene
 from viz.screen.scene import Scene
 
-SCORED = [("supports", theme.SUPPORTS), ("opposes", theme.OPPOSES)]
 ANSWERED = "answered questions of its kind"
 """What stands before a question that was asked with demonstrations (`shots`)."""
-METRICS = {"logit-diff": "logit difference", "log-prob": "log-probability", "kl": "KL divergence"}
 
 
 def circuit_work(context: Context, entry: Entry, circuit: Circuit, groups: Collapsed = ()) -> Work:
@@ -37,7 +35,11 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit, groups: Colla
     if isinstance(origin.get("prompt"), str):
         title = f"{origin['prompt']} … {origin.get('answer', '')}"
     present = set(scene.classes)
-    legend = [each for each in SCORED if each[0] in present] or [("edge", theme.UNSCORED)]
+    scored = [
+        (name, theme.edge_style(score, signed(circuit)))
+        for name, score in (("supports", 1), ("opposes", -1))
+    ]
+    legend = [each for each in scored if each[0] in present] or [("edge", theme.UNSCORED)]
     about = [question(circuit), subtitle(circuit)]
     notes = []
     if scene.n_edges < circuit.n_edges:
@@ -67,7 +69,7 @@ def subtitle(circuit: Circuit) -> str:
     origin = circuit.provenance
     named = [str(origin["method"])] if "method" in origin else []
     if "metric" in origin:
-        named.append(METRICS.get(str(origin["metric"]), str(origin["metric"])))
+        named.append(metric_name(str(origin["metric"])))
     return "  ·  ".join(named)
 
 

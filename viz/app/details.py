@@ -18,6 +18,7 @@ from locate.heads.by_example import of_record
 from viz import theme
 from viz.app import parts
 from viz.app.controls import clear_button
+from viz.asked import signed
 from viz.screen.grids import pattern_figure
 
 if TYPE_CHECKING:
@@ -150,10 +151,8 @@ def edge_details(circuit: Circuit, name: str, comparison: Comparison | None = No
         rows += _compared(comparison, edge)
     elif circuit.scores is not None:
         score = float(circuit.scores.values[edge])
-        side = "supports the answer" if score >= 0 else "opposes the answer"
-        if circuit.provenance.get("sign") == "unknown":
-            side = "unknown sign"
-        rows.append(("score", f"{score:+.4g}, {side}"))
+        said = theme.edge_style(score, signed(circuit)).legend
+        rows.append(("score", f"{score:+.4g}, {said}"))
         place = int((np.abs(circuit.scores.values) > abs(score)).sum()) + 1
         rows.append(("rank by |score|", f"{place:,} of {circuit.wiring.n_edges:,}"))
     columns = {key: float(column[edge]) for key, column in circuit.columns.items()}

@@ -15,12 +15,16 @@ from viz.app.details import known_facts
 from viz.app.library import Entry
 from viz.app.state import ViewState
 from viz.app.terms import heads_of
+from viz.asked import metric_name
 from viz.screen.curves import lens_figure
 from viz.screen.heat_maps import trace_figure
 from viz.series import LensLines, lens_lines, lens_rows
 
 MOST_ROWS = 5000
 MOST_PARTS = 6
+
+
+P = "p of the answer"
 
 
 def plain_page(
@@ -93,12 +97,13 @@ def trace_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
         title = f"Average causal trace{f' of {relation}' if relation else ''}"
         clean, corrupted = float(value.p_clean.mean()), float(value.p_corrupted.mean())
         facts: list[tuple[str, Any]] = [("facts", str(len(value.p_clean)))]
+        what = P if value.measure == "p" else metric_name(value.measure)
     else:
-        title, clean, corrupted = value.prompt, value.p_clean, value.p_corrupted
+        title, clean, corrupted, what = value.prompt, value.p_clean, value.p_corrupted, P
         facts = [("answer", value.answer)]
     facts += [
-        ("p of the answer, clean", f"{clean:.4f}"),
-        ("p of the answer, subject corrupted", f"{corrupted:.4f}"),
+        (f"{what}, clean", f"{clean:.4f}"),
+        (f"{what}, {'subject ' if what == P else ''}corrupted", f"{corrupted:.4f}"),
         *((name, str(origin[name])) for name in ("noise", "samples", "window") if name in origin),
     ]
     best = rows[0] if rows else None

@@ -19,7 +19,7 @@ from circuits.files.kinds import kind_of_result, named, open_result
 from circuits.files.sweep import is_sweep
 from circuits.graph.circuit import Circuit
 from viz import theme
-from viz.asked import pairs_of, question
+from viz.asked import pairs_of, question, signed
 from viz.page.nodes import node_notes
 from viz.page.section import Graph, Listing, Section, View
 from viz.page.sweeps import sweep_section
@@ -111,7 +111,8 @@ def _discovery(found: Discovery) -> list[Section]:
 
 def _circuit(circuit: Circuit) -> Section:
     scene = circuit_scene(circuit, MOST_EDGES)
-    styles = {"supports": theme.SUPPORTS, "opposes": theme.OPPOSES, "edge": theme.UNSCORED}
+    support, against = (theme.edge_style(score, signed(circuit)) for score in (1, -1))
+    styles = {"supports": support, "opposes": against, "edge": theme.UNSCORED}
     summary = circuit.summary()
     rows = circuit.rows()
     listings = [_listing("Edges", rows, picks="edge"), *_pairs(circuit)]
@@ -232,7 +233,7 @@ def _graph(
 def _reading(circuit: Circuit, scene: Scene) -> str:
     """How to read the picture, and what it leaves out."""
     parts = ["A line rises from the part that writes to the part that reads."]
-    if circuit.scores is not None:
+    if circuit.scores is not None and signed(circuit):
         parts.append(
             "A score estimates what the metric loses where this edge alone carries the corrupted "
             "prompt's value: positive supports the answer."

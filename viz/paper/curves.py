@@ -52,6 +52,7 @@ def draw_trace(
         heading=f"Causal trace of {trace.prompt}",
         provenance=trace.provenance,
         width=width,
+        measure=maps.measure,
         notes=notes,
     )
 
@@ -82,6 +83,7 @@ def draw_average_trace(
         heading="Average causal trace",
         provenance=average.provenance,
         width=width,
+        measure=maps.measure,
         ringed=maps.sites,
         notes=notes,
     )

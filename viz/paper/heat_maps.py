@@ -42,10 +42,11 @@ def draw_effects(
     heading: str,
     provenance: Mapping[str, Any],
     width: float,
+    measure: str,
     ringed: Sequence[int] = (),
     notes: bool = True,
 ) -> Path:
-    """Heat maps, one a kind of state, on one colour scale with the same labels.
+    """Heat maps, one a kind of state, on one colour scale of `measure` with the same labels.
 
     They stand side by side, or one above the other on a page narrower than `ONE_COLUMN`.
     Rows `subject` are bold and marked; of rows `ringed` the largest effect is ringed. Errors are
@@ -93,7 +94,7 @@ def draw_effects(
         rectangle = (beside, foot / height, 0.08 / width, 1 - (above + foot) / height)
         bar = figure.colorbar(image, cax=figure.add_axes(rectangle))
         bar.ax.set_ylim(lowest, largest)
-        bar.set_label("indirect effect (probability)")
+        bar.set_label(f"indirect effect ({measure})")
         bar.outline.set_visible(False)
         assert bar.solids is not None  # drawn above
         bar.solids.set(rasterized=False, edgecolor="face", linewidth=0.3)

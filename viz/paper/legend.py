@@ -12,6 +12,7 @@ from matplotlib.patches import FancyBboxPatch
 from circuits.graph.circuit import Circuit
 from circuits.model.wiring import node_kind
 from viz import theme
+from viz.asked import signed
 from viz.layout import Layout
 from viz.paper import canvas
 
@@ -44,11 +45,12 @@ def score_look(circuit: Circuit, layout: Layout) -> EdgeLook:
         return EdgeLook([theme.UNSCORED] * n, np.full(n, 0.7), np.full(n, 0.7), legend)
     scores = layout.totals(circuit.scores.values)
     if len(scores):
-        legend += [(theme.SUPPORTS.legend, theme.SUPPORTS, 1.4)] * bool((scores >= 0).any())
-        legend += [(theme.OPPOSES.legend, theme.OPPOSES, 1.4)] * bool((scores < 0).any())
+        support, against = (theme.edge_style(score, signed(circuit)) for score in (1, -1))
+        legend += [(support.legend, support, 1.4)] * bool((scores >= 0).any())
+        legend += [(against.legend, against, 1.4)] * bool((scores < 0).any())
         legend += size_legend(scores)
     return EdgeLook(
-        [theme.edge_style(score) for score in scores.tolist()],
+        [theme.edge_style(score, signed(circuit)) for score in scores.tolist()],
         theme.edge_widths(scores),
         theme.edge_strengths(scores),
         legend,
@@ -76,7 +78,8 @@ def _span_look(circuit: Circuit, layout: Layout) -> EdgeLook:
         n = len(layout.edges)
         return EdgeLook(styles, np.full(n, 0.7), np.full(n, 0.7), legend)
     if (values < 0).any():
-        dashed = theme.EdgeStyle(theme.UNSCORED.colour, theme.OPPOSES.dash, theme.OPPOSES.legend)
+        negative = theme.edge_style(-1, signed(circuit))
+        dashed = theme.EdgeStyle(theme.UNSCORED.colour, negative.dash, negative.legend)
         legend.append((dashed.legend, dashed, 1.4))
     legend += size_legend(values) if len(values) else []
     widths, strengths = theme.edge_widths(values), theme.edge_strengths(values)

@@ -11,6 +11,7 @@ from circuits.base.errors import OptionError
 from circuits.graph.by_span import by_layer
 from circuits.graph.circuit import Circuit
 from viz import theme
+from viz.asked import signed
 from viz.paper import canvas
 from viz.paper.about import describe_origin
 from viz.paper.heat_maps import LABEL_ROOM, layer_labels
@@ -27,6 +28,7 @@ def draw_spans(
     path: str | Path,
     title: str | None = None,
     width: float = theme.DOUBLE_COLUMN,
+    notes: bool = True,
 ) -> Path:
     """A row a span, a column a layer: the summed signed scores of the edges that start there.
 
@@ -40,8 +42,9 @@ def draw_spans(
     names = [canvas.token(name) for name in circuit.wiring.spans]
     with canvas.paper_style():
         parts = [*describe_origin(circuit), f"{circuit.n_edges:,} edges by span"]
-        parts.append("an edge counts where it starts; blue supports the answer, orange opposes it")
-        caption = canvas.wrapped(canvas.joined(parts), canvas.CAPTION, width - 0.16)
+        blue, orange = (theme.edge_style(score, signed(circuit)).legend for score in (1, -1))
+        parts.append(f"an edge counts where it starts; blue: {blue}, orange: {orange}")
+        caption = canvas.noted(parts, width, notes)
         left = 0.24 + max(canvas.text_width(name, 7.0) for name in names)
         top, foot = (0.42 if title else 0.16), 0.5 + 0.13 * len(caption)
         height = top + foot + ROW * len(names)

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from circuits.graph.circuit import Circuit
 from circuits.model.wiring import node_kind
 from viz import theme
+from viz.asked import signed
 from viz.groups import Groups
 from viz.layout import FEW, Placement, lay_out
 from viz.screen.boxes import bundled, line_names
@@ -68,7 +69,7 @@ def circuit_scene(
         styles: Sequence[theme.EdgeStyle] = [theme.UNSCORED] * n_lines
     else:
         size = np.abs(scores)
-        styles = [theme.edge_style(score) for score in scores.tolist()]
+        styles = [theme.edge_style(score, signed(circuit)) for score in scores.tolist()]
     columns = {plain(name): column for name, column in circuit.columns.items()}
     titles = []
     for place, name in enumerate(line_names(circuit.wiring, layout)):

@@ -27,7 +27,7 @@ ROW = 24
 
 
 def trace_figure(trace: Trace | AverageTrace, title: str | None = None) -> go.Figure:
-    """Indirect effects in probability of the answer: blue brings it back, orange costs it.
+    """Indirect effects, in the answer's probability or a metric: blue brings it back, orange costs.
 
     Takes a trace of one prompt (rows are its tokens) or an average over facts (rows are roles of
     positions). The subject's rows are bold.
@@ -47,7 +47,11 @@ def trace_figure(trace: Trace | AverageTrace, title: str | None = None) -> go.Fi
             "cmin": -largest / 2,
             "cmax": largest,
             "colorbar": {
-                "title": {"text": "indirect effect", "side": "right", "font": {"size": 11}},
+                "title": {
+                    "text": f"indirect effect ({found.measure})",
+                    "side": "right",
+                    "font": {"size": 11},
+                },
                 "thickness": 10,
                 "outlinewidth": 0,
                 "tickfont": {"size": 11, "color": theme.MUTED},

@@ -1,0 +1,69 @@
+"""Pictures say what their numbers are: of which measure, and what a sign means where known."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+
+import pytest
+
+from circuits.files.kinds import KINDS, named
+from circuits.graph.circuit import Circuit
+from tests import results
+from viz import theme
+from viz.app.details import edge_details
+from viz.layout import lay_out
+from viz.paper import draw
+from viz.paper.legend import score_look
+from viz.screen.circuit import circuit_figure
+from viz.screen.heat_maps import trace_figure
+from viz.series import effect_maps
+
+SAID = {theme.SUPPORTS.legend, theme.OPPOSES.legend}
+UNKNOWN = {theme.POSITIVE.legend, theme.NEGATIVE.legend}
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [(None, "probability"), ("logit-diff", "logit difference"), ("mine", "mine")],
+)
+def test_effects_are_in_what_they_are_differences_of(metric: str | None, said: str) -> None:
+    average = results.average_trace()
+    origin = {name: value for name, value in average.provenance.items() if name != "metric"}
+    average = replace(average, provenance=origin | ({"metric": metric} if metric else {}))
+    assert effect_maps(average).measure == said
+    bar = trace_figure(average).layout.coloraxis.colorbar
+    assert bar.title.text == f"indirect effect ({said})"
+
+
+def test_every_picture_on_paper_can_leave_its_notes_out(tmp_path: Path) -> None:
+    figures = {name for kind in KINDS.values() for name in kind.figures.values()}
+    assert len(figures) > 9
+    assert [name for name in figures if "notes" not in signature(named(name)).parameters] == []
+    heights = []
+    for notes in (True, False):
+        path = draw(results.circuit_of_spans(), tmp_path / f"{notes}.svg", "spans", notes=notes)
+        heights.append(float(re.search(r'height="([\d.]+)pt"', path.read_text())[1]))
+    assert heights[1] < heights[0]
+
+
+def legends(circuit: Circuit) -> list[set[str]]:
+    """What the circuit's edges are said to do on paper, on the screen and in the app."""
+    look = score_look(circuit, lay_out(circuit, 60))
+    screen = {trace.name for trace in circuit_figure(circuit).data if trace.showlegend}
+    told = str([edge_details(circuit, name) for name in circuit.edge_names()])
+    ours = SAID | UNKNOWN
+    return [
+        {text for text, *_ in look.legend} & ours,
+        screen & ours,
+        {text for text in ours if text in told},
+    ]
+
+
+def test_a_sign_of_unknown_meaning_is_not_called_support() -> None:
+    circuit = results.circuit()
+    assert all(found and found <= SAID for found in legends(circuit))
+    foreign = replace(circuit, provenance={**circuit.provenance, "sign": "unknown"})
+    assert all(found and found <= UNKNOWN for found in legends(foreign))
