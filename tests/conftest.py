@@ -19,17 +19,20 @@ install_import_hook(
     ["circuits", "locate", "viz", "experiments", "knowledge_circuits"], "tests.typecheck.check"
 )
 
-import viz
 from circuits.base import writing
+from tests.forms import checked
+
+# Whatever is printed or written as JSON is held to the form that it names; before other modules
+# take the function.
+writing.to_json = checked(writing.to_json)
+
+import viz
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from experiments.analyses.engine.context import Context
-from tests.forms import checked
 from tests.tiny import byte_level_tokenizer, equal_length_pairs, gpt2_hf, tiny_model
 
 viz.offer()
-# Whatever is printed or written as JSON is held to the form that it names.
-writing.to_json = checked(writing.to_json)
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
