@@ -20,6 +20,7 @@ from circuits.edits.judge.measures import (
     Observation,
     Rates,
     by_category,
+    magnitudes,
     measures,
 )
 from circuits.edits.parts.corpus import token_windows
@@ -43,7 +44,8 @@ class RequestScore:
     `probability` is the target's, as geometric mean over its tokens, before and after; `reply`
     the greedy continuations of the request's own prompt; `fluency` and `entropy_to_end` are in
     bits, NaN where not asked. `by_category` has portability and locality after the edit as KnowEdit
-    averages them: over the prompts of a category, then over categories.
+    averages them: over the prompts of a category, then over categories; `magnitude` is
+    CounterFact's, after the edit.
     """
 
     request: EditRequest
@@ -54,6 +56,7 @@ class RequestScore:
     fluency: tuple[float, float] = (float("nan"), float("nan"))
     entropy_to_end: tuple[float, float] = (float("nan"), float("nan"))
     by_category: Mapping[Measure, Rates] = field(default_factory=dict)
+    magnitude: Mapping[Measure, float] = field(default_factory=dict)
 
 
 class Judge:
@@ -166,6 +169,7 @@ class Judge:
             fluency=(self._sampled[index][0], after_sampled[0]),
             by_category=by_category(asked, before, after),
             entropy_to_end=(self._sampled[index][1], after_sampled[1]),
+            magnitude=magnitudes(asked, after),
         )
 
     def _entropies(self, index: int) -> tuple[float, float]:
