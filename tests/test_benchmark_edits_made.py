@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 
 from circuits.base.choices import EditStatus
+from circuits.base.errors import PromptError
 from circuits.base.plain import plain
 from circuits.edits.edit import EditRequest
 from circuits.edits.effects.control import control_seed
+from circuits.edits.judge.in_context import in_context
 from circuits.edits.judge.measures import Measure, Rates
-from circuits.edits.judge.success import RequestScore
+from circuits.edits.judge.success import Judge, RequestScore
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import EditOutcome
+from circuits.facts.facts import Probe, ProbeKind
 from circuits.model.model import Model, load
 from experiments.analyses.edit_study import analysis as edit_study
 from experiments.analyses.edit_study.stored import by_method, score_values
@@ -300,3 +303,36 @@ def test_fluency_is_of_the_published_length_where_it_fits() -> None:
     parts = {"1": part(1, 1)}
     (cost,) = [table for table in report(parts).tables if table.name == "cost"]
     assert "fluency of 60 tokens before, bits" in cost.columns
+
+
+# --- the fact in the prompt -----------------------------------------------------------------------
+
+
+def test_a_probe_that_cannot_be_asked_does_not_drop_the_fact_in_the_prompt(
+    facts_gpt2: Model,
+) -> None:
+    """One probe fits no model, one only without the fact before it: the others are compared."""
+    short = Probe(ProbeKind.PARAPHRASE, "In Peru the capital is", ("Oslo",))
+
+    def much(tokens: int) -> Probe:
+        text = " and" * (tokens - 4)
+        return Probe(ProbeKind.LOCALITY, f"The capital{text} of Cuba is", ("Havana",))
+
+    limit = facts_gpt2.max_tokens
+    probes = (much(2 * limit), short, much(limit - 6))
+    request = EditRequest("The capital of {} is", "Peru", "Oslo", "Lima", None, probes)
+    judge = Judge(facts_gpt2, [request])
+    assert Measure.LOCALITY in judge.score()[0].after
+    (found,) = in_context(judge)
+    alone = Judge(facts_gpt2, [EditRequest(*_bare(request), (short,))])
+    (wanted,) = in_context(alone)
+    assert found.after == wanted.after
+    assert found.before == wanted.before
+    assert Measure.LOCALITY not in found.after
+    long = EditRequest("The capital" + " and" * (limit - 12) + " of {} is", "Peru", "Oslo", "Lima")
+    with pytest.raises(PromptError, match="501 tokens long; the model takes 256"):
+        in_context(Judge(facts_gpt2, [long]))
+
+
+def _bare(request: EditRequest) -> tuple[Any, ...]:
+    return request.prompt, request.subject, request.target, request.ground_truth, request.relation

@@ -92,7 +92,10 @@ class Rates:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt as tokens, the answers that are accepted, and the rival that must not be said."""
+    """A prompt as tokens, the answers that are accepted, and the rival that must not be said.
+
+    `place` is 0 for the request's own prompt, and counts its probes from 1.
+    """
 
     kind: ProbeKind | None
     heading: Heading | None
@@ -101,6 +104,7 @@ class Asked:
     texts: tuple[str, ...]
     rival: tuple[int, ...] | None
     category: str = ""
+    place: int = 0
 
 
 @dataclass(frozen=True)
