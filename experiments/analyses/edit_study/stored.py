@@ -149,16 +149,14 @@ def mean_score(scores: Sequence[RequestScore]) -> RequestScore:
         return before, after
 
     sizes = [score.magnitude for score in scores]
-    return replace(
-        scores[0],
-        **{side: rates(side) for side in SIDES},
-        **{name: pair(name) for name in PAIRED},
-        magnitude={
-            measure: mean(each.get(measure, np.nan) for each in sizes)
-            for measure in Measure
-            if any(measure in each for each in sizes)
-        },
-    )
+    means: dict[str, Any] = {side: rates(side) for side in SIDES}
+    means |= {name: pair(name) for name in PAIRED}
+    means["magnitude"] = {
+        measure: mean(each.get(measure, np.nan) for each in sizes)
+        for measure in Measure
+        if any(measure in each for each in sizes)
+    }
+    return replace(scores[0], **means)
 
 
 def quantity_rows(values: Mapping[Quantity, float]) -> list[list[Any]]:

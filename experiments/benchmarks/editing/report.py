@@ -321,8 +321,10 @@ def _of_columns(
     columns: Mapping[str, Sequence[Interval | None]],
     made: Mapping[str, str],
     labels: Sequence[str],
+    *,
+    title: str,
+    note: str,
     percent: bool = False,
-    **words: str,
 ) -> Table:
     """The columns in which some row has a number, after the method and its edits."""
     known = {head: cells for head, cells in columns.items() if any(map(_is_defined, cells))}
@@ -331,7 +333,7 @@ def _of_columns(
         for place, label in enumerate(labels)
     ]
     shown_in = set(known) if percent else set()
-    return Table(name, ("method", MADE, *known), body, percent=shown_in, **words)
+    return Table(name, ("method", MADE, *known), body, title, note, shown_in)
 
 
 def _is_defined(rate: Interval | None) -> bool:
