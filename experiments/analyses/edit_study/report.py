@@ -58,7 +58,7 @@ METHOD = (
     "Locality is all that should stay as before: neighbours, which are other subjects of the "
     "relation, those with the same object first, and the subject's other relations. An edit that "
     "was not made, as it diverged or its answer was said already, counts as the unedited model; "
-    "side effects are of the edits that were made.",
+    "perplexity and |dW|/|W| are of the edits that were made.",
     "Fluency is the n-gram entropy of a sampled text, perplexity is that on sentences of the "
     "atlas, after over before.",
     "Rewiring compares the circuit of the edited fact before and after, beside two control edits "

@@ -71,7 +71,7 @@ METHOD = (
     "compare them with free generation before believing either (Yang et al. 2025). Intervals are "
     "95 % bootstrap intervals over cases; requests that are made together are averaged first.",
     "An edit that was not made, as it diverged or its answer was said already, counts as the "
-    "unedited model, and so does its random change; side effects are of the edits that were made.",
+    "unedited model, and so does its random change.",
 )
 OVER, BESIDE = "cases", ", random change"
 
@@ -360,7 +360,8 @@ def _cost_table(methods: Mapping[str, Sequence[Part]], tables: Mapping[str, Succ
     long = f" of {', '.join(map(str, sorted(lengths)))} tokens" if lengths else ""
     names = (f"fluency{long} before, bits", "fluency after", "perplexity ×", "|dW|/|W|")
     columns = ("method", *names, "seconds a case", "outcomes")
-    return Table("cost", columns, rows, title="Side effects, of the edits that were made")
+    note = "Perplexity and |dW|/|W| are of the edits that were made, fluency is of all cases."
+    return Table("cost", columns, rows, title="Side effects", note=note)
 
 
 def _requests(methods: Mapping[str, Sequence[Part]]) -> Table:
