@@ -53,7 +53,7 @@ OUTCOMES = {
     Measure.PORTABILITY: "what follows",
     Measure.LOCALITY: "the rest as it was",
 }
-RESAMPLES, PERMUTATIONS = 1000, 1999
+RESAMPLES, PERMUTATIONS = 1000, 19999
 WELL = 0.5
 """A case fares well where more of its prompts than this are answered as wanted."""
 MOST_FALSE = 0.05
@@ -171,11 +171,13 @@ def auc(values: np.ndarray, well: np.ndarray, seed: int = 0) -> Interval:
 
 def permutation_p(values: np.ndarray, well: np.ndarray, seed: int = 0) -> float:
     """Two-sided: how often shuffled outcomes have an AUC as far from chance."""
-    reached = abs(_auc(values[None], well[None].astype(float))[0] - 0.5)
+    ranks, many = stats.rankdata(values), int(well.sum())
     rows = np.tile(well.astype(float), (PERMUTATIONS, 1))
     shuffled = np.random.default_rng(seed).permuted(rows, axis=1)
-    by_chance = np.abs(_auc(np.broadcast_to(values, shuffled.shape), shuffled) - 0.5)
-    return float((1 + (by_chance >= reached - 1e-12).sum()) / (PERMUTATIONS + 1))
+    expected = many * (len(values) + 1) / 2
+    reached = abs(float(ranks[well].sum()) - expected)  # the AUC is a linear function of the sum
+    by_chance = np.abs(shuffled @ ranks - expected)
+    return float((1 + (by_chance >= reached - 1e-9).sum()) / (PERMUTATIONS + 1))
 
 
 def beside_outcomes(
