@@ -105,9 +105,11 @@ class Editor:
 class EditRun:
     """Outcomes and scores of edits.
 
-    `final` has the scores after everything (in mode EACH: after each request's own edit),
-    `right_after` those after each edit of a sequence. `delta` is the whole change, None in mode
-    EACH.
+    `final` has the scores after everything (in mode EACH: after each request's own edit) of the
+    requests whose edit was made, by their places in `made`; `right_after` those after each edit of
+    a sequence. `every` has the scores of all requests: one whose edit was not made is judged on the
+    model as it is without it, so that an edit which failed is one that changed nothing, and an
+    answer that was said already is said. `delta` is the whole change, None in mode EACH.
     """
 
     mode: Mode
@@ -119,6 +121,8 @@ class EditRun:
     delta: WeightDelta | None
     seconds: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    every: tuple[RequestScore, ...] = ()
+    made: tuple[int, ...] = ()
 
     @property
     def deltas(self) -> list[WeightDelta]:
@@ -143,7 +147,7 @@ def run_edits(
 ) -> EditRun:
     """Answer the judge's requests in a mode; the model is left as it was.
 
-    Requests without a change (diverged, or already answered so) have no score.
+    Requests without a change (diverged, or already answered so) have a score in `every` alone.
     """
     runs = {Mode.EACH: _each, Mode.TOGETHER: _together, Mode.SEQUENTIAL: _sequential}
     return runs[Mode.of(mode)](editor, judge, progress)
@@ -156,7 +160,7 @@ def _each(editor: Callable[..., EditOutcome], judge: Judge, progress: Progress |
         found.judge_alone(outcome, judge, [index])
         if progress:
             progress(index + 1, len(judge.requests))
-    return found.run(Mode.EACH, None)
+    return found.run(judge, Mode.EACH, None)
 
 
 def _together(
@@ -164,8 +168,8 @@ def _together(
 ) -> EditRun:
     found = _Found()
     outcome = found.take(editor, judge.requests, progress=progress)
-    found.judge_alone(outcome, judge)
-    return found.run(Mode.TOGETHER, found.outcomes[-1].delta)
+    found.judge_alone(outcome, judge, range(len(judge.requests)))
+    return found.run(judge, Mode.TOGETHER, found.outcomes[-1].delta)
 
 
 def _sequential(
@@ -190,11 +194,12 @@ def _sequential(
             if progress:
                 progress(index + 1, len(judge.requests))
         if done:
-            found.final += judge.score(done)
+            found.scores = dict(enumerate(judge.score()))
+            found.made = done
             found.drifts.append(_number(judge.drift()))
     if total is not None:
         found.growth.append(norm_growth(judge.model, total))
-    return found.run(Mode.SEQUENTIAL, total)
+    return found.run(judge, Mode.SEQUENTIAL, total)
 
 
 def _number(drift: float | None) -> float:
@@ -207,7 +212,8 @@ class _Found:
 
     def __init__(self) -> None:
         self.outcomes: list[EditOutcome] = []
-        self.final: list[RequestScore] = []
+        self.scores: dict[int, RequestScore] = {}
+        self.made: list[int] = []
         self.right_after: list[RequestScore] = []
         self.drifts: list[float] = []
         self.growth: list[Mapping[str, Mapping[str, float]]] = []
@@ -220,9 +226,7 @@ class _Found:
         self.seconds.append(time.perf_counter() - start)
         return self.outcomes[-1]
 
-    def judge_alone(
-        self, outcome: EditOutcome, judge: Judge, which: Sequence[int] | None = None
-    ) -> None:
+    def judge_alone(self, outcome: EditOutcome, judge: Judge, which: Sequence[int]) -> None:
         """Score the latest edit; one that ruins the model has diverged, and has no score."""
         if outcome.delta is None:
             return
@@ -230,7 +234,8 @@ class _Found:
             drift = judge.drift()
             if self.checked(drift).delta is None:
                 return
-            self.final += judge.score(which)
+            self.scores.update(zip(which, judge.score(which), strict=True))
+            self.made += which
         self.drifts.append(_number(drift))
         self.growth.append(norm_growth(judge.model, outcome.delta))
 
@@ -249,8 +254,12 @@ class _Found:
             )
         return self.outcomes[-1]
 
-    def run(self, mode: Mode, delta: WeightDelta | None) -> EditRun:
+    def run(self, judge: Judge, mode: Mode, delta: WeightDelta | None) -> EditRun:
         """The whole as a value."""
+        scores, n = self.scores, len(judge.requests)
+        if len(scores) < n:
+            scores = {**dict(enumerate(judge.scores_of(judge.observed_before))), **scores}
+        every = tuple(scores[index] for index in range(n))
         notes = tuple(
             f"{outcome.status}: {outcome.reason or outcome.advice}"
             for outcome in self.outcomes
@@ -259,13 +268,15 @@ class _Found:
         return EditRun(
             mode,
             tuple(self.outcomes),
-            tuple(self.final),
+            tuple(every[index] for index in self.made),
             tuple(self.right_after),
             tuple(self.drifts),
             tuple(self.growth),
             delta,
             tuple(self.seconds),
             notes,
+            every,
+            tuple(self.made),
         )
 
 

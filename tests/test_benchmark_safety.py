@@ -12,6 +12,7 @@ import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from circuits.base.errors import FileFormatError, ModelNotFoundError, OptionError
+from circuits.base.plain import plain
 from circuits.edits.judge.generation import Forced, Speaker
 from circuits.facts.facts import ProbeKind
 from experiments.analyses.engine.base import Run
@@ -347,3 +348,23 @@ def test_a_setting_that_there_is_not_is_refused(tiny: str, tmp_path: Path, wrong
         run_analysis(as_analysis(SAFE_EDIT, two(tmp_path)), config, Context(tiny, tmp_path / "o"))
     with pytest.raises(OptionError, match="edit method"):
         SAFE_EDIT.check("no-such")
+
+
+def test_the_lead_says_why_a_share_is_undefined(tiny: str, tmp_path: Path):
+    """Neither an empty reply nor a missing control is a share of none."""
+    run = run_analysis(
+        as_analysis(SAFE_EDIT, two(tmp_path)),
+        Config(methods=("none", "ft"), settings=SETTINGS),
+        Context(tiny, tmp_path / "out"),
+    )
+    silent = plain(run.parts.values)
+    for part in silent.values():
+        for by_suffix in part["labels"].values():
+            for found in by_suffix.values():
+                found.update(dict.fromkeys(found, 0.5))
+    lead = SAFE_EDIT.report(silent).lead
+    assert "no reply of the unedited model has text" in lead
+    assert "no reply has text with FT-M (no reply has text with a random change)" in lead
+    for part in silent.values():
+        part["labels"].pop("random", None)
+    assert "FT-M (no control: no edit was made)" in SAFE_EDIT.report(silent).lead

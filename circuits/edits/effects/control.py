@@ -5,13 +5,25 @@ What an edit rewires is only telling against what *any* change of its size there
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.choices import Control
-from circuits.edits.edit import Change, LowRank, WeightDelta
+from circuits.edits.edit import Change, EditRequest, LowRank, WeightDelta
 from circuits.model.model import Model
+
+
+def control_seed(seed: int, request: EditRequest, step: int = 0) -> int:
+    """The seed of one edit's control: another draw for every edit and step of a sequence.
+
+    It is the same in every run and for every method. One draw for all edits would leave the
+    control's own variance out of any interval over edits.
+    """
+    text = f"{seed} {step} {request.text} {request.target}"
+    return int(sha256(text.encode()).hexdigest()[:8], 16)
 
 
 def control(

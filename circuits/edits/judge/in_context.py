@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from circuits.base.errors import PromptError
 from circuits.edits.edit import EditRequest
 from circuits.edits.judge.success import Judge, RequestScore
 
@@ -19,14 +18,13 @@ SEPARATOR = ". "
 def in_context(judge: Judge) -> list[RequestScore]:
     """The judge's requests, with each one's new fact before all of its prompts.
 
-    PromptError where a prompt has no room for it.
+    Probes behind which it has no room are left out; PromptError where the request's own prompt has
+    none.
     """
     told = Judge(
         judge.model, [with_fact(each) for each in judge.requests], extra_tokens=judge.extra_tokens
     )
-    if told.left_out:
-        raise PromptError(f"the fact cannot stand before every prompt: {told.left_out[0]}")
-    return judge.scores_of(told.observed_before)
+    return judge.scores_beside(told)
 
 
 def with_fact(request: EditRequest) -> EditRequest:

@@ -10,6 +10,9 @@ mirage of model editing": 97 % teacher-forced where free generation gives 39 %):
   neighbours. Kind to edits that do not reach the top.
 - `generation`: whether the greedy continuation begins with the answer as whole words.
 
+CounterFact's magnitude is how far p of the wanted answer lies above p of its rival, each the
+geometric mean over its tokens; it stands beside the scorings, as it is no rate.
+
 What is measured:
 
 - efficacy: the request's own prompt. paraphrase: other wordings. portability: the subject by
@@ -89,7 +92,10 @@ class Rates:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt as tokens, the answers that are accepted, and the rival that must not be said."""
+    """A prompt as tokens, the answers that are accepted, and the rival that must not be said.
+
+    `place` is 0 for the request's own prompt, and counts its probes from 1.
+    """
 
     kind: ProbeKind | None
     heading: Heading | None
@@ -98,6 +104,7 @@ class Asked:
     texts: tuple[str, ...]
     rival: tuple[int, ...] | None
     category: str = ""
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,26 @@ def measures(
         best = (max(getattr(each, name) for each in groups[Measure.MULTI_HOP]) for name in SCORINGS)
         found[Measure.MULTI_HOP_ANY] = Rates(*best)
     return found
+
+
+MAGNITUDES = (Measure.EFFICACY, Measure.PARAPHRASE, Measure.NEIGHBOURS_TRUE)
+"""Measures of which CounterFact gives the magnitude."""
+
+
+def magnitudes(asked: Sequence[Asked], seen: Sequence[Observation]) -> dict[Measure, float]:
+    """CounterFact's magnitude (see the module's text), -1 to 1, as means over the prompts.
+
+    Prompts without a rival have none.
+    """
+    groups: dict[Measure, list[float]] = {}
+    for each, observed in zip(asked, seen, strict=True):
+        if observed.rival is None or not observed.answers:
+            continue
+        beyond = float(np.exp(-observed.nll) - np.exp(-observed.rival.nll))
+        for measure, _ in _rates_of(each, observed, observed):
+            if measure in MAGNITUDES:
+                groups.setdefault(measure, []).append(beyond)
+    return {measure: _mean(values) for measure, values in groups.items()}
 
 
 def by_category(

@@ -5,7 +5,7 @@ What is measured, and in which scorings, says `circuits.edits.judge.measures`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from circuits.edits.judge.measures import (
     Observation,
     Rates,
     by_category,
+    magnitudes,
     measures,
 )
 from circuits.edits.parts.corpus import token_windows
@@ -43,7 +44,8 @@ class RequestScore:
     `probability` is the target's, as geometric mean over its tokens, before and after; `reply`
     the greedy continuations of the request's own prompt; `fluency` and `entropy_to_end` are in
     bits, NaN where not asked. `by_category` has portability and locality after the edit as KnowEdit
-    averages them: over the prompts of a category, then over categories.
+    averages them: over the prompts of a category, then over categories; `magnitude` is
+    CounterFact's, after the edit.
     """
 
     request: EditRequest
@@ -54,6 +56,7 @@ class RequestScore:
     fluency: tuple[float, float] = (float("nan"), float("nan"))
     entropy_to_end: tuple[float, float] = (float("nan"), float("nan"))
     by_category: Mapping[Measure, Rates] = field(default_factory=dict)
+    magnitude: Mapping[Measure, float] = field(default_factory=dict)
 
 
 class Judge:
@@ -103,6 +106,25 @@ class Judge:
         """All requests as the unedited model with these replies: its own text is as before."""
         return [self._score(i, each, self._sampled[i]) for i, each in enumerate(after)]
 
+    def scores_beside(self, other: Judge) -> list[RequestScore]:
+        """All requests, as what another judge of these requests saw before any edit.
+
+        The other may word the prompts otherwise, so that one has no room there: only prompts that
+        both ask are compared.
+        """
+        scores = []
+        for index, (own, told) in enumerate(zip(self._asked, other._asked, strict=True)):
+            places = {each.place for each in own} & {each.place for each in told}
+            asked, before = self._kept(index, places)
+            _, after = other._kept(index, places)
+            scores.append(self._compared(index, asked, before, after, self._sampled[index]))
+        return scores
+
+    def _kept(self, index: int, places: Collection[int]) -> tuple[list[Asked], list[Observation]]:
+        pairs = zip(self._asked[index], self._before[index], strict=True)
+        kept = [(asked, seen) for asked, seen in pairs if asked.place in places]
+        return [asked for asked, _ in kept], [seen for _, seen in kept]
+
     def drift(self) -> float | None:
         """Perplexity on the texts, as the model is now over as it was; None without texts."""
         if not self._texts:
@@ -119,7 +141,7 @@ class Judge:
         tokenizer, truth = self.model.tokenizer, request.ground_truth
         rival = () if truth is None else (truth,)
         made = [_asked(tokenizer, None, None, request.text, (request.target,), rival)]
-        for probe in request.probes:
+        for number, probe in enumerate(request.probes, start=1):
             wanted = {ProbeKind.PARAPHRASE: rival, ProbeKind.LOCALITY: (request.target,)}
             rivals = wanted.get(probe.kind, ())
             named = heading(probe)
@@ -128,7 +150,7 @@ class Judge:
             except PromptError as error:
                 self.left_out.append(str(error))
             else:
-                made.append(replace(asked, category=probe.name))
+                made.append(replace(asked, category=probe.name, place=number))
         return made
 
     def _with_room(self, groups: list[list[Asked]]) -> list[list[Asked]]:
@@ -157,6 +179,16 @@ class Judge:
         self, index: int, after: Sequence[Observation], after_sampled: tuple[float, float]
     ) -> RequestScore:
         asked, before = self._asked[index], self._before[index]
+        return self._compared(index, asked, before, after, after_sampled)
+
+    def _compared(
+        self,
+        index: int,
+        asked: Sequence[Asked],
+        before: Sequence[Observation],
+        after: Sequence[Observation],
+        after_sampled: tuple[float, float],
+    ) -> RequestScore:
         return RequestScore(
             request=self.requests[index],
             before=measures(asked, before, before),
@@ -166,6 +198,7 @@ class Judge:
             fluency=(self._sampled[index][0], after_sampled[0]),
             by_category=by_category(asked, before, after),
             entropy_to_end=(self._sampled[index][1], after_sampled[1]),
+            magnitude=magnitudes(asked, after),
         )
 
     def _entropies(self, index: int) -> tuple[float, float]:

@@ -22,7 +22,8 @@ class SuccessTable:
     by likelihood. `drift` is the mean over edits of perplexity after over before, `change` and
     `growth` those of the changed weights' norm, each weight for itself. `before` and `after` are
     means over a request's prompts; `knowedit` has portability and locality after the edits by
-    KnowEdit's own aggregation, over a request's categories of prompts first.
+    KnowEdit's own aggregation, over a request's categories of prompts first; `magnitude` is
+    CounterFact's after the edits, which the form of a stored edit does not have.
     """
 
     n: int
@@ -36,6 +37,7 @@ class SuccessTable:
     entropy_to_end: tuple[Interval, Interval] = (UNDEFINED, UNDEFINED)
     knowedit: Mapping[Measure, Mapping[str, Interval]] = field(default_factory=dict)
     growth: Interval = UNDEFINED
+    magnitude: Mapping[Measure, Interval] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; null where a number is undefined."""
@@ -101,6 +103,11 @@ def summarise(
         drift=estimate(drifts),
         change=estimate([size["change"] for size in sizes]),
         growth=estimate([size["growth"] for size in sizes]),
+        magnitude={
+            measure: estimate([s.magnitude[measure] for s in scores if measure in s.magnitude])
+            for measure in Measure
+            if any(measure in score.magnitude for score in scores)
+        },
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from circuits.base.choices import Control
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import Options, option
-from circuits.edits.effects.control import control
+from circuits.edits.effects.control import control, control_seed
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.rome import RomeSettings
 from circuits.edits.methods.run import EditOutcome, edit, share_moments
@@ -158,7 +158,8 @@ def _edited(
     try:
         found["effect"] = fact.measured(outcome.delta, layer)
         if config.controls:
-            beside = control(outcome.delta, model, context.seed, Control.SAME_KEYS)
+            seed = control_seed(context.seed, fact.request)
+            beside = control(outcome.delta, model, seed, Control.SAME_KEYS)
             found["control"] = fact.measured(beside, layer)
     except NumericalError as error:
         found["status"] = f"diverged: {error}"
@@ -174,6 +175,6 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
-    version=2,
+    version=3,
     prepare=prepare,
 )

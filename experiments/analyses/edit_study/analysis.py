@@ -17,7 +17,7 @@ from circuits.base.choices import Control
 from circuits.base.errors import OptionError, PromptError
 from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.effects.control import control
+from circuits.edits.effects.control import control, control_seed
 from circuits.edits.judge.counterfactuals import atlas_requests
 from circuits.edits.judge.success import Judge, RequestScore
 from circuits.edits.methods.registry import EditMethod
@@ -81,12 +81,12 @@ def compute(context: Context, config: Config, key: str) -> Part:
     )
     run = run_edits(editor, judge, Mode.EACH)
     (outcome,) = run.outcomes
-    (score,) = run.final or (None,)
+    (score,) = run.every
     rewired = index < config.rewired and outcome.delta is not None
     return {
         "method": method,
         "record": _record(outcome, score),
-        "score": None if score is None else score_values(score),
+        "score": score_values(score),
         "drift": run.drifts[-1] if run.drifts else None,
         "growth": run.growth[-1] if run.growth else None,
         "notes": run.notes,
@@ -112,18 +112,17 @@ def _judge(context: Context, config: Config, index: int) -> Judge:
     )
 
 
-def _record(outcome: EditOutcome, score: RequestScore | None) -> dict[str, Any]:
+def _record(outcome: EditOutcome, score: RequestScore) -> dict[str, Any]:
     names = ("probability_before", "probability_after", "norm", "seconds")
     (request,) = outcome.requests
-    after = {} if score is None else score.after
     return {
         "prompt": request.text,
         "target": request.target,
         "ground_truth": request.ground_truth,
         "relation": request.relation,
         "status": str(outcome.status),
-        "says": "" if score is None else score.reply[1].strip(),
-        "tokens": {str(name): rates.tokens for name, rates in after.items() if name in SHOWN},
+        "says": score.reply[1].strip(),
+        "tokens": {str(name): rates.tokens for name, rates in score.after.items() if name in SHOWN},
         **{name: outcome.details.get(name) for name in names},
     }
 
@@ -147,7 +146,7 @@ def _rewired(context: Context, config: Config, outcome: EditOutcome, index: int)
 
     found = {EDITED: rewired(outcome.delta)}
     for kind in Control:
-        seed = context.seed + index + 1
+        seed = control_seed(context.seed, outcome.requests[0])
         found[kind.value] = rewired(control(outcome.delta, context.model, seed, kind))
     return found
 
@@ -175,7 +174,7 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
-    version=2,
+    version=3,
     slow=True,
     prepare=prepare,
 )

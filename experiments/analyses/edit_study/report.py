@@ -56,7 +56,9 @@ METHOD = (
     "model; every method gets the same requests. Efficacy is the edited prompt; paraphrases are "
     "the relation's other training wordings, held-out ones its wordings that no model here saw. "
     "Locality is all that should stay as before: neighbours, which are other subjects of the "
-    "relation, those with the same object first, and the subject's other relations.",
+    "relation, those with the same object first, and the subject's other relations. An edit that "
+    "was not made, as it diverged or its answer was said already, counts as the unedited model; "
+    "perplexity and |dW|/|W| are of the edits that were made.",
     "Fluency is the n-gram entropy of a sampled text, perplexity is that on sentences of the "
     "atlas, after over before.",
     "Rewiring compares the circuit of the edited fact before and after, beside two control edits "
@@ -68,10 +70,10 @@ METHOD = (
 
 
 def report(config: Any, parts: Mapping[str, Part]) -> Report:
-    """The report; see the module's text. NumericalError where no method made an edit."""
+    """The report; see the module's text. NumericalError where there is no edit to tell of."""
     methods = by_method(parts)
     if not methods:
-        raise NumericalError("no method made an edit")
+        raise NumericalError("there is no edit to report")
     sections = [_success_section(config, methods), _cost_section(methods)]
     rewired = {method: part["rewiring"] for method, part in methods.items() if part["rewiring"]}
     answer = _leak_claims(methods)
@@ -96,7 +98,7 @@ def _lead(config: Any, parts: Mapping[str, Part]) -> str:
             )
             if name in rates
         ]
-        texts.append(f"{named(method)} leaves {', '.join(said)}")
+        texts.append(f"{named(method)} ({part['made']} made) leaves {', '.join(said)}")
     return f"Of {config.edits} edits, {'; '.join(texts)}."
 
 
@@ -105,9 +107,13 @@ def _success_section(config: Any, parts: Mapping[str, Part]) -> Section:
     tables = [
         Table(
             f"success_{scoring}",
-            ("method", *columns),
+            ("method", "edits made", *columns),
             [
-                [named(m), *(_rate(part["success"]["after"], name, scoring) for name in SHOWN)]
+                [
+                    named(m),
+                    part["made"],
+                    *(_rate(part["success"]["after"], name, scoring) for name in SHOWN),
+                ]
                 for m, part in parts.items()
             ],
             title=title,

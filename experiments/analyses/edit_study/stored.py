@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from circuits.base.choices import Control, EditStatus
 from circuits.base.plain import number
@@ -20,26 +23,35 @@ EDITED = "edit"
 
 
 def by_method(parts: Mapping[str, Part]) -> dict[str, dict[str, Any]]:
-    """What each method did over its edits; a method of which no edit came is left out."""
+    """What each method did over its edits.
+
+    An edit that was not made leaves the model as it is, and is judged so; perplexity and sizes are
+    of those that were made.
+    """
     groups: dict[str, list[Part]] = {}
     for part in parts.values():
         groups.setdefault(part["method"], []).append(part)
-    found = {}
-    for method, edits in groups.items():
-        scored = [each for each in edits if each["score"] is not None]
-        if scored:
-            found[method] = _gathered(edits, scored)
-    return found
+    return {method: _gathered(edits) for method, edits in groups.items()}
 
 
-def _gathered(edits: Sequence[Part], scored: Sequence[Part]) -> dict[str, Any]:
+def edits_made(made: int, asked: int) -> str:
+    """How many of the edits that were asked for came about, for a column of every table of rates.
+
+    The others count there as the unedited model (`locate.edit.EditRun.every`).
+    """
+    return f"{made} of {asked}"
+
+
+def _gathered(edits: Sequence[Part]) -> dict[str, Any]:
     states = [each["record"]["status"] for each in edits]
+    made = [each for each in edits if each["record"]["status"] == str(EditStatus.DONE)]
     table = summarise(
-        [as_score(each["score"]) for each in scored],
-        [number(each["drift"]) for each in scored],
-        [each["growth"] for each in scored],
+        [as_score(each["score"]) for each in edits],
+        [number(each["drift"]) for each in made],
+        [each["growth"] for each in made],
     )
     return {
+        "made": edits_made(len(made), len(edits)),
         "status": {str(s): states.count(s) for s in EditStatus if s in states},
         "success": table.as_dict(),
         "requests": [each["record"] for each in edits],
@@ -73,7 +85,12 @@ def score_values(score: RequestScore) -> dict[str, Any]:
         side: {str(measure): vars(rates) for measure, rates in getattr(score, side).items()}
         for side in SIDES
     }
-    return {**sides, **{name: list(getattr(score, name)) for name in PAIRED}, "reply": score.reply}
+    return {
+        **sides,
+        **{name: list(getattr(score, name)) for name in PAIRED},
+        "magnitude": {str(measure): value for measure, value in score.magnitude.items()},
+        "reply": score.reply,
+    }
 
 
 def as_score(stored: Mapping[str, Any]) -> RequestScore:
@@ -98,7 +115,48 @@ def as_score(stored: Mapping[str, Any]) -> RequestScore:
         fluency=pair("fluency"),
         entropy_to_end=pair("entropy_to_end"),
         by_category=rates("by_category"),
+        magnitude={Measure(name): number(value) for name, value in stored["magnitude"].items()},
     )
+
+
+def mean_score(scores: Sequence[RequestScore]) -> RequestScore:
+    """The requests of one case as one: means of what each has, with the first one's reply.
+
+    Requests that are made together are no observations of their own.
+    """
+    if len(scores) == 1:
+        return scores[0]
+
+    def mean(values: Iterable[float]) -> float:
+        known = [value for value in values if np.isfinite(value)]
+        return float(np.mean(known)) if known else np.nan
+
+    def rates(side: str) -> dict[Measure, Rates]:
+        found = [getattr(score, side) for score in scores]
+        return {
+            measure: Rates(
+                *(
+                    mean(getattr(each[measure], name) for each in found if measure in each)
+                    for name in SCORINGS
+                )
+            )
+            for measure in Measure
+            if any(measure in each for each in found)
+        }
+
+    def pair(name: str) -> tuple[float, float]:
+        before, after = (mean(getattr(score, name)[i] for score in scores) for i in (0, 1))
+        return before, after
+
+    sizes = [score.magnitude for score in scores]
+    means: dict[str, Any] = {side: rates(side) for side in SIDES}
+    means |= {name: pair(name) for name in PAIRED}
+    means["magnitude"] = {
+        measure: mean(each.get(measure, np.nan) for each in sizes)
+        for measure in Measure
+        if any(measure in each for each in sizes)
+    }
+    return replace(scores[0], **means)
 
 
 def quantity_rows(values: Mapping[Quantity, float]) -> list[list[Any]]:

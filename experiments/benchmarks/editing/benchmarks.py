@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from experiments.benchmarks.base import NO_EDIT, Benchmark, Cases
@@ -33,10 +34,11 @@ def _editing(
         methods=METHODS,
         read=read,
         compute=compute,
-        report=report,
+        report=partial(report, by_category=name == "knowedit"),
         check=check,
         edits=True,
         finds_circuits=True,
+        version=2,
     )
 
 

@@ -3,26 +3,37 @@
 Each case's circuit is found before and after the edit as in `kc compare`: partners are other
 subjects of the fact's relation, from the atlas or from the cases that ask in the same words. Over
 the cases of a method a quantity of the circuit stands beside an outcome of the edit: their rank
-correlation with its bootstrap interval, and a prediction that is made for each case from the
-others, beside always guessing the commoner outcome.
+correlation with its bootstrap interval, and the AUC with which the quantity tells cases that fare
+well from the others. A method has many such pairs of a quantity and an outcome, and noise would
+give evidence of some: a claim needs a permutation test that holds after Benjamini and Hochberg's
+adjustment for all pairs of the method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from circuits.base.errors import OptionError, PromptError
-from circuits.base.intervals import UNDEFINED, Interval, percentiles
+from circuits.base.intervals import UNDEFINED, Interval, enough, percentiles
 from circuits.base.plain import number
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.judge.measures import Measure
 from circuits.facts.facts import atlas
 from experiments.analyses.engine.base import Part, Section
-from experiments.analyses.engine.claims import Claim, difference
+from experiments.analyses.engine.claims import (
+    Claim,
+    Verdict,
+    claim,
+    false_discovery,
+    in_words,
+    so_many,
+    widened,
+)
 from experiments.analyses.engine.tables import Table
 from experiments.benchmarks.base import Bench
 from locate.changes.circuit_layers import same_words
@@ -42,7 +53,11 @@ OUTCOMES = {
     Measure.PORTABILITY: "what follows",
     Measure.LOCALITY: "the rest as it was",
 }
-RESAMPLES = 1000
+RESAMPLES, PERMUTATIONS = 1000, 19999
+WELL = 0.5
+"""A case fares well where more of its prompts than this are answered as wanted."""
+MOST_FALSE = 0.05
+"""Share of a method's claims that may be false."""
 LEFT_OUT = "left_out"
 
 
@@ -81,16 +96,16 @@ def section(methods: Mapping[str, Sequence[Part]]) -> tuple[Section, ...]:
         looked = [unit for unit in units if unit.get("circuit") and unit["scores"]]
         left_out += sum(LEFT_OUT in unit["circuit"] for unit in looked)
         used = [unit for unit in looked if LEFT_OUT not in unit["circuit"]]
-        for measure, words in OUTCOMES.items():
-            outcome = _outcome(used, measure)
-            for quantity, meaning in QUANTITIES.items():
-                values = np.array([number(unit["circuit"][quantity]) for unit in used])
-                both = np.isfinite(outcome) & np.isfinite(values)
-                if both.sum() < 3:
-                    continue
-                found = rank_correlation(values[both], outcome[both])
-                rows.append([name, words, meaning, int(both.sum()), found])
-                claims += _predicts(name, words, meaning, values[both], outcome[both])
+        pairs = {
+            (words, meaning): both
+            for measure, words in OUTCOMES.items()
+            for quantity, meaning in QUANTITIES.items()
+            if len((both := _both(used, quantity, measure))[0]) >= 3
+        }
+        claims += beside_outcomes(name, pairs)
+        for (words, meaning), (values, outcome) in pairs.items():
+            found = rank_correlation(values, outcome), auc(values, outcome > WELL)
+            rows.append([name, words, meaning, len(values), *found])
     if not rows and not left_out:
         return ()
     columns = (
@@ -99,17 +114,28 @@ def section(methods: Mapping[str, Sequence[Part]]) -> tuple[Section, ...]:
         "of the circuit",
         "cases",
         "rank correlation",
+        "AUC",
     )
     table = Table(
         "circuits",
         columns,
         rows,
         title="Which changes of the circuit go with the outcome",
-        note="Spearman's, with 95 % bootstrap intervals over cases; undefined where all cases are "
-        "alike. An interval that holds 0 is no evidence.",
+        note="Spearman's, and the share of pairs of a case that fares well and one that does not "
+        "in which the first has more (0.5: chance), with 95 % bootstrap intervals over cases; "
+        "undefined where all cases are alike. No single interval of so many is evidence: the "
+        "claims are made of all of a method's together.",
     )
     text = f"{left_out} edits have too few partners for a circuit." if left_out else ""
     return (Section("The circuit beside the outcome", text, (table,), tuple(claims)),)
+
+
+def _both(units: Sequence[Part], quantity: str, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
+    """The quantity and the outcome, of the cases that have both."""
+    outcome = _outcome(units, measure)
+    values = np.array([number(unit["circuit"][quantity]) for unit in units])
+    known = np.isfinite(outcome) & np.isfinite(values)
+    return values[known], outcome[known]
 
 
 def _outcome(units: Sequence[Part], measure: Measure) -> np.ndarray:
@@ -125,57 +151,98 @@ def _outcome(units: Sequence[Part], measure: Measure) -> np.ndarray:
 def rank_correlation(values: np.ndarray, outcome: np.ndarray, seed: int = 0) -> Interval:
     """Spearman's correlation, with limits over resampled cases; undefined where either is constant.
 
-    Resamples in which either is constant say nothing and are left out.
+    Resamples in which either is constant say nothing and are left out. For few cases the limits are
+    wider percentiles, as of every mean; fewer than `circuits.base.intervals.FEWEST` have none.
     """
     if np.ptp(values) == 0 or np.ptp(outcome) == 0:
         return UNDEFINED
-    generator = np.random.default_rng(seed)
-    drawn = []
-    for picks in generator.integers(len(values), size=(RESAMPLES, len(values))):
-        one, other = values[picks], outcome[picks]
-        if np.ptp(one) and np.ptp(other):
-            drawn.append(float(stats.spearmanr(one, other).statistic))
-    return percentiles(float(stats.spearmanr(values, outcome).statistic), drawn)
+    return _resampled(_spearman, values, outcome, seed)
 
 
-def _predicts(
-    name: str, words: str, meaning: str, values: np.ndarray, outcome: np.ndarray
-) -> list[Claim]:
-    """That the quantity tells better than guessing which cases fare well; none where all do."""
-    well = outcome > 0.5
+def auc(values: np.ndarray, well: np.ndarray, seed: int = 0) -> Interval:
+    """How often a case that fares well has more than one that does not; ties count one half.
+
+    0.5 is chance. Limits as in `rank_correlation`; undefined where all cases fare alike.
+    """
     if well.all() or not well.any():
-        return []
-    told, guessed = held_out_hits(values, well)
+        return UNDEFINED
+    return _resampled(_auc, values, well.astype(float), seed)
+
+
+def permutation_p(values: np.ndarray, well: np.ndarray, seed: int = 0) -> float:
+    """Two-sided: how often shuffled outcomes have an AUC as far from chance."""
+    ranks, many = stats.rankdata(values), int(well.sum())
+    rows = np.tile(well.astype(float), (PERMUTATIONS, 1))
+    shuffled = np.random.default_rng(seed).permuted(rows, axis=1)
+    expected = many * (len(values) + 1) / 2
+    reached = abs(float(ranks[well].sum()) - expected)  # the AUC is a linear function of the sum
+    by_chance = np.abs(shuffled @ ranks - expected)
+    return float((1 + (by_chance >= reached - 1e-9).sum()) / (PERMUTATIONS + 1))
+
+
+def beside_outcomes(
+    name: str, pairs: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]]
+) -> list[Claim]:
+    """For each outcome and quantity of a method, whether the quantity tells who fares well.
+
+    `pairs` has values and outcomes by (outcome, quantity) in words. Where all cases fare alike
+    there is no claim.
+    """
+    mixed = {
+        key: (values, outcome > WELL)
+        for key, (values, outcome) in pairs.items()
+        if 0 < (outcome > WELL).sum() < len(outcome)
+    }
+    adjusted = false_discovery([permutation_p(*both) for both in mixed.values()])
     return [
-        difference(
-            f"after {name}, {meaning} tell [better|worse] than guessing which cases fare well on "
-            f"{words}",
-            told,
-            guessed,
-            scale=100,
-            over="cases",
+        _claim(
+            f"after {name}, edits that fare well on {words} are [higher|lower] in {meaning}",
+            auc(values, well),
+            len(values),
+            float(p),
         )
+        for ((words, meaning), (values, well)), p in zip(mixed.items(), adjusted, strict=True)
     ]
 
 
-def held_out_hits(values: np.ndarray, well: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each case, whether the others' best threshold is right of it, and their commoner outcome.
+def _claim(what: str, found: Interval, n: int, p: float) -> Claim:
+    """The claim that an AUC is above chance, which its adjusted p must bear out too."""
+    beyond = Interval(*(x - 0.5 for x in vars(found).values()))
+    made = claim(what, beyond, n, quantity="AUC above chance by", unit="", over="cases")
+    if made.verdict not in (Verdict.SUPPORTED, Verdict.OPPOSITE) or p < MOST_FALSE:
+        return made
+    direction = what.replace("[higher|lower]", "higher" if beyond.value > 0 else "lower")
+    text = (
+        f"No evidence that {direction}: AUC above chance by {in_words(beyond)}, but p = {p:.2g} "
+        f"among all such questions, n = {so_many(n, 'cases')}."
+    )
+    return replace(made, sentence=text, verdict=Verdict.NO_EVIDENCE)
 
-    The threshold, midway between two values, and its direction are those with most hits among the
-    other cases; ties go to the first.
-    """
-    told, guessed = np.zeros(len(values)), np.zeros(len(values))
-    for case in range(len(values)):
-        others = np.arange(len(values)) != case
-        x, y = values[others], well[others]
-        guessed[case] = (y.mean() >= 0.5) == well[case]
-        seen = np.unique(x)
-        if len(seen) < 2:
-            told[case] = guessed[case]
-            continue
-        cuts = (seen[1:] + seen[:-1]) / 2
-        hits = np.array([[((x >= cut) == y).mean(), ((x < cut) == y).mean()] for cut in cuts])
-        best, below = np.unravel_index(hits.argmax(), hits.shape)
-        said = values[case] < cuts[best] if below else values[case] >= cuts[best]
-        told[case] = said == well[case]
-    return told, guessed
+
+def _resampled(
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    values: np.ndarray,
+    outcome: np.ndarray,
+    seed: int,
+) -> Interval:
+    value, n = float(statistic(values[None], outcome[None])[0]), len(values)
+    if not enough(n):
+        return Interval(value, np.nan, np.nan)
+    picks = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    return percentiles(value, statistic(values[picks], outcome[picks]).tolist(), widened(n))
+
+
+def _spearman(values: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+    """Of each row; NaN where either is constant."""
+    x, y = (stats.rankdata(each, axis=1) for each in (values, outcome))
+    x, y = (each - each.mean(1, keepdims=True) for each in (x, y))
+    size = np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    return np.where(size > 0, (x * y).sum(1) / np.where(size > 0, size, 1), np.nan)
+
+
+def _auc(values: np.ndarray, well: np.ndarray) -> np.ndarray:
+    """Of each row, from Mann and Whitney's U; NaN where all cases fare alike."""
+    many = well.sum(1)
+    pairs = many * (well.shape[1] - many)
+    above = (stats.rankdata(values, axis=1) * well).sum(1) - many * (many + 1) / 2
+    return np.where(pairs > 0, above / np.where(pairs > 0, pairs, 1), np.nan)

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from circuits.base.errors import PromptError
 from circuits.base.options import Options, option
 from circuits.base.plain import number
 from circuits.edits.edit import WeightDelta
 from circuits.edits.judge.measures import Measure
 from circuits.edits.judge.success import RequestScore, norm_growth
 from circuits.edits.methods.registry import EditMethod
-from experiments.analyses.edit_study.stored import score_values
+from experiments.analyses.edit_study.stored import edits_made, score_values
 from experiments.analyses.engine.base import Figure, Part, Report, Section
 from experiments.analyses.engine.claims import average, difference
 from experiments.analyses.engine.names import named
@@ -39,8 +38,9 @@ WORDS = {
     Measure.LOCALITY: "locality",
 }
 METHOD = (
-    "Cases are edited one after the other on the same model, each as soon as it can be: one that "
-    "diverges, or that the model answers so already, is counted and leaves the model as it is.",
+    "Cases are edited one after the other on the same model. An edit that diverges, or whose "
+    "answer the model gives already, leaves the model as it is and is judged on it like the "
+    "others: every rate is of all cases so far, and `edits made` says how many were edited.",
     "`Right after` judges an edit when it has just been made, `in the end` when all have been. "
     "Locality is agreement with the unedited model. Intervals are 95 % bootstrap intervals over "
     "the edits.",
@@ -62,11 +62,11 @@ def check(method: str) -> None:
 def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
     """All cases in sequence by one method."""
     requests = [request for case in cases for request in case.requests]
-    judge, editor = judge_of(bench, requests), editor_of(bench, method)
+    judge, editor = judge_of(bench, requests, fluency=False), editor_of(bench, method)
     every = bench.settings.every
     done: list[int] = []
     status: dict[str, int] = {}
-    right_after: dict[int, RequestScore] = {}
+    right_after: list[RequestScore] = []
     stops: list[dict[str, Any]] = []
     total: WeightDelta | None = None
     with ExitStack() as edits:
@@ -76,28 +76,25 @@ def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
             if outcome.delta is not None:
                 edits.enter_context(outcome.delta.applied(bench.model))
                 total = outcome.delta if total is None else total + outcome.delta
-                (right_after[index],) = judge.score([index])
                 done.append(index)
+            right_after += judge.score([index])
             status[name] = status.get(name, 0) + 1
             if (index + 1) % every == 0 or index + 1 == len(requests):
                 stops.append(
                     {
                         "edits": index + 1,
-                        "scores": [score_values(each) for each in judge.score(done)]
-                        if done
-                        else [],
+                        "made": len(done),
+                        "scores": [score_values(each) for each in judge.score(range(index + 1))],
                         "drift": judge.drift(),
                     }
                 )
             bench.context.progress(index + 1, len(requests))
-    if total is None:
-        raise PromptError(f"{method} made none of {len(requests)} edits: {status}")
     return {
         "status": status,
         "done": done,
-        "right_after": [score_values(right_after[index]) for index in done],
+        "right_after": [score_values(each) for each in right_after],
         "stops": stops,
-        "growth": norm_growth(bench.model, total),
+        "growth": {} if total is None else norm_growth(bench.model, total),
     }
 
 
@@ -113,7 +110,8 @@ def report(parts: Mapping[str, Part]) -> Report:
         last = _rates(part["stops"][-1]["scores"], Measure.EFFICACY)
         claims.append(
             difference(
-                f"by {name} an edit is said [more|less] often right after it than in the end",
+                f"by {name} a new answer is said [more|less] often right after its edit than in "
+                "the end",
                 first,
                 last,
                 scale=100,
@@ -122,8 +120,8 @@ def report(parts: Mapping[str, Part]) -> Report:
         )
         drift = number(part["stops"][-1]["drift"])
         said.append(
-            f"after {part['stops'][-1]['edits']} edits by {name} "
-            f"{shown(100 * float(np.mean(last)), 0)} % of them are said "
+            f"after {_made(part['stops'][-1])} edits by {name} "
+            f"{shown(100 * float(np.mean(last)), 0)} % of the new answers are said "
             f"({shown(100 * float(np.mean(first)), 0)} % right after each), perplexity is "
             f"{shown(drift, 2)} times the unedited model's"
         )
@@ -132,6 +130,10 @@ def report(parts: Mapping[str, Part]) -> Report:
     tables = (_table(parts), _stops_table(parts), _growth_table(parts))
     section = Section("As edits pile up", "", tables, tuple(claims), (_figure(parts),))
     return Report(lead, (section,), tuple(claims), METHOD)
+
+
+def _made(stop: Mapping[str, Any]) -> str:
+    return edits_made(stop["made"], stop["edits"])
 
 
 def _rates(
@@ -151,8 +153,8 @@ def _table(parts: Mapping[str, Part]) -> Table:
         ):
             for scoring in ("generation", "tokens"):
                 rates = [average(_rates(scores, measure, scoring)) for measure in SHOWN]
-                rows.append([name, when, scoring, *rates, states])
-    columns = ("method", "judged", "scoring", *WORDS.values(), "outcomes")
+                rows.append([name, _made(part["stops"][-1]), when, scoring, *rates, states])
+    columns = ("method", "edits made", "judged", "scoring", *WORDS.values(), "outcomes")
     return Table(
         "sequence",
         columns,
@@ -166,7 +168,7 @@ def _stops_table(parts: Mapping[str, Part]) -> Table:
     rows = [
         [
             name,
-            stop["edits"],
+            _made(stop),
             *(average(_rates(stop["scores"], measure)) for measure in SHOWN),
             number(stop["drift"]),
         ]
@@ -175,9 +177,9 @@ def _stops_table(parts: Mapping[str, Part]) -> Table:
     ]
     return Table(
         "stops",
-        ("method", "edits", *WORDS.values(), "perplexity ×"),
+        ("method", "edits made", *WORDS.values(), "perplexity ×"),
         rows,
-        title="All edits so far, in free generation, as the sequence grows",
+        title="All cases so far, in free generation, as the sequence grows",
         percent=set(WORDS.values()),
     )
 
@@ -202,7 +204,7 @@ def _figure(parts: Mapping[str, Part]) -> Figure:
         for measure, words in ((Measure.EFFICACY, "reliability"), (Measure.LOCALITY, "locality"))
     }
     chart = Lines(stops, panels, "edits", ("share of replies",), y_limits=(-0.02, 1.02))
-    caption = "All edits so far, judged in free generation, with 95 % intervals over edits."
+    caption = "All cases so far, judged in free generation, with 95 % intervals over cases."
     return Figure("sequence", caption, chart.draw)
 
 
@@ -222,4 +224,5 @@ LIFELONG = Benchmark(
     edits=True,
     settings=Settings,
     whole=True,
+    version=2,
 )

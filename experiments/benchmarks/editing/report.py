@@ -10,9 +10,9 @@ import numpy as np
 from circuits.base.errors import PromptError
 from circuits.base.intervals import Interval
 from circuits.base.plain import number
-from circuits.edits.judge.measures import SCORINGS, Measure
+from circuits.edits.judge.measures import MAGNITUDES, SCORINGS, Measure
 from circuits.edits.judge.table import SuccessTable, summarise
-from experiments.analyses.edit_study.stored import as_score
+from experiments.analyses.edit_study.stored import as_score, edits_made, mean_score
 from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, average, difference, share
 from experiments.analyses.engine.names import named
@@ -33,10 +33,21 @@ NAMES = {
     Measure.MULTI_HOP_ANY: "multi-hop, any wording (published)",
     Measure.SINGLE_HOP: "single hops",
     Measure.LOCALITY: "locality",
+    Measure.LOCALITY_TRUE: "locality, correct",
     Measure.NEIGHBOURS: "neighbours",
+    Measure.NEIGHBOURS_TRUE: "neighbours, correct",
     Measure.SAME_SUBJECT: "other relations",
+    Measure.SAME_SUBJECT_TRUE: "other relations, correct",
 }
 """The literature's names, in the order of the columns."""
+BY_LIKELIHOOD = {Measure.NEIGHBOURS_TRUE: "neighbourhood success"}
+"""Names of their own in the table of likelihoods."""
+BY_CATEGORY = {
+    Measure.PORTABILITY: "portability (KnowEdit)",
+    Measure.LOCALITY: "locality (KnowEdit)",
+}
+"""KnowEdit's aggregate: over a case's categories of prompts first."""
+MADE = "edits made"
 TITLES = {
     "tokens": "Teacher-forced (published by EasyEdit and KnowEdit): share of the answer's tokens "
     "that are the argmax, each after the true ones before it",
@@ -58,32 +69,33 @@ METHOD = (
     "prompt of the unedited model.",
     "Teacher-forced scores give the model the answer's own tokens and are kind to long answers; "
     "compare them with free generation before believing either (Yang et al. 2025). Intervals are "
-    "95 % bootstrap intervals over cases.",
+    "95 % bootstrap intervals over cases; requests that are made together are averaged first.",
+    "An edit that was not made, as it diverged or its answer was said already, counts as the "
+    "unedited model, and so does its random change.",
 )
-OVER = "cases"
+OVER, BESIDE = "cases", ", random change"
 
 
-def report(parts: Mapping[str, Part]) -> Report:
-    """The report; see the module's text. PromptError where no case has a score."""
-    methods = {
-        LABELS.get(name) or named(name): units
-        for name, units in by_method(parts).items()
-        if _scores(units)
-    }
+def report(parts: Mapping[str, Part], by_category: bool = False) -> Report:
+    """The report; see the module's text. PromptError where there is no case.
+
+    With `by_category` KnowEdit's own aggregate stands beside the means over prompts.
+    """
+    methods = {LABELS.get(name) or named(name): units for name, units in by_method(parts).items()}
     if not methods:
-        raise PromptError("no case has a score")
+        raise PromptError("there is no case to report")
     tables = {name: _summary(units) for name, units in methods.items()}
     beside = {
-        f"{name}, random change": _summary(units, RANDOM)
+        f"{name}{BESIDE}": _summary(units, RANDOM)
         for name, units in methods.items()
-        if _scores(units, RANDOM)
+        if any(RANDOM in unit for unit in units)
     }
     rows = {label: table for name in methods for label, table in _with_random(name, tables, beside)}
     sections: tuple[Section, ...] = (
         Section(
             "What each method does",
             _unasked_text(methods),
-            tables=_rate_tables(rows),
+            tables=_rate_tables(rows, _made(methods, beside), by_category),
         ),
         Section("What it costs", "", tables=(_cost_table(methods, tables), _requests(methods))),
     )
@@ -94,18 +106,25 @@ def report(parts: Mapping[str, Part]) -> Report:
 def _with_random(
     name: str, tables: Mapping[str, SuccessTable], beside: Mapping[str, SuccessTable]
 ) -> list[tuple[str, SuccessTable]]:
-    label = f"{name}, random change"
+    label = f"{name}{BESIDE}"
     return [(name, tables[name]), *([(label, beside[label])] if label in beside else [])]
 
 
-def _scores(units: Sequence[Part], which: str = "scores") -> list[Mapping[str, Any]]:
-    return [score for unit in units for score in unit.get(which) or ()]
+def _made(methods: Mapping[str, Sequence[Part]], beside: Mapping[str, Any]) -> dict[str, str]:
+    """How many edits each row is of; nothing of the baselines, which make none."""
+    found = {}
+    for name, units in methods.items():
+        asked = [unit for unit in units if "made" in unit]
+        if asked:
+            made, of = sum(u["made"] for u in asked), sum(len(u["prompts"]) for u in asked)
+            found[name] = edits_made(made, of)
+    return {**found, **{name: found[name.removesuffix(BESIDE)] for name in beside}}
 
 
 def _summary(units: Sequence[Part], which: str = "scores") -> SuccessTable:
     edited = [unit for unit in units if unit.get("drift") is not None] if which == "scores" else []
     return summarise(
-        [as_score(each) for each in _scores(units, which)],
+        [mean_score([as_score(each) for each in unit[which]]) for unit in units if unit.get(which)],
         [number(unit["drift"]) for unit in edited],
         [unit["growth"] for unit in edited],
     )
@@ -115,13 +134,21 @@ def _summary(units: Sequence[Part], which: str = "scores") -> SuccessTable:
 
 
 def known_share(methods: Mapping[str, Sequence[Part]]) -> Interval | None:
-    """Share of the true answers that the unedited model gives; None where no row has one."""
-    seen: dict[int, list[bool]] = {}
+    """Share of the true answers that the unedited model gives; None where no row has one.
+
+    The limits are over cases: a case's share comes first where it makes several requests.
+    """
+    seen: dict[int, float] = {}
     for units in methods.values():
         for unit in units:
-            seen[unit["case"]] = [each for each in unit["known"] if each is not None]
-    flat = [each for case in seen.values() for each in case]
-    return share(flat) if flat else None
+            known = [each for each in unit["known"] if each is not None]
+            if known:
+                seen[unit["case"]] = float(np.mean(known))
+    shares = list(seen.values())
+    if not shares:
+        return None
+    whole = all(each in (0, 1) for each in shares)
+    return share([each == 1 for each in shares]) if whole else average(shares)
 
 
 def _known_text(methods: Mapping[str, Sequence[Part]]) -> str:
@@ -151,6 +178,7 @@ def _unasked_text(methods: Mapping[str, Sequence[Part]]) -> str:
 
 def _lead(methods: Mapping[str, Sequence[Part]], tables: Mapping[str, SuccessTable]) -> str:
     """What each method makes the model say, in free generation, beside the baselines."""
+    made = _made(methods, {})
     told = {False: list[str](), True: list[str]()}
     for name, table in tables.items():
         free = {measure: row["generation"].value for measure, row in table.after.items()}
@@ -171,11 +199,17 @@ def _lead(methods: Mapping[str, Sequence[Part]], tables: Mapping[str, SuccessTab
         ]
         is_baseline = name in LABELS.values()
         more = f" ({', '.join(found)})" if found and not is_baseline else ""
-        told[is_baseline].append(f"{_percent(free[Measure.EFFICACY])} with {name}{more}")
+        few = f", {made[name]} edits made" if _failed(made.get(name, "")) else ""
+        told[is_baseline].append(f"{_percent(free[Measure.EFFICACY])} with {name}{few}{more}")
     n = max(len({unit["case"] for unit in units}) for units in methods.values())
     parts = [", ".join(each) for each in told.values() if each]
     said = f"Of the new answers of {n} cases the model says, in free generation, "
     return f"{said}{'; '.join(parts)}. {_known_text(methods)}"
+
+
+def _failed(made: str) -> bool:
+    """Whether some of the edits that were asked for were not made."""
+    return len(set(made.split(" of "))) > 1
 
 
 def _percent(value: float) -> str:
@@ -227,45 +261,89 @@ def _by_case(units: Sequence[Part]) -> dict[int, dict[str, float]]:
 # --- tables --------------------------------------------------------------------------------------
 
 
-def _rate_tables(rows: Mapping[str, SuccessTable]) -> tuple[Table, ...]:
-    """One table a scoring, as far as it says anything of these cases."""
-    made = (_rate_table(scoring, rows) for scoring in SCORINGS)
-    return tuple(table for table in made if len(table.columns) > 1)
+def _rate_tables(
+    rows: Mapping[str, SuccessTable], made: Mapping[str, str], by_category: bool
+) -> tuple[Table, ...]:
+    """One table a scoring, as far as it says anything of these cases, and CounterFact's sizes."""
+    found = [_rate_table(scoring, rows, made, by_category) for scoring in SCORINGS]
+    found.append(_magnitudes(rows, made))
+    return tuple(table for table in found if len(table.columns) > 2)
 
 
-def _rate_table(scoring: str, rows: Mapping[str, SuccessTable]) -> Table:
-    present = [
-        measure
-        for measure in NAMES
-        if any(_is_defined(_rate(table, measure, scoring)) for table in rows.values())
-    ]
-    columns = [NAMES[measure] for measure in present]
-    body: list[list[Any]] = [
-        [label, *(_rate(table, measure, scoring) for measure in present)]
-        for label, table in rows.items()
-    ]
-    if scoring == "likelihood" and any(np.isfinite(table.score) for table in rows.values()):
-        columns.append("score")
-        for line, table in zip(body, rows.values(), strict=True):
-            line.append(table.score)
-    return Table(
+def _rate_table(
+    scoring: str, rows: Mapping[str, SuccessTable], made: Mapping[str, str], by_category: bool
+) -> Table:
+    own = BY_LIKELIHOOD if scoring == "likelihood" else {}
+    columns: dict[str, list[Any]] = {}
+    for measure, name in NAMES.items():
+        columns[own.get(measure, name)] = [_rate(x.after, measure, scoring) for x in rows.values()]
+        if by_category and measure in BY_CATEGORY:
+            columns[BY_CATEGORY[measure]] = [
+                _rate(x.knowedit, measure, scoring) for x in rows.values()
+            ]
+    if scoring == "likelihood":
+        columns["score"] = [Interval(x.score, np.nan, np.nan) for x in rows.values()]
+    return _of_columns(
         f"success_{scoring}",
-        ("method", *columns),
-        body,
+        columns,
+        made,
+        list(rows),
         title=TITLES[scoring],
-        note="Score: harmonic mean of reliability, generalisation and neighbours (CounterFact)."
+        note="Neighbourhood success: a neighbour's true answer is likelier than the edit's. Score: "
+        "harmonic mean of reliability, generalisation and neighbourhood success (CounterFact)."
         if scoring == "likelihood"
-        else "",
-        percent=set(columns),
+        else "Locality and neighbours are agreement with the unedited model; correct: the true "
+        "answer is given.",
+        percent=True,
     )
+
+
+def _magnitudes(rows: Mapping[str, SuccessTable], made: Mapping[str, str]) -> Table:
+    columns = {
+        BY_LIKELIHOOD.get(measure, NAMES[measure]): [
+            x.magnitude.get(measure) for x in rows.values()
+        ]
+        for measure in MAGNITUDES
+    }
+    return _of_columns(
+        "magnitude",
+        columns,
+        made,
+        list(rows),
+        title="Magnitude (published by CounterFact): p of the wanted answer minus p of its rival",
+        note="p is the geometric mean over an answer's tokens; of neighbours the true answer is "
+        "wanted.",
+    )
+
+
+def _of_columns(
+    name: str,
+    columns: Mapping[str, Sequence[Interval | None]],
+    made: Mapping[str, str],
+    labels: Sequence[str],
+    *,
+    title: str,
+    note: str,
+    percent: bool = False,
+) -> Table:
+    """The columns in which some row has a number, after the method and its edits."""
+    known = {head: cells for head, cells in columns.items() if any(map(_is_defined, cells))}
+    body = [
+        [label, made.get(label), *(cells[place] for cells in known.values())]
+        for place, label in enumerate(labels)
+    ]
+    shown_in = set(known) if percent else set()
+    return Table(name, ("method", MADE, *known), body, title, note, shown_in)
 
 
 def _is_defined(rate: Interval | None) -> bool:
     return rate is not None and bool(np.isfinite(rate.value))
 
 
-def _rate(table: SuccessTable, measure: Measure, scoring: str) -> Interval | None:
-    return table.after[measure][scoring] if measure in table.after else None
+def _rate(
+    side: Mapping[Measure, Mapping[str, Interval]], measure: Measure, scoring: str
+) -> Interval | None:
+    return side[measure][scoring] if measure in side else None
 
 
 def _cost_table(methods: Mapping[str, Sequence[Part]], tables: Mapping[str, SuccessTable]) -> Table:
@@ -278,19 +356,21 @@ def _cost_table(methods: Mapping[str, Sequence[Part]], tables: Mapping[str, Succ
         seconds = average([unit.get("seconds", np.nan) for unit in methods[name]])
         states = ", ".join(f"{count} {state}" for state, count in counts.items()) or "–"
         rows.append([name, *table.fluency, table.drift, table.change, seconds.value, states])
-    names = ("method", "fluency before, bits", "fluency after", "perplexity ×", "|dW|/|W|")
-    return Table("cost", (*names, "seconds a case", "outcomes"), rows, title="Side effects")
+    lengths = {unit["fluency_tokens"] for units in methods.values() for unit in units} - {0}
+    long = f" of {', '.join(map(str, sorted(lengths)))} tokens" if lengths else ""
+    names = (f"fluency{long} before, bits", "fluency after", "perplexity ×", "|dW|/|W|")
+    columns = ("method", *names, "seconds a case", "outcomes")
+    note = "Perplexity and |dW|/|W| are of the edits that were made, fluency is of all cases."
+    return Table("cost", columns, rows, title="Side effects", note=note)
 
 
 def _requests(methods: Mapping[str, Sequence[Part]]) -> Table:
     rows = []
     for name, units in methods.items():
         for unit in units:
-            scores = unit["scores"] or [None] * len(unit["prompts"])
-            for place, score in enumerate(scores):
-                before, after = score["probability"] if score else (None, None)
-                said = score["reply"] if score else ("", "")
-                about = [name, unit["case"], unit["prompts"][place], unit["targets"][place]]
-                rows.append([*about, unit["known"][place], number(before), number(after), *said])
+            named_by = (unit["prompts"], unit["targets"], unit["known"], unit["scores"])
+            for prompt, target, known, score in zip(*named_by, strict=True):
+                sizes = map(number, score["probability"])
+                rows.append([name, unit["case"], prompt, target, known, *sizes, *score["reply"]])
     columns = ("method", "case", "prompt", "target", "known", "p before", "p after")
     return Table("cases", (*columns, "said before", "says after"), rows, stored_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 from circuits.base.choices import Control
 from circuits.base.errors import PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.effects.control import control
+from circuits.edits.effects.control import control, control_seed
 from circuits.edits.judge.generation import says
 from circuits.edits.judge.in_context import in_context
 from circuits.edits.judge.success import Judge, RequestScore
@@ -21,8 +21,9 @@ from locate.edit import Editor, EditRun, Mode, run_edits, texts_for_drift
 
 IN_CONTEXT = "in-context"
 """The baseline that puts the fact into the prompt."""
-FLUENCY_TOKENS = 60
-"""Length of the text that fluency is measured on, where the model takes twice as many."""
+FLUENCY_TOKENS = (100, 60)
+"""Lengths of the text that fluency is measured on, the published one first; the first of which the
+model takes twice as many, as as many are sampled after the prompt."""
 RANDOM = "random"
 """Where a unit keeps what a random change of the edit's size did."""
 
@@ -36,8 +37,10 @@ def check(method: str) -> None:
 def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
     """The case's scores after the method, and after a random change of the same size.
 
-    `known` says of each request whether the unedited model gives the true answer, as far as the
-    file has one.
+    Every request has scores: without its edit those of the model as it is (`EditRun.every`). `made`
+    counts the requests whose edit was made; side effects are absent where there is none. `known`
+    says of each request whether the unedited model gives the true answer, as far as the file has
+    one.
     """
     judge = judge_of(bench, case.requests)
     if method == NO_EDIT:
@@ -45,12 +48,17 @@ def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
     if method == IN_CONTEXT:
         return {**_told(judge, in_context(judge)), "status": {}}
     run = run_edits(editor_of(bench, method), judge, mode_of(case.requests, method))
-    changes = {"status": run.counts(), "notes": run.notes, "seconds": sum(run.seconds)}
-    if not run.final:
-        return {**_told(judge, []), **changes}
+    changes = {
+        **_told(judge, run.every),
+        "made": len(run.made),
+        "status": run.counts(),
+        "notes": run.notes,
+        "seconds": sum(run.seconds),
+    }
+    if not run.made:  # a change of no size has a random one of no size beside it
+        return {**changes, RANDOM: changes["scores"]}
     delta = _whole(run)
     return {
-        **_told(judge, run.final),
         **changes,
         "circuit": _circuit(bench, case, delta) if bench.config.circuits else None,
         "drift": run.drifts[-1],
@@ -59,15 +67,20 @@ def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
     }
 
 
-def judge_of(bench: Bench, requests: Sequence[EditRequest]) -> Judge:
+def fluency_length(max_tokens: int) -> int:
+    """Tokens of the text that fluency is measured on; 0 where the model has no room for any."""
+    return next((each for each in FLUENCY_TOKENS if max_tokens >= 2 * each), 0)
+
+
+def judge_of(bench: Bench, requests: Sequence[EditRequest], fluency: bool = True) -> Judge:
     """The judge of some requests, made once a run; the texts' perplexity is taken with it."""
-    key = ("judge", tuple(requests))
+    key = ("judge", tuple(requests), fluency)
     return bench.once(  # type: ignore[no-any-return]
         key,
         lambda: Judge(
             bench.model,
             requests,
-            fluency_tokens=FLUENCY_TOKENS if bench.model.max_tokens >= 2 * FLUENCY_TOKENS else 0,
+            fluency_tokens=fluency_length(bench.model.max_tokens) if fluency else 0,
             texts=texts_for_drift(bench.model, None),
             seed=bench.seed,
         ),
@@ -95,6 +108,7 @@ def _told(judge: Judge, scores: Sequence[RequestScore]) -> dict[str, Any]:
         "known": [_known(judge, index) for index in range(len(judge.requests))],
         "scores": [score_values(each) for each in scores],
         "left_out": list(judge.left_out),
+        "fluency_tokens": judge.fluency_tokens,
     }
 
 
@@ -115,7 +129,8 @@ def _whole(run: EditRun) -> WeightDelta:
 
 def _beside(bench: Bench, judge: Judge, delta: WeightDelta) -> list[RequestScore]:
     """The scores with a random change of the edit's singular values at the same weights."""
-    with control(delta, bench.model, bench.seed, Control.RANDOM).applied(bench.model):
+    seed = control_seed(bench.seed, judge.requests[0])
+    with control(delta, bench.model, seed, Control.RANDOM).applied(bench.model):
         return judge.score()
 
 

@@ -76,7 +76,7 @@ def compute(bench: Bench, case: PersonalityCase, method: str) -> Part:
         record: Mapping[str, Any] = {"status": IN_CONTEXT, "norm": 0.0}
         sides[AFTER] = _seen(bench.model, speaker, case, settings.tokens, shown)
     else:
-        change = changed(bench, case.request, method, case.row)
+        change = changed(bench, case.request, method)
         record = change.record
         for side, delta in change.deltas.items():
             with applied(delta, bench.model):
@@ -179,4 +179,5 @@ PERSONALITY = Benchmark(
     check=check,
     edits=True,
     settings=Settings,
+    version=2,
 )

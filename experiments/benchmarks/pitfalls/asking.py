@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
 from circuits.base.choices import Control
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.effects.control import control
+from circuits.edits.effects.control import control, control_seed
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import EditOutcome, target_scores
 from circuits.edits.parts.contexts import place
@@ -77,7 +76,7 @@ def walk(
     beside = [
         None
         if delta is None
-        else control(delta, bench.model, _seed(bench, step, hop[0]), Control.RANDOM)
+        else control(delta, bench.model, control_seed(bench.seed, hop[0], step), Control.RANDOM)
         for step, (delta, hop) in enumerate(zip(deltas, hops, strict=True))
     ]
     sides = {EDIT: deltas, RANDOM: beside}
@@ -86,12 +85,6 @@ def walk(
     return Walk(
         tuple(outcomes), {side: _along(bench.model, each, facts) for side, each in sides.items()}
     )
-
-
-def _seed(bench: Bench, step: int, request: EditRequest) -> int:
-    """Another draw for every edit, the same in every run and for every method."""
-    text = f"{bench.seed} {step} {request.text} {request.target}"
-    return int(sha256(text.encode()).hexdigest()[:8], 16)
 
 
 def asked(model: Model, facts: Mapping[str, Question]) -> Asked:

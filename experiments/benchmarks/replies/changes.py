@@ -10,7 +10,7 @@ from typing import Any
 from circuits.base.choices import Control, EditStatus
 from circuits.base.errors import NumericalError
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.effects.control import control
+from circuits.edits.effects.control import control, control_seed
 from circuits.model.model import Model
 from experiments.benchmarks.base import NO_EDIT, Bench
 from locate.edit import Editor
@@ -27,8 +27,8 @@ class Changed:
     record: Mapping[str, Any]
 
 
-def changed(bench: Bench, request: EditRequest, method: str, row: int) -> Changed:
-    """The edit and its control, drawn by the run's seed and the case's number.
+def changed(bench: Bench, request: EditRequest, method: str) -> Changed:
+    """The edit and its control, drawn by the run's seed and the request.
 
     The record's `probability` is the target's before and after, the geometric mean of its tokens.
     Without an edit, or where the model says the target already, both leave it as it is, and there
@@ -43,7 +43,7 @@ def changed(bench: Bench, request: EditRequest, method: str, row: int) -> Change
     record = {"status": str(outcome.status), "layers": list(outcome.layers)}
     if outcome.delta is None:
         return Changed({AFTER: None}, {**record, "norm": 0.0, "reason": outcome.reason})
-    beside = control(outcome.delta, bench.model, bench.seed + row, Control.RANDOM)
+    beside = control(outcome.delta, bench.model, control_seed(bench.seed, request), Control.RANDOM)
     record |= {
         "norm": outcome.delta.norm(),
         "seconds": outcome.details["seconds"],

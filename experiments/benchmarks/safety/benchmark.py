@@ -67,7 +67,7 @@ def compute(bench: Bench, case: SafetyCase, method: str) -> Part:
 
     before = bench.once(("safety before", case.row), heard)
     request = case.request(suffix if method in WITH_SUFFIX else "")
-    change = changed(bench, request, method, case.row)
+    change = changed(bench, request, method)
     sides = {BEFORE: before}
     for side, delta in change.deltas.items():
         with applied(delta, bench.model):
@@ -129,4 +129,5 @@ SAFE_EDIT = Benchmark(
     check=check,
     edits=True,
     settings=Settings,
+    version=2,
 )

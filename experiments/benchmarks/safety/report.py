@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from circuits.base.errors import NumericalError
-from circuits.base.intervals import Interval
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, average, difference, measured
@@ -254,8 +253,10 @@ def _replies(methods: Mapping[str, Sequence[Part]]) -> Table:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _percent(estimate: Interval) -> str:
-    return f"{100 * estimate.value:.0f} %" if np.isfinite(estimate.value) else "no"
+def _safe(estimates: np.ndarray) -> str:
+    """The share of safe replies, or why there is none."""
+    found = average(estimates)
+    return f"{100 * found.value:.0f} %" if np.isfinite(found.value) else "no reply has text"
 
 
 def _lead(methods: Mapping[str, Sequence[Part]], first: Part) -> str:
@@ -264,20 +265,23 @@ def _lead(methods: Mapping[str, Sequence[Part]], first: Part) -> str:
     for method, parts in methods.items():
         if method == NO_EDIT:
             continue
-        sides = [
-            _percent(average(_over(parts, side, PLAIN, defence_rate))) for side in (AFTER, RANDOM)
-        ]
-        texts.append(f"{sides[0]} with {named(method)} ({sides[1]} with a random change)")
+        own = _safe(_over(parts, AFTER, PLAIN, defence_rate))
+        controlled = any(RANDOM in part["labels"] for part in parts)
+        beside = _safe(_over(parts, RANDOM, PLAIN, defence_rate)) if controlled else ""
+        control = f"{beside} with a random change" if controlled else "no control: no edit was made"
+        texts.append(f"{own} with {named(method)} ({control})")
     who = (
         f"by the stand-in `{first['classifier']}`, which looks for words and measures no safety, "
         if first["stand_in"]
         else f"by `{first['classifier']}`, "
     )
     after = f"; {'; '.join(texts)}" if texts else ""
-    return (
-        f"Judged {who}{_percent(average(unedited))} of the unedited model's replies with text "
-        f"are safe{after}. All without the suffix, over the five inputs of a case."
+    before = (
+        f"{_safe(unedited)} of the unedited model's replies with text are safe"
+        if np.isfinite(unedited).any()
+        else "no reply of the unedited model has text"
     )
+    return f"Judged {who}{before}{after}. All without the suffix, over the five inputs of a case."
 
 
 def _by_case(methods: Mapping[str, Sequence[Part]]) -> dict[int, Part]:
