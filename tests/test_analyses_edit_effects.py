@@ -150,6 +150,14 @@ def test_an_edit_of_nothing_changes_nothing(context: Context) -> None:
     assert all(value == 0 for value in effect["swing"].values())
     assert effect["switched"] in (0.0, None)
     assert sum(fact.mass) == pytest.approx(1.0)
+    # What comes out right only now was not kept: here every right answer is lost, and others won.
+    old = np.array([each.old for each in fact.asked])
+    right = fact.said.best == old
+    turned = fact._rates(replace(fact.said, best=np.where(right, -1, old)))
+    for kind, rates in turned.items():
+        rows = [row for row, each in enumerate(fact.asked) if each.kind == kind]
+        assert rates["old"] == 1 - right[rows].mean()
+        assert rates["kept"] == (0 if right[rows].any() else None)
 
 
 def test_the_edits_leave_the_model_as_it_was(context: Context, parts: dict[str, Any]) -> None:

@@ -118,18 +118,23 @@ class EditedFact:
             "moved_by_layer": {mass.group: mass.share for mass in comparison.by_layer()},
         }
 
-    def _rates(self, said: Said) -> dict[str, dict[str, float]]:
-        """By kind of prompt: how often the new and the old object come out, and p of the new."""
-        found = {}
+    def _rates(self, said: Said) -> dict[str, dict[str, float | None]]:
+        """By kind of prompt: how often the new and the old object come out, and p of the new.
+
+        `kept` is of the prompts that the unedited model answers with the old object; None of none.
+        """
+        found: dict[str, dict[str, float | None]] = {}
         for kind in KINDS:
             rows = [row for row, each in enumerate(self.asked) if each.kind == kind]
             if rows:
                 new = np.array([self.asked[row].new for row in rows])
                 old = np.array([self.asked[row].old for row in rows])
+                right, before = said.best[rows] == old, self.said.best[rows] == old
                 found[kind] = {
                     "n": len(rows),
                     "new": float((said.best[rows] == new).mean()),
-                    "old": float((said.best[rows] == old).mean()),
+                    "old": float(right.mean()),
+                    "kept": float(right[before].mean()) if before.any() else None,
                     "p_new": float(said.new[rows].mean()),
                 }
         return found

@@ -105,9 +105,9 @@ def _success_section(
         "succeeds": lambda _, own: share(numbers(own, lambda row: row.success) > 0),
         "p of new object": column(lambda row: row.probability),
         "paraphrases": column(rate("paraphrase", "new")),
-        "neighbours kept": column(_kept("neighbour")),
+        "neighbours kept": column(rate("neighbour", "kept")),
         "neighbours say new": column(rate("neighbour", "new")),
-        "other relations kept": column(_kept("same subject")),
+        "other relations kept": column(rate("same subject", "kept")),
     }
     table = Table.of(
         "success",
@@ -144,16 +144,6 @@ def _success_section(
         _leak_claims(rows),
         (Figure("success", caption, chart.draw),),
     )
-
-
-def _kept(kind: str) -> Any:
-    """Share of the prompts of a kind that are still right, of those right before."""
-
-    def read(row: Row) -> float:
-        before = row.before(kind, "old")
-        return row.rate(kind, "old") / before if before else np.nan
-
-    return read
 
 
 def _leak_claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
