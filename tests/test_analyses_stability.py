@@ -77,6 +77,21 @@ def test_an_interval_covers_the_part_about_as_often_as_it_says():
     assert 0.88 <= covered / 200 <= 0.99
 
 
+def test_a_choice_is_no_larger_than_itself_however_few_the_draws():
+    """Both parts are of the same draws, and so is the interval of their difference."""
+    generator = np.random.default_rng(0)
+    levels, other = ([str(each) for each in generator.integers(3, size=24)] for _ in range(2))
+    values = np.array([float(each) for each in levels])[:, None] + generator.standard_normal(
+        (24, 1)
+    )
+    gram = products(values)
+    same = part_interval(gram, levels, levels)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    apart = part_interval(gram, levels, other)
+    assert apart.value == pytest.approx(part(gram, levels) - part(gram, other))
+    assert apart.low < apart.value < apart.high
+
+
 def test_a_choice_of_one_level_and_results_that_are_all_alike_have_no_part():
     same = products(np.ones((6, 3)))
     assert np.isnan(part(same, ["a", "b"] * 3))

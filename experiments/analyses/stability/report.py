@@ -11,7 +11,7 @@ from circuits.base.intervals import Interval
 from circuits.base.plain import interval, number
 from circuits.graph.resample import Stability
 from experiments.analyses.engine.base import Part, Report, Section
-from experiments.analyses.engine.claims import Claim, Verdict, across, average, measured, minus
+from experiments.analyses.engine.claims import Claim, Verdict, across, average, measured
 from experiments.analyses.engine.tables import Table, shown
 from experiments.analyses.stability.choices import FACTORS
 from experiments.analyses.stability.variance import part_interval
@@ -58,7 +58,7 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
     claims = {name: _decides(name, shares["edges"][name]) for name in order}
     stays = _stays(values)
     lacks = _lacks(values)
-    between = _against_subjects(order, shares["edges"])
+    between = _against_subjects(order, values)
     sections = (
         Section(
             "What stays",
@@ -90,11 +90,13 @@ def pooled(units: Sequence[Interval]) -> Interval:
 # --- numbers -------------------------------------------------------------------------------------
 
 
-def _part(part: Part, outcome: str, factor: str) -> Interval:
-    levels = part["draws"]["levels"].get(factor)
-    if levels is None:
+def _part(part: Part, outcome: str, factor: str, against: str | None = None) -> Interval:
+    """A factor's part, or how much more it is than another one's."""
+    drawn = part["draws"]["levels"]
+    if not {factor, against or factor} <= set(drawn):
         return Interval(np.nan, np.nan, np.nan)
-    return part_interval(np.array(part["draws"]["products"][outcome], dtype=float), levels)
+    gram = np.array(part["draws"]["products"][outcome], dtype=float)
+    return part_interval(gram, drawn[factor], None if against is None else drawn[against])
 
 
 def _core_share(part: Part, of: str = "base_edges") -> float:
@@ -180,14 +182,12 @@ def _decides(name: str, units: Sequence[Interval]) -> Claim:
     )
 
 
-def _against_subjects(
-    order: Sequence[str], shares: Mapping[str, Sequence[Interval]]
-) -> list[Claim]:
+def _against_subjects(order: Sequence[str], values: Sequence[Part]) -> list[Claim]:
     """The choice that decides most against the draw of subjects, which is mere sampling."""
     first = next((name for name in order if name != "subjects"), None)
     if first is None or "subjects" not in order:
         return []
-    apart = [minus(a, b) for a, b in zip(shares[first], shares["subjects"], strict=True)]
+    apart = [_part(part, "edges", first, against="subjects") for part in values]
     return [
         across(
             f"{FACTORS[first]} decides [more|less] than which subjects are asked about",

@@ -50,17 +50,25 @@ def part(gram: Float[np.ndarray, "draw draw"], levels: Sequence[str]) -> float:
     return (between - chance) / total
 
 
-def part_interval(gram: Float[np.ndarray, "draw draw"], levels: Sequence[str]) -> Interval:
-    """The part with a 95 % interval over draws, by the jackknife.
+def part_interval(
+    gram: Float[np.ndarray, "draw draw"],
+    levels: Sequence[str],
+    against: Sequence[str] | None = None,
+) -> Interval:
+    """The part, or how much more it is than another choice's, with a 95 % interval over draws.
 
-    A bootstrap would draw results twice, which makes levels look alike.
+    By the jackknife: a bootstrap would draw results twice, which makes levels look alike. Two parts
+    of the same draws move together, so that the difference has an interval of its own.
     """
-    value, n = part(gram, levels), len(levels)
-    left = []
-    for out in range(n):
-        rest = [place for place in range(n) if place != out]
-        left.append(part(gram[np.ix_(rest, rest)], [levels[place] for place in rest]))
-    found = np.array(left)
+
+    def of(places: Sequence[int]) -> float:
+        own = gram[np.ix_(places, places)]
+        found = part(own, [levels[place] for place in places])
+        return found if against is None else found - part(own, [against[at] for at in places])
+
+    n = len(levels)
+    value = of(range(n))
+    found = np.array([of([place for place in range(n) if place != out]) for out in range(n)])
     if not (np.isfinite(value) and np.isfinite(found).all()):
         return Interval(value, float("nan"), float("nan"))
     reach = _NORMAL * float(np.sqrt((n - 1) / n * ((found - found.mean()) ** 2).sum()))
