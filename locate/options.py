@@ -54,7 +54,7 @@ class Source(Options):
 
     relation: str | None = option(
         None,
-        "A relation of the atlas (`kc facts`), or of --facts.",
+        "A relation of the atlas (`kc facts`), or of your own facts.",
         flags=("--relation", "-r"),
     )
     facts: str | None = option(

@@ -1,1 +1,1 @@
-"""Grids of any verb over models, facts, settings and seeds; every finished unit is one file."""
+"""Grids of verbs over models, facts, settings and seeds; every finished unit is one file."""
