@@ -22,8 +22,10 @@ from circuits.model.model import Model
 from experiments.analyses.engine.base import SkipError
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.parts import fingerprint
+from experiments.analyses.engine.running import run_analysis
 from experiments.benchmarks.base import Benchmark, Config, as_analysis, decided
 from experiments.benchmarks.registry import BENCHMARKS, benchmark
+from locate.neurons.options import NeuronSearch
 from tests.tiny import tiny_model
 
 
@@ -124,3 +126,39 @@ def test_paraphrases_own_functions_and_named_folders_decide(tmp_path: Path) -> N
         named = replace(config, methods=("none",), settings=(f"retain_model={folder}",))
         marks.add(decided(tofu, named, tofu.own_data).own_sha256)
     assert len(marks - {""}) == 2
+
+
+def test_a_run_of_another_model_is_not_replaced(tmp_path: Path) -> None:
+    found = benchmark("zsre")
+    analysis, config = as_analysis(found, found.read(found.own_data)), Config(("none",), 1)
+    one = tiny_model("gpt2")
+    run_analysis(analysis, config, Context.on(one, tmp_path))
+    summary = (tmp_path / "summary.json").read_bytes()
+    other = tiny_model("llama")
+    with pytest.raises(OptionError, match="holds a run of tiny-gpt2; name another folder"):
+        run_analysis(analysis, config, Context.on(other, tmp_path))
+    assert (tmp_path / "summary.json").read_bytes() == summary
+    retrained = tiny_model("gpt2", seed=1)
+    assert run_analysis(analysis, config, Context.on(retrained, tmp_path)).parts.reused == 0
+
+
+def test_methods_that_need_moments_share_them(
+    monkeypatch: pytest.MonkeyPatch, context: Context
+) -> None:
+    asked: list[list[str]] = []
+
+    def share(model: Model, methods: list[str], **options: Any) -> None:
+        asked.append([str(each) for each in methods])
+
+    monkeypatch.setattr("experiments.benchmarks.base.share_moments", share)
+    for name in ("counterfact", "knowundo"):
+        found = benchmark(name)
+        prepare = as_analysis(found, found.read(found.own_data)).prepare
+        if prepare is not None:
+            prepare(context, Config(("none", "in-context", "memit", "ft")))
+    assert asked == [["memit", "ft"]]
+
+
+def test_neurons_are_never_compared_with_no_random_ones() -> None:
+    with pytest.raises(OptionError, match="n_random"):
+        NeuronSearch(n_random=0)

@@ -45,7 +45,7 @@ def run_analysis(
     where other shards' units miss.
     """
     check_writable(context.folder)
-    _check_own(context.folder, analysis)
+    _check_own(context.folder, analysis, context.model.provenance)
     start = time.perf_counter()
     parts = compute_parts(analysis, config, context, stages, note, shard, spread)
     if not parts.values:
@@ -142,14 +142,21 @@ def in_turn(
     return [runs[name] for name in names if name in runs], left_out, unfinished
 
 
-def _check_own(folder: Path, analysis: Analysis) -> None:
-    """OptionError where another analysis has its results in the folder."""
+def _check_own(folder: Path, analysis: Analysis, model: Mapping[str, Any]) -> None:
+    """OptionError where another analysis, or one of another model, has its results in the folder.
+
+    Weights that changed under their name are the same model's, whose run is made again.
+    """
     try:
-        other = read_json(folder / SUMMARY)["analysis"]
+        summary = read_json(folder / SUMMARY)
+        other, origin = summary["analysis"], summary["provenance"]
+        before = origin["model"], origin["weights_sha256"]
     except (FileFormatError, KeyError, TypeError):
         return
     if other != analysis.name:
         raise OptionError(f"--out {folder} holds a run of {other}; name another folder")
+    if before[0] != model.get("model") and before[1] != model.get("weights_sha256"):
+        raise OptionError(f"--out {folder} holds a run of {before[0]}; name another folder")
 
 
 def write_index(
