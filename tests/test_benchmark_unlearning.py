@@ -267,7 +267,7 @@ def test_a_text_longer_than_the_context_is_left_out():
     rows = [_row("Peru", "Lima"), _row("Peru", "Lima", perturbed=("long " * 80,))]
     found, left_out = usable(model, rows)
     assert found == rows[:1]
-    assert "tokens are more than the 64 that the model takes" in left_out[0].reason
+    assert "too long for 'tiny-gpt2', which takes 64" in left_out[0].reason
 
 
 def test_facts_of_neither_set_are_known_and_about_no_subject_of_a_row(facts_gpt2):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuits.base.errors import PromptError
+from circuits.base.errors import OptionError, PromptError
 from circuits.edits.parts.examples import fact_examples
 from circuits.edits.parts.training import Passage, Trainee, chunks, passage, token_scores
 from circuits.facts.facts import Relation
@@ -41,13 +41,10 @@ def usable(model: Model, rows: Sequence[Row]) -> tuple[list[Row], list[LeftOut]]
     left_out: list[LeftOut] = []
     for each in rows:
         try:
-            longest = max(len(_encoded(model, each, answer)) for answer in _answers(each))
-        except PromptError as error:
+            for answer in _answers(each):
+                _encoded(model, each, answer)
+        except (PromptError, OptionError) as error:
             left_out.append(each.left_out(str(error)))
-            continue
-        if longest > model.max_tokens:
-            reason = f"{longest} tokens are more than the {model.max_tokens} that the model takes"
-            left_out.append(each.left_out(reason))
         else:
             found.append(each)
     return found, left_out
