@@ -235,7 +235,8 @@ class Discovery(Shown):
         ]
         if circuit.wiring.spans:
             lines += ["", "## By span", "", *markdown_table(*span_table(circuit))]
-            lines += ["", f"{opposed_line(circuit)}."] if opposed_line(circuit) else []
+            if opposed := opposed_line(circuit):
+                lines += ["", f"{opposed}."]
         if self.stability:
             counted = ", ".join(f"{count} {label}" for label, count in self.stability.items())
             lines += [

@@ -18,6 +18,7 @@ from typing import Any
 
 from circuits.base.choices import Choice, EditStatus
 from circuits.base.errors import NumericalError, OptionError
+from circuits.base.plain import number
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.judge.success import Judge, RequestScore, norm_growth
@@ -196,15 +197,10 @@ def _sequential(
         if done:
             found.scores = dict(enumerate(judge.score()))
             found.made = done
-            found.drifts.append(_number(judge.drift()))
+            found.drifts.append(number(judge.drift()))
     if total is not None:
         found.growth.append(norm_growth(judge.model, total))
     return found.run(judge, Mode.SEQUENTIAL, total)
-
-
-def _number(drift: float | None) -> float:
-    """NaN where nothing was read."""
-    return float("nan") if drift is None else drift
 
 
 class _Found:
@@ -236,7 +232,7 @@ class _Found:
                 return
             self.scores.update(zip(which, judge.score(which), strict=True))
             self.made += which
-        self.drifts.append(_number(drift))
+        self.drifts.append(number(drift))
         self.growth.append(norm_growth(judge.model, outcome.delta))
 
     def checked(self, drift: float | None) -> EditOutcome:

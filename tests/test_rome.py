@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -285,19 +286,17 @@ def essence_drift(model: Model, delta: torch.Tensor, position: str) -> float:
     return float((after.exp() * (after - before)).sum())
 
 
+def original(model: Model, **settings: Any) -> EditOutcome:
+    given = {"layers": [LAYER], "moments": "identity"}
+    return edit(model, REQUEST, "rome-original", **given, settings=settings)
+
+
 def test_rome_original_is_the_released_code(model):
     found, _ = settings_for(
         model, "rome-original", RomeSettings, [LAYER], EditMethod.ROME_ORIGINAL.preset
     )
     assert (found.keys, found.value.kl_position) == ("original", "subject")
-    outcome = edit(
-        model,
-        REQUEST,
-        "rome-original",
-        layers=[LAYER],
-        moments="identity",
-        settings={"value": {"steps": 2}, "contexts": {"copies": 0}},
-    )
+    outcome = original(model, value={"steps": 2}, contexts={"copies": 0})
     assert outcome.provenance["settings"]["value"]["kl_position"] == "subject"
     assert outcome.provenance["settings"]["keys"] == "original"
 
@@ -330,14 +329,7 @@ def test_a_tokenizer_without_bos_samples_after_words_and_edits():
 
 
 def test_a_value_that_does_not_move_is_no_edit(model):
-    outcome = edit(
-        model,
-        REQUEST,
-        "rome-original",
-        layers=[LAYER],
-        moments="identity",
-        settings={"value": {"steps": 1}},
-    )
+    outcome = original(model, value={"steps": 1})
     assert outcome.status == EditStatus.DIVERGED
     assert "did not move" in outcome.reason
 

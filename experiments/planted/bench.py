@@ -25,6 +25,7 @@ from circuits.base.errors import NumericalError, OptionError
 from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.progress import Progress
+from circuits.base.ranks import area
 from circuits.base.stamps import stamped
 from circuits.facts.pairs import TokenPair, batches, encode_pairs
 from circuits.graph.scores import EdgeScores
@@ -117,15 +118,8 @@ def chosen_methods(
 
 
 def auroc(scores: Float[np.ndarray, " edge"], truth: Bool[np.ndarray, " edge"]) -> float:
-    """The chance that a true edge scores higher than one that is none, equal ones counting half.
-
-    By ranks (Mann and Whitney 1947); NaN where all edges are of one kind.
-    """
-    n_true, n_false = int(truth.sum()), int((~truth).sum())
-    if not (n_true and n_false):
-        return float("nan")
-    above = rankdata(scores)[truth].sum() - n_true * (n_true + 1) / 2
-    return float(above / (n_true * n_false))
+    """The chance that a true edge scores higher than one that is none (`circuits.base.ranks`)."""
+    return float(area(scores, truth))
 
 
 def average_precision(

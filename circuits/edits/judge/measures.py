@@ -130,7 +130,7 @@ def measures(
     for each, old, new in zip(asked, before, after, strict=True):
         for measure, rates in _rates_of(each, old, new):
             groups.setdefault(measure, []).append(rates)
-    found = {measure: _mean_rates(rates) for measure, rates in groups.items()}
+    found = {measure: mean_rates(rates) for measure, rates in groups.items()}
     if Measure.MULTI_HOP in groups:
         best = (max(getattr(each, name) for each in groups[Measure.MULTI_HOP]) for name in SCORINGS)
         found[Measure.MULTI_HOP_ANY] = Rates(*best)
@@ -154,7 +154,7 @@ def magnitudes(asked: Sequence[Asked], seen: Sequence[Observation]) -> dict[Meas
         for measure, _ in _rates_of(each, observed, observed):
             if measure in MAGNITUDES:
                 groups.setdefault(measure, []).append(beyond)
-    return {measure: _mean(values) for measure, values in groups.items()}
+    return {measure: mean_known(values) for measure, values in groups.items()}
 
 
 def by_category(
@@ -167,13 +167,14 @@ def by_category(
             if measure in (Measure.PORTABILITY, Measure.LOCALITY):
                 found.setdefault(measure, {}).setdefault(each.category, []).append(rates)
     return {
-        measure: _mean_rates([_mean_rates(rates) for rates in categories.values()])
+        measure: mean_rates([mean_rates(rates) for rates in categories.values()])
         for measure, categories in found.items()
     }
 
 
-def _mean_rates(rates: Sequence[Rates]) -> Rates:
-    return Rates(*(_mean(getattr(each, name) for each in rates) for name in SCORINGS))
+def mean_rates(rates: Sequence[Rates]) -> Rates:
+    """Each scoring's mean over those that have it."""
+    return Rates(*(mean_known(getattr(each, name) for each in rates) for name in SCORINGS))
 
 
 def _rates_of(
@@ -215,10 +216,10 @@ def _agreement(asked: Asked, before: Observation, after: Observation) -> Rates:
     if not asked.answers:
         return Rates(float("nan"), float("nan"), free)
     pairs = zip(before.answers[0].best, after.answers[0].best, strict=True)
-    return Rates(_mean(float(old == new) for old, new in pairs), float("nan"), free)
+    return Rates(mean_known(float(old == new) for old, new in pairs), float("nan"), free)
 
 
-def _mean(values: Iterable[float]) -> float:
+def mean_known(values: Iterable[float]) -> float:
     """Of the values that are defined; NaN of none."""
     defined = [value for value in values if np.isfinite(value)]
     return float(np.mean(defined)) if defined else float("nan")

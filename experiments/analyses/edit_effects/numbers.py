@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from circuits.base.intervals import Interval, percentiles
 from circuits.base.plain import number
+from circuits.base.ranks import area, spearman
 from experiments.analyses.engine.base import Part
 from experiments.analyses.engine.claims import Claim, average, difference, widened
 from experiments.analyses.engine.names import named
@@ -156,18 +156,12 @@ def separation(scores: np.ndarray, success: np.ndarray) -> float:
 
     0.5 is chance; NaN where all succeed or all fail.
     """
-    good, bad = scores[success > 0.5], scores[success <= 0.5]
-    if not len(good) or not len(bad):
-        return float("nan")
-    difference = np.sign(good[:, None] - bad[None, :])
-    return float((difference + 1).mean() / 2)
+    return float(area(scores, success > 0.5))
 
 
 def correlation(left: np.ndarray, right: np.ndarray) -> float:
-    """Spearman's rank correlation; NaN where one side is constant."""
-    if len(left) < 3 or np.ptp(left) == 0 or np.ptp(right) == 0:
-        return float("nan")
-    return float(np.corrcoef(stats.rankdata(left), stats.rankdata(right))[0, 1])
+    """Spearman's rank correlation; NaN of fewer than three, and where one side is constant."""
+    return float(spearman(left, right)) if len(left) >= 3 else float("nan")
 
 
 def within(rows: Sequence[Row], statistic: Callable[[np.ndarray, np.ndarray], float]) -> float:

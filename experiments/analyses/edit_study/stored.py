@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from circuits.base.choices import Control, EditStatus
 from circuits.base.plain import number
 from circuits.edits.edit import EditRequest
-from circuits.edits.judge.measures import SCORINGS, Measure, Rates
+from circuits.edits.judge.measures import SCORINGS, Measure, Rates, mean_known, mean_rates
 from circuits.edits.judge.success import RequestScore
 from circuits.edits.judge.table import summarise
 from experiments.analyses.engine.base import Part
@@ -127,32 +127,23 @@ def mean_score(scores: Sequence[RequestScore]) -> RequestScore:
     if len(scores) == 1:
         return scores[0]
 
-    def mean(values: Iterable[float]) -> float:
-        known = [value for value in values if np.isfinite(value)]
-        return float(np.mean(known)) if known else np.nan
-
     def rates(side: str) -> dict[Measure, Rates]:
         found = [getattr(score, side) for score in scores]
         return {
-            measure: Rates(
-                *(
-                    mean(getattr(each[measure], name) for each in found if measure in each)
-                    for name in SCORINGS
-                )
-            )
+            measure: mean_rates([each[measure] for each in found if measure in each])
             for measure in Measure
             if any(measure in each for each in found)
         }
 
     def pair(name: str) -> tuple[float, float]:
-        before, after = (mean(getattr(score, name)[i] for score in scores) for i in (0, 1))
+        before, after = (mean_known(getattr(score, name)[i] for score in scores) for i in (0, 1))
         return before, after
 
     sizes = [score.magnitude for score in scores]
     means: dict[str, Any] = {side: rates(side) for side in SIDES}
     means |= {name: pair(name) for name in PAIRED}
     means["magnitude"] = {
-        measure: mean(each.get(measure, np.nan) for each in sizes)
+        measure: mean_known(each.get(measure, np.nan) for each in sizes)
         for measure in Measure
         if any(measure in each for each in sizes)
     }

@@ -21,6 +21,7 @@ from scipy import stats
 from circuits.base.errors import OptionError, PromptError
 from circuits.base.intervals import UNDEFINED, Interval, enough, percentiles
 from circuits.base.plain import number
+from circuits.base.ranks import area, spearman
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.judge.measures import Measure
 from circuits.facts.facts import atlas
@@ -156,7 +157,7 @@ def rank_correlation(values: np.ndarray, outcome: np.ndarray, seed: int = 0) -> 
     """
     if np.ptp(values) == 0 or np.ptp(outcome) == 0:
         return UNDEFINED
-    return _resampled(_spearman, values, outcome, seed)
+    return _resampled(spearman, values, outcome, seed)
 
 
 def auc(values: np.ndarray, well: np.ndarray, seed: int = 0) -> Interval:
@@ -166,7 +167,7 @@ def auc(values: np.ndarray, well: np.ndarray, seed: int = 0) -> Interval:
     """
     if well.all() or not well.any():
         return UNDEFINED
-    return _resampled(_auc, values, well.astype(float), seed)
+    return _resampled(area, values, well, seed)
 
 
 def permutation_p(values: np.ndarray, well: np.ndarray, seed: int = 0) -> float:
@@ -225,24 +226,8 @@ def _resampled(
     outcome: np.ndarray,
     seed: int,
 ) -> Interval:
-    value, n = float(statistic(values[None], outcome[None])[0]), len(values)
+    value, n = float(statistic(values, outcome)), len(values)
     if not enough(n):
         return Interval(value, np.nan, np.nan)
     picks = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
     return percentiles(value, statistic(values[picks], outcome[picks]).tolist(), widened(n))
-
-
-def _spearman(values: np.ndarray, outcome: np.ndarray) -> np.ndarray:
-    """Of each row; NaN where either is constant."""
-    x, y = (stats.rankdata(each, axis=1) for each in (values, outcome))
-    x, y = (each - each.mean(1, keepdims=True) for each in (x, y))
-    size = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    return np.where(size > 0, (x * y).sum(1) / np.where(size > 0, size, 1), np.nan)
-
-
-def _auc(values: np.ndarray, well: np.ndarray) -> np.ndarray:
-    """Of each row, from Mann and Whitney's U; NaN where all cases fare alike."""
-    many = well.sum(1)
-    pairs = many * (well.shape[1] - many)
-    above = (stats.rankdata(values, axis=1) * well).sum(1) - many * (many + 1) / 2
-    return np.where(pairs > 0, above / np.where(pairs > 0, pairs, 1), np.nan)

@@ -110,14 +110,19 @@ def _with_random(
     return [(name, tables[name]), *([(label, beside[label])] if label in beside else [])]
 
 
+def _counts(methods: Mapping[str, Sequence[Part]]) -> dict[str, tuple[int, int]]:
+    """How many edits each method made, and of how many; nothing of baselines, which make none."""
+    asked = {n: [unit for unit in units if "made" in unit] for n, units in methods.items()}
+    return {
+        name: (sum(unit["made"] for unit in units), sum(len(unit["prompts"]) for unit in units))
+        for name, units in asked.items()
+        if units
+    }
+
+
 def _made(methods: Mapping[str, Sequence[Part]], beside: Mapping[str, Any]) -> dict[str, str]:
-    """How many edits each row is of; nothing of the baselines, which make none."""
-    found = {}
-    for name, units in methods.items():
-        asked = [unit for unit in units if "made" in unit]
-        if asked:
-            made, of = sum(u["made"] for u in asked), sum(len(u["prompts"]) for u in asked)
-            found[name] = edits_made(made, of)
+    """The same in words, also for the random changes beside."""
+    found = {name: edits_made(*counts) for name, counts in _counts(methods).items()}
     return {**found, **{name: found[name.removesuffix(BESIDE)] for name in beside}}
 
 
@@ -178,7 +183,7 @@ def _unasked_text(methods: Mapping[str, Sequence[Part]]) -> str:
 
 def _lead(methods: Mapping[str, Sequence[Part]], tables: Mapping[str, SuccessTable]) -> str:
     """What each method makes the model say, in free generation, beside the baselines."""
-    made = _made(methods, {})
+    counts = _counts(methods)
     told = {False: list[str](), True: list[str]()}
     for name, table in tables.items():
         free = {measure: row["generation"].value for measure, row in table.after.items()}
@@ -199,17 +204,13 @@ def _lead(methods: Mapping[str, Sequence[Part]], tables: Mapping[str, SuccessTab
         ]
         is_baseline = name in LABELS.values()
         more = f" ({', '.join(found)})" if found and not is_baseline else ""
-        few = f", {made[name]} edits made" if _failed(made.get(name, "")) else ""
+        made, asked = counts.get(name, (0, 0))
+        few = f", {edits_made(made, asked)} edits made" if made < asked else ""
         told[is_baseline].append(f"{_percent(free[Measure.EFFICACY])} with {name}{few}{more}")
     n = max(len({unit["case"] for unit in units}) for units in methods.values())
     parts = [", ".join(each) for each in told.values() if each]
     said = f"Of the new answers of {n} cases the model says, in free generation, "
     return f"{said}{'; '.join(parts)}. {_known_text(methods)}"
-
-
-def _failed(made: str) -> bool:
-    """Whether some of the edits that were asked for were not made."""
-    return len(set(made.split(" of "))) > 1
 
 
 def _percent(value: float) -> str:
