@@ -36,8 +36,8 @@ class Loading(Options):
     dtype: str = option("fp32", "fp32, bf16 or fp16.")
     device_map: str | None = option(
         None,
-        "disk, or cpu=2GiB,disk: on the processor, so much of the weights in memory, others in a "
-        "file.",
+        "Where weights are: on the processor disk, or cpu=2GiB,disk, so much in memory and others "
+        "in a file; for a GPU auto, or as cuda:0=20GiB,cuda:1=20GiB,cpu.",
         metavar="PLACES",
     )
 

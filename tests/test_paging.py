@@ -182,9 +182,9 @@ def test_layers_that_run_again_give_the_same_scores(both):
 
 
 REFUSED = {
-    "auto": "is run on one device",
-    "cuda:0,cuda:1": "is run on one device",
-    "balanced": "is run on one device",
+    "auto": "goes with `device` cuda",
+    "cuda:0=1GiB,cuda:1": "goes with `device` cuda",
+    "balanced": "is disk, or cpu=SIZE,disk",
     "cpu": "is disk, or cpu=SIZE,disk",
     "disk,cpu": "is disk, or cpu=SIZE,disk",
     "": "is disk, or cpu=SIZE,disk",
@@ -201,9 +201,9 @@ def test_what_cannot_be_done_is_refused_by_name_before_a_model_is_looked_for(giv
     assert "\n" not in str(refusal.value)
 
 
-def test_a_device_that_holds_all_weights_takes_no_map():
-    with pytest.raises(OptionError, match="goes with `device` cpu"):
-        paging.DeviceMap.of("disk", torch.device("cuda"))
+def test_a_device_without_such_memory_takes_no_map():
+    with pytest.raises(OptionError, match="goes with `device` cpu or cuda"):
+        paging.DeviceMap.of("disk", torch.device("mps"))
 
 
 def test_a_full_disk_is_said_in_one_line_and_nothing_is_left(tmp_path, monkeypatch):

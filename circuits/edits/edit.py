@@ -205,7 +205,7 @@ class WeightDelta(Result):
         if not self.is_finite:
             raise NumericalError("the edit holds numbers that are not finite; it is not applied")
         for name in self.changes:
-            if model.parameter(name).shape != self._shape(name):
+            if model.shape(name) != self._shape(name):
                 raise OptionError(
                     f"the edit does not fit {model.name!r}: {name!r} differs in shape"
                 )

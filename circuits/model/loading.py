@@ -23,7 +23,8 @@ from circuits.base.errors import (
 from circuits.model import mapped
 from circuits.model.architectures import check_architecture, short
 from circuits.model.gguf import GgufFile, filled
-from circuits.model.paging import DeviceMap, Paging
+from circuits.model.paging import Paging
+from circuits.model.placing import DeviceMap
 from circuits.model.shards import folder_at_hand, stored_weights
 from circuits.model.sources import Source, resolve
 from circuits.model.tensors import align, first_not_finite, parse_device, parse_dtype, weights_hash
@@ -38,8 +39,8 @@ Read = tuple[Any, Any, dict[str, Any], torch.dtype | None]
 class LoadedWeights:
     """A Hugging Face model and tokenizer, with where they came from.
 
-    `stored_dtype` is what the weights' own files hold, where that is known; `paging` has the
-    weights that stay in a file.
+    `stored_dtype` is what the weights' own files hold, where that is known; `paging` brings
+    weights that stay elsewhere to the `device` that runs the model, None for where they all are.
     """
 
     name: str
@@ -48,6 +49,7 @@ class LoadedWeights:
     provenance: dict[str, Any]
     stored_dtype: torch.dtype | None = None
     paging: Paging = field(default_factory=Paging)
+    device: torch.device | None = None
 
 
 def load_weights(
@@ -59,8 +61,8 @@ def load_weights(
 ) -> LoadedWeights:
     """Weights on the device, ready for hooks; no gradient is tracked for any parameter.
 
-    In memory of the processor they are those of all processes that name the same folder `shared`,
-    or by a `device_map` in a file that is this process's own.
+    In memory of the processor they are those of all processes that name the same folder `shared`.
+    By a `device_map` they are not on the device yet: `Paging.take` gives each its place.
     """
     from transformers.utils import logging as hf_logging
 
@@ -68,13 +70,13 @@ def load_weights(
     placing = DeviceMap.of(device_map, where)
     source = resolve(name)
     read: Callable[..., Read] = _from_gguf if source.is_gguf else _from_directory
-    paging = Paging()
+    paging = Paging(placing, where)
     progress_was_on = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
-        if placing is not None:
+        if placing is not None and placing.has_file:
             file = _own_file(read, source, name, torch_dtype)
-            paging = Paging([file], placing.memory)
+            paging = Paging(placing, where, [file])
             read = partial(read, weights=file.weights)
         elif shared is not None and where.type == "cpu":
             read = _common(read, shared)
@@ -88,7 +90,8 @@ def load_weights(
         if progress_was_on:
             hf_logging.enable_progress_bar()
     _check_vocabulary(hf_model, hf_tokenizer, name)
-    hf_model.to(where)
+    if placing is None:
+        hf_model.to(where)
     hf_model.eval()
     parameters = dict(hf_model.named_parameters())
     align(parameters.values())
@@ -103,7 +106,7 @@ def load_weights(
         "dtype": dtype,
         "weights_sha256": weights_hash(parameters, paging.use),
     }
-    return LoadedWeights(name, hf_model, hf_tokenizer, provenance, kept, paging)
+    return LoadedWeights(name, hf_model, hf_tokenizer, provenance, kept, paging, where)
 
 
 def _own_file(

@@ -96,7 +96,7 @@ class Model(Blocks):
         self.patching = Patching()
         self.most_rows = sys.maxsize  # of a batch, as far as memory has shown
         self.memory: int | None = None  # bytes that attribution takes, where a search says nothing
-        self._buffers: dict[str, Tensor] = dict(hf_model.named_buffers())
+        buffers = dict(hf_model.named_buffers())
         self.config = hf_model.config
         self.config.architectures = [type(hf_model).__name__]
         self.architecture = Architecture.of(self.config)
@@ -109,7 +109,7 @@ class Model(Blocks):
             f"local-{self.config.model_type}",  # a label: weights and tokenizer are given
             hf_model=hf_model,
             tokenizer=_for_bridge(weights.hf_tokenizer),
-            device=hf_model.device,
+            device=weights.device or hf_model.device,
             dtype=hf_model.dtype,
         )
         self.bridge.eval()
@@ -124,12 +124,12 @@ class Model(Blocks):
         self.d_vocab: int = hf_model.config.vocab_size
         self.norm_eps: float = config.eps
         self.uses_rms_norm = bool(self.bridge.ln_final.uses_rms_norm)
-        self.device: torch.device = hf_model.device
+        self.device: torch.device = weights.device or hf_model.device
         self.dtype: torch.dtype = hf_model.dtype
         self._find_fused()
         self.paging = weights.paging
-        self.paging.take(self.bridge.named_parameters())  # with those that the bridge has split
-        self.paging.watch(self.bridge)
+        self.paging.take(self.bridge)  # with the parameters that the bridge has split
+        self._buffers = {name: each.to(self.device) for name, each in buffers.items()}
 
     @classmethod
     def from_hf(cls, hf_model: Any, hf_tokenizer: Any, name: str = "in-memory") -> Model:
@@ -279,7 +279,8 @@ def load(
     fp32, bf16 or fp16. Processes that name one folder `shared`, of their own, have one copy of the
     weights in the processor's memory; an edit is seen in its own process alone. By a `device_map`
     disk, or cpu=2GiB,disk, no more than so much of the weights is in memory, and the rest in a
-    file.
+    file. A model on a GPU may have weights elsewhere, from where they are copied to it when they
+    are read: `auto`, or places with sizes and one for the rest, as cuda:0=20GiB,cuda:1=20GiB,cpu.
     Raises ModelNotFoundError or UnsupportedArchitectureError with one line that says what to do.
     """
     if not isinstance(name, str | Path):

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Self
 
 from torch.utils.checkpoint import checkpoint
+
+_RECOMPUTES: ContextVar[bool] = ContextVar("recomputes", default=False)
+
+
+def is_recomputing() -> bool:
+    """Whether this is within a block in which layers run once more for their gradients."""
+    return _RECOMPUTES.get()
 
 
 class Recomputing:
@@ -28,17 +36,20 @@ class Recomputing:
         Their gradients are to be asked for in it, with the same hooks in place; a hook that saves
         what it sees looks at `again`. The blocks are as before after it.
         """
+        blocks = list(blocks)
+        before = _RECOMPUTES.set(_RECOMPUTES.get() or bool(blocks))
         for layer, block in enumerate(blocks):
             # Written past the bridge, which would hand the attribute on to what it wraps.
             vars(block)["forward"] = partial(self._run, layer, block.forward)
         try:
             yield self
         finally:
+            _RECOMPUTES.reset(before)
             for block in blocks:
                 vars(block).pop("forward", None)
             # The graph holds what enters a block, and so the cache, whose keys hold the graph.
-            for cache, before in self._caches:
-                vars(cache).update(before)
+            for cache, state in self._caches:
+                vars(cache).update(state)
 
     def _run(self, layer: int, forward: Callable[..., Any], *given: Any, **options: Any) -> Any:
         from transformers.cache_utils import Cache

@@ -142,20 +142,29 @@ class Weights:
         return tuple(self._parameters)
 
     def parameter(self, name: str) -> Tensor:
-        """A weight by its Hugging Face name and in its layout; OptionError for an unknown name."""
+        """A weight by its Hugging Face name and in its layout; OptionError for an unknown name.
+
+        It is the weight itself, or a copy where a device map has put that elsewhere:
+        `set_parameter` is what changes it.
+        """
+        self.shape(name)
+        return self.paging.use(self._parameters[name].detach())
+
+    def shape(self, name: str) -> torch.Size:
+        """Shape of a weight, which need not be read for it; OptionError for an unknown name."""
         if name not in self._parameters:
             raise OptionError(f"{self.name!r} has no parameter {name!r}")
-        return self.paging.use(self._parameters[name].detach())
+        return self._parameters[name].shape
 
     @torch.no_grad()
     def set_parameter(self, name: str, value: Tensor) -> None:
         """Overwrite a weight in place; `circuits.edits.edit` is what takes a change back."""
-        target = self.parameter(name)
-        if value.shape != target.shape:
+        shape = self.shape(name)
+        if value.shape != shape:
             raise OptionError(
-                f"{name!r} is of shape {tuple(target.shape)}, the value of {tuple(value.shape)}"
+                f"{name!r} is of shape {tuple(shape)}, the value of {tuple(value.shape)}"
             )
-        target.copy_(value)
+        self.paging.write(self._parameters[name], value)
         self.align()
 
     @torch.no_grad()
@@ -175,7 +184,8 @@ class Weights:
             for slot, part in zip(
                 "qkv", split(self.paging.use(joint), self.n_heads, self.d_head), strict=True
             ):
-                getattr(getattr(attention, slot).original_component, what).copy_(part)
+                own = getattr(getattr(attention, slot).original_component, what)
+                self.paging.write(own, part)
             self._aligned[name] = joint._version
 
     def _find_fused(self) -> None:
@@ -293,19 +303,19 @@ class Weights:
         self, layer: int, kv: KeyValue | str = KeyValue.GROUPED
     ) -> list[Float[Tensor, "head d_model d_head"]]:
         """W_Q, W_K and W_V as the model holds them; one K and V a query head where asked for."""
-        attention = self.paging.reading(self.bridge.blocks[layer].attn)
-        return [self._each_query(getattr(attention, f"W_{slot}"), slot, kv) for slot in "QKV"]
+        with self.paging.reading(self.bridge.blocks[layer].attn) as attention:
+            return [self._each_query(getattr(attention, f"W_{slot}"), slot, kv) for slot in "QKV"]
 
     @torch.no_grad()
     def head_offsets(
         self, layer: int, kv: KeyValue | str = KeyValue.GROUPED
     ) -> Float[Tensor, "dst d_head"]:
         """What queries, keys and values are where the normalised residual is zero."""
-        attention = self.paging.reading(self.bridge.blocks[layer].attn)
         norm, offsets = self.norm(layer, "ln1"), []
         shift = None if norm is None else norm.shift
-        for letter in "QKV":
-            weight, bias = (getattr(attention, f"{part}_{letter}") for part in "Wb")
+        with self.paging.reading(self.bridge.blocks[layer].attn) as attention:
+            parts = [[getattr(attention, f"{part}_{letter}") for part in "Wb"] for letter in "QKV"]
+        for letter, (weight, bias) in zip("QKV", parts, strict=True):
             offset = weight.new_zeros(weight.shape[0], weight.shape[2])
             if bias is not None:
                 offset = offset + bias.reshape(offset.shape)
@@ -321,7 +331,9 @@ class Weights:
 
     def output_matrices(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Each head's output matrix W_O."""
-        return self.paging.reading(self.bridge.blocks[layer].attn).W_O
+        with self.paging.reading(self.bridge.blocks[layer].attn) as attention:
+            matrices: Tensor = attention.W_O
+        return matrices
 
     def head_output_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """What each head adds to the residual stream: W_O, times the gain of a norm after it.
@@ -369,5 +381,6 @@ class Weights:
 
     def embedding_std(self) -> float:
         """Standard deviation of the token embedding matrix, the unit of causal tracing's noise."""
-        std = float(self.paging.reading(self.bridge.embed).weight.float().std())
+        with self.paging.reading(self.bridge.embed) as embed:
+            std = float(embed.weight.float().std())
         return std * float(getattr(self.bridge.embed.original_component, "embed_scale", 1.0))

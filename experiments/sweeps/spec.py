@@ -42,7 +42,7 @@ class ModelSpec(Options):
     name: str = option("", "name, folder or file")
     device: str | None = option(None, "where it runs")
     dtype: str = option("fp32", "fp32, bf16 or fp16")
-    device_map: str | None = option(None, "disk, or cpu=SIZE,disk: where weights stay")
+    device_map: str | None = option(None, "Where weights stay: as `--device-map`")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ def neuron_encoders(model: Model, layer: int) -> Float[Tensor, "d_mlp d_model"]:
     model.check_neurons(HINT)
     mlp = model.bridge.blocks[layer].mlp
     name = "gate" if model.is_gated else "in"
-    weight: Tensor = model.paging.reading(getattr(mlp, name)).weight
+    with model.paging.reading(getattr(mlp, name)) as part:
+        weight: Tensor = part.weight
     return weight.T if model.architecture.transposed else weight
 
 

@@ -60,7 +60,7 @@ class LowRankTrainee(Trainee):
         self, name: str, rank: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "row rank"], Float[Tensor, "rank col"]]:
         """Both factors as the matrix is held: where that is input by output, A stands left."""
-        rows, columns = self.model.parameter(name).shape
+        rows, columns = self.model.shape(name)
         reads_rows = self.model.is_transposed(name)
         width = rows if reads_rows else columns
         drawn = (2 * torch.rand(rank, width, generator=generator) - 1) / sqrt(width)

@@ -135,7 +135,7 @@ def block_matrices(model: Model, layers: Sequence[int]) -> list[str]:
     return [
         name
         for name in model.parameter_names
-        if model.parameter(name).ndim == 2 and any(map(name.startswith, prefixes))
+        if len(model.shape(name)) == 2 and any(map(name.startswith, prefixes))
     ]
 
 
