@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from circuits.base.errors import OptionError
 from circuits.files.kinds import KINDS, named
 from circuits.graph.circuit import Circuit
 from tests import results
@@ -36,6 +37,27 @@ def test_effects_are_in_what_they_are_differences_of(metric: str | None, said: s
     assert effect_maps(average).measure == said
     bar = trace_figure(average).layout.coloraxis.colorbar
     assert bar.title.text == f"indirect effect ({said})"
+
+
+@pytest.mark.parametrize("what", ["average_trace", "average_lens"])
+def test_pairs_of_a_task_are_not_called_facts(what: str, tmp_path: Path) -> None:
+    found = {"average_trace": results.average_trace, "average_lens": results.average_lens}[what]()
+    of_pairs = replace(
+        found, provenance={"model": "x", "relation": "ioi", "counts": {"lines": 9, "known": 3}}
+    )
+    for each, unit, other in ((found, "fact", "pair"), (of_pairs, "pair", "fact")):
+        drawn = draw(each, tmp_path / f"{unit}.svg").read_text()
+        for text in (each.says(), re.sub(r"<!--\s*(.*?)\s*-->", r"\1", drawn)):
+            assert re.search(rf"\d {unit}s?\b", text), text[:300]
+            assert not re.search(rf"\d {other}s?\b", text)
+
+
+def test_an_option_that_a_picture_does_not_know_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.svg"
+    with pytest.raises(OptionError, match="no option max_edgse; it has title, max_edges, "):
+        draw(results.circuit(), path, max_edgse=3)
+    assert not path.exists()
+    assert draw(results.average_trace(), path, max_edges=None) == path
 
 
 def test_every_picture_on_paper_can_leave_its_notes_out(tmp_path: Path) -> None:

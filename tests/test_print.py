@@ -426,7 +426,11 @@ def test_a_group_without_a_drawn_node_or_without_a_picture_is_refused(
     group = ["--group", "x=a1.h1"]
     few = refusal(capsys, "figures", str(path), "--kind", "circuit", "--edges", "1", *group)
     assert "ask for more edges" in few
-    assert "none is drawn" in refusal(capsys, "figures", str(path), "--kind", "layers", *group)
+    for option in (group, ["--edges", "3"], ["--head", "a1.h1"]):
+        said = refusal(capsys, "figures", str(path), "--kind", "layers", *option)
+        assert option[0] in said
+        assert "none is drawn" in said
+    assert not (tmp_path / "figures").exists()
     with pytest.raises(OptionError, match="named twice"):
         parse_groups(["a=m0", "a=m1"])
     with pytest.raises(OptionError, match="in two groups"):

@@ -31,6 +31,11 @@ def model_label(provenance: Mapping[str, Any]) -> str:
     return Path(model).name if is_path and not provenance.get("label") else model
 
 
+def unit_of(provenance: Mapping[str, Any]) -> str:
+    """What was looked at, one of it: a "fact", or a "pair" of prompts of a file or a task."""
+    return "pair" if "lines" in (provenance.get("counts") or {}) else "fact"
+
+
 def relabelled(result: R, label: str | None) -> R:
     """A result whose origin, and that of each result it holds, gives the model this label.
 

@@ -20,7 +20,7 @@ from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.origin import relabelled, staged
 from circuits.files.kinds import find_kind, named, open_result
 from viz import theme
-from viz.paper import draw_with
+from viz.paper import draw_with, knows
 
 SUFFIX = ".kc.safetensors"
 PASSED_OVER = ("figures", "units")
@@ -104,10 +104,18 @@ class Planned:
         """What it shows, in words."""
         return FigureKind.of(self.kind).text
 
+    @property
+    def _function(self) -> Any:
+        return named(find_kind(self.stored.kind).figures[self.kind])
+
+    def knows(self, option: str) -> bool:
+        """Whether its picture takes an option."""
+        return knows(self._function, option)
+
     def drawings(self, look: Look) -> Iterator[Callable[[Path], Any]]:
         """One function a figure: most files give one, heads on several prompts one a prompt."""
         result = relabelled(open_result(self.stored.path), look.label)
-        draw = named(find_kind(self.stored.kind).figures[self.kind])
+        draw = self._function
         options = {
             "width": look.width,
             "max_edges": look.max_edges,
@@ -197,6 +205,18 @@ def plan(stored: Sequence[Stored], kinds: Sequence[FigureKind] = ()) -> list[Pla
                 continue
             planned.append(Planned(each, kind))
     return planned
+
+
+def check_look(planned: Sequence[Planned], look: Look) -> None:
+    """OptionError for an option that no picture to be drawn takes, and would do nothing."""
+    asked = (
+        ("--edges", "max_edges", look.max_edges, "of circuits and differences"),
+        ("--head", "heads", look.heads, "of attention and tokens"),
+        ("--group", "groups", look.groups, "of a circuit's picture"),
+    )
+    for option, name, value, where in asked:
+        if value is not None and not any(each.knows(name) for each in planned):
+            raise OptionError(f"{option} is {where}, and none is drawn")
 
 
 def nothing_to_draw(

@@ -102,16 +102,15 @@ def figures(
             console.warn(f"left out: {reason}")
         if not planned:
             raise OptionError(drawing.nothing_to_draw(results, stored, unreadable, kinds))
-        if groups and not any(each.kind == FigureKind.CIRCUIT for each in of_results):
-            raise OptionError("--group is of a circuit's picture, and none is drawn")
-        if listing:
-            return _list_planned(console, planned)
         first = results[0]
         folder = out or (first if first.is_dir() else first.parent) / "figures"
         heads = tuple(head) if head else None
         look = drawing.Look(
             inches, format_, edges, heads, titles, groups or None, notes, label or None
         )
+        drawing.check_look(of_results, look)
+        if listing:
+            return _list_planned(console, planned)
         with console.stage("figures"):
             paths = drawing.draw_all(planned, folder, look)
     said = f"{len(paths):,} figure{'s are' if len(paths) != 1 else ' is'} in {folder}."

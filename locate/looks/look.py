@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from circuits.base.origin import SUMMARY, write_all
+from circuits.base.origin import SUMMARY, unit_of, write_all
 from circuits.base.stamps import stamped
 from circuits.base.writing import save_json
 from locate.examples import Examples
@@ -90,7 +90,7 @@ def describe(provenance: Mapping[str, Any], n_facts: int) -> tuple[str, ...]:
     known = f"the model knows {counts['known']} of {total}"
     if counts["known"] is None:
         known = f"not asked which of {total} the model knows"
-    return (f"{provenance['relation']}: {n_facts} facts looked at; {known}",)
+    return (f"{provenance['relation']}: {n_facts} {unit_of(provenance)}s looked at; {known}",)
 
 
 def page(

@@ -115,8 +115,8 @@ def _table(found: AverageTrace, kind: TraceKind) -> Table:
         for role in present
     ]
     return Table(
-        f"{kind.label}: indirect effect by layer, the mean over facts (* a site's peak):",
-        ("position", "facts", *map(str, shown)),
+        f"{kind.label}: indirect effect by layer, the mean over {found.unit}s (* a site's peak):",
+        ("position", f"{found.unit}s", *map(str, shown)),
         rows,
     )
 

@@ -13,6 +13,7 @@ from circuits.base.choices import Choice, TraceKind
 from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
+from circuits.base.origin import unit_of
 from circuits.base.results import Result, numeric, texts
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ class AverageTrace(Result):
     def measure(self) -> str:
         """What effects are differences of."""
         return str(self.provenance.get("metric", "p"))
+
+    @property
+    def unit(self) -> str:
+        """What one trace is of: a fact, or a pair of prompts without a subject."""
+        return "pair" if self.places else unit_of(self.provenance)
 
     @property
     def kinds(self) -> tuple[TraceKind, ...]:

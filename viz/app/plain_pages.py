@@ -96,7 +96,7 @@ def trace_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
         relation = entry.about.get("relation", "")
         title = f"Average causal trace{f' of {relation}' if relation else ''}"
         clean, corrupted = float(value.p_clean.mean()), float(value.p_corrupted.mean())
-        facts: list[tuple[str, Any]] = [("facts", str(len(value.p_clean)))]
+        facts: list[tuple[str, Any]] = [(f"{value.unit}s", str(len(value.p_clean)))]
         what = P if value.measure == "p" else metric_name(value.measure)
     else:
         title, clean, corrupted, what = value.prompt, value.p_clean, value.p_corrupted, P
@@ -114,10 +114,9 @@ def trace_page(entry: Entry, value: Any, state: ViewState) -> html.Div:
                 f"{best['effect']:.3f}: {best['kind']}, layer {best['layer']}, {best['where']}",
             )
         )
-    subtitle = (
-        "Blue: restoring this state brings the answer back. Orange: it costs. "
-        "The subject's rows are bold."
-    )
+    subtitle = "Blue: restoring this state brings the answer back. Orange: it costs."
+    if not (average and value.places):
+        subtitle += " The subject's rows are bold."
     about = known_facts(facts, origin)
     picture = fitted(figure, title)
     return plain_page(title, subtitle, picture, columns, rows, about, value.says())

@@ -99,9 +99,9 @@ def _trace_caption(trace: Trace) -> str:
 
 
 def _average_caption(average: AverageTrace) -> str:
-    origin, n_facts = average.provenance, len(average.p_clean)
+    origin, n = average.provenance, len(average.p_clean)
     parts = canvas.asked(origin)
-    parts.append(f"mean over {n_facts} facts" if n_facts > 1 else "1 fact")
+    parts.append(f"mean over {n} {average.unit}s" if n > 1 else f"1 {average.unit}")
     parts.append(f"{average.measure} clean {average.p_clean.mean():.3f}")
     parts.append(f"{average.measure} corrupted {average.p_corrupted.mean():.3f}")
     return _joined(parts, origin) + "  ·  ring: the row's largest"

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from circuits.base.errors import OptionError
 from circuits.base.intervals import enough
-from circuits.base.origin import model_label
+from circuits.base.origin import model_label, unit_of
 from viz import theme
 from viz.asked import cut
 from viz.paper import canvas
@@ -75,10 +75,11 @@ def draw_average_lens(
     Bands are 95 % bootstrap intervals over facts.
     """
     headings = [f"at the {place}" for place in average.places]
-    origin, n_facts = average.provenance, average.n_facts
-    over = "1 fact" if n_facts == 1 else f"{n_facts} facts"
-    if enough(n_facts):
-        over += ", bands: 95 % intervals over facts"
+    origin, n = average.provenance, average.n_facts
+    unit = unit_of(origin)
+    over = f"1 {unit}" if n == 1 else f"{n} {unit}s"
+    if enough(n):
+        over += f", bands: 95 % intervals over {unit}s"
     caption = [*canvas.asked(origin), over]
     statistics = ("median ", "mean ")
     return _draw(

@@ -12,6 +12,7 @@ import numpy as np
 
 from circuits.base.choices import TraceKind
 from circuits.base.intervals import Interval, bootstrap_means
+from circuits.base.origin import unit_of
 from locate.looks.says.words import (
     and_so_on,
     count,
@@ -80,7 +81,7 @@ def average_trace(found: AverageTrace) -> str:
     clean, corrupted = float(found.p_clean.mean()), float(found.p_corrupted.mean())
     cause = "corrupted prompts take" if found.places else "noise on the subject takes"
     costs = f"{cause} the answer's {unit} from {figure(clean)} to {figure(corrupted)}"
-    costs = f"over {count(n, 'fact')}, {costs}"
+    costs = f"over {count(n, found.unit)}, {costs}"
     peaks = [
         (peak[1].value, kind, role, peak)
         for kind in _telling(found.kinds)
@@ -100,7 +101,9 @@ def average_trace(found: AverageTrace) -> str:
             f"{figures(value)}, by {state}"
         )
     text = f"{costs}; {state} gives {figures(value)} of that back, {usual}"
-    return sentence(text + ("" if np.isfinite(value.low) else ": too few facts for an interval"))
+    return sentence(
+        text + ("" if np.isfinite(value.low) else f": too few {found.unit}s for an interval")
+    )
 
 
 def lens(found: LensResult) -> str:
@@ -138,7 +141,7 @@ def average_lens(found: AverageLens) -> str:
     ranks = np.median(found.rank[:, :, place, :], 0) + 1
     shares = found.probability[:, -1, place, :].mean(0)
     answer, end = ranks[:, 0], float(ranks[-1, 0])
-    text = f"over {count(found.n_facts, 'fact')}, the answer"
+    text = f"over {count(found.n_facts, unit_of(found.provenance))}, the answer"
     rivals = ""
     if ranks.shape[1] > 1:
         rivals = f"; the best of the {found.followed[1]} ends at {ranks[-1, 1]:,g}"
@@ -166,7 +169,8 @@ def attribution(found: LogitAttribution) -> str:
     total = figure(float(found.logit_difference.mean()))
     name, usual = found.wiring.src_names[source], figure(float(np.median(mean)))
     beside = f"the median of {count(len(mean), 'source')} {usual}"
-    over = f"over {count(n, 'fact')}"
+    unit = unit_of(found.provenance)
+    over = f"over {count(n, unit)}"
     if np.isfinite(value.low) and value.low <= 0:
         return sentence(
             f"no evidence that any source writes for the answer {over}: the most is "
@@ -176,7 +180,7 @@ def attribution(found: LogitAttribution) -> str:
         f"{over}, {name} writes most for the answer against the foil: {figures(value)} of "
         f"{total} logits, {beside}"
     )
-    return sentence(text + ("" if np.isfinite(value.low) else "; too few facts for an interval"))
+    return sentence(text + ("" if np.isfinite(value.low) else f"; too few {unit}s for an interval"))
 
 
 def next_tokens(found: NextTokens) -> str:
