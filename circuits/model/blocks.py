@@ -61,9 +61,10 @@ class Blocks(Weights):
         residual: Float[Tensor, "batch pos d_model"],
         earlier: tuple[Tensor, Tensor] | None = None,
         at: slice = slice(None),
+        own: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch some d_model"]:
-        """The residual stream after a layer, at the positions `at`; `earlier` as below."""
-        attention = self.run_attention(layer, residual, earlier)
+        """The residual stream after a layer, at the positions `at`; `earlier`, `own` as below."""
+        attention = self.run_attention(layer, residual, earlier, own)
         mid = (residual + attention)[:, at].contiguous()
         start = range(residual.shape[1])[at][0] + (earlier[0].shape[2] if earlier else 0)
         reads = self.mlp_reads(residual[:, at], mid).contiguous()
@@ -76,11 +77,17 @@ class Blocks(Weights):
         return before if self.architecture.parallel else mid
 
     def run_attention(
-        self, layer: int, residual: Tensor, earlier: tuple[Tensor, Tensor] | None = None
+        self,
+        layer: int,
+        residual: Tensor,
+        earlier: tuple[Tensor, Tensor] | None = None,
+        own: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """What a layer's attention adds to a residual of shape batch pos d_model.
 
-        `earlier` holds keys and values (batch head pos d_head) of the positions before these.
+        `earlier` holds keys and values (batch head pos d_head) of the positions before these. Where
+        rows have unlike many, the last `own` of them are each row's own, and the others are padding
+        that it does not look at; an unpatched model's only, as patches count from one start.
         """
         from transformers.cache_utils import DynamicCache
 
@@ -90,17 +97,22 @@ class Blocks(Weights):
             start, cache = earlier[0].shape[2], DynamicCache()
             cache.update(*earlier, layer)
             options = {self.architecture.cache: cache, "use_cache": True}
-        places = torch.arange(start, start + residual.shape[1], device=residual.device)
+        length = residual.shape[1]
+        places = torch.arange(start, start + length, device=residual.device)[None]
+        seen = self.mask(layer, start, length)[None]
+        if own is not None:
+            padding = start - own[:, None]
+            places = places - padding
+            seen = seen & (torch.arange(start + length, device=own.device) >= padding)[:, None]
         if self.architecture.positions == Positions.HALVES:
             options["position_embeddings"] = self._angles(layer, residual, places)
         if self.architecture.positions == Positions.PAIRS:
-            options["position_ids"] = places[None]
+            options["position_ids"] = places
         hidden = residual if self.norm(layer, "ln1") is None else block.ln1(residual)
-        hidden_from = torch.finfo(residual.dtype).min
-        mask = residual.new_zeros(len(places), start + len(places))
-        mask = mask.masked_fill(~self.mask(layer, start, len(places)), hidden_from)
+        mask = residual.new_zeros(seen.shape)
+        mask = mask.masked_fill(~seen, torch.finfo(residual.dtype).min)
         with self.alone(), self.patching.positions(start):
-            output = block.attn(hidden_states=hidden, attention_mask=mask[None, None], **options)
+            output = block.attn(hidden_states=hidden, attention_mask=mask[:, None], **options)
         output = output[0] if isinstance(output, tuple) else output
         return block.ln1_post(output) if self.architecture.normed_after else output
 
@@ -176,7 +188,7 @@ class Blocks(Weights):
         if self.architecture.positions == Positions.LEARNED:
             return value
         places = torch.arange(start, start + value.shape[-2], device=value.device)
-        cos, sin = (part[0] for part in self._angles(layer, value, places))
+        cos, sin = (part[0] for part in self._angles(layer, value, places[None]))
         width = cos.shape[-1]
         turning, rest = value[..., :width], value[..., width:]
         if self.architecture.positions == Positions.PAIRS:
@@ -187,18 +199,18 @@ class Blocks(Weights):
         return torch.cat([turning, rest], -1) if rest.shape[-1] else turning
 
     def _angles(
-        self, layer: int, like: Tensor, places: Int[Tensor, " pos"]
-    ) -> tuple[Float[Tensor, "one pos turning"], Float[Tensor, "one pos turning"]]:
+        self, layer: int, like: Tensor, places: Int[Tensor, "row pos"]
+    ) -> tuple[Float[Tensor, "row pos turning"], Float[Tensor, "row pos turning"]]:
         """Cosine and sine of the rotation at some positions."""
         if self.architecture.positions == Positions.PAIRS:
             table = self.bridge.blocks[layer].attn.original_component.embed_positions
             both = table.to(like.device, like.dtype)[places].repeat_interleave(2, -1)
             sin, cos = both.chunk(2, -1)
-            return cos[None], sin[None]
+            return cos, sin
         rotary = self.bridge.rotary_emb
         kinds = getattr(rotary.original_component, "layer_types", None)
         kind = (self.config.layer_types[layer],) if kinds else ()
-        return rotary(like, places[None], *kind)
+        return rotary(like, places, *kind)
 
     def mask(self, layer: int, start: int, length: int) -> Bool[Tensor, "query key"]:
         """Which positions each of `length` queries from `start` on may look at."""

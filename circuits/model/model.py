@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ class Prefix:
         if keys.shape[0] == 1:
             return keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
         return keys.repeat(times, 1, 1, 1), values.repeat(times, 1, 1, 1)
+
+    def without(self, rows: int) -> Prefix:
+        """That of all rows but the first so many."""
+        pairs = tuple((keys[rows:], values[rows:]) for keys, values in self.keys_values)
+        return replace(self, keys_values=pairs)
 
 
 class Model(Blocks):
@@ -221,17 +226,23 @@ class Model(Blocks):
 
     @torch.no_grad()
     def last_logits_and_prefix(
-        self, tokens: Int[Tensor, "batch pos"], hooks: Iterable[Hook] = (), ends: bool = True
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        hooks: Iterable[Hook] = (),
+        ends: bool = True,
+        prefix: Prefix | None = None,
     ) -> tuple[Float[Tensor, "batch d_vocab"], Prefix]:
         """Logits after the last position, and the keys and values of this hooked run.
 
-        `ends` says that these are whole prompts, and not their beginning.
+        `ends` says that these are whole prompts, and not their beginning. With a prefix, `tokens`
+        are those that follow it, and the keys and values are of both.
         """
         from transformers.cache_utils import DynamicCache
 
-        self.check_length(tokens.shape[1])
-        cache: Any = DynamicCache()
-        with self.alone(), self.patching.positions(0, ends):
+        start = prefix.length if prefix else 0
+        self.check_length(start + tokens.shape[1])
+        cache: Any = _cache(prefix, tokens.shape[0]) if prefix else DynamicCache()
+        with self.alone(), self.patching.positions(start, ends):
             logits = self.bridge.run_with_hooks(
                 tokens,
                 fwd_hooks=[*hooks, CONTIGUOUS],
@@ -240,7 +251,7 @@ class Model(Blocks):
                 use_cache=True,
             )
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
-        return logits[:, -1], Prefix(tokens.shape[1], layers)
+        return logits[:, -1], Prefix(start + tokens.shape[1], layers)
 
     def check_length(self, length: int) -> None:
         """OptionError where a prompt of so many tokens does not fit the model."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.base.choices import EditStatus
@@ -281,32 +281,49 @@ class TargetScores:
 def target_scores(
     model: Model, prompts: Sequence[PlacedPrompt], max_rows: int = MAX_ROWS
 ) -> TargetScores:
-    """Score each placed prompt's target on the model as it is now; on the CPU, in fp32."""
-    shares: list[float] = []
-    said: list[bool] = []
-    for start in range(0, len(prompts), max_rows):
-        chunk = prompts[start : start + max_rows]
-        log_p = _all_log_probabilities(model, chunk)
-        for row, prompt in enumerate(chunk):
-            first = prompt.prompt_length - 1
-            here = log_p[row, first : first + len(prompt.targets)]
-            target = torch.tensor(prompt.targets)
-            shares.append(float(here.gather(1, target[:, None]).mean().exp()))
-            said.append(bool((here.argmax(1) == target).all()))
-    return TargetScores(torch.tensor(shares), torch.tensor(said))
+    """Score each placed prompt's target on the model as it is now; on the CPU, in fp32.
+
+    Tokens that several prompts have in common, as those of one question with several answers of
+    one token, are run once.
+    """
+    asking: dict[tuple[int, ...], list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        asking.setdefault(prompt.ids, []).append(index)
+    texts = sorted(asking, key=len)  # less padding
+    shares, said = torch.zeros(len(prompts)), torch.zeros(len(prompts), dtype=torch.bool)
+    for start in range(0, len(texts), max_rows):
+        chunk = texts[start : start + max_rows]
+        wanted = [
+            (row, prompts[index].prompt_length - 1 + step, index, token)
+            for row, ids in enumerate(chunk)
+            for index in asking[ids]
+            for step, token in enumerate(prompts[index].targets)
+        ]
+        table = torch.tensor(wanted)
+        places, at = table[:, :2].unique(dim=0, return_inverse=True)
+        owner, target = table[:, 2], table[:, 3]
+        logits = _logits(model, chunk, places)
+        log_p = logits.log_softmax(-1)[at, target]
+        right = logits.argmax(-1)[at] == target
+        for index in owner.unique().tolist():
+            own = owner == index
+            shares[index], said[index] = log_p[own].mean().exp(), right[own].all()
+    return TargetScores(shares, said)
 
 
-def _all_log_probabilities(
-    model: Model, prompts: Sequence[PlacedPrompt]
-) -> Float[Tensor, "row pos d_vocab"]:
+def _logits(
+    model: Model, texts: Sequence[tuple[int, ...]], places: Int[Tensor, "place 2"]
+) -> Float[Tensor, "place d_vocab"]:
+    """Logits of the model at some places, text and position, on the CPU in fp32."""
     found: dict[str, Tensor] = {}
 
     def keep(value: Any, hook: Any) -> None:
         found["residual"] = value
 
-    tokens = pad([prompt.ids for prompt in prompts], model.device)
+    tokens = pad(texts, model.device)
     model.last_logits(tokens, [(taps.resid_post(model.n_layers - 1), keep)])
-    return model.unembed(found["residual"]).float().log_softmax(-1).cpu()
+    row, position = places.to(model.device).unbind(1)
+    return model.unembed(found["residual"][row, position]).float().cpu()
 
 
 def _scores_with(model: Model, delta: WeightDelta, prompts: Sequence[PlacedPrompt]) -> TargetScores:

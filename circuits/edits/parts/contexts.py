@@ -17,7 +17,7 @@ from circuits.base.errors import NumericalError, PromptError
 from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest
 from circuits.facts.facts import SLOT
-from circuits.model.model import Model
+from circuits.model.model import Model, Prefix
 
 SEPARATOR = ". "
 
@@ -72,12 +72,15 @@ def sample_contexts(
     for start in starts:
         rows = _begin(model, start).expand(copies * len(settings.lengths), -1)
         pieces: list[Int[Tensor, "row pos"]] = []
+        prefix: Prefix | None = None
         for length in sorted(settings.lengths):  # a shorter text is the beginning of a longer
             while rows.shape[0] and rows.shape[1] < length:
-                logits = model.last_logits(rows)
+                new = rows[:, prefix.length :] if prefix else rows
+                logits, prefix = model.last_logits_and_prefix(new, prefix=prefix)
                 rows = torch.cat([rows, _draw(logits, settings.top_k, generator)], 1)
             pieces.append(rows[:copies])
             rows = rows[copies:]
+            prefix = prefix and prefix.without(copies)
         texts += [_as_context(model, ids) for piece in pieces for ids in piece.tolist()]
     return tuple(texts)
 

@@ -11,14 +11,16 @@ and is kept within clamp * |v0|. The papers have the KL term after the last toke
 all released code at the subject's last token, where the prediction is of "is". Here `kl_position`
 says which: the papers' by default, as it keeps what the subject is, the code's for `rome-original`.
 The vector is added to what the layer's MLP writes, which is an addition to the residual stream
-after the layer unless a norm comes between. So all that stands before is computed once: a step
-costs the layers above only, and a request's delta does not depend on its batch mates.
+after the layer unless a norm comes between. So all that stands before is computed once, the layers
+below and every layer's keys and values before the subject's last token: a step costs the layers
+above, from that token on. A request's delta does not depend on its batch mates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -30,9 +32,9 @@ from circuits.base.options import Options, option
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest
 from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence
-from circuits.edits.parts.keys import capture, pad, residual_point, value_point
+from circuits.edits.parts.keys import pad, residual_point, value_point
 from circuits.model.holding import fitting
-from circuits.model.model import Model
+from circuits.model.model import Model, Prefix
 
 MAX_ROWS = 256
 
@@ -72,15 +74,18 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Every prompt of several requests after the edited layer; one row a prompt.
+    """Every prompt of several requests after the edited layer, from its subject's last token on.
 
-    `written` is what the layer's MLP wrote, before a norm that may follow it.
+    One row a prompt, at whose first position the delta is added; `written` is what the layer's MLP
+    wrote there, before a norm that may follow it. `before` has the keys and values of all layers at
+    the positions before, of which the last `own` are a row's own.
     """
 
     residual: Float[Tensor, "row pos d_model"]
-    written: Float[Tensor, "row pos d_model"]
+    written: Float[Tensor, "row d_model"]
+    before: Prefix | None
+    own: Int[Tensor, " row"]
     owner: Int[Tensor, " row"]
-    subject: Int[Tensor, " row"]
     predicted: Int[Tensor, "prediction 2"]
     target: Int[Tensor, " prediction"]
     essence: Int[Tensor, "request 2"]
@@ -188,15 +193,15 @@ def _forward(
     model: Model, rows: _Rows, layer: int, delta: Float[Tensor, "request d_model"]
 ) -> tuple[Float[Tensor, " request"], Float[Tensor, "request d_vocab"]]:
     """Mean NLL of each request's target, and log-probabilities where the KL term reads."""
-    index = torch.arange(len(rows.owner), device=model.device)
-    added = torch.zeros_like(rows.residual).index_put(
-        (index, rows.subject), delta[rows.owner].to(rows.residual.dtype)
-    )
-    start = rows.residual + added
+    added = delta[rows.owner].to(rows.residual.dtype)
     if model.architecture.normed_after:
-        old, new = (model.after_mlp(layer, x) for x in (rows.written, rows.written + added))
-        start = rows.residual - old + new
-    residual = run_above(model, layer, start)
+        old, new = (
+            model.after_mlp(layer, x[:, None]) for x in (rows.written, rows.written + added)
+        )
+        added = (new - old)[:, 0]
+    first = (rows.residual[:, 0] + added)[:, None]
+    start = torch.cat([first, rows.residual[:, 1:]], 1)
+    residual = run_above(model, layer, start, rows.before, rows.own)
     places = torch.cat([rows.predicted, rows.essence])
     logits = model.unembed(residual[places[:, 0], places[:, 1]]).float().log_softmax(-1)
     log_p = logits[: len(rows.target)].gather(1, rows.target[:, None])[:, 0]
@@ -207,11 +212,19 @@ def _forward(
 
 
 def run_above(
-    model: Model, layer: int, residual: Float[Tensor, "row pos d_model"]
+    model: Model,
+    layer: int,
+    residual: Float[Tensor, "row pos d_model"],
+    before: Prefix | None = None,
+    own: Int[Tensor, " row"] | None = None,
 ) -> Float[Tensor, "row pos d_model"]:
-    """The residual stream from after a layer to the end, before the final norm."""
+    """The residual stream from after a layer to the end, before the final norm.
+
+    `before` and `own` are as `Blocks.run_attention` takes them.
+    """
     for above in range(layer + 1, model.n_layers):
-        residual = model.run_layer(above, residual)
+        earlier = None if before is None else before[above]
+        residual = model.run_layer(above, residual, earlier, own=own)
     return residual
 
 
@@ -228,29 +241,67 @@ def _rows(
         placed += [(owner, place(model, request, context)) for context in contexts]
     first_essence = len(placed)
     placed += [(o, place_essence(model, request.subject)) for o, request in enumerate(requests)]
-    tokens = pad([prompt.ids for _, prompt in placed], model.device)
-    points = residual_point(layer), value_point(layer)
     predicted = [
-        (row, prompt.prompt_length - 1 + step)
+        (row, prompt.prompt_length - 1 + step - prompt.subject_last)
         for row, (_, prompt) in enumerate(placed)
         for step in range(len(prompt.targets))
     ]
     place_of = {
-        KlPosition.END: lambda prompt: prompt.prompt_length - 1,
-        KlPosition.SUBJECT: lambda prompt: prompt.subject_last,
+        KlPosition.END: lambda prompt: prompt.prompt_length - 1 - prompt.subject_last,
+        KlPosition.SUBJECT: lambda prompt: 0,
     }[kl_position]
     essence = [(row, place_of(placed[row][1])) for row in range(first_essence, len(placed))]
 
     def integers(values: Sequence[object]) -> Tensor:
         return torch.tensor(values, device=model.device)
 
-    seen = capture(model, tokens, points, layer)
+    residual, written, prefix = _run(model, [prompt.ids for _, prompt in placed], layer)
+    first = integers([prompt.subject_last for _, prompt in placed])
+    width = max(len(prompt.ids) - prompt.subject_last for _, prompt in placed)
+    # A short row's places beyond its end hold its last state, which nothing reads.
+    places = first[:, None] + torch.arange(width, device=model.device)
+    places = places.clamp_max(residual.shape[1] - 1)[..., None]
     return _Rows(
-        residual=seen[points[0]],
-        written=seen[points[1]],
+        residual=residual.take_along_dim(places, 1),
+        written=written.take_along_dim(places[:, :1], 1)[:, 0],
+        before=_aligned(prefix, first, layer),
+        own=first,
         owner=integers([owner for owner, _ in placed]),
-        subject=integers([prompt.subject_last for _, prompt in placed]),
         predicted=integers(predicted),
         target=integers([token for _, prompt in placed for token in prompt.targets]),
         essence=integers(essence),
     )
+
+
+def _run(
+    model: Model, ids: Sequence[Sequence[int]], layer: int
+) -> tuple[Float[Tensor, "row pos d"], Float[Tensor, "row pos d"], Prefix]:
+    """The residual stream after a layer, what its MLP wrote, and all keys and values."""
+    found: dict[str, Tensor] = {}
+
+    def keep(value: Any, hook: Any) -> None:
+        found[hook.name] = value
+
+    points = residual_point(layer), value_point(layer)
+    hooks = [(point, keep) for point in points]
+    _, prefix = model.last_logits_and_prefix(pad(ids, model.device), hooks)
+    return found[points[0]], found[points[1]], prefix
+
+
+def _aligned(prefix: Prefix, own: Int[Tensor, " row"], layer: int) -> Prefix | None:
+    """Keys and values of each row's first `own` positions, moved to the right end; above a layer.
+
+    Masks and windows go by distances, which are the true ones then; the left is padding.
+    """
+    length = int(own.max())
+    if length == 0:
+        return None
+    places = torch.arange(length, device=own.device) - (length - own[:, None])
+    places = places.clamp_min(0)[:, None, :, None]
+    pairs = (
+        (keys.take_along_dim(places, 2), values.take_along_dim(places, 2))
+        if at > layer
+        else (keys[:, :, :0], values[:, :, :0])
+        for at, (keys, values) in enumerate(prefix.keys_values)
+    )
+    return Prefix(length, tuple(pairs))

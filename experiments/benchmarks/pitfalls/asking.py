@@ -82,8 +82,10 @@ def walk(
     sides = {EDIT: deltas, RANDOM: beside}
     if len(hops) > 1:
         sides[RANDOM_LAST] = [*deltas[:-1], beside[-1]]
+    known: dict[tuple[int, ...], Asked] = {}
     return Walk(
-        tuple(outcomes), {side: _along(bench.model, each, facts) for side, each in sides.items()}
+        tuple(outcomes),
+        {side: _along(bench.model, each, facts, known) for side, each in sides.items()},
     )
 
 
@@ -113,12 +115,20 @@ def says(model: Model, facts: Sequence[Question]) -> list[bool]:
 
 
 def _along(
-    model: Model, deltas: Sequence[WeightDelta | None], facts: Mapping[str, Question]
+    model: Model,
+    deltas: Sequence[WeightDelta | None],
+    facts: Mapping[str, Question],
+    known: dict[tuple[int, ...], Asked],
 ) -> list[Asked]:
-    found = [asked(model, facts)]
+    """The facts before and after each change; what the sides have in common is asked once."""
+    found = []
     with ExitStack() as placed:
-        for delta in deltas:
-            if delta is not None:
-                placed.enter_context(delta.applied(model))
-            found.append(asked(model, facts))
+        for step in range(len(deltas) + 1):
+            made = [delta for delta in deltas[:step] if delta is not None]
+            if step and (last := deltas[step - 1]) is not None:
+                placed.enter_context(last.applied(model))
+            state = tuple(map(id, made))
+            if state not in known:
+                known[state] = asked(model, facts)
+            found.append(known[state])
     return found

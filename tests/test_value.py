@@ -1,0 +1,112 @@
+"""The value of ROME and MEMIT, found from the subject on, is that of runs of whole prompts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from circuits.edits.edit import EditRequest
+from circuits.edits.methods.run import target_scores
+from circuits.edits.parts.contexts import place, place_essence
+from circuits.edits.parts.keys import value_point
+from circuits.edits.parts.value import ValueSettings, optimise_values
+from circuits.model.model import Model, load
+from tests.edits import REQUEST
+from tests.families import FAMILIES, family_model
+from tests.tiny import tiny_model
+
+LAYER = 0
+CONTEXTS = ("", "In Peru. ", "They say that of all the towns of the north. ")
+OTHER = EditRequest("In {} is", "Norway", "Lima")
+"""Its answer is near the subject, as some families' attention reaches three tokens back only."""
+SETTINGS = ValueSettings(steps=3, learning_rate=0.1, kl_factor=2.0, clamp=1.0, stop_below=0.0)
+
+
+def plain_value(
+    model: Model, request: EditRequest, scale: torch.Tensor
+) -> tuple[list[float], torch.Tensor]:
+    """The losses and the delta of a loop that runs every prompt whole and alone, by a hook."""
+    delta = torch.zeros(model.d_model, requires_grad=True)
+
+    def log_p(ids, subject) -> torch.Tensor:
+        def add(value, hook):
+            added = torch.zeros_like(value)
+            added[0, subject] = delta
+            return value + added
+
+        return model.last_logits(torch.tensor([ids]), [(value_point(LAYER), add)])[0].log_softmax(
+            -1
+        )
+
+    optimiser = torch.optim.Adam([delta], lr=SETTINGS.learning_rate)
+    losses, before = [], None
+    for step in range(SETTINGS.steps):
+        scores = []
+        for context in CONTEXTS:
+            prompt = place(model, request, context)
+            for at, token in enumerate(prompt.targets):
+                ids = prompt.ids[: prompt.prompt_length + at]
+                scores.append(log_p(ids, prompt.subject_last)[token])
+        essence = place_essence(model, request.subject)
+        now = log_p(essence.ids, essence.subject_last)
+        before = now.detach() if before is None else before
+        loss = -torch.stack(scores).mean()
+        loss = loss + SETTINGS.kl_factor * (now.exp() * (now - before)).sum()
+        loss = loss + SETTINGS.weight_decay * delta.norm() / scale.norm() ** 2
+        losses.append(float(loss.detach()))
+        if step < SETTINGS.steps - 1:
+            (delta.grad,) = torch.autograd.grad(loss, delta)
+            optimiser.step()
+            with torch.no_grad():
+                delta *= min(1.0, float(SETTINGS.clamp * scale.norm() / delta.norm()))
+    return losses, delta.detach()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_value_is_that_of_whole_runs(family: str) -> None:
+    """Prompts whose subjects end at unlike places, two requests at a time."""
+    model, requests = family_model(family), (REQUEST, OTHER)
+    scale = torch.full((2, model.d_model), 0.2)
+    found = optimise_values(model, requests, LAYER, CONTEXTS, scale, SETTINGS)
+    for request, value in zip(requests, found, strict=True):
+        losses, delta = plain_value(model, request, scale[0])
+        assert value.losses == pytest.approx(losses, rel=1e-4)
+        assert len(set(losses)) == SETTINGS.steps
+        torch.testing.assert_close(value.delta, delta, rtol=2e-3, atol=2e-3)
+
+
+def test_answers_are_scored_as_in_runs_of_each_alone() -> None:
+    """Several answers of one question, of one token and of more; texts of unlike length."""
+    model = load("facts-gpt2", device="cpu")
+    asked = [
+        place(model, EditRequest(prompt, "France", target))
+        for prompt in ("The capital of {} is", "It is known that the capital of {} is")
+        for target in ("Paris", "Lima", "Paris and Rome", "Oslo")
+    ]
+    assert {len(each.targets) == 1 for each in asked} == {True, False}
+    found = target_scores(model, asked, max_rows=3)
+    for each, share, said in zip(asked, found.probability, found.said, strict=True):
+        log_p, best = [], []
+        for at, token in enumerate(each.targets):
+            ids = torch.tensor([each.ids[: each.prompt_length + at]])
+            scores = model.last_logits(ids)[0].float().log_softmax(-1)
+            log_p.append(float(scores[token]))
+            best.append(int(scores.argmax()) == token)
+        assert float(share) == pytest.approx(math.exp(sum(log_p) / len(log_p)), rel=1e-5)
+        assert bool(said) == all(best)
+    assert set(found.said.tolist()) == {True, False}
+
+
+def test_a_run_that_follows_a_prefix_gives_the_whole_ones_keys_and_values() -> None:
+    model, tokens = tiny_model("llama"), torch.arange(14).reshape(2, 7) + 5
+    logits, whole = model.last_logits_and_prefix(tokens)
+    _, first = model.last_logits_and_prefix(tokens[:, :3])
+    after, both = model.last_logits_and_prefix(tokens[:, 3:], prefix=first)
+    torch.testing.assert_close(after, logits, rtol=1e-5, atol=1e-5)
+    assert (first.length, both.length) == (3, whole.length)
+    second = both.without(1)
+    for layer in range(model.n_layers):
+        for found, expected in zip(second[layer], whole[layer], strict=True):
+            torch.testing.assert_close(found, expected[1:], rtol=1e-5, atol=1e-5)
