@@ -491,3 +491,20 @@ def test_models_of_one_name_have_folders_of_their_own(tmp_path: Path):
 def test_the_number_of_verbs_is_that_of_the_page():
     page = (Path(planning.__file__).parents[2] / "docs" / "tasks" / "sweep.md").read_text()
     assert all(f"`{name}`" in page for name in VERBS)
+
+
+def test_neurons_are_units_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A unit holds what the function gives with these options."""
+    entry = {"verb": "neurons", "relation": "country_capital", "n-pairs": 4, "mlp": [["m2"]]}
+    spec = {"models": ["facts-gpt2"], "units": [{**entry, "size": [[1, 4]], "random": 1}]}
+    code, folder = command(tmp_path, spec)
+    assert code == 0, capsys.readouterr().err
+    (path,) = (folder / "units").glob("*/*.safetensors")
+    options = {"n_pairs": 4, "sizes": (1, 4), "n_random": 1}
+    expected = kc.neurons("facts-gpt2", "country_capital", "m2", **options)
+    found = kc.open(path)
+    assert found.rows() == expected.rows()
+    assert len(found.rows()) > 0
+    wrong = {**spec, "units": [{**entry, "circuit": "tests"}]}
+    assert command(tmp_path, wrong)[0] == 2
+    assert "names the MLPs already" in capsys.readouterr().err
