@@ -142,9 +142,9 @@ def test_every_benchmark_reads_its_own_cases(name: str) -> None:
     assert len(cases.items) >= 4
     assert not cases.left_out
     for method in found.methods:
-        found.check(method)
+        found.edit_of(method)
     with pytest.raises(OptionError):
-        found.check("no such method")
+        found.edit_of("no such method")
 
 
 def test_a_wrong_name_is_told_the_nearest() -> None:

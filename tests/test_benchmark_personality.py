@@ -314,4 +314,4 @@ def test_a_setting_that_there_is_not_is_refused(tiny: str, tmp_path: Path, wrong
     with pytest.raises(OptionError, match=wrong.split("=")[wrong != "colour=red"]):
         run_analysis(as_analysis(PERSONALITY, cases), config, Context(tiny, tmp_path / "out"))
     with pytest.raises(OptionError, match="edit method"):
-        PERSONALITY.check("no-such")
+        PERSONALITY.edit_of("no-such")

@@ -332,13 +332,13 @@ def test_a_folder_without_cases_and_odd_paraphrases_are_refused(
 def test_only_methods_of_editing_are_taken():
     for benchmark in (CONFLICT_EDIT, ROUND_EDIT):
         for method in benchmark.methods:
-            benchmark.check(method)
+            benchmark.edit_of(method)
         with pytest.raises(OptionError):
-            benchmark.check("nonsense")
+            benchmark.edit_of("nonsense")
     with pytest.raises(OptionError):
-        CONFLICT_EDIT.check("memit-mle")
+        CONFLICT_EDIT.edit_of("memit-mle")
     with pytest.raises(OptionError):
-        ROUND_EDIT.check("rome-mle")
+        ROUND_EDIT.edit_of("rome-mle")
 
 
 # --- units on a tiny model -----------------------------------------------------------------------

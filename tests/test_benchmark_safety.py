@@ -347,7 +347,7 @@ def test_a_setting_that_there_is_not_is_refused(tiny: str, tmp_path: Path, wrong
     with pytest.raises(OptionError, match=wrong.split("=")[0]):
         run_analysis(as_analysis(SAFE_EDIT, two(tmp_path)), config, Context(tiny, tmp_path / "o"))
     with pytest.raises(OptionError, match="edit method"):
-        SAFE_EDIT.check("no-such")
+        SAFE_EDIT.edit_of("no-such")
 
 
 def test_the_lead_says_why_a_share_is_undefined(tiny: str, tmp_path: Path):

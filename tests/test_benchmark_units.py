@@ -151,12 +151,18 @@ def test_methods_that_need_moments_share_them(
         asked.append([str(each) for each in methods])
 
     monkeypatch.setattr("experiments.benchmarks.base.share_moments", share)
-    for name in ("counterfact", "knowundo"):
+    named = {
+        "counterfact": ("none", "in-context", "memit", "ft"),
+        "roundedit": ("none", "memit-mle"),
+        "safeedit": ("none",),
+        "knowundo": ("none", "ga"),
+    }
+    for name, methods in named.items():
         found = benchmark(name)
         prepare = as_analysis(found, found.read(found.own_data)).prepare
-        if prepare is not None:
-            prepare(context, Config(("none", "in-context", "memit", "ft")))
-    assert asked == [["memit", "ft"]]
+        assert prepare is not None
+        prepare(context, Config(methods))
+    assert asked == [["memit", "ft"], ["memit-mle"]]
 
 
 def test_neurons_are_never_compared_with_no_random_ones() -> None:

@@ -339,7 +339,7 @@ def test_settings_and_methods_that_there_are_not_are_refused(tmp_path):
     with pytest.raises(Exception, match="retain_modle"):
         _run(TOFU, model, tmp_path, "retain_modle=x")
     with pytest.raises(OptionError, match="'gaa' is none"):
-        KNOW_UN_DO.check("gaa")
+        KNOW_UN_DO.edit_of("gaa")
 
 
 def test_a_set_without_a_usable_row_is_said(tmp_path):

@@ -31,6 +31,8 @@ FIXTURES = Path(__file__).with_name("fixtures")
 """Small benign files of our own in the benchmarks' schemas."""
 NO_EDIT = "none"
 """The baseline that changes nothing."""
+IN_CONTEXT = "in-context"
+"""The baseline that says the edit before the question."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,12 @@ class Benchmark:
     read. `fixture` is our own small file in that form. `read` gives the cases of a file or folder.
     `compute(bench, case, method)` gives one unit's values, as plain as `circuits.base.plain` makes
     them; with `whole` the case is the tuple of all cases. `report(parts)` makes the page of the
-    units' values by key; each holds its `method`. `check(method)` refuses an unknown method.
+    units' values by key; each holds its `method`. `edit_of(method)` is the way of editing that
+    a method's name stands for, None for a baseline; it refuses an unknown name.
     `settings` are the options of its own (`--set`); `finds_circuits` says whether it can look at
     the circuits of its cases. `set_of(case)` is given where cases belong to sets that are needed
     together, as what is forgotten and what is retained: a limit is then of cases a set. `beside`
-    is a pattern of files in the folder of a data file that are read with it. Where methods are of
-    `edits`, second moments that several units need are collected before them.
+    is a pattern of files in the folder of a data file that are read with it.
     """
 
     name: str
@@ -86,13 +88,12 @@ class Benchmark:
     read: Callable[[Path], Cases]
     compute: Callable[[Bench, Any, str], Part]
     report: Callable[[Mapping[str, Part]], Report]
-    check: Callable[[str], Any]
+    edit_of: Callable[[str], EditMethod | None]
     settings: type[Options] = NoSettings
     finds_circuits: bool = False
     whole: bool = False
     set_of: Callable[[Any], Any] | None = None
     beside: str = ""
-    edits: bool = False
     version: int = 1
 
     @property
@@ -104,10 +105,13 @@ class Benchmark:
         """The benchmark's own options; OptionError for one that it does not have."""
         return build(self.settings, parse_settings(config.settings), self.name)
 
+    def edits_of(self, config: Config) -> list[EditMethod]:
+        """The ways of editing that were asked for, without baselines; OptionError as `edit_of`."""
+        return [found for each in config.methods if (found := self.edit_of(each))]
+
     def refuse(self, config: Config) -> None:
         """OptionError for a method, a setting or a wish that the benchmark cannot serve."""
-        for method in config.methods:
-            self.check(method)
+        self.edits_of(config)
         self.settings_of(config)
         if config.circuits and not self.finds_circuits:
             raise OptionError(f"{self.name} does not look at circuits; leave `circuits` out")
@@ -191,8 +195,9 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
             raise SkipError(str(error)) from None
 
     def prepare(context: Context, config: Config) -> None:
-        methods = [each for each in config.methods if is_edit(each)]
-        share_moments(context.model, methods, progress=context.progress)
+        """Second moments that several units need are collected once, before them."""
+        if edits := benchmark.edits_of(config):
+            share_moments(context.model, edits, progress=context.progress)
 
     def report(config: Config, parts: Mapping[str, Part]) -> Report:
         found = benchmark.report(parts)
@@ -209,7 +214,7 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         version=benchmark.version,
         slow=True,
         scores_edges=lambda config: config.circuits,
-        prepare=prepare if benchmark.edits else None,
+        prepare=prepare,
         marks=lambda config: config.limit if benchmark.whole else None,
     )
 
@@ -225,12 +230,13 @@ def _drawn(rows: Sequence[int], limit: int, name: Any, seed: int) -> list[int]:
     return [rows[place] for place in chosen]
 
 
-def is_edit(method: str) -> bool:
-    """Whether a method of a benchmark changes weights, and is no baseline."""
-    try:
-        return bool(EditMethod.of(method))
-    except OptionError:
-        return False
+def edit_or(*baselines: str) -> Callable[[str], EditMethod | None]:
+    """`Benchmark.edit_of` for the methods of editing beside these baselines."""
+
+    def edit_of(method: str) -> EditMethod | None:
+        return None if method in baselines else EditMethod.of(method, "method")
+
+    return edit_of
 
 
 def by_method(parts: Mapping[str, Part]) -> dict[str, list[Part]]:
@@ -244,7 +250,7 @@ def by_method(parts: Mapping[str, Part]) -> dict[str, list[Part]]:
 def decided(benchmark: Benchmark, config: Config, path: Path) -> Config:
     """The options with the hashes of all that is read: data, own functions, files of settings."""
     beside = path.parent.glob(benchmark.beside) if benchmark.beside and path.is_file() else ()
-    own = [EditMethod.of(each) for each in config.methods if is_edit(each)]
+    own: list[Open] = [*benchmark.edits_of(config)]
     own += [each for each in vars(benchmark.settings_of(config)).values() if isinstance(each, Open)]
     found = [each.source_sha256 for each in own if each.source_sha256]
     for text in config.settings:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from experiments.benchmarks.base import NO_EDIT, Benchmark, Cases
+from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT, Benchmark, Cases, edit_or
 from experiments.benchmarks.editing.cases import mquake, single_edits
 from experiments.benchmarks.editing.report import report
-from experiments.benchmarks.editing.run import IN_CONTEXT, check, compute
+from experiments.benchmarks.editing.run import compute
 
 METHODS = (NO_EDIT, IN_CONTEXT, "rome", "memit", "ft")
 
@@ -35,8 +35,7 @@ def _editing(
         read=read,
         compute=compute,
         report=partial(report, by_category=name == "knowedit"),
-        check=check,
-        edits=True,
+        edit_of=edit_or(NO_EDIT, IN_CONTEXT),
         finds_circuits=True,
         version=2,
     )

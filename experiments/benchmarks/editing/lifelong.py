@@ -19,13 +19,12 @@ from circuits.base.plain import number
 from circuits.edits.edit import WeightDelta
 from circuits.edits.judge.measures import Measure
 from circuits.edits.judge.success import RequestScore, norm_growth
-from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.edit_study.stored import edits_made, score_values
 from experiments.analyses.engine.base import Figure, Part, Report, Section
 from experiments.analyses.engine.claims import average, difference
 from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table, shown
-from experiments.benchmarks.base import Bench, Benchmark
+from experiments.benchmarks.base import Bench, Benchmark, edit_or
 from experiments.benchmarks.editing.cases import Case, single_edits
 from experiments.benchmarks.editing.run import editor_of, judge_of
 from viz.paper.charts import Lines
@@ -52,11 +51,6 @@ class Settings(Options):
     """How often a sequence is judged."""
 
     every: int = option(5, "after how many edits all edits so far are judged", low=1)
-
-
-def check(method: str) -> None:
-    """OptionError for what is no edit method."""
-    EditMethod.of(method)
 
 
 def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
@@ -220,8 +214,7 @@ LIFELONG = Benchmark(
     read=single_edits,
     compute=compute,
     report=report,
-    check=check,
-    edits=True,
+    edit_of=edit_or(),
     settings=Settings,
     whole=True,
     version=2,

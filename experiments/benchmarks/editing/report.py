@@ -17,9 +17,9 @@ from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, average, difference, share
 from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table, shown
-from experiments.benchmarks.base import NO_EDIT, by_method
+from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT, by_method
 from experiments.benchmarks.editing import circuits
-from experiments.benchmarks.editing.run import IN_CONTEXT, RANDOM
+from experiments.benchmarks.editing.run import RANDOM
 
 NAMES = {
     Measure.EFFICACY: "reliability",

@@ -14,24 +14,16 @@ from circuits.edits.judge.in_context import in_context
 from circuits.edits.judge.success import Judge, RequestScore
 from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.edit_study.stored import score_values
-from experiments.benchmarks.base import NO_EDIT, Bench
+from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT, Bench
 from experiments.benchmarks.editing.cases import Case
 from experiments.benchmarks.editing.circuits import circuit_of
 from locate.edit import Editor, EditRun, Mode, run_edits, texts_for_drift
 
-IN_CONTEXT = "in-context"
-"""The baseline that puts the fact into the prompt."""
 FLUENCY_TOKENS = (100, 60)
 """Lengths of the text that fluency is measured on, the published one first; the first of which the
 model takes twice as many, as as many are sampled after the prompt."""
 RANDOM = "random"
 """Where a unit keeps what a random change of the edit's size did."""
-
-
-def check(method: str) -> None:
-    """OptionError for what is no edit method and no baseline."""
-    if method not in (NO_EDIT, IN_CONTEXT):
-        EditMethod.of(method)
 
 
 def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from circuits.edits.judge.generation import Speaker, ngram_entropy
 from circuits.edits.methods.registry import EditMethod
 from circuits.model.model import Model
 from experiments.analyses.engine.base import Part
-from experiments.benchmarks.base import NO_EDIT, Bench, Benchmark
+from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT, Bench, Benchmark, edit_or
 from experiments.benchmarks.personality.cases import TRAITS, PersonalityCase, read_cases
 from experiments.benchmarks.personality.classifiers import (
     TraitClassifier,
@@ -35,7 +35,7 @@ from experiments.benchmarks.personality.measures import (
     published_levels,
     read,
 )
-from experiments.benchmarks.personality.report import BEFORE, IN_CONTEXT, report
+from experiments.benchmarks.personality.report import BEFORE, report
 from experiments.benchmarks.replies.changes import AFTER, applied, changed
 from experiments.benchmarks.replies.spoken import length, spoken
 
@@ -58,11 +58,6 @@ class _Seen:
     answers: Mapping[str, Sequence[Read]]
     other: Sequence[Read]
     said: str
-
-
-def check(method: str) -> str:
-    """The method's name; OptionError where there is no such."""
-    return method if method in (NO_EDIT, IN_CONTEXT) else str(EditMethod.of(method))
 
 
 def compute(bench: Bench, case: PersonalityCase, method: str) -> Part:
@@ -176,8 +171,7 @@ PERSONALITY = Benchmark(
     read=read_cases,
     compute=compute,
     report=report,
-    check=check,
-    edits=True,
+    edit_of=edit_or(NO_EDIT, IN_CONTEXT),
     settings=Settings,
     version=2,
 )

@@ -14,13 +14,11 @@ from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, average, difference
 from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table
-from experiments.benchmarks.base import NO_EDIT, by_method
+from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT, by_method
 from experiments.benchmarks.personality.measures import MIN_ENTROPY, coherent
 from experiments.benchmarks.replies.changes import AFTER, RANDOM
 
 BEFORE = "before"
-IN_CONTEXT = "in-context"
-"""The baseline that changes no weight: the edit's question and answer stand before every prompt."""
 SIDES = {BEFORE: "unedited", AFTER: "the edit", RANDOM: "random change"}
 NOT_COMPUTED = "not computed"
 OVER = "cases"

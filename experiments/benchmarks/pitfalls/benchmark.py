@@ -14,7 +14,7 @@ from typing import Any
 
 from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.engine.base import Part
-from experiments.benchmarks.base import NO_EDIT, Bench, Benchmark
+from experiments.benchmarks.base import NO_EDIT, Bench, Benchmark, edit_or
 from experiments.benchmarks.pitfalls import measures
 from experiments.benchmarks.pitfalls.asking import Asked, says, walk
 from experiments.benchmarks.pitfalls.cases import (
@@ -42,18 +42,16 @@ PUBLISHED = "https://github.com/zjunlp/PitfallsKnowledgeEditing"
 # --- ConflictEdit --------------------------------------------------------------------------------
 
 
-def check_edit(method: str) -> EditMethod | None:
-    """The method of editing, None for `none`; OptionError where there is none of that name."""
-    return None if method == NO_EDIT else EditMethod.of(method, "method")
+edit_method = edit_or(NO_EDIT)
 
 
 def compute_conflict(bench: Bench, case: ConflictCase, method: str) -> Part:
     """Both edits of a case, one on the other; where a measure needs it, the second alone too."""
     first, second = case.edits
-    both = walk(bench, check_edit(method), [[first], [second]], case.facts)
+    both = walk(bench, edit_method(method), [[first], [second]], case.facts)
     alone = None
     if case.conflict != Conflict.REVERSE:
-        alone = walk(bench, check_edit(method), [[second]], case.facts)
+        alone = walk(bench, edit_method(method), [[second]], case.facts)
     found: dict[str, Any] = {
         "conflict": case.conflict,
         "edits": both.records(),
@@ -118,24 +116,23 @@ CONFLICT_EDIT = Benchmark(
     read=read_conflict,
     compute=compute_conflict,
     report=conflict_report,
-    check=check_edit,
+    edit_of=edit_method,
     beside=PROMPTS,
-    edits=True,
 )
 
 
 # --- RoundEdit -----------------------------------------------------------------------------------
 
 
-def check_round(method: str) -> EditMethod | None:
-    """As `check_edit`, and `memit-mle`, whose way back edits every true object at once."""
-    return MEMIT_MLE if method == MEMIT_MLE else check_edit(method)
+def edit_or_all_back(method: str) -> EditMethod | None:
+    """As `edit_method`, and `memit-mle`, whose way back edits every true object at once."""
+    return MEMIT_MLE if method == MEMIT_MLE else edit_method(method)
 
 
 def compute_round(bench: Bench, case: RoundCase, method: str) -> Part:
     """A case's edit and the way back, to the object it came from or to all true ones."""
     back = case.all_back if method == MEMIT_MLE else [case.back]
-    done = walk(bench, check_round(method), [[case.there], back], case.facts)
+    done = walk(bench, edit_or_all_back(method), [[case.there], back], case.facts)
     found: dict[str, Any] = {
         "split": case.split,
         "edits": done.records(),
@@ -191,7 +188,6 @@ ROUND_EDIT = Benchmark(
     read=read_round,
     compute=compute_round,
     report=round_report,
-    check=check_round,
+    edit_of=edit_or_all_back,
     beside=PROMPTS,
-    edits=True,
 )

@@ -13,7 +13,7 @@ from circuits.base.options import Options, option
 from circuits.edits.judge.generation import Forced, Speaker
 from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.engine.base import Part
-from experiments.benchmarks.base import NO_EDIT, Bench, Benchmark
+from experiments.benchmarks.base import NO_EDIT, Bench, Benchmark, edit_or
 from experiments.benchmarks.replies.changes import applied, changed
 from experiments.benchmarks.replies.spoken import length, spoken
 from experiments.benchmarks.safety.cases import INPUTS, SafetyCase, read_cases
@@ -48,11 +48,6 @@ class _Heard:
     replies: Mapping[str, Mapping[str, str]]
     labels: Mapping[str, Mapping[str, float]]
     kept: Mapping[str, Forced]
-
-
-def check(method: str) -> str:
-    """The method's name; OptionError where there is no such."""
-    return method if method == NO_EDIT else str(EditMethod.of(method))
 
 
 def compute(bench: Bench, case: SafetyCase, method: str) -> Part:
@@ -126,8 +121,7 @@ SAFE_EDIT = Benchmark(
     read=read_cases,
     compute=compute,
     report=report,
-    check=check,
-    edits=True,
+    edit_of=edit_or(NO_EDIT),
     settings=Settings,
     version=2,
 )

@@ -54,7 +54,7 @@ class Settings(Options):
 
 
 def check(method: str) -> None:
-    """OptionError for a method that there is not."""
+    """OptionError for a method that there is not; none of them is one of editing."""
     if method != NO_EDIT:
         UnlearnMethod.of(method)
 
@@ -184,7 +184,7 @@ KNOW_UN_DO = Benchmark(
     read=read_know_un_do,
     compute=know_un_do,
     report=know_un_do_report,
-    check=check,
+    edit_of=check,
     settings=Settings,
     whole=True,
     set_of=attrgetter("domain", "split"),
@@ -204,7 +204,7 @@ TOFU = Benchmark(
     read=read_tofu,
     compute=tofu,
     report=tofu_report,
-    check=check,
+    edit_of=check,
     settings=Settings,
     whole=True,
     set_of=attrgetter("domain", "split"),
