@@ -24,6 +24,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from circuits.base.errors import UnsupportedArchitectureError
+from circuits.model.wrapped import WRAPPERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -233,7 +234,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 """Covered model types."""
 
 _INSTEAD = {
-    "gemma3": "it also reads images; the text-only sizes are of architecture 'gemma3_text'",
+    **dict.fromkeys(WRAPPERS, "only its language model is; name its folder or its hub name"),
     "bloom": "it knows positions by ALiBi",
     "mpt": "it knows positions by ALiBi",
 }

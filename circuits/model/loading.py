@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from circuits.model.placing import DeviceMap
 from circuits.model.shards import folder_at_hand, stored_weights
 from circuits.model.sources import Source, resolve
 from circuits.model.tensors import align, first_not_finite, parse_device, parse_dtype, weights_hash
+from circuits.model.wrapped import KEY_MAPPING, is_wrapper, text_name, text_part
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +163,8 @@ def _from_directory(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"local_files_only": source.local_only, "revision": source.revision}
-    config = AutoConfig.from_pretrained(source.weights, **options)
+    whole = AutoConfig.from_pretrained(source.weights, **options)
+    config = text_part(whole)
     check_architecture(config, name)
     _check_size(config, source.weights, name)
     hf_tokenizer = AutoTokenizer.from_pretrained(source.tokenizer, **options)
@@ -172,16 +175,35 @@ def _from_directory(
         "ignore_mismatched_sizes": True,  # `_check_complete` says it in one line
     }
     if weights is None:
-        # A pickle from outside is never opened.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.weights, use_safetensors=True, **how, **options
-        )
+        within = {"config": config, "key_mapping": KEY_MAPPING} if is_wrapper(whole) else {}
+        with _without_warnings() if within else nullcontext():  # on what is left out
+            # A pickle from outside is never opened.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source.weights, use_safetensors=True, **within, **how, **options
+            )
     else:
         loaded = filled(config, weights, **how)
-    _check_complete(loaded[1], name)
-    stored = getattr(config, "dtype", None)
+    report = dict(loaded[1])
+    origin = {"revision": getattr(config, "_commit_hash", None)}
+    if is_wrapper(whole):
+        report["unexpected_keys"] = [x for x in report["unexpected_keys"] if text_name(x)]
+        origin["language_model_of"] = whole.model_type
+    _check_complete(report, name)
+    stored = getattr(whole, "dtype", None)
     kept = stored if isinstance(stored, torch.dtype) else None
-    return loaded[0], hf_tokenizer, {"revision": getattr(config, "_commit_hash", None)}, kept
+    return loaded[0], hf_tokenizer, origin, kept
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    from transformers.utils import logging as hf_logging
+
+    before = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)
 
 
 def _from_gguf(

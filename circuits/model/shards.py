@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from circuits.model.wrapped import text_name
+
 
 def stored_weights(folder: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Names and values of all weights, numbers with a point in this type.
+    """Names and values of a language model's weights, numbers with a point in this type.
 
     A file is opened for each of them, because all that was read of an open one stays in memory.
     """
@@ -21,9 +23,12 @@ def stored_weights(folder: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tens
         with safe_open(path, "pt") as file:
             names = list(file.keys())
         for name in names:
+            own = text_name(name)
+            if own is None:
+                continue
             with safe_open(path, "pt") as file:
                 value: Tensor = file.get_tensor(name)
-                yield name, value.to(dtype) if value.is_floating_point() else value
+                yield own, value.to(dtype) if value.is_floating_point() else value
 
 
 def folder_at_hand(name: str, revision: str | None, local_only: bool) -> Path | None:

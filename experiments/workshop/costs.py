@@ -219,7 +219,7 @@ def rome_cost(layer: int = 4) -> list[Measurement]:
             bare_value_pass(plain, prompts, layer)
 
     value = ratio(ours, bare, 1)
-    note = f"layer {layer} of 12, {len(contexts)} contexts; runs only the layers above in each step"
+    note = f"layer {layer} of 12, {len(contexts)} contexts; a step runs what comes after"
     return [Measurement("gpt2-small: ROME / its 20 optimisation passes", value, 1.3, note=note)]
 
 
