@@ -59,6 +59,7 @@ _PARTLY: dict[str, Any] = {
 }
 _CAPS: dict[str, Any] = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 6.0}
 _EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+_UNTURNED: dict[str, Any] = {"no_rope_layers": [0, 1], "use_sliding_window": True}
 _ALTERNATING = ["sliding_attention", "full_attention"]
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -97,6 +98,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         _config(head_dim=6, query_pre_attn_scalar=5, layer_types=_ALTERNATING, **_WINDOW),
     ),
     "olmo2": ("olmo2", _config()),
+    "olmo3": ("olmo3", _config(layer_types=_ALTERNATING, **_WINDOW)),
+    "smollm3": ("smollm3", _config(layer_types=_ALTERNATING, **_UNTURNED, **_WINDOW)),
     "mixtral": ("mixtral", _config(num_local_experts=4, num_experts_per_tok=2)),
     "qwen2_moe": ("qwen2_moe", _config(shared_expert_intermediate_size=8, **_EXPERTS)),
     "qwen3_moe": ("qwen3_moe", _config(head_dim=6, **_EXPERTS)),

@@ -97,6 +97,7 @@ PARTS: dict[str, Parts] = {
     "gemma2": Parts(**_BOTH, written="post_feedforward_layernorm"),
     "gemma3_text": Parts(**_BOTH, written="post_feedforward_layernorm"),
     "olmo2": Parts(before=None, before_mlp=None, **_AFTER),
+    "olmo3": Parts(before=None, before_mlp=None, **_AFTER),
 }
 """What is not here is where Llama has it."""
 

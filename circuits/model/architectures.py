@@ -85,7 +85,8 @@ class Architecture:
     not one over the root of d_head, `cache` the argument that brings earlier keys and values,
     `transposed` that matrices are held input by output, `bare_mlp` that an MLP's parts lie in the
     block itself, `windowed` that it reads `sliding_window`, `closed_attention` that attention can
-    be read but not replaced where it is computed.
+    be read but not replaced where it is computed. `turning` names the field that has a 0 for each
+    layer whose queries and keys are not rotated.
     """
 
     mlp_output: str | None
@@ -103,6 +104,7 @@ class Architecture:
     bare_mlp: bool = False
     windowed: bool = False
     closed_attention: bool = False
+    turning: str = ""
 
     @classmethod
     def of(cls, config: Any) -> Architecture:
@@ -207,6 +209,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         norms=Norms.AFTER,
         query_norm=QueryNorm.JOINT,
     ),
+    "olmo3": Architecture(
+        _DOWN,
+        {"attention_bias": False},
+        norms=Norms.AFTER,
+        query_norm=QueryNorm.JOINT,
+        windowed=True,
+    ),
     "opt": Architecture(
         "model.decoder.layers.{}.fc2.weight",
         _OPT,
@@ -224,6 +233,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2_moe": Architecture(None, windowed=True),
     "qwen3": Architecture(_DOWN, **_QWEN3),
     "qwen3_moe": Architecture(None, **_QWEN3),
+    "smollm3": Architecture(_DOWN, _UNBIASED, windowed=True, turning="no_rope_layers"),
     "stablelm": Architecture(
         _DOWN,
         {"qk_layernorm": False},
@@ -268,7 +278,9 @@ def check_architecture(config: Any, name: str) -> None:
             "that it was made from"
         )
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if isinstance(rope, Mapping) and rope.get("rope_type", rope.get("type")) == "longrope":
+    kinds = [rope, *rope.values()] if isinstance(rope, Mapping) else []  # or one a kind of layer
+    ropes = [each for each in kinds if isinstance(each, Mapping)]
+    if any(each.get("rope_type", each.get("type")) == "longrope" for each in ropes):
         # Its angles change with the prompt's length, and a shared prefix has none of its own.
         raise UnsupportedArchitectureError(
             f"{name!r} rotates by 'longrope', which is not covered; covered are the default, "

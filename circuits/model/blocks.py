@@ -185,7 +185,8 @@ class Blocks(Weights):
         self, layer: int, value: Float[Tensor, "*rest pos d_head"], start: int = 0
     ) -> Float[Tensor, "*rest pos d_head"]:
         """Queries or keys turned to their positions; as they are where positions are learned."""
-        if self.architecture.positions == Positions.LEARNED:
+        flags = self.architecture.turning and getattr(self.config, self.architecture.turning)
+        if self.architecture.positions == Positions.LEARNED or (flags and not flags[layer]):
             return value
         places = torch.arange(start, start + value.shape[-2], device=value.device)
         cos, sin = (part[0] for part in self._angles(layer, value, places[None]))
