@@ -74,6 +74,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox, sequential": ("gpt_neox", _config(**_OWN_KEYS, use_parallel_residual=False)),
     "gptj": ("gptj", _gpt(rotary_dim=2)),
     "phi": ("phi", _config(**_OWN_KEYS, **_PARTLY)),
+    "phi3": ("phi3", _config(**_PARTLY, **_WINDOW)),
     "falcon": ("falcon", _config(alibi=False, bias=True, ffn_hidden_size=24)),
     "opt": ("opt", _config(**_OWN_KEYS, ffn_dim=24, word_embed_proj_dim=16)),
     "gpt_neo": (

@@ -45,6 +45,11 @@ def _falcon_column(slot: str, head: int, heads: int, width: int) -> int:
     return {"q": head, "k": heads, "v": heads + 1}[slot] * width
 
 
+def _phi3_column(slot: str, head: int, heads: int, width: int) -> int:
+    """Two query heads share a key in `tests.families`."""
+    return ({"q": 0, "k": heads, "v": heads + heads // 2}[slot] + head) * width
+
+
 _OLD = {"layers": "transformer.h", "embedding": "transformer.wte", "final": "transformer.ln_f"}
 _BOTH = {"after": "post_attention_layernorm", "before_mlp": "pre_feedforward_layernorm"}
 _AFTER = {"after": "post_attention_layernorm", "written": "post_feedforward_layernorm"}
@@ -85,6 +90,7 @@ PARTS: dict[str, Parts] = {
         column=_falcon_column,
     ),
     "phi": Parts(final="model.final_layernorm", output="self_attn.dense", before_mlp=None),
+    "phi3": Parts(queries="self_attn.qkv_proj", column=_phi3_column),
     "opt": Parts(
         "model.decoder.layers",
         "model.decoder.embed_tokens",

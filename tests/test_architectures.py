@@ -25,7 +25,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.restoring import run_restored, source_outputs
 from circuits.graph.running import CircuitRunner
 from circuits.model import taps
-from circuits.model.architectures import ARCHITECTURES, Architecture, check_architecture
+from circuits.model.architectures import ARCHITECTURES, check_architecture
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model, load
 from circuits.model.wiring import Wiring
@@ -327,20 +327,21 @@ def test_what_is_saved_is_loaded_again_with_its_circuit(family, tmp_path: Path) 
     assert f'"parallel_attn_mlp":{parallel}' in (tmp_path / "c.json").read_text().replace(" ", "")
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "falcon"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "falcon", "phi3"])
 def test_a_joint_weight_changed_in_place_is_what_the_model_runs_on(family: str) -> None:
     model, tokens = family_model(family, torch.float32), torch.tensor([[0, 2, 3, 4, 5]])
-    for part in ("weight", "bias"):
-        (name,) = (n for n in model.parameter_names if f".0.{_joint(family)}.{part}" in n)
-        model.parameter(name).mul_(1.5).add_(0.1)
-    expected = model.to_hf()(tokens).logits[:, -1]
-    torch.testing.assert_close(model.last_logits(tokens), expected, **SINGLE)
-
-
-def _joint(family: str) -> str:
-    fused = Architecture.of(shared_model(family).config).fused
-    assert fused is not None
-    return fused[0].partition("{}.")[2]
+    assert model.architecture.fused is not None
+    before = model.last_logits(tokens)
+    for path in filter(None, (model.architecture.fused[0], model.architecture.fused_mlp)):
+        names = [n for n in model.parameter_names if n.startswith(f"{path.format(0)}.")]
+        assert names
+        for name in names:
+            model.parameter(name).mul_(1.5).add_(0.1)
+        after = model.last_logits(tokens)
+        assert (after - before).abs().max() > 1e-3
+        before = after
+        expected = model.to_hf()(tokens).logits[:, -1]
+        torch.testing.assert_close(after, expected, **SINGLE)
 
 
 @pytest.mark.parametrize("family", ["gemma2", "olmo2"])

@@ -70,8 +70,9 @@ def by_head(joint: Tensor, n_heads: int, d_head: int) -> tuple[Tensor, ...]:
 
 
 def queries_then_shared(joint: Tensor, n_heads: int, d_head: int) -> tuple[Tensor, ...]:
-    """Falcon's: output by input, all queries, then the one key and the one value."""
-    return joint.split([n_heads * d_head, d_head, d_head])
+    """Falcon's and Phi-3's: output by input, all queries, then the fewer keys, then the values."""
+    shared = (len(joint) - n_heads * d_head) // 2
+    return joint.split([n_heads * d_head, shared, shared])
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ class Architecture:
     not one over the root of d_head, `cache` the argument that brings earlier keys and values,
     `transposed` that matrices are held input by output, `bare_mlp` that an MLP's parts lie in the
     block itself, `windowed` that it reads `sliding_window`, `closed_attention` that attention can
-    be read but not replaced where it is computed. `turning` names the field that has a 0 for each
-    layer whose queries and keys are not rotated.
+    be read but not replaced where it is computed. `fused_mlp` names the joint matrix of an MLP's
+    gate and, below it, its other half, `turning` the field that has a 0 for each layer whose
+    queries and keys are not rotated.
     """
 
     mlp_output: str | None
@@ -104,6 +106,7 @@ class Architecture:
     bare_mlp: bool = False
     windowed: bool = False
     closed_attention: bool = False
+    fused_mlp: str = ""
     turning: str = ""
 
     @classmethod
@@ -228,6 +231,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"qk_layernorm": False},
         parallel=True,
         one_norm=True,
+    ),
+    "phi3": Architecture(
+        _DOWN,
+        windowed=True,
+        fused=("model.layers.{}.self_attn.qkv_proj", queries_then_shared),
+        fused_mlp="model.layers.{}.mlp.gate_up_proj",
     ),
     "qwen2": Architecture(_DOWN, windowed=True),
     "qwen2_moe": Architecture(None, windowed=True),

@@ -82,7 +82,7 @@ class Weights:
     paging: Paging
     placed: list[Any]  # the edits that are in the weights, the first one first
     _versions: dict[str, int]  # of the weights that `_provenance` tells of
-    _fused: dict[str, tuple[int, str]]  # layer and part of joint weights of queries, keys, values
+    _fused: dict[str, tuple[int, str]]  # layer and part (weight or bias) of joint weights
     _aligned: dict[str, int]  # their versions that the bridge has copies of
 
     @property
@@ -169,30 +169,33 @@ class Weights:
 
     @torch.no_grad()
     def align(self) -> None:
-        """Have the bridge, which splits joint weights of queries, keys and values, run on them.
+        """Have the bridge, which splits joint weights (`Architecture.fused`), run on them.
 
         Torch counts the changes of a tensor, also those made in place by whoever holds it.
         """
         if self.architecture.fused is None:
             return
-        _, split = self.architecture.fused
+        path, split = self.architecture.fused
         for name, (layer, what) in self._fused.items():
             joint = self._parameters[name]
             if joint._version == self._aligned.get(name):
                 continue
-            attention = self.bridge.blocks[layer].attn
-            for slot, part in zip(
-                "qkv", split(self.paging.use(joint), self.n_heads, self.d_head), strict=True
-            ):
-                own = getattr(getattr(attention, slot).original_component, what)
-                self.paging.write(own, part)
+            value, block = self.paging.use(joint), self.bridge.blocks[layer]
+            if name.startswith(path.format(layer)):
+                slots = [getattr(block.attn, slot) for slot in "qkv"]
+                parts = split(value, self.n_heads, self.d_head)
+            else:
+                slots, parts = [block.mlp.gate, getattr(block.mlp, "in")], value.chunk(2)
+            for slot, part in zip(slots, parts, strict=True):
+                self.paging.write(getattr(slot.original_component, what), part)
             self._aligned[name] = joint._version
 
     def _find_fused(self) -> None:
         """Find the joint weights once; the bridge has just made its copies of them."""
         path, _ = self.architecture.fused or ("", None)
         names = {
-            f"{path.format(layer)}.{what}": (layer, what)
+            f"{joint.format(layer)}.{what}": (layer, what)
+            for joint in (path, self.architecture.fused_mlp)
             for layer in range(self.n_layers)
             for what in ("weight", "bias")
         }
