@@ -11,14 +11,18 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
+from circuits.base.choices import EditStatus
 from circuits.base.errors import FileFormatError, ModelNotFoundError, OptionError
 from circuits.base.plain import plain
+from circuits.edits.edit import EditRequest
 from circuits.edits.judge.generation import Forced, Speaker
+from circuits.edits.methods.run import EditOutcome
 from circuits.facts.facts import ProbeKind
 from experiments.analyses.engine.base import Run
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import redraw, run_analysis
-from experiments.benchmarks.base import Cases, Config, as_analysis
+from experiments.benchmarks.base import Benchmark, Cases, Config, as_analysis
+from experiments.benchmarks.personality.benchmark import PERSONALITY
 from experiments.benchmarks.replies.hub import HubClassifier
 from experiments.benchmarks.replies.spoken import spoken
 from experiments.benchmarks.safety.benchmark import SAFE_EDIT
@@ -34,6 +38,7 @@ from experiments.benchmarks.safety.measures import (
     gains,
     published_rate,
 )
+from locate.edit import Editor
 from tests.test_edit import same, weights
 from tests.tiny import byte_level_tokenizer, gpt2_hf, tiny_model
 
@@ -300,6 +305,35 @@ def test_a_unit_has_replies_of_all_sides_with_and_without_the_suffix(done: tuple
     none = run.parts.values["none 2"]["labels"]
     assert none["before"] == none["after"]
     assert part["labels"]["before"] == run.parts.values["ft 1"]["labels"]["before"]
+
+
+@pytest.mark.parametrize("benchmark", [SAFE_EDIT, PERSONALITY], ids=lambda each: each.name)
+def test_an_edit_that_diverged_counts_as_the_unedited_model(
+    benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def diverged(self: Editor, requests: list[EditRequest]) -> EditOutcome:
+        return EditOutcome(None, EditStatus.DIVERGED, "ft", (1,), tuple(requests), "it blew up")
+
+    monkeypatch.setattr(Editor, "__call__", diverged)
+    cases = benchmark.read(benchmark.own_data)
+    config = Config(methods=("none", "ft"), limit=2, settings=("tokens=4",))
+    run = run_analysis(as_analysis(benchmark, cases), config, Context("facts-gpt2", tmp_path))
+    assert not run.parts.skipped
+    found = [part for key, part in run.parts.values.items() if key.startswith("ft ")]
+    assert len(found) == 2
+    for part in found:
+        assert (part["edit"]["status"], part["edit"]["norm"]) == ("diverged", 0.0)
+        assert part["edit"]["reason"] == "it blew up"
+        sides = part.get("sides") or part["labels"]
+        assert list(sides) == ["before", "after"]
+    told = [
+        row[place]
+        for table in run.report.tables
+        for place, name in enumerate(table.columns)
+        for row in table.rows
+        if name in ("edits made", "outcomes") and row[0] not in ("none", "no edit")
+    ]
+    assert told in (["0 of 2"], ["2 diverged"])
 
 
 def test_what_is_said_before_is_what_the_model_says(done: tuple[Run, Context]):

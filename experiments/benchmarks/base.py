@@ -234,7 +234,7 @@ def edit_or(*baselines: str) -> Callable[[str], EditMethod | None]:
     """`Benchmark.edit_of` for the methods of editing beside these baselines."""
 
     def edit_of(method: str) -> EditMethod | None:
-        return None if method in baselines else EditMethod.of(method, "method")
+        return None if method in baselines else EditMethod.of(method)
 
     return edit_of
 

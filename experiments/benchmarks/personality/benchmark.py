@@ -173,5 +173,5 @@ PERSONALITY = Benchmark(
     report=report,
     edit_of=edit_or(NO_EDIT, IN_CONTEXT),
     settings=Settings,
-    version=2,
+    version=3,
 )

@@ -10,6 +10,7 @@ import numpy as np
 from circuits.base.errors import NumericalError
 from circuits.base.intervals import Interval
 from circuits.base.plain import number
+from experiments.analyses.edit_study.stored import edits_made
 from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, average, difference
 from experiments.analyses.engine.names import named
@@ -103,14 +104,18 @@ def _success(methods: Mapping[str, Sequence[Part]]) -> Table:
         cells: list[Any] = [average(_values(parts, side, name)) for name in columns.values()]
         if side == BEFORE:
             cells[-1] = None
-        norm = float(np.mean([part["edit"]["norm"] for part in parts]))
-        rows.append([*_head(method, side, len(parts)), *cells, norm or None])
+        norms = [part["edit"]["norm"] for part in parts if part["edit"]["norm"]]
+        is_edit = method not in (NO_EDIT, IN_CONTEXT)
+        made = edits_made(len(norms), len(parts)) if is_edit else None
+        norm = float(np.mean(norms)) if norms else None
+        rows.append([*_head(method, side, len(parts)), made, *cells, norm])
     return Table(
         "success",
-        ("method", "model with", "cases", *columns, "norm of change"),
+        ("method", "model with", "cases", "edits made", *columns, "norm of change"),
         rows,
         title="Editing success (0 to 1) and what becomes of the next topic",
-        note="The unedited model's ES is σ(l⁺ − l⁻): what an edit starts from.",
+        note="The unedited model's ES is σ(l⁺ − l⁻): what an edit starts from. An edit that was "
+        "not made counts as the unedited model.",
     )
 
 

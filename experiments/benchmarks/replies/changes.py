@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.base.choices import Control, EditStatus
-from circuits.base.errors import NumericalError
+from circuits.base.choices import Control
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.control import control, control_seed
 from circuits.model.model import Model
@@ -31,15 +30,13 @@ def changed(bench: Bench, request: EditRequest, method: str) -> Changed:
     """The edit and its control, drawn by the run's seed and the request.
 
     The record's `probability` is the target's before and after, the geometric mean of its tokens.
-    Without an edit, or where the model says the target already, both leave it as it is, and there
-    is no control. NumericalError where the edit diverged.
+    Without an edit, where it diverged, or where the model says the target already, the model is as
+    it was, and there is no control.
     """
     if method == NO_EDIT:
         return Changed({AFTER: None}, {"status": NO_EDIT, "norm": 0.0})
     editor = bench.once(("editor", method), lambda: Editor(bench.model, method, seed=bench.seed))
     outcome = editor([request])
-    if outcome.status == EditStatus.DIVERGED:
-        raise NumericalError(f"{method}: {outcome.reason}")
     record = {"status": str(outcome.status), "layers": list(outcome.layers)}
     if outcome.delta is None:
         return Changed({AFTER: None}, {**record, "norm": 0.0, "reason": outcome.reason})

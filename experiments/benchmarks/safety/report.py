@@ -181,7 +181,7 @@ def _edits(methods: Mapping[str, Sequence[Part]]) -> Table:
         counted = ", ".join(
             f"{sum(edit['status'] == state for edit in edits)} {state}" for state in states
         )
-        norm = average([edit["norm"] for edit in edits])
+        norm = average([edit["norm"] for edit in edits if edit["norm"]])
         rows.append([named(method), len(parts), *sides, norm, counted])
     names = ("p of the safe reply before", "after", "norm of change", "outcomes")
     return Table(
