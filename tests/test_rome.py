@@ -31,8 +31,9 @@ from circuits.edits.parts.keys import (
     value_point,
 )
 from circuits.edits.parts.moments import Moments, collect_moments
-from circuits.edits.parts.value import KlPosition, ValueSettings, optimise_values, run_above
+from circuits.edits.parts.value import KlPosition, ValueSettings, optimise_values
 from circuits.edits.settings import settings_for
+from circuits.model.continuing import run_above
 from circuits.model.model import Model, load
 from tests.edits import OTHER, QUICK, REQUEST, TEXT, same, weights
 from tests.tiny import byte_level_tokenizer, gpt2_hf, tiny_model

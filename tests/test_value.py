@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ SETTINGS = ValueSettings(steps=3, learning_rate=0.1, kl_factor=2.0, clamp=1.0, s
 
 
 def plain_value(
-    model: Model, request: EditRequest, scale: torch.Tensor
+    model: Model, request: EditRequest, contexts: Sequence[str], scale: torch.Tensor
 ) -> tuple[list[float], torch.Tensor]:
     """The losses and the delta of a loop that runs every prompt whole and alone, by a hook."""
     delta = torch.zeros(model.d_model, requires_grad=True)
@@ -44,7 +45,7 @@ def plain_value(
     losses, before = [], None
     for step in range(SETTINGS.steps):
         scores = []
-        for context in CONTEXTS:
+        for context in contexts:
             prompt = place(model, request, context)
             for at, token in enumerate(prompt.targets):
                 ids = prompt.ids[: prompt.prompt_length + at]
@@ -67,11 +68,29 @@ def plain_value(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_value_is_that_of_whole_runs(family: str) -> None:
     """Prompts whose subjects end at unlike places, two requests at a time."""
-    model, requests = family_model(family), (REQUEST, OTHER)
+    check_values(family_model(family), (REQUEST, OTHER), CONTEXTS)
+
+
+@pytest.mark.parametrize("family", ["gpt_neo", "gptj", "gemma2", "opt"])
+def test_so_are_those_of_prompts_for_whose_padding_there_is_no_room(family: str) -> None:
+    """One subject stands at the end of a long prompt, one before a long answer."""
+    late = EditRequest(f"{'In ' * 22}{{}} is", "France", "Tokyo")
+    early = EditRequest("{} is", "Norway", " ".join(["city"] * 20))
+    check_values(family_model(family), (late, early), ("",))
+
+
+def test_so_are_those_of_subjects_without_anything_before() -> None:
+    model = family_model("llama")
+    model.tokenizer.default_bos = False
+    requests = [EditRequest("{} is", subject, "Lima") for subject in ("France", "Norway")]
+    check_values(model, requests, ("",))
+
+
+def check_values(model: Model, requests: Sequence[EditRequest], contexts: Sequence[str]) -> None:
     scale = torch.full((2, model.d_model), 0.2)
-    found = optimise_values(model, requests, LAYER, CONTEXTS, scale, SETTINGS)
+    found = optimise_values(model, requests, LAYER, contexts, scale, SETTINGS)
     for request, value in zip(requests, found, strict=True):
-        losses, delta = plain_value(model, request, scale[0])
+        losses, delta = plain_value(model, request, contexts, scale[0])
         assert value.losses == pytest.approx(losses, rel=1e-4)
         assert len(set(losses)) == SETTINGS.steps
         torch.testing.assert_close(value.delta, delta, rtol=2e-3, atol=2e-3)

@@ -189,7 +189,7 @@ def _from_directory(
         report["unexpected_keys"] = [x for x in report["unexpected_keys"] if text_name(x)]
         origin["language_model_of"] = whole.model_type
     _check_complete(report, name)
-    stored = getattr(whole, "dtype", None)
+    stored = getattr(whole, "dtype", None) or getattr(config, "dtype", None)
     kept = stored if isinstance(stored, torch.dtype) else None
     return loaded[0], hf_tokenizer, origin, kept
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from circuits.model.wrapped import text_name
+from circuits.model.wrapped import WRAPPERS, text_name
 
 
 def stored_weights(folder: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -19,11 +19,13 @@ def stored_weights(folder: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tens
     """
     from safetensors import safe_open
 
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    wrapped = config.get("model_type") in WRAPPERS
     for path in _files(folder):
         with safe_open(path, "pt") as file:
             names = list(file.keys())
         for name in names:
-            own = text_name(name)
+            own = text_name(name) if wrapped else name
             if own is None:
                 continue
             with safe_open(path, "pt") as file:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import bootstrap_means, enough
+from circuits.base.origin import unit_of
 from circuits.base.results import Result, numeric
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class AverageLens(Result):
             for state in range(self.rank.shape[1])
         ]
         return Summary(
-            f"Logit lens over {self.n_facts:,} facts",
+            f"Logit lens over {self.n_facts:,} {unit_of(self.provenance)}s",
             {**named(self.provenance, "model"), "read at": ", ".join(self.places)},
             f"median rank at the {place} (1 is the top)",
             ("layer", *map(str, self.followed)),

@@ -26,10 +26,12 @@ from torch import Tensor
 from circuits.base.errors import OptionError
 from circuits.facts.pairs import batches_of
 from circuits.model import taps
+from circuits.model.continuing import before_each, from_each, run_above
 from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Hook, Model, Prefix
 from circuits.model.tokens import Prompt
+from circuits.model.wiring import Wiring
 from locate.states.lens import residual_states
 
 RUNS_AT_ONCE = 4
@@ -111,17 +113,28 @@ def transplant_outputs(
     if components[:, :, 0].any():
         raise OptionError("the token embedding cannot be transplanted, only heads and MLPs")
     ranks, shares = _empty(n_runs, len(targets))
+    lowest = _lowest(wiring, components)
     for rows, tokens in batches_of(model, targets, min(len(targets), model.most_rows)):
         # Earlier positions are untouched by a change at the last one: they run once.
         prefix, last = model.share_prefix(tokens[:, :-1]), tokens[:, -1:]
+        states: list[Tensor] = []
+        model.last_logits(last, _keepers(model, states), prefix)
         asked = [(run, place) for run in range(n_runs) for place in range(len(rows))]
+        asked.sort(key=lambda each: lowest[each[0], rows[each[1]]])
         for start in range(0, len(asked), RUNS_AT_ONCE * batch_size):
             runs, places = np.array(asked[start : start + RUNS_AT_ONCE * batch_size]).T
             here = np.array(rows)[places]
             chosen = torch.from_numpy(components[runs, here]).to(model.device)
             hooks = _replacing(model, chosen, donors, here.tolist())
             picked = torch.from_numpy(places).to(model.device)
-            logits = model.last_logits(last[picked], hooks, _rows_of(prefix, picked)).float()
+            before = None if prefix is None else _rows_of(prefix, picked)
+            begin = int(lowest[runs, here].min())
+            if begin == 0 or model.architecture.bare_mlp:  # whose MLPs alone no hook sees
+                logits = model.last_logits(last[picked], hooks, before).float()
+            else:  # below the first layer that is changed all is as it was
+                with model.hooks(hooks):
+                    above = run_above(model, begin - 1, states[begin - 1][picked], before)
+                logits = model.unembed(above[:, -1]).float()
             wanted = torch.tensor([answers[row] for row in here], device=model.device)
             ranks[runs, here] = rank(logits, wanted).cpu().numpy()
             shares[runs, here] = answer_probability(logits, wanted).cpu().numpy()
@@ -155,16 +168,37 @@ def transplant_states(
     )
     for rows, tokens in batches_of(model, donors, batch_size):
         places = torch.tensor([[from_[row]] for row in rows], device=model.device)
-        states = residual_states(model, tokens, places)
-        given[rows] = torch.stack([state[:, 0] for state in states[1:]], 1)
+        found = residual_states(model, tokens, places)
+        given[rows] = torch.stack([state[:, 0] for state in found[1:]], 1)
     ranks, shares = _empty(model.n_layers, len(targets))
     for rows, tokens in batches_of(model, targets, batch_size):
-        where = torch.tensor([at[row] for row in rows], device=model.device)
-        for layer in range(model.n_layers):
-            hook = _state_hook(where, given[rows, layer])
-            logits = model.last_logits(tokens, [(taps.resid_post(layer), hook)]).float()
-            _record(ranks[layer], shares[layer], rows, logits, answers)
+        states: list[Tensor] = []
+        _, prefix = model.last_logits_and_prefix(tokens, _keepers(model, states))
+        for part in _alike(model, [at[row] for row in rows], tokens.shape[1] - 1):
+            first = torch.tensor([at[rows[place]] for place in part], device=model.device)
+            before = before_each(_rows_of(prefix, torch.tensor(part, device=model.device)), first)
+            ends, own = tokens.shape[1] - 1 - first, [rows[place] for place in part]
+            for layer, state in enumerate(states):
+                residual = from_each(state[part], first, int(ends.max()) + 1)
+                residual[:, 0] = given[own, layer]
+                unlike = first if bool((first != first[0]).any()) else None
+                residual = run_above(model, layer, residual, before, unlike)
+                logits = model.unembed(residual[torch.arange(len(part)), ends]).float()
+                _record(ranks[layer], shares[layer], own, logits, answers)
     return Replies(ranks, shares)
+
+
+def _alike(model: Model, at: Sequence[int], last: int) -> list[list[int]]:
+    """Rows that run together: those that run their last token alone, and the others.
+
+    Rows of a patched model go by position, as its patches do; so do those of prompts so long that
+    the model has no positions for their padding.
+    """
+    by_place = bool(model.patching.patches) or 2 * last >= model.max_tokens
+    groups: dict[int, list[int]] = {}
+    for row, place in enumerate(at):
+        groups.setdefault(place if by_place or place == last else -1, []).append(row)
+    return list(groups.values())
 
 
 def _readers(model: Model, heads: Any, mlps: Any) -> list[Hook]:
@@ -174,6 +208,23 @@ def _readers(model: Model, heads: Any, mlps: Any) -> list[Hook]:
     layers = range(model.n_layers)
     hooks: list[Hook] = [(taps.head_outputs(at), reader(heads, at)) for at in layers]
     return hooks + [(model.taps.mlp_out(at), reader(mlps, at)) for at in layers]
+
+
+def _keepers(model: Model, states: list[Tensor]) -> list[Hook]:
+    """Hooks that put the residual stream after each layer into the list."""
+
+    def keep(value: Tensor, hook: Any) -> None:
+        states.append(value)
+
+    return [(taps.resid_post(layer), keep) for layer in range(model.n_layers)]
+
+
+def _lowest(
+    wiring: Wiring, components: Bool[np.ndarray, "run prompt src"]
+) -> Int[np.ndarray, "run prompt"]:
+    """The lowest layer with a chosen component; the last one where there is none."""
+    layers = np.where(components, np.array(wiring.src_layers), wiring.n_layers - 1)
+    return layers.min(-1)  # type: ignore[no-any-return]
 
 
 def _replacing(
@@ -203,19 +254,11 @@ def _replacing(
     return hooks
 
 
-def _state_hook(where: Int[Tensor, " batch"], given: Float[Tensor, "batch d_model"]) -> Any:
-    def replace(value: Tensor, hook: Any) -> Tensor:
-        changed = value.clone()
-        changed[torch.arange(len(where), device=where.device), where] = given
-        return changed
-
-    return replace
-
-
-def _rows_of(prefix: Prefix | None, rows: Int[Tensor, " batch"]) -> Prefix | None:
-    """A prefix for these rows; one that all rows share stays as it is."""
-    if prefix is None or prefix[0][0].shape[0] == 1:
-        return prefix
+def _rows_of(prefix: Prefix, rows: Int[Tensor, " batch"]) -> Prefix:
+    """A prefix for these rows, which may all have the same."""
+    if prefix[0][0].shape[0] == 1:
+        layers = range(len(prefix.keys_values))
+        return Prefix(prefix.length, tuple(prefix.rows(layer, len(rows)) for layer in layers))
     return Prefix(prefix.length, tuple((k[rows], v[rows]) for k, v in prefix.keys_values))
 
 

@@ -70,9 +70,9 @@ def draw_average_lens(
     width: float = theme.DOUBLE_COLUMN,
     notes: bool = True,
 ) -> Path:
-    """Median rank and mean probability over facts, a row for each position read.
+    """Median rank and mean probability over facts or pairs, a row for each position read.
 
-    Bands are 95 % bootstrap intervals over facts.
+    Bands are 95 % bootstrap intervals over them.
     """
     headings = [f"at the {place}" for place in average.places]
     origin, n = average.provenance, average.n_facts

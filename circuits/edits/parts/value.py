@@ -33,6 +33,7 @@ from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest
 from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence
 from circuits.edits.parts.keys import pad, residual_point, value_point
+from circuits.model.continuing import before_each, from_each, run_above
 from circuits.model.holding import fitting
 from circuits.model.model import Model, Prefix
 
@@ -76,15 +77,16 @@ class Value:
 class _Rows:
     """Every prompt of several requests after the edited layer, from its subject's last token on.
 
-    One row a prompt, at whose first position the delta is added; `written` is what the layer's MLP
-    wrote there, before a norm that may follow it. `before` has the keys and values of all layers at
-    the positions before, of which the last `own` are a row's own.
+    One row a prompt. The delta is added at its position `subject`, the first; `written` is what the
+    layer's MLP wrote there, before a norm that may follow it. `before` has the keys and values of
+    the layers above at the positions before, of which the last `own` are a row's own.
     """
 
     residual: Float[Tensor, "row pos d_model"]
     written: Float[Tensor, "row d_model"]
     before: Prefix | None
     own: Int[Tensor, " row"]
+    subject: Int[Tensor, " row"]
     owner: Int[Tensor, " row"]
     predicted: Int[Tensor, "prediction 2"]
     target: Int[Tensor, " prediction"]
@@ -199,8 +201,8 @@ def _forward(
             model.after_mlp(layer, x[:, None]) for x in (rows.written, rows.written + added)
         )
         added = (new - old)[:, 0]
-    first = (rows.residual[:, 0] + added)[:, None]
-    start = torch.cat([first, rows.residual[:, 1:]], 1)
+    at = torch.arange(len(rows.owner), device=model.device), rows.subject
+    start = rows.residual.index_put(at, added, accumulate=True)
     residual = run_above(model, layer, start, rows.before, rows.own)
     places = torch.cat([rows.predicted, rows.essence])
     logits = model.unembed(residual[places[:, 0], places[:, 1]]).float().log_softmax(-1)
@@ -209,23 +211,6 @@ def _forward(
     zeros = log_p.new_zeros(delta.shape[0])
     nll = -zeros.index_add(0, owner, log_p) / zeros.index_add(0, owner, torch.ones_like(log_p))
     return nll, logits[len(rows.target) :]
-
-
-def run_above(
-    model: Model,
-    layer: int,
-    residual: Float[Tensor, "row pos d_model"],
-    before: Prefix | None = None,
-    own: Int[Tensor, " row"] | None = None,
-) -> Float[Tensor, "row pos d_model"]:
-    """The residual stream from after a layer to the end, before the final norm.
-
-    `before` and `own` are as `Blocks.run_attention` takes them.
-    """
-    for above in range(layer + 1, model.n_layers):
-        earlier = None if before is None else before[above]
-        residual = model.run_layer(above, residual, earlier, own=own)
-    return residual
 
 
 def _rows(
@@ -241,36 +226,52 @@ def _rows(
         placed += [(owner, place(model, request, context)) for context in contexts]
     first_essence = len(placed)
     placed += [(o, place_essence(model, request.subject)) for o, request in enumerate(requests)]
+    subjects = [prompt.subject_last for _, prompt in placed]
+    begins, width = _begin(subjects, [len(prompt.ids) for _, prompt in placed], model.max_tokens)
     predicted = [
-        (row, prompt.prompt_length - 1 + step - prompt.subject_last)
+        (row, prompt.prompt_length - 1 + step - begins[row])
         for row, (_, prompt) in enumerate(placed)
         for step in range(len(prompt.targets))
     ]
     place_of = {
-        KlPosition.END: lambda prompt: prompt.prompt_length - 1 - prompt.subject_last,
-        KlPosition.SUBJECT: lambda prompt: 0,
+        KlPosition.END: lambda prompt: prompt.prompt_length - 1,
+        KlPosition.SUBJECT: lambda prompt: prompt.subject_last,
     }[kl_position]
-    essence = [(row, place_of(placed[row][1])) for row in range(first_essence, len(placed))]
+    essence = [
+        (row, place_of(placed[row][1]) - begins[row]) for row in range(first_essence, len(placed))
+    ]
 
     def integers(values: Sequence[object]) -> Tensor:
         return torch.tensor(values, device=model.device)
 
     residual, written, prefix = _run(model, [prompt.ids for _, prompt in placed], layer)
-    first = integers([prompt.subject_last for _, prompt in placed])
-    width = max(len(prompt.ids) - prompt.subject_last for _, prompt in placed)
-    # A short row's places beyond its end hold its last state, which nothing reads.
-    places = first[:, None] + torch.arange(width, device=model.device)
-    places = places.clamp_max(residual.shape[1] - 1)[..., None]
+    own, at = integers(begins), integers(subjects)
     return _Rows(
-        residual=residual.take_along_dim(places, 1),
-        written=written.take_along_dim(places[:, :1], 1)[:, 0],
-        before=_aligned(prefix, first, layer),
-        own=first,
+        residual=from_each(residual, own, width),
+        written=from_each(written, at, 1)[:, 0],
+        before=before_each(prefix, own, layer),
+        own=own,
+        subject=at - own,
         owner=integers([owner for owner, _ in placed]),
         predicted=integers(predicted),
         target=integers([token for _, prompt in placed for token in prompt.targets]),
         essence=integers(essence),
     )
+
+
+def _begin(subjects: Sequence[int], lengths: Sequence[int], most: int) -> tuple[Sequence[int], int]:
+    """Where each row begins, and how many positions the longest has from there.
+
+    At its subject; all as early as the earliest, where with padding they would have more positions
+    than the model.
+    """
+
+    def width(begins: Sequence[int]) -> int:
+        return max(length - begin for begin, length in zip(begins, lengths, strict=True))
+
+    if max(subjects) + width(subjects) > most:
+        subjects = [min(subjects)] * len(subjects)
+    return subjects, width(subjects)
 
 
 def _run(
@@ -286,22 +287,3 @@ def _run(
     hooks = [(point, keep) for point in points]
     _, prefix = model.last_logits_and_prefix(pad(ids, model.device), hooks)
     return found[points[0]], found[points[1]], prefix
-
-
-def _aligned(prefix: Prefix, own: Int[Tensor, " row"], layer: int) -> Prefix | None:
-    """Keys and values of each row's first `own` positions, moved to the right end; above a layer.
-
-    Masks and windows go by distances, which are the true ones then; the left is padding.
-    """
-    length = int(own.max())
-    if length == 0:
-        return None
-    places = torch.arange(length, device=own.device) - (length - own[:, None])
-    places = places.clamp_min(0)[:, None, :, None]
-    pairs = (
-        (keys.take_along_dim(places, 2), values.take_along_dim(places, 2))
-        if at > layer
-        else (keys[:, :, :0], values[:, :, :0])
-        for at, (keys, values) in enumerate(prefix.keys_values)
-    )
-    return Prefix(length, tuple(pairs))

@@ -20,9 +20,8 @@ from circuits.base.errors import PromptError
 from circuits.facts.demonstrations import can_demonstrate, with_demonstrations
 from circuits.facts.facts import Fact, Relation, fill
 from circuits.facts.knowledge import known_facts
-from circuits.facts.pairs import PromptPair, TokenPair
+from circuits.facts.pairs import PromptPair, TokenPair, batches_of
 from circuits.facts.questions import Answer, KnowledgeCheck
-from circuits.model.metrics import rank
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Tokenizer
 
@@ -116,13 +115,12 @@ def find_cases(
             break
         found = _by_wording(model, fact, asked[fact], relation, true_of, generator)
         cases += [found] if found else []
-    recovered = []
     generator = random.Random(f"{seed}/{relation.name}/demonstrations")
-    for fact in hopeless if demonstrations else []:
-        found = _by_demonstrations(
-            model, fact, asked[fact], relation, true_of, demonstrations, generator
-        )
-        recovered += [found] if found else []
+    shown = [
+        _shown(model.tokenizer, fact, asked[fact], relation, demonstrations, generator)
+        for fact in (hopeless if demonstrations else [])
+    ]
+    recovered = _by_demonstrations(model, list(filter(None, shown)), relation, true_of, batch_size)
     return Cases(
         cases=tuple([*cases, *recovered][:n]),
         check=check,
@@ -231,7 +229,7 @@ def _by_wording(
     if first[0] is None or not usable:
         return None
     prompts = [model.tokenizer.encode(fill(each, fact.subject)) for each in (wrong, *usable[:2])]
-    said = says(model, prompts[0])
+    (said,) = says(model, prompts[:1], 1)
     return Case(
         fact=fact,
         wrong=prompts[0],
@@ -245,41 +243,69 @@ def _by_wording(
     )
 
 
-def _by_demonstrations(
-    model: Model,
+@dataclass(frozen=True)
+class _Shown:
+    """A fact in a wording, alone and after other facts in the same words."""
+
+    fact: Fact
+    wording: str
+    alone: Prompt
+    after: Prompt
+    answer: int
+
+
+def _shown(
+    tokenizer: Tokenizer,
     fact: Fact,
     asked: Mapping[str, Answer],
     relation: Relation,
-    true_of: Mapping[str, set[str]],
     n: int,
     generator: random.Random,
-) -> Case | None:
-    """The fact after `n` other facts in the same words; None where that is wrong as well."""
-    wrong = generator.choice(list(asked))
+) -> _Shown | None:
+    """The fact after `n` others; None where there are too few, or its answer begins otherwise."""
+    wording = generator.choice(list(asked))
     pool = [each for each in relation.facts if can_demonstrate(each, fact.subject, fact.object)]
     if len(pool) < n:
         return None
-    shown = generator.sample(pool, n)
-    tokenizer, text = model.tokenizer, with_demonstrations(wrong, fact.subject, shown)
+    text = with_demonstrations(wording, fact.subject, generator.sample(pool, n))
     try:
-        prompt, right = tokenizer.encode(fill(wrong, fact.subject)), tokenizer.encode(text)
-        answer = tokenizer.first_token(prompt.text, fact.object)
+        alone, after = tokenizer.encode(fill(wording, fact.subject)), tokenizer.encode(text)
+        answer = tokenizer.first_token(alone.text, fact.object)
     except PromptError:
         return None
-    if says(model, right) != answer or tokenizer.first_token(text, fact.object) != answer:
+    if tokenizer.first_token(text, fact.object) != answer:
         return None
-    said = says(model, prompt)
-    kind = kind_of(tokenizer, fact, prompt, said, relation, true_of)
-    return Case(fact, prompt, right, None, answer, said, kind, (wrong, wrong, None), True)
+    return _Shown(fact, wording, alone, after, answer)
+
+
+def _by_demonstrations(
+    model: Model,
+    asked: Sequence[_Shown],
+    relation: Relation,
+    true_of: Mapping[str, set[str]],
+    batch_size: int,
+) -> list[Case]:
+    """The facts that are answered right after their demonstrations."""
+    said = says(model, [each.after for each in asked], batch_size)
+    right = [each for each, token in zip(asked, said, strict=True) if token == each.answer]
+    found = []
+    for each, wrong in zip(right, says(model, [x.alone for x in right], batch_size), strict=True):
+        kind = kind_of(model.tokenizer, each.fact, each.alone, wrong, relation, true_of)
+        wordings = (each.wording, each.wording, None)
+        found.append(
+            Case(each.fact, each.alone, each.after, None, each.answer, wrong, kind, wordings, True)
+        )
+    return found
 
 
 @torch.no_grad()
-def says(model: Model, prompt: Prompt) -> int:
-    """The likeliest next token."""
-    logits = model.last_logits(torch.tensor([prompt.ids], device=model.device)).float()
-    best = logits.argmax(-1)
-    assert int(rank(logits, best)[0]) == 0
-    return int(best[0])
+def says(model: Model, prompts: Sequence[Prompt], batch_size: int) -> list[int]:
+    """The likeliest next token of each prompt."""
+    said = [0] * len(prompts)
+    for rows, tokens in batches_of(model, prompts, batch_size):
+        for row, best in zip(rows, model.last_logits(tokens).argmax(-1).tolist(), strict=True):
+            said[row] = best
+    return said
 
 
 def _first(tokenizer: Tokenizer, prompt: str, answer: str) -> int | None:

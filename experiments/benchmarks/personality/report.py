@@ -105,7 +105,7 @@ def _success(methods: Mapping[str, Sequence[Part]]) -> Table:
         if side == BEFORE:
             cells[-1] = None
         norms = [part["edit"]["norm"] for part in parts if part["edit"]["norm"]]
-        is_edit = method not in (NO_EDIT, IN_CONTEXT)
+        is_edit = side == AFTER and method != IN_CONTEXT
         made = edits_made(len(norms), len(parts)) if is_edit else None
         norm = float(np.mean(norms)) if norms else None
         rows.append([*_head(method, side, len(parts)), made, *cells, norm])
@@ -115,7 +115,7 @@ def _success(methods: Mapping[str, Sequence[Part]]) -> Table:
         rows,
         title="Editing success (0 to 1) and what becomes of the next topic",
         note="The unedited model's ES is σ(l⁺ − l⁻): what an edit starts from. An edit that was "
-        "not made counts as the unedited model.",
+        "not made counts as the unedited model; a random change stands beside those that were.",
     )
 
 

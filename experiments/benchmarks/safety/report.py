@@ -189,7 +189,9 @@ def _edits(methods: Mapping[str, Sequence[Part]]) -> Table:
         ("method", "cases", *names),
         rows,
         title="Whether the edit takes: the record's own safe reply after the edited input",
-        note="p is the geometric mean over the reply's tokens, each after those before it.",
+        note="p is the geometric mean over the reply's tokens, each after those before it. p and "
+        "norm are of the edits that were made, and so are random changes; one that was not made "
+        "counts as the unedited model everywhere else.",
         digits={names[0]: 5, names[1]: 5},
     )
 
