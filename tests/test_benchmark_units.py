@@ -18,12 +18,14 @@ from circuits.base.errors import (
     OutOfMemoryError,
 )
 from circuits.edits.methods.registry import EditMethod
+from circuits.edits.methods.run import share_moments
 from circuits.model.model import Model
 from experiments.analyses.engine.base import SkipError
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.parts import fingerprint
 from experiments.analyses.engine.running import run_analysis
 from experiments.benchmarks.base import Benchmark, Config, as_analysis, decided
+from experiments.benchmarks.pitfalls.multilabel import MEMIT_MLE
 from experiments.benchmarks.registry import BENCHMARKS, benchmark
 from locate.neurons.options import NeuronSearch
 from tests.tiny import tiny_model
@@ -163,6 +165,20 @@ def test_methods_that_need_moments_share_them(
         assert prepare is not None
         prepare(context, Config(methods))
     assert asked == [["memit", "ft"], ["memit-mle"]]
+
+
+def test_a_method_of_a_benchmarks_own_takes_the_moments_of_its_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[int]] = []
+
+    def find(model: Model, layers: list[int], corpus: None, progress: None) -> None:
+        asked.append(layers)
+
+    monkeypatch.setattr("circuits.edits.methods.run.find_moments", find)
+    for method in (MEMIT_MLE, "memit"):
+        share_moments(tiny_model("gpt2"), [method])
+    assert asked[0] == asked[1] != []
 
 
 def test_neurons_are_never_compared_with_no_random_ones() -> None:

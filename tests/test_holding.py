@@ -78,7 +78,9 @@ def donors(found: Any) -> Any:
 
 
 def placed() -> Any:
-    return [place(made.model(), REQUEST) for _ in range(12)]
+    words = ("Peru", "Cuba", "Japan", "Norway", "France", "Lima")
+    contexts = [f"{end} {word}. " for word in words for end in ("In", "From")]
+    return [place(made.model(), REQUEST, context) for context in contexts]
 
 
 def texts() -> list[str]:

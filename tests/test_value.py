@@ -10,7 +10,12 @@ import torch
 
 from circuits.edits.edit import EditRequest
 from circuits.edits.methods.run import target_scores
-from circuits.edits.parts.contexts import place, place_essence
+from circuits.edits.parts.contexts import (
+    ContextSettings,
+    place,
+    place_essence,
+    sample_contexts,
+)
 from circuits.edits.parts.keys import value_point
 from circuits.edits.parts.value import ValueSettings, optimise_values
 from circuits.model.model import Model, load
@@ -129,3 +134,29 @@ def test_a_run_that_follows_a_prefix_gives_the_whole_ones_keys_and_values() -> N
     for layer in range(model.n_layers):
         for found, expected in zip(second[layer], whole[layer], strict=True):
             torch.testing.assert_close(found, expected[1:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "gptj"])
+def test_contexts_are_those_of_whole_runs_at_every_step(family: str) -> None:
+    """Two starts and lengths: what is drawn is what a loop without cached keys draws."""
+    model = family_model(family)
+    settings = ContextSettings(("The", "In city"), (3, 6, 7), 4, 5)
+    found = sample_contexts(model, settings, torch.Generator().manual_seed(3))
+    generator, expected = torch.Generator().manual_seed(3), [""]
+    for start in settings.starts:
+        first = model.tokenizer.encode(start).ids
+        rows = [list(first) for _ in range(3 * settings.copies)]
+        kept: list[list[int]] = []
+        for length in settings.lengths:
+            while len(rows[0]) < length:
+                logits = model.last_logits(torch.tensor(rows)).float()
+                best = logits.topk(settings.top_k)
+                drawn = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
+                new = best.indices.gather(1, drawn)[:, 0].tolist()
+                rows = [[*row, token] for row, token in zip(rows, new, strict=True)]
+            kept += rows[: settings.copies]
+            rows = rows[settings.copies :]
+        texts = [model.tokenizer.hf.decode(row, skip_special_tokens=True).strip() for row in kept]
+        expected += [f"{text.rstrip(' .')}. " if text.strip(" .") else "" for text in texts]
+    assert list(found) == expected
+    assert len(set(found)) > 8

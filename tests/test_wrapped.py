@@ -48,14 +48,22 @@ def test_every_kind_is_tried() -> None:
     assert set(WHOLES) == set(WRAPPERS)
 
 
-@pytest.mark.parametrize("device_map", [None, "disk"])
+@pytest.mark.parametrize("way", ["plain", "disk", "shared"])
 @pytest.mark.parametrize("kind", WRAPPERS)
 def test_the_language_model_says_what_the_whole_says_of_a_text(
-    kind: str, device_map: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    kind: str, way: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    whole = save_whole(kind, tmp_path)
+    folder, shared = tmp_path / "model", tmp_path / "shared"
+    shared.mkdir()
+    whole = save_whole(kind, folder)
     capfd.readouterr()
-    model = load(tmp_path, device="cpu", device_map=device_map)
+    options: dict[str, dict[str, Any]] = {
+        "disk": {"device_map": "disk"},
+        "shared": {"shared": shared},
+    }
+    model = load(folder, device="cpu", **options.get(way, {}))
+    if way == "shared":  # the second process of a sweep
+        model = load(folder, device="cpu", shared=shared)
     assert capfd.readouterr().err == ""
     with torch.no_grad():
         expected = whole(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits[:, -1]

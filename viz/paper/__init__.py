@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -42,4 +42,5 @@ def draw_with(function: Any, result: Any, path: str | Path, options: dict[str, A
 
 def knows(function: Any, option: str) -> bool:
     """Whether a drawing function takes an option."""
-    return option in signature(function).parameters
+    found = signature(function).parameters
+    return option in found or any(each.kind == Parameter.VAR_KEYWORD for each in found.values())
