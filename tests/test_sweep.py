@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -18,6 +19,7 @@ import knowledge_circuits as kc
 from circuits.base.errors import FileFormatError, OptionError, StoreError, UnitError
 from circuits.files.sweep import SETTING
 from circuits.files.units import Record, Store, digest, flat, read_unit
+from circuits.graph.circuit import Circuit
 from experiments.analyses.engine.parts import Shard
 from experiments.cli.main import main
 from experiments.executors.base import Executing, ExecutorKind, Workplace
@@ -505,6 +507,16 @@ def test_neurons_are_units_too(tmp_path: Path, capsys: pytest.CaptureFixture[str
     found = kc.open(path)
     assert found.rows() == expected.rows()
     assert len(found.rows()) > 0
+    wiring = kc.load("facts-gpt2").wiring()
+    names = map(wiring.edge_name, range(wiring.n_edges))
+    kept = np.array([name == "m2->logits" for name in names])
+    stored = tmp_path / "m2.kc.safetensors"
+    Circuit(wiring, kept).save(stored)
+    given = {name: value for name, value in entry.items() if name != "mlp"}
+    given |= {"circuit": str(stored), "size": [[1, 4]], "random": 1}
+    assert command(tmp_path, {**spec, "units": [given]})[0] == 0
+    (other,) = set((folder / "units").glob("*/*.safetensors")) - {path}
+    assert kc.open(other).rows() == expected.rows()
     wrong = {**spec, "units": [{**entry, "circuit": "tests"}]}
     assert command(tmp_path, wrong)[0] == 2
     assert "names the MLPs already" in capsys.readouterr().err

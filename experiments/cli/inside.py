@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from circuits.base.errors import OptionError
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Given, Like, path
-from locate.neurons.options import NeuronSearch
+from locate.neurons.options import NeuronSearch, Within
 from locate.options import Loading, Source
 
 MlpsOf = Annotated[
@@ -72,21 +71,16 @@ def neurons(
     console = Console(as_json)
     unused = [name for name in ("steps", "rule") if name not in search.method.uses]
     given.refuse(f"with --method {search.method}", *unused)
-    if circuit is not None and mlp:
-        raise OptionError("`circuit` names the MLPs already: give it, or `mlp`")
+    within = Within(circuit, tuple(mlp or ()))
     with console.working():
-        from circuits.files.reading import read_circuit
-        from locate.evaluate import fitted
         from locate.looks import neurons as looks
         from locate.looks.look import about
         from locate.neurons.find import find_neurons
 
-        stored = None if circuit is None else read_circuit(circuit)
+        within.stored()  # what is no circuit is refused before a model is loaded
         o.check_files(source, out, inputs=[circuit], names=looks.FILES)
         loaded = o.load_model(console, model, loading)
-        if stored is not None and circuit is not None:
-            stored = fitted(stored, loaded, circuit)
-        mlps = mlp or () if stored is None else stored
+        mlps = within.mlps(loaded)
         examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
         console.warn(*examples.notes)
         found = find_neurons(loaded, examples, mlps, search, console.stage)

@@ -21,7 +21,7 @@ from circuits.base.options import Options, as_dict, build, meaning, option
 from circuits.base.results import Result
 from circuits.base.writing import to_json
 from circuits.model.model import Model
-from locate.neurons.options import NeuronSearch
+from locate.neurons.options import NeuronSearch, Within
 from locate.options import Editing, Evaluating, Judging, Source, Tracing, Wish
 from locate.search import Search
 
@@ -49,19 +49,6 @@ class Looking(Options):
 
     ablation: Ablation = option(Ablation.ZERO, "how heads are silenced")
     batch_size: int = option(16, "pairs a pass", low=1)
-
-
-@dataclass(frozen=True)
-class Within(Options):
-    """The MLPs whose neurons are looked at: those that are named, of a circuit, or the first."""
-
-    circuit: Path | None = option(None, "a stored circuit, whose MLPs they are")
-    mlp: tuple[str, ...] = option((), "MLPs by name, as m5")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.circuit is not None and self.mlp:
-            raise OptionError("neurons: `circuit` names the MLPs already: give it, or `mlp`")
 
 
 @dataclass(frozen=True)
@@ -230,15 +217,11 @@ def _roles(model: Model, source: Source, looking: Looking) -> Found:
 
 
 def _neurons(model: Model, source: Source, search: NeuronSearch, within: Within) -> Found:
-    from circuits.files.reading import read_circuit
-    from locate.evaluate import fitted
     from locate.looks import neurons
     from locate.looks.look import about
     from locate.neurons.find import find_neurons
 
-    mlps: Any = within.mlp
-    if within.circuit is not None:
-        mlps = fitted(read_circuit(within.circuit), model, within.circuit)
+    mlps = within.mlps(model)
     examples = _examples(model, source, search.batch_size)
     found = about(find_neurons(model, examples, mlps, search), examples)
     return neurons.neurons(found).summary, found

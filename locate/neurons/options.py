@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from circuits.base.choices import Metric, Ranking, Rule
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, option
 from locate.edges.locators import Locator
 from locate.search import MOST_SEEDS, Scoring
+
+if TYPE_CHECKING:
+    from circuits.graph.circuit import Circuit
+    from circuits.model.model import Model
 
 USUAL_MLPS = 8
 """MLPs that are tested where none is named."""
@@ -71,3 +77,31 @@ class NeuronSearch(Options):
     def sizes_of(self, d_mlp: int) -> tuple[int, ...]:
         """The sizes that an MLP of so many neurons has; all of them where it has no more."""
         return tuple(size for size in self.sizes if size <= d_mlp) or (d_mlp,)
+
+
+@dataclass(frozen=True)
+class Within(Options):
+    """The MLPs whose neurons are looked at: those named, a stored circuit's, or all."""
+
+    circuit: Path | None = option(None, "a stored circuit, whose MLPs they are")
+    mlp: tuple[str, ...] = option((), "MLPs by name, as m5")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.circuit is not None and self.mlp:
+            raise OptionError("`circuit` names the MLPs already: give it, or `mlp`")
+
+    def stored(self) -> Circuit | None:
+        """The circuit, where one is named; CircuitFileError where it is none."""
+        from circuits.files.reading import read_circuit
+
+        return None if self.circuit is None else read_circuit(self.circuit)
+
+    def mlps(self, model: Model) -> Any:
+        """What `find_neurons` takes: the circuit on the model's wiring, or the names."""
+        from locate.evaluate import fitted
+
+        stored = self.stored()
+        if stored is None or self.circuit is None:
+            return self.mlp
+        return fitted(stored, model, self.circuit)
