@@ -130,7 +130,7 @@ def test_a_run_that_follows_a_prefix_gives_the_whole_ones_keys_and_values() -> N
     after, both = model.last_logits_and_prefix(tokens[:, 3:], prefix=first)
     torch.testing.assert_close(after, logits, rtol=1e-5, atol=1e-5)
     assert (first.length, both.length) == (3, whole.length)
-    second = both.without(1)
+    second = both.take(torch.tensor([1]))
     for layer in range(model.n_layers):
         for found, expected in zip(second[layer], whole[layer], strict=True):
             torch.testing.assert_close(found, expected[1:], rtol=1e-5, atol=1e-5)

@@ -19,14 +19,19 @@ def run_above(
     residual: Float[Tensor, "row pos d_model"],
     before: Prefix | None = None,
     own: Int[Tensor, " row"] | None = None,
-) -> Float[Tensor, "row pos d_model"]:
-    """The residual stream from after a layer to the end, before the final norm.
+    at: slice = slice(None),
+) -> Float[Tensor, "row some d_model"]:
+    """The residual stream from after a layer to the end, before the final norm, at some positions.
 
-    `before` and `own` are as `Blocks.run_attention` takes them.
+    `before` has the keys and values of the positions before these, and `own` is as
+    `Blocks.run_attention` takes it.
     """
+    if layer == model.n_layers - 1:
+        return residual[:, at]
     for above in range(layer + 1, model.n_layers):
-        earlier = None if before is None else before[above]
-        residual = model.run_layer(above, residual, earlier, own=own)
+        wanted = at if above == model.n_layers - 1 else slice(None)
+        earlier = None if before is None else before.rows(above, len(residual))
+        residual = model.run_layer(above, residual, earlier, wanted, own)
     return residual
 
 

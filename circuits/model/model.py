@@ -69,9 +69,11 @@ class Prefix:
             return keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
         return keys.repeat(times, 1, 1, 1), values.repeat(times, 1, 1, 1)
 
-    def without(self, rows: int) -> Prefix:
-        """That of all rows but the first so many."""
-        pairs = tuple((keys[rows:], values[rows:]) for keys, values in self.keys_values)
+    def take(self, rows: Int[Tensor, " some"]) -> Prefix:
+        """That of some prompts; one that all of them share stays as it is."""
+        if self.keys_values[0][0].shape[0] == 1:
+            return self
+        pairs = tuple((keys[rows], values[rows]) for keys, values in self.keys_values)
         return replace(self, keys_values=pairs)
 
 

@@ -7,9 +7,14 @@ places in other architectures is a method of `Taps`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from circuits.model.architectures import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EMBEDDING = "embed.hook_out"
 """Token embeddings [batch pos d_model]."""
@@ -148,3 +153,15 @@ def normalized(layer: int, norm: str) -> str:
 def norm_scale(layer: int, norm: str) -> str:
     """What a norm divides by [batch pos 1]."""
     return f"blocks.{layer}.{norm}.hook_scale"
+
+
+def keeping(
+    points: Iterable[str],
+) -> tuple[dict[str, Tensor], list[tuple[str, Callable[..., Any]]]]:
+    """What a run with these hooks holds at the points, by their names, and the hooks."""
+    found: dict[str, Tensor] = {}
+
+    def keep(value: Tensor, hook: Any) -> None:
+        found[hook.name] = value
+
+    return found, [(point, keep) for point in points]

@@ -20,6 +20,7 @@ from circuits.base.intervals import Interval
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.model import taps
+from circuits.model.continuing import run_above
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
 from locate.heads.attention import rivals
@@ -136,15 +137,10 @@ class _LastToken:
 
     def without(self, layer: int, head: int) -> Float[Tensor, "batch d_vocab"]:
         """Logits with the head silenced."""
-        model, residual = self.model, self.residuals[layer]
+        model = self.model
         with model.hooks([_silence(self.constants, layer, head)]):
-            for at in range(layer, model.n_layers):
-                residual = model.run_layer(at, residual, self._earlier(at))
+            residual = run_above(model, layer - 1, self.residuals[layer], self.prefix)
         return model.unembed(residual[:, -1])
-
-    def _earlier(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Keys and values of all positions but the last."""
-        return None if self.prefix is None else self.prefix.rows(layer, self.n_examples)
 
 
 def _silence(constants: SourceConstants, layer: int, head: int) -> Hook:

@@ -22,6 +22,7 @@ from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.model import taps
+from circuits.model.continuing import run_above
 from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Hook, Model
@@ -125,11 +126,8 @@ class _BothRuns:
         rest = self.seen[f"after.{layer}"] - model.after_mlp(layer, self.seen[f"raw.{layer}"])
         raw = [self._raw(layer, chosen) for chosen in sets]
         residual = torch.cat([rest + model.after_mlp(layer, each) for each in raw])
-        for at in range(layer + 1, model.n_layers):
-            last = at == model.n_layers - 1
-            earlier = None if self.prefix is None else self.prefix.rows(at, len(residual))
-            residual = model.run_layer(at, residual, earlier, slice(-1 if last else None, None))
-        return model.unembed(residual[:, -1]).unflatten(0, (len(sets), -1))
+        residual = run_above(model, layer, residual, self.prefix, at=slice(-1, None))
+        return model.unembed(residual[:, 0]).unflatten(0, (len(sets), -1))
 
     def _raw(self, layer: int, chosen: Sequence[int] | None) -> Float[Tensor, "batch pos d_model"]:
         """What the output matrix gives with these neurons, or all, changed."""

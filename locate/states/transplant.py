@@ -29,7 +29,7 @@ from circuits.model import taps
 from circuits.model.continuing import before_each, from_each, run_above
 from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
-from circuits.model.model import Hook, Model, Prefix
+from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
 from circuits.model.wiring import Wiring
 from locate.states.lens import residual_states
@@ -117,8 +117,8 @@ def transplant_outputs(
     for rows, tokens in batches_of(model, targets, min(len(targets), model.most_rows)):
         # Earlier positions are untouched by a change at the last one: they run once.
         prefix, last = model.share_prefix(tokens[:, :-1]), tokens[:, -1:]
-        states: list[Tensor] = []
-        model.last_logits(last, _keepers(model, states), prefix)
+        states, keep = taps.keeping(map(taps.resid_post, range(model.n_layers)))
+        model.last_logits(last, keep, prefix)
         asked = [(run, place) for run in range(n_runs) for place in range(len(rows))]
         asked.sort(key=lambda each: lowest[each[0], rows[each[1]]])
         for start in range(0, len(asked), RUNS_AT_ONCE * batch_size):
@@ -127,13 +127,15 @@ def transplant_outputs(
             chosen = torch.from_numpy(components[runs, here]).to(model.device)
             hooks = _replacing(model, chosen, donors, here.tolist())
             picked = torch.from_numpy(places).to(model.device)
-            before = None if prefix is None else _rows_of(prefix, picked)
+            before = None if prefix is None else prefix.take(picked)
             begin = int(lowest[runs, here].min())
             if begin == 0 or model.architecture.bare_mlp:  # whose MLPs alone no hook sees
                 logits = model.last_logits(last[picked], hooks, before).float()
             else:  # below the first layer that is changed all is as it was
                 with model.hooks(hooks):
-                    above = run_above(model, begin - 1, states[begin - 1][picked], before)
+                    above = run_above(
+                        model, begin - 1, states[taps.resid_post(begin - 1)][picked], before
+                    )
                 logits = model.unembed(above[:, -1]).float()
             wanted = torch.tensor([answers[row] for row in here], device=model.device)
             ranks[runs, here] = rank(logits, wanted).cpu().numpy()
@@ -172,14 +174,15 @@ def transplant_states(
         given[rows] = torch.stack([state[:, 0] for state in found[1:]], 1)
     ranks, shares = _empty(model.n_layers, len(targets))
     for rows, tokens in batches_of(model, targets, batch_size):
-        states: list[Tensor] = []
-        _, prefix = model.last_logits_and_prefix(tokens, _keepers(model, states))
+        states, keep = taps.keeping(map(taps.resid_post, range(model.n_layers)))
+        _, prefix = model.last_logits_and_prefix(tokens, keep)
         for part in _alike(model, [at[row] for row in rows], tokens.shape[1] - 1):
             first = torch.tensor([at[rows[place]] for place in part], device=model.device)
-            before = before_each(_rows_of(prefix, torch.tensor(part, device=model.device)), first)
+            before = before_each(prefix.take(torch.tensor(part, device=model.device)), first)
             ends, own = tokens.shape[1] - 1 - first, [rows[place] for place in part]
-            for layer, state in enumerate(states):
-                residual = from_each(state[part], first, int(ends.max()) + 1)
+            for layer in range(model.n_layers):
+                state = states[taps.resid_post(layer)][part]
+                residual = from_each(state, first, int(ends.max()) + 1)
                 residual[:, 0] = given[own, layer]
                 unlike = first if bool((first != first[0]).any()) else None
                 residual = run_above(model, layer, residual, before, unlike)
@@ -208,15 +211,6 @@ def _readers(model: Model, heads: Any, mlps: Any) -> list[Hook]:
     layers = range(model.n_layers)
     hooks: list[Hook] = [(taps.head_outputs(at), reader(heads, at)) for at in layers]
     return hooks + [(model.taps.mlp_out(at), reader(mlps, at)) for at in layers]
-
-
-def _keepers(model: Model, states: list[Tensor]) -> list[Hook]:
-    """Hooks that put the residual stream after each layer into the list."""
-
-    def keep(value: Tensor, hook: Any) -> None:
-        states.append(value)
-
-    return [(taps.resid_post(layer), keep) for layer in range(model.n_layers)]
 
 
 def _lowest(
@@ -252,14 +246,6 @@ def _replacing(
             given = replacing(chosen[:, mlp, None], donors.mlps[rows, layer])
             hooks.append((model.taps.mlp_out(layer), given))
     return hooks
-
-
-def _rows_of(prefix: Prefix, rows: Int[Tensor, " batch"]) -> Prefix:
-    """A prefix for these rows, which may all have the same."""
-    if prefix[0][0].shape[0] == 1:
-        layers = range(len(prefix.keys_values))
-        return Prefix(prefix.length, tuple(prefix.rows(layer, len(rows)) for layer in layers))
-    return Prefix(prefix.length, tuple((k[rows], v[rows]) for k, v in prefix.keys_values))
 
 
 def _empty(n_runs: int, n_prompts: int) -> tuple[np.ndarray, np.ndarray]:

@@ -315,15 +315,11 @@ def _logits(
     model: Model, texts: Sequence[tuple[int, ...]], places: Int[Tensor, "place 2"]
 ) -> Float[Tensor, "place d_vocab"]:
     """Logits of the model at some places, text and position, on the CPU in fp32."""
-    found: dict[str, Tensor] = {}
-
-    def keep(value: Any, hook: Any) -> None:
-        found["residual"] = value
-
-    tokens = pad(texts, model.device)
-    model.last_logits(tokens, [(taps.resid_post(model.n_layers - 1), keep)])
+    last = taps.resid_post(model.n_layers - 1)
+    found, keep = taps.keeping([last])
+    model.last_logits(pad(texts, model.device), keep)
     row, position = places.to(model.device).unbind(1)
-    return model.unembed(found["residual"][row, position]).float().cpu()
+    return model.unembed(found[last][row, position]).float().cpu()
 
 
 def _scores_with(model: Model, delta: WeightDelta, prompts: Sequence[PlacedPrompt]) -> TargetScores:

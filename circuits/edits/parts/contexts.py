@@ -79,8 +79,8 @@ def sample_contexts(
                 logits, prefix = model.last_logits_and_prefix(new, prefix=prefix)
                 rows = torch.cat([rows, _draw(logits, settings.top_k, generator)], 1)
             pieces.append(rows[:copies])
+            prefix = prefix and prefix.take(torch.arange(copies, len(rows), device=rows.device))
             rows = rows[copies:]
-            prefix = prefix and prefix.without(copies)
         texts += [_as_context(model, ids) for piece in pieces for ids in piece.tolist()]
     return tuple(texts)
 

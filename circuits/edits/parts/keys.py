@@ -48,18 +48,14 @@ def capture(
     model: Model, tokens: Int[Tensor, "row pos"], points: Iterable[str], last_layer: int
 ) -> dict[str, Float[Tensor, "row pos d"]]:
     """Activations at the named points; the run ends after `last_layer`."""
-    found: dict[str, Tensor] = {}
-
-    def keep(value: Any, hook: Any) -> None:
-        found[hook.name] = value
+    found, keep = taps.keeping(points)
 
     def stop(value: Any, hook: Any) -> None:
         raise _Enough
 
     # Hooks of one point fire in this order, so what is kept is kept before the run ends.
-    hooks = [*((point, keep) for point in points), (residual_point(last_layer), stop)]
     with suppress(_Enough):
-        model.last_logits(tokens, hooks)
+        model.last_logits(tokens, [*keep, (residual_point(last_layer), stop)])
     return found
 
 

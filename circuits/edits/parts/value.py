@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +35,7 @@ from circuits.edits.parts.keys import pad, residual_point, value_point
 from circuits.model.continuing import before_each, from_each, run_above
 from circuits.model.holding import fitting
 from circuits.model.model import Model, Prefix
+from circuits.model.taps import keeping
 
 MAX_ROWS = 256
 
@@ -244,11 +244,13 @@ def _rows(
     def integers(values: Sequence[object]) -> Tensor:
         return torch.tensor(values, device=model.device)
 
-    residual, written, prefix = _run(model, [prompt.ids for _, prompt in placed], layer)
+    found, keep = keeping([residual_point(layer), value_point(layer)])
+    tokens = pad([prompt.ids for _, prompt in placed], model.device)
+    _, prefix = model.last_logits_and_prefix(tokens, keep)
     own, at = integers(begins), integers(subjects)
     return _Rows(
-        residual=from_each(residual, own, width),
-        written=from_each(written, at, 1)[:, 0],
+        residual=from_each(found[residual_point(layer)], own, width),
+        written=from_each(found[value_point(layer)], at, 1)[:, 0],
         before=before_each(prefix, own, layer),
         own=own,
         subject=at - own,
@@ -272,18 +274,3 @@ def _begin(subjects: Sequence[int], lengths: Sequence[int], most: int) -> tuple[
     if max(subjects) + width(subjects) > most:
         subjects = [min(subjects)] * len(subjects)
     return subjects, width(subjects)
-
-
-def _run(
-    model: Model, ids: Sequence[Sequence[int]], layer: int
-) -> tuple[Float[Tensor, "row pos d"], Float[Tensor, "row pos d"], Prefix]:
-    """The residual stream after a layer, what its MLP wrote, and all keys and values."""
-    found: dict[str, Tensor] = {}
-
-    def keep(value: Any, hook: Any) -> None:
-        found[hook.name] = value
-
-    points = residual_point(layer), value_point(layer)
-    hooks = [(point, keep) for point in points]
-    _, prefix = model.last_logits_and_prefix(pad(ids, model.device), hooks)
-    return found[points[0]], found[points[1]], prefix

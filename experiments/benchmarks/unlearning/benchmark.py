@@ -53,8 +53,8 @@ class Settings(Options):
     retain_model: str | None = option(None, "a model that was trained without the forget set")
 
 
-def check(method: str) -> None:
-    """OptionError for a method that there is not; none of them is one of editing."""
+def edit_of(method: str) -> None:
+    """None, as unlearning is no editing; OptionError for a method that there is not."""
     if method != NO_EDIT:
         UnlearnMethod.of(method)
 
@@ -88,7 +88,7 @@ def _by_domain(
     shown: Sequence[str],
 ) -> dict[str, Any]:
     """Each domain by its name; `trained` are its forget and retain sets, `shown` those scored."""
-    check(method)
+    edit_of(method)
     count = bench.settings.neither
     domains: dict[str, Any] = {}
     for domain in dict.fromkeys(each.domain for each in rows):
@@ -184,7 +184,7 @@ KNOW_UN_DO = Benchmark(
     read=read_know_un_do,
     compute=know_un_do,
     report=know_un_do_report,
-    edit_of=check,
+    edit_of=edit_of,
     settings=Settings,
     whole=True,
     set_of=attrgetter("domain", "split"),
@@ -204,7 +204,7 @@ TOFU = Benchmark(
     read=read_tofu,
     compute=tofu,
     report=tofu_report,
-    edit_of=check,
+    edit_of=edit_of,
     settings=Settings,
     whole=True,
     set_of=attrgetter("domain", "split"),
