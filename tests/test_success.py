@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.base.errors import NumericalError, PromptError
+from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.judge.generation import Speaker, ngram_entropy, says
 from circuits.edits.judge.measures import SCORINGS, Measure, Rates
@@ -70,6 +70,20 @@ def test_a_reply_is_what_step_by_step_runs_say(model):
                 assert {found.best for found in reply.read.values()} == {best}
             assert token == int(logits.argmax())
             said.append(token)
+
+
+def test_replies_of_their_own_lengths_are_the_beginnings_of_long_ones(model):
+    """A row that is done leaves the batch and takes nothing of the others with it."""
+    prompts = [ids(model, prompt) for prompt in (*PROMPTS, *PROMPTS)]
+    counts = [place % 4 for place in range(len(prompts))]
+    speaker = Speaker(model, batch_size=5)
+    whole = speaker.replies(prompts, 4)
+    for long, short, count in zip(whole, speaker.replies(prompts, counts), counts, strict=True):
+        assert short.tokens == long.tokens[:count]
+    last = tuple(range(1, model.max_tokens))
+    assert [len(each.tokens) for each in speaker.replies([last, prompts[0]], [2, 9])] == [2, 9]
+    with pytest.raises(OptionError, match="too long"):
+        speaker.replies([prompts[0], last], [1, 3])
 
 
 def test_a_forced_answer_has_the_probabilities_of_its_tokens(model):

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,40 +72,49 @@ class Speaker:
     def replies(
         self,
         prompts: Sequence[Ids],
-        n_tokens: int,
+        n_tokens: int | Sequence[int],
         answers: Mapping[tuple[int, ...], Sequence[tuple[int, ...]]] | None = None,
     ) -> list[Reply]:
-        """Greedy continuations of `n_tokens` tokens each, in the prompts' order.
+        """Greedy continuations of `n_tokens` tokens, of all or of each, in the prompts' order.
 
         `answers` of one token to some of the prompts are read from the same runs: all that is kept
         of a batch's probabilities, which are as many as the vocabulary has tokens.
         """
-        said = partial(self._replies, prompts, n_tokens, answers or {})
+        counts = [n_tokens] * len(prompts) if isinstance(n_tokens, int) else list(n_tokens)
+        said = partial(self._replies, prompts, counts, answers or {})
         return fitting(self.model, self.batch_size, said)
 
     def _replies(
         self,
         prompts: Sequence[Ids],
-        n_tokens: int,
+        counts: Sequence[int],
         answers: Mapping[tuple[int, ...], Sequence[tuple[int, ...]]],
         batch_size: int,
     ) -> list[Reply]:
         found: dict[int, Reply] = {}
-        for rows in _by_length([len(prompt) for prompt in prompts], batch_size):
-            self.model.check_length(max(len(prompts[row]) for row in rows) + n_tokens - 1)
-            said: list[Tensor] = []
+        # Replies of like length run together, as a batch goes on until its longest.
+        lengths = [(count, len(prompt)) for count, prompt in zip(counts, prompts, strict=True)]
+        for rows in _by_length(lengths, batch_size):
+            self.model.check_length(max(sum(lengths[row]) for row in rows) - 1)
             state = _Generation(self, [prompts[row] for row in rows])
             logits = state.logits
             first = logits.log_softmax(-1)
-            for step in range(n_tokens):
-                said.append(logits.argmax(-1))
-                if step + 1 < n_tokens:
-                    logits = state.step(said[-1])
-            tokens = torch.stack(said, 1).tolist()
+            said: list[list[int]] = [[] for _ in rows]
+            speaking = list(range(len(rows)))
+            while speaking:
+                best = logits.argmax(-1)
+                for place, token in zip(speaking, best.tolist(), strict=True):
+                    said[place].append(token)
+                left = [n for n, p in enumerate(speaking) if len(said[p]) < counts[rows[p]]]
+                if left and len(left) < len(speaking):
+                    best = state.keep(best, left)
+                speaking = [speaking[n] for n in left]
+                if speaking:
+                    logits = state.step(best)
             for place, row in enumerate(rows):
                 wanted = answers.get(tuple(prompts[row]), ())
                 read = {answer: read_answer(first[place][None], answer) for answer in wanted}
-                found[row] = Reply(tuple(tokens[place]), read)
+                found[row] = Reply(tuple(said[place][: counts[row]]), read)
         return [found[row] for row in range(len(prompts))]
 
     @torch.no_grad()
@@ -168,8 +178,8 @@ class Speaker:
         return self.hf.get_output_embeddings()(hidden).float().log_softmax(-1)
 
 
-def _by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Rows in batches of similar length."""
+def _by_length(lengths: Sequence[Any], batch_size: int) -> Iterator[list[int]]:
+    """Rows in batches of similar length; lengths are whatever can be sorted."""
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -198,6 +208,13 @@ class _Generation:
         logits = self._run(token[:, None], self.next_position)
         self.next_position = self.next_position + 1
         return logits
+
+    def keep(self, token: Int[Tensor, " batch"], rows: Sequence[int]) -> Int[Tensor, " kept"]:
+        """Go on with some rows of the batch alone; their last tokens."""
+        index = torch.tensor(rows, device=token.device)
+        self.cache.batch_select_indices(index)
+        self.mask, self.next_position = self.mask[index], self.next_position[index]
+        return token[index]
 
     def _run(
         self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"]

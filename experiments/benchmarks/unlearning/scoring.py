@@ -5,18 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from circuits.base.errors import OptionError, PromptError
+from circuits.edits.judge.generation import Speaker
 from circuits.edits.parts.examples import fact_examples
 from circuits.edits.parts.training import Passage, Trainee, chunks, passage, token_scores
 from circuits.facts.facts import Relation
 from circuits.facts.loaders import LeftOut
-from circuits.model.holding import fitting
 from circuits.model.model import Model
 from experiments.benchmarks.unlearning.cases import AUTHORS, WORLD, Row
 from experiments.benchmarks.unlearning.measures import (
@@ -55,7 +53,7 @@ def scored(model: Model, rows: Sequence[Row]) -> Scored:
     passages = [_encoded(model, each, each.answer) for each in rows]
     log_p, accuracy = _log_p(model, passages)
     tokens = tuple(len(each) - each.start for each in passages)
-    said = fitting(model, BATCH, partial(_greedy, model, passages))
+    said = _greedy(model, passages)
     rouge = tuple(rouge_l_recall(s, row.answer) for s, row in zip(said, rows, strict=True))
     others = [_encoded(model, row, other) for row in rows for other in _others(row)]
     values = iter(_log_p(model, others)[0] if others else ())
@@ -95,28 +93,11 @@ def _log_p(
     return tuple((-losses).tolist()), tuple(shares.tolist())
 
 
-@torch.no_grad()
-def _greedy(model: Model, passages: Sequence[Passage], batch_size: int) -> list[str]:
-    """What the model says after each prompt: as many tokens as the answer has, or to EOS.
-
-    Prompts of one length run together.
-    """
-    said = [""] * len(passages)
-    by_length: dict[int, list[int]] = {}
-    for place, each in enumerate(passages):
-        by_length.setdefault(each.start, []).append(place)
-    for places in by_length.values():
-        for part in chunks(places, batch_size):
-            prompts = torch.tensor([passages[p].ids[: passages[p].start] for p in part])
-            tokens = prompts.to(model.device)
-            counts = [len(passages[p]) - passages[p].start for p in part]
-            for _ in range(max(counts)):
-                best = model.last_logits(tokens).argmax(-1, keepdim=True)
-                tokens = torch.cat([tokens, best], 1)
-            for place, count, row in zip(part, counts, tokens.tolist(), strict=True):
-                start = passages[place].start
-                said[place] = _text(model, row[start : start + count])
-    return said
+def _greedy(model: Model, passages: Sequence[Passage]) -> list[str]:
+    """What the model says after each prompt: as many tokens as the answer has, or to EOS."""
+    prompts = [each.ids[: each.start] for each in passages]
+    counts = [len(each) - each.start for each in passages]
+    return [_text(model, each.tokens) for each in Speaker(model).replies(prompts, counts)]
 
 
 def _text(model: Model, ids: Sequence[int]) -> str:
