@@ -194,7 +194,12 @@ RUNS: dict[str, Callable[[], Any]] = (
             "locate.states.steering:activations", texts(), "m0"
         ),
         "a speaker's replies": lambda: Speaker(made.model()).replies([[1, 2, 3]] * 9, 3),
-        "a speaker's answers": lambda: Speaker(made.model()).forced([([1, 2, 3], [4])] * 9),
+        "a speaker's answers": lambda: Speaker(made.model()).forced(
+            [([1, 2, n], [4, 5]) for n in range(9)]
+        ),
+        "a speaker's answers to one prompt": lambda: Speaker(made.model()).forced(
+            [([1, 2, 3], [n, 4]) for n in range(9)]
+        ),
         "scores of texts": lambda: token_scores(
             Trainee(made.model()), [passage(made.model(), text) for text in texts()]
         ),

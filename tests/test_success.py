@@ -17,6 +17,8 @@ from circuits.edits.judge.table import summarise
 from circuits.edits.requests import Heading
 from circuits.facts.facts import Probe, ProbeKind
 from circuits.model.model import Model
+from tests.families import FAMILIES, family_model
+from tests.families import PROMPTS as ASKED
 
 PROMPTS = (
     "The capital of Peru is",
@@ -98,6 +100,57 @@ def test_a_forced_answer_has_the_probabilities_of_its_tokens(model):
         assert best == int(scores.argmax())
         text.append(token)
     assert forced.nll == pytest.approx(-np.mean(forced.log_probs))
+
+
+def test_answers_of_one_prompt_are_those_of_each_alone(model):
+    """The prompt is run once, whatever the answers' lengths and how they begin."""
+    answers = [(5,), (9, 3), (9, 3, 7, 11), (5, 2), (9, 4, 8), (5,)]
+    questions = [(ids(model, prompt), answer) for prompt in PROMPTS for answer in answers]
+    questions.append((ids(model, "alone")[:2], (6, 7)))
+    for size in (64, 4, 1):
+        speaker = Speaker(model, size)
+        for question, found in zip(questions, speaker.forced(questions), strict=True):
+            (alone,) = speaker.forced([question])
+            assert found.answer == alone.answer == question[1]
+            assert found.best == alone.best
+            np.testing.assert_allclose(found.log_probs, alone.log_probs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_answer_may_end_at_the_models_last_position_beside_a_longer_one(model):
+    longest = tuple(n % 90 for n in range(model.max_tokens))
+    short, long = longest[: model.max_tokens - 6], longest[:-1]
+    speaker = Speaker(model)
+    questions = [
+        (short, longest[-6:]),
+        (short, (3, 4)),
+        (longest[:-1], (5, 8)),
+        (longest[:-1], (6,)),
+    ]
+    found = speaker.forced(questions)
+    for question, each in zip(questions, found, strict=True):
+        (alone,) = speaker.forced([question])
+        np.testing.assert_allclose(each.log_probs, alone.log_probs, rtol=1e-4, atol=1e-5)
+    with pytest.raises(OptionError, match="too long"):
+        speaker.forced([*questions, (long, (5, 8, 9))])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_of_every_architecture_are_those_of_its_own_logits(family):
+    model = family_model(family)
+    prompt = tuple(model.tokenizer.encode(ASKED[0][0]).ids)
+    answers = [(5, 6, 7), (5, 6), (7,)]
+    for questions in ([(prompt, answers[0])], [(prompt, answer) for answer in answers]):
+        for (_, answer), found in zip(questions, Speaker(model).forced(questions), strict=True):
+            with torch.no_grad():
+                expected = [
+                    float(
+                        model.last_logits(torch.tensor([(*prompt, *answer[:n])]))[0].log_softmax(
+                            -1
+                        )[t]
+                    )
+                    for n, t in enumerate(answer)
+                ]
+            np.testing.assert_allclose(found.log_probs, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_greedy_text_begins_with_an_answer_exactly_where_all_its_tokens_are_argmax(model):

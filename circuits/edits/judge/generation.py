@@ -7,6 +7,7 @@ padding is masked, and no position counts it.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 from collections import Counter
@@ -119,29 +120,63 @@ class Speaker:
 
     @torch.no_grad()
     def forced(self, questions: Sequence[tuple[Ids, Ids]]) -> list[Forced]:
-        """Each answer after its prompt, teacher-forced; questions are (prompt, answer) tokens."""
+        """Each answer after its prompt, teacher-forced; questions are (prompt, answer) tokens.
+
+        A prompt that several answers follow is run once.
+        """
         return fitting(self.model, self.batch_size, partial(self._forced, questions))
 
     def _forced(self, questions: Sequence[tuple[Ids, Ids]], batch_size: int) -> list[Forced]:
+        asked: dict[tuple[int, ...], list[int]] = {}
+        for row, (prompt, _) in enumerate(questions):
+            asked.setdefault(tuple(prompt), []).append(row)
+        alone = [rows[0] for rows in asked.values() if len(rows) == 1]
         found: dict[int, Forced] = {}
-        texts = [(*prompt, *answer[:-1]) for prompt, answer in questions]
-        for rows in _by_length([len(text) for text in texts], batch_size):
-            hidden = self._hidden([texts[row] for row in rows])
+        texts = [(*questions[row][0], *questions[row][1][:-1]) for row in alone]
+        for places in _by_length([len(text) for text in texts], batch_size):
+            hidden = self._hidden([texts[place] for place in places])
             # Position i predicts token i + 1: an answer is predicted from its prompt's end on.
-            places = [
-                (place, len(questions[row][0]) - 1 + step)
-                for place, row in enumerate(rows)
-                for step in range(len(questions[row][1]))
-            ]
-            index = torch.tensor(places, device=hidden.device)
-            scores = self._log_probs(hidden[index[:, 0], index[:, 1]])
-            start = 0
-            for row in rows:
-                answer = tuple(questions[row][1])
-                own = scores[start : start + len(answer)]
-                start += len(answer)
+            read = [(*questions[alone[place]], alone[place]) for place in places]
+            scores = self._log_probs(
+                hidden, [(len(prompt) - 1, len(answer)) for prompt, answer, _ in read]
+            )
+            for own, (_, answer, row) in zip(scores, read, strict=True):
                 found[row] = read_answer(own, answer)
+        shared = [prompt for prompt, rows in asked.items() if len(rows) > 1]
+        for places in _by_length([len(prompt) for prompt in shared], batch_size):
+            prompts = [shared[place] for place in places]
+            state = _Generation(self, prompts)
+            first = state.logits.log_softmax(-1)
+            rows = [(place, row) for place, prompt in enumerate(prompts) for row in asked[prompt]]
+            for part in _by_length([len(questions[row][1]) for _, row in rows], batch_size):
+                self._after(state, first, [rows[n] for n in part], questions, found)
         return [found[row] for row in range(len(questions))]
+
+    def _after(
+        self,
+        state: _Generation,
+        first: Float[Tensor, "prompt d_vocab"],
+        rows: Sequence[tuple[int, int]],
+        questions: Sequence[tuple[Ids, Ids]],
+        found: dict[int, Forced],
+    ) -> None:
+        """Answers after prompts that were run: rows are (place in the state, question)."""
+        long = [(place, row) for place, row in rows if len(questions[row][1]) > 1]
+        rest: dict[int, Tensor] = {}
+        if long:
+            texts = [tuple(questions[row][1][:-1]) for _, row in long]
+            self.model.check_length(
+                max(
+                    len(questions[row][0]) + len(t) for (_, row), t in zip(long, texts, strict=True)
+                )
+            )
+            hidden = state.after([place for place, _ in long], texts)
+            scores = self._log_probs(hidden, [(0, len(text)) for text in texts])
+            rest = {row: own for (_, row), own in zip(long, scores, strict=True)}
+        for place, row in rows:
+            own = first[place][None]
+            own = torch.cat([own, rest[row]]) if row in rest else own
+            found[row] = read_answer(own, questions[row][1])
 
     @torch.no_grad()
     def sample(self, prompt: Ids, n_tokens: int, k: int, generator: torch.Generator) -> list[int]:
@@ -174,8 +209,16 @@ class Speaker:
         tokens = torch.tensor(ids, device=self.model.device)
         return self.hf.base_model(tokens, use_cache=False).last_hidden_state
 
-    def _log_probs(self, hidden: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_vocab"]:
-        return self.hf.get_output_embeddings()(hidden).float().log_softmax(-1)
+    def _log_probs(
+        self, hidden: Float[Tensor, "batch pos d_model"], spans: Sequence[tuple[int, int]]
+    ) -> Sequence[Float[Tensor, "_ d_vocab"]]:
+        """Log-probabilities after some positions of each row, (first, number of them), in fp32."""
+        places = [
+            (row, at) for row, (start, n) in enumerate(spans) for at in range(start, start + n)
+        ]
+        row, at = torch.tensor(places, device=hidden.device).unbind(1)
+        logits = self.model.cap(self.hf.get_output_embeddings()(hidden[row, at]).float())
+        return logits.log_softmax(-1).split([n for _, n in spans])
 
 
 def _by_length(lengths: Sequence[Any], batch_size: int) -> Iterator[list[int]]:
@@ -192,6 +235,7 @@ class _Generation:
         from transformers.cache_utils import DynamicCache
 
         self.hf, device = speaker.hf, speaker.model.device
+        self.longest = speaker.model.max_tokens
         width = max(map(len, prompts))
         ids = [[*([0] * (width - len(prompt))), *prompt] for prompt in prompts]
         self.mask = torch.tensor(
@@ -208,6 +252,30 @@ class _Generation:
         logits = self._run(token[:, None], self.next_position)
         self.next_position = self.next_position + 1
         return logits
+
+    def after(
+        self, rows: Sequence[int], texts: Sequence[Ids]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Normalised residuals at the end of texts that follow some of the rows; padding is on the
+        right. The state stays as it is.
+        """
+        index = torch.tensor(rows, device=self.mask.device)
+        width = max(map(len, texts))
+        ids = [[*text, *([0] * (width - len(text)))] for text in texts]
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache.batch_select_indices(index)
+        mask = self.mask[index]
+        # Padding may stand beyond the model's last position, where nothing is read.
+        steps = torch.arange(width, device=index.device)
+        positions = (self.next_position[index] + steps).clamp(max=self.longest - 1)
+        return self.hf.base_model(
+            torch.tensor(ids, device=index.device),
+            attention_mask=torch.cat([mask, mask.new_ones(len(rows), width)], -1),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
 
     def keep(self, token: Int[Tensor, " batch"], rows: Sequence[int]) -> Int[Tensor, " kept"]:
         """Go on with some rows of the batch alone; their last tokens."""

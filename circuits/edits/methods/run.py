@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.choices import EditStatus
@@ -24,14 +24,14 @@ from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.judge.generation import Speaker
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.parts.contexts import PlacedPrompt, place
-from circuits.edits.parts.keys import MAX_ROWS, pad
+from circuits.edits.parts.keys import MAX_ROWS
 from circuits.edits.parts.moments import Moments, WantedMoments, find_moments
 from circuits.edits.requests import as_dict
 from circuits.edits.settings import as_mapping, merge, settings_for
 from circuits.facts.facts import SLOT
-from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tensors import check_double
@@ -276,50 +276,16 @@ class TargetScores:
     said: Tensor
 
 
-@alone
-@torch.no_grad()
 def target_scores(
     model: Model, prompts: Sequence[PlacedPrompt], max_rows: int = MAX_ROWS
 ) -> TargetScores:
-    """Score each placed prompt's target on the model as it is now; on the CPU, in fp32.
-
-    Tokens that several prompts have in common, as those of one question with several answers of
-    one token, are run once.
-    """
-    asking: dict[tuple[int, ...], list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        asking.setdefault(prompt.ids, []).append(index)
-    texts = sorted(asking, key=len)  # less padding
-    shares, said = torch.zeros(len(prompts)), torch.zeros(len(prompts), dtype=torch.bool)
-    for start in range(0, len(texts), max_rows):
-        chunk = texts[start : start + max_rows]
-        wanted = [
-            (row, prompts[index].prompt_length - 1 + step, index, token)
-            for row, ids in enumerate(chunk)
-            for index in asking[ids]
-            for step, token in enumerate(prompts[index].targets)
-        ]
-        table = torch.tensor(wanted)
-        places, at = table[:, :2].unique(dim=0, return_inverse=True)
-        owner, target = table[:, 2], table[:, 3]
-        logits = _logits(model, chunk, places)
-        log_p = logits.log_softmax(-1)[at, target]
-        right = logits.argmax(-1)[at] == target
-        for index in owner.unique().tolist():
-            own = owner == index
-            shares[index], said[index] = log_p[own].mean().exp(), right[own].all()
-    return TargetScores(shares, said)
-
-
-def _logits(
-    model: Model, texts: Sequence[tuple[int, ...]], places: Int[Tensor, "place 2"]
-) -> Float[Tensor, "place d_vocab"]:
-    """Logits of the model at some places, text and position, on the CPU in fp32."""
-    last = taps.resid_post(model.n_layers - 1)
-    found, keep = taps.keeping([last])
-    model.last_logits(pad(texts, model.device), keep)
-    row, position = places.to(model.device).unbind(1)
-    return model.unembed(found[last][row, position]).float().cpu()
+    """Score each placed prompt's target on the model as it is now; on the CPU, in fp32."""
+    questions = [(each.ids[: each.prompt_length], each.targets) for each in prompts]
+    read = Speaker(model, max_rows).forced(questions)
+    return TargetScores(
+        torch.tensor([-each.nll for each in read]).exp(),
+        torch.tensor([each.accuracy == 1 for each in read]),
+    )
 
 
 def _scores_with(model: Model, delta: WeightDelta, prompts: Sequence[PlacedPrompt]) -> TargetScores:
