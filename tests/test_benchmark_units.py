@@ -140,6 +140,13 @@ def test_a_run_of_another_model_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="holds a run of tiny-gpt2; name another folder"):
         run_analysis(analysis, config, Context.on(other, tmp_path))
     assert (tmp_path / "summary.json").read_bytes() == summary
+    (tmp_path / "summary.json").unlink()  # as if it had been stopped
+    with pytest.raises(OptionError, match="holds a run of tiny-gpt2; name another folder"):
+        run_analysis(analysis, config, Context.on(other, tmp_path))
+    mquake = benchmark("mquake")
+    another = as_analysis(mquake, mquake.read(mquake.own_data))
+    with pytest.raises(OptionError, match="holds a run of benchmark-zsre; name another folder"):
+        run_analysis(another, config, Context.on(one, tmp_path))
     retrained = tiny_model("gpt2", seed=1)
     assert run_analysis(analysis, config, Context.on(retrained, tmp_path)).parts.reused == 0
 

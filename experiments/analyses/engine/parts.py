@@ -30,6 +30,8 @@ from experiments.analyses.engine.base import Analysis, Parts, SkipError
 from experiments.analyses.engine.context import Context, identity, safe
 
 PARTS = "parts"
+OWNER = ("model", "weights_sha256")
+"""What a unit says of its model, so that a folder without a summary says whose it is."""
 
 
 class UnfinishedError(KnowledgeCircuitsError):
@@ -136,7 +138,9 @@ def compute_part(
     with stages(f"{analysis.name} {key}") as progress:
         context.progress = progress
         computed = _computed(analysis, config, context, key)
-        record = stamped("run-unit", {"fingerprint": mark, **computed})
+        origin = context.model.provenance
+        owner = {"analysis": analysis.name, **{name: origin.get(name) for name in OWNER}}
+        record = stamped("run-unit", {"fingerprint": mark, **owner, **computed})
     if record["skipped"]:
         note(f"{analysis.name} {key} left out: {record['skipped']}")
     save_json({**record, "sha256": _hash(record)}, _path(context.folder, key))
@@ -151,6 +155,17 @@ def _all_stored(folder: Path, mark: str, keys: Sequence[str]) -> dict[str, dict[
 
 def _path(folder: Path, key: str) -> Path:
     return folder / PARTS / f"{safe(key)}.json"
+
+
+def owner_of(folder: Path) -> tuple[str, str | None, str | None] | None:
+    """The analysis, model and weights of a folder's units; None where none says."""
+    for path in sorted((folder / PARTS).glob("*.json")):
+        try:
+            record = read_json(path)
+            return record["analysis"], record["model"], record["weights_sha256"]
+        except (FileFormatError, KeyError, TypeError):
+            continue
+    return None
 
 
 def stored_parts(folder: Path, mark: str, keys: Sequence[str]) -> Parts:

@@ -24,6 +24,7 @@ from experiments.analyses.engine.parts import (
     Shard,
     UnfinishedError,
     compute_parts,
+    owner_of,
     stored_parts,
 )
 
@@ -152,7 +153,10 @@ def _check_own(folder: Path, analysis: Analysis, model: Mapping[str, Any]) -> No
         other, origin = summary["analysis"], summary["provenance"]
         before = origin["model"], origin["weights_sha256"]
     except (FileFormatError, KeyError, TypeError):
-        return
+        # A run that was stopped has no summary yet, and its units are as dear.
+        if (owner := owner_of(folder)) is None:
+            return
+        other, *before = owner
     if other != analysis.name:
         raise OptionError(f"--out {folder} holds a run of {other}; name another folder")
     if before[0] != model.get("model") and before[1] != model.get("weights_sha256"):
