@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from circuits.base.choices import EditStatus
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods.dinm import DinmSettings, dinm, toxic_layer
+from circuits.edits.methods.dinm import DinmSettings, dinm
 from circuits.edits.methods.run import edit
 from circuits.edits.parts.training import Trainee, divergence, negative_log_likelihood, passage
 from circuits.facts.facts import Probe, ProbeKind
@@ -118,12 +119,19 @@ RECORDS = (
 )
 
 
+def distances_of(model: Model, request: EditRequest) -> list[float]:
+    """Between the safe and the unsafe response after each layer, in the model as it is."""
+    settings = DinmSettings(steps=1, learning_rate=1e-8)
+    _, details = dinm(model, [request], range(3), settings)
+    return details["records"][0]["distances"]
+
+
 def test_the_toxic_layer_is_found_for_each_record_or_as_shipped_for_the_first(model):
     for learning_rate in (1e-8,):  # so small that one record's change does not move the next layer
         settings = {"learning_rate": learning_rate, "steps": 1}
         _, paper = dinm(model, RECORDS, range(3), DinmSettings(**settings))
         _, shipped = dinm(model, RECORDS, range(3), DinmSettings(**settings, shipped=True))
-    assert paper["toxic_layers"] == [toxic_layer(model, each)[0] for each in RECORDS]
+    assert paper["toxic_layers"] == [int(np.argmax(distances_of(model, each))) for each in RECORDS]
     assert len(set(shipped["toxic_layers"])) == 1
     alone = [
         dinm(model, [each], range(3), DinmSettings(**settings, shipped=True))[1]["toxic_layers"][0]
@@ -133,8 +141,8 @@ def test_the_toxic_layer_is_found_for_each_record_or_as_shipped_for_the_first(mo
 
 
 def test_the_layers_given_are_the_candidates(model):
-    layer, distances = toxic_layer(model, record())
-    others = [each for each in range(3) if each != layer]
+    distances = distances_of(model, record())
+    others = [each for each in range(3) if each != np.argmax(distances)]
     best = max(others, key=lambda each: distances[each])
     _, details = dinm(model, [record()], others, DinmSettings(steps=1))
     assert details["toxic_layers"] == [best]
@@ -149,7 +157,7 @@ def test_distances_are_those_of_hugging_faces_hidden_states(model):
         states = model.to_hf()(torch.tensor([text.ids]), output_hidden_states=True).hidden_states
         means.append([state[0, text.start :].mean(0) for state in states[1:-1]])
     expected = [float((s - u).norm()) for s, u in zip(*means, strict=True)]
-    assert toxic_layer(model, request)[1][:-1] == pytest.approx(expected, rel=1e-4)
+    assert distances_of(model, request)[:-1] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["dinm", "dinm-easyedit"])

@@ -27,6 +27,7 @@ from torch import Tensor
 from circuits.base.options import Options, option
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
+from circuits.edits.judge.generation import Speaker
 from circuits.edits.parts.training import (
     Descent,
     Objective,
@@ -146,15 +147,12 @@ def _record(model: Model, request: EditRequest, shipped: bool = False) -> Record
     return Record(request.text, request.target, unsafe, tuple(texts))
 
 
-@torch.no_grad()
 def _says(model: Model, request: EditRequest) -> str:
     """The model's own greedy continuation, as long as the target."""
-    ids = list(model.tokenizer.encode(request.text).ids)
+    ids = model.tokenizer.encode(request.text).ids
     count = len(model.tokenizer.continuation(request.text, request.target))
-    for _ in range(count):
-        logits = model.last_logits(torch.tensor([ids], device=model.device))
-        ids.append(int(logits.argmax()))
-    return model.tokenizer.hf.decode(ids[-count:]).strip() or model.tokenizer.token_string(ids[-1])
+    said = Speaker(model).replies([ids], count)[0].tokens
+    return model.tokenizer.hf.decode(said).strip() or model.tokenizer.token_string(said[-1])
 
 
 def _one_late(text: Passage) -> Passage:
@@ -163,12 +161,6 @@ def _one_late(text: Passage) -> Passage:
 
 
 # --- the toxic layer -----------------------------------------------------------------------------
-
-
-def toxic_layer(model: Model, request: EditRequest) -> tuple[int, list[float]]:
-    """The layer where safe and unsafe response differ most, and the distance at every layer."""
-    distances = _distances(model, _record(model, request), shipped=False)
-    return max(range(model.n_layers), key=lambda layer: distances[layer]), distances
 
 
 @torch.no_grad()
@@ -185,21 +177,9 @@ def _response_states(model: Model, record: Record, response: str) -> list[Tensor
     The paper leaves open how responses of different lengths are compared.
     """
     text = passage(model, record.prompt, response)
-    found = _residuals(model, torch.tensor([text.ids], device=model.device), model.n_layers)
-    return [residual[0, text.start :].float().mean(0) for residual in found]
-
-
-def _residuals(model: Model, tokens: Tensor, layers: int) -> list[Tensor]:
-    kept: dict[int, Tensor] = {}
-
-    def keep(layer: int) -> Any:
-        def hook(value: Any, hook: Any) -> None:
-            kept[layer] = value[0] if isinstance(value, tuple) else value
-
-        return hook
-
-    model.last_logits(tokens, [(taps.resid_post(n), keep(n)) for n in range(layers)])
-    return [kept[layer] for layer in range(layers)]
+    found, keep = taps.keeping(map(taps.resid_post, range(model.n_layers)))
+    model.last_logits(torch.tensor([text.ids], device=model.device), keep)
+    return [residual[0, text.start :].float().mean(0) for residual in found.values()]
 
 
 def _shipped_distances(model: Model, record: Record) -> list[float]:
