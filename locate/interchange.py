@@ -138,6 +138,7 @@ def interchange(
     name that the model does not have, NumericalError where a metric is not finite.
     """
     metric = Metric.of(metric)
+    metric.check_one_token("an interchange")
     if not pairs:
         raise OptionError("there are no prompt pairs to work on")
     if not parts:

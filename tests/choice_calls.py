@@ -360,6 +360,9 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         ).as_dict()
         for option in ("metric", "ablation")
     },
+    ("circuits.facts.whole_answers:Parts.of", "metric"): lambda v: call(
+        "circuits.facts.whole_answers:Parts"
+    ).of(model().tokenizer, pairs(), v),
     **{
         ("circuits.graph.measuring:BaseRuns", option): lambda v, option=option: measured(
             **{option: v}

@@ -73,7 +73,13 @@ def test_an_open_choice_grows_and_keeps_what_it_has():
     with pytest.raises(OptionError, match="needs a name"):
         Colour.of(lambda: 0)
     assert list(Colour) == ["red"]
-    assert list(Metric) == ["logit-diff", "log-prob", "prob-diff", "kl"]
+    assert list(Metric) == [
+        "logit-diff",
+        "log-prob",
+        "answer-log-prob",
+        "prob-diff",
+        "kl",
+    ]
 
 
 def test_every_choice_says_what_it_is():

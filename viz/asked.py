@@ -18,6 +18,7 @@ METRICS = {
     "logit-diff": "logit difference",
     "prob-diff": "probability difference",
     "log-prob": "log-probability",
+    "answer-log-prob": "log-probability of the whole answer",
     "kl": "KL divergence",
 }
 LONGEST = 90

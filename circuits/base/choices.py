@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from circuits.base.choosing import Choice, Open
+from circuits.base.errors import OptionError
 
 __all__ = [
     "Choice",
@@ -18,13 +19,26 @@ class Metric(Open):
     """The quantity m whose change an edge's score estimates: one value an example.
 
     The function takes (logits [batch d_vocab], answer [batch], foil [batch]), and where the metric
-    is `relative` also the clean run's logits, with which it compares.
+    is `relative` also the clean run's logits, with which it compares. A metric that is `whole` is
+    asked of every token of the answer, each after those before it, and is the sum
+    (`circuits.facts.whole_answers`).
     """
 
     relative: bool = False
+    whole: bool = False
 
     LOGIT_DIFFERENCE: ClassVar[Metric]
     LOG_PROBABILITY: ClassVar[Metric]
+    ANSWER_LOG_PROBABILITY: ClassVar[Metric]
+
+    def check_one_token(self, what: str) -> None:
+        """OptionError where a metric of whole answers is asked of what reads one token of each."""
+        if self.whole:
+            raise OptionError(
+                f"{what} reads one token an answer, so that {self} cannot be asked; take "
+                f"{Metric.LOG_PROBABILITY}"
+            )
+
     PROBABILITY_DIFFERENCE: ClassVar[Metric]
     KL: ClassVar[Metric]
 
@@ -33,7 +47,15 @@ Metric.LOGIT_DIFFERENCE = Metric.add(
     "logit-diff", "circuits.model.metrics:logit_difference", "answer's logit minus the foil's"
 )
 Metric.LOG_PROBABILITY = Metric.add(
-    "log-prob", "circuits.model.metrics:log_probability", "log-probability of the answer"
+    "log-prob",
+    "circuits.model.metrics:log_probability",
+    "log-probability of the answer's first token that is not the foil's",
+)
+Metric.ANSWER_LOG_PROBABILITY = Metric.add(
+    "answer-log-prob",
+    "circuits.model.metrics:log_probability",
+    "log-probability of the whole answer, all its tokens",
+    whole=True,
 )
 Metric.PROBABILITY_DIFFERENCE = Metric.add(
     "prob-diff",

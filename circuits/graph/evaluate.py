@@ -105,7 +105,8 @@ def run_circuits(
     """Run the model, the empty circuit and every circuit on every pair.
 
     All circuits must share one wiring; one base pass serves them all: `base`, where one was made
-    before with the same pairs and options. NumericalError where a metric is not finite.
+    before with the same pairs and options. Of an answer of several tokens that a metric asks for
+    whole, Hit@k is that all of them are hit. NumericalError where a metric is not finite.
     """
     metric, ablation = Metric.of(metric), Ablation.of(ablation)
     if not pairs:
@@ -119,8 +120,8 @@ def run_circuits(
         base = BaseRuns(model, pairs, wiring, metric, ablation, batch_size, k)
     elif base.batch_size > batch_size:  # one that memory does not hold begins again
         base = base.of_size(batch_size)
-    n_runs = len(circuits) + 2
-    metrics, hits = np.empty((n_runs, len(pairs))), np.empty((n_runs, len(pairs)), dtype=bool)
+    n_runs, parts = len(circuits) + 2, base.parts
+    metrics, hits = np.empty((n_runs, len(parts))), np.empty((n_runs, len(parts)), dtype=bool)
     done = 0
     for each in base:
         rows = list(each.batch.index)
@@ -128,12 +129,13 @@ def run_circuits(
             # The full circuit is the clean run (a law that the tests hold for the runner).
             values, hit = each.whole if circuit.kept.all() else each.of(circuit.matrix())
             metrics[run, rows] = values.float().numpy()
-            _check_finite(model, metrics[run], each.batch, pairs, run)
+            _check_finite(model, metrics[run], each.batch, parts.pairs, run)
             hits[run, rows] = hit.numpy()
         done += len(rows)
         if progress is not None:
-            progress(done, len(pairs))
-    outcomes = [Outcome(values, hit) for values, hit in zip(metrics, hits, strict=True)]
+            progress(done, len(parts))
+    columns = zip(parts.sums(metrics), parts.all(hits), strict=True)
+    outcomes = [Outcome(values, hit) for values, hit in columns]
     sample = Sample.of([pair.text for pair in pairs])
     return Runs(outcomes[0], outcomes[1], tuple(outcomes[2:]), sample)
 

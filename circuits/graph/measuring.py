@@ -20,6 +20,7 @@ from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.errors import NumericalError, OptionError
 from circuits.facts.pairs import PairBatch, TokenPair, batches
 from circuits.facts.spans import batch_places, check_told_apart
+from circuits.facts.whole_answers import Parts
 from circuits.graph.ablation import source_constants
 from circuits.graph.running import CircuitRunner, head_projections
 from circuits.model.metrics import evaluate_metric, hit_at
@@ -27,11 +28,11 @@ from circuits.model.model import Model
 from circuits.model.wiring import Wiring
 
 Measured = tuple[Tensor, Tensor]
-"""A metric value and a hit a pair, on the CPU."""
+"""A metric value and a hit a part of a pair, on the CPU."""
 
 
 class BatchRuns:
-    """The base run of a batch, and the metric and Hit@k of each pair in the circuits run on it."""
+    """The base run of a batch, and the metric and Hit@k of each row in the circuits run on it."""
 
     def __init__(self, base: BaseRuns, batch: PairBatch, runner: CircuitRunner) -> None:
         self.base, self.batch, self.runner = base, batch, runner
@@ -56,6 +57,7 @@ class BatchRuns:
 class BaseRuns:
     """Every batch's base run, made as it is asked for; kept from then on once `keep` was called.
 
+    Batches are of `parts`, which are more than the pairs where the metric is of whole answers.
     `lean` ones are never kept, and hold the matrices of one layer: less memory, for more time.
     """
 
@@ -75,6 +77,7 @@ class BaseRuns:
             raise OptionError("there are no prompt pairs to work on")
         check_told_apart(pairs, wiring.spans)
         self.model, self.pairs, self.wiring = model, pairs, wiring
+        self.parts = Parts.of(model.tokenizer, pairs, self.metric)
         self.batch_size, self.k, self.lean = batch_size, k, lean
         self._kept: list[BatchRuns] | None = None
 
@@ -94,12 +97,12 @@ class BaseRuns:
         if self._kept is not None:
             yield from self._kept
             return
-        model, wiring, constants = self.model, self.wiring, None
+        model, wiring, parts, constants = self.model, self.wiring, self.parts.pairs, None
         if self.ablation.is_constant:
-            constants = source_constants(model, self.pairs, self.ablation, self.batch_size)
+            constants = source_constants(model, parts, self.ablation, self.batch_size)
         projections = head_projections(model, wiring, self.lean)
-        for batch in batches(self.pairs, self.batch_size, model):
-            places = batch_places(self.pairs, batch, wiring.spans)
+        for batch in batches(parts, self.batch_size, model):
+            places = batch_places(parts, batch, wiring.spans)
             asked = wiring, self.ablation, constants, projections, places
             runner = CircuitRunner(model, batch, *asked)
             yield BatchRuns(self, batch, runner)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -245,6 +246,17 @@ class Tokenizer:
         offsets = whole.offsets[:stop]
         text = whole.text[: max(right for _, right in offsets)]
         return Prompt(text, whole.ids[:stop], whole.tokens[:stop], prompt.bos, offsets)
+
+    def followed(self, prompt: Prompt, ids: Sequence[int]) -> Prompt:
+        """The prompt with these tokens after it, whatever text they would be read from."""
+        text, offsets = prompt.text, list(prompt.offsets)
+        tokens = tuple(self.token_string(token) for token in ids)
+        for token in tokens:
+            offsets.append((len(text), len(text) + len(token)))
+            text += token
+        return Prompt(
+            text, (*prompt.ids, *ids), (*prompt.tokens, *tokens), prompt.bos, tuple(offsets)
+        )
 
     def first_token(self, prompt: str, answer: str, exact: bool = False) -> int:
         """First continuation token of the answer: the one that scores count."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
+from circuits.facts.whole_answers import Parts
 from circuits.graph.circuit import Circuit
 from circuits.graph.scores import EdgeScores
 from circuits.model.holding import alone
@@ -34,14 +37,28 @@ def score_edges(
     if keep_pairs and not method.per_pair:
         raise OptionError(f"`method` {method} gives no scores of single pairs; use eap-ig")
     options = {"batch_size": batch_size, "keep_pairs": keep_pairs, "progress": progress}
-    found = method.load()(model, pairs, scoring, **options)
+    if method.selects and method.is_own:
+        scoring.metric.check_one_token(f"the method {method}")
+    parts = Parts.of(model.tokenizer, pairs, scoring.metric)
+    # A method that selects runs circuits, and these are of pairs already.
+    found = method.load()(model, pairs if method.selects else parts.pairs, scoring, **options)
     if not isinstance(found, Circuit if method.selects else EdgeScores):
         wanted = "a Circuit" if method.selects else "EdgeScores"
         raise OptionError(f"the method {method} returns {type(found).__name__}, not {wanted}")
     if isinstance(found, EdgeScores) and keep_pairs:
-        _check_pairs(found, method, len(pairs))
+        _check_pairs(found, method, len(parts))
+    if isinstance(found, EdgeScores) and method.per_pair:
+        found = _of_pairs(found, parts)
     provenance = {**model.provenance, **scoring.record(), "pairs": len(pairs)}
     return replace(found, provenance={**provenance, **found.provenance})
+
+
+def _of_pairs(found: EdgeScores, parts: Parts) -> EdgeScores:
+    """Means over pairs from means over their parts."""
+    if parts.per_pair == 1:
+        return found
+    singles = None if found.per_pair is None else parts.sums(found.per_pair, 0)
+    return replace(found, values=found.values * np.float32(parts.per_pair), per_pair=singles)
 
 
 def pair_scores(

@@ -67,6 +67,7 @@ class NeuronSearch(Options):
         if not self.sizes or len(set(self.sizes)) < len(self.sizes):
             raise OptionError("`sizes` are numbers of neurons, at least one and each once")
         object.__setattr__(self, "sizes", tuple(sorted(self.sizes)))
+        self.metric.check_one_token("the scoring of neurons")
         _ = self.scoring  # refuses what does not go together
 
     @property

@@ -50,6 +50,7 @@ def patch_neurons(
     One run of the later layers a set and batch. Errors are those of `score_neurons`.
     """
     metric = Metric.of(metric)
+    metric.check_one_token("the patching of neurons")
     layers = sorted(sets)
     check_neurons(model, layers)
     if not pairs:

@@ -86,6 +86,7 @@ def score_neurons(
     one of these MLPs writes, NumericalError naming the pair whose scores are not finite.
     """
     check_neurons(model, layers)
+    scoring.metric.check_one_token("the scoring of neurons")
     if not pairs:
         raise OptionError("there are no prompt pairs to score")
     kept = [list((chosen or {}).get(layer, ())) for layer in layers]

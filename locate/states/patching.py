@@ -52,6 +52,7 @@ def patch_pairs(
     check_room(len(chosen), window, max_rows)
     if metric.relative:
         raise OptionError(f"{metric} compares with the clean run; patching takes another metric")
+    metric.check_one_token("patching")
     order, effects = order_of(pairs), {kind: list[np.ndarray]() for kind in chosen}
     ends = np.empty((2, len(pairs)))
     for place, pair in enumerate(pairs):
