@@ -156,7 +156,7 @@ def _check_own(folder: Path, analysis: Analysis, model: Mapping[str, Any]) -> No
         # A run that was stopped has no summary yet, and its units are as dear.
         if (owner := owner_of(folder)) is None:
             return
-        other, *before = owner
+        other, before = owner[0], owner[1:]
     if other != analysis.name:
         raise OptionError(f"--out {folder} holds a run of {other}; name another folder")
     if before[0] != model.get("model") and before[1] != model.get("weights_sha256"):
