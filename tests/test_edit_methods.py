@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,7 +163,9 @@ def test_a_model_of_nans_is_one_line(model, method):
 
 
 @pytest.mark.parametrize("method", ["rome", "memit", "alphaedit", "ft", "ft-l", "dinm"])
-def test_every_method_reads_its_texts_with_the_runs_bos(model: Model, method: str, tmp_path: Path):
+def test_every_method_reads_its_texts_with_the_runs_bos(
+    model: Model, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(TEXT.texts), encoding="utf-8")
     probe = Probe(ProbeKind.LOCALITY, "The capital of Cuba is", ("Havana",))
@@ -172,12 +175,21 @@ def test_every_method_reads_its_texts_with_the_runs_bos(model: Model, method: st
     settings |= {"alphaedit": {"threshold": 0.9, "relative_threshold": True}}.get(method, {})
     options = {"layers": [1], "settings": settings, "cache": tmp_path / "moments"}
     options |= {"moments": text} if chosen.needs_moments else {}
-    fed = {}
+    fed, original = {}, torch.nn.functional.embedding
     for bos in (True, False):
         seen = fed[bos] = []
         plain = model.with_bos(bos)
-        watch = lambda value, hook, seen=seen: seen.append(value)  # noqa: E731
-        with model.hooks([("embed.hook_in", watch)]):
+
+        # Whoever runs the model, the bridge or a plain model that shares its weights.
+        def embedding(
+            ids: torch.Tensor, weight: torch.Tensor, *rest: Any, seen: list[Any] = seen, **more: Any
+        ) -> torch.Tensor:
+            if len(weight) == model.d_vocab:
+                seen.append(ids)
+            return original(ids, weight, *rest, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.nn.functional, "embedding", embedding)
             found = edit(model, request, method, bos=bos, **options)
         assert found.provenance["bos"] is bos
         assert plain.tokenizer.use_bos(None) is bos

@@ -349,7 +349,7 @@ def test_weights_are_the_same_after_an_edit_and_after_an_exception_in_it(
 
     def interrupted(residual: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        if len(calls) == 4:  # the first scores the request, the others are optimisation steps
+        if len(calls) == 4:  # in the optimisation
             raise KeyboardInterrupt
         return original(residual)
 
@@ -367,7 +367,7 @@ def test_a_loss_that_is_not_a_number_is_reported_and_nothing_applied(model, meth
 
     def overflowing(residual: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        return original(residual) * (math.nan if len(calls) > 3 else 1.0)
+        return original(residual) * (math.nan if len(calls) > 2 else 1.0)
 
     monkeypatch.setattr(model, "unembed", overflowing)
     outcome = edit(model, REQUEST, method, layers=[LAYER], moments="identity", settings=QUICK)
