@@ -88,6 +88,7 @@ def test_the_edges_that_leave_the_input_score_as_with_eap_ig(model, pairs):
     assert not close(ours[~leaving], other[~leaving], 1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2", "olmo2", "mixtral"])
 def test_what_leaves_a_stage_sums_to_what_replacing_its_output_costs(family):
     """In each kind of block: completeness, stage by stage, hooks gone afterwards."""
@@ -123,6 +124,7 @@ def test_what_leaves_a_stage_sums_to_what_replacing_its_output_costs(family):
     assert [len(point.fwd_hooks) + len(point.bwd_hooks) for point in points] == before
 
 
+@pytest.mark.slow
 def test_batch_mates_order_and_the_rule_of_points(model, pairs):
     pairs = pairs[:4]
     whole = scores(model, pairs)
@@ -134,6 +136,7 @@ def test_batch_mates_order_and_the_rule_of_points(model, pairs):
     assert close(at_end.values, plain.values, 1e-5)  # one point, at the clean run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_a_constant_takes_the_place_of_the_corrupted_run(model, pairs, ablation):
     """Zero: the path of an MLP's output begins at nothing."""

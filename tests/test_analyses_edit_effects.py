@@ -37,6 +37,8 @@ from experiments.analyses.engine.base import SkipError
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 
+pytestmark = pytest.mark.slow
+
 RELATION = "country_capital"
 KEY = "fact 1"
 QUICK = Config(

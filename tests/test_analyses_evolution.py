@@ -36,6 +36,8 @@ from experiments.analyses.mechanisms import analysis as mechanisms
 from experiments.analyses.mechanisms.analysis import Reply, constant_guess, is_right
 from experiments.analyses.mechanisms.probes import Probe, bases, probe_set
 
+pytestmark = pytest.mark.slow
+
 RELATION = "country_capital"
 SHORT = evolution.Config(
     relations=(RELATION,), revisions=("step00275",), pairs=3, steps=1, random_circuits=4

@@ -22,6 +22,8 @@ from experiments.analyses.locators.report import report
 from experiments.analyses.locators.sample import READERS, best_places, draw, reader
 from experiments.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 WIRING = Wiring(4, 4, 4)
 
 

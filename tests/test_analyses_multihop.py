@@ -116,6 +116,7 @@ def test_halves_are_all_facts_and_have_no_bridge_in_common() -> None:
     assert halves_of(facts, 1) != (one, other)
 
 
+@pytest.mark.slow
 def test_the_hops_circuits_are_of_nobody_who_tests(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,8 @@ from experiments.analyses.stability.variance import part, part_interval, product
 from locate.edges.score import score_edges
 from locate.seen import subjects_of
 
+pytestmark = pytest.mark.slow
+
 RELATION = "country_capital"
 NOTHING: dict[str, Any] = dict.fromkeys(
     ("wordings", "shots", "steps", "locators", "metrics", "ablations", "dtypes"), ()

@@ -32,7 +32,7 @@ from locate.states.tracing import trace
 from tests.browser import open_browser, served, why_no_browser
 
 MISSING = why_no_browser()
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 PROMPT, SUBJECT, ANSWER = "The capital city of South Korea is called", "South Korea", "Seoul"
 MODEL = "facts-gpt2"

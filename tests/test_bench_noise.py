@@ -41,6 +41,7 @@ def test_all_locators_with_scores_of_single_pairs_are_looked_at_exact_patching_i
         chosen_methods(["eap", "acdc"], Scoring())
 
 
+@pytest.mark.slow
 def test_a_level_that_is_none_calls_edges_changed_and_relations_of_few_facts_are_left_out():
     """With a false discovery rate of .999 nearly every comparison finds something."""
     model = load("facts-gpt2", device="cpu")

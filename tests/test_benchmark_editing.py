@@ -253,6 +253,7 @@ def test_the_fact_stands_before_every_prompt(facts_gpt2: Model) -> None:
 # --- circuits -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_case_has_its_circuit_beside_its_outcome(facts_gpt2: Model, tmp_path: Path) -> None:
     found = benchmark("counterfact")
     analysis = as_analysis(found, found.read(found.own_data))
@@ -301,6 +302,7 @@ def test_a_quantity_that_tells_the_outcome_is_found() -> None:
     assert lower.sentence.startswith("After MEMIT, edits that fare well on a are lower in c: AUC")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 20])
 def test_noise_supports_claims_no_oftener_than_stated(n: int) -> None:
     """Sixteen questions a method: any claim at all comes of noise in some 5 % of runs."""

@@ -76,6 +76,7 @@ def row_of(found: Run, table: str, label: str) -> dict[str, Any]:
 # --- edits that are not made ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_edit_that_diverged_counts_as_the_unedited_model(
     facts_gpt2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_what_was_said_already_counts_as_said(facts_gpt2: Model, tmp_path: Path)
     assert (row["edits made"], row["reliability"].value) == ("0 of 1", 1)
 
 
+@pytest.mark.slow
 def test_a_sequence_counts_edits_that_were_not_made(
     facts_gpt2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_study_keeps_a_method_whose_edits_all_diverged(
 # --- requests made together -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_requests_in_sequence_keep_their_own_numbers(
     facts_gpt2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +282,7 @@ def test_counterfacts_own_numbers_are_on_the_page(facts_gpt2: Model, tmp_path: P
     assert set(sizes) == {"method", "edits made", *names}
 
 
+@pytest.mark.slow
 def test_every_edit_has_a_control_of_its_own(
     facts_gpt2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("circuits", "locate", "viz", "experiments", "knowledge_circuits")
 
 
+@pytest.mark.slow
 def test_every_public_callable_takes_names_as_values_and_refuses_all_else():
     """In a process of its own: the type checks of the tests would refuse a name before the code."""
     done = subprocess.run(

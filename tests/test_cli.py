@@ -158,6 +158,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) 
 # --- discover ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(Locator))
 def test_every_method_finds_a_circuit_and_writes_it(
     method: Locator, kind: str, models, pair_file: Path, tmp_path: Path, capsys

@@ -47,6 +47,7 @@ def two_heads() -> Circuit:
     return Circuit(WIRING, values != 0, EdgeScores(WIRING, values), provenance={"model": "two"})
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(grouped())
 def test_a_line_is_worth_what_the_printed_picture_says_and_each_edge_stands_in_one(given_):

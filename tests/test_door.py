@@ -46,6 +46,7 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*_VERBS, *_LOOKS, *_ACTS])
 def test_the_example_of_every_verb_runs(name: str):
     verb = getattr(kc, name)
@@ -122,6 +123,7 @@ def test_a_verbs_signature_names_all_its_options():
     assert not {"options", "limit", "pairs"} & names - {"options"}
 
 
+@pytest.mark.slow
 def test_a_discovery_shows_tables_and_stores_the_files_of_the_command(model: Model, tmp_path: Path):
     found = kc.discover(model, "country_capital", n_pairs=8, resamples=10)
     table = found.to_pandas()
@@ -210,6 +212,7 @@ SAVED = {
 """By command: what the door's verbs give, and the words of the command that gives the same."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAVED)
 def test_what_is_saved_from_python_are_the_files_of_the_command(
     name: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

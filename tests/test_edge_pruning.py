@@ -51,6 +51,7 @@ def test_the_chance_that_a_mask_is_open_is_what_draws_say():
     torch.testing.assert_close(_kept(openness), by_hand)
 
 
+@pytest.mark.slow
 def test_batches_and_order_do_not_matter_the_seed_does_and_the_model_is_as_before(model, pairs):
     before = {name: value.clone() for name, value in model.bridge.state_dict().items()}
     pairs = pairs[:4]
@@ -73,6 +74,7 @@ def test_the_expected_share_comes_to_what_was_asked_for():
     assert shares == pytest.approx([0.5, 0.25], rel=0.3)
 
 
+@pytest.mark.slow
 def test_more_of_the_model_is_kept_than_by_edges_at_random(model, pairs):
     pairs = pairs[:3]
     found = scores(model, pairs, share=0.25, updates=100)

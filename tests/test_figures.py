@@ -119,6 +119,7 @@ def drawn_names(folder: Path, suffix: str) -> set[str]:
     return {path.name.removesuffix(suffix) for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_folder_gives_every_kind_of_figure(stored: Path, drawn):
     assert drawn_names(drawn("pdf"), ".pdf") == DRAWN
     planned = figures.plan(figures.find_stored([stored])[0])
@@ -306,6 +307,7 @@ SAID = ["The capital of France is", "--subject", "France", "--answer", "Paris"]
 ABOUT = ["--facts", "{facts}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "kinds"),
     [

@@ -96,6 +96,7 @@ def safe(words: list[str], draw: random.Random) -> list[str]:
     return [*named, "-m", "nobody/no-such-model"] if "run" in words else named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_random_command_line_ends_in_an_exit_code_and_one_line(
     seed: int, place: Path, capsys: pytest.CaptureFixture[str]

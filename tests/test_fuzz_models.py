@@ -53,6 +53,7 @@ def damage(folder: Path, draw: random.Random) -> str:
     return f"{path.name}: bit of byte {at}"
 
 
+@pytest.mark.slow
 def test_every_damaged_directory_is_a_finite_model_or_one_line(sound: Path, tmp_path: Path):
     draw, outcomes = chance(sound.name), Counter()
     faults = []

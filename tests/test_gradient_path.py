@@ -88,6 +88,7 @@ def test_batch_mates_and_order_do_not_matter(model, pairs):
     assert close(whole.per_pair.mean(0), whole.values, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", [Ablation.ZERO, Ablation.MEAN])
 def test_a_constant_takes_the_place_of_the_corrupted_run(model, pairs, ablation):
     one = scores(model, pairs[:2], ablation=ablation, batch_size=1).values

@@ -297,6 +297,7 @@ def test_everything_that_takes_the_size_of_a_batch_is_tried():
     assert sized() <= set(RUNS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_batch_that_memory_does_not_hold_is_halved_and_nothing_else_changes(
     name: str, memory: list[int], caplog: pytest.LogCaptureFixture
@@ -358,6 +359,7 @@ class Grabbed:
             thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*VERBS, *sorted(RUNS.keys() - MADE)])
 def test_a_verb_that_has_begun_is_never_refused_for_another_thread(
     name: str, monkeypatch: pytest.MonkeyPatch

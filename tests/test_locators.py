@@ -138,6 +138,7 @@ def test_what_is_no_metric_is_refused_in_one_line(model, pairs, broken, error, r
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_locator_of_ones_own_is_used_by_discover_and_by_rewiring(model, pairs, plugin):
     assert len(PLUGIN.strip().splitlines()) <= 40
     loaded = plugins.load_plugin(plugin)

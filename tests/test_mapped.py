@@ -21,6 +21,7 @@ from tests.sweep_jobs import alone
 MODELS = [("facts-gpt2", "fp32"), ("facts-llama", "fp32"), ("facts-llama", "bf16")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), MODELS)
 def test_shared_weights_are_the_models_own_bit_for_bit(name: str, dtype: str, tmp_path: Path):
     own = load(name, "cpu", dtype)

@@ -49,6 +49,7 @@ def relative_error(ours, theirs) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", [Ablation.PATCH, Ablation.ZERO])
 @pytest.mark.parametrize("scoring", METHODS.values(), ids=METHODS)
 def test_a_bound_leaves_scores_as_they_are_and_is_kept(
@@ -101,6 +102,7 @@ def test_a_bound_leaves_scores_of_a_patched_model_as_they_are(model, pairs):
     assert relative_error(free.values, plain.values) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", [Ablation.PATCH, Ablation.ZERO])
 def test_circuits_are_measured_within_the_bound_with_the_same_outcome(
     model, pairs, ablation, monkeypatch

@@ -123,6 +123,7 @@ def test_mixtures_of_experts_are_refused_before_any_pass(family: str, monkeypatc
             work()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_on_its_own_path_an_mlps_score_is_what_patching_it_costs(kind: str) -> None:
     model = tiny_model(kind)
@@ -427,6 +428,7 @@ def test_the_picture_shows_what_matters_beside_random_neurons() -> None:
         neurons_figure(replace(report, costs=np.zeros((9, 2))))
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_says(capsys, tmp_path: Path) -> None:
     words = ["neurons", "-m", "facts-gpt2", "-r", "country_capital", "--n-pairs", "8"]
     small = [*words, "--mlp", "m2", "--size", "4", "--size", "64", "--random", "2"]

@@ -77,6 +77,7 @@ def test_nothing_off_is_the_model_and_everything_off_is_the_corrupted_prompt(fac
     assert none.probability == pytest.approx(float(corrupted[pair.answer]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_off_loses_all_edges_that_leave_it_and_no_other(facts):
     left = without(facts, ["a6.h1"], ["m2->logits"])
     cut = {facts.wiring().edge_name(edge) for edge in np.flatnonzero(~left.kept)}

@@ -106,6 +106,7 @@ AS_WEIGHTS = {
 """By name: an architecture, a change of its weights, and the patch that is the same."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AS_WEIGHTS)
 def test_a_patched_model_is_for_every_method_the_model_with_other_weights(name: str):
     kind, change, options = AS_WEIGHTS[name]

@@ -231,6 +231,7 @@ def plain_acdc(
     return kept, drops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [Scoring(), Scoring(kv=KeyValue.PER_QUERY_HEAD), Scoring(metric=Metric.KL)],

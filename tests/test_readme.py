@@ -212,6 +212,7 @@ def test_every_make_target_that_is_named_exists():
     assert {"demo", "test", "docs"} <= named <= targets
 
 
+@pytest.mark.slow
 def test_every_plugin_is_short_and_does_what_the_page_says(
     desk: Path, capsys: pytest.CaptureFixture
 ):
@@ -242,6 +243,7 @@ def test_every_plugin_is_short_and_does_what_the_page_says(
 WITH_PYTHON = [page for page in PAGES if blocks(PAGES[page], "python") and page != PLUGINS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_PYTHON)
 def test_the_python_of_a_page_runs(page: str, desk: Path):
     names = run_python(page)
@@ -252,6 +254,7 @@ def test_the_python_of_a_page_runs(page: str, desk: Path):
         assert (desk / "capitals" / "circuit.kc.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_pictures_command_draws_the_pictures_that_are_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):

@@ -86,6 +86,7 @@ def trained(request: pytest.FixtureRequest) -> Model:
     return load(request.param, device="cpu")
 
 
+@pytest.mark.slow
 def test_both_sides_of_a_relation_ask_the_model_what_it_knows(trained: Model):
     source = Source(relation="country_capital", limit=6, corrupt=Corruption.RELATION)
     examples = collect(trained, source)

@@ -54,6 +54,7 @@ def shown_names(figure, part: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(circuits(), st.integers(1, 300))
 def test_the_first_edges_of_a_scene_are_those_that_strong_edges_join_to_paths(circuit, taken):

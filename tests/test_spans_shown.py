@@ -103,6 +103,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_discover_evaluate_compare_and_show_take_spans(tmp_path: Path, capsys) -> None:
     ask = ("--model", "facts-gpt2", "--relation", "country_capital", "--n-pairs", "8")
     usual = ("--no-roles", "--resamples", "0", "--random", "1", "--edges", "60", "--steps", "2")

@@ -227,6 +227,7 @@ def test_a_units_file_is_its_result_and_tells_its_values(swept: Path):
         assert unit["values"]["relation"] == name
 
 
+@pytest.mark.slow
 def test_processes_and_shards_write_the_same_bytes_as_one_process(swept: Path, tmp_path: Path):
     done(tmp_path / "p", how=Executing(ExecutorKind.PROCESS, workers=2, threads=1))
     for place in (1, 2):
@@ -453,6 +454,7 @@ def test_the_command_refuses_in_one_line(
     assert told.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_analyses_and_benchmarks_are_entries_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -495,6 +497,7 @@ def test_the_number_of_verbs_is_that_of_the_page():
     assert all(f"`{name}`" in page for name in VERBS)
 
 
+@pytest.mark.slow
 def test_neurons_are_units_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A unit holds what the function gives with these options."""
     entry = {"verb": "neurons", "relation": "country_capital", "n-pairs": 4, "mlp": [["m2"]]}

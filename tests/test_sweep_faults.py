@@ -131,6 +131,7 @@ def test_a_worker_that_is_killed_or_has_no_memory_takes_no_other_unit_with_it(tm
     assert not Store(tmp_path / "out").errors()
 
 
+@pytest.mark.slow
 def test_a_folder_that_becomes_read_only_stops_the_sweep_in_one_line_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

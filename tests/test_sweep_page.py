@@ -444,6 +444,7 @@ DRAWN = (
 )
 
 
+@pytest.mark.slow
 @in_browser
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
 def test_a_click_leads_from_a_cell_to_its_units_and_to_a_circuit(browser, folder, width, height):

@@ -333,6 +333,7 @@ def test_hostile_text_stays_text_and_the_svg_is_valid(draw, tmp_path):
     assert "\\u0000" in canvas.visible(HOSTILE)
 
 
+@pytest.mark.slow
 @DRAWN
 @pytest.mark.parametrize("suffix", canvas.SUFFIXES)
 def test_the_same_input_gives_the_same_bytes_whatever_the_users_settings(draw, suffix, tmp_path):

@@ -48,6 +48,7 @@ def test_every_kind_is_tried() -> None:
     assert set(WHOLES) == set(WRAPPERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["plain", "disk", "shared"])
 @pytest.mark.parametrize("kind", WRAPPERS)
 def test_the_language_model_says_what_the_whole_says_of_a_text(
