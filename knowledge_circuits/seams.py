@@ -18,16 +18,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def metric(
-    function: F | None = None, *, name: str = "", text: str = "", relative: bool = False
+    function: F | None = None,
+    *,
+    name: str = "",
+    text: str = "",
+    relative: bool = False,
+    whole: bool = False,
 ) -> Any:
     """Add a metric: (logits [batch d_vocab], answer [batch], foil [batch]) to one value an example.
 
     Higher where the fact is recalled, differentiable. A `relative` one gets the clean run's logits
-    as well. `name` is by default the function's, `text` the first line of its docstring.
+    as well. One that is `whole` is asked of every token of an answer, each after those before it,
+    and is the sum of what it gives. `name` is by default the function's, `text` the first line of
+    its docstring.
     """
     from circuits.base.choices import Metric
 
-    return _adding(Metric, function, name, text, relative=relative)
+    return _adding(Metric, function, name, text, relative=relative, whole=whole)
 
 
 def locator(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import knowledge_circuits as kc
 from circuits.base.choices import Ablation, Metric, Selection
 from circuits.base.errors import OptionError, PromptError
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pairs
@@ -158,6 +159,20 @@ def test_what_answer_and_foil_begin_with_counts_too(model):
     runs = run_circuits(model, [pair], [], metric=WHOLE)
     clean = model.tokenizer.encode(text.clean).ids
     assert runs.model.metric[0] == pytest.approx(whole(model, clean, answer), rel=1e-4)
+
+
+def test_a_metric_of_one_s_own_may_be_of_whole_answers(model, pairs):
+    def surprise(logits: torch.Tensor, answer: torch.Tensor, foil: torch.Tensor) -> torch.Tensor:
+        """Twice the log-probability of a token."""
+        return 2 * logits.log_softmax(-1).gather(-1, answer[:, None])[:, 0]
+
+    try:
+        kc.metric(surprise, whole=True)
+        own, built_in = (run_circuits(model, pairs, [], metric=m) for m in ("surprise", WHOLE))
+    finally:
+        Metric._known.pop("surprise", None)
+    np.testing.assert_allclose(own.model.metric, 2 * built_in.model.metric, rtol=1e-5)
+    np.testing.assert_allclose(own.empty.metric, 2 * built_in.empty.metric, rtol=1e-5)
 
 
 def test_what_cannot_be_asked_is_refused(model, pairs):
