@@ -28,6 +28,8 @@ from experiments.analyses.flow.report import curve_of
 from locate.search import Search
 from locate.states.attribution import direct_logit_attribution
 
+pytestmark = pytest.mark.slow
+
 RELATIONS = ("country_capital", "adjective_antonym")
 FEW = circuits.Config(relations=RELATIONS, pairs=8, resamples=20, random_circuits=3, steps=2)
 SHORT = flow.Config(relations=RELATIONS, pairs=4, draws=3)

@@ -22,6 +22,8 @@ from experiments.analyses.hallucination.analysis import ANALYSIS, Config, comput
 from experiments.analyses.hallucination.recall import Cases, Kind, attributes, find_cases, kind_of
 from experiments.analyses.hallucination.repair import OTHER_LAST, OTHER_WRONG, matched
 
+pytestmark = pytest.mark.slow
+
 RELATION = "noun_plural"
 QUICK = Config(relations=(RELATION,), facts=4, edge_facts=6, draws=4, components=(1, 3), steps=1)
 

@@ -38,6 +38,8 @@ from viz.screen.difference import STATUS, difference_scene
 from viz.screen.drawing import as_dict, figure_of
 from viz.screen.style import plain
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>alert(1)</script> <b>x</b> $\\frac12$ \x00\n\u202e & \"'"
 
 
@@ -54,7 +56,6 @@ def shown_names(figure, part: str) -> set[str]:
     }
 
 
-@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(circuits(), st.integers(1, 300))
 def test_the_first_edges_of_a_scene_are_those_that_strong_edges_join_to_paths(circuit, taken):

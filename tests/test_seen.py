@@ -19,6 +19,8 @@ from locate.seen import FOUND_IT, OTHERS, SUBJECTS_FOUND_IT, Finders, subjects_o
 from locate.states.patching import patch_prompt
 from locate.states.trace_average import trace_facts
 
+pytestmark = pytest.mark.slow
+
 RELATION = "country_capital"
 
 
@@ -81,7 +83,6 @@ def test_others_asks_about_nobody_who_found_it(model: Model, found: Discovery):
         kc.evaluate(model, found, list(found.pairs), others=True)
 
 
-@pytest.mark.slow
 def test_tests_are_on_the_others_alone(model: Model, found: Discovery):
     mixed = replace(found.examples, pairs=(*found.pairs[:2], *found.examples.held_out[:4]))
     done = evaluate_stored(model, found.circuit, mixed, Evaluating(tests=True, draws=29))

@@ -24,6 +24,8 @@ from experiments.sweeps.running import plan, run, status
 from experiments.sweeps.spec import parse_spec
 from experiments.sweeps.verbs import VERBS
 
+pytestmark = pytest.mark.slow
+
 RELATIONS = ["animal_class", "country_capital", "country_language"]
 LENS = {"verb": "lens", "relation": RELATIONS, "n-pairs": 2}
 SPEC = {"models": ["facts-gpt2"], "units": [LENS]}

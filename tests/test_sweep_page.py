@@ -38,6 +38,8 @@ from viz.page.results import sections
 from viz.screen.matrix import matrix_figure
 from viz.sweeps import SweepReader
 
+pytestmark = pytest.mark.slow
+
 RELATIONS = ("capital", "currency", "language")
 METHODS = ("eap", "exact")
 FAILURE = "crashed: out of memory"
