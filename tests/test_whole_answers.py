@@ -11,7 +11,7 @@ import torch
 import knowledge_circuits as kc
 from circuits.base.choices import Ablation, Metric, Selection
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.pairs import PromptPair, TokenPair, encode_pairs
+from circuits.facts.pairs import PromptPair, TokenPair, encode_pairs, read_token
 from circuits.facts.whole_answers import Parts
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
@@ -63,7 +63,7 @@ def tokens(model: Model, pair: TokenPair) -> tuple[int, ...]:
     return model.tokenizer.continuation(pair.text.clean, pair.text.answer)
 
 
-def whole(model: Model, ids: tuple[int, ...], answer: tuple[int, ...], hooks=()) -> float:
+def whole(model: Model, ids: tuple[int, ...], answer: tuple[int, ...]) -> float:
     """log p of the answer, read from one run of all of it."""
     bare = model.to_hf()
     with torch.no_grad():
@@ -142,10 +142,11 @@ def test_acdc_s_threshold_is_in_units_of_the_whole_answer(model, pairs):
 
 
 def test_answers_of_one_token_are_as_with_the_plain_metric(model, pairs):
-    short = [pair for pair in pairs if len(tokens(model, pair)) == 1]
-    if not short:
-        short = [replace(pair, text=replace(pair.text, tokens=(pair.answer, 1))) for pair in pairs]
-        short = [replace(pair, text=replace(pair.text, answer="x")) for pair in short]
+    ids = [model.tokenizer.continuation("The capital of", each)[-1] for each in ("Peru", "Cuba")]
+    answer, foil = (read_token(model.tokenizer, token) for token in ids)
+    named = [replace(pair.text, answer=answer, foil=foil, tokens=tuple(ids)) for pair in pairs]
+    short = encode_pairs(model.tokenizer, named)
+    assert len(Parts.of(model.tokenizer, short, WHOLE)) == len(short)
     one, other = (run_circuits(model, short, [], metric=m) for m in (WHOLE, "log-prob"))
     np.testing.assert_allclose(one.model.metric, other.model.metric, rtol=1e-5)
 

@@ -30,6 +30,8 @@ class Metric(Open):
     LOGIT_DIFFERENCE: ClassVar[Metric]
     LOG_PROBABILITY: ClassVar[Metric]
     ANSWER_LOG_PROBABILITY: ClassVar[Metric]
+    PROBABILITY_DIFFERENCE: ClassVar[Metric]
+    KL: ClassVar[Metric]
 
     def check_one_token(self, what: str) -> None:
         """OptionError where a metric of whole answers is asked of what reads one token of each."""
@@ -38,9 +40,6 @@ class Metric(Open):
                 f"{what} reads one token an answer, so that {self} cannot be asked; take "
                 f"{Metric.LOG_PROBABILITY}"
             )
-
-    PROBABILITY_DIFFERENCE: ClassVar[Metric]
-    KL: ClassVar[Metric]
 
 
 Metric.LOGIT_DIFFERENCE = Metric.add(
