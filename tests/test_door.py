@@ -76,6 +76,18 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
 
 
+def test_the_module_is_the_command(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "knowledge_circuits", "no-verb"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "kc: error: No such command 'no-verb'.\n"
+    assert not done.stdout
+
+
 @pytest.mark.parametrize("form", ["{}.py", "{}/__init__.py"])
 @pytest.mark.parametrize("name", ROOMS)
 def test_a_module_that_hides_ours_is_named_in_one_line(name: str, form: str, tmp_path: Path):
