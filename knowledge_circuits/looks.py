@@ -54,6 +54,7 @@ def trace(
             "kinds": chosen.kinds or tuple(TraceKind),
             "window": chosen.window or usual_window(loaded.n_layers),
             "noise": chosen.noise,
+            "noise_unit": chosen.noise_unit,
             "samples": chosen.samples,
             "seed": chosen.seed,
         }
@@ -173,6 +174,7 @@ def heads(
 
     source, _ = split({"hold_out": 0.0, **options}, Source)
     known = which.roles if isinstance(which, RoleReport) else {}
+    which = [which] if isinstance(which, str) else which
     with loaded_model(model).alone() as loaded:
         pairs = examples_for(loaded, what, source).pairs
         return HeadsOnPrompts(

@@ -55,11 +55,17 @@ def texts_of(value: Any) -> list[Any]:
     return made
 
 
-def loaded_model(model: Model | str) -> Model:
-    """A model, or the one of this name."""
-    from circuits.model.model import load
+def loaded_model(model: Any) -> Model:
+    """A model, or the one of this name or folder; OptionError for anything else."""
+    from circuits.model.model import Model, load
 
-    return load(model) if isinstance(model, str) else model
+    if isinstance(model, str | Path):
+        return load(str(model))
+    if not isinstance(model, Model):
+        raise OptionError(
+            f"a model is what `load` gives, or its name or folder, not a {type(model).__name__}"
+        )
+    return model
 
 
 def examples_for(model: Model, what: Any, source: dict[str, Any]) -> Any:

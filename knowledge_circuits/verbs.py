@@ -236,14 +236,23 @@ def compare(
     from locate.asked import examples_of
     from locate.compare import PARTNERS, about_a_relation, about_the_edit, compare_edit
 
-    if not isinstance(second, Edited | EditOutcome | WeightDelta) and what is None:
+    if not isinstance(second, Edited | EditOutcome | WeightDelta) and (
+        what is None or isinstance(first, Circuit | Discovery)
+    ):
         if options or not (isinstance(first, Circuit | Discovery) or is_path(first)):
             raise OptionError("give two circuits, or a model and an edit of it")
+        if what is not None or draws != 20 or allow_mismatch:
+            raise OptionError(
+                "two circuits are compared as they are: `what`, `draws` and `allow_mismatch` go "
+                "with a model and an edit of it"
+            )
         return Comparison(circuit_of(first), circuit_of(second))
     usual = {"roles": True, "hold_out": 0.0, **options}
     source, (search,) = split(usual, Source, Search)
     with loaded_model(first).alone() as loaded:
         delta = delta_of(second).fitted_to(loaded, allow_mismatch)
+        if delta.fingerprint() in loaded.provenance.get("edits", ()):
+            raise OptionError("this edit is in the model already; compare outside of its block")
         if what is None:
             asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
         else:

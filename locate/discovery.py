@@ -35,7 +35,7 @@ from locate.report import (
     span_table,
 )
 from locate.search import Search
-from locate.seen import FOUND_IT, OTHER_PAIRS, OTHERS
+from locate.seen import FOUND_IT, side_beside
 from locate.sizing import size_line
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def sides_of(
     sides = {FOUND_IT: evaluation}
     if held_out is None:
         return sides
-    is_task = examples.held_out[0].subject is None
-    return sides | {OTHER_PAIRS if is_task else OTHERS: held_out}
+    return sides | {side_beside(examples.pairs, examples.held_out): held_out}
 
 
 @dataclass(frozen=True, eq=False)

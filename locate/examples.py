@@ -36,12 +36,12 @@ from circuits.facts.pairs import (
 from circuits.facts.questions import KnowledgeCheck
 from circuits.facts.tasks import task_pairs
 from circuits.model.holding import alone
-from circuits.model.metrics import logit_difference, rank
+from circuits.model.metrics import best_rank, logit_difference
 from circuits.model.model import Model
 from locate.asking import Collected
 from locate.chat import chat_pair
 from locate.options import Source
-from locate.seen import Finders, without
+from locate.seen import Finders, apart_by_subject, without
 
 PARTNERS = (
     "a fact needs another known one of its relation, with as many tokens in its subject: add such"
@@ -208,7 +208,10 @@ def _from_pairs(
         )
     if apart == len(pairs):
         raise OptionError(f"`hold_out` {source.hold_out} leaves no pair to find a circuit on")
-    sides = [sorted(order[apart:])[: source.limit], sorted(order[:apart])[: source.limit]]
+    held = apart_by_subject(pairs, apart, source.seed) if apart else None
+    held = sorted(order[:apart]) if held is None else held
+    found_it = sorted(set(order) - set(held))
+    sides = [found_it[: source.limit], held[: source.limit]]
     found, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None
@@ -245,7 +248,7 @@ def recalled(
     right = [False] * len(pairs)
     for batch in batches(pairs, batch_size, model):
         logits = model.last_logits(batch.clean).float()
-        ranks = rank(logits, batch.answer).tolist()
+        ranks = best_rank(logits, batch.wanted).tolist()
         preferred = (logit_difference(logits, batch.wanted, batch.unwanted) > 0).tolist()
         for at, row in enumerate(batch.index):
             among = place_among(logits[at], pairs[row].answer, objects)

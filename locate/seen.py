@@ -6,6 +6,7 @@ on prompt pairs holds them; of one from elsewhere, or made of others, it is not 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -69,6 +70,43 @@ def subjects_of(pair: PromptPair) -> set[str]:
     if subject is None:
         return {pair.clean, pair.corrupted}
     return {subject, corrupted_subject(pair)}
+
+
+def side_beside(found: Sequence[TokenPair], others: Sequence[TokenPair]) -> str:
+    """What to call pairs kept apart from those that found a circuit.
+
+    Other subjects only where no side of any asks about a subject of the finders.
+    """
+    names = {name for pair in found for name in subjects_of(pair.text)}
+    apart = all(names.isdisjoint(subjects_of(pair.text)) for pair in others)
+    return OTHERS if apart and others[0].subject is not None else OTHER_PAIRS
+
+
+def apart_by_subject(pairs: Sequence[TokenPair], count: int, seed: int) -> list[int] | None:
+    """Places of about `count` pairs whose subjects, clean and corrupted, no other pair asks about.
+
+    None where every pair hangs together with every other by its subjects, or one names none.
+    """
+    if any(pair.subject is None for pair in pairs):
+        return None
+    groups: list[tuple[set[str], list[int]]] = []
+    for place, pair in enumerate(pairs):
+        names, places = subjects_of(pair.text), [place]
+        for other in [each for each in groups if not names.isdisjoint(each[0])]:
+            groups.remove(other)
+            names, places = names | other[0], other[1] + places
+        groups.append((names, places))
+    if len(groups) < 2:
+        return None
+    chosen = sorted((sorted(places) for _, places in groups), key=lambda each: each[0])
+    random.Random(seed).shuffle(chosen)
+    held: list[int] = []
+    for places in chosen:
+        if len(held) + len(places) <= count:
+            held += places
+    if not held:
+        held = min(chosen, key=len)
+    return sorted(held)
 
 
 def without(relations: Sequence[Relation], names: Collection[str]) -> list[Relation]:

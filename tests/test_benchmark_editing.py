@@ -15,11 +15,11 @@ from circuits.base.choices import EditStatus
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.edits.edit import EditRequest
 from circuits.edits.judge.generation import says
-from circuits.edits.judge.in_context import in_context, with_fact
+from circuits.edits.judge.in_context import in_context, with_facts
 from circuits.edits.judge.measures import Measure
 from circuits.edits.judge.success import Judge
 from circuits.edits.requests import read_requests
-from circuits.facts.facts import ProbeKind
+from circuits.facts.facts import Probe, ProbeKind
 from circuits.model.model import Model, load
 from experiments.analyses.engine.base import Run
 from experiments.analyses.engine.claims import Verdict
@@ -236,18 +236,37 @@ def test_the_fact_stands_before_every_prompt(facts_gpt2: Model) -> None:
     """What the unedited model says to the prompts with the fact is judged as after an edit."""
     found = benchmark("counterfact")
     (request,) = found.read(found.own_data).items[0].requests
-    told = with_fact(request)
+    told = with_facts(request, [request])
     front = f"{request.text} {request.target}. "
     assert told.text == front + request.text
     assert [each.prompt for each in told.probes] == [front + p.prompt for p in request.probes]
     judge = Judge(facts_gpt2, [request])
-    (score,) = in_context(judge)
+    (score,), left_out = in_context(judge)
+    assert not left_out
     ids = facts_gpt2.tokenizer.encode(told.text).ids
     (answer,) = facts_gpt2.tokenizer.continuation(told.text, request.target)[:1]
     with torch.no_grad():
         best = int(facts_gpt2.last_logits(torch.tensor([ids])).argmax())
     assert (score.after[Measure.EFFICACY].tokens >= 1) == (best == answer)
     assert score.before == judge.score()[0].before
+
+
+def test_all_facts_of_a_case_stand_before_every_prompt(facts_gpt2: Model) -> None:
+    """What follows from several edits can be said only by who was told all of them."""
+    probe = Probe(ProbeKind.PORTABILITY, "The capital of the country of Baikal is", ("Oslo",))
+    first = EditRequest("Lake {} is in", "Baikal", "Spain", None, None, (probe,))
+    second = EditRequest("The capital of {} is", "Spain", "Oslo", None, None, ())
+    told = with_facts(first, [first, second])
+    facts = "Lake Baikal is in Spain. The capital of Spain is Oslo. "
+    assert told.text == f"{facts}Lake Baikal is in"
+    assert told.probes[0].prompt == facts + probe.prompt
+    long = replace(probe, prompt="on " * (facts_gpt2.max_tokens - 25) + probe.prompt)
+    judge = Judge(facts_gpt2, [replace(first, probes=(long,)), second])
+    scores, left_out = in_context(judge)
+    assert len(scores) == 2
+    assert not judge.left_out
+    assert len(left_out) == 1
+    assert "no room" in left_out[0]
 
 
 # --- circuits -------------------------------------------------------------------------------------

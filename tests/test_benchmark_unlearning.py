@@ -19,6 +19,7 @@ from experiments.benchmarks.base import Benchmark, Cases, Config, as_analysis
 from experiments.benchmarks.unlearning import measures
 from experiments.benchmarks.unlearning.benchmark import KNOW_UN_DO, TOFU
 from experiments.benchmarks.unlearning.cases import (
+    AUTHORS,
     FORGET,
     FORGET_VAL,
     KNOW_UN_DO_SPLITS,
@@ -30,6 +31,7 @@ from experiments.benchmarks.unlearning.cases import (
     read_tofu,
 )
 from experiments.benchmarks.unlearning.scoring import neither, scored, usable
+from experiments.benchmarks.unlearning.stored import mean, utility_interval
 from tests.edits import same, weights
 from tests.shared import shared_data
 from tests.tiny import tiny_model
@@ -234,6 +236,19 @@ def test_model_utility_is_the_harmonic_mean():
     assert measures.utility({"retain": kept}, script=True) == pytest.approx(3 / (2 + 2 + 4 / 3))
 
 
+def test_rows_without_a_truth_ratio_are_left_out_of_the_mean_and_of_its_interval():
+    assert np.isnan(measures.truthful(float("nan")))
+    assert [measures.truthful(x) for x in (0.25, 3.0)] == [0.75, 0.0]
+    n = 60
+    ratios = tuple(0.2 if row < 5 else np.nan for row in range(n))
+    kept = measures.Scored((1.0,) * n, (0.0,) * n, (1,) * n, (0.8,) * n, (0.8,) * n, ratios, ratios)
+    found = utility_interval({"retain": kept}, ["retain"], False)
+    assert (found.value, found.low, found.high) == pytest.approx((0.8, 0.8, 0.8))
+    assert mean(
+        {"retain": kept}, "retain", "truth_ratio", measures.truthful
+    ).value == pytest.approx(0.8)
+
+
 # --- scoring -------------------------------------------------------------------------------------
 
 
@@ -260,6 +275,11 @@ def test_scores_are_those_of_the_model_asked_one_by_one():
     expected = np.mean([own[x] for x in wrong]) / own["Oslo"]
     assert found.truth_ratio[0] == pytest.approx(expected, rel=1e-3)
     assert np.isnan(found.truth_ratio[1])
+    # A question with choices has no score where the others are not there.
+    authors = replace(rows[1], split=AUTHORS)
+    among = scored(model, [authors, replace(authors, perturbed=wrong)]).probability
+    assert np.isnan(among[0])
+    assert 0 < among[1] < 1
 
 
 def test_a_text_longer_than_the_context_is_left_out():

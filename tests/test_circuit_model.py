@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -129,3 +131,14 @@ def test_what_cannot_be_run_is_refused_in_one_line(model: Model, pairs: list[Tok
             some(model).as_model(model, **options)
     with pytest.raises(OptionError, match="the circuit is for"):
         some(tiny_model("gpt2", layers=2)).as_model(model)
+
+
+def test_bos_is_as_the_circuit_was_found_with(model: Model):
+    plain = model.with_bos(False)
+    circuit = some(model)
+    found = replace(circuit, provenance={**circuit.provenance, "bos": False})
+    assert model.tokenizer.use_bos(None)
+    prompts = ["The capital of Peru is"], ["The capital of Cuba is"]
+    ours = found.as_model(model).logits(*prompts)
+    assert torch.equal(ours, circuit.as_model(plain).logits(*prompts))
+    assert not torch.allclose(ours, circuit.as_model(model).logits(*prompts))

@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import knowledge_circuits as kc
+from circuits.base.choices import Metric
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.model.model import Model
 from experiments.cli.main import main
@@ -315,3 +317,96 @@ def test_what_users_read_imports_the_door_alone(place: str, code: str):
         elif isinstance(node, ast.ImportFrom):
             tops.add(str(node.module).partition(".")[0])
     assert tops <= IMPORTS | sys.stdlib_module_names
+
+
+def test_several_answers_hit_by_any_of_them_in_any_order(model: Model):
+    quick = {"method": "eap", "resamples": 0, "roles": False, "n_random": 0, "edges": 200}
+    found = []
+    for answers in (("Paris", "zebra"), ("zebra", "Paris")):
+        pair = kc.PromptPair(
+            "The capital of France is",
+            "The capital of Japan is",
+            answers[0],
+            "Tokyo",
+            answers=answers,
+        )
+        found.append(kc.discover(model, [pair], **quick).evaluation)
+    assert found[0].hit_at_10 == found[1].hit_at_10
+    assert found[0].hit_at_10["model"].value == 1
+
+
+def test_a_traces_unit_of_noise_is_the_asked_one(model: Model):
+    text = ("The capital of France is", "France", "Paris")
+    found = [
+        kc.trace(model, *text, samples=1, kinds=["resid"], noise_unit=u)
+        for u in ("matrix", "subjects")
+    ]
+    assert [each.provenance["noise_unit"] for each in found] == ["matrix", "subjects"]
+    assert found[0].p_corrupted != found[1].p_corrupted
+
+
+def test_an_edit_that_is_in_place_is_not_compared_with_itself_made_twice(model: Model):
+    edit = kc.edit(
+        model, "The capital of {} is", subject="France", target="Rome", moments="identity"
+    )
+    with edit.applied(), pytest.raises(OptionError, match="in the model already"):
+        kc.compare(model, edit)
+
+
+def test_what_is_made_of_other_things_is_refused_in_one_line(tmp_path: Path):
+    """Outside of these tests nothing checks types, so this runs by itself."""
+    code = """
+import knowledge_circuits as kc
+from circuits.base.errors import OptionError
+
+def refused(make, words):
+    try:
+        make()
+    except OptionError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(words)
+
+given = {"clean": "a b", "corrupted": "a c", "answer": "Paris", "foil": "Rome"}
+for change, words in (
+    ({"answer": None}, "`answer` of a pair is a text, not None"),
+    ({"answers": ["Rome", "Paris"]}, "`answer` of a pair is the first of its `answers`"),
+    ({"spans": {"place": 3}}, "a span is its name, text and mention's number"),
+):
+    refused(lambda: kc.PromptPair(**{**given, **change}), words)
+for name in ("subject", "object"):
+    fact = {"relation": "r", "subject": "a", "object": "b", name: float("nan")}
+    refused(lambda: kc.Fact(**fact), f"`{name}` of a fact is a text, not nan")
+for what in (None, 3, object()):
+    refused(lambda: kc.lens(what, "The capital of France is", answer="Paris"), "a model is what")
+
+pair = kc.PromptPair("a b", "a c", "x", "y", answers=["x", "z"], spans={"S": ["b", 1], "T": "a"})
+assert pair.answers == ("x", "z")
+assert pair.spans == (("S", "b", 1), ("T", "a", 0))
+assert hash(pair) == hash(kc.PromptPair(**vars(pair)))
+"""
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_numpys_numbers_are_numbers(model: Model):
+    quick = {"method": "eap", "resamples": np.int64(0), "roles": False, "n_random": 0}
+    found = kc.discover(model, "country_capital", n_pairs=np.int32(4), edges=np.int64(50), **quick)
+    assert found.circuit.n_edges <= 50
+    with kc.patched(model, "m2", to=0, at=np.array([1, 2])):
+        patched = model.patching.patches[0].at
+    assert patched == (1, 2)
+
+
+def test_a_cell_that_is_run_again_has_its_new_function():
+    cell = """
+@kc.metric
+def again(logits, answer, foil):
+    return {} * logits.gather(-1, answer[..., None])[..., 0]
+"""
+    space = {"kc": kc, "__name__": "__main__"}
+    for factor in (1, 2):
+        exec(cell.format(factor), space)
+        assert Metric.of("again").load() is space["again"]
+    with pytest.raises(OptionError, match="already"):
+        exec(cell.format(3), {"kc": kc, "__name__": "elsewhere"})

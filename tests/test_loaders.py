@@ -440,3 +440,20 @@ def test_the_real_files_load_with_equal_rows_collapsed_and_the_rest_accounted_fo
     assert len(read.left_out) == left_out
     found = sum(len(relation.facts) for relation in read.relations)
     assert found == facts
+
+
+def test_the_first_row_does_not_decide_what_the_others_have(tmp_path: Path):
+    row = {
+        "subject": "Peru",
+        "prompt": "The capital of Peru is",
+        "target_new": "Oslo",
+        "portability": {"Reasoning": [{"prompt": "Oslo is in", "ground_truth": [["Peru"]]}]},
+        "locality": {},
+    }
+    bare = {key: row[key] for key in ("subject", "prompt", "target_new")}
+    path = tmp_path / "facts.json"
+    path.write_text(
+        json.dumps([bare | {"subject": "Cuba", "prompt": "In Cuba the capital is"}, row])
+    )
+    facts = [fact for relation in load_facts(path) for fact in relation.facts]
+    assert [len(fact.probes) for fact in facts] == [0, 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -249,6 +249,26 @@ def test_a_model_is_as_before_after_the_block_and_after_an_exception(model: Mode
     assert model.provenance == origin
     assert model.patching.patches == ()
     assert hooks() == n_hooks
+
+
+def test_blocks_that_end_in_any_order_leave_nothing_behind(model: Model):
+    before = logits(model)
+
+    def block(part: str) -> Iterator[None]:
+        with patched(model, part, to=0):
+            yield
+
+    first, second = block("a0.h0"), block("m2")
+    next(first)
+    next(second)
+    first.close()
+    assert model.provenance["patched"] == ["m2 is zero"]
+    with patched(model, "m2", to=0):
+        one = logits(model)
+    torch.testing.assert_close(logits(model), one)
+    second.close()
+    assert model.patching.patches == ()
+    assert torch.equal(logits(model), before)
 
 
 def test_generation_is_patched_at_the_last_token_of_every_step(model: Model):

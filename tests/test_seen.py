@@ -15,7 +15,7 @@ from circuits.model.model import Model
 from locate.discovery import Discovery
 from locate.evaluate import evaluate_stored
 from locate.options import Evaluating
-from locate.seen import FOUND_IT, OTHERS, SUBJECTS_FOUND_IT, Finders, subjects_of
+from locate.seen import FOUND_IT, OTHER_PAIRS, OTHERS, SUBJECTS_FOUND_IT, Finders, subjects_of
 from locate.states.patching import patch_prompt
 from locate.states.trace_average import trace_facts
 
@@ -125,3 +125,26 @@ def test_patching_takes_the_place_that_a_pair_names(model: Model):
     encoded = encode_pair(model.tokenizer, pair)
     assert encoded.subject is not None
     assert patch_prompt(model, encoded).subject == encoded.subject
+
+
+def _pair(clean: str, corrupted: str) -> PromptPair:
+    objects = {"France": "Paris", "Japan": "Tokyo", "Peru": "Lima", "Cuba": "Havana"}
+    text = "The capital of {} is"
+    return PromptPair(
+        text.format(clean), text.format(corrupted), objects[clean], objects[corrupted], clean
+    )
+
+
+def test_own_pairs_are_kept_apart_by_subject_or_called_other_pairs(model: Model):
+    quick = {"method": "eap", "resamples": 0, "roles": False, "n_random": 0, "edges": 60}
+    two = [_pair("France", "Japan"), _pair("Peru", "Cuba"), _pair("Japan", "France")]
+    two += [_pair("Cuba", "Peru")]
+    apart = kc.discover(model, two, hold_out=0.5, **quick)
+    sides = (apart.pairs, apart.examples.held_out)
+    names = [{name for pair in side for name in subjects_of(pair.text)} for side in sides]
+    assert names[0].isdisjoint(names[1])
+    assert [len(side) for side in sides] == [2, 2]
+    assert list(apart.sides()) == [FOUND_IT, OTHERS]
+    mixed = kc.discover(model, [two[0], two[2], _pair("France", "Peru")], hold_out=0.4, **quick)
+    assert list(mixed.sides()) == [FOUND_IT, OTHER_PAIRS]
+    assert mixed.circuit.provenance["faithfulness_on"] == OTHER_PAIRS

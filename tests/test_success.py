@@ -12,7 +12,7 @@ from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.judge.generation import Speaker, ngram_entropy, says
 from circuits.edits.judge.measures import SCORINGS, Measure, Rates
-from circuits.edits.judge.success import Judge, norm_growth
+from circuits.edits.judge.success import Judge, _text, norm_growth
 from circuits.edits.judge.table import summarise
 from circuits.edits.requests import Heading
 from circuits.facts.facts import Probe, ProbeKind
@@ -407,3 +407,11 @@ def test_counterfact_s_score_is_a_harmonic_mean(model):
     made = {measure: Rates(0.0, value, 0.0) for measure, value in rows.items()}
     table = summarise([type(score)(REQUEST, made, made, (0.1, 0.2), ("", ""))])
     assert table.score == pytest.approx(3 / 7)
+
+
+def test_a_reply_that_begins_with_the_end_is_empty(model):
+    """Also where BOS is the same token, as of GPT-2."""
+    hf = model.tokenizer.hf
+    after = [each for each in ids(model, PROMPTS[0]) if each != hf.bos_token_id]
+    assert _text(model.tokenizer, (hf.eos_token_id, *after)) == ""
+    assert _text(model.tokenizer, (*after, hf.eos_token_id, *after)) == PROMPTS[0]

@@ -89,7 +89,9 @@ class Open(str, metaclass=_Listed):
         """Make a name known everywhere; OptionError where something else has it already."""
         known = cls._known.get(name)
         if known is not None and known.target != target:
-            raise OptionError(f"there is a {_words(cls)} {name!r} already; take another name")
+            if not _is_redefined(known.target, target):
+                raise OptionError(f"there is a {_words(cls)} {name!r} already; take another name")
+            del cls._known[name]
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
             raise OptionError(f"{name!r} is no name for a {_words(cls)}: use a-z, 0-9, - and _")
         return cls._known.setdefault(name, cls(name, target, text, **traits))
@@ -136,9 +138,19 @@ class Open(str, metaclass=_Listed):
         for known in cls:
             if known.target is function:
                 return known  # type: ignore[no-any-return]
-        if given in cls._known:
+        if given in cls._known and not _is_redefined(cls._known[given].target, function):
             raise OptionError(f"there is a {_words(cls)} {given!r} already; rename yours")
         return cls(given, function)
+
+
+def _is_redefined(old: Any, new: Any) -> bool:
+    """Whether one is the other's newer version: a notebook's cell run again, a module reloaded."""
+    if isinstance(old, str) or isinstance(new, str):
+        return False
+    places = [
+        (getattr(each, "__module__", ""), getattr(each, "__qualname__", "")) for each in (old, new)
+    ]
+    return places[0] == places[1] and all(places[0]) and "<lambda>" not in places[0][1]
 
 
 def _words(kind: type) -> str:

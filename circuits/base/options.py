@@ -16,6 +16,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, 
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -224,6 +225,8 @@ def _one_of(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
 def _tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if isinstance(value, str):  # `--set relations=a,b`
         value = [part.strip() for part in value.split(",") if part.strip()]
+    if hasattr(value, "tolist"):  # an array
+        value = value.tolist()
     items = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         return tuple(converted(name, each, kinds[0]) for each in items)
@@ -241,8 +244,11 @@ def _dataclass(name: str, value: Any, kind: type) -> Any:
 
 
 def _scalar(name: str, value: Any, kind: type) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if not isinstance(value, bool):  # numpy's numbers are numbers
+        if kind is float and isinstance(value, Real):
+            return float(value)
+        if kind is int and isinstance(value, Integral):
+            return int(value)
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind in _KIND_NAMES and not fits:
         raise OptionError(f"{name} takes {_KIND_NAMES[kind]}, not {_shown(value)}")

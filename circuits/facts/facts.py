@@ -61,6 +61,13 @@ class Fact:
     probes: tuple[Probe, ...] = ()
     aliases: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("subject", "object"):
+            if not isinstance(value := getattr(self, name), str):
+                raise OptionError(f"`{name}` of a fact is a text, not {value!r:.40}")
+        object.__setattr__(self, "probes", tuple(self.probes))
+        object.__setattr__(self, "aliases", tuple(self.aliases))
+
 
 @dataclass(frozen=True)
 class Relation:

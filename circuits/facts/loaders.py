@@ -96,7 +96,7 @@ def list_facts(
     for file in _files(_found(source)):
         rows, has_lines = _read_rows(file, max_bytes)
         if rows:
-            read = schema or detect(rows[0][1], file)
+            read = schema or _schema_of(rows, file)
             if read == Schema.LRE:
                 raise FileFormatError(file, "holds relations, not single facts")
             facts.extend(_read_each(file, rows, has_lines, read, left_out, lenient))
@@ -133,13 +133,18 @@ def _read_file(
     rows, has_lines = _read_rows(path, max_bytes)
     if not rows:
         raise FileFormatError(path, "holds no facts")
-    schema = schema or detect(rows[0][1], path)
+    schema = schema or _schema_of(rows, path)
     if schema == Schema.LRE:
         yield from (lre_relation(record, Place(path)) for _, record in rows)
         return
     yield from group_facts(
         _read_each(path, rows, has_lines, schema, left_out), category=str(schema)
     )
+
+
+def _schema_of(rows: list[tuple[int, Record]], path: Path) -> Schema:
+    """The schema of all keys that the rows have: any one of them may lack some."""
+    return detect(dict.fromkeys(key for _, row in rows for key in row), path)
 
 
 def _read_each(

@@ -53,6 +53,19 @@ class PromptPair:
     start: int = 0
     tokens: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("clean", "corrupted", "answer", "foil"):
+            if not isinstance(value := getattr(self, name), str):
+                raise OptionError(f"`{name}` of a pair is a text, not {value!r:.40}")
+        for name in _LISTS:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("answer", "foil"):
+            several = getattr(self, f"{name}s")
+            if several and several[0] != getattr(self, name):
+                raise OptionError(f"`{name}` of a pair is the first of its `{name}s`")
+        spans = self.spans.items() if isinstance(self.spans, Mapping) else self.spans
+        object.__setattr__(self, "spans", tuple(map(_span, spans)))
+
     @property
     def named_subject(self) -> str | None:
         """The subject's text, by its span where that alone names it; None where none is named."""
@@ -294,6 +307,17 @@ def _columns(sets: Sequence[tuple[int, ...]]) -> list[Any]:
     if longest == 1:
         return [each[0] for each in sets]
     return [[*each, *[-1] * (longest - len(each))] for each in sets]
+
+
+def _span(given: Any) -> tuple[str, str, int]:
+    """A span as (name, text, which), also from what a file has: a name, and a text or [text, n]."""
+    name, *rest = given if isinstance(given, tuple | list) else (None,)
+    if len(rest) == 1 and isinstance(rest[0], tuple | list):
+        rest = list(rest[0])
+    text, which = (*rest, 0)[:2] if len(rest) in (1, 2) else (None, 0)
+    if not (isinstance(name, str) and isinstance(text, str) and type(which) is int):
+        raise OptionError(f"a span is its name, text and mention's number, not {given!r:.60}")
+    return name, text, which
 
 
 def read_pairs(path: str | Path) -> list[PromptPair]:

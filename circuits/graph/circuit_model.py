@@ -58,6 +58,7 @@ class CircuitModel:
         found = circuit.provenance.get("ablation", Ablation.PATCH)
         if ablation is None and constants is not None:
             ablation = Ablation.ZERO
+        model = model.with_bos(circuit.provenance.get("bos"))  # as `evaluate` asks
         self.model, self.circuit = model, circuit
         self.ablation = Ablation.of(found if ablation is None else ablation)
         self.batch_size = batch_size

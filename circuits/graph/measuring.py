@@ -51,7 +51,7 @@ class BatchRuns:
         values = evaluate_metric(base.metric, logits, batch.wanted, batch.unwanted, clean).cpu()
         if not bool(values.isfinite().all()):  # said by whoever knows the pairs and the circuit
             return values, torch.zeros_like(values, dtype=torch.bool)
-        return values, hit_at(logits, batch.answer, base.k).cpu()
+        return values, hit_at(logits, batch.wanted, base.k).cpu()
 
 
 class BaseRuns:

@@ -68,6 +68,15 @@ def rank(
     return rank_of(logits, logits.gather(-1, token.unsqueeze(-1))[..., 0])
 
 
+def best_rank(
+    logits: Float[Tensor, "batch d_vocab"], answer: Int[Tensor, "batch ..."]
+) -> Int[Tensor, " batch"]:
+    """The rank of the answer, of several (columns, filled up with -1) that of the likeliest."""
+    columns = answer if answer.dim() == 2 else answer[:, None]
+    own = logits.gather(-1, columns.clamp(min=0)).masked_fill(columns < 0, -torch.inf)
+    return rank_of(logits, own.amax(-1))
+
+
 def rank_of(
     logits: Float[Tensor, "*batch d_vocab"], own: Float[Tensor, "*batch"]
 ) -> Int[Tensor, "*batch"]:
@@ -86,13 +95,14 @@ def rank_of(
 
 
 def hit_at(
-    logits: Float[Tensor, "batch d_vocab"], answer: Int[Tensor, " batch"], k: int = 10
+    logits: Float[Tensor, "batch d_vocab"], answer: Int[Tensor, "batch ..."], k: int = 10
 ) -> Bool[Tensor, " batch"]:
     """Whether the answer's first token is among the k best logits (Yao et al. 2024).
 
-    Logits that are all the same (zero ablation of everything, under RMSNorm) hit nothing.
+    Of several answers any will do. Logits that are all the same (zero ablation of everything, under
+    RMSNorm) hit nothing.
     """
-    return rank(logits, answer) < k
+    return best_rank(logits, answer) < k
 
 
 def evaluate_metric(

@@ -261,14 +261,14 @@ def with_patches(model: Model, patches: Sequence[Patch]) -> Iterator[Model]:
     Blocks may be nested: what is inside acts after what is outside. Provenance says what is there.
     """
     state = model.patching
-    with model.alone():
-        before = state.patches
-        with model.hooks([state.hook(model, patch) for patch in patches]):
-            state.patches = (*before, *patches)
-            try:
-                yield model
-            finally:
-                state.patches = before
+    with model.alone(), model.hooks([state.hook(model, patch) for patch in patches]):
+        state.patches = (*state.patches, *patches)
+        try:
+            yield model
+        finally:
+            # Blocks of two generators may end in any order: each takes away its own.
+            mine = {id(patch) for patch in patches}
+            state.patches = tuple(patch for patch in state.patches if id(patch) not in mine)
 
 
 @torch.no_grad()

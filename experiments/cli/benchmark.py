@@ -173,7 +173,8 @@ def _one(
         console.warn(f"{chosen.name}: {text} ({path})")
     if data is None:
         console.note(f"{chosen.name}: {len(cases.items)} cases of our own, no published data")
-    wanted = tuple(each.strip() for each in methods.split(",")) if methods else chosen.methods
+    named = dict.fromkeys(each.strip() for each in methods.split(",")) if methods else ()
+    wanted = tuple(named) or chosen.methods
     config = replace(config, methods=wanted)
     if data is not None:
         config = replace(config, data=str(data))

@@ -43,8 +43,7 @@ from locate.neurons.options import USUAL_MLPS, NeuronSearch
 from locate.neurons.patching import Sets, patch_neurons
 from locate.neurons.report import NeuronReport, Reading
 from locate.neurons.scoring import Chosen, NeuronScores, directions, score_neurons
-from locate.seen import FOUND_IT, OTHER_PAIRS
-from locate.seen import OTHERS as OTHER_SUBJECTS
+from locate.seen import FOUND_IT, side_beside
 from locate.states.frozen_norm import FrozenNorm
 
 WRITTEN = 5
@@ -206,14 +205,14 @@ def _written(
 
 def _origin(model: Model, examples: Examples, search: NeuronSearch) -> dict[str, Any]:
     """All that is needed to find the neurons again."""
-    others = OTHER_PAIRS if examples.pairs[0].subject is None else OTHER_SUBJECTS
+    held_out = examples.held_out
     return {
         **model.provenance,
         **search.scoring.record(),
         "ranking": str(search.ranking),
         "pairs": len(examples.held_out or examples.pairs),
         "found_on": len(examples.pairs),
-        "measured_on": others if examples.held_out else FOUND_IT,
+        "measured_on": side_beside(examples.pairs, held_out) if held_out else FOUND_IT,
         "pairs_sha256": examples.fingerprint,
         "bos": examples.bos,
         "n_random": search.n_random,

@@ -24,7 +24,7 @@ from circuits.model.model import Model
 from circuits.model.patches import LAST, Part, Patch, read_parts, with_patches
 from circuits.model.tokens import Prompt
 
-Places = int | str | Sequence[int] | range | None
+Places = int | np.integer | str | Sequence[int] | np.ndarray | range | None
 """Positions: one, several, the words that stand there, or None for all."""
 
 
@@ -103,7 +103,7 @@ def activations(
     model: Model,
     prompts: Sequence[str],
     part: str,
-    at: int | str | Sequence[str] = LAST,
+    at: int | np.integer | str | Sequence[str] = LAST,
     batch_size: int = 16,
 ) -> Float[np.ndarray, "prompt width"]:
     """What a part writes at one place of each prompt; see `kc.activations`."""
@@ -111,7 +111,7 @@ def activations(
         raise OptionError("there are no prompts to run")
     chosen = Part.of(model, part)
     encoded = [model.tokenizer.encode(prompt) for prompt in prompts]
-    words = [at] * len(encoded) if isinstance(at, int | str) else list(at)
+    words = [at] * len(encoded) if isinstance(at, int | np.integer | str) else list(at)
     if len(words) != len(encoded):
         raise OptionError(f"{len(encoded)} prompts need as many places, not {len(words)}")
     places = [_one_place(prompt, word) for prompt, word in zip(encoded, words, strict=True)]
@@ -124,14 +124,14 @@ def activations(
     return found
 
 
-def _one_place(prompt: Prompt, at: int | str) -> int:
+def _one_place(prompt: Prompt, at: int | np.integer | str) -> int:
     """A position of a prompt: a number, from the end if negative, or the last token of a text."""
     place = prompt.span_of(at).last if isinstance(at, str) else at
     if isinstance(place, bool) or not -len(prompt) <= place < len(prompt):
         raise OptionError(
             f"there is no position {at} in the {len(prompt)} tokens of {prompt.text!r}"
         )
-    return place % len(prompt)
+    return int(place) % len(prompt)
 
 
 def _places(model: Model, at: Places, text: str | None, name: str) -> tuple[int, ...] | None:
@@ -143,8 +143,10 @@ def _places(model: Model, at: Places, text: str | None, name: str) -> tuple[int,
             raise OptionError(f"`at` is {at!r}; give the `{name}` in which these words stand")
         span = model.tokenizer.encode(text).span_of(at)
         return tuple(range(span.start, span.stop))
-    found = (at,) if isinstance(at, int) else tuple(at)
-    whole = all(isinstance(place, int) and not isinstance(place, bool) for place in found)
+    found = (at,) if isinstance(at, int | np.integer) else tuple(at)
+    whole = all(
+        isinstance(place, int | np.integer) and not isinstance(place, bool) for place in found
+    )
     if not whole or not found or (found != (LAST,) and min(found) < 0):
         raise OptionError(
             "`at` is a position counted from the prompt's beginning, several, words of `prompt`, "
@@ -152,7 +154,7 @@ def _places(model: Model, at: Places, text: str | None, name: str) -> tuple[int,
         )
     if len(set(found)) != len(found) or max(found) >= model.max_tokens:
         raise OptionError(f"positions are different ones below {model.max_tokens}, not {at!r:.60}")
-    return found
+    return tuple(map(int, found))
 
 
 def _of_source(

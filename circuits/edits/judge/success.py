@@ -208,12 +208,12 @@ class Judge:
         generator = torch.Generator().manual_seed(self.seed)
         tokenizer, prompt = self.model.tokenizer, self._asked[index][0].prompt
         said = self._speaker.sample(prompt, self.fluency_tokens, SAMPLED_FROM, generator)
-        own = len(prompt) - (prompt[0] == tokenizer.hf.bos_token_id)
-        whole = (*prompt, *said[: max(0, self.fluency_tokens - own)])
+        own = prompt[1:] if prompt[0] == tokenizer.hf.bos_token_id else prompt
+        whole = (*prompt, *said[: max(0, self.fluency_tokens - len(own))])
         fluent = tokenizer.hf.decode(
             whole, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return ngram_entropy(fluent), ngram_entropy(_text(tokenizer, (*prompt, *said)))
+        return ngram_entropy(fluent), ngram_entropy(_text(tokenizer, (*own, *said)))
 
 
 def observe(
@@ -297,9 +297,13 @@ def _reply_length(asked: Sequence[Asked], extra_tokens: int) -> int:
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The tokens as text, up to the end of the text where there is one."""
+    """The tokens as text, up to the end of the text where there is one.
+
+    BOS of a prompt is no text, and is the caller's to leave out: where BOS and EOS are one token, a
+    reply that begins with it has ended.
+    """
     end = tokenizer.hf.eos_token_id
-    said = list(ids[1:] if ids and ids[0] == tokenizer.hf.bos_token_id else ids)
+    said = list(ids)
     if end in said:
         said = said[: said.index(end)]
     return tokenizer.hf.decode(said, clean_up_tokenization_spaces=False)

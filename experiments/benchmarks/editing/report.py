@@ -207,7 +207,8 @@ def _lead(methods: Mapping[str, Sequence[Part]], tables: Mapping[str, SuccessTab
         made, asked = counts.get(name, (0, 0))
         few = f", {edits_made(made, asked)} edits made" if made < asked else ""
         told[is_baseline].append(f"{_percent(free[Measure.EFFICACY])} with {name}{few}{more}")
-    n = max(len({unit["case"] for unit in units}) for units in methods.values())
+    sizes = [len({unit["case"] for unit in units}) for units in methods.values()]
+    n = str(max(sizes)) if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     parts = [", ".join(each) for each in told.values() if each]
     said = f"Of the new answers of {n} cases the model says, in free generation, "
     return f"{said}{'; '.join(parts)}. {_known_text(methods)}"

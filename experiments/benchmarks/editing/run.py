@@ -38,7 +38,9 @@ def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
     if method == NO_EDIT:
         return {**_told(judge, judge.scores_of(judge.observed_before)), "status": {}}
     if method == IN_CONTEXT:
-        return {**_told(judge, in_context(judge)), "status": {}}
+        scores, left_out = in_context(judge)
+        every = list(dict.fromkeys((*judge.left_out, *left_out)))
+        return {**_told(judge, scores), "left_out": every, "status": {}}
     run = run_edits(editor_of(bench, method), judge, mode_of(case.requests, method))
     changes = {
         **_told(judge, run.every),

@@ -211,7 +211,12 @@ def _lead(methods: Mapping[str, Sequence[Part]]) -> str:
         text += f", as published {say(average(_values(parts, AFTER, 'es_published')))}"
         beside = [part for part in parts if RANDOM in part["sides"]]
         if beside:
-            text += f", a random change {say(average(_values(beside, RANDOM, 'es')))}"
+            # Where no edit was made, the random change beside it is none either.
+            control = [
+                {**part, "sides": {RANDOM: part["sides"][BEFORE], **part["sides"]}}
+                for part in parts
+            ]
+            text += f", a random change {say(average(_values(control, RANDOM, 'es')))}"
         texts.append(f"{text})")
     first = f"Editing success is {start} before any edit"
     first += f" (on answers that are not edited in {unseen_start})"

@@ -53,7 +53,7 @@ class _Heard:
 def compute(bench: Bench, case: SafetyCase, method: str) -> Part:
     """One case by one method."""
     settings: Settings = bench.settings
-    suffix = f" {settings.suffix}"
+    suffix = f" {settings.suffix}" if settings.suffix else ""
     judge = bench.once(("safety classifier", str(settings.classifier)), settings.classifier.load)
     speaker = bench.once("speaker", lambda: Speaker(bench.model))
 

@@ -269,7 +269,11 @@ def _lead(methods: Mapping[str, Sequence[Part]], first: Part) -> str:
             continue
         own = _safe(_over(parts, AFTER, PLAIN, defence_rate))
         controlled = any(RANDOM in part["labels"] for part in parts)
-        beside = _safe(_over(parts, RANDOM, PLAIN, defence_rate)) if controlled else ""
+        # Where no edit was made, the random change beside it is none either.
+        others = [
+            {**part, "labels": {RANDOM: part["labels"][BEFORE], **part["labels"]}} for part in parts
+        ]
+        beside = _safe(_over(others, RANDOM, PLAIN, defence_rate)) if controlled else ""
         control = f"{beside} with a random change" if controlled else "no control: no edit was made"
         texts.append(f"{own} with {named(method)} ({control})")
     who = (

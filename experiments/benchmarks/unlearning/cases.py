@@ -109,9 +109,9 @@ def read_tofu(path: Path) -> Cases:
         names = {f"forget{share}": TOFU_FORGET, f"retain{100 - int(share)}": TOFU_RETAIN}
         kept = {*names, TOFU_RETAIN, AUTHORS, WORLD}
         found = [replace(r, split=names.get(r.split, r.split)) for r in found if r.split in kept]
-    joined: dict[tuple[str, str], Row] = {}
+    joined: dict[tuple[str, str, str], Row] = {}
     for each in found:
-        key = each.split, each.question
+        key = each.split, each.question, each.answer
         joined[key] = _joined(joined[key], each) if key in joined else each
     rows = list(joined.values())
     _needs(path, rows, left_out, (TOFU_FORGET, TOFU_RETAIN))

@@ -111,8 +111,11 @@ def truth_ratio_script(paraphrased: float, perturbed: Sequence[float]) -> float:
 
 
 def truthful(ratio: float) -> float:
-    """max(0, 1 - truth ratio): the part of model utility that is higher for a better model."""
-    return max(0.0, 1.0 - ratio)
+    """max(0, 1 - truth ratio): the part of model utility that is higher for a better model.
+
+    NaN of a row without a truth ratio.
+    """
+    return float(np.maximum(0.0, 1.0 - ratio))
 
 
 def forget_quality(unlearned: Sequence[float], retained: Sequence[float]) -> float:
@@ -159,7 +162,6 @@ def utility(sets: Mapping[str, Scored], script: bool = False) -> float:
     parts = []
     for each in sets.values():
         ratios = each.truth_ratio_script if script else each.truth_ratio
-        kept = [truthful(ratio) for ratio in ratios if np.isfinite(ratio)]
-        columns = (each.probability, each.rouge, kept)
+        columns = (each.probability, each.rouge, [truthful(ratio) for ratio in ratios])
         parts += [float(np.nanmean(values)) for values in columns if np.isfinite(values).any()]
     return model_utility(parts)

@@ -216,9 +216,20 @@ def _kept(domain: Domain) -> Table:
         utilities = [utility_interval(sets, there, script) for script in (False, True)]
         rows.append([label, *utilities, *values, mean(sets, NEITHER, "accuracy")])
     absent = [names[split] for split in KEPT if split not in there]
+    lacking = [
+        f"{what}, {names[split]}"
+        for split in there
+        for what, values in (
+            ("P", domain.before[split].probability),
+            ("truthful", domain.before[split].truth_ratio),
+        )
+        if not np.isfinite(values).any()
+    ]
     note = "Truthful is max(0, 1 - truth ratio); neither set: token accuracy." + (
         f" Utility is without the sets that are absent: {', '.join(absent)}." if absent else ""
     )
+    if lacking:
+        note += f" Utility is without what the file has no other answers for: {'; '.join(lacking)}."
     titles = ("method", "utility", "utility (script)", *columns, NEITHER)
     return Table(
         "tofu-kept",

@@ -61,8 +61,10 @@ def scored(model: Model, rows: Sequence[Row]) -> Scored:
     for row, own in zip(rows, log_p, strict=True):
         paraphrased = next(values) if row.paraphrased else own
         wrong = [next(values) for _ in row.perturbed]
-        among = wrong and row.split in (AUTHORS, WORLD)
-        chances.append(probability_among(own, wrong) if among else probability(own))
+        if row.split not in (AUTHORS, WORLD):
+            chances.append(probability(own))
+        else:
+            chances.append(probability_among(own, wrong) if wrong else np.nan)
         ratios.append(truth_ratio(paraphrased, wrong) if wrong else np.nan)
         script.append(truth_ratio_script(paraphrased, wrong) if wrong else np.nan)
     return Scored(accuracy, log_p, tokens, rouge, tuple(chances), tuple(ratios), tuple(script))

@@ -135,6 +135,14 @@ def _weighted(sums: np.ndarray, weights: np.ndarray, axis: int = -1) -> np.ndarr
     return np.asarray(np.exp(-sums.sum(axis) / weights.sum(axis)))
 
 
+def _means(drawn: np.ndarray) -> np.ndarray:
+    """The mean of each row's values that are there; NaN where there is none."""
+    there = np.isfinite(drawn)
+    counts = there.sum(1)
+    sums = np.where(there, drawn, 0.0).sum(1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
 def utility_interval(sets: Mapping[str, Scored], kept: Sequence[str], script: bool) -> Interval:
     """Model utility of the sets to keep; rows are drawn anew within each set."""
     own = {name: sets[name] for name in kept if name in sets}
@@ -148,8 +156,9 @@ def utility_interval(sets: Mapping[str, Scored], kept: Sequence[str], script: bo
         columns = [each.probability, each.rouge, [truthful(x) for x in ratios]]
         places = generator.integers(0, len(each.rouge), size=(RESAMPLES, len(each.rouge)))
         known = [np.asarray(x, dtype=float) for x in columns if np.isfinite(x).any()]
-        draws += [np.nanmean(column[places], axis=1) for column in known]
+        draws += [_means(column[places]) for column in known]
     parts = np.array(draws)
+    parts = parts[:, np.isfinite(parts).all(0)]  # a draw may have no row with a truth ratio
     found = np.where((parts <= 0).any(0), 0.0, len(parts) / (1 / np.maximum(parts, 1e-300)).sum(0))
     fewest = min(len(each.rouge) for each in own.values())
     return percentiles(value, found.tolist(), widened(fewest))
