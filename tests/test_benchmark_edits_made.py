@@ -327,9 +327,10 @@ def test_a_probe_that_cannot_be_asked_does_not_drop_the_fact_in_the_prompt(
     request = EditRequest("The capital of {} is", "Peru", "Oslo", "Lima", None, probes)
     judge = Judge(facts_gpt2, [request])
     assert Measure.LOCALITY in judge.score()[0].after
-    (found,) = in_context(judge)
+    (found,), left_out = in_context(judge)
+    assert any("no room" in each for each in left_out)
     alone = Judge(facts_gpt2, [EditRequest(*_bare(request), (short,))])
-    (wanted,) = in_context(alone)
+    (wanted,), _ = in_context(alone)
     assert found.after == wanted.after
     assert found.before == wanted.before
     assert Measure.LOCALITY not in found.after

@@ -277,7 +277,7 @@ def test_what_is_told_is_of_the_pairs_that_did_not_choose() -> None:
     clean, patched = patch_neurons(model, examples.pairs, {1: [None]})
     lost = (clean - patched[1][:, 0]).mean()
     assert report.found_costs[1] == pytest.approx(lost, abs=1e-4)
-    assert report.provenance["measured_on"] == "other subjects"
+    assert report.provenance["measured_on"] == "other pairs"  # of the same subjects
     same = find_neurons(model, asked_of(model, held_out=False), ["m1"], search)
     assert same.provenance["measured_on"] == "pairs that found it"
     assert same.found_costs == pytest.approx(same.costs.mean(0))
