@@ -215,15 +215,20 @@ def _from_pairs(
     found, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None
-    notes = (*told, *_warnings(model, counts))
+    notes = (*told, *_warnings(model, counts, bool(source.known_only)))
     if repeated := len(lines) - len(set(lines)):
         notes = (*notes, f"{path}: {repeated} lines repeat a pair and are left out")
     return Examples(name or source.name, found, held_out, counts, notes)
 
 
-def _warnings(model: Model, counts: dict[str, Any]) -> tuple[str, ...]:
+def _warnings(model: Model, counts: dict[str, Any], known_only: bool) -> tuple[str, ...]:
     if counts["known"] == counts["lines"]:
         return ()
+    if known_only:
+        return (
+            f"{model.name!r} recalls {counts['known']} of the {counts['lines']} answers; the "
+            "others are left out",
+        )
     return (
         f"{model.name!r} recalls {counts['known']} of the {counts['lines']} answers; what carries "
         "the others is no recall (asking for known facts only leaves them out)",

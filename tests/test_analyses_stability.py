@@ -113,6 +113,12 @@ def test_choices_that_exclude_each_other_are_never_drawn_together():
         search_of({**base_of(known), "locator": "gim", "metric": "kl"}, config)
 
 
+def test_where_nothing_is_varied_nothing_is_called_stable():
+    names = ("metrics", "ablations", "locators", "dtypes", "steps", "shots", "wordings")
+    with pytest.raises(OptionError, match="nothing is varied"):
+        levels(Config(foils=0, subjects=0, **dict.fromkeys(names, ())), 0, "fp32")
+
+
 def test_one_change_at_a_time_is_one_change():
     known = levels(Config(), 0, "fp32")
     base = base_of(known)

@@ -410,3 +410,17 @@ def again(logits, answer, foil):
         assert Metric.of("again").load() is space["again"]
     with pytest.raises(OptionError, match="already"):
         exec(cell.format(3), {"kc": kc, "__name__": "elsewhere"})
+
+
+@pytest.mark.parametrize("known_only", [True, False])
+def test_what_is_said_of_unknown_answers_is_what_was_done_with_them(model: Model, known_only: bool):
+    other = "The capital of Japan is"
+    pairs = [
+        kc.PromptPair("The capital of France is", other, "Paris", "Tokyo", "France"),
+        kc.PromptPair("The capital of Italy is", other, "Madrid", "Tokyo", "Italy"),
+    ]
+    quick = {"method": "eap", "resamples": 0, "roles": False, "n_random": 0, "edges": 60}
+    found = kc.discover(model, pairs, known_only=known_only, **quick)
+    (note,) = [each for each in found.examples.notes if "recalls 1 of the 2 answers" in each]
+    assert ("the others are left out" in note) == known_only
+    assert len(found.pairs) == 2 - known_only

@@ -319,6 +319,9 @@ def test_an_ensemble_is_the_mean_of_its_members_scores_or_ranks(model, pairs):
     np.testing.assert_allclose(scores(model, pairs, "ensemble", ranks).values, expected, atol=1e-5)
     with pytest.raises(OptionError, match="`by` scores"):
         score_edges(model, pairs, asked("ensemble", ranks), keep_pairs=True)
+    masks = {"of": ("eap", "edge-pruning")}
+    with pytest.raises(OptionError, match="edge-pruning gives no scores of single pairs"):
+        score_edges(model, pairs, asked("ensemble", masks), keep_pairs=True)
 
 
 @pytest.mark.parametrize(

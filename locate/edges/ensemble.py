@@ -51,6 +51,12 @@ def attribute(
             "an ensemble by ranks gives no scores of single pairs; take `by` scores, or "
             "`resamples` 0"
         )
+    lacking = [name for name in options.of if not Locator.of(name).per_pair]
+    if keep_pairs and lacking:
+        raise OptionError(
+            f"{lacking[0]} gives no scores of single pairs, so that an ensemble of it has none; "
+            "take `resamples` 0"
+        )
     scores: list[np.ndarray] = []
     singles: np.ndarray | None = None
     done = [0]

@@ -83,7 +83,10 @@ def levels(config: Config, shots: int, dtype: str) -> dict[str, list[str]]:
         "dtype": [dtype, *config.dtypes],
     }
     named = {name: list(dict.fromkeys(map(str, each))) for name, each in found.items()}
-    return {name: each for name, each in named.items() if len(each) > 1}
+    varied = {name: each for name, each in named.items() if len(each) > 1}
+    if not varied:
+        raise OptionError("nothing is varied: give one choice at least a second level")
+    return varied
 
 
 def search_of(setting: Setting, config: Config) -> Search:
