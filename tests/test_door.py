@@ -398,7 +398,8 @@ def test_numpys_numbers_are_numbers(model: Model):
     assert patched == (1, 2)
 
 
-def test_a_cell_that_is_run_again_has_its_new_function():
+def test_a_cell_that_is_run_again_has_its_new_function(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Metric, "_known", dict(Metric._known))
     cell = """
 @kc.metric
 def again(logits, answer, foil):
