@@ -26,6 +26,7 @@ from knowledge_circuits.values import (
     texts_of,
 )
 from locate.changes.rewired import Rewiring
+from locate.compare import DRAWS
 from locate.discovery import Discovery
 from locate.edited import Edited
 from locate.evaluate import StoredEvaluation
@@ -215,7 +216,7 @@ def compare(
     first: Any,
     second: Any,
     what: Any = None,
-    draws: int = 20,
+    draws: int = DRAWS,
     allow_mismatch: bool = False,
     **options: Any,
 ) -> Comparison | Rewiring:
@@ -241,7 +242,7 @@ def compare(
     ):
         if options or not (isinstance(first, Circuit | Discovery) or is_path(first)):
             raise OptionError("give two circuits, or a model and an edit of it")
-        if what is not None or draws != 20 or allow_mismatch:
+        if what is not None or draws != DRAWS or allow_mismatch:
             raise OptionError(
                 "two circuits are compared as they are: `what`, `draws` and `allow_mismatch` go "
                 "with a model and an edit of it"

@@ -10,6 +10,8 @@ import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import networkx as nx
+
 from circuits.base.errors import FileFormatError
 from circuits.facts.facts import Fact, Relation
 from circuits.facts.pairs import PromptPair, TokenPair, pair_from_record
@@ -89,23 +91,23 @@ def apart_by_subject(pairs: Sequence[TokenPair], count: int, seed: int) -> list[
     """
     if any(pair.subject is None for pair in pairs):
         return None
-    groups: list[tuple[set[str], list[int]]] = []
+    asked = nx.Graph()
     for place, pair in enumerate(pairs):
-        names, places = subjects_of(pair.text), [place]
-        for other in [each for each in groups if not names.isdisjoint(each[0])]:
-            groups.remove(other)
-            names, places = names | other[0], other[1] + places
-        groups.append((names, places))
+        asked.add_edges_from((place, name) for name in subjects_of(pair.text))
+    groups = [
+        sorted(each for each in group if isinstance(each, int))
+        for group in nx.connected_components(asked)
+    ]
     if len(groups) < 2:
         return None
-    chosen = sorted((sorted(places) for _, places in groups), key=lambda each: each[0])
-    random.Random(seed).shuffle(chosen)
+    groups.sort()
+    random.Random(seed).shuffle(groups)
     held: list[int] = []
-    for places in chosen:
+    for places in groups:
         if len(held) + len(places) <= count:
             held += places
     if not held:
-        held = min(chosen, key=len)
+        held = min(groups, key=len)
     return sorted(held)
 
 
