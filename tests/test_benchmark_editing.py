@@ -127,7 +127,7 @@ def test_mquake_makes_its_rewrites_together_and_asks_over_hops(tmp_path: Path) -
     assert [(row.row, row.reason) for row in found.left_out] == [
         (2, "'questions' has no question"),
         (4, "'requested_rewrite' must be a list with an object"),
-        (5, "a case must be an object"),
+        (5, "must be a JSON object"),
     ]
     for nonsense in ({}, 3, []):
         with pytest.raises(FileFormatError):

@@ -230,9 +230,9 @@ def test_a_case_counts_once_whatever_requests_it_makes() -> None:
     parts = {"1": part(1, 1, 1, 1), **{str(case): part(case, 0) for case in range(2, 10)}}
     tables = {table.name: table for table in report(parts).tables}
     (row,) = tables["success_generation"].rows
-    assert row[:2] == ["ROME", "11 of 11"]
-    assert row[2].value == pytest.approx(1 / 9)
-    assert np.isfinite(row[2].low)
+    assert row[:3] == ["ROME", 9, "11 of 11"]
+    assert row[3].value == pytest.approx(1 / 9)
+    assert np.isfinite(row[3].low)
     assert known_share({"ROME": list(parts.values())}).value == pytest.approx(1 / 9)
     mixed = {"ROME": [part(1, 1, 0), part(2, 0)]}
     assert known_share(mixed).value == pytest.approx(0.25)
@@ -279,7 +279,7 @@ def test_counterfacts_own_numbers_are_on_the_page(facts_gpt2: Model, tmp_path: P
     sizes = row_of(found, "magnitude", "MEMIT")
     assert sizes["reliability"].value > 0.5
     assert row_of(found, "magnitude", "no edit")["reliability"].value < -0.5
-    assert set(sizes) == {"method", "edits made", *names}
+    assert set(sizes) == {"method", "cases", "edits made", *names}
 
 
 @pytest.mark.slow

@@ -421,10 +421,13 @@ def test_edits_before_the_last_are_in_the_model_when_it_is_made(tiny_context: Co
 
 
 def test_p_is_the_mean_over_the_prompts(tiny_context: Context):
-    model, prompts = tiny_context.model, ("The capital of {} is", "{} has its capital in")
-    single = [asked(model, {"x": Question((each,), "Peru", "Lima")})["x"] for each in prompts]
+    bench, prompts = (
+        Bench(tiny_context, Config()),
+        ("The capital of {} is", "{} has its capital in"),
+    )
+    single = [asked(bench, {"x": Question((each,), "Peru", "Lima")})["x"] for each in prompts]
     found = asked(
-        model, {"y": Question(("{} is",), "Cuba", "Oslo"), "x": Question(prompts, "Peru", "Lima")}
+        bench, {"y": Question(("{} is",), "Cuba", "Oslo"), "x": Question(prompts, "Peru", "Lima")}
     )
     assert found["x"] == pytest.approx(sum(single) / 2)
 

@@ -162,7 +162,7 @@ def test_the_fixtures_are_read_whole_and_facts_gpt2_knows_them(facts_gpt2):
         rows = [each for each in cases.items if each.split == split]
         found, left_out = usable(model, rows)
         assert (found, left_out) == (rows, [])
-        scores = scored(model, found)
+        scores = scored(model, found, 16)
         assert np.mean(scores.accuracy) > 0.9
         assert np.mean(scores.rouge) > 0.9
 
@@ -264,20 +264,21 @@ def test_scores_are_those_of_the_model_asked_one_by_one():
         _row("Cuba", "Havana"),
         _row("The capital of Cuba is", "Havana"),
     ]
-    found = scored(model, rows)
-    alone = [scored(model, [each]) for each in rows]
+    found = scored(model, rows, 16)
+    alone = [scored(model, [each], 16) for each in rows]
     assert found.mean_log_p == pytest.approx([each.mean_log_p[0] for each in alone], rel=1e-4)
     for place, each in enumerate(rows):
         said = model.generate(each.question, found.tokens[place])
         assert found.rouge[place] == measures.rouge_l_recall(said, each.answer)
         assert found.probability[place] == pytest.approx(exp(found.mean_log_p[place]))
-    own = {x: scored(model, [_row(rows[0].question, x)]).probability[0] for x in (*wrong, "Oslo")}
+    asked = {x: _row(rows[0].question, x) for x in (*wrong, "Oslo")}
+    own = {x: scored(model, [row], 16).probability[0] for x, row in asked.items()}
     expected = np.mean([own[x] for x in wrong]) / own["Oslo"]
     assert found.truth_ratio[0] == pytest.approx(expected, rel=1e-3)
     assert np.isnan(found.truth_ratio[1])
     # A question with choices has no score where the others are not there.
     authors = replace(rows[1], split=AUTHORS)
-    among = scored(model, [authors, replace(authors, perturbed=wrong)]).probability
+    among = scored(model, [authors, replace(authors, perturbed=wrong)], 16).probability
     assert np.isnan(among[0])
     assert 0 < among[1] < 1
 
@@ -294,9 +295,9 @@ def test_facts_of_neither_set_are_known_and_about_no_subject_of_a_row(facts_gpt2
     model = facts_gpt2
     context = Context("facts-gpt2", Path("unused"), device="cpu")
     rows = [_row("The capital of France is", "Paris")]
-    found = neither(model, context.relations, rows, 20, seed=0)
+    found = neither(model, context.relations, rows, 20, batch_size=16, seed=0)
     assert len(found.rows) == 20 <= found.asked
-    assert np.mean(scored(model, found.rows).accuracy) == 1
+    assert np.mean(scored(model, found.rows, 16).accuracy) == 1
     assert not any("France" in each.question for each in found.rows)
 
 

@@ -310,7 +310,7 @@ def test_a_mistake_in_jsonl_is_named_with_its_line(tmp_path: Path, text: str, me
             "'object' holds",
         ),
         ("f.json", b'[\n\n{"a" 1}]', "f.json:3: not JSON"),
-        ("f.json", b"[1]", "f.json: row 1 must be a JSON object"),
+        ("f.json", b"[1]", r"f.json \(row 1\): must be a JSON object"),
         ("f.json", b"[]", "f.json: holds no facts"),
         ("f.json", b'{"a":\n"\xff"}', "f.json:2: is not UTF-8"),
         ("f.parquet", b"PAR1 nonsense", "f.parquet: is not Parquet"),

@@ -25,6 +25,7 @@ class FileFormatError(KnowledgeCircuitsError):
     def __init__(self, path: str | Path, reason: str, line: int | None = None) -> None:
         place = f"{path}:{line}" if line is not None else str(path)
         super().__init__(f"{place}: {reason}")
+        self.reason, self.line = reason, line
 
 
 class CircuitFileError(FileFormatError):

@@ -45,17 +45,28 @@ def read_json(path: str | Path, max_bytes: int = MAX_BYTES) -> Any:
     return parse_json(read_text(path, max_bytes), path)
 
 
-def read_jsonl(path: str | Path, max_bytes: int = MAX_BYTES) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a JSONL file, each with its line number; blank lines are passed over."""
+def read_jsonl(
+    path: str | Path, max_bytes: int = MAX_BYTES, slips: list[FileFormatError] | None = None
+) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a JSONL file, each with its line number; blank lines are passed over.
+
+    The error of a line that is none goes to `slips`, and the rest is read, where they are given.
+    """
     records = []
     # Only "\n" ends a line: str.splitlines would also cut at U+2028, which JSON strings may hold.
     for number, line in enumerate(read_text(path, max_bytes).split("\n"), start=1):
         if not line.strip():
             continue
-        record = parse_json(line, path, number)
-        if not isinstance(record, dict):
-            raise FileFormatError(path, "must be a JSON object", number)
-        records.append((number, record))
+        try:
+            record = parse_json(line, path, number)
+            if not isinstance(record, dict):
+                raise FileFormatError(path, "must be a JSON object", number)
+        except FileFormatError as error:
+            if slips is None:
+                raise
+            slips.append(error)
+        else:
+            records.append((number, record))
     return records
 
 
@@ -105,6 +116,13 @@ def text_field(record: dict[str, Any], key: str, path: str | Path, line: int | N
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise FileFormatError(path, f"{key!r} holds half of a surrogate pair", line)
     return value.strip()
+
+
+def given_text(record: dict[str, Any], key: str, path: str | Path, line: int | None = None) -> str:
+    """A key's text as `text_field` takes it, or nothing where it is absent or empty."""
+    value = record.get(key)
+    empty = value is None or (isinstance(value, str) and not value.strip())
+    return "" if empty else text_field(record, key, path, line)
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -12,15 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from circuits.base.errors import FileFormatError, OptionError
-from circuits.base.records import MAX_BYTES, read_json, read_jsonl, text_field
+from circuits.base.records import MAX_BYTES, text_field
 from circuits.base.writing import to_json
 from circuits.edits.edit import EditRequest
 from circuits.facts.facts import SLOT, Fact, Probe, ProbeKind, fill
-from circuits.facts.loaders import LeftOut, list_facts
+from circuits.facts.loaders import LeftOut, Slips, list_facts, place_of, read_rows
 from circuits.facts.schemas import Schema
 from circuits.model.tokens import find_mentions
 
@@ -58,10 +59,11 @@ def heading(probe: Probe) -> Heading | None:
 
 @dataclass(frozen=True)
 class RequestFile:
-    """What was read, in the file's order, and the rows of public sets that were left out."""
+    """What was read, in the file's order, the rows that were left out, and the empty probes."""
 
     requests: tuple[EditRequest, ...]
     left_out: tuple[LeftOut, ...] = ()
+    empty_probes: tuple[LeftOut, ...] = ()
 
 
 def slotted(prompt: str, subject: str) -> str:
@@ -100,23 +102,28 @@ def read_requests(
     """The requests of a file; FileFormatError names file and line of a row that is malformed.
 
     In the project's own format every row must be usable; rows of public sets whose subject does
-    not stand exactly once in the prompt are left out and listed; with `lenient` malformed ones too.
+    not stand exactly once in the prompt are left out and listed. With `lenient` malformed rows of
+    either are.
     """
     path = Path(source).expanduser()
-    rows = _own_rows(path, max_bytes) if schema is None else None
-    if rows is not None:
-        return RequestFile(tuple(_own(record, path, line) for line, record in rows))
-    facts, left_out = list_facts(source, schema, max_bytes, lenient)
+    own = _own_requests(path, max_bytes, lenient) if schema is None else None
+    if own is not None:
+        return own
+    facts, slips = list_facts(source, schema, max_bytes, lenient)
     requests = []
     for fact in facts:
         try:
             requests.append(request_of(fact))
         except OptionError as error:
             raise FileFormatError(path, str(error)) from None
+    return _read(path, requests, slips)
+
+
+def _read(path: Path, requests: Sequence[EditRequest], slips: Slips) -> RequestFile:
     if not requests:
-        reason = left_out[0].reason if left_out else "the file is empty"
+        reason = slips.rows[0].reason if slips.rows else "the file is empty"
         raise FileFormatError(path, f"holds no usable edit requests: {reason}")
-    return RequestFile(tuple(requests), tuple(left_out))
+    return RequestFile(tuple(requests), tuple(slips.rows), tuple(slips.probes))
 
 
 def as_jsonl(requests: Iterable[EditRequest]) -> str:
@@ -139,28 +146,30 @@ def as_dict(request: EditRequest, probes: bool = True) -> dict[str, Any]:
 # --- one row -------------------------------------------------------------------------------------
 
 
-def _own_rows(path: Path, max_bytes: int) -> list[tuple[int | None, dict[str, Any]]] | None:
-    """The rows of a file in the project's format; None for any other file."""
+def _own_requests(path: Path, max_bytes: int, lenient: bool) -> RequestFile | None:
+    """The requests of a file in the project's format; None for any other file."""
     if path.suffix not in (".json", ".jsonl") or not path.exists():
         return None
-    rows: list[tuple[int | None, Any]]
-    if path.suffix == ".jsonl":
-        rows = [*read_jsonl(path, max_bytes)]
-    else:
-        content = read_json(path, max_bytes)
-        rows = [(None, each) for each in (content if isinstance(content, list) else [content])]
-    if not rows:
-        raise FileFormatError(path, "holds no edit requests")
-    keys = rows[0][1].keys() if isinstance(rows[0][1], dict) else set()
-    if not keys >= OWN_KEYS or "rephrase" in keys:  # QAEdit has our keys and one more
+    slips = Slips()
+    rows, has_lines = read_rows(path, max_bytes, slips)
+    keys = rows[0][1].keys() if rows else set()
+    if rows and (not keys >= OWN_KEYS or "rephrase" in keys):  # QAEdit has our keys and one more
         return None
-    for number, (_, record) in enumerate(rows, start=1):
-        if not isinstance(record, dict):
-            raise FileFormatError(path, f"row {number} must be a JSON object")
-    return rows
+    requests = []
+    for number, record in rows:
+        try:
+            requests.append(_own(record, path, number))
+        except FileFormatError as error:
+            slips.rows.append(LeftOut(str(path), number, error.reason))
+    slips.rows.sort(key=attrgetter("row"))
+    if slips.rows and not lenient:
+        first = slips.rows[0]
+        at = place_of(path, first.row, has_lines)
+        raise FileFormatError(at.path, first.reason, at.line)
+    return _read(path, requests, slips)
 
 
-def _own(record: dict[str, Any], path: Path, line: int | None) -> EditRequest:
+def _own(record: dict[str, Any], path: Path, line: int) -> EditRequest:
     prompt, subject, target = (
         text_field(record, name, path, line) for name in ("prompt", "subject", "target")
     )

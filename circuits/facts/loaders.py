@@ -12,13 +12,21 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from circuits.base.errors import FileFormatError, PromptError
 from circuits.base.records import MAX_BYTES, read_csv, read_json, read_jsonl
 from circuits.facts.facts import Fact, Relation
-from circuits.facts.schemas import READERS, Place, Record, Schema, detect, lre_relation
+from circuits.facts.schemas import (
+    READERS,
+    Place,
+    Record,
+    Schema,
+    detect,
+    lre_relation,
+    usable_probes,
+)
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 log = logging.getLogger(__name__)
@@ -26,11 +34,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that gave no fact: where it stands (counted from 1) and why."""
+    """What was of no use in a row: where that stands (counted from 1) and why."""
 
     path: str
     row: int
     reason: str
+
+
+@dataclass(frozen=True)
+class Slips:
+    """What was passed over: `rows` that gave no fact, and `probes` of others that ask nothing."""
+
+    rows: list[LeftOut] = field(default_factory=list)
+    probes: list[LeftOut] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -69,15 +85,15 @@ def read_facts(
 ) -> FactFile:
     """As `load_facts`, with the rows that were left out."""
     schema = None if schema is None else Schema.of(schema)
-    path, left_out = _found(source), list[LeftOut]()
+    path, slips = _found(source), Slips()
     relations: list[Relation] = []
     for file in _files(path):
-        relations.extend(_read_file(file, schema, max_bytes, left_out))
+        relations.extend(_read_file(file, schema, max_bytes, slips))
     merged = _merge(relations)
     if not merged:
-        reason = left_out[0].reason if left_out else "the file is empty"
+        reason = slips.rows[0].reason if slips.rows else "the file is empty"
         raise FileFormatError(path, f"holds no usable facts: {reason}")
-    return FactFile(merged, tuple(left_out))
+    return FactFile(merged, tuple(slips.rows))
 
 
 def list_facts(
@@ -85,22 +101,23 @@ def list_facts(
     schema: Schema | str | None = None,
     max_bytes: int = MAX_BYTES,
     lenient: bool = False,
-) -> tuple[list[Fact], list[LeftOut]]:
-    """Facts one by one in the order of the rows, each with its wording, and what was left out.
+) -> tuple[list[Fact], Slips]:
+    """Facts one by one in the order of the rows, each with its wording, and what was passed over.
 
     `lenient` leaves out a malformed row too, instead of refusing the file.
     """
     schema = None if schema is None else Schema.of(schema)
     facts: list[Fact] = []
-    left_out: list[LeftOut] = []
+    slips = Slips()
     for file in _files(_found(source)):
-        rows, has_lines = _read_rows(file, max_bytes)
+        rows, has_lines = read_rows(file, max_bytes, slips if lenient else None)
         if rows:
             read = schema or _schema_of(rows, file)
             if read == Schema.LRE:
                 raise FileFormatError(file, "holds relations, not single facts")
-            facts.extend(_read_each(file, rows, has_lines, read, left_out, lenient))
-    return facts, left_out
+            facts.extend(_read_each(file, rows, has_lines, read, slips, lenient))
+    slips.rows.sort(key=lambda each: (each.path, each.row))
+    return facts, slips
 
 
 def _found(source: str | Path) -> Path:
@@ -128,18 +145,16 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read_file(
-    path: Path, schema: Schema | None, max_bytes: int, left_out: list[LeftOut]
+    path: Path, schema: Schema | None, max_bytes: int, slips: Slips
 ) -> Iterator[Relation]:
-    rows, has_lines = _read_rows(path, max_bytes)
+    rows, has_lines = read_rows(path, max_bytes)
     if not rows:
         raise FileFormatError(path, "holds no facts")
     schema = schema or _schema_of(rows, path)
     if schema == Schema.LRE:
         yield from (lre_relation(record, Place(path)) for _, record in rows)
         return
-    yield from group_facts(
-        _read_each(path, rows, has_lines, schema, left_out), category=str(schema)
-    )
+    yield from group_facts(_read_each(path, rows, has_lines, schema, slips), category=str(schema))
 
 
 def _schema_of(rows: list[tuple[int, Record]], path: Path) -> Schema:
@@ -152,38 +167,66 @@ def _read_each(
     rows: list[tuple[int, Record]],
     has_lines: bool,
     schema: Schema,
-    left_out: list[LeftOut],
+    slips: Slips,
     lenient: bool = False,
 ) -> list[Fact]:
     read, facts = READERS[schema], []
     for number, record in rows:
-        place = Place(path, number) if has_lines else Place(f"{path} (row {number})")
+        place = place_of(path, number, has_lines)
         try:
-            facts.append(read(record, place))
+            fact = read(record, place)
         except PromptError as error:
             if schema == Schema.PLAIN:
                 raise FileFormatError(place.path, str(error), place.line) from None
-            left_out.append(LeftOut(str(path), number, str(error)))
+            slips.rows.append(LeftOut(str(path), number, str(error)))
         except FileFormatError as error:
             if not lenient:
                 raise
-            reason = str(error).split(": ", 1)[-1]
-            left_out.append(LeftOut(str(path), number, reason))
+            slips.rows.append(LeftOut(str(path), number, error.reason))
+        else:
+            probes, lacking = usable_probes(fact.probes)
+            facts.append(replace(fact, probes=probes))
+            slips.probes.extend(LeftOut(str(path), number, each) for each in lacking)
     return facts
 
 
-def _read_rows(path: Path, max_bytes: int) -> tuple[list[tuple[int, Record]], bool]:
-    """A file's records, and whether their numbers are lines (else places in a JSON list)."""
+def place_of(path: Path, number: int, has_lines: bool) -> Place:
+    """Where a row stands: a line of the file, or a place in its list."""
+    return Place(path, number) if has_lines else Place(f"{path} (row {number})")
+
+
+def read_rows(
+    path: Path, max_bytes: int = MAX_BYTES, slips: Slips | None = None
+) -> tuple[list[tuple[int, Record]], bool]:
+    """A file's records, and whether their numbers are lines (else places in a JSON list).
+
+    A row that is no object goes to `slips`, or is an error where there are none.
+    """
     if path.suffix == ".csv":
         return list(read_csv(path, ("subject", "object"), max_bytes)), True
     if path.suffix == ".jsonl":
-        return read_jsonl(path, max_bytes), True
+        return _objects_of(path, max_bytes, slips), True
     content = read_parquet(path) if path.suffix == ".parquet" else read_json(path, max_bytes)
-    records = content if isinstance(content, list) else [content]
-    for number, record in enumerate(records, start=1):
-        if not isinstance(record, dict):
-            raise FileFormatError(path, f"row {number} must be a JSON object")
-    return list(enumerate(records, start=1)), False
+    rows = []
+    for number, record in enumerate(content if isinstance(content, list) else [content], start=1):
+        if isinstance(record, dict):
+            rows.append((number, record))
+        elif slips is None:
+            raise FileFormatError(place_of(path, number, False).path, "must be a JSON object")
+        else:
+            slips.rows.append(LeftOut(str(path), number, "must be a JSON object"))
+    return rows, False
+
+
+def _objects_of(
+    path: Path, max_bytes: int = MAX_BYTES, slips: Slips | None = None
+) -> list[tuple[int, Record]]:
+    """The objects of a JSONL file; a line that is none goes to `slips`, where there are some."""
+    errors: list[FileFormatError] = []
+    rows = read_jsonl(path, max_bytes, None if slips is None else errors)
+    if slips is not None:
+        slips.rows.extend(LeftOut(str(path), each.line or 0, each.reason) for each in errors)
+    return rows
 
 
 def read_parquet(path: Path) -> list[Record]:

@@ -12,18 +12,19 @@
 | plain | subject, object, prompt, optional relation, aliases | relation, else the wording |
 
 "The wording" is the prompt with {} in the subject's place; a prompt may have that {} already.
+A probe whose prompt or answer is empty is no fault of its row: `usable_probes` tells them apart.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from circuits.base.choices import Choice
 from circuits.base.errors import FileFormatError, PromptError
-from circuits.base.records import text_field
+from circuits.base.records import given_text, text_field
 from circuits.facts.facts import SLOT, Fact, Probe, ProbeKind, Relation
 from circuits.model.tokens import find_mentions
 
@@ -144,7 +145,7 @@ def _edit_request(record: Record, at: Place) -> Fact:
     target = text_field(record, "target_new", *at)
     probes = [*_probes(record, "rephrase_prompt", ProbeKind.PARAPHRASE, target, at)]
     if record.get("locality_prompt"):
-        answer = text_field(record, "locality_ground_truth", *at)
+        answer = given_text(record, "locality_ground_truth", *at)
         probes += _probes(record, "locality_prompt", ProbeKind.LOCALITY, answer, at)
     subject = text_field(record, "subject", *at)
     known = _answer(record, true, at) if record.get(true) else target
@@ -158,7 +159,7 @@ def _qaedit(record: Record, at: Place) -> Fact:
     for each in _listed(record.get("locality"), "locality", at):
         other = _mapping(each, "locality", at)
         answers = tuple(_flatten(other.get("loc_ans")))
-        probes.append(Probe(ProbeKind.LOCALITY, text_field(other, "loc", *at), answers, "loc"))
+        probes.append(Probe(ProbeKind.LOCALITY, given_text(other, "loc", *at), answers, "loc"))
     return Fact(
         template, text_field(record, "subject", *at), target, template, target, tuple(probes)
     )
@@ -178,7 +179,7 @@ def _knowedit(record: Record, at: Place) -> Fact:
             for each in _listed(prompts, heading, at):
                 probe = _mapping(each, heading, at)
                 answers = tuple(_flatten(probe.get("ground_truth")))
-                probes.append(Probe(kind, text_field(probe, "prompt", *at), answers, heading))
+                probes.append(Probe(kind, given_text(probe, "prompt", *at), answers, heading))
     subject = text_field(record, "subject", *at)
     return Fact(template, subject, known, template, target, tuple(probes))
 
@@ -187,8 +188,9 @@ def _zsre(record: Record, at: Place) -> Fact:
     template, target = _wording(record, "src", at), text_field(record, "alt", *at)
     probes = [*_probes(record, "rephrase", ProbeKind.PARAPHRASE, target, at)]
     if record.get("loc"):
-        prompt = text_field(record, "loc", *at).removeprefix("nq question: ")
-        probes.append(Probe(ProbeKind.LOCALITY, prompt, (_answer(record, "loc_ans", at),), "loc"))
+        prompt = given_text(record, "loc", *at).removeprefix("nq question: ")
+        answers = tuple(_flatten(record.get("loc_ans")))[:1]
+        probes.append(Probe(ProbeKind.LOCALITY, prompt, answers, "loc"))
     subject = text_field(record, "subject", *at)
     true = _answer(record, "answers" if "answers" in record else "pred", at)
     return Fact(template, subject, true, template, target, tuple(probes))
@@ -262,13 +264,30 @@ def _answer(record: Record, key: str, at: Place) -> str:
     return text_field(record if value is None else {key: value}, key, *at)
 
 
+def usable_probes(probes: Iterable[Probe]) -> tuple[tuple[Probe, ...], list[str]]:
+    """The probes that ask something, and of each other one what it lacks.
+
+    Locality needs no answer: what the model said before is one.
+    """
+    found, lacking = [], []
+    for each in probes:
+        named = f"a prompt of {str(each.name or each.kind)!r}"
+        if not each.prompt:
+            lacking.append(f"{named} is empty")
+        elif not each.answers and each.kind != ProbeKind.LOCALITY:
+            lacking.append(f"{named} has no answer")
+        else:
+            found.append(each)
+    return tuple(found), lacking
+
+
 def _probes(record: Record, key: str, kind: ProbeKind, answer: str, at: Place) -> Iterator[Probe]:
-    """A probe for each prompt under a key; the key may be absent, its text or texts empty."""
+    """A probe for each prompt under a key, empty ones too; the key may be absent or empty."""
     for prompt in _listed(record.get(key), key, at):
         if not isinstance(prompt, str):
             raise FileFormatError(at.path, f"{key!r} must be text or a list of texts", at.line)
-        if prompt.strip():
-            yield Probe(kind, text_field({key: prompt}, key, *at), (answer,), key)
+        text = given_text({key: prompt}, key, *at)
+        yield Probe(kind, text, (answer,) if answer else (), key)
 
 
 def _listed(value: Any, key: str, at: Place) -> list[Any]:

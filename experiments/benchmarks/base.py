@@ -20,6 +20,7 @@ from circuits.base.choosing import Open
 from circuits.base.content import content_sha256
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import Options, build, option, parse_settings
+from circuits.edits.judge.generation import Speaker
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import share_moments
 from circuits.facts.loaders import LeftOut
@@ -37,20 +38,28 @@ IN_CONTEXT = "in-context"
 
 @dataclass(frozen=True)
 class Cases:
-    """What was read: cases in the file's order, and the rows that were left out, with reasons."""
+    """What was read: cases in the file's order, and with reasons the rows that were left out and
+    the prompts of others that ask nothing.
+    """
 
     items: tuple[Any, ...]
     left_out: tuple[LeftOut, ...] = ()
+    empty_probes: tuple[LeftOut, ...] = ()
 
     def told(self) -> tuple[str, ...]:
-        """How many rows were left out, and why the first; nothing where none was."""
-        if not self.left_out:
-            return ()
-        count, first = len(self.left_out), self.left_out[0]
-        return (f"{count} rows cannot be used, the first is row {first.row}: {first.reason}",)
+        """How many rows, and prompts of others, cannot be used, and why the first; if any."""
+        kinds = (
+            ("rows cannot be used, the first is row", self.left_out),
+            ("prompts of the other rows cannot be asked, the first is in row", self.empty_probes),
+        )
+        return tuple(
+            f"{len(found)} {words} {found[0].row}: {found[0].reason}"
+            for words, found in kinds
+            if found
+        )
 
     def without_slips(self) -> Cases:
-        """The same; OptionError, with the first reason, where a row was left out."""
+        """The same; OptionError, with the first reason, where something cannot be used."""
         for text in self.told():
             raise OptionError(text)
         return self
@@ -157,6 +166,16 @@ class Bench:
     def seed(self) -> int:
         """Seed of every random choice."""
         return self.context.seed
+
+    @property
+    def batch_size(self) -> int:
+        """How many prompts are run at once."""
+        return self.context.batch_size
+
+    @property
+    def speaker(self) -> Speaker:
+        """Asks the model as it is at the time, made once a run."""
+        return self.once("speaker", lambda: Speaker(self.model, self.batch_size))  # type: ignore[no-any-return]
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What several units need, made when first asked for."""

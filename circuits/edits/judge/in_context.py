@@ -27,6 +27,7 @@ def in_context(judge: Judge) -> tuple[list[RequestScore], list[str]]:
     told = Judge(
         judge.model,
         [with_facts(each, requests) for each in requests],
+        batch_size=judge.batch_size,
         extra_tokens=judge.extra_tokens,
     )
     return judge.scores_beside(told), told.left_out

@@ -18,6 +18,8 @@ What is measured:
 - efficacy: the request's own prompt. paraphrase: other wordings. portability: the subject by
   another name, the reverse question, one hop further, and MQuAKE's questions over several hops: a
   case counts there where any of its three wordings is answered. The new object is wanted.
+- single hops: MQuAKE's chain after the edits, hop by hop. It holds the edits themselves and facts
+  that no edit touches, so that it is no portability.
 - locality: prompts that the edit should leave alone. Agreement (KnowEdit) is that the edited model
   says what the model said before, right or wrong; correctness that it says what is true. Both are
   given for all such prompts, for neighbours, and for other relations of the same subject.
@@ -192,8 +194,10 @@ def _rates_of(
             yield agreement, same
             yield true, correct
     else:
-        paraphrase = asked.kind == ProbeKind.PARAPHRASE
-        yield (Measure.PARAPHRASE if paraphrase else Measure.PORTABILITY), correct
+        if asked.kind == ProbeKind.PARAPHRASE:
+            yield Measure.PARAPHRASE, correct
+        elif asked.heading != Heading.SINGLE_HOP:
+            yield Measure.PORTABILITY, correct
         if asked.heading in _WANTED:
             yield _WANTED[asked.heading], correct
 

@@ -63,8 +63,9 @@ class Judge:
     """Asks a model about requests before it is edited, and then as often as wanted afterwards.
 
     `fluency_tokens` is the length of the text for fluency (0: none); ROME's evaluation has 100.
-    Probes that cannot be asked are left out and listed in `left_out`; PromptError where a request
-    itself cannot be.
+    Probes that cannot be asked are left out and listed in `left_out`. A request that itself cannot
+    be is a PromptError; with `lenient` it is left out and listed too, unless it is the last one,
+    and `requests` are the others.
     """
 
     def __init__(
@@ -77,12 +78,15 @@ class Judge:
         fluency_tokens: int = 0,
         texts: Sequence[str] = (),
         seed: int = 0,
+        lenient: bool = False,
     ) -> None:
-        self.model, self.requests = model, tuple(requests)
+        self.model = model
         self.extra_tokens, self.fluency_tokens, self.seed = extra_tokens, fluency_tokens, seed
         self.left_out: list[str] = []
         self._speaker = Speaker(model, batch_size)
-        self._asked = self._with_room([self._prepare(each) for each in self.requests])
+        asked = self._each(requests, lenient)
+        self.requests = tuple(request for request, _ in asked)
+        self._asked = [group for _, group in asked]
         self._texts = windows(model, texts)
         self._before = self._observe(range(len(self.requests)))
         self._sampled = [self._entropies(i) for i in range(len(self.requests))]
@@ -132,9 +136,28 @@ class Judge:
         return float(np.exp(self._speaker.text_nll(self._texts) - self._text_nll))
 
     @property
+    def batch_size(self) -> int:
+        """How many prompts are run at once."""
+        return self._speaker.batch_size
+
+    @property
     def perplexity(self) -> float:
         """On the texts, before any edit; NaN without texts."""
         return float(np.exp(self._text_nll))
+
+    def _each(
+        self, requests: Sequence[EditRequest], lenient: bool
+    ) -> list[tuple[EditRequest, list[Asked]]]:
+        """Each request with its prompts that can be asked; PromptError as the class says."""
+        made: list[tuple[EditRequest, list[Asked]]] = []
+        for place, each in enumerate(requests):
+            try:
+                made.append((each, self._with_room(each, self._prepare(each))))
+            except PromptError as error:
+                if not lenient or (not made and place == len(requests) - 1):
+                    raise
+                self.left_out.append(str(error))
+        return made
 
     def _prepare(self, request: EditRequest) -> list[Asked]:
         """The request's own prompt first, then its probes."""
@@ -153,20 +176,19 @@ class Judge:
                 made.append(replace(asked, category=probe.name, place=number))
         return made
 
-    def _with_room(self, groups: list[list[Asked]]) -> list[list[Asked]]:
-        """Without the prompts after which the longest answer of all does not fit the model."""
-        room = _reply_length([each for group in groups for each in group], self.extra_tokens)
-        limit = self.model.max_tokens - room + 1
-        for request, group in zip(self.requests, groups, strict=True):
-            if len(group[0].prompt) > limit:
-                raise PromptError(
-                    f"{self.model.name!r} takes {self.model.max_tokens} tokens: no room for an "
-                    f"answer of {room} after {request.text!r}"
-                )
-            long = sum(len(each.prompt) > limit for each in group)
-            if long:
-                self.left_out.append(f"{long} prompts of {request.text!r} leave no room to answer")
-        return [[each for each in group if len(each.prompt) <= limit] for group in groups]
+    def _with_room(self, request: EditRequest, group: list[Asked]) -> list[Asked]:
+        """Without the prompts after which their own replies do not fit the model."""
+        rooms = _reply_lengths(group, self.extra_tokens)
+        limit = self.model.max_tokens + 1  # the reply's last token is never read
+        kept = [each for each in group if len(each.prompt) + rooms[each.prompt] <= limit]
+        if group[0] not in kept:
+            raise PromptError(
+                f"{self.model.name!r} takes {self.model.max_tokens} tokens: no room for an "
+                f"answer of {rooms[group[0].prompt]} after {request.text!r}"
+            )
+        if long := len(group) - len(kept):
+            self.left_out.append(f"{long} prompts of {request.text!r} leave no room to answer")
+        return kept
 
     def _observe(self, which: Iterable[int]) -> list[list[Observation]]:
         """Answers to all prompts of these requests, in one go."""
@@ -223,7 +245,8 @@ def observe(
     if not asked:
         return []
     tokenizer = speaker.model.tokenizer
-    prompts = list(dict.fromkeys(each.prompt for each in asked))
+    lengths = _reply_lengths(asked, extra_tokens)
+    prompts = list(lengths)
     questions = {
         (each.prompt, answer)
         for each in asked
@@ -235,7 +258,7 @@ def observe(
     for prompt, answer in questions:
         if len(answer) == 1:
             short.setdefault(prompt, []).append(answer)
-    replies = speaker.replies(prompts, _reply_length(asked, extra_tokens), short)
+    replies = speaker.replies(prompts, list(lengths.values()), short)
     reply_to = dict(zip(prompts, replies, strict=True))
     read = dict(zip(long, speaker.forced(long), strict=True))
     for prompt, reply in reply_to.items():
@@ -292,8 +315,13 @@ def _asked(
     return Asked(kind, named, ids, tokens, tuple(answers), rival)
 
 
-def _reply_length(asked: Sequence[Asked], extra_tokens: int) -> int:
-    return max((len(a) for each in asked for a in each.answers), default=1) + extra_tokens
+def _reply_lengths(asked: Sequence[Asked], extra_tokens: int) -> dict[tuple[int, ...], int]:
+    """For each prompt, in order, the tokens of its longest answer and so many more."""
+    found: dict[tuple[int, ...], int] = {}
+    for each in asked:
+        longest = max(map(len, each.answers), default=1) + extra_tokens
+        found[each.prompt] = max(longest, found.get(each.prompt, 0))
+    return found
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -21,6 +21,7 @@ def _editing(
     licence: str,
     form: str,
     read: Callable[[Path], Cases] = single_edits,
+    version: int = 2,
     question: str = "Do edits take, do they carry over to other wordings, and is the rest kept?",
 ) -> Benchmark:
     return Benchmark(
@@ -37,7 +38,7 @@ def _editing(
         report=partial(report, by_category=name == "knowedit"),
         edit_of=edit_or(NO_EDIT, IN_CONTEXT),
         finds_circuits=True,
-        version=2,
+        version=version,
     )
 
 
@@ -79,5 +80,6 @@ MQUAKE = _editing(
     "MIT",
     "JSON list: requested_rewrite list, questions, new_answer, new_single_hops",
     mquake,
-    "Does an edit carry over to questions whose answer follows from it in several hops?",
+    version=3,
+    question="Does an edit carry over to questions whose answer follows from it in several hops?",
 )

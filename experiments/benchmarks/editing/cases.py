@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from circuits.base.errors import FileFormatError, OptionError
-from circuits.base.records import read_json, read_jsonl, text_field
+from circuits.base.records import given_text, text_field
 from circuits.edits.edit import EditRequest
 from circuits.edits.requests import Heading, read_requests, slotted
 from circuits.facts.facts import Probe, ProbeKind
-from circuits.facts.loaders import LeftOut
+from circuits.facts.loaders import LeftOut, Slips, read_rows
+from circuits.facts.schemas import usable_probes
 from experiments.benchmarks.base import Cases
 
 
@@ -26,7 +28,8 @@ class Case:
 def single_edits(path: Path) -> Cases:
     """One request a row, in any schema that `read_requests` tells by its keys."""
     found = read_requests(path, lenient=True)
-    return Cases(tuple(Case((request,)) for request in found.requests), found.left_out)
+    cases = tuple(Case((request,)) for request in found.requests)
+    return Cases(cases, found.left_out, found.empty_probes)
 
 
 def mquake(path: Path) -> Cases:
@@ -35,34 +38,32 @@ def mquake(path: Path) -> Cases:
     The questions judge the first rewrite, each with `new_answer` and its aliases; `new_single_hops`
     are its single hops after the edit.
     """
-    rows = read_jsonl(path) if path.suffix == ".jsonl" else [*enumerate(_list(path), start=1)]
+    slips = Slips()
+    rows, _ = read_rows(path, slips=slips)
     cases: list[Case] = []
-    left_out: list[LeftOut] = []
     for number, record in rows:
         try:
-            cases.append(_mquake_case(record, path))
+            case, lacking = _mquake_case(record, path)
         except (FileFormatError, OptionError) as error:
-            left_out.append(LeftOut(str(path), number, str(error).split(": ", 1)[-1]))
+            reason = error.reason if isinstance(error, FileFormatError) else str(error)
+            slips.rows.append(LeftOut(str(path), number, reason))
+        else:
+            cases.append(case)
+            slips.probes.extend(LeftOut(str(path), number, each) for each in lacking)
+    slips.rows.sort(key=attrgetter("row"))
     if not cases:
-        reason = left_out[0].reason if left_out else "the file is empty"
+        reason = slips.rows[0].reason if slips.rows else "the file is empty"
         raise FileFormatError(path, f"holds no usable case: {reason}")
-    return Cases(tuple(cases), tuple(left_out))
+    return Cases(tuple(cases), tuple(slips.rows), tuple(slips.probes))
 
 
-def _list(path: Path) -> Sequence[Any]:
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise FileFormatError(path, "must be a list of cases")
-    return content
-
-
-def _mquake_case(record: Any, path: Path) -> Case:
-    if not isinstance(record, dict):
-        raise FileFormatError(path, "a case must be an object")
+def _mquake_case(record: dict[str, Any], path: Path) -> tuple[Case, list[str]]:
+    """A case, and what those of its questions lack that ask nothing."""
     rewrites = record.get("requested_rewrite")
     if not isinstance(rewrites, list) or not rewrites:
         raise FileFormatError(path, "'requested_rewrite' must be a list with an object")
-    answers = (text_field(record, "new_answer", path), *_texts(record, "new_answer_alias", path))
+    aliases = filter(None, _texts(record, "new_answer_alias", path))
+    answers = (text_field(record, "new_answer", path), *aliases)
     probes = [
         Probe(ProbeKind.PORTABILITY, question, answers, Heading.MULTI_HOP)
         for question in _texts(record, "questions", path)
@@ -70,14 +71,15 @@ def _mquake_case(record: Any, path: Path) -> Case:
     for hop in record.get("new_single_hops") or []:
         if not isinstance(hop, dict):
             raise FileFormatError(path, "'new_single_hops' must hold objects")
-        known = (text_field(hop, "answer", path), *_texts(hop, "answer_alias", path))
-        question = text_field(hop, "question", path)
-        probes.append(Probe(ProbeKind.PORTABILITY, question, known, Heading.SINGLE_HOP))
-    if not probes:
+        known = (given_text(hop, "answer", path), *_texts(hop, "answer_alias", path))
+        question = given_text(hop, "question", path)
+        named = tuple(each for each in known if each)
+        probes.append(Probe(ProbeKind.PORTABILITY, question, named, Heading.SINGLE_HOP))
+    asked, lacking = usable_probes(probes)
+    if not asked:
         raise FileFormatError(path, "'questions' has no question")
     requests = [_rewrite(each, path) for each in rewrites]
-    first = requests[0]
-    return Case((EditRequest(**{**vars(first), "probes": tuple(probes)}), *requests[1:]))
+    return Case((replace(requests[0], probes=asked), *requests[1:])), lacking
 
 
 def _rewrite(record: Any, path: Path) -> EditRequest:
@@ -99,7 +101,8 @@ def _object(record: Mapping[str, Any], name: str, path: Path) -> str:
 
 
 def _texts(record: Mapping[str, Any], name: str, path: Path) -> list[str]:
+    """The texts of a list, empty ones too."""
     value = record.get(name) or []
     if not isinstance(value, list):
         raise FileFormatError(path, f"{name!r} must be a list of texts")
-    return [text_field({name: each}, name, path) for each in value if each != ""]
+    return [given_text({name: each}, name, path) for each in value]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import Options, option
 from circuits.base.plain import number
 from circuits.edits.edit import WeightDelta
@@ -26,10 +27,13 @@ from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table, shown
 from experiments.benchmarks.base import Bench, Benchmark, edit_or
 from experiments.benchmarks.editing.cases import Case, single_edits
+from experiments.benchmarks.editing.report import unasked_text
 from experiments.benchmarks.editing.run import editor_of, judge_of
 from viz.paper.charts import Lines
 
 SHOWN = (Measure.EFFICACY, Measure.PARAPHRASE, Measure.PORTABILITY, Measure.LOCALITY)
+FAILED = "failed"
+"""The status of an edit that cannot be made."""
 WORDS = {
     Measure.EFFICACY: "reliability",
     Measure.PARAPHRASE: "generalisation",
@@ -37,9 +41,10 @@ WORDS = {
     Measure.LOCALITY: "locality",
 }
 METHOD = (
-    "Cases are edited one after the other on the same model. An edit that diverges, or whose "
-    "answer the model gives already, leaves the model as it is and is judged on it like the "
-    "others: every rate is of all cases so far, and `edits made` says how many were edited.",
+    "Cases are edited one after the other on the same model. An edit that diverges or cannot be "
+    "made, or whose answer the model gives already, leaves the model as it is and is judged on it "
+    "like the others: every rate is of all cases so far, and `edits made` says how many were "
+    "edited. A case that cannot be asked has no part in the sequence.",
     "`Right after` judges an edit when it has just been made, `in the end` when all have been. "
     "Locality is agreement with the unedited model. Intervals are 95 % bootstrap intervals over "
     "the edits.",
@@ -55,21 +60,30 @@ class Settings(Options):
 
 def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
     """All cases in sequence by one method."""
-    requests = [request for case in cases for request in case.requests]
-    judge, editor = judge_of(bench, requests, fluency=False), editor_of(bench, method)
+    wanted = [request for case in cases for request in case.requests]
+    judge = judge_of(bench, wanted, fluency=False, lenient=True)
+    requests, editor = judge.requests, editor_of(bench, method)
     every = bench.settings.every
     done: list[int] = []
     status: dict[str, int] = {}
+    failed: list[str] = []
     right_after: list[RequestScore] = []
     stops: list[dict[str, Any]] = []
     total: WeightDelta | None = None
     with ExitStack() as edits:
         for index, request in enumerate(requests):
-            outcome = editor([request], [requests[each] for each in done])
-            name = str(outcome.status)
-            if outcome.delta is not None:
-                edits.enter_context(outcome.delta.applied(bench.model))
-                total = outcome.delta if total is None else total + outcome.delta
+            try:
+                outcome = editor([request], [requests[each] for each in done])
+            except (NumericalError, OptionError, PromptError) as error:
+                failed.append(str(error))
+                name, delta = FAILED, None
+            else:
+                name, delta = str(outcome.status), outcome.delta
+            if len(failed) == len(requests):
+                raise PromptError(f"no edit can be made, the first: {failed[0]}")
+            if delta is not None:
+                edits.enter_context(delta.applied(bench.model))
+                total = delta if total is None else total + delta
                 done.append(index)
             right_after += judge.score([index])
             status[name] = status.get(name, 0) + 1
@@ -85,6 +99,8 @@ def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
             bench.context.progress(index + 1, len(requests))
     return {
         "status": status,
+        "failed": failed,
+        "left_out": list(judge.left_out),
         "done": done,
         "right_after": [score_values(each) for each in right_after],
         "stops": stops,
@@ -122,8 +138,17 @@ def report(parts: Mapping[str, Part]) -> Report:
     lead = f"{'; '.join(said)}."
     lead = lead[0].upper() + lead[1:]
     tables = (_table(parts), _stops_table(parts), _growth_table(parts))
-    section = Section("As edits pile up", "", tables, tuple(claims), (_figure(parts),))
+    section = Section("As edits pile up", _text(parts), tables, tuple(claims), (_figure(parts),))
     return Report(lead, (section,), tuple(claims), METHOD)
+
+
+def _text(parts: Mapping[str, Part]) -> str:
+    """What could not be asked, and what could not be edited."""
+    said = [unasked_text(next(iter(parts.values()))["left_out"])]
+    for name, part in parts.items():
+        if found := part["failed"]:
+            said.append(f"{len(found)} edits by {name} cannot be made, the first: {found[0]}.")
+    return " ".join(filter(None, said))
 
 
 def _made(stop: Mapping[str, Any]) -> str:
@@ -217,5 +242,5 @@ LIFELONG = Benchmark(
     edit_of=edit_or(),
     settings=Settings,
     whole=True,
-    version=2,
+    version=3,
 )

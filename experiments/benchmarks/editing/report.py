@@ -47,7 +47,8 @@ BY_CATEGORY = {
     Measure.LOCALITY: "locality (KnowEdit)",
 }
 """KnowEdit's aggregate: over a case's categories of prompts first."""
-MADE = "edits made"
+FRONT = ("method", "cases", "edits made")
+"""The first columns of a table of rates."""
 TITLES = {
     "tokens": "Teacher-forced (published by EasyEdit and KnowEdit): share of the answer's tokens "
     "that are the argmax, each after the true ones before it",
@@ -94,7 +95,7 @@ def report(parts: Mapping[str, Part], by_category: bool = False) -> Report:
     sections: tuple[Section, ...] = (
         Section(
             "What each method does",
-            _unasked_text(methods),
+            unasked_text(_unasked(methods)),
             tables=_rate_tables(rows, _made(methods, beside), by_category),
         ),
         Section("What it costs", "", tables=(_cost_table(methods, tables), _requests(methods))),
@@ -172,10 +173,14 @@ def _known_text(methods: Mapping[str, Sequence[Part]]) -> str:
     return text
 
 
-def _unasked_text(methods: Mapping[str, Sequence[Part]]) -> str:
-    """How many prompts of the cases cannot be asked, and why the first."""
+def _unasked(methods: Mapping[str, Sequence[Part]]) -> list[str]:
+    """Why prompts of the cases cannot be asked."""
     by_case = {unit["case"]: unit["left_out"] for units in methods.values() for unit in units}
-    reasons = [reason for case in by_case.values() for reason in case]
+    return [reason for case in by_case.values() for reason in case]
+
+
+def unasked_text(reasons: Sequence[str]) -> str:
+    """How many prompts of the cases cannot be asked, and why the first; nothing of none."""
     if not reasons:
         return ""
     return f"{len(reasons)} prompts of the cases cannot be asked, the first: {reasons[0]}."
@@ -269,7 +274,7 @@ def _rate_tables(
     """One table a scoring, as far as it says anything of these cases, and CounterFact's sizes."""
     found = [_rate_table(scoring, rows, made, by_category) for scoring in SCORINGS]
     found.append(_magnitudes(rows, made))
-    return tuple(table for table in found if len(table.columns) > 2)
+    return tuple(table for table in found if len(table.columns) > len(FRONT))
 
 
 def _rate_table(
@@ -283,13 +288,16 @@ def _rate_table(
             columns[BY_CATEGORY[measure]] = [
                 _rate(x.knowedit, measure, scoring) for x in rows.values()
             ]
+    by_hops, carried = columns[NAMES[Measure.MULTI_HOP]], NAMES[Measure.PORTABILITY]
+    if any(map(_is_defined, by_hops)) and columns[carried] == by_hops:
+        del columns[carried]  # MQuAKE has no other
     if scoring == "likelihood":
         columns["score"] = [Interval(x.score, np.nan, np.nan) for x in rows.values()]
     return _of_columns(
         f"success_{scoring}",
         columns,
         made,
-        list(rows),
+        rows,
         title=TITLES[scoring],
         note="Neighbourhood success: a neighbour's true answer is likelier than the edit's. Score: "
         "harmonic mean of reliability, generalisation and neighbourhood success (CounterFact)."
@@ -311,7 +319,7 @@ def _magnitudes(rows: Mapping[str, SuccessTable], made: Mapping[str, str]) -> Ta
         "magnitude",
         columns,
         made,
-        list(rows),
+        rows,
         title="Magnitude (published by CounterFact): p of the wanted answer minus p of its rival",
         note="p is the geometric mean over an answer's tokens; of neighbours the true answer is "
         "wanted.",
@@ -322,20 +330,20 @@ def _of_columns(
     name: str,
     columns: Mapping[str, Sequence[Interval | None]],
     made: Mapping[str, str],
-    labels: Sequence[str],
+    rows: Mapping[str, SuccessTable],
     *,
     title: str,
     note: str,
     percent: bool = False,
 ) -> Table:
-    """The columns in which some row has a number, after the method and its edits."""
+    """The columns in which some row has a number, after the method, its cases and its edits."""
     known = {head: cells for head, cells in columns.items() if any(map(_is_defined, cells))}
     body = [
-        [label, made.get(label), *(cells[place] for cells in known.values())]
-        for place, label in enumerate(labels)
+        [label, table.n, made.get(label), *(cells[place] for cells in known.values())]
+        for place, (label, table) in enumerate(rows.items())
     ]
     shown_in = set(known) if percent else set()
-    return Table(name, ("method", MADE, *known), body, title, note, shown_in)
+    return Table(name, (*FRONT, *known), body, title, note, shown_in)
 
 
 def _is_defined(rate: Interval | None) -> bool:

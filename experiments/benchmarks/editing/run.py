@@ -66,17 +66,21 @@ def fluency_length(max_tokens: int) -> int:
     return next((each for each in FLUENCY_TOKENS if max_tokens >= 2 * each), 0)
 
 
-def judge_of(bench: Bench, requests: Sequence[EditRequest], fluency: bool = True) -> Judge:
+def judge_of(
+    bench: Bench, requests: Sequence[EditRequest], *, fluency: bool = True, lenient: bool = False
+) -> Judge:
     """The judge of some requests, made once a run; the texts' perplexity is taken with it."""
-    key = ("judge", tuple(requests), fluency)
+    key = ("judge", tuple(requests), fluency, lenient)
     return bench.once(  # type: ignore[no-any-return]
         key,
         lambda: Judge(
             bench.model,
             requests,
+            batch_size=bench.batch_size,
             fluency_tokens=fluency_length(bench.model.max_tokens) if fluency else 0,
             texts=texts_for_drift(bench.model, None),
             seed=bench.seed,
+            lenient=lenient,
         ),
     )
 

@@ -63,7 +63,7 @@ class _Seen:
 def compute(bench: Bench, case: PersonalityCase, method: str) -> Part:
     """One case by one method."""
     settings: Settings = bench.settings
-    speaker = bench.once("speaker", lambda: Speaker(bench.model))
+    speaker = bench.speaker
     before = _seen(bench.model, speaker, case, settings.tokens)
     sides = {BEFORE: before}
     if method == IN_CONTEXT:

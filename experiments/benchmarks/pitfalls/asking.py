@@ -13,9 +13,8 @@ from circuits.base.choices import Control
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.control import control, control_seed
 from circuits.edits.methods.registry import EditMethod
-from circuits.edits.methods.run import EditOutcome, target_scores
+from circuits.edits.methods.run import EditOutcome, TargetScores, target_scores
 from circuits.edits.parts.contexts import place
-from circuits.model.model import Model
 from experiments.benchmarks.base import Bench
 from experiments.benchmarks.pitfalls.reading import Question
 from locate.edit import Editor
@@ -59,7 +58,7 @@ def walk(
     no method changes nothing at all and has no control. The model is left as it was.
     """
     if method is None:
-        return Walk((), {EDIT: [asked(bench.model, facts)] * (len(hops) + 1)})
+        return Walk((), {EDIT: [asked(bench, facts)] * (len(hops) + 1)})
     editor = bench.once(
         ("editor", str(method)), lambda: Editor(bench.model, method, seed=bench.seed)
     )
@@ -85,11 +84,11 @@ def walk(
     known: dict[tuple[int, ...], Asked] = {}
     return Walk(
         tuple(outcomes),
-        {side: _along(bench.model, each, facts, known) for side, each in sides.items()},
+        {side: _along(bench, each, facts, known) for side, each in sides.items()},
     )
 
 
-def asked(model: Model, facts: Mapping[str, Question]) -> Asked:
+def asked(bench: Bench, facts: Mapping[str, Question]) -> Asked:
     """p of each fact in the model as it is: the mean over its prompts of its object's p.
 
     PromptError where the tokenizer cannot place a subject or object.
@@ -99,7 +98,7 @@ def asked(model: Model, facts: Mapping[str, Question]) -> Asked:
         for each in facts.values()
         for prompt in each.prompts
     ]
-    scores = target_scores(model, [place(model, each) for each in requests])
+    scores = _scores(bench, requests)
     found, start = {}, 0
     for name, each in facts.items():
         stop = start + len(each.prompts)
@@ -108,14 +107,19 @@ def asked(model: Model, facts: Mapping[str, Question]) -> Asked:
     return found
 
 
-def says(model: Model, facts: Sequence[Question]) -> list[bool]:
+def says(bench: Bench, facts: Sequence[Question]) -> list[bool]:
     """Whether greedy decoding of each fact's first prompt gives its object."""
-    scores = target_scores(model, [place(model, each.request()) for each in facts])
+    scores = _scores(bench, [each.request() for each in facts])
     return [bool(said) for said in scores.said]
 
 
+def _scores(bench: Bench, requests: Sequence[EditRequest]) -> TargetScores:
+    placed = [place(bench.model, each) for each in requests]
+    return target_scores(bench.model, placed, bench.batch_size)
+
+
 def _along(
-    model: Model,
+    bench: Bench,
     deltas: Sequence[WeightDelta | None],
     facts: Mapping[str, Question],
     known: dict[tuple[int, ...], Asked],
@@ -126,9 +130,9 @@ def _along(
         for step in range(len(deltas) + 1):
             made = [delta for delta in deltas[:step] if delta is not None]
             if step and (last := deltas[step - 1]) is not None:
-                placed.enter_context(last.applied(model))
+                placed.enter_context(last.applied(bench.model))
             state = tuple(map(id, made))
             if state not in known:
-                known[state] = asked(model, facts)
+                known[state] = asked(bench, facts)
             found.append(known[state])
     return found

@@ -64,7 +64,7 @@ def compute_conflict(bench: Bench, case: ConflictCase, method: str) -> Part:
         },
     }
     if method == NO_EDIT:
-        found["gives"] = says(bench.model, case.truths)
+        found["gives"] = says(bench, case.truths)
     return found
 
 
@@ -140,7 +140,7 @@ def compute_round(bench: Bench, case: RoundCase, method: str) -> Part:
         "measures": {side: round_measures(steps) for side, steps in done.p.items()},
     }
     if method == NO_EDIT:
-        found["gives"] = says(bench.model, case.truths)
+        found["gives"] = says(bench, case.truths)
     return found
 
 

@@ -55,7 +55,7 @@ def compute(bench: Bench, case: SafetyCase, method: str) -> Part:
     settings: Settings = bench.settings
     suffix = f" {settings.suffix}" if settings.suffix else ""
     judge = bench.once(("safety classifier", str(settings.classifier)), settings.classifier.load)
-    speaker = bench.once("speaker", lambda: Speaker(bench.model))
+    speaker = bench.speaker
 
     def heard() -> _Heard:
         return _heard(speaker, case, suffix, length(speaker, settings.tokens), judge)

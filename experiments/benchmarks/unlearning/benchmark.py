@@ -35,7 +35,7 @@ from experiments.benchmarks.unlearning.cases import (
 )
 from experiments.benchmarks.unlearning.measures import Scored
 from experiments.benchmarks.unlearning.report import know_un_do_report, tofu_report
-from experiments.benchmarks.unlearning.scoring import NEITHER, neither, scored_sets, usable
+from experiments.benchmarks.unlearning.scoring import NEITHER, neither, scored, scored_sets, usable
 
 METHODS = (NO_EDIT, *map(str, UnlearnMethod))
 Scores = Mapping[str, Scored]
@@ -75,7 +75,11 @@ def tofu(bench: Bench, rows: tuple[Row, ...], method: str) -> Part:
 
     def retained() -> dict[str, Any]:
         other = bench.context.load(name)
-        return asdict(scored_sets(other, {TOFU_FORGET: usable(other, forget)[0]})[TOFU_FORGET])
+        found, left_out = usable(other, forget)
+        if not found:
+            reason = f": {left_out[0].reason}" if left_out else ""
+            raise PromptError(f"{name} can use no row of {TOFU_FORGET}{reason}")
+        return asdict(scored(other, found, bench.batch_size))
 
     return {**found, "retain_model": {"name": name, **bench.once(("retain", name), retained)}}
 
@@ -113,7 +117,14 @@ class _Sets:
 
 def _prepared(bench: Bench, rows: Sequence[Row], count: int) -> _Sets:
     found, left_out = usable(bench.model, rows)
-    others = neither(bench.model, bench.context.relations, rows, count, bench.seed)
+    others = neither(
+        bench.model,
+        bench.context.relations,
+        rows,
+        count,
+        batch_size=bench.batch_size,
+        seed=bench.seed,
+    )
     by_split: dict[str, list[Row]] = {}
     for each in (*found, *others.rows):
         by_split.setdefault(each.split, []).append(each)
@@ -135,7 +146,7 @@ def _unlearned(
             reason = f": {sets.left_out[0].reason}" if sets.left_out else ""
             raise PromptError(f"{domain}: the model can use no row of {name}{reason}")
     watched = {name: sets.rows[name] for name in (*shown, NEITHER) if sets.rows.get(name)}
-    score: Callable[[], Scores] = partial(scored_sets, bench.model, watched)
+    score: Callable[[], Scores] = partial(scored_sets, bench.model, watched, bench.batch_size)
     before = bench.once(("before", domain), score)
     result: dict[str, Any] = {"status": NO_EDIT, "reason": "", "before": _plain(before)}
     if method == NO_EDIT:

@@ -28,7 +28,8 @@ from experiments.benchmarks.unlearning.measures import (
 
 NEITHER = "neither set"
 """Facts that no method sees."""
-BATCH = 32
+AT_ONCE = 32
+"""Of these at least so many are asked before the known ones are counted."""
 TRIED = 10
 """Facts that are asked for each one of neither set, until enough are known."""
 
@@ -48,15 +49,15 @@ def usable(model: Model, rows: Sequence[Row]) -> tuple[list[Row], list[LeftOut]]
     return found, left_out
 
 
-def scored(model: Model, rows: Sequence[Row]) -> Scored:
+def scored(model: Model, rows: Sequence[Row], batch_size: int) -> Scored:
     """The scores of usable rows, on the model as it is now."""
     passages = [_encoded(model, each, each.answer) for each in rows]
-    log_p, accuracy = _log_p(model, passages)
+    log_p, accuracy = _log_p(model, passages, batch_size)
     tokens = tuple(len(each) - each.start for each in passages)
-    said = _greedy(model, passages)
+    said = _greedy(model, passages, batch_size)
     rouge = tuple(rouge_l_recall(s, row.answer) for s, row in zip(said, rows, strict=True))
     others = [_encoded(model, row, other) for row in rows for other in _others(row)]
-    values = iter(_log_p(model, others)[0] if others else ())
+    values = iter(_log_p(model, others, batch_size)[0] if others else ())
     chances, ratios, script = [], [], []
     for row, own in zip(rows, log_p, strict=True):
         paraphrased = next(values) if row.paraphrased else own
@@ -70,9 +71,11 @@ def scored(model: Model, rows: Sequence[Row]) -> Scored:
     return Scored(accuracy, log_p, tokens, rouge, tuple(chances), tuple(ratios), tuple(script))
 
 
-def scored_sets(model: Model, sets: Mapping[str, Sequence[Row]]) -> dict[str, Scored]:
+def scored_sets(
+    model: Model, sets: Mapping[str, Sequence[Row]], batch_size: int
+) -> dict[str, Scored]:
     """The scores of every set that has rows."""
-    return {name: scored(model, rows) for name, rows in sets.items() if rows}
+    return {name: scored(model, rows, batch_size) for name, rows in sets.items() if rows}
 
 
 def _answers(row: Row) -> list[str]:
@@ -88,18 +91,19 @@ def _encoded(model: Model, row: Row, answer: str) -> Passage:
 
 
 def _log_p(
-    model: Model, passages: Sequence[Passage]
+    model: Model, passages: Sequence[Passage], batch_size: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean log-probability of each passage's scored tokens, and their accuracy."""
-    losses, shares = token_scores(Trainee(model), passages)
+    losses, shares = token_scores(Trainee(model), passages, batch_size)
     return tuple((-losses).tolist()), tuple(shares.tolist())
 
 
-def _greedy(model: Model, passages: Sequence[Passage]) -> list[str]:
+def _greedy(model: Model, passages: Sequence[Passage], batch_size: int) -> list[str]:
     """What the model says after each prompt: as many tokens as the answer has, or to EOS."""
     prompts = [each.ids[: each.start] for each in passages]
     counts = [len(each) - each.start for each in passages]
-    return [_text(model, each.tokens) for each in Speaker(model).replies(prompts, counts)]
+    speaker = Speaker(model, batch_size)
+    return [_text(model, each.tokens) for each in speaker.replies(prompts, counts)]
 
 
 def _text(model: Model, ids: Sequence[int]) -> str:
@@ -125,7 +129,13 @@ class Neither:
 
 
 def neither(
-    model: Model, relations: Mapping[str, Relation], rows: Sequence[Row], count: int, seed: int
+    model: Model,
+    relations: Mapping[str, Relation],
+    rows: Sequence[Row],
+    count: int,
+    *,
+    batch_size: int,
+    seed: int,
 ) -> Neither:
     """So many known facts of the relations, in their first wording, drawn by the seed.
 
@@ -142,7 +152,7 @@ def neither(
     random.Random(seed).shuffle(drawn)
     found: list[Row] = []
     asked = 0
-    for part in chunks(drawn[: TRIED * count], max(BATCH, count)):
+    for part in chunks(drawn[: TRIED * count], max(AT_ONCE, count)):
         if len(found) >= count:
             break
         readable, _ = usable(model, part)
@@ -150,6 +160,6 @@ def neither(
         if not readable:
             continue
         passages = [_encoded(model, each, each.answer) for each in readable]
-        right = _log_p(model, passages)[1]
+        right = _log_p(model, passages, batch_size)[1]
         found += [each for each, share in zip(readable, right, strict=True) if share == 1]
     return Neither(tuple(found[:count]), asked)
