@@ -23,6 +23,14 @@ from circuits.model.tokens import Tokenizer, find_mentions
 from tests.tiny import byte_level_tokenizer
 
 OWN = {"prompt": "The capital of {} is", "subject": "Peru", "target": "Oslo"}
+CKNOWEDIT = {
+    "prompt": "法国的首都是",
+    "target_old": "里昂",
+    "target_new": "罗马",
+    "rephrase": ["法国首都是哪座城市", ""],
+    "portability": [{"prompt": "法国政府在", "answer": "罗马"}],
+    "locality": [{"prompt": "西班牙的首都是", "answer": ["马德里"]}, {"answer": "x"}],
+}
 COUNTERFACT = {
     "case_id": 3,
     "requested_rewrite": {
@@ -166,8 +174,9 @@ def test_a_file_without_requests_is_refused(tmp_path, content):
             "Illinois Institute of Technology",
             [None, None],
         ),
+        (CKNOWEDIT, "法国的首都是", "罗马", None, [None, None, None]),
     ],
-    ids=["counterfact", "easyedit", "knowedit", "zsre"],
+    ids=["counterfact", "easyedit", "knowedit", "zsre", "cknowedit"],
 )
 def test_public_schemas_are_read(tmp_path, record, subject, target, truth, headings):
     (request,) = read_requests(write(tmp_path / "public.jsonl", record)).requests

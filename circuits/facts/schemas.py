@@ -7,6 +7,7 @@
 | edit-request | prompt, subject, ground_truth, target_new (EasyEdit) | the wording |
 | knowedit | prompt, subject, target_new, portability... (Zhang et al. 2024) | the wording |
 | zsre | subject, src, alt, answers, rephrase, loc, loc_ans (Mitchell et al. 2022) | the wording |
+| cknowedit | prompt, target_old, target_new, rephrase... (Fang et al. 2025) | one for all |
 | qaedit | subject, prompt, target, rephrase, locality list (Yang et al. 2025) | the wording |
 | known-1000 | known_id, subject, attribute, prompt (Meng et al. 2022) | relation_id |
 | plain | subject, object, prompt, optional relation, aliases | relation, else the wording |
@@ -46,6 +47,7 @@ class Schema(Choice):
     EDIT_REQUEST = "edit-request"
     KNOWEDIT = "knowedit"
     ZSRE = "zsre"
+    CKNOWEDIT = "cknowedit"
     QAEDIT = "qaedit"
     KNOWN_1000 = "known-1000"
     PLAIN = "plain"
@@ -68,6 +70,8 @@ def detect(record: Record, path: str | Path) -> Schema:
     if {"subject", "target_new"} <= keys:
         by_probes = {"portability", "locality"} & keys
         return Schema.KNOWEDIT if by_probes else Schema.EDIT_REQUEST
+    if {"prompt", "target_old", "target_new"} <= keys:
+        return Schema.CKNOWEDIT
     raise FileFormatError(
         path,
         f"has no schema that is known here (keys {', '.join(sorted(keys)[:8]) or 'none'}); "
@@ -184,6 +188,22 @@ def _knowedit(record: Record, at: Place) -> Fact:
     return Fact(template, subject, known, template, target, tuple(probes))
 
 
+def _cknowedit(record: Record, at: Place) -> Fact:
+    """A prompt that names no subject: all of it stands for one, as in EasyEdit's reader.
+
+    `target_old` is what some model said wrongly, and is not read: the new answer is the true one.
+    """
+    target = _answer(record, "target_new", at)
+    probes = [*_probes(record, "rephrase", ProbeKind.PARAPHRASE, target, at)]
+    for kind in (ProbeKind.PORTABILITY, ProbeKind.LOCALITY):
+        for each in _listed(record.get(kind.value), kind.value, at):
+            probe = _mapping(each, kind.value, at)
+            answers = tuple(_flatten(probe.get("answer")))
+            probes.append(Probe(kind, given_text(probe, "prompt", *at), answers, kind.value))
+    subject = text_field(record, "prompt", *at)
+    return Fact("cknowedit", subject, target, SLOT, target, tuple(probes))
+
+
 def _zsre(record: Record, at: Place) -> Fact:
     template, target = _wording(record, "src", at), text_field(record, "alt", *at)
     probes = [*_probes(record, "rephrase", ProbeKind.PARAPHRASE, target, at)]
@@ -231,6 +251,7 @@ READERS: dict[Schema, Callable[[Record, Place], Fact]] = {
     Schema.EDIT_REQUEST: _edit_request,
     Schema.KNOWEDIT: _knowedit,
     Schema.ZSRE: _zsre,
+    Schema.CKNOWEDIT: _cknowedit,
     Schema.QAEDIT: _qaedit,
     Schema.KNOWN_1000: _known_1000,
     Schema.PLAIN: _plain,
