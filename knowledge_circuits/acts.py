@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from circuits.base.choices import Metric, MetricLike
-from circuits.base.errors import OptionError
 from circuits.model.model import Model
 from knowledge_circuits.options import split, takes
 from knowledge_circuits.values import loaded_model
+from locate.idle import PROMPTS_AS_THEY_ARE
 from locate.interchange import Interchange
 from locate.options import Source
 
@@ -67,15 +67,14 @@ def interchange(
     from locate.interchange import interchange as exchange
     from locate.interchange import said_pairs
 
-    asked, _ = split({"hold_out": 0.0, **options}, Source)
+    asked, _, given = split(options, Source, hold_out=0.0)
     chosen = [parts] if isinstance(parts, str) else list(parts)
     loaded = loaded_model(model)
     with loaded.alone():
         if source is None:
-            pairs = examples_of(loaded, base, batch_size, **asked).pairs
-        elif set(options) - {"bos"}:
-            raise OptionError(f"prompts as they are take no {min(set(options) - {'bos'})!r}")
+            pairs = examples_of(loaded, base, batch_size, given=given, **asked).pairs
         else:
+            given.refuse(PROMPTS_AS_THEY_ARE)
             bases, sources = ([x] if isinstance(x, str) else list(x) for x in (base, source))
             pairs = tuple(said_pairs(loaded, bases, sources, asked.get("bos")))
         return exchange(

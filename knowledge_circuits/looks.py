@@ -6,15 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
+from circuits.base.idle import Given
 from circuits.model.model import Model
 from knowledge_circuits.options import split, takes
-from knowledge_circuits.values import circuit_of, examples_for, is_path, loaded_model
+from knowledge_circuits.values import circuit_of, is_path, loaded_model
+from locate.asked import examples_of
 from locate.features.carriers import Carriers
 from locate.features.directions import Directions
 from locate.heads.heads_on_prompts import HeadsOnPrompts
 from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
+from locate.idle import (
+    LENS_OF_A_PROMPT,
+    NAMED_EDGES,
+    PATCHED_TRACE,
+    ROLES_BY_SPAN,
+    TRACE_OF_A_PROMPT,
+)
 from locate.neurons.options import NeuronSearch
 from locate.neurons.report import NeuronReport
 from locate.options import Source, Tracing
@@ -48,7 +58,7 @@ def trace(
     from locate.states.tracing import trace as trace_prompt
     from locate.states.tracing import usual_window
 
-    source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Tracing)
+    source, (chosen,), given = split(options, Source, Tracing, hold_out=0.0, known_only=True)
     with loaded_model(model).alone() as loaded:
         settings: dict[str, Any] = {
             "kinds": chosen.kinds or tuple(TraceKind),
@@ -59,10 +69,13 @@ def trace(
             "seed": chosen.seed,
         }
         if subject is None and answer is None:
-            examples = examples_for(loaded, what, {"known_only": True, **source})
+            examples = examples_of(loaded, what, given=given, **source)
+            if examples.pairs[0].subject is None:
+                given.refuse(PATCHED_TRACE)
             return about(trace_facts(loaded, examples.pairs, **settings), examples)
         if subject is None or answer is None:
             raise OptionError("a prompt needs `subject` and `answer`")
+        given.refuse(TRACE_OF_A_PROMPT)
         return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
 
 
@@ -87,13 +100,14 @@ def lens(
     from locate.states.lens import lens_on_prompt
     from locate.states.lens_average import average_lens
 
-    source, _ = split({"hold_out": 0.0, **options}, Source)
+    source, _, given = split(options, Source, hold_out=0.0)
     with loaded_model(model).alone() as loaded:
         if answer is None:
             if subject is not None or foil is not None:
                 raise OptionError("a prompt needs `answer`")
-            examples = examples_for(loaded, what, source)
+            examples = examples_of(loaded, what, given=given, **source)
             return about(average_lens(loaded, examples.pairs), examples)
+        given.refuse(LENS_OF_A_PROMPT)
         words = {"answer": answer, "foil": foil, "subject": subject}
         return lens_on_prompt(loaded, what, words, source.get("bos"))
 
@@ -112,15 +126,19 @@ def attribution(model: Model | str, what: Any, **options: Any) -> LogitAttributi
     from locate.looks.look import about
     from locate.states.attribution import direct_logit_attribution
 
-    source, _ = split({"hold_out": 0.0, **options}, Source)
+    source, _, given = split(options, Source, hold_out=0.0)
     loaded = loaded_model(model)
-    examples = examples_for(loaded, what, source)
+    examples = examples_of(loaded, what, given=given, **source)
     return about(direct_logit_attribution(loaded, examples.pairs), examples)
 
 
 @takes(Source)
 def roles(
-    model: Model | str, what: Any, circuit: Any = None, ablation: str = "zero", **options: Any
+    model: Model | str,
+    what: Any,
+    circuit: Any = None,
+    ablation: Ablation | str = Ablation.ZERO,
+    **options: Any,
 ) -> RoleReport | SpanRoles:
     """Which heads move the answer from the subject, and which say what is asked for.
 
@@ -131,26 +149,24 @@ def roles(
     >>> report.roles["a6.h1"]
     'mover'
     """
-    from circuits.base.choices import Ablation
     from locate.heads.roles import head_roles
     from locate.heads.span_roles import span_roles
     from locate.looks.look import about
 
-    source, _ = split({"hold_out": 0.0, **options}, Source)
+    source, _, given = split(options, Source, hold_out=0.0)
+    ablation = Ablation.of(ablation, "ablation")
     with loaded_model(model).alone() as loaded:
-        examples = examples_for(loaded, what, source)
+        examples = examples_of(loaded, what, given=given, **source)
         seed = source.get("seed", 0)
         if all(pair.subject is None for pair in examples.pairs):
-            if circuit is not None or Ablation.of(ablation) != Ablation.ZERO:
-                raise OptionError(
-                    "`circuit` and `ablation` have no effect on pairs without a subject"
-                )
+            other = None if ablation == Ablation.ZERO else ablation
+            given.also(circuit=circuit, ablation=other).refuse(ROLES_BY_SPAN)
             return about(span_roles(loaded, examples.pairs, seed=seed), examples)
         report = head_roles(
             loaded,
             examples.pairs,
             circuit=None if circuit is None else circuit_of(circuit),
-            ablation=Ablation.of(ablation),
+            ablation=ablation,
             seed=seed,
         )
         return about(report, examples)
@@ -172,11 +188,11 @@ def heads(
     """
     from locate.heads.prompt_heads import read_prompts
 
-    source, _ = split({"hold_out": 0.0, **options}, Source)
+    source, _, given = split(options, Source, hold_out=0.0)
     known = which.roles if isinstance(which, RoleReport) else {}
     which = [which] if isinstance(which, str) else which
     with loaded_model(model).alone() as loaded:
-        pairs = examples_for(loaded, what, source).pairs
+        pairs = examples_of(loaded, what, given=given, **source).pairs
         return HeadsOnPrompts(
             tuple(read_prompts(loaded, pairs, list(known or which), known, n_prompts))
         )
@@ -190,15 +206,15 @@ def carriers(
     directions: Directions | str | Path | None = None,
     edges: Sequence[tuple[str, str]] = (),
     into: str | None = None,
-    n: int = 20,
+    n: int | None = None,
     bos: bool | None = None,
 ) -> Carriers:
     """Which heads carry edges between features: of a graph, or of the model's own neurons.
 
     Features are named LAYER_FEATURE_POSITION, as `3_17_5`. The edges are those that are named, the
-    `n` strongest `into` a feature, or the `n` strongest of a `graph`, an `AttributionGraph` or its
-    file, whose prompt it then is. `directions` are the features' encoders and decoders, or a file
-    of them; without any, features are neurons.
+    `n` strongest (20 unless given) `into` a feature, or the `n` strongest of a `graph`, an
+    `AttributionGraph` or its file, whose prompt it then is. `directions` are the features' encoders
+    and decoders, or a file of them; without any, features are neurons.
 
     >>> found = carriers("facts-gpt2", "The capital of France is", into="6_200_4", n=3)
     >>> bool(abs(sum(found.carried(0).values()) - found.total[0]) < 1e-6)
@@ -206,14 +222,16 @@ def carriers(
     """
     from circuits.files.attribution import AttributionGraph
     from circuits.files.neuronpedia import read_graph
-    from locate.features.carrying import carriers_of
+    from locate.features.carrying import USUAL, carriers_of
 
+    if edges:
+        Given().also(n=n).refuse(NAMED_EDGES)
     read = graph if isinstance(graph, AttributionGraph | None) else None
     if read is None and graph is not None:
         read = AttributionGraph.of(read_graph(graph))
     if isinstance(directions, str | Path):
         directions = Directions.load(directions)
-    return carriers_of(loaded_model(model), prompt, read, directions, edges, into, n, bos)
+    return carriers_of(loaded_model(model), prompt, read, directions, edges, into, n or USUAL, bos)
 
 
 @takes(Source, NeuronSearch)
@@ -232,7 +250,7 @@ def neurons(model: Model | str, what: Any, which: Any = None, **options: Any) ->
     from locate.looks.look import about
     from locate.neurons.find import find_neurons
 
-    source, (search,) = split(options, Source, NeuronSearch)
+    source, (search,), given = split(options, Source, NeuronSearch)
     if which is None:
         mlps: Any = ()
     elif isinstance(which, str) and not is_path(which):
@@ -240,5 +258,5 @@ def neurons(model: Model | str, what: Any, which: Any = None, **options: Any) ->
     else:
         mlps = list(which) if isinstance(which, list | tuple) else circuit_of(which)
     with loaded_model(model).alone() as loaded:
-        examples = examples_for(loaded, what, source)
+        examples = examples_of(loaded, what, given=given, **source)
         return about(find_neurons(loaded, examples, mlps, search), examples)

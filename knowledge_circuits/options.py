@@ -6,16 +6,24 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from circuits.base.errors import OptionError
+from circuits.base.idle import Given
 from circuits.base.options import build, default_of, meaning
 from locate.options import Source
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 _WHAT = ("relation", "facts", "pairs", "task")
 """Fields of a source that `what` fills."""
-_RENAMED = {"limit": "n_pairs"}
+
+
+class Asked(NamedTuple):
+    """What a caller asked for: the options of a source, other options, and which were given."""
+
+    source: dict[str, Any]
+    chosen: list[Any]
+    given: Given
 
 
 def takes(*kinds: type, **usual: Any) -> Callable[[Verb], Verb]:
@@ -28,15 +36,14 @@ def takes(*kinds: type, **usual: Any) -> Callable[[Verb], Verb]:
         added, lines = [], []
         for kind in kinds:
             for each in fields(kind):
-                name = _RENAMED.get(each.name, each.name)
-                if name in names or (kind is Source and each.name in _WHAT):
+                if each.name in names or (kind is Source and each.name in _WHAT):
                     continue
-                names.add(name)
+                names.add(each.name)
                 default = usual.get(each.name, default_of(each))
                 added.append(
-                    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+                    inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default)
                 )
-                lines.append(f"        {name} ({default}): {meaning(each).text}")
+                lines.append(f"        {each.name} ({default}): {meaning(each).text}")
         verb.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
         verb.__doc__ = "\n".join([str(verb.__doc__).rstrip(), "", "    Options:", *lines, ""])
         return verb
@@ -44,18 +51,25 @@ def takes(*kinds: type, **usual: Any) -> Callable[[Verb], Verb]:
     return told
 
 
-def split(values: dict[str, Any], *kinds: type) -> tuple[dict[str, Any], list[Any]]:
-    """The options of a source by name, and a value of every other class; OptionError for more."""
+def split(values: dict[str, Any], *kinds: type, **usual: Any) -> Asked:
+    """The options of a source by name, and a value of every other class.
+
+    `usual` holds where no value is given. OptionError for an option that no class has, and for one
+    without effect beside the others of its class; those of a source are not held against each other
+    yet.
+    """
     names = {kind: {each.name for each in fields(kind)} for kind in kinds}  # type: ignore[arg-type]
-    given = {("limit" if name == "n_pairs" else name): value for name, value in values.items()}
-    known = {_RENAMED.get(name, name) for each in names.values() for name in each} - set(_WHAT)
+    known = {name for each in names.values() for name in each} - set(_WHAT)
     for name in values:
         if name not in known and not (name == "relation" and Source in kinds):
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
             raise OptionError(f"there is no option {name!r}; {hint}")
-    chosen = {
-        kind: {name: value for name, value in given.items() if name in names[kind]}
+    parts = {
+        kind: {name: value for name, value in {**usual, **values}.items() if name in names[kind]}
         for kind in kinds
     }
-    return chosen.get(Source, {}), [build(k, v) for k, v in chosen.items() if k is not Source]
+    given = Given(values)
+    chosen: list[Any] = [build(kind, part) for kind, part in parts.items() if kind is not Source]
+    given.check(*chosen)
+    return Asked(parts.get(Source, {}), chosen, given)

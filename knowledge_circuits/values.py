@@ -66,10 +66,3 @@ def loaded_model(model: Any) -> Model:
             f"a model is what `load` gives, or its name or folder, not a {type(model).__name__}"
         )
     return model
-
-
-def examples_for(model: Model, what: Any, source: dict[str, Any]) -> Any:
-    """The pairs that a model is asked, of whatever says what."""
-    from locate.asked import examples_of
-
-    return examples_of(model, what, **source)

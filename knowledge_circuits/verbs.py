@@ -30,6 +30,7 @@ from locate.compare import DRAWS
 from locate.discovery import Discovery
 from locate.edited import Edited
 from locate.evaluate import StoredEvaluation
+from locate.idle import EDIT_OF_A_MODEL, EDITED_FACTS, REQUESTS_AS_THEY_ARE, STORED_CIRCUITS
 from locate.options import Editing, Evaluating, Judging, Source, Unlearning
 from locate.search import Search
 
@@ -109,9 +110,10 @@ def discover(model: Model | str, what: Any, **options: Any) -> Discovery:
     from locate.asked import examples_of
     from locate.discover import discover as find
 
-    source, (search,) = split({"roles": True, **options}, Source, Search)
+    source, (search,), given = split(options, Source, Search, roles=True)
     with loaded_model(model).alone() as loaded:
-        return find(loaded, examples_of(loaded, what, search.batch_size, **source), search)
+        examples = examples_of(loaded, what, search.batch_size, given=given, **source)
+        return find(loaded, examples, search)
 
 
 @takes(Source, Evaluating)
@@ -129,13 +131,14 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     from locate.asked import examples_of
     from locate.evaluate import evaluate_on
 
-    source, (chosen,) = split({"hold_out": 0.0, **options}, Source, Evaluating)
+    source, (chosen,), given = split(options, Source, Evaluating, hold_out=0.0)
     stored, bos = circuit_of(circuit), source.pop("bos", None)
     path = Path(str(circuit) if is_path(circuit) else "the circuit")
     with loaded_model(model).alone() as loaded:
 
         def pairs_for(bos: bool | None, avoid: Finders | None) -> Examples:
-            return examples_of(loaded, what, chosen.batch_size, avoid=avoid, bos=bos, **source)
+            asked: dict[str, Any] = {"avoid": avoid, "given": given, "bos": bos, **source}
+            return examples_of(loaded, what, chosen.batch_size, **asked)
 
         return evaluate_on(loaded, stored, path, bos, chosen, pairs_for)
 
@@ -164,20 +167,24 @@ def edit(
     from circuits.edits.requests import read_requests, slotted
     from locate.edited import edit_facts
 
-    _, (editing, judging) = split(options, Editing, Judging)
-    if subject is not None and target is not None:
+    _, (editing, judging), given = split(options, Editing, Judging)
+    words = {"subject": subject, "target": target}
+    if isinstance(what, str) and subject is not None and target is not None:
         template = slotted(what, subject)
         requests: Sequence[EditRequest] = [
             EditRequest(template, subject, target, ground_truth, relation)
         ]
-    elif isinstance(what, EditRequest):
-        requests = [what]
-    elif isinstance(what, list | tuple):
-        requests = what
-    elif subject is None and target is None and is_path(what):
-        requests = read_requests(what).requests
     else:
-        raise OptionError("a prompt needs `subject` and `target`")
+        if isinstance(what, EditRequest):
+            requests = [what]
+        elif isinstance(what, list | tuple):
+            requests = what
+        elif subject is None and target is None and is_path(what):
+            requests = read_requests(what).requests
+        else:
+            raise OptionError("a prompt needs `subject` and `target`")
+        given = given.also(**words, ground_truth=ground_truth, relation=relation)
+        given.refuse(REQUESTS_AS_THEY_ARE)
     return edit_facts(loaded_model(model), requests, editing, judging)
 
 
@@ -197,7 +204,7 @@ def unlearn(
     from circuits.edits.methods.unlearn import unlearn as forget_set
     from locate.edit import named_layers
 
-    _, (chosen,) = split(options, Unlearning)
+    chosen = split(options, Unlearning).chosen[0]
     return forget_set(
         loaded_model(model),
         texts_of(forget),
@@ -237,27 +244,27 @@ def compare(
     from locate.asked import examples_of
     from locate.compare import PARTNERS, about_a_relation, about_the_edit, compare_edit
 
+    source, (search,), given = split(options, Source, Search, roles=True, hold_out=0.0)
+    given = given.also(
+        draws=None if draws == DRAWS else draws, allow_mismatch=allow_mismatch or None
+    )
     if not isinstance(second, Edited | EditOutcome | WeightDelta) and (
         what is None or isinstance(first, Circuit | Discovery)
     ):
-        if options or not (isinstance(first, Circuit | Discovery) or is_path(first)):
+        if not (isinstance(first, Circuit | Discovery) or is_path(first)):
             raise OptionError("give two circuits, or a model and an edit of it")
-        if what is not None or draws != DRAWS or allow_mismatch:
-            raise OptionError(
-                "two circuits are compared as they are: `what`, `draws` and `allow_mismatch` go "
-                "with a model and an edit of it"
-            )
+        given.also(what=what).refuse(STORED_CIRCUITS)
         return Comparison(circuit_of(first), circuit_of(second))
-    usual = {"roles": True, "hold_out": 0.0, **options}
-    source, (search,) = split(usual, Source, Search)
+    given.refuse(EDIT_OF_A_MODEL, *([EDITED_FACTS] if what is None else []))
     with loaded_model(first).alone() as loaded:
         delta = delta_of(second).fitted_to(loaded, allow_mismatch)
         if delta.fingerprint() in loaded.provenance.get("edits", ()):
             raise OptionError("this edit is in the model already; compare outside of its block")
         if what is None:
-            asked = about_the_edit(loaded, delta, source.get("limit") or PARTNERS, search.seed)
+            asked = about_the_edit(loaded, delta, source.get("n_pairs") or PARTNERS, search.seed)
         else:
-            asked = about_a_relation(examples_of(loaded, what, search.batch_size, **source))
+            examples = examples_of(loaded, what, search.batch_size, given=given, **source)
+            asked = about_a_relation(examples)
         return compare_edit(loaded, delta, asked, search, draws)
 
 

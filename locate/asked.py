@@ -10,6 +10,7 @@ from typing import Any
 
 from circuits.base.choices import Task
 from circuits.base.errors import OptionError
+from circuits.base.idle import Given
 from circuits.base.options import build
 from circuits.facts.facts import Fact, Relation, atlas
 from circuits.facts.loaders import group_facts
@@ -17,6 +18,7 @@ from circuits.facts.pair_files import holds_pairs
 from circuits.facts.pairs import PromptPair, TokenPair, pair_from_record
 from circuits.model.model import Model
 from locate.examples import Examples, collect
+from locate.idle import EXAMPLES_AT_HAND
 from locate.options import Source
 from locate.seen import Finders
 
@@ -26,6 +28,7 @@ WAYS = (
     "a relation's name, a Relation, a list of facts, of relations or of prompt pairs, or the path "
     "of a file of facts or pairs"
 )
+NOTHING = Given()
 
 
 def examples_of(
@@ -34,17 +37,21 @@ def examples_of(
     batch_size: int = 32,
     *,
     avoid: Finders | None = None,
+    given: Given = NOTHING,
     **options: Any,
 ) -> Examples:
     """Prompt pairs for a model about `what`; `options` are those of `Source`, `avoid` of `collect`.
 
-    OptionError for what cannot be asked about, PromptError where no pairs can be made of it.
+    OptionError for what cannot be asked about, and for options that were `given` without effect;
+    PromptError where no pairs can be made.
     """
     if isinstance(what, Examples):
+        given.refuse(EXAMPLES_AT_HAND)
         return what
     source, relations, pairs = _source(what, options)
-    if source.limit is None and not source.worded:
-        source = replace(source, limit=USUAL_LIMIT)
+    given.check(source)
+    if source.n_pairs is None and not source.worded:
+        source = replace(source, n_pairs=USUAL_LIMIT)
     return collect(model, source, batch_size, relations=relations, pairs=pairs, avoid=avoid)
 
 
@@ -58,13 +65,16 @@ def _source(what: Any, options: Mapping[str, Any]) -> Taken:
     if isinstance(what, str | Path):
         return build(Source, {**options, **_named(str(what))}), None, None
     items = list(what) if isinstance(what, Sequence) else []
-    kinds = {type(item) for item in items}
-    if kinds and kinds <= {PromptPair, TokenPair, dict}:
+
+    def all_are(*kinds: type) -> bool:
+        return bool(items) and all(isinstance(item, kinds) for item in items)
+
+    if all_are(PromptPair, TokenPair, dict):
         found = [_pair(item, number) for number, item in enumerate(items, start=1)]
         return build(Source, {**options, "pairs": Path(f"{len(found)} pairs")}), None, found
-    if kinds == {Fact}:
+    if all_are(Fact):
         relations = [_worded(each) for each in group_facts(items, "given")]
-    elif kinds == {Relation}:
+    elif all_are(Relation):
         relations = items
     else:
         raise OptionError(f"nothing can be asked about {what!r:.60}; give {WAYS}")

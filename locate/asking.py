@@ -68,7 +68,7 @@ class Collected:
         for check in [known] if known is not None else self._checks(share):
             self.check = check
             sides = [self._pair_up(part) for part in _dealt(check, share, source.seed)]
-            if source.limit and all(len(side.pairs) >= source.limit for side in sides):
+            if source.n_pairs and all(len(side.pairs) >= source.n_pairs for side in sides):
                 break
         if share and any(len(side.pairs) < FEWEST for side in sides):
             note = "too few facts are known to hold some out: evaluated on the pairs that found it"
@@ -90,8 +90,8 @@ class Collected:
             yield assume_known(self.model.tokenizer, asked, source.bos)
             return
         size = len(facts)
-        if source.limit and not is_embedded(self.model.name):
-            size = SPARE * source.limit * (2 if share else 1)
+        if source.n_pairs and not is_embedded(self.model.name):
+            size = SPARE * source.n_pairs * (2 if share else 1)
         order = facts.copy()
         random.Random(source.seed).shuffle(order)
         done, found = 0, KnowledgeCheck(())
@@ -109,14 +109,14 @@ class Collected:
     def _pair_up(self, check: KnowledgeCheck) -> PairingReport:
         source, tokenizer = self.source, self.model.tokenizer
         if source.corrupt == Corruption.SUBJECT:
-            return make_pairs(tokenizer, check, source.seed, source.limit, source.bos)
-        facts = known_in_order(check, source.seed, source.limit)
-        size = SPARE * (source.limit or len(facts))
+            return make_pairs(tokenizer, check, source.seed, source.n_pairs, source.bos)
+        facts = known_in_order(check, source.seed, source.n_pairs)
+        size = SPARE * (source.n_pairs or len(facts))
         while True:
             self._ask_others(facts[:size])
-            options = (source.seed, source.limit, source.bos)
+            options = (source.seed, source.n_pairs, source.bos)
             made = make_relation_pairs(tokenizer, check, self.others, *options)
-            if size >= len(facts) or len(made.pairs) == source.limit:
+            if size >= len(facts) or len(made.pairs) == source.n_pairs:
                 return made
             size *= 2
 
@@ -204,16 +204,16 @@ def hints(check: KnowledgeCheck, source: Source, model: Model) -> list[str]:
     """What else may be tried where little is known, with what the same answers would give."""
     found = []
     if not source.shots and source.corrupt == Corruption.SUBJECT:
-        found.append("--shots 5 shows it answered questions first")
+        found.append("`shots=5` shows it answered questions first")
     for other in (Known.of("top10"), Known.AMONG_OBJECTS):
         known = {a.question.fact for a in check.answers if other.counts(a.rank, a.among)}
         if len(known) > len({question.fact for question in check.known}):
-            found.append(f"--known {other} would count {len(known)}")
+            found.append(f"`known='{other}'` would count {len(known)}")
     if source.bos is None and model.tokenizer.use_bos(None):
-        found.append("--no-bos leaves out the BOS token in front")
+        found.append("`bos=False` leaves out the BOS token in front")
     if source.templates != Templates.BEST and not source.wordings:
-        found.append("--split best asks in the wordings that it answers best")
-    found.append("--template asks in another wording")
+        found.append("`templates='best'` asks in the wordings that it answers best")
+    found.append("`wordings` asks in another wording")
     return [f"what may help: {', '.join(found)}"]
 
 

@@ -162,7 +162,7 @@ def _from_task(
 ) -> Examples:
     """Pairs of a task, half of them held out unless told otherwise."""
     source = replace(source, hold_out=0.5 if source.hold_out is None else source.hold_out)
-    limit = source.limit or TASK_PAIRS
+    limit = source.n_pairs or TASK_PAIRS
     made = task_pairs(model.tokenizer, task, (4 if source.known_only else 2) * limit, source.seed)
     return _from_pairs(model, source, Path(task), batch_size, made, avoid)
 
@@ -211,7 +211,7 @@ def _from_pairs(
     held = apart_by_subject(pairs, apart, source.seed) if apart else None
     held = sorted(order[:apart]) if held is None else held
     found_it = sorted(set(order) - set(held))
-    sides = [found_it[: source.limit], held[: source.limit]]
+    sides = [found_it[: source.n_pairs], held[: source.n_pairs]]
     found, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
     name = next(iter(relations)) if len(relations) == 1 else None

@@ -22,7 +22,9 @@ from circuits.base.choices import (
     UnlearnMethod,
 )
 from circuits.base.errors import OptionError
+from circuits.base.idle import Idle
 from circuits.base.options import Options, option
+from circuits.edits.methods.registry import EditMethod
 
 MOST_SEEDS = 2**63 - 1
 MOST_PAIRS = 1_000_000
@@ -46,8 +48,8 @@ class Loading(Options):
 class Source(Options):
     """What to ask: a relation of the atlas, a fact file (or one relation of it), pairs, a task.
 
-    `wordings` replace the relation's templates. `limit` caps the pairs of each side. `hold_out` is
-    the share of subjects that only evaluation sees; None is a half for facts and nothing for a
+    `wordings` replace the relation's templates. `n_pairs` caps the pairs of each side. `hold_out`
+    is the share of subjects that only evaluation sees; None is a half for facts and nothing for a
     pair file. `known_only` leaves out what the model does not know; None is yes for facts and no
     for a pair file, whose lines someone chose. `corrupt` says what corrupted prompts ask.
     """
@@ -79,17 +81,17 @@ class Source(Options):
         "Ask in this wording instead, {} for the subject; repeatable.",
         flags=("--template",),
     )
-    limit: int | None = option(
-        None, "At most so many pairs on each side.", low=1, high=MOST_PAIRS, flags=("--n-pairs",)
+    n_pairs: int | None = option(
+        None, "At most so many pairs on each side.", low=1, high=MOST_PAIRS
     )
     hold_out: float | None = option(
         None,
-        "Share of subjects kept for evaluation only; default 0.5, for --pairs 0.",
+        "Share of subjects kept for evaluation only; default 0.5, of pairs 0.",
         low=0.0,
         high=0.99,
     )
     known_only: bool | None = option(
-        None, "Leave out what the model does not know; default: yes, for --pairs no."
+        None, "Leave out what the model does not know; default: yes, of pairs no."
     )
     known: Known = option(
         Known.TOP1,
@@ -130,6 +132,18 @@ class Source(Options):
         if self.corrupt != Corruption.SUBJECT:
             raise OptionError(f"`corrupt` is for facts; the prompts of {name} are worded already")
 
+    def idle(self) -> tuple[Idle, ...]:
+        """Templates where there are none to choose among, `known` where nobody asks."""
+        found = []
+        if self.worded:
+            found.append(Idle("on prompt pairs, which are worded already", ("templates",)))
+        elif self.known_only is False:
+            best = ("templates",) if self.templates == Templates.BEST else ()
+            found.append(Idle("where the model is not asked what it knows", ("known", *best)))
+        if self.wordings:
+            found.append(Idle("beside `wordings`", ("templates",)))
+        return tuple(found)
+
     @property
     def worded(self) -> bool:
         """Whether it is pairs as they are, of a file or of a task, and no facts."""
@@ -160,7 +174,7 @@ class Evaluating(Options):
     )
     others: bool = option(
         False,
-        "Ask only about subjects that had no part in finding the circuit; with --tests always.",
+        "Ask only about subjects that had no part in finding the circuit; with tests always.",
         flags=("--others",),
     )
     tests: bool = option(
@@ -169,7 +183,7 @@ class Evaluating(Options):
         "than random circuits.",
         flags=("--tests",),
     )
-    draws: int = option(100, "Random circuits and edges that --tests draws.", low=29, high=100_000)
+    draws: int = option(100, "Random circuits and edges that the tests draw.", low=29, high=100_000)
     allow_mismatch: bool = option(
         False,
         "Evaluate with another tokenizer or BOS choice; recorded.",
@@ -179,6 +193,10 @@ class Evaluating(Options):
         16, "Pairs a pass.", low=1, high=MOST_PAIRS, flags=("--batch-size", "-b")
     )
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
+
+    def idle(self) -> tuple[Idle, ...]:
+        """Draws without tests."""
+        return () if self.tests else (Idle("without `tests`", ("draws",)),)
 
 
 @dataclass(frozen=True)
@@ -200,6 +218,11 @@ class Tracing(Options):
     )
     samples: int = option(10, "Draws of the noise.", low=1, high=100_000)
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
+
+    def idle(self) -> tuple[Idle, ...]:
+        """The window of states that are restored singly."""
+        alone = self.kinds == (TraceKind.RESID,)
+        return (Idle("on `kinds` resid, whose states are restored singly", ("window",)),) * alone
 
 
 @dataclass(frozen=True)
@@ -240,6 +263,10 @@ class Wish(Options):
                 f"{' and '.join(missing)} missing: an edit needs `prompt`, `subject` and `target`"
             )
 
+    def idle(self) -> tuple[Idle, ...]:
+        """The true object of a request that names it itself."""
+        return () if self.prompt else (Idle("without `prompt`", ("ground_truth",)),)
+
 
 _LAYERS = (
     "5, 3-5, auto (by causal tracing) or circuit (where the fact's circuit writes); default: the "
@@ -272,6 +299,12 @@ class Editing(Options):
         flags=("--sequential/--each",),
     )
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
+
+    def idle(self) -> tuple[Idle, ...]:
+        """The cache of second moments that the method does not take."""
+        method = EditMethod.of(self.method)
+        takes = method.needs_moments or method.may_want_moments
+        return () if takes else (Idle(f"with `method` {method}", ("cache",)),)
 
 
 @dataclass(frozen=True)

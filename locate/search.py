@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from circuits.base.choices import Ablation, KeyValue, Metric, Open, Ranking, Rule, Selection
 from circuits.base.errors import OptionError
+from circuits.base.idle import Idle
 from circuits.base.options import Options, as_dict, build, changed, option
 from circuits.base.sizes import bytes_of
 from locate.edges.locators import Locator
@@ -92,6 +93,14 @@ class Scoring(Options):
         if scoring is None:
             return build(cls, {**usual, **values})
         return changed(scoring, values) if values else scoring
+
+    def idle(self) -> tuple[Idle, ...]:
+        """What says of a path how it is walked, for a method without one."""
+        members = self.options.of if self.method == Locator.ENSEMBLE else (self.method,)
+        used = {name for member in members for name in Locator.of(member).uses}
+        unused = tuple(name for name in ("steps", "rule") if name not in used)
+        of = f" of {' and '.join(members)}" if self.method == Locator.ENSEMBLE else ""
+        return (Idle(f"with `method` {self.method}{of}", unused),)
 
     def record(self) -> dict[str, Any]:
         """For provenance; options of a method only where it uses them."""
@@ -188,6 +197,14 @@ class Search(Scoring):
             raise OptionError(
                 f"{self.method} selects edges itself: `selection` greedy goes with other methods"
             )
+
+    def idle(self) -> tuple[Idle, ...]:
+        """Those of the scoring, and what a method that selects, or scores no pairs, leaves out."""
+        method = self.method
+        unused = () if method.per_pair else ("resamples",)
+        if method.selects and not self.curve:
+            unused = (*unused, "ranking")
+        return (*super().idle(), Idle(f"with `method` {method}", unused))
 
     def measured(self) -> Search:
         """This search; where it says no size, one for the smallest circuit that is faithful."""

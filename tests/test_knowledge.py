@@ -110,7 +110,7 @@ def test_demonstrations_run_once_give_the_answers_of_whole_prompts(model: Model)
 
 
 def test_pairs_after_demonstrations_share_them_and_their_subject_is_the_questions(model: Model):
-    source = Source(relation="letters", shots=3, known=EVERY, hold_out=0.5, limit=4)
+    source = Source(relation="letters", shots=3, known=EVERY, hold_out=0.5, n_pairs=4)
     found = collect(model, source, relations=[LETTERS])
     shown = demonstrations_of(LETTERS, 3)
     assert shown is not None
@@ -127,7 +127,7 @@ def test_pairs_after_demonstrations_share_them_and_their_subject_is_the_question
 
 
 def test_an_evaluation_says_that_other_demonstrations_found_the_circuit(model: Model):
-    source = Source(relation="letters", shots=2, known=EVERY, hold_out=0.0, limit=4)
+    source = Source(relation="letters", shots=2, known=EVERY, hold_out=0.0, n_pairs=4)
     with_two = collect(model, source, relations=[LETTERS])
     without = collect(model, replace(source, shots=0), relations=[LETTERS])
     circuit = Circuit.empty(model.wiring())
@@ -204,9 +204,9 @@ def test_any_of_several_names_answers_and_the_pair_asks_for_the_one_that_is_said
 
 
 def test_asking_stops_when_there_are_enough_facts_for_the_pairs(model: Model):
-    source = Source(relation="letters", known=EVERY, limit=2)
+    source = Source(relation="letters", known=EVERY, n_pairs=2)
     few = collect(model, source, relations=[LETTERS])
-    every = collect(model, replace(source, limit=None), relations=[LETTERS])
+    every = collect(model, replace(source, n_pairs=None), relations=[LETTERS])
     assert len(few.pairs) == len(few.held_out) == 2
     assert few.counts["facts"] + few.counts["not_asked"] == len(LETTERS.facts)
     assert few.counts["questions"] < every.counts["questions"] == 3 * len(LETTERS.facts)
@@ -218,7 +218,7 @@ def test_asking_stops_when_there_are_enough_facts_for_the_pairs(model: Model):
 def test_whoever_knows_nothing_is_told_what_is_said_instead_and_what_may_help():
     with pytest.raises(PromptError, match="of 5 facts 'oracle' knows 0; it says") as error:
         collect(Oracle([]), Source(relation="capital"), relations=[CAPITALS])
-    for word in ("15 of 15 times", "'The capital of France is' (not 'Paris')", "--shots 5"):
+    for word in ("15 of 15 times", "'The capital of France is' (not 'Paris')", "`shots=5`"):
         assert word in str(error.value)
 
 

@@ -322,7 +322,7 @@ def test_bos_is_refused_where_the_tokenizer_has_none():
     model.tokenizer.hf = type(model.tokenizer.hf)(
         tokenizer_object=model.tokenizer.hf.backend_tokenizer
     )
-    with pytest.raises(PromptError, match="--no-bos"):
+    with pytest.raises(PromptError, match="`bos=False`"):
         model.tokenizer.encode("The capital", bos=True)
 
 

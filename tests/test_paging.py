@@ -40,7 +40,7 @@ MODELS = [("gpt2", "fp32"), ("llama", "fp32"), ("llama", "bf16")]
 WRITE = mapped.write
 WORDS = {"answer": " Paris", "foil": " Lima"}
 TOKENS = torch.tensor([[5, 6, 7, 8, 9]])
-SOURCE = Source(relation="country_capital", limit=4)
+SOURCE = Source(relation="country_capital", n_pairs=4)
 needs_maps = pytest.mark.skipif(
     not Path("/proc/self/smaps").exists(), reason="needs Linux' table of mappings"
 )

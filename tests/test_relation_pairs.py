@@ -88,7 +88,7 @@ def trained(request: pytest.FixtureRequest) -> Model:
 
 @pytest.mark.slow
 def test_both_sides_of_a_relation_ask_the_model_what_it_knows(trained: Model):
-    source = Source(relation="country_capital", limit=6, corrupt=Corruption.RELATION)
+    source = Source(relation="country_capital", n_pairs=6, corrupt=Corruption.RELATION)
     examples = collect(trained, source)
     assert examples.corrupt is Corruption.RELATION
     assert len(examples.pairs) == len(examples.held_out) == 6

@@ -19,10 +19,12 @@ import typer
 import circuits
 import locate
 from circuits.base.errors import OptionError
+from circuits.base.idle import Given, Idle
 from circuits.base.options import Options, default_of, meaning, option, types_of
 from experiments import analyses
+from experiments.cli.console import in_flags
 from experiments.cli.main import COMMANDS, GROUPS, main, make_app
-from experiments.cli.signature import Fixed, Given, Starts, command, in_flags
+from experiments.cli.signature import Fixed, Starts, command
 from tests.test_cli import refusal
 
 PLUGIN = """
@@ -180,7 +182,7 @@ def test_a_value_out_of_range_is_refused_by_its_flag(words: list[str]):
 
 def test_options_without_effect_are_refused_only_where_they_were_given():
     def cook(*, given: Given, cooking: Cooking) -> None:
-        given.refuse("in the cold", "minutes", "spices")
+        given.refuse(Idle("in the cold", ("minutes", "spices")))
 
     run(cook, "--stirred")
     for words, flag in ((["-t", "10"], "--minutes"), (["--spice", "a"], "--spice")):

@@ -357,7 +357,7 @@ def test_the_table_has_every_unit_with_its_settings_and_numbers(copy: Path):
     path, count = write_table(copy)
     table = pq.read_table(path)
     assert count == len(table) == 2
-    wanted = {"key", "model", "verb", "settings.relation", "settings.limit"}
+    wanted = {"key", "model", "verb", "settings.relation", "settings.n_pairs"}
     assert wanted <= set(table.column_names)
     assert set(table["settings.relation"].to_pylist()) == set(LENS["relation"])
     by_key = {row["key"]: row for row in table.to_pylist()}

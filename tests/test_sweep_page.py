@@ -69,7 +69,7 @@ def store_unit(store: Store, relation: str, method: str, seed: int, **values: An
         "verb": "discover",
         "model": "facts-gpt2",
         "dtype": "fp32",
-        "settings": {"relation": relation, "method": method, "seed": seed, "limit": 8},
+        "settings": {"relation": relation, "method": method, "seed": seed, "n_pairs": 8},
         "left_out": "",
         "values": numbers,
     }
@@ -91,7 +91,7 @@ def folder(tmp_path: Path) -> Path:
     keys = [store_unit(store, *each) for each in grid]
     plan_units(swept, [*keys, key_of("never")])
     store.path(keys[-1]).unlink()
-    settings = {"relation": "language", "method": "exact", "seed": 1, "limit": 8}
+    settings = {"relation": "language", "method": "exact", "seed": 1, "n_pairs": 8}
     told = {"status": "crashed", "reason": "out of\nmemory", "verb": "discover"}
     store.fail(keys[-1], {**told, "model": "facts-gpt2", "dtype": "fp32", "settings": settings})
     return tmp_path / "results"

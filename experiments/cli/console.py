@@ -7,11 +7,12 @@ a terminal; elsewhere it is one line a stage with the time, and some in between 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -41,11 +42,13 @@ class Voice:
     as_json: bool = False
     answered: bool = False
     """Whether the JSON object of `--json` was printed."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """What the options of the command that runs are called on the command line."""
 
     def set(self, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
         """How loud to be from now on; nothing is answered yet, and no log is kept."""
         self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
-        self.log, self.answered = None, False
+        self.log, self.answered, self.flags = None, False, {}
 
     def tell(self, text: str, level: int = NOTE) -> None:
         """A line on stderr, as far as it is wanted, and in the log."""
@@ -58,6 +61,24 @@ class Voice:
 
 
 VOICE = Voice()
+_OPTION = re.compile(r"`(\w+)(?:='?([\w-]+)'?)?`")
+
+
+def in_flags(text: str, flags: Mapping[str, str]) -> str:
+    """The text with the options that it names in backquotes as the flags that they are.
+
+    `steps` is --steps, `shots=5` is --shots 5, and `bos=False` is --no-bos.
+    """
+
+    def spelled(found: re.Match[str]) -> str:
+        flag, value = flags.get(found[1]), found[2]
+        if flag is None:
+            return found[0]
+        if value in ("True", "False"):
+            return flag if value == "True" else flag.replace("--", "--no-", 1)
+        return flag if value is None else f"{flag} {value}"
+
+    return _OPTION.sub(spelled, text)
 
 
 class Console:
@@ -116,12 +137,12 @@ class Console:
 
     def note(self, text: str) -> None:
         """A remark that is no result."""
-        VOICE.tell(f"kc: {text}")
+        VOICE.tell(f"kc: {in_flags(text, VOICE.flags)}")
 
     def warn(self, *texts: str) -> None:
         """What the reader should know before believing the result."""
         for text in texts:
-            VOICE.tell(f"kc: warning: {text}", WARNING)
+            VOICE.tell(f"kc: warning: {in_flags(text, VOICE.flags)}", WARNING)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Aligned columns."""
@@ -145,7 +166,7 @@ class Console:
         """Lines and tables with the paths written below, or with `--json` one object."""
         self.found(look.says)
         for line in look.lines:
-            self.say(line)
+            self.say(in_flags(line, VOICE.flags))
         for table in look.tables:
             if table.title:
                 self.apart()

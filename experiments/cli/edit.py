@@ -9,9 +9,11 @@ import typer
 
 from circuits.base.choices import Sign
 from circuits.base.errors import OptionError, StoreError
+from circuits.base.idle import Given
 from experiments.cli import options as o
 from experiments.cli.console import Console
-from experiments.cli.signature import Fixed, Given, Starts
+from experiments.cli.signature import Fixed, Starts
+from locate.idle import EDIT_OF_A_MODEL, EDITED_FACTS, STORED_CIRCUITS
 from locate.options import Editing, Judging, Loading, Source, Unlearning, Wish
 from locate.search import Search
 
@@ -21,11 +23,6 @@ if TYPE_CHECKING:
     from locate.compare import BothSides
     from locate.looks.look import Look
 
-ABOUT_A_MODEL = (
-    *("relation", "method", "steps", "metric", "edges", "selection", "ranking", "kv", "resamples"),
-    *("draws", "allow_mismatch", "roles", "limit", "templates", "bos", "device", "dtype"),
-)
-"""Options that say how circuits are found."""
 ForgetFile = Annotated[
     Path, typer.Option("--forget", help="JSONL or JSON: text, or prompt and answer.")
 ]
@@ -182,11 +179,9 @@ def compare(
     if any(files) == any(edited) or not (all(files) or all(edited)):
         raise OptionError("give `before` and `after` circuits, or `model` and `edit`")
     if all(files):
-        given.refuse("on two stored circuits", *ABOUT_A_MODEL)
+        given.refuse(STORED_CIRCUITS)
     else:
-        given.refuse("on a model and an edit", "sign")
-    if any(edited) and "steps" not in search.method.uses:
-        given.refuse(f"with --method {search.method}", "steps")
+        given.refuse(EDIT_OF_A_MODEL, *([EDITED_FACTS] if source.relation is None else []))
     with console.working():
         from locate.looks import comparing
 
@@ -221,7 +216,7 @@ def _sides(model: Model, delta: WeightDelta, source: Source, batch_size: int) ->
     from locate.examples import collect
 
     if source.relation is None:
-        return about_the_edit(model, delta, source.limit or PARTNERS, source.seed)
+        return about_the_edit(model, delta, source.n_pairs or PARTNERS, source.seed)
     return about_a_relation(collect(model, o.limited(source), batch_size))
 
 

@@ -9,7 +9,7 @@ import typer
 
 from circuits.base.stamps import stamped
 from experiments.cli import options as o
-from experiments.cli.console import Console, percent
+from experiments.cli.console import VOICE, Console, in_flags, percent
 from experiments.cli.signature import Fixed, Like
 from locate.options import Loading, Source
 from locate.search import Search
@@ -26,7 +26,7 @@ AskedModel = Annotated[
     str | None, typer.Option("--model", "-m", help="Ask this model which of the facts it knows.")
 ]
 AtlasOrFile = Annotated[
-    Source, Fixed("relation", "pairs", "task", "limit", "hold_out", "known_only", "corrupt")
+    Source, Fixed("relation", "pairs", "task", "n_pairs", "hold_out", "known_only", "corrupt")
 ]
 
 
@@ -84,7 +84,7 @@ def facts(
     else:
         _print_facts(console, relations[0], records[0], asked)
     if asked.hints:
-        console.say("\n" + "\n".join(asked.hints))
+        console.say("\n" + in_flags("\n".join(asked.hints), VOICE.flags))
     if relation is not None or model is not None:
         for record, each in zip(records, relations, strict=True):
             record["list"] = [_fact_record(fact, asked) for fact in each.facts]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from experiments.cli import options as o
 from experiments.cli.console import Console
-from experiments.cli.signature import Fixed, Given, Starts
+from experiments.cli.signature import Fixed, Starts
 from locate.options import Evaluating, Loading, Source
 from locate.search import Search
 
@@ -26,7 +26,6 @@ N_SHOWN = 8
 
 def discover(
     *,
-    given: Given,
     model: o.ModelName,
     source: Source,
     search: Annotated[Search, Starts(roles=True)],
@@ -36,10 +35,8 @@ def discover(
     as_json: o.AsJson = False,
 ) -> None:
     """Find the circuit that recalls a relation, and measure how well it does."""
-    console, method = Console(as_json), search.method
-    unused = [name for name in ("steps", "rule") if name not in method.uses]
-    given.refuse(f"with --method {method}", *unused, *(() if method.per_pair else ("resamples",)))
-    folder = out or _default_folder(model, source.name, method)
+    console = Console(as_json)
+    folder = out or _default_folder(model, source.name, search.method)
     with console.working():
         from locate.discover import discover as find
         from locate.discovery import FILES
@@ -48,7 +45,7 @@ def discover(
         o.check_files(source, folder, names=FILES)
         loaded = o.load_model(console, model, loading)
         examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
-        if method == Locator.EXACT:
+        if search.method == Locator.EXACT:
             n = loaded.wiring(search.kv).n_edges
             console.note(f"{n:,} edges are patched one by one, a run of the model each and batch")
         found = find(loaded, examples, search, console.stage)
@@ -64,7 +61,6 @@ def discover(
 
 def evaluate(
     *,
-    given: Given,
     circuit: o.CircuitFile,
     model: o.ModelName,
     source: Annotated[Source, Fixed(hold_out=0.0)],
@@ -75,7 +71,6 @@ def evaluate(
 ) -> None:
     """Measure a stored circuit, on the pairs of a relation, a fact file or a pair file."""
     console = Console(as_json)
-    given.refuse("without --tests", *(() if evaluating.tests else ("draws",)))
     with console.working():
         from circuits.base.origin import SUMMARY
         from circuits.files.reading import read_circuit

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from circuits.base.idle import Given
 from experiments.cli import options as o
 from experiments.cli.console import Console
-from experiments.cli.signature import Given, Like, path
+from experiments.cli.signature import Like, path
+from locate.idle import NAMED_EDGES
 from locate.neurons.options import NeuronSearch, Within
 from locate.options import Loading, Source
 
@@ -57,7 +59,6 @@ MostEdges = Annotated[
 
 def neurons(
     *,
-    given: Given,
     model: o.ModelName,
     source: Source,
     circuit: MlpsOf = None,
@@ -69,8 +70,6 @@ def neurons(
 ) -> None:
     """Which neurons of MLPs do what these do: found on some pairs, patched on others."""
     console = Console(as_json)
-    unused = [name for name in ("steps", "rule") if name not in search.method.uses]
-    given.refuse(f"with --method {search.method}", *unused)
     within = Within(circuit, tuple(mlp or ()))
     with console.working():
         from locate.looks import neurons as looks
@@ -98,7 +97,7 @@ def carriers(
     directions: DirectionsFile = None,
     edge: EdgeNames = None,
     into: Into = None,
-    edges: MostEdges = 20,
+    n: MostEdges = 20,
     bos: Annotated[bool | None, Like(Source, "bos")] = None,
     loading: Loading,
     out: o.Out = None,
@@ -118,7 +117,7 @@ def carriers(
         from locate.looks import carriers as looks
 
         if edge:
-            given.refuse("on an edge that is named", "edges")
+            given.refuse(NAMED_EDGES)
         o.check_files(None, out, inputs=(graph, directions), names=looks.FILES)
         links = None if graph is None else AttributionGraph.of(read_graph(graph))
         vectors = None if directions is None else Directions.load(directions)
@@ -126,7 +125,7 @@ def carriers(
         asked_for(links, vectors, named, into)
         loaded = o.load_model(console, model, loading)
         with console.stage("carriers") as progress:
-            found = carriers_of(loaded, prompt, links, vectors, named, into, edges, bos, progress)
+            found = carriers_of(loaded, prompt, links, vectors, named, into, n, bos, progress)
         if (misfit := found.misfit()) is not None and misfit > looks.FITS:
             console.warn(
                 f"totals are off the graph's weights by {100 * misfit:.3g} %: directions, model or "

@@ -10,9 +10,11 @@ import typer
 
 from circuits.base.choices import Ablation, TraceKind
 from circuits.base.errors import OptionError
+from circuits.base.idle import Given
 from experiments.cli import options as o
 from experiments.cli.console import Console
-from experiments.cli.signature import Fixed, Given, Like
+from experiments.cli.signature import Fixed, Like
+from locate.idle import LENS_OF_A_PROMPT, PATCHED_TRACE, ROLES_BY_SPAN, TRACE_OF_A_PROMPT
 from locate.options import Loading, Source, Tracing
 from locate.search import Search
 
@@ -57,7 +59,9 @@ def trace(
     """
     console = Console(as_json)
     words = {"answer": answer, "subject": subject}
-    _check_question(given, prompt, words, source, ("subject", "answer"))
+    _check_question(prompt, words, source, ("subject", "answer"))
+    if prompt is not None:
+        given.refuse(TRACE_OF_A_PROMPT)
     with console.working():
         from locate.looks import trace as looks
         from locate.looks.look import about
@@ -74,8 +78,7 @@ def trace(
             examples = o.pairs_of(console, loaded, o.limited(source))
             console.warn(*examples.notes)
             if examples.pairs[0].subject is None:
-                noise = ("noise", "noise_unit", "samples")
-                given.refuse("on pairs without a subject, which are patched", *noise)
+                given.refuse(PATCHED_TRACE)
             with console.stage("traces") as progress:
                 average = trace_facts(loaded, examples.pairs, progress=progress, **options)
             look = looks.average_trace(about(average, examples))
@@ -110,7 +113,9 @@ def lens(
     """
     console = Console(as_json)
     words = {"answer": answer, "foil": foil, "subject": subject}
-    _check_question(given, prompt, words, source, ("answer",))
+    _check_question(prompt, words, source, ("answer",))
+    if prompt is not None:
+        given.refuse(LENS_OF_A_PROMPT)
     with console.working():
         from locate.looks import lens as looks
         from locate.looks.look import about
@@ -169,7 +174,7 @@ def roles(
         console.warn(*examples.notes)
         with console.stage("roles"):
             if all(pair.subject is None for pair in examples.pairs):
-                given.refuse("on pairs without a subject", "circuit", "ablation")
+                given.refuse(ROLES_BY_SPAN)
                 by_span = span_roles(
                     loaded, examples.pairs, batch_size=batch_size, seed=source.seed
                 )
@@ -190,7 +195,6 @@ def roles(
 
 
 def _check_question(
-    given: Given,
     prompt: str | None,
     words: dict[str, str | None],
     source: Source,
@@ -204,7 +208,6 @@ def _check_question(
             raise OptionError(f"a PROMPT cannot be combined with {facts} or `pairs`")
         if any(words[name] is None for name in needed):
             raise OptionError(f"a PROMPT needs {wanted}")
-        given.refuse("on a single PROMPT", "limit", "templates", "wordings", "chat")
         return
     if not source.asks:
         raise OptionError(f"give a PROMPT with {wanted}, or one of {facts}, `pairs`")

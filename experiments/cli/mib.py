@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from circuits.base.choices import BoardModel, BoardTask, KeyValue, Ranking, Sign, Submission
+from circuits.base.idle import Given, Idle
 from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console
-from experiments.cli.signature import Fixed, Given, Like, path
+from experiments.cli.signature import Fixed, Like, path
 from locate.options import Loading, Source
 from locate.search import Search
 
@@ -64,7 +65,6 @@ Resamples = Annotated[
 
 def discover(
     *,
-    given: Given,
     model: o.ModelName,
     source: Pairs,
     search: Scores,
@@ -73,8 +73,7 @@ def discover(
     as_json: o.AsJson = False,
 ) -> None:
     """Importances of all edges, counted as MIB does: a key and value input a query head."""
-    console, method = Console(as_json), search.method
-    given.refuse(f"with --method {method}", *(x for x in ("steps", "rule") if x not in method.uses))
+    console = Console(as_json)
     with console.working():
         from locate.mib.board import FOUND, importances, importances_record, save_importances
 
@@ -159,7 +158,7 @@ def export(
     """Write importances, or nine circuits, into the folder of a submission to MIB's board."""
     console = Console(as_json)
     if form == Submission.IMPORTANCES:
-        given.refuse("with --form importances, which the board ranks itself", "ranking")
+        given.refuse(Idle("with `form` importances, which the board ranks itself", ("ranking",)))
     with console.working():
         from circuits.files.reading import check_sign, read_circuit
         from locate.mib.submission import lacking, save_submission

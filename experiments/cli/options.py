@@ -59,8 +59,8 @@ def limited(source: Source) -> Source:
     """The source with the usual limit, where none was given and it is no pair file."""
     from locate.asked import USUAL_LIMIT
 
-    usual = source.limit is None and not source.worded
-    return replace(source, limit=USUAL_LIMIT) if usual else source
+    usual = source.n_pairs is None and not source.worded
+    return replace(source, n_pairs=USUAL_LIMIT) if usual else source
 
 
 def check_files(

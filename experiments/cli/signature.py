@@ -11,7 +11,6 @@ The signature is made when `command` is called, so that choices hold what plugin
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ import typer
 
 from circuits.base.choices import Open
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
+from circuits.base.idle import Given
 from circuits.base.options import build, default_of, meaning, parse_settings, types_of
+from experiments.cli.console import VOICE, in_flags
 
 _CONTEXT = "typer_context"
 
@@ -46,20 +47,6 @@ class Like(NamedTuple):
 
     kind: type
     name: str
-
-
-class Given:
-    """Which options the user gave; `context` is typer's, which is of no public class."""
-
-    def __init__(self, context: Any, flags: Mapping[str, str]) -> None:
-        self._context, self._flags = context, flags
-
-    def refuse(self, why: str, *names: str) -> None:
-        """OptionError where one of these was given: it would have no effect, for `why`."""
-        for name in names:
-            source = self._context.get_parameter_source(name)
-            if source is not None and source.name == "COMMANDLINE":
-                raise OptionError(f"{self._flags[name]} has no effect {why}")
 
 
 class _Group(NamedTuple):
@@ -93,13 +80,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     spelled = {name: _spelling(name, flag) for name, flag in flags.items()}
 
     def run(**values: Any) -> None:
-        context = values.pop(_CONTEXT)
+        context, VOICE.flags = values.pop(_CONTEXT), spelled
         try:
             arguments = {name: values[name] for name in own}
             for name, group in groups.items():
                 arguments[name] = _built(group, values)
+            told = Given(name for name in spelled if _is_given(context, name))
+            told.check(*(arguments[name] for name in groups))
             if given is not None:
-                arguments[given] = Given(context, spelled)
+                arguments[given] = told
             function(**arguments)
         except KnowledgeCircuitsError as error:
             error.args = (in_flags(str(error), spelled),)
@@ -112,9 +101,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def in_flags(text: str, flags: Mapping[str, str]) -> str:
-    """An error's text with the options that it names in backquotes as the flags that they are."""
-    return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), text)
+def _is_given(context: Any, name: str) -> bool:
+    """Whether the user gave an option; `context` is typer's, which is of no public class."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def path(text: str) -> Path:

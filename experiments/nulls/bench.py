@@ -139,7 +139,7 @@ def bench(
     nulls: list[Null] = []
     skipped: list[str] = []
     for name in relations:
-        asked = Source(relation=name, limit=pairs, hold_out=0.0, shots=shots, seed=seed)
+        asked = Source(relation=name, n_pairs=pairs, hold_out=0.0, shots=shots, seed=seed)
         try:
             found = collect(model, asked, batch_size).pairs
         except PromptError:

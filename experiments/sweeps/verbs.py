@@ -148,8 +148,8 @@ def _examples(model: Model, source: Source, batch_size: int, avoid: Any = None) 
     from locate.asked import USUAL_LIMIT
     from locate.examples import collect
 
-    usual = source.limit is None and not source.worded
-    source = replace(source, limit=USUAL_LIMIT) if usual else source
+    usual = source.n_pairs is None and not source.worded
+    source = replace(source, n_pairs=USUAL_LIMIT) if usual else source
     return collect(model, source, batch_size, avoid=avoid)
 
 

@@ -113,7 +113,7 @@ def discover_cost() -> list[Measurement]:
     and clean, corrupted and circuit run of both sides. The plain model has the same shape.
     """
     model = load("smollm2-135m")
-    source = Source("country_capital", limit=32)
+    source = Source("country_capital", n_pairs=32)
     plain = LlamaForCausalLM(model.bridge.original_model.config).eval().requires_grad_(False)
     check = Collected(model, source, relations_of(source), 32)
     check.paired(None)

@@ -61,7 +61,7 @@ def _discovery(model: Model) -> Discovery:
     from locate.options import Source
     from locate.search import Search
 
-    examples = collect(model, Source(relation=RELATION, limit=N_PAIRS))
+    examples = collect(model, Source(relation=RELATION, n_pairs=N_PAIRS))
     return discover(model, examples, Search(edges=200, curve=True, roles=True))
 
 
@@ -74,7 +74,7 @@ def _real_discovery() -> Discovery:
     from locate.search import DEFAULT_FAITHFULNESS, Search
 
     model = load(REAL, device="cpu")
-    examples = collect(model, Source(relation=RELATION, limit=N_PAIRS))
+    examples = collect(model, Source(relation=RELATION, n_pairs=N_PAIRS))
     return discover(model, examples, Search(faithfulness=DEFAULT_FAITHFULNESS, roles=True))
 
 

@@ -118,7 +118,7 @@ def unlearn_look(outcome: EditOutcome, model: str, seed: int, growth: Mapping[st
         word = "within" if kept else "NOT within"
         lines.append(f"the retain set's accuracy is {word} {margin} of what it was")
     if details.get("retain", {}).get("after") and "held_out" not in details:
-        lines.append("the retain set is trained on; --held-out scores texts that are not")
+        lines.append("the retain set is trained on; `held_out` scores texts that are not")
     summary = {
         "model": model,
         "method": outcome.method,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuits.base.choices import Metric, Ranking, Rule
 from circuits.base.errors import OptionError
+from circuits.base.idle import Idle
 from circuits.base.options import Options, option
 from locate.edges.locators import Locator
 from locate.search import MOST_SEEDS, Scoring
@@ -69,6 +70,10 @@ class NeuronSearch(Options):
         object.__setattr__(self, "sizes", tuple(sorted(self.sizes)))
         self.metric.check_one_token("the scoring of neurons")
         _ = self.scoring  # refuses what does not go together
+
+    def idle(self) -> tuple[Idle, ...]:
+        """Those of the scoring."""
+        return self.scoring.idle()
 
     @property
     def scoring(self) -> Scoring:

@@ -173,7 +173,7 @@ def unlearning(details: Mapping[str, Any]) -> list[Any]:
             figure: go.Figure = sides_figure(measures, title, most)
             pictures.append(fitted(figure, title, f"unlearned-{turn}"))
     if "held_out" not in details:
-        text = "What is to stay was trained on; --held-out scores texts that were not."
+        text = "What is to stay was trained on; only texts held out would not be."
         pictures.append(html.P(text, className="hint"))
     return pictures
 

@@ -65,7 +65,7 @@ class RomeSettings(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.layers) != 1:
-            raise OptionError(f"ROME edits one layer, not {len(self.layers)}; give --layers one")
+            raise OptionError(f"ROME edits one layer, not {len(self.layers)}; give `layers` one")
 
 
 @dataclass(frozen=True, eq=False)

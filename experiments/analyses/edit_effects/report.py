@@ -53,7 +53,7 @@ METHOD = (
     "node, in the unedited model. Separation is the area under the ROC curve: how often an edit "
     "that succeeds has the higher score than one that fails; 0.5 is chance.",
     "Intervals are 95 % bootstrap intervals over facts, each with all its edits. Few facts are "
-    "edited by default, as every method runs at three layers: `--set facts=30` takes more.",
+    "edited by default, as every method runs at three layers: the option facts=30 takes more.",
 )
 
 

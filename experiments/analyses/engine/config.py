@@ -73,12 +73,12 @@ def with_settings(config: Config, settings: Sequence[str]) -> Config:
     for setting in settings:
         name, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
-            raise OptionError(f"--set takes NAME=VALUE, not {setting:.60}")
+            raise OptionError(f"`settings` takes NAME=VALUE, not {setting:.60}")
         several = get_origin(hints.get(name)) is tuple and not text.startswith("[")
         try:
             given[name] = _parsed(f"[{text}]" if several else text)
         except OptionError as error:
-            raise OptionError(f"--set {name:.60}: no YAML value: {error}") from None
+            raise OptionError(f"`settings` {name:.60}: no YAML value: {error}") from None
     return changed(config, given)
 
 

@@ -183,7 +183,7 @@ class Context:
             relation=relation,
             facts=self.facts,
             templates=templates,
-            limit=limit,
+            n_pairs=limit,
             hold_out=hold_out,
             known_only=None if known_only else False,
             known=self.known,

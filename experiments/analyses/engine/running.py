@@ -158,9 +158,9 @@ def _check_own(folder: Path, analysis: Analysis, model: Mapping[str, Any]) -> No
             return
         other, before = owner[0], owner[1:]
     if other != analysis.name:
-        raise OptionError(f"--out {folder} holds a run of {other}; name another folder")
+        raise OptionError(f"`out` {folder} holds a run of {other}; name another folder")
     if before[0] != model.get("model") and before[1] != model.get("weights_sha256"):
-        raise OptionError(f"--out {folder} holds a run of {before[0]}; name another folder")
+        raise OptionError(f"`out` {folder} holds a run of {before[0]}; name another folder")
 
 
 def write_index(

@@ -72,8 +72,8 @@ def checkpoints(context: Context, config: Config) -> list[str]:
     known = list(embedded_checkpoints(base)) if base in embedded_models() else []
     if not known:
         raise OptionError(
-            f"no checkpoints of {base!r} ship with this package; name revisions with "
-            "--set revisions=step1000,step2000"
+            f"no checkpoints of {base!r} ship with this package; name some as the option "
+            "revisions, as step1000,step2000"
         )
     return [*(f"{base}@{step}" for step in known), base]
 

@@ -31,7 +31,7 @@ def examples_of(
         relation=relation,
         facts=context.facts,
         templates=Templates.of(setting.get("wording", "first"), "wording"),
-        limit=limit,
+        n_pairs=limit,
         hold_out=0.0,
         known=context.known,
         shots=shots,
