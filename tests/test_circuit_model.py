@@ -10,12 +10,15 @@ import torch
 
 from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError, PromptError
+from circuits.edits.edit import WeightDelta
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit
+from circuits.graph.circuit_model import CircuitModel
 from circuits.graph.running import CircuitRunner
 from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
+from locate.states.steering import patched
 from tests.oracles import plain_circuit_run
 from tests.tiny import equal_length_pairs, tiny_model
 
@@ -82,7 +85,7 @@ def test_one_corrupted_prompt_serves_all(model: Model, pairs: list[TokenPair]):
 def test_constants_of_ones_own_are_what_cut_edges_carry(model: Model, pairs: list[TokenPair]):
     clean, circuit, corrupted = sides(pairs)[0], some(model), sides(pairs)[1]
     mean = circuit.as_model(model, "mean", prompts=corrupted)
-    found = mean._constants
+    found = mean.constants
     own = {f"m{layer}": found.mlps[layer].numpy() for layer in range(model.n_layers)} | {
         f"a{layer}.h{head}": found.heads[layer][head].numpy()
         for layer in range(model.n_layers)
@@ -142,3 +145,55 @@ def test_bos_is_as_the_circuit_was_found_with(model: Model):
     ours = found.as_model(model).logits(*prompts)
     assert torch.equal(ours, circuit.as_model(plain).logits(*prompts))
     assert not torch.allclose(ours, circuit.as_model(model).logits(*prompts))
+
+
+@pytest.mark.parametrize("bos", [None, False])
+def test_means_are_those_of_the_model_that_is_run(
+    model: Model, pairs: list[TokenPair], bos: bool | None
+):
+    """Whenever it was made: with an edit or a patch, without, and with weights written by hand."""
+    clean, circuit = sides(pairs)[0], some(model)
+    circuit = replace(circuit, provenance={"bos": bos})
+    name = "m0" if model.architecture.normed_after else "a0.h0"
+
+    def alone() -> CircuitModel:
+        return circuit.as_model(model, "mean", prompts=clean)
+
+    before = alone()
+    plain = before.logits(clean)
+    weight = next(name for name in model.parameter_names if "mlp" in name)
+    change = torch.randn(model.shape(weight), generator=torch.Generator().manual_seed(0))
+    delta = WeightDelta({weight: change}, {})
+
+    def differs(found: torch.Tensor) -> bool:
+        return not torch.allclose(found, plain, atol=1e-3)
+
+    for block in (delta.applied(model), patched(model, name, to=0.3)):
+        with block:
+            inside = alone()
+            expected = inside.logits(clean)
+            assert differs(expected)
+            assert torch.equal(before.logits(clean), expected)
+        assert torch.equal(before.logits(clean), plain)
+        assert torch.equal(inside.logits(clean), plain)
+    kept = model.parameter(weight).clone()
+    try:
+        model.set_parameter(weight, kept + change)
+        assert differs(before.logits(clean))
+        assert torch.equal(before.logits(clean), alone().logits(clean))
+    finally:
+        model.set_parameter(weight, kept)
+    assert torch.equal(before.logits(clean), plain)
+
+
+def test_models_of_the_same_weights_tell_of_the_same_edits(model: Model):
+    weight = next(name for name in model.parameter_names if "mlp" in name)
+    delta = WeightDelta({weight: torch.ones(model.shape(weight))}, {})
+    before, plain = model.with_bos(False), model.provenance
+    assert before is not model
+    with delta.applied(model):
+        inside = model.with_bos(False)
+        for each in (before, inside):
+            assert each.provenance == {**plain, "edits": [delta.fingerprint()]}
+    for each in (model, before, inside):
+        assert each.provenance == plain

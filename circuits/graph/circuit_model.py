@@ -35,7 +35,8 @@ Texts = str | Sequence[str]
 class CircuitModel:
     """A model of which only a circuit is at work; made by `Circuit.as_model`.
 
-    It holds no weights of its own: an edit or a patch of `model` is one of this.
+    It holds no weights of its own: an edit or a patch of `model` is one of this. Means are those of
+    the model as it is when prompts are run, and are taken anew after an edit or a patch.
     """
 
     def __init__(
@@ -62,21 +63,16 @@ class CircuitModel:
         self.model, self.circuit = model, circuit
         self.ablation = Ablation.of(found if ablation is None else ablation)
         self.batch_size = batch_size
-        self._constants: SourceConstants | None = None
+        self._prompts = [model.tokenizer.encode(prompt) for prompt in prompts]
+        self._own = constants
         if constants is not None and self.ablation == Ablation.PATCH:
             raise OptionError("`constants` stand for corrupted prompts: take ablation zero or mean")
-        if self.ablation == Ablation.MEAN:
-            if not prompts:
-                raise OptionError("the ablation `mean` needs `prompts` to take means over")
-            encoded = [model.tokenizer.encode(prompt) for prompt in prompts]
-            runs = [(tokens, encoded[rows[0]].bos) for rows, tokens in self._batches(encoded)]
-            self._constants = mean_constants(model, runs)
-        elif prompts:
+        if self.ablation == Ablation.MEAN and not prompts:
+            raise OptionError("the ablation `mean` needs `prompts` to take means over")
+        if self.ablation != Ablation.MEAN and prompts:
             raise OptionError(f"`prompts` are for the ablation mean, not {self.ablation}")
-        elif self.ablation == Ablation.ZERO:
-            self._constants = source_constants(model, (), self.ablation)
-        if constants is not None and self._constants is not None:
-            self._constants = _replaced(model, self._constants, constants)
+        self._taken: tuple[Mapping[str, Any], SourceConstants] | None = None
+        _ = self.constants  # refuses what the model does not have
 
     def __repr__(self) -> str:
         size = f"{self.circuit.n_edges:,} of {self.circuit.wiring.n_edges:,} edges"
@@ -95,6 +91,25 @@ class CircuitModel:
     def ask(self, prompt: str, corrupted: str | None = None, k: int = 5) -> NextTokens:
         """The k most likely next tokens, with their probabilities."""
         return self.model.said(prompt, self.logits(prompt, corrupted)[0], k)
+
+    @property
+    def constants(self) -> SourceConstants | None:
+        """What cut edges carry on the model as it is now; None for the ablation `patch`."""
+        if not self.ablation.is_constant:
+            return None
+        state = self.model.provenance  # tells weights, edits and patches apart
+        if self._taken is None or self._taken[0] != state:
+            self._taken = state, self._constants()
+        return self._taken[1]
+
+    def _constants(self) -> SourceConstants:
+        if self.ablation == Ablation.MEAN:
+            batches = self._batches(self._prompts)
+            runs = ((tokens, self._prompts[rows[0]].bos) for rows, tokens in batches)
+            found = mean_constants(self.model, runs)
+        else:
+            found = source_constants(self.model, (), self.ablation)
+        return found if self._own is None else _replaced(self.model, found, self._own)
 
     def _batches(self, encoded: Sequence[Prompt]) -> Any:
         return batches_of(self.model, encoded, self.batch_size)
@@ -142,7 +157,7 @@ def _logits(
             side_by_side(rows, tokens, beside),
             circuit.wiring,
             circuit_model.ablation,
-            circuit_model._constants,
+            circuit_model.constants,
             projections,
         )
         result[rows] = runner.run(kept).float()

@@ -39,6 +39,7 @@ from circuits.model.saying import NextTokens
 from circuits.model.taps import UNEMBED
 from circuits.model.tensors import dtype_name, weights_hash
 from circuits.model.tokens import Tokenizer, usual_bos
+from circuits.model.weights import Origin
 from circuits.model.wiring import Wiring
 
 os.environ.setdefault("WANDB_MODE", "disabled")  # a dependency of TransformerLens, never used here
@@ -94,6 +95,7 @@ class Model(Blocks):
         self.tokenizer = Tokenizer(weights.hf_tokenizer, bos, self.max_tokens)
         # The bridge keeps these very tensors, under other names.
         self._parameters: dict[str, torch.nn.Parameter] = dict(hf_model.named_parameters())
+        self._origin = Origin()
         self.provenance = {
             **weights.provenance,
             "tokenizer_sha256": self.tokenizer.fingerprint,
@@ -157,6 +159,8 @@ class Model(Blocks):
 
     def with_bos(self, bos: bool | None) -> Model:
         """The same model, weights included, for which `bos` None means this; itself for None.
+
+        What is done to the weights of one, and what their provenance says of it, holds for both.
 
         PromptError for a BOS that the tokenizer does not have.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -57,6 +57,14 @@ class HeadProjections:
     offset: Float[Tensor, "dst d_head"]
 
 
+@dataclass
+class Origin:
+    """Where weights come from, and their versions that it tells of; one for all models of them."""
+
+    provenance: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
+
+
 class Weights:
     """What `circuits.model.model.Model` can do with its weights; the bridge holds them."""
 
@@ -77,11 +85,10 @@ class Weights:
     uses_rms_norm: bool
     _parameters: dict[str, torch.nn.Parameter]
     _buffers: dict[str, Tensor]
-    _provenance: dict[str, Any]
+    _origin: Origin
     patching: Patching
     paging: Paging
     placed: list[Any]  # the edits that are in the weights, the first one first
-    _versions: dict[str, int]  # of the weights that `_provenance` tells of
     _fused: dict[str, tuple[int, str]]  # layer and part (weight or bias) of joint weights
     _aligned: dict[str, int]  # their versions that the bridge has copies of
 
@@ -100,26 +107,26 @@ class Weights:
         """
         if self.is_changed:
             now = weights_hash(self._parameters, self.paging.use)
-            self.provenance = {**self._provenance, "weights_sha256": now}
-        return {**self._provenance, **plugins.record(), **self.patching.record()}
+            self.provenance = {**self.origin, "weights_sha256": now}
+        return {**self.origin, **plugins.record(), **self.patching.record()}
 
     @provenance.setter
     def provenance(self, value: dict[str, Any]) -> None:
-        self._provenance, self._versions = value, self._count_changes()
+        self._origin.provenance, self._origin.versions = value, self._count_changes()
 
     @property
     def origin(self) -> dict[str, Any]:
         """The provenance as it was last set or hashed."""
-        return self._provenance
+        return self._origin.provenance
 
     @property
     def is_changed(self) -> bool:
         """Whether weights were written to since the provenance was set or hashed."""
-        return self._count_changes() != self._versions
+        return self._count_changes() != self._origin.versions
 
     def forget_hash(self) -> None:
         """Have the weights hashed again when the provenance is next read."""
-        self._versions = {}
+        self._origin.versions = {}
 
     def _count_changes(self) -> dict[str, int]:
         return {name: tensor._version for name, tensor in self._parameters.items()}
