@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from circuits.base.errors import FileFormatError, PromptError
+from circuits.facts.facts import Fact, relation
 from circuits.facts.pair_files import holds_pairs, read_pair_file
 from circuits.facts.pairs import PromptPair, encode_pair, read_pairs
 from circuits.model.tokens import Tokenizer
 from locate.asked import examples_of
 from locate.examples import as_jsonl
-from tests.tiny import byte_level_tokenizer, tiny_model
+from tests.tiny import byte_level_tokenizer, equal_length_pairs, tiny_model
 
 CLEAN = "When Oslo and Lima met, Oslo wrote to"
 FLIPPED = "When Oslo and Lima met, Lima wrote to"
@@ -192,3 +194,34 @@ def test_a_file_of_another_tool_is_asked_about_by_its_path(tmp_path: Path):
     found = examples_of(model, table(tmp_path / "ioi.csv", row))
     assert [(pair.answer, pair.foil) for pair in found.pairs] == [(right, wrong)]
     assert found.pairs == examples_of(model, lines(tmp_path / "ioi.jsonl", ioi())).pairs
+
+
+@dataclass(frozen=True)
+class Noted(PromptPair):
+    """A user's own pairs, with what only the user knows of them."""
+
+    note: object = None
+
+
+@dataclass(frozen=True)
+class Sourced(Fact):
+    """A user's own facts."""
+
+    source: str = ""
+
+
+def test_pairs_and_facts_of_ones_own_classes_are_pairs_and_facts():
+    model = tiny_model("gpt2")
+    pairs = [pair.text for pair in equal_length_pairs(model)]
+    own = [Noted(**vars(pair), note=object()) for pair in pairs]
+    plain = examples_of(model, pairs)
+    for mixed in (own, [*own[:1], *pairs[1:]]):
+        found = examples_of(model, mixed)
+        assert as_jsonl(found.pairs) == as_jsonl(plain.pairs)
+        assert found.fingerprint == plain.fingerprint
+    facts = relation("country_capital").facts[:12]
+    asked: dict[str, Any] = {"known_only": False, "hold_out": 0.0}
+    plain = examples_of(model, facts, **asked)
+    found = examples_of(model, [Sourced(**vars(each), source="mine") for each in facts], **asked)
+    assert found.pairs == plain.pairs
+    assert len(found.pairs) > 3

@@ -10,7 +10,7 @@ of one length only, so no prompt is ever padded.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,9 @@ class PromptPair:
         return found.strip() if found else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields that are set, as the lines of a `--pairs` file."""
-        found: dict[str, Any] = {name: value for name, value in vars(self).items() if value}
+        """The fields that are set, as the lines of a pair file, without those of a subclass."""
+        names = [each.name for each in fields(PromptPair)]
+        found: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name)}
         found |= {name: list(found[name]) for name in _LISTS if name in found}
         if self.spans:
             found["spans"] = {name: [text, nth] for name, text, nth in self.spans}
