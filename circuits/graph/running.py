@@ -12,7 +12,8 @@ of unchanged inputs come from the cache. Positions before the first differing to
 in both runs and are never recomputed.
 
 Where heads share a norm, after the attention or on their queries and keys, one that changes changes
-what the others write. A head that nothing reads has its base value in such a norm.
+what the others write. A head that leads nowhere has its base value in such a norm, after the
+attention the corrupted run's or its constant.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from circuits.facts.pairs import PairBatch
 from circuits.graph.ablation import SourceConstants, source_hooks
 from circuits.graph.circuit import Circuit
 from circuits.graph.live import LiveSources
+from circuits.graph.select import leading
 from circuits.model import taps
 from circuits.model.model import Model
 from circuits.model.weights import HeadProjections
@@ -101,7 +103,7 @@ class CircuitRunner:
     ) -> Float[Tensor, "batch d_vocab"]:
         """Logits after the last position when only the circuit's edges carry clean values."""
         matrix = circuit.matrix() if isinstance(circuit, Circuit) else circuit
-        kept = torch.from_numpy(matrix).to(self.model.device)
+        kept = torch.from_numpy(self._leading(matrix)).to(self.model.device)
         kept = kept.view(self.wiring.n_spans, *kept.shape[-2:])
         sources = LiveSources(
             self._embedding_change, self.n_examples, kept, self._span_rows, self.wiring.last_span
@@ -110,6 +112,15 @@ class CircuitRunner:
             self._run_heads(layer, kept, sources)
             self._run_mlp(layer, kept, sources)
         return self.model.unembed(self.base.final + sources.sum_into(kept[..., -1:])[0])
+
+    def _leading(
+        self, kept: Bool[np.ndarray, "*span src dst"]
+    ) -> Bool[np.ndarray, "*span src dst"]:
+        """The kept edges; where heads share a norm, those that lead to the logits."""
+        if not (self.model.architecture.normed_after or self.model.architecture.is_joint):
+            return kept
+        leads = leading(self.wiring, kept)
+        return kept & leads.reshape(*kept.shape[:-2], 1, -1)
 
     def _run_heads(
         self, layer: int, kept: Bool[Tensor, "span src dst"], sources: LiveSources
@@ -296,7 +307,7 @@ class CircuitRunner:
             base.values.append(values)
             base.heads.append(heads.expand(self.n_rows, -1, -1))
             if model.architecture.normed_after:
-                base.raw.append(self._mixed(layer, queries, keys, values))
+                base.raw.append(constants.raw_heads[layer].expand(self.n_rows, -1, -1))
             output = torch.einsum("he,hed->d", heads, model.head_output_weights(layer))
             bias = model.head_output_bias(layer)
             mid = residual + output + (0 if bias is None else bias)
@@ -311,17 +322,6 @@ class CircuitRunner:
         }
         last = residual.view(*shape, -1)[:, -1]
         return _BaseRun(**{**vars(base), **per_layer, "final": last})
-
-    def _mixed(
-        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor
-    ) -> Float[Tensor, "row head d_head"]:
-        """What all heads read with these queries, keys and values."""
-        repeats = self.wiring.queries_per_key
-        keys, values = (value.repeat_interleave(repeats, 1) for value in (keys, values))
-        mixed = self.model.mix(layer, queries, keys, values, self._masks[layer]).transpose(0, 1)
-        heads = torch.arange(self.model.n_heads, device=mixed.device)
-        mixed = self.model.patching.heads(layer, heads, mixed, self.start)
-        return mixed.permute(1, 2, 0, 3).flatten(0, 1)
 
     def _per_layer(self, values: list[Tensor]) -> list[Tensor]:
         """Rows of each layer; of the last layer only the last position's, as nothing else is read.

@@ -170,7 +170,7 @@ def _add_detour(
     edges is connected to both ends without it. False where every node there is has its edges.
     """
     inputs_of, first = inputs_of_sources(wiring), first_edges(wiring)
-    needed = _connected(wiring, kept)[1].ravel()
+    needed = leading(wiring, wiring.to_matrix(kept, fill=False)).ravel()
     ways = []
     for place in range(len(inputs_of)):
         span, src = divmod(place, wiring.n_src)
@@ -195,17 +195,18 @@ def _add_detour(
 
 def _joined(wiring: Wiring, kept: Bool[np.ndarray, " edge"]) -> Bool[np.ndarray, " edge"]:
     """Edges, kept or not, that lead on from what `input` reaches to what reaches `logits`."""
-    reached, needed = _connected(wiring, kept)
+    matrix = wiring.to_matrix(kept, fill=False)
+    reached, needed = _reached(wiring, matrix), leading(wiring, matrix)
     span = wiring.edge_span
     return reached[span, wiring.edge_src] & needed[span, wiring.edge_dst]
 
 
-def _connected(
-    wiring: Wiring, kept: Bool[np.ndarray, " edge"]
-) -> tuple[Bool[np.ndarray, "span src"], Bool[np.ndarray, "span dst"]]:
-    """Sources that `input` reaches, and destinations that reach `logits`, over kept edges."""
+def _reached(
+    wiring: Wiring, kept: Bool[np.ndarray, "*span src dst"]
+) -> Bool[np.ndarray, "span src"]:
+    """Sources that `input` reaches over kept edges."""
     spans = wiring.n_spans
-    matrix = wiring.to_matrix(kept, fill=False).reshape(spans, wiring.n_src, wiring.n_dst)
+    matrix = kept.reshape(spans, wiring.n_src, wiring.n_dst)
     reached = np.zeros((spans, wiring.n_src), dtype=bool)
     reached[:, 0] = True
     for layer, attn, heads, mlp in _layers(wiring):
@@ -215,6 +216,15 @@ def _connected(
         keys_values = shared.reshape(spans, 2, -1).any(axis=1).repeat(wiring.queries_per_key, 1)
         reached[:, heads] = queries | (wiring.sees.T @ keys_values)
         reached[:, mlp] = (reached[:, :mlp] & matrix[:, :mlp, wiring.mlp_dst(layer)]).any(axis=1)
+    return reached
+
+
+def leading(
+    wiring: Wiring, kept: Bool[np.ndarray, "*span src dst"]
+) -> Bool[np.ndarray, "span dst"]:
+    """Destinations that reach `logits` over kept edges."""
+    spans = wiring.n_spans
+    matrix = kept.reshape(spans, wiring.n_src, wiring.n_dst)
     needed = np.zeros((spans, wiring.n_dst), dtype=bool)
     needed[wiring.last_span, wiring.logits_dst] = True
     for layer, attn, heads, mlp in reversed(list(_layers(wiring))):
@@ -224,7 +234,7 @@ def _connected(
         groups = live.reshape(spans, wiring.n_key_inputs, -1).any(axis=2)
         keys_values = wiring.sees @ groups
         needed[:, attn] = np.concatenate([live, keys_values, keys_values], axis=1)
-    return reached, needed
+    return needed
 
 
 def _layers(wiring: Wiring) -> Iterator[tuple[int, slice, slice, int]]:

@@ -11,7 +11,7 @@ part is computed once more from what it read, and
     dm_st = sum over positions and examples of (now_s - base_s) . dx_t.
 
 So nothing is kept between the parts but what sources wrote, and the model's weights take no part.
-Where heads share a norm, a head that no mask lets anything read has its base value in it.
+Where heads share a norm, a head that leads nowhere has its base value in it.
 """
 
 from __future__ import annotations
@@ -53,12 +53,14 @@ class SoftRunner(CircuitRunner):
     @torch.no_grad()
     def run_masked(self, masks: Float[Tensor, "src dst"]) -> Float[Tensor, "batch d_vocab"]:
         """Logits after the last position."""
+        masks = self._in_use(masks)
         return self.model.unembed(self._final(masks, self._written(masks)))
 
     def gradient(
         self, masks: Float[Tensor, "src dst"], loss: Loss
     ) -> tuple[float, Float[Tensor, "src dst"]]:
         """A loss of the logits, and its gradient in the masks; 0 where there is no edge."""
+        masks = self._in_use(masks)
         with torch.no_grad():
             written = self._written(masks)
             upward, found = torch.zeros_like(written), torch.zeros_like(masks)
@@ -94,6 +96,11 @@ class SoftRunner(CircuitRunner):
             yield _Part(layer, False, slice(start, start + wiring.n_attn), heads, first)
             mlp, source = wiring.mlp_dst(layer), wiring.mlp_src(layer)
             yield _Part(layer, True, slice(mlp, mlp + 1), slice(source, source + 1), source)
+
+    def _in_use(self, masks: Float[Tensor, "src dst"]) -> Float[Tensor, "src dst"]:
+        """The masks, as the runner takes circuits: 0 for what leads nowhere where that matters."""
+        leads = self._leading((masks != 0).cpu().numpy())
+        return masks * torch.from_numpy(leads).to(masks.device)
 
     def _written(self, masks: Float[Tensor, "src dst"]) -> Float[Tensor, "src batch pos d_model"]:
         """Now minus base output of all sources; after the last layer's attention of the last
