@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,10 @@ def heads(
     source, _, given = split(options, Source, hold_out=0.0)
     known = which.roles if isinstance(which, RoleReport) else {}
     which = [which] if isinstance(which, str) else which
+    if not isinstance(which, Iterable):
+        raise OptionError(f"`which` are names of heads, as a6.h1, not {which!r:.40}")
+    if n_prompts < 1:
+        raise OptionError(f"`n_prompts` is at least 1, not {n_prompts}")
     with loaded_model(model).alone() as loaded:
         pairs = examples_of(loaded, what, given=given, **source).pairs
         return HeadsOnPrompts(
@@ -226,12 +230,13 @@ def carriers(
 
     if edges:
         Given().also(n=n).refuse(NAMED_EDGES)
+    n = USUAL if n is None else n
     read = graph if isinstance(graph, AttributionGraph | None) else None
     if read is None and graph is not None:
         read = AttributionGraph.of(read_graph(graph))
     if isinstance(directions, str | Path):
         directions = Directions.load(directions)
-    return carriers_of(loaded_model(model), prompt, read, directions, edges, into, n or USUAL, bos)
+    return carriers_of(loaded_model(model), prompt, read, directions, edges, into, n, bos)
 
 
 @takes(Source, NeuronSearch)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from circuits.base.errors import OptionError
+
 if TYPE_CHECKING:
     from circuits.base.choices import Open
     from experiments.analyses.engine.base import Analysis
@@ -119,6 +121,8 @@ def _adding(
     """The function once it is added, or what adds it."""
 
     def added(made: F) -> F:
+        if not callable(made):
+            raise OptionError(f"what is added is a function, not {made!r:.40}")
         known = name or made.__name__.replace("_", "-")
         said = text or (getdoc(made) or "").partition("\n")[0]
         kind.add(known, made, said, **traits)

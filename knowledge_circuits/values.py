@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,24 @@ def delta_of(value: Any) -> WeightDelta:
 
 
 def texts_of(value: Any) -> list[Any]:
-    """Examples of a list of texts or records, or of a file."""
+    """Examples of a list of texts or records, or of a file; OptionError for anything else."""
     from circuits.edits.parts.examples import Example, read_examples
 
     if isinstance(value, str | Path):
         return read_examples(value)
+    if not isinstance(value, Sequence):
+        raise OptionError(f"texts are a list, or the path of a file, not {value!r:.40}")
     made = []
     for each in value:
         if isinstance(each, dict):
             text = str(each.get("prompt", each.get("text", "")))
             each = Example(text, each.get("answer"))
-        made.append(Example(each) if isinstance(each, str) else each)
+        each = Example(each) if isinstance(each, str) else each
+        if not isinstance(each, Example):
+            raise OptionError(
+                f"a text is a string, or a dictionary with `prompt` and `answer`, not {each!r:.40}"
+            )
+        made.append(each)
     return made
 
 

@@ -179,6 +179,8 @@ def edit(
             requests = [what]
         elif isinstance(what, list | tuple):
             requests = what
+            if other := [each for each in what if not isinstance(each, EditRequest)]:
+                raise OptionError(f"a list of edits holds EditRequests, not {other[0]!r:.40}")
         elif subject is None and target is None and is_path(what):
             requests = read_requests(what).requests
         else:
@@ -350,6 +352,11 @@ def push(result: str | Path, repo: str, *, private: bool = False, message: str =
     """
     from circuits.files.hub import push as send
 
+    if not isinstance(result, str | Path):
+        kind = type(result).__name__
+        raise OptionError(
+            f"what is pushed is a file or folder: `save` the {kind}, and push its path"
+        )
     return send(result, repo, private=private, message=message)
 
 

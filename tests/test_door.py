@@ -425,3 +425,36 @@ def test_what_is_said_of_unknown_answers_is_what_was_done_with_them(model: Model
     (note,) = [each for each in found.examples.notes if "recalls 1 of the 2 answers" in each]
     assert ("the others are left out" in note) == known_only
     assert len(found.pairs) == 2 - known_only
+
+
+WRONG = """
+import knowledge_circuits as kc
+model = kc.load("facts-gpt2", device="cpu")
+prompt, capitals = "The capital of France is", "country_capital"
+circuit = kc.Circuit.empty(model.wiring())
+calls = [
+    (lambda: kc.edit(model, prompt, "France", 5), "`target` of an edit is a text, not 5"),
+    (lambda: kc.edit(model, prompt, 5, "Rome"), "`subject` of an edit is a text, not 5"),
+    (lambda: kc.edit(model, ["x"]), "a list of edits holds EditRequests, not 'x'"),
+    (lambda: kc.unlearn(model, [3], ["a b"]), "a text is a string, or a dictionary with"),
+    (lambda: kc.unlearn(model, 3, ["a b"]), "texts are a list, or the path of a file, not 3"),
+    (lambda: kc.heads(model, capitals, 3), "`which` are names of heads, as a6.h1, not 3"),
+    (lambda: kc.heads(model, capitals, ["a6.h1"], n_prompts=0), "`n_prompts` is at least 1"),
+    (lambda: kc.carriers(model, prompt, into="6_200_4", n=0), "at least 1 edge, not 0"),
+    (lambda: circuit.as_model("facts-gpt2"), "a model is what `load` gives, not a str"),
+    (lambda: kc.push(circuit, "someone/x"), "`save` the Circuit, and push its path"),
+    (lambda: kc.metric("logit-diff"), "what is added is a function, not 'logit-diff'"),
+]
+for call, words in calls:
+    try:
+        call()
+    except kc.OptionError as error:
+        assert words in str(error), (words, str(error))
+    else:
+        raise AssertionError(words)
+"""
+
+
+def test_what_is_of_no_use_is_refused_in_one_line(tmp_path: Path):
+    done = run(WRONG, tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -41,6 +41,9 @@ class EditRequest:
     probes: tuple[Probe, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("prompt", "subject", "target"):
+            if not isinstance(value := getattr(self, name), str):
+                raise OptionError(f"`{name}` of an edit is a text, not {value!r:.40}")
         if self.prompt.count(SLOT) != 1:
             raise OptionError(
                 f"the prompt of an edit holds {SLOT} once, in the subject's place: {self.prompt!r}"

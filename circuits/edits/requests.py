@@ -71,6 +71,8 @@ def slotted(prompt: str, subject: str) -> str:
 
     OptionError where the subject is absent or occurs several times.
     """
+    if not isinstance(subject, str):
+        raise OptionError(f"`subject` of an edit is a text, not {subject!r:.40}")
     if SLOT in prompt:
         return prompt
     mentions = find_mentions(prompt, subject)

@@ -50,6 +50,8 @@ class CircuitModel:
         batch_size: int = 16,
     ) -> None:
         """As of `Circuit.as_model`."""
+        if not isinstance(model, Model):
+            raise OptionError(f"a model is what `load` gives, not a {type(model).__name__}")
         check_geometry(model, circuit.wiring)
         if circuit.wiring.spans:
             raise OptionError(
