@@ -143,6 +143,8 @@ def interchange(
         raise OptionError("there are no prompt pairs to work on")
     if not parts:
         raise OptionError("name at least one head, MLP or edge to take from the source")
+    if resamples < 0:
+        raise OptionError(f"`resamples` is at least 0, not {resamples}")
     nodes = [part for part in parts if "->" not in part]
     circuit = without(model, nodes, [part for part in parts if "->" in part])
     projections = head_projections(model, circuit.wiring)

@@ -441,6 +441,10 @@ calls = [
     (lambda: kc.heads(model, capitals, 3), "`which` are names of heads, as a6.h1, not 3"),
     (lambda: kc.heads(model, capitals, ["a6.h1"], n_prompts=0), "`n_prompts` is at least 1"),
     (lambda: kc.carriers(model, prompt, into="6_200_4", n=0), "at least 1 edge, not 0"),
+    (
+        lambda: kc.interchange(model, prompt, "The capital of Japan is", "m1", resamples=-1),
+        "`resamples` is at least 0, not -1",
+    ),
     (lambda: circuit.as_model("facts-gpt2"), "a model is what `load` gives, not a str"),
     (lambda: kc.push(circuit, "someone/x"), "`save` the Circuit, and push its path"),
     (lambda: kc.metric("logit-diff"), "what is added is a function, not 'logit-diff'"),

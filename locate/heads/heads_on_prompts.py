@@ -73,7 +73,7 @@ class PromptHeads(Shown):
             seen = token_name(self.tokens[looked])
             rows.append((head, self.roles.get(head, ""), seen, share, words))
         return Summary(
-            f"{len(self.heads)} heads at the last token",
+            f"{len(self.heads)} head{'s' * (len(self.heads) != 1)} at the last token",
             {"prompt": self.prompt, "answer": self.answer, **named(self.provenance, "model")},
             "most attended token, its share of value-weighted attention, tokens raised most",
             ("head", "role", "looks at", "share", "writes"),

@@ -266,7 +266,8 @@ class NeuronReport(Result):
         ]
         header = ("neuron", "score", "does most at", "writes")
         note = "shares of what patching the whole MLP costs; neurons by score"
-        return Summary(f"Neurons of {len(self.mlps)} MLPs", facts, note, header, rows)
+        several = "s" * (len(self.mlps) != 1)
+        return Summary(f"Neurons of {len(self.mlps)} MLP{several}", facts, note, header, rows)
 
     def plot(self, **options: Any) -> go.Figure:
         """What the best neurons carry, by how many; as `viz.screen.neurons_figure` draws."""
