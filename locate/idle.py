@@ -16,6 +16,10 @@ def _names(*kinds: type, but: tuple[str, ...] = ()) -> tuple[str, ...]:
     return tuple(each.name for kind in kinds for each in fields(kind) if each.name not in but)  # type: ignore[arg-type]
 
 
+UNASKED_FACTS = Idle(
+    "without `model`",
+    (*_names(Source, Loading, but=("relation", "facts", "chat")), "batch_size"),
+)
 LENS_OF_A_PROMPT = Idle("on a single prompt", (*_names(Source, but=("bos",)), "batch_size"))
 TRACE_OF_A_PROMPT = Idle("on a single prompt", _names(Source, but=("bos", "seed")))
 PROMPTS_AS_THEY_ARE = Idle("on prompts as they are", _names(Source, but=("bos", "seed")))

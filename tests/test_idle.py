@@ -15,6 +15,7 @@ from circuits.base.idle import Given, Idle
 from circuits.base.options import build
 from circuits.model.model import Model
 from experiments.cli.console import VOICE, Console
+from locate.idle import UNASKED_FACTS
 from locate.options import Source
 from locate.search import Search
 from tests import results
@@ -133,6 +134,11 @@ CASES = {
         lambda made: kc.discover(made.model, made.found.examples, n_pairs=2),
         None,
     ),
+    "demonstrations for a model that is not there": Case(
+        "`shots` has no effect without `model`",
+        lambda made: Given(["shots"]).refuse(UNASKED_FACTS),
+        ["facts", CAPITALS, "--shots", "5"],
+    ),
     "pairs of a traced prompt": Case(
         "`n_pairs` has no effect on a single prompt",
         lambda made: kc.trace(made.model, PROMPT, **SAYS, n_pairs=2),
@@ -226,7 +232,7 @@ def test_an_option_without_effect_is_refused_in_the_callers_words(
         case.python(made)
     assert str(caught.value) == case.says
     if case.words is not None:
-        model = [] if case.words[0] == "compare" else ["--model", "facts-gpt2"]
+        model = [] if case.words[0] in ("compare", "facts") else ["--model", "facts-gpt2"]
         said = refusal(capsys, *case.words, *model)
         assert said.removeprefix("kc: error: ").strip() == re.sub(
             r"`(\w+)`", lambda found: FLAGS.get(found[1], flag(found[1])), case.says

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuits.base.idle import Given
 from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import VOICE, Console, in_flags, percent
 from experiments.cli.signature import Fixed, Like
+from locate.idle import UNASKED_FACTS
 from locate.options import Loading, Source
 from locate.search import Search
 
@@ -49,6 +51,7 @@ class _Asked:
 
 def facts(
     *,
+    given: Given,
     relation: RelationArgument = None,
     source: AtlasOrFile,
     model: AskedModel = None,
@@ -65,6 +68,8 @@ def facts(
         relations, asked = _relations(source), _Asked()
         if source.chat and model is None:
             raise OptionError("`chat` needs a model whose chat template is asked through")
+        if model is None:
+            given.refuse(UNASKED_FACTS)
         if model is not None:
             loaded = o.load_model(console, model, loading)
             n = sum(len(each.facts) for each in relations)
