@@ -23,7 +23,7 @@ from locate.edges.score import score_edges
 from locate.search import Scoring
 from tests.families import FAMILIES, family_model, family_pairs
 from tests.oracles import plain_eap
-from tests.tiny import equal_length_pairs, tiny_model
+from tests.tiny import equal_length_pairs, gpt2_hf, tiny_model
 
 RULED = [("gim", None), ("relp", {"patterns": "frozen"}), ("relp", {"patterns": "halved"})]
 
@@ -283,14 +283,74 @@ def _by_a_run(model: Model, pair: Any, edge: int) -> float:
     return float((change[heads] * gradient[0, heads]).sum())
 
 
-def test_gradient_drop_is_the_mean_size_over_passes_without_a_layer(model, pairs):
+def test_gradient_drop_is_the_mean_size_over_passes_that_reach_the_reader(model, pairs):
     both = scores(model, pairs[:1], "atp-star", {"attention": False}).matrix()
     passes = []
     for left_out in range(model.n_layers):
         block = [model.taps.attention_out(left_out), model.taps.mlp_out(left_out)]
         hooks = [(point, lambda value, hook: value.detach()) for point in block]
         passes.append(np.abs(plain_eap(model, pairs[:1], hooks=hooks).numpy()))
-    assert close(both, sum(passes) / (model.n_layers - 1))
+    reached = np.full(model.wiring().n_dst, model.n_layers - 1)
+    reached[model.wiring().logits_dst] = model.n_layers  # which no layer lies before
+    assert close(both, sum(passes) / reached)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_gradient_drop_is_what_a_step_changes_while_a_layer_writes_what_it_wrote(layers):
+    """No gradient here: a layer that is left out keeps its clean outputs, in double precision."""
+    model = tiny_model("gpt2", layers=layers)
+    pair = equal_length_pairs(model)[1]
+    ours = scores(model, [pair], "atp-star", {"attention": False})
+    plain = scores(model, [pair], "eap")
+    hf = gpt2_hf(layers).double()
+    mlps = [block.mlp for block in hf.transformer.h]
+    readers = [block.ln_2 for block in hf.transformer.h] + [hf.transformer.ln_f]
+    clean, corrupted = _written(hf, pair.clean.ids), _written(hf, pair.corrupted.ids)
+    near = 1e-5 * float(np.abs(ours.values).max())
+
+    def value(reader: Any, step: Tensor, left_out: int) -> float:
+        block = hf.transformer.h[left_out]
+        with ExitStack() as hooks, torch.no_grad():
+            for part in (block.attn, block.mlp):
+                old = clean[part]
+                same = part.register_forward_hook(
+                    lambda part, given, out, old=old: (old, *out[1:]) if type(out) is tuple else old
+                )
+                hooks.callback(same.remove)
+            moved = reader.register_forward_pre_hook(lambda part, given: (given[0] + step,))
+            hooks.callback(moved.remove)
+            logits = hf(torch.tensor([pair.clean.ids])).logits[0, -1]
+        return float(logits[pair.answer] - logits[pair.foil])
+
+    for source, mlp in enumerate(mlps):
+        step = 1e-5 * (clean[mlp] - corrupted[mlp])
+        for place, reader in enumerate(readers[source + 1 :], start=source + 1):
+            name = f"m{source}->{'logits' if place == layers else f'm{place}'}"
+            sizes = [
+                abs(value(reader, step, layer) - value(reader, -step, layer)) / 2e-5
+                for layer in range(layers)
+                if layer != place
+            ]
+            edge = ours.wiring.edge_index(name)
+            assert ours.values[edge] == pytest.approx(np.mean(sizes), rel=1e-4, abs=near), name
+            if place == layers:
+                size = abs(plain.values[edge])
+                assert ours.values[edge] == pytest.approx(size, rel=1e-5), name
+
+
+def _written(hf: Any, ids: Any) -> dict[Any, Tensor]:
+    """What each attention and MLP writes in a run."""
+    found: dict[Any, Tensor] = {}
+
+    def keep(part: Any, given: Any, out: Any) -> None:
+        found[part] = out[0] if isinstance(out, tuple) else out
+
+    with ExitStack() as hooks, torch.no_grad():
+        for block in hf.transformer.h:
+            for part in (block.attn, block.mlp):
+                hooks.callback(part.register_forward_hook(keep).remove)
+        hf(torch.tensor([ids]))
+    return found
 
 
 def test_atp_star_says_what_it_cannot_do(pairs):

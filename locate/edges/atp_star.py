@@ -8,8 +8,9 @@ Kramár et al. 2024 (arXiv:2403.00745), for edges instead of nodes. Two correcti
   key changes at all its positions at once, as the edge does.
 - *GradDrop.* A direct and an indirect effect of opposite sign cancel in the gradient. For each of
   the L layers the backward pass is made once without that layer, past which the gradient then flows
-  in the residual stream alone, and the score is sum over layers of |score| / (L - 1). A layer's own
-  destinations have no score in its own pass. Such scores have no sign.
+  in the residual stream alone, and the score is the mean of |score| over the passes that reach the
+  edge's destination: L - 1 for a layer's, which has no score in the pass without that layer, and
+  all L for the logits, which no layer keeps a gradient from. Such scores have no sign.
 
 Cost: L clean and backward passes with GradDrop, one without; and for attention about as many
 operations as d_head times the contraction of EAP for edges into queries and keys.
@@ -30,6 +31,7 @@ from circuits.graph.scores import EdgeScores
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
+from circuits.model.wiring import Wiring
 from locate.edges.attention import CleanAttention, check_attention, replace_attention
 from locate.edges.passes import InputGradients
 from locate.edges.runs import Runs, contract_runs, no_passes
@@ -97,7 +99,13 @@ def _scores(runs: Runs) -> Float[np.ndarray, "pair edge"]:
     if options.attention:
         by_pattern = [torch.stack([g.others[name] for g in found]) for name in patterns]
         replace_attention(runs, clean, by_pattern, total, options.drop)
-    return total / max(1, len(found) - 1)
+    return total / _reached(wiring, len(found))
+
+
+def _reached(wiring: Wiring, n_passes: int) -> Float[np.ndarray, " edge"]:
+    """How many of the passes reach each edge's destination: all but the one without its layer."""
+    to_logits = wiring.edge_dst == wiring.logits_dst
+    return np.where(to_logits | (n_passes == 1), n_passes, n_passes - 1).astype(np.float32)
 
 
 def _without(model: Model, layer: int) -> list[Hook]:
