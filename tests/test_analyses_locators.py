@@ -12,6 +12,8 @@ from circuits.base.choices import Metric
 from circuits.base.errors import OptionError
 from circuits.base.plain import plain
 from circuits.base.writing import to_json
+from circuits.graph.evaluate import run_circuits
+from circuits.graph.select import top_n
 from circuits.model.model import load
 from circuits.model.wiring import Wiring
 from experiments.analyses.engine.claims import Verdict
@@ -21,6 +23,7 @@ from experiments.analyses.locators.analysis import Config, compute, scoring
 from experiments.analyses.locators.report import report
 from experiments.analyses.locators.sample import READERS, best_places, draw, reader
 from experiments.cli.main import main
+from locate.edges.score import score_edges
 
 pytestmark = pytest.mark.slow
 
@@ -81,9 +84,7 @@ def test_options_of_a_locator_follow_its_name():
 @pytest.fixture(scope="module")
 def part(tmp_path_factory: pytest.TempPathFactory) -> dict:
     context = Context.on(load("facts-gpt2", device="cpu"), tmp_path_factory.mktemp("locators"))
-    config = Config(
-        locators=("eap", "eap-ig", "atp-star:drop=false"), pairs=2, edges=60, largest=10
-    )
+    config = Config(locators=("eap", "eap-ig", "atp-star:drop=false"), pairs=2, edges=60)
     return json.loads(to_json(plain(compute(context, config, "country_capital"))))
 
 
@@ -101,14 +102,48 @@ def test_a_report_claims_what_its_numbers_carry(part: dict):
     }
     worse = {**better["eap-ig"], "recall": 0.1}
     parts = {f"r{i}": {**part, "locators": {**better, "eap-ig": worse}} for i in range(6)}
-    made = report(Config(largest=10), parts)
+    made = report(Config(), parts)
     claims = {claim.sentence.split(" than")[0]: claim for claim in made.claims}
     assert claims["Eap finds more of the truly largest edges"].verdict == Verdict.SUPPORTED
-    assert "10 edges" in made.lead
+    assert "largest 20 % of the edges patched" in made.lead
     agree = next(table for table in made.tables if table.name == "agreement")
     assert [row[0] for row in agree.rows] == ["eap", "eap-ig", "atp-star:drop=false"]
-    few = report(Config(largest=10), {"r0": part})
+    few = report(Config(), {"r0": part})
     assert all(claim.verdict == Verdict.NO_EVIDENCE for claim in few.claims)
+
+
+def test_of_one_relation_the_numbers_stand_without_an_interval(part: dict):
+    one = report(Config(), {"r0": part})
+    found = max(100 * each["recall"] for each in part["locators"].values())
+    assert f" finds {found:.1f}".removesuffix(".0") in one.lead
+    assert "[" not in one.lead
+    assert one.tables[0].title.endswith("edges patched in 1 relation, 2 pairs each")
+
+
+def test_the_largest_are_fewer_than_the_edges_patched_and_the_report_says_how_many(part: dict):
+    assert part["counted"] == round(0.2 * part["edges"]) < part["edges"]
+    assert f"largest 20 % of a relation's patched edges ({part['counted']})." in (
+        report(Config(), {"r0": part}).tables[0].note
+    )
+    with pytest.raises(OptionError, match="largest"):
+        Config(largest=200)
+    with pytest.raises(OptionError, match="largest is above 0"):
+        Config(largest=0)
+
+
+def test_circuits_by_size_are_measured_by_the_metric_of_the_scores(tmp_path: Path):
+    context = Context.on(load("facts-gpt2", device="cpu"), tmp_path)
+    config = Config(locators=("eap",), pairs=2, edges=20, metric=Metric.LOG_PROBABILITY)
+    found = compute(context, config, "country_capital")["locators"]["eap"]["curve"]["absolute"]
+    examples = context.examples("country_capital", 2)
+    scores = score_edges(context.model, examples.pairs, scoring("eap", config.metric))
+    size = round(found["fractions"][4] * scores.wiring.n_edges)
+    for metric, same in ((Metric.LOG_PROBABILITY, True), (Metric.LOGIT_DIFFERENCE, False)):
+        runs = run_circuits(context.model, examples.held_out, [top_n(scores, size)], metric=metric)
+        empty = runs.empty.metric.mean()
+        kept = runs.circuits[0].metric.mean() - empty
+        share = kept / (runs.model.metric.mean() - empty)
+        assert (found["faithfulness"][4] == pytest.approx(share, rel=1e-4)) == same
 
 
 def test_a_run_writes_its_report(tmp_path: Path):
@@ -116,3 +151,4 @@ def test_a_run_writes_its_report(tmp_path: Path):
     more = ["--set", "pairs=2", "--set", "edges=20", "--set", "locators=eap,relp"]
     assert main([*command, *more, "--out", str(tmp_path / "found")]) == 0
     assert (tmp_path / "found/report.html").is_file()
+    assert "nan" not in (tmp_path / "found/report.md").read_text()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from circuits.base.choices import Ranking
+from circuits.base.choices import Metric, Ranking
 from circuits.base.intervals import Interval, bootstrap_means
 from circuits.base.options import Options, option
 from circuits.facts.pairs import TokenPair
@@ -138,7 +138,10 @@ def _by_layer(circuit: Circuit) -> dict[str, list[float]]:
 
 
 def curves(
-    context: Context, pairs: Sequence[TokenPair], scores: EdgeScores
+    context: Context,
+    pairs: Sequence[TokenPair],
+    scores: EdgeScores,
+    metric: Metric = Metric.LOGIT_DIFFERENCE,
 ) -> dict[str, dict[str, Any]]:
     """CPR of the signed and CMD of the absolute ranking, beside a random one, on these pairs."""
     total = scores.wiring.n_edges
@@ -150,7 +153,9 @@ def curves(
         "random": [top_n(replace(scores, values=shuffled), size) for size in sizes],
     }
     everything = [circuit for family in families.values() for circuit in family]
-    runs = run_circuits(context.model, pairs, everything, batch_size=context.batch_size)
+    runs = run_circuits(
+        context.model, pairs, everything, metric=metric, batch_size=context.batch_size
+    )
     found = {}
     for place, (name, family) in enumerate(families.items()):
         own = replace(runs, circuits=runs.circuits[place * len(sizes) : (place + 1) * len(sizes)])

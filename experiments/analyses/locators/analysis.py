@@ -24,7 +24,7 @@ from circuits.model.model import Model
 from experiments.analyses.circuits.analysis import curves
 from experiments.analyses.engine.base import Analysis, SkipError
 from experiments.analyses.engine.context import Context
-from experiments.analyses.locators.agreement import agreement
+from experiments.analyses.locators.agreement import agreement, pearson_of_sizes
 from experiments.analyses.locators.report import report
 from experiments.analyses.locators.sample import draw, reader
 from locate.edges.exact import patch_chosen_edges
@@ -53,7 +53,7 @@ class Config(Options):
     )
     pairs: int = option(16, "prompt pairs in each half", low=1)
     edges: int = option(1000, "edges to patch exactly; all where there are no more", low=2)
-    largest: int = option(200, "how many of them count as the largest", low=1)
+    largest: float = option(0.2, "share of them that counts as the largest", above=0.0, high=0.5)
     metric: Metric = option(Metric.LOGIT_DIFFERENCE, "what counts as recalling the fact")
 
     def __post_init__(self) -> None:
@@ -117,23 +117,25 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
         batch_size=context.batch_size,
         progress=context.progress,
     )
+    largest = max(1, round(config.largest * len(drawn)))
     kinds = np.array([reader(wiring, edge) for edge in drawn.tolist()])
     locators = {}
     for name, scores in found.items():
         guess = scores.values[drawn]
         locators[name] = {
             "cost": cost[name],
-            **asdict(agreement(guess, exact.values, config.largest)),
+            **asdict(agreement(guess, exact.values, largest)),
             "by_reader": {
-                kind: agreement(guess[kinds == kind], exact.values[kinds == kind], 20).pearson_size
+                kind: pearson_of_sizes(guess[kinds == kind], exact.values[kinds == kind])
                 for kind in dict.fromkeys(kinds.tolist())
             },
-            "curve": curves(context, examples.held_out, scores),
+            "curve": curves(context, examples.held_out, scores, config.metric),
         }
     return {
         "facts": examples.counts,
         "pairs": len(pairs),
         "edges": len(drawn),
+        "counted": largest,
         "all_edges": wiring.n_edges,
         "largest": float(np.abs(exact.values).max()),
         "locators": locators,

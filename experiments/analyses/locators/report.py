@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from circuits.base.intervals import Interval
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Part, Report, Section
-from experiments.analyses.engine.claims import Claim, Verdict, average, difference
+from experiments.analyses.engine.claims import Claim, Verdict, average, difference, so_many
 from experiments.analyses.engine.tables import Table
 from experiments.analyses.locators.sample import READERS
+from locate.looks.says.words import count, figures, percent, percents
 
 BASE = "eap-ig"
 """What the others are compared with: the default."""
@@ -32,10 +33,11 @@ METHOD = (
     "that edge carries its replaced value. So the sample holds nearly all edges that any locator "
     "ranks high, and few of the many that all of them rank low; correlations are over the sample.",
     "Recall is the share of the truly largest edges of the sample that are among as many largest "
-    "estimates; sign is the share of the truly largest whose sign is right. Cost is the processor "
-    "time of the scores over that of one forward pass of the clean prompts without a shared "
-    "beginning, in the same process. CPR and CMD are the areas of circuits of ten sizes on "
-    "subjects that did not find them: CPR by the signed ranking, CMD by the absolute.",
+    "estimates; a random ranking finds the share of the edges that counts as the largest. Sign is "
+    "the share of the truly largest whose sign is right. Cost is the processor time of the scores "
+    "over that of one forward pass of the clean prompts without a shared beginning, in the same "
+    "process. CPR and CMD are the areas of circuits of ten sizes on subjects that did not find "
+    "them, in the metric of the scores: CPR by the signed ranking, CMD by the absolute.",
     "Intervals are 95 % bootstrap intervals over relations.",
 )
 
@@ -44,15 +46,15 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
     """The report; see the module's text."""
     names = list(dict.fromkeys(name for part in parts.values() for name in part["locators"]))
     values = _Values(parts)
-    pairs = sorted({int(part["pairs"]) for part in parts.values()})
     edges = sum(int(part["edges"]) for part in parts.values())
     agree = Table(
         "agreement",
         ("locator", *AGREEMENT),
         [[name, *(values.mean(name, key) for key in AGREEMENT.values())] for name in names],
-        title=f"{edges:,} edges patched in {len(parts)} relations, "
-        f"{' to '.join(str(each) for each in dict.fromkeys((pairs[0], pairs[-1])))} pairs each",
-        note=f"Recall and sign are of the truly largest {config.largest} of a relation's edges.",
+        title=f"{edges:,} edges patched in {so_many(len(parts), 'relations')}, "
+        f"{_range([part['pairs'] for part in parts.values()])} pairs each",
+        note=f"Recall and sign are of the truly largest {percent(config.largest)} of a relation's "
+        f"patched edges ({_range([part['counted'] for part in parts.values()])}).",
         default_digits=2,
         digits={"cost": 1},
         percent=("sign", "recall"),
@@ -156,7 +158,12 @@ def _claims(values: _Values, name: str) -> tuple[Claim, Claim]:
     return finds, closer
 
 
-def _lead(values: _Values, names: list[str], largest: int) -> str:
+def _range(counts: Sequence[int]) -> str:
+    """`16`, or `12 to 16`."""
+    return " to ".join(str(each) for each in dict.fromkeys((min(counts), max(counts))))
+
+
+def _lead(values: _Values, names: list[str], largest: float) -> str:
     def best(key: Callable[[str], float]) -> str:
         return max(names, key=lambda name: np.nan_to_num(key(name), nan=-np.inf))
 
@@ -165,8 +172,7 @@ def _lead(values: _Values, names: list[str], largest: int) -> str:
     near = best(lambda name: -average(values.area(name, "absolute", "distance")).value)
     distance = average(values.area(near, "absolute", "distance"))
     return (
-        f"Of the truly largest {largest} edges {recall} finds {100 * found.value:.0f} % "
-        f"[{100 * found.low:.0f}, {100 * found.high:.0f}], the most of {len(names)} locators; the "
-        f"circuits nearest to the model are those of {near}, CMD {distance.value:.3f} "
-        f"[{distance.low:.3f}, {distance.high:.3f}]."
+        f"Of the truly largest {percent(largest)} of the edges patched {recall} finds "
+        f"{percents(found)}, the most of {count(len(names), 'locator')}; the circuits nearest to "
+        f"the model are those of {near}, CMD {figures(distance, 3)}."
     )
