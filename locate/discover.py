@@ -152,12 +152,12 @@ def _evidence(
 ) -> dict[str, Any]:
     """What a stored circuit needs to be looked into later: its pairs, measures, and roles."""
     found: dict[str, Any] = {
-        "pairs": _texts(examples.pairs),
+        "pairs": texts(examples.pairs),
         "evaluation": plain(evaluation.as_dict()),
         "stability": dict(stability),
     }
     if held_out is not None:
-        found["held_out_pairs"] = _texts(examples.held_out)
+        found["held_out_pairs"] = texts(examples.held_out)
         found["held_out"] = plain(held_out.as_dict())
     if roles is not None:
         found["roles"] = plain([head.as_dict() for head in roles.heads])
@@ -196,11 +196,11 @@ def find(
         circuit,
         scores=None if circuit.scores is None else replace(circuit.scores, per_pair=None),
         provenance={**circuit.provenance, **origin(model, examples, search)},
-        evidence={"pairs": _texts(examples.pairs)},
+        evidence={"pairs": texts(examples.pairs)},
     )
 
 
-def _texts(pairs: Sequence[TokenPair]) -> list[dict[str, Any]]:
+def texts(pairs: Sequence[TokenPair]) -> list[dict[str, Any]]:
     """The pairs as a stored circuit holds them."""
     return [pair.text.as_dict() for pair in pairs]
 

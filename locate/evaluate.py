@@ -246,10 +246,8 @@ def evaluate_stored(
         "batch_size": options.batch_size,
     }
     seed, pairs = options.seed, examples.pairs
-    finders = Finders.of(circuit)
-    notes = [*warnings, *_asked_otherwise(circuit, examples)]
-    if finders is None:
-        notes.append(NOT_KNOWN)
+    finders = Finders.among([circuit], pairs, examples.fingerprint)
+    notes = [*warnings, *doubts(circuit, examples, finders)]
     seen, fresh = ([], list(range(len(pairs)))) if finders is None else finders.split(pairs)
     if options.tests and not fresh:
         raise OptionError(
@@ -299,14 +297,20 @@ def to_avoid(circuit: Circuit, options: Evaluating) -> Finders | None:
     return finders
 
 
-def _asked_otherwise(circuit: Circuit, examples: Examples) -> list[str]:
-    """A line where other numbers of answered facts stand before the questions, else nothing."""
+def doubts(circuit: Circuit, examples: Examples, finders: Finders | None) -> list[str]:
+    """What to know of the pairs beside the circuit, a line each.
+
+    Where other numbers of answered facts stand before the questions, and where nobody says who
+    found it.
+    """
+    lines = [] if finders is not None else [NOT_KNOWN]
     found, here = _shots(circuit.provenance.get("facts")), _shots(examples.counts)
     if found is None or here is None or found == here:
-        return []
+        return lines
     return [
         f"the circuit was found with {found} answered facts before each question and is evaluated "
-        f"with {here} (`shots`)"
+        f"with {here} (`shots`)",
+        *lines,
     ]
 
 

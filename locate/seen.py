@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import networkx as nx
 
@@ -42,6 +43,33 @@ class Finders:
             pairs = [pair_from_record(each, "the circuit", n) for n, each in enumerate(records, 1)]
         except (FileFormatError, KeyError, TypeError):
             return None
+        return cls._of_pairs(pairs)
+
+    @classmethod
+    def among(
+        cls, circuits: Sequence[Circuit], pairs: Sequence[TokenPair], fingerprint: str
+    ) -> Finders | None:
+        """Those of all the circuits; None where one does not say who found it.
+
+        One that names no pairs but their hash, as a file of EAP-IG's form does, says so where that
+        is the fingerprint of these pairs.
+        """
+        found = []
+        for circuit in circuits:
+            finders = cls.of(circuit)
+            if finders is None and circuit.provenance.get("pairs_sha256") == fingerprint:
+                finders = cls._of_pairs([pair.text for pair in pairs])
+            if finders is None:
+                return None
+            found.append(finders)
+        empty: frozenset[Any] = frozenset()
+        return cls(
+            empty.union(*(each.names for each in found)),
+            empty.union(*(each.prompts for each in found)),
+        )
+
+    @classmethod
+    def _of_pairs(cls, pairs: Sequence[PromptPair]) -> Finders:
         names = frozenset(name for pair in pairs for name in subjects_of(pair))
         return cls(names, frozenset((pair.clean, pair.corrupted) for pair in pairs))
 

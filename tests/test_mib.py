@@ -24,9 +24,9 @@ from circuits.model.model import Model
 from circuits.model.wiring import Wiring
 from experiments.cli.main import main
 from locate.edges.locators import Locator
-from locate.evaluate import fitted
+from locate.evaluate import NOT_KNOWN, fitted
 from locate.examples import Examples
-from locate.mib.board import SIZES, board_scores, importances, nested
+from locate.mib.board import SIZES, BoardScores, board_scores, importances, nested
 from locate.mib.submission import (
     IMPORTANCES,
     NAMES,
@@ -167,6 +167,42 @@ def test_what_the_board_cannot_rank_is_refused(model, examples, found):
         board_scores(model, [alien], examples)
     with pytest.raises(OptionError, match="selects edges and gives no importances"):
         importances(model, examples, Search(method=Locator.ACDC, threshold=0.1))
+
+
+def test_the_pairs_that_found_the_scores_are_called_so_and_of_others_scores_it_is_not_known(
+    model, pairs, tmp_path: Path
+):
+    france, norway = (
+        next(pair for pair in pairs if pair.text.subject == name) for name in ("France", "Norway")
+    )
+    examples = Examples("capital", (france,))
+    found = importances(model, examples, Search(method=Locator.EAP))
+
+    def on(scores: Circuit | list[Circuit], asked: Examples) -> BoardScores:
+        circuits = scores if isinstance(scores, list) else [scores]
+        return board_scores(
+            model, [fitted(each, model, tmp_path) for each in circuits], asked, resamples=0
+        )
+
+    own, others = on(found, examples), on(found, Examples("capital", (norway,)))
+    assert own.measured_on == own.as_dict()["measured_on"] == "pairs that found it"
+    assert "the very pairs that found them" in own.says()
+    assert own.warnings == ()
+    assert others.measured_on == "other subjects"
+    assert "subjects they were not found on" in others.says()
+    found.save(tmp_path / "found.kc.safetensors")
+    [stored] = read_submission(tmp_path / "found.kc.safetensors")
+    assert on(stored, Examples("capital", (france, norway))).measured_on == "all pairs"
+    save_eap_ig(found, tmp_path / "ours.json", full=True)  # which holds the hash of the pairs
+    [ours] = read_submission(tmp_path / "ours.json")
+    assert on(ours, examples).measured_on == "pairs that found it"
+    [theirs] = read_submission(foreign(found, tmp_path / "theirs.json"), "supports")
+    for unknown in (theirs, [*nested(found.scores, Ranking.SIGNED)][: len(SIZES)]):
+        done = on(unknown, examples)
+        assert done.as_dict()["measured_on"] is None
+        assert done.warnings == (NOT_KNOWN,)
+        assert done.as_dict()["warnings"] == [NOT_KNOWN]
+        assert "pairs that may have found them" in done.says()
 
 
 # --- signs ---------------------------------------------------------------------------------------
@@ -341,8 +377,12 @@ def test_from_pairs_to_scores_on_the_command_line(tiny: str, tmp_path: Path, cap
     faithfulness = [point["value"] for point in done["signed"]["faithfulness"]]
     assert done["cpr"] == pytest.approx(plain_areas(faithfulness)[0]) == whole["cpr"]
     assert done["signed"]["fraction"] == list(PERCENTAGES)
+    assert done["measured_on"] == whole["measured_on"] == "pairs that found it"
     written = json.loads((Path(judged) / "summary.json").read_text())
     assert written["cmd"] == done["cmd"]
+    bare = foreign(stored, tmp_path / "bare.json")
+    told = run_json(capsys, "mib", "evaluate", str(bare), *common, "--sign", "supports")
+    assert told["warnings"][0] == NOT_KNOWN
     assert main(["show", str(Path(judged) / "curves.kc.safetensors")]) == 0
     assert "by |score|" in capsys.readouterr().out
     assert "gpt2 has 12 layers" in refusal(

@@ -103,6 +103,16 @@ def test_of_a_circuit_from_elsewhere_it_is_said_not_to_be_known(model: Model, fo
         kc.evaluate(model, bare, RELATION, others=True)
 
 
+def test_the_hash_of_its_pairs_tells_of_a_circuit_that_they_found_it(
+    model: Model, found: Discovery
+):
+    hashed = replace(found.circuit, evidence={})
+    own = kc.evaluate(model, hashed, list(found.pairs), n_random=0)
+    assert own.measured_on == FOUND_IT
+    fewer = kc.evaluate(model, hashed, list(found.pairs)[1:], n_random=0)
+    assert fewer.as_dict()["measured_on"] is None
+
+
 def test_a_subject_that_a_span_alone_names_is_the_subject(model: Model):
     """Wherever subjects count, it is no matter how a pair names its own."""
     prompts = "The capital of Peru is", "The capital of Chile is"

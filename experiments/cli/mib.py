@@ -128,19 +128,18 @@ def evaluate(
                 batch_size=batch_size,
                 resamples=resamples,
                 seed=source.seed,
+                warnings=warnings,
                 progress=progress,
             )
         files = [] if out is None else done.save(out, circuits)
-    console.warn(*warnings, *examples.notes)
     told = {**done.as_dict(), "file": str(circuits)}
+    console.warn(*told["warnings"])
     console.found(told["says"])
     console.table(*done.table())
     console.say(f"\non {len(examples.pairs):,} pairs: CPR {done.cpr}, CMD {done.cmd}")
     if files:
         console.files(files)
-    console.result(
-        {**told, "warnings": [*warnings, *examples.notes], "files": list(map(str, files))}
-    )
+    console.result({**told, "files": list(map(str, files))})
 
 
 def export(

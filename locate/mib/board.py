@@ -41,12 +41,14 @@ from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune, top_n
 from circuits.model.holding import alone
 from circuits.model.model import Model
-from locate.discover import origin
+from locate.discover import origin, texts
 from locate.edges.score import score_edges
+from locate.evaluate import doubts
 from locate.examples import Examples, as_jsonl
 from locate.looks.says import says
 from locate.report import curve_summary, number
 from locate.search import Search
+from locate.seen import UNKNOWN, Finders
 
 SIZES = FRACTIONS[:-1]
 """The shares of edges of a submission's nine circuits."""
@@ -77,7 +79,8 @@ class BoardScores(Shown):
     """CPR and CMD with the curves that they are areas of, and 95 % intervals over pairs.
 
     Of importances the signed curve ranks edges by score and the absolute one by |score|; of nine
-    circuits that someone selected both are the same.
+    circuits that someone selected both are the same. `measured_on` names the pairs and `warnings`
+    says what does not quite match, as in `locate.evaluate.StoredEvaluation`.
     """
 
     model: str
@@ -85,6 +88,8 @@ class BoardScores(Shown):
     signed: FaithfulnessCurve
     absolute: FaithfulnessCurve
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    measured_on: str = UNKNOWN
+    warnings: tuple[str, ...] = ()
 
     @property
     def cpr(self) -> Interval:
@@ -119,6 +124,8 @@ class BoardScores(Shown):
             "CPR": str(self.cpr),
             "CMD": str(self.cmd),
         }
+        if self.warnings:
+            facts["note"] = "; ".join(self.warnings)
         return Summary("Scores of MIB's circuit track", facts, "", *self.table())
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -145,6 +152,7 @@ class BoardScores(Shown):
             "model": self.model,
             "relation": self.examples.name,
             "pairs": len(self.examples.pairs),
+            "measured_on": None if self.measured_on == UNKNOWN else self.measured_on,
             "facts": self.examples.counts,
             "bos": self.examples.bos,
             "cpr": number(self.cpr.value),
@@ -156,14 +164,17 @@ class BoardScores(Shown):
             "signed": curve_summary(self.signed),
             "absolute": curve_summary(self.absolute),
             "method": self.provenance.get("method"),
-            "warnings": list(self.examples.notes),
+            "warnings": [*self.warnings, *self.examples.notes],
         }
         return stamped("mib-evaluate", record, says(self))
 
     def save(self, folder: str | Path, file: Path | None = None) -> list[Path]:
         """Write curves and summary; `file` is what was evaluated, where it is a file."""
         curves = {"by score": self.signed, "by |score|": self.absolute}
-        stored = FaithfulnessCurves(curves, dict(self.provenance))
+        about = {"pairs": len(self.examples.pairs)}
+        if self.measured_on != UNKNOWN:
+            about["measured_on"] = self.measured_on
+        stored = FaithfulnessCurves(curves, {**self.provenance, **about})
         record = {**self.as_dict(), "file": None if file is None else str(file)}
         return write_all(
             Path(folder),
@@ -190,7 +201,8 @@ def importances(
     )
     assert isinstance(scores, EdgeScores), "a method that selects is refused"
     found = origin(model, examples, search)
-    return replace(Circuit.full(scores.wiring, scores), provenance=found)
+    whole = Circuit.full(scores.wiring, scores)
+    return replace(whole, provenance=found, evidence={"pairs": texts(examples.pairs)})
 
 
 def importances_record(circuit: Circuit, examples: Examples) -> dict[str, Any]:
@@ -229,11 +241,13 @@ def board_scores(
     batch_size: int = 16,
     resamples: int = 1000,
     seed: int = 0,
+    warnings: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> BoardScores:
     """CPR and CMD of importances (one circuit with scores) or of nine circuits.
 
-    Positive scores support the answer. OptionError where circuits are of another model, or one has
+    Positive scores support the answer. To `warnings` come those of the pairs, as
+    `locate.evaluate.doubts` has them. OptionError where circuits are of another model, or one has
     no scores.
     """
     counted = [per_query_head(circuit) for circuit in circuits]
@@ -269,7 +283,16 @@ def board_scores(
                 seed=seed,
             )
         )
-    return BoardScores(model.name, examples, curves[0], curves[-1], dict(circuits[0].provenance))
+    finders = Finders.among(circuits, examples.pairs, examples.fingerprint)
+    return BoardScores(
+        model.name,
+        examples,
+        curves[0],
+        curves[-1],
+        dict(circuits[0].provenance),
+        UNKNOWN if finders is None else finders.side(examples.pairs),
+        (*warnings, *doubts(circuits[0], examples, finders)),
+    )
 
 
 def by_size(circuits: Sequence[Circuit]) -> list[Circuit]:

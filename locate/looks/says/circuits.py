@@ -146,11 +146,12 @@ def scores(found: EdgeScores) -> str:
 
 
 def board(found: BoardScores) -> str:
-    """Of MIB's scores: what they are, and what perfect ones would be."""
+    """Of MIB's scores: what they are, on whom, and what perfect ones would be."""
+    where = WHERE.get(found.measured_on, "pairs that may have found them")
     return sentence(
         f"CPR {figures(found.cpr, 3)} and CMD {figures(found.cmd, 3)} on "
-        f"{count(len(found.examples.pairs), 'pair')} of {found.examples.name}, where circuits that "
-        "do all that the model does at every size would have 1 and 0"
+        f"{count(len(found.examples.pairs), 'pair')} ({found.examples.name}, {where}), where "
+        "circuits that do all that the model does at every size would have 1 and 0"
     )
 
 
