@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 FAITHFUL = 0.8
 """A circuit below this faithfulness is called wanting."""
+NO_PATH = "no edge of the selection lies on a path from the input to the logits"
 
 
 @alone
@@ -171,11 +172,14 @@ def find(
     search: Search,
     stages: Stages = silent,
     base: BaseRuns | None = None,
+    *,
+    empty: bool = False,
 ) -> Circuit:
     """The circuit that the examples' first side shares, and what resamples of it say; no test.
 
     It holds its scores, without those of single pairs, its pairs, and where it comes from.
-    OptionError where nothing that was selected lies on a path from the input to the logits.
+    OptionError where nothing that was selected lies on a path from the input to the logits, unless
+    a circuit that is `empty` is an answer too.
     """
     with stages("scores") as progress:
         circuit = _found(model, examples.pairs, search, progress)
@@ -184,11 +188,8 @@ def find(
         with stages("size") as progress:
             circuit = smallest(model, examples.pairs, circuit.scores, search, progress, base)
         search = search.of_size(circuit.provenance["selection"]["n"])
-    if circuit.n_edges == 0:
-        raise OptionError(
-            "no edge of the selection lies on a path from the input to the logits; "
-            "ask for more `edges` or a lower `threshold`"
-        )
+    if not empty:
+        check_not_empty(circuit)
     if circuit.scores is not None and circuit.scores.per_pair is not None:
         with stages("resamples"):
             circuit = with_uncertainty(circuit, search)
@@ -198,6 +199,12 @@ def find(
         provenance={**circuit.provenance, **origin(model, examples, search)},
         evidence={"pairs": texts(examples.pairs)},
     )
+
+
+def check_not_empty(circuit: Circuit) -> None:
+    """OptionError where a circuit that was found has no edge."""
+    if circuit.n_edges == 0:
+        raise OptionError(f"{NO_PATH}; ask for more `edges` or a lower `threshold`")
 
 
 def texts(pairs: Sequence[TokenPair]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -220,8 +221,32 @@ def test_what_the_report_says_follows_from_its_numbers(found: dict[str, Any]):
     assert ("No single choice" in made.lead) == (
         not any("decides which edges" in each.sentence for each in supported)
     )
+    assert "empty" not in {table.name for table in made.tables}
     only = report(FEW, {RELATION: found})
     assert only.lead.split(". ")[0] == made.lead.split(". ")[0]
+
+
+def test_a_setting_whose_circuit_is_empty_is_recorded_and_the_others_go_on(context: Context):
+    """Of seven edges some selections hold a path from the input to the logits, and some none."""
+    made: Any = plain(stability.compute(context, replace(FEW, edges=7), RELATION))
+    named = [each["circuit"] for each in made["empty"]]
+    assert "base" in named
+    assert 0 < sum(name.startswith("combination") for name in named) < FEW.draws
+    for place, faithful in enumerate(made["draws"]["faithfulness"], 1):
+        assert (f"combination {place}" in named) == (faithful == 0)
+    for each in made["single"]:
+        assert (f"{each['factor']} {each['level']}" in named) == (each["faithfulness"] == 0)
+        assert 0 < each["jaccard"] <= 1
+    assert all(
+        "no edge of the selection lies on a path" in each["reason"] for each in made["empty"]
+    )
+    tables = {table.name: table for table in report(FEW, {RELATION: made}).tables}
+    assert [row[:2] for row in tables["empty"].rows] == [[RELATION, name] for name in named]
+    search = search_of(base_of(made["factors"]), replace(FEW, edges=7))
+    tested = context.examples(RELATION, FEW.pairs).held_out
+    examples = examples_of(context, RELATION, tested, {}, FEW.pairs)
+    with pytest.raises(OptionError, match="lies on a path"):  # though it is stored by now
+        context.circuit(RELATION, None, search, examples=examples)
 
 
 def test_a_model_that_cannot_be_loaded_again_is_told_so(context: Context):

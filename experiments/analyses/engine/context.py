@@ -21,7 +21,7 @@ from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model, load
 from circuits.model.sources import resolve
-from locate.discover import find
+from locate.discover import check_not_empty, find
 from locate.examples import Examples, collect, relations_of
 from locate.heads.roles import head_roles
 from locate.options import Source
@@ -227,24 +227,28 @@ class Context:
         *,
         examples: Examples | None = None,
         model: Model | str | None = None,
+        empty: bool = False,
     ) -> Circuit:
         """The relation's circuit, found on the first side of its pairs; found and stored once.
 
         It holds its scores (no scores of single pairs), and the column `inclusion` where the
         search resamples. `examples` are other pairs to find it on. `model` is another model, or the
-        name of one, which is then loaded only where its circuit is not stored yet.
+        name of one, which is then loaded only where its circuit is not stored yet. OptionError
+        where it has no edge, unless one that is `empty` is an answer too.
         """
         search = replace(search or Search(), seed=self.seed, batch_size=self.batch_size)
         asked = None if isinstance(model, str) else model
         pairs = examples or self.examples(relation, limit, model=asked)
         path = self._path(self._identity(model), relation, pairs, search)
         try:
-            return Circuit.load(path)
+            found = Circuit.load(path)
         except CircuitFileError:  # absent, or of an earlier format
             loaded = self.load(model) if isinstance(model, str) else model or self.model
-            found = find(loaded, pairs, search)
+            found = find(loaded, pairs, search, empty=empty)
             found.save(path)
-            return found
+        if not empty:  # an analysis that takes such ones may have stored it
+            check_not_empty(found)
+        return found
 
     def _identity(self, model: Model | str | None) -> str:
         """That of a model; of a name it is known once it was loaded in this run."""

@@ -41,6 +41,7 @@ from experiments.analyses.stability.choices import (
 from experiments.analyses.stability.prompts import examples_of
 from experiments.analyses.stability.report import report
 from experiments.analyses.stability.variance import products
+from locate.discover import NO_PATH
 
 MOST_LISTED = 400
 """Edges that are stored by name."""
@@ -136,6 +137,11 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
             "nodes": _labels(_node_inclusion(node_names[first:], set().union(*node_names[first:]))),
             "base_nodes": _labels(_node_inclusion(node_names[first:], node_names[0])),
         },
+        "empty": [
+            {"circuit": _called(place, single), "setting": settings[place], "reason": NO_PATH}
+            for place, each in enumerate(pruned)
+            if not each.n_edges
+        ],
         "listed": _listed(chosen, kept.mean(0), [factor for factor, *_ in single]),
     }
 
@@ -149,13 +155,24 @@ def _scores(
     place: int,
     total: int,
 ) -> EdgeScores:
-    """A setting's scores, found and stored once."""
+    """A setting's scores, found and stored once, also where the circuit that they give is empty."""
     examples = examples_of(context, key, tested, setting, config.pairs)
     within = context.in_dtype(setting.get("dtype", context.dtype))
-    circuit = within.circuit(key, None, search_of(setting, config), examples=examples)
+    search = search_of(setting, config)
+    circuit = within.circuit(key, None, search, examples=examples, empty=True)
     context.progress(place + 1, total)
     assert circuit.scores is not None, "a locator that selects is refused"
     return circuit.scores
+
+
+def _called(place: int, single: Sequence[tuple[str, str, Setting]]) -> str:
+    """A setting's name: base, the choice that is changed, or the combination's number."""
+    if place == 0:
+        return "base"
+    if place <= len(single):
+        factor, level, _ = single[place - 1]
+        return f"{factor} {level}"
+    return f"combination {place - len(single)}"
 
 
 def _consensus(

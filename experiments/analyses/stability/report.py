@@ -28,7 +28,9 @@ METHOD = (
     "choice at a time is changed, and in the sampled combinations every choice is drawn at random, "
     "each level alike; combinations whose choices exclude each other are drawn again. All settings "
     "select the same number of edges by |score|, so that overlap is not a matter of size: Jaccard "
-    "is edges of both over edges of either. Nodes and faithfulness are of the pruned circuit.",
+    "is edges of both over edges of either. Nodes and faithfulness are of the pruned circuit, "
+    "which is empty, with faithfulness 0, where no selected edge lies on a path; such a setting "
+    "counts like the others.",
     "Every circuit is measured alike, with the logit difference and patching, on the same pairs of "
     "subjects that had no part in finding any circuit, in whatever setting.",
     "Core edges are kept by at least 95 % of the sampled combinations, contingent ones by at least "
@@ -59,11 +61,17 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
     stays = _stays(values)
     lacks = _lacks(values)
     between = _against_subjects(order, values)
+    empty = _empty_table(parts)
     sections = (
         Section(
             "What stays",
             "",
-            (_labels_table(parts), _circuits_table(parts), _edges_table(parts)),
+            (
+                _labels_table(parts),
+                _circuits_table(parts),
+                *([empty] if empty.rows else []),
+                _edges_table(parts),
+            ),
             (stays, *lacks),
         ),
         Section(
@@ -247,6 +255,26 @@ def _circuits_table(parts: Mapping[str, Part]) -> Table:
             "pruning."
         ),
         default_digits=2,
+    )
+
+
+def _empty_table(parts: Mapping[str, Part]) -> Table:
+    rows = [
+        [
+            name,
+            each["circuit"],
+            ", ".join(f"{factor} {level}" for factor, level in each["setting"].items()),
+            each["reason"],
+        ]
+        for name, part in parts.items()
+        for each in part["empty"]
+    ]
+    return Table(
+        "empty",
+        ("relation", "circuit", "choices", "why"),
+        rows,
+        title=f"Settings whose circuit is empty ({len(rows)})",
+        note="Their selected edges are compared like those of the others; faithfulness is 0.",
     )
 
 
