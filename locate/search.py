@@ -94,17 +94,28 @@ class Scoring(Options):
             return build(cls, {**usual, **values})
         return changed(scoring, values) if values else scoring
 
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """What the method uses besides metric, ablation and kv: of an ensemble, its members."""
+        if self.method != Locator.ENSEMBLE:
+            return self.method.uses
+        read = {name for member in self.options.of for name in Locator.of(member).uses}
+        return tuple(name for name in self.method.uses if name in read)
+
     def idle(self) -> tuple[Idle, ...]:
         """What says of a path how it is walked, for a method without one."""
-        members = self.options.of if self.method == Locator.ENSEMBLE else (self.method,)
-        used = {name for member in members for name in Locator.of(member).uses}
-        unused = tuple(name for name in ("steps", "rule") if name not in used)
-        of = f" of {' and '.join(members)}" if self.method == Locator.ENSEMBLE else ""
-        return (Idle(f"with `method` {self.method}{of}", unused),)
+        unused = tuple(name for name in ("steps", "rule") if name not in self.uses)
+        return (Idle(f"with `method` {self.named}", unused),)
+
+    @property
+    def named(self) -> str:
+        """The method's name, of an ensemble with its members."""
+        joined = self.method == Locator.ENSEMBLE
+        return f"{self.method} of {','.join(self.options.of)}" if joined else str(self.method)
 
     def record(self) -> dict[str, Any]:
         """For provenance; options of a method only where it uses them."""
-        names = ["method", "metric", "ablation", "kv", *self.method.uses]
+        names = ["method", "metric", "ablation", "kv", *self.uses]
         own = {each.name for each in fields(Scoring)}
         plain = as_dict(self)
         found = {name: plain[name] for name in names if name in own}
@@ -199,11 +210,11 @@ class Search(Scoring):
             )
 
     def idle(self) -> tuple[Idle, ...]:
-        """Those of the scoring, and what a method that selects, or scores no pairs, leaves out."""
+        """Besides, how edges are selected where the method does it, and resamples of no pairs."""
         method = self.method
         unused = () if method.per_pair else ("resamples",)
-        if method.selects and not self.curve:
-            unused = (*unused, "ranking")
+        if method.selects:
+            unused += ("selection",) if self.curve else ("selection", "ranking")
         return (*super().idle(), Idle(f"with `method` {method}", unused))
 
     def measured(self) -> Search:

@@ -154,6 +154,10 @@ def test_the_list_explains_every_task(tmp_path: Path, capsys, monkeypatch):
         (["--methods", "nonsense"], "method 'nonsense' is none; there are eap"),
         (["--methods", "acdc"], "acdc selects edges itself and gives no scores to compare"),
         (["--methods", "eap", "--metric", "kl"], "eap takes the gradient at the clean run"),
+        (
+            ["--methods", "eap,relp", "--steps", "3"],
+            "--steps has no effect with --methods eap, relp",
+        ),
         (["--models", ""], "no planted model ''; there are mover"),
         (["--models", "mover", "--noise", "11"], "Invalid value for '--noise'"),
     ],

@@ -522,6 +522,19 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "steps without use": (["--method", "eap", "--steps", "3"], "--steps has no effect"),
     "rule without use": (["--method", "exact", "--rule", "left"], "--rule has no effect"),
     "resamples without use": (["--method", "acdc", "--resamples", "9"], "--resamples has no"),
+    "rank without use": (["--method", "acdc", "--rank", "signed"], "--rank has no effect"),
+    "select without use": (
+        ["--method", "acdc", "--curve", "--select", "top"],
+        "--select has no effect with --method acdc",
+    ),
+    "steps of no member": (
+        ["--method", "ensemble", "--option", "of=eap,relp", "--steps", "3"],
+        "--steps has no effect with --method ensemble of eap,relp",
+    ),
+    "rule of no member": (
+        ["--method", "ensemble", "--option", "of=eap-gp,relp", "--rule", "left"],
+        "--rule has no effect with --method ensemble of eap-gp,relp",
+    ),
     "empty folder": (["--out", ""], "the path is empty"),
     "no such option": (["--frobnicate"], "--frobnicate"),
 }

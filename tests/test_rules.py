@@ -384,6 +384,16 @@ def test_an_ensemble_is_the_mean_of_its_members_scores_or_ranks(model, pairs):
         score_edges(model, pairs, asked("ensemble", masks), keep_pairs=True)
 
 
+def test_an_ensemble_uses_what_its_members_use():
+    for of, uses in {("eap", "gim"): (), ("eap", "eap-gp"): ("steps",)}.items():
+        scoring = asked("ensemble", {"of": of})
+        assert scoring.uses == uses
+        assert ("steps" in scoring.record()) == ("steps" in uses)
+        assert "rule" not in scoring.record()
+    assert asked("ensemble").uses == ("steps", "rule")  # EAP-IG's, of the usual members
+    assert not any(each.names for each in asked("ensemble").idle())
+
+
 @pytest.mark.parametrize(
     ("of", "match"),
     [

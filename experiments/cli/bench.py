@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from circuits.base.idle import Given, Idle
 from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console
@@ -39,6 +40,7 @@ TABLE, NULLS, SUMMARY = "locators.parquet", "noise.parquet", "summary.json"
 
 def locators(
     *,
+    given: Given,
     methods: Methods = None,
     models: Models = None,
     listing: Listing = False,
@@ -67,6 +69,7 @@ def locators(
         folder = out or Path("out") / "bench-locators"
         o.check_files(None, folder, names=[TABLE, SUMMARY])
         scorings, left_out = chosen_methods(_names(methods), scoring)
+        _refuse_unread(given, scorings)
         for text in left_out:
             console.warn(f"left out: {text}")
         found = bench(
@@ -90,6 +93,7 @@ def locators(
 
 def noise(
     *,
+    given: Given,
     model: o.ModelName,
     methods: Annotated[
         str | None,
@@ -115,6 +119,7 @@ def noise(
         from experiments.nulls.bench import bench, chosen_methods
 
         scorings = chosen_methods(_names(methods), scoring)
+        _refuse_unread(given, scorings)
         asked = _names(relations) or list(atlas())
         for name in asked:
             relation(name)
@@ -148,6 +153,13 @@ def noise(
     console.say("edges with p <= 0.05 before the control of false discoveries; the level is 0.05")
     console.files(files)
     console.result({**found.as_dict(), "files": [str(path) for path in files]})
+
+
+def _refuse_unread(given: Given, scorings: Sequence[Scoring]) -> None:
+    """OptionError where an option was given that none of these methods reads."""
+    unread = [{name for each in s.idle() for name in each.names} for s in scorings]
+    named = ", ".join(each.named for each in scorings)
+    given.refuse(Idle(f"with `methods` {named}", tuple(set.intersection(*unread))))
 
 
 def _names(text: str | None) -> list[str] | None:
