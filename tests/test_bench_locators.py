@@ -11,6 +11,7 @@ import pytest
 
 from circuits.base.choices import Metric
 from circuits.base.errors import OptionError
+from circuits.base.intervals import Interval
 from circuits.graph.scores import EdgeScores
 from experiments.cli.main import main
 from experiments.planted.bench import (
@@ -61,16 +62,36 @@ def test_perfect_scores_have_1_and_equal_ones_a_half_and_the_share_of_true_edges
     assert np.isnan(average_precision(perfect, np.zeros(4, dtype=bool)))
 
 
-def test_the_mean_over_models_has_an_interval_from_eight_models_on():
-    def of(values):
-        scores = [Score(str(i), "m", x, x, x, 1.0, 1.0, 2, 9, ()) for i, x in enumerate(values)]
-        return LocatorBench(tuple(scores)).mean("m", "auroc")
+def mean_of(scored: dict[str, float]) -> Interval:
+    scores = [Score(name, "m", x, x, x, 1.0, 1.0, 2, 9, ()) for name, x in scored.items()]
+    return LocatorBench(tuple(scores)).mean("m", "auroc")
 
+
+def test_the_mean_over_models_has_an_interval_from_eight_programs_on():
     values = np.linspace(0.2, 1, 9)
-    many, few = of(values), of(values[:7])
+    many = mean_of({f"p{place}/gpt2": x for place, x in enumerate(values)})
+    few = mean_of(
+        {f"p{place}/{build}": x for place, x in enumerate(values[:7]) for build in ("gpt2", "gqa")}
+    )
     assert many.value == pytest.approx(values.mean())
     assert many.low < many.value < many.high
+    assert few.value == pytest.approx(values[:7].mean())
     assert np.isnan(few.low)
+
+
+def test_models_of_one_program_count_as_one():
+    """Twice the same model of each program says no more than one does, and each model weighs."""
+    generator = np.random.default_rng(0)
+    values = {f"p{place}": x for place, x in enumerate(generator.random(12))}
+    once = mean_of({f"{name}/gpt2": x for name, x in values.items()})
+    twice = mean_of(
+        {f"{name}/{build}": x for name, x in values.items() for build in ("gpt2", "gqa")}
+    )
+    assert vars(twice) == pytest.approx(vars(once))
+    apart = mean_of({f"{name}{place}/x": x for name, x in values.items() for place in (0, 1)})
+    assert 1.2 < (once.high - once.low) / (apart.high - apart.low) < 1.8
+    uneven = mean_of({f"p{place}/gpt2": 0.5 for place in range(8)} | {"p0/gqa": 1.0})
+    assert uneven.value == pytest.approx((8 * 0.5 + 1.0) / 9)
 
 
 def test_every_locator_that_gives_scores_is_measured_also_one_that_was_just_added(registry):

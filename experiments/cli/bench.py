@@ -86,7 +86,8 @@ def locators(
     for table in (found.by_model(), found.by_method()):
         console.table(table.columns, table.texts())
         console.say()
-    console.say("AUROC and average precision of |score|; signed: AUROC of the score itself")
+    console.say("AUROC and average precision of |score|; signed: AUROC of the score itself;")
+    console.say("means over models, 95 % intervals over programs")
     console.files(files)
     console.result({**found.as_dict(), "files": [str(path) for path in files]})
 

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
 from circuits.base.errors import NumericalError, OptionError
-from circuits.base.intervals import Interval, bootstrap, mean
+from circuits.base.intervals import Interval, enough
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.progress import Progress
 from circuits.base.ranks import area
@@ -30,6 +30,7 @@ from circuits.base.stamps import stamped
 from circuits.facts.pairs import TokenPair, batches, encode_pairs
 from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model, library_versions
+from experiments.analyses.engine.claims import average
 from experiments.analyses.engine.tables import Table
 from experiments.planted import NOISE
 from experiments.planted.program import Program
@@ -138,8 +139,9 @@ def average_precision(
 
 @dataclass(frozen=True)
 class Score:
-    """One locator on one planted model. `forwards`: its time over that of one clean forward run
-    of all pairs; `missed`: the true edges, by name, that score lower than some edge that is none.
+    """One locator on one planted model, named `program/build`. `forwards`: its time over that of
+    one clean forward run of all pairs; `missed`: the true edges, by name, that score lower than
+    some edge that is none.
     """
 
     model: str
@@ -152,6 +154,11 @@ class Score:
     n_true: int
     n_edges: int
     missed: tuple[str, ...]
+
+    @property
+    def program(self) -> str:
+        """What the model was made to do."""
+        return self.model.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -171,8 +178,16 @@ class LocatorBench:
         return [each for each in self.scores if each.method == method]
 
     def mean(self, method: str, measure: str) -> Interval:
-        """Mean over models with its 95 % interval, models being resampled (none below eight)."""
-        return bootstrap(mean, np.array([getattr(each, measure) for each in self.of(method)]))
+        """Mean over models with its 95 % interval over programs (none below eight).
+
+        Models of one program are alike: programs are resampled, each with all its models.
+        """
+        found = self.of(method)
+        programs = [each.program for each in found]
+        estimate = average([getattr(each, measure) for each in found], programs)
+        if enough(len(set(programs))):
+            return estimate
+        return Interval(estimate.value, np.nan, np.nan)
 
     def by_method(self) -> Table:
         """A row a locator, best mean AUROC first."""
