@@ -85,7 +85,7 @@ CASES = {
         ["discover", *ABOUT, "--method", "eap-gp", "--rule", "left"],
     ),
     "steps of an ensemble whose members have no path": Case(
-        f"`steps` {METHOD} ensemble of gim and relp",
+        f"`steps` {METHOD} ensemble of gim,relp",
         discover(method="ensemble", options={"of": ("gim", "relp")}, steps=3),
         None,
     ),
