@@ -54,7 +54,7 @@ def interchange(
     the model says to each. Or `source` is None and `base` is what `discover` takes, a relation or
     prompt pairs: clean prompts are the base, corrupted ones the source. `parts` are heads, MLPs and
     edges (`a5.h1->logits`). The result has `logits`, `rows()` a pair, and `effect`, `moved` and
-    `flipped` with 95 % intervals over pairs.
+    `flipped` with 95 % intervals over facts.
 
     >>> model = load("facts-gpt2", device="cpu")
     >>> base, source = "The capital of France is", "The capital of Japan is"

@@ -3,7 +3,7 @@
 1. Score every edge (EAP, EAP-IG, exact patching), or search with ACDC.
 2. Select edges and prune what is connected to nothing: the smallest circuit that is faithful on
    these pairs (`locate.sizing`), or as many edges as were asked for.
-3. Repeat the selection on resampled pairs: which edges does the circuit owe to the sample?
+3. Repeat the selection on resampled facts: which edges does the circuit owe to the sample?
 4. Run the circuit, its complement and random circuits of its size, on the pairs that found it and
    on pairs of other subjects.
 """
@@ -130,18 +130,19 @@ def _cautions(examples: Examples, evaluation: Evaluation, held_out: Evaluation |
             f"faithfulness {value:.3f} on {side} is below {FAITHFUL:g}: the circuit lacks much of "
             "what the model does there; a curve over sizes shows how many edges that takes"
         )
-    n = observations(examples.pairs)
+    sample = sample_of(examples.pairs)
+    n, what = sample.observations, "partners" if sample.drawn == "partners" else "facts"
     if not enough(n):
         found.append(
-            f"{n} different facts found the circuit: below {FEWEST} there are no intervals and no "
+            f"{n} different {what} found the circuit: below {FEWEST} there are no intervals and no "
             "inclusion, for resampling so few says nothing of others"
         )
     return found
 
 
-def observations(pairs: Sequence[TokenPair]) -> int:
-    """How many pairs count: one a fact, or a partner, however often it is asked."""
-    return Sample.of([pair.text for pair in pairs]).observations
+def sample_of(pairs: Sequence[TokenPair]) -> Sample:
+    """Which of the pairs ask one fact, and so are one observation."""
+    return Sample.of([pair.text for pair in pairs])
 
 
 def _evidence(
@@ -192,7 +193,7 @@ def find(
         check_not_empty(circuit)
     if circuit.scores is not None and circuit.scores.per_pair is not None:
         with stages("resamples"):
-            circuit = with_uncertainty(circuit, search)
+            circuit = with_uncertainty(circuit, search, sample_of(examples.pairs))
     return replace(
         circuit,
         scores=None if circuit.scores is None else replace(circuit.scores, per_pair=None),
@@ -212,15 +213,16 @@ def texts(pairs: Sequence[TokenPair]) -> list[dict[str, Any]]:
     return [pair.text.as_dict() for pair in pairs]
 
 
-def with_uncertainty(circuit: Circuit, search: Search) -> Circuit:
-    """The circuit with what resampled pairs say of each edge, as columns.
+def with_uncertainty(circuit: Circuit, search: Search, sample: Sample) -> Circuit:
+    """The circuit with what resampled facts say of each edge, as columns.
 
     `low` and `high` bound its score with 95 %; `inclusion` is the share of resamples that keep it.
     """
     scores = circuit.scores
     assert scores is not None
-    limits = bootstrap_scores(scores, search.resamples, search.seed)
-    kept = inclusion_frequency(scores, search.selected, search.resamples, search.seed)
+    drawn, groups = (search.resamples, search.seed), sample.groups
+    limits = bootstrap_scores(scores, *drawn, groups=groups)
+    kept = inclusion_frequency(scores, search.selected, *drawn, groups=groups)
     found = {"low": limits.low, "high": limits.high, "inclusion": kept}
     single = {name: np.asarray(column, np.float32) for name, column in found.items()}
     return replace(circuit, columns={**circuit.columns, **single})
@@ -255,12 +257,13 @@ def random_circuits(circuit: Circuit, n: int, seed: int) -> list[Circuit]:
 
 def _found(model: Model, pairs: Sequence[TokenPair], search: Search, progress: Progress) -> Circuit:
     """The selected circuit; its scores hold a row a pair where resampling will want them."""
+    n = sample_of(pairs).observations
     found = score_edges(
         model,
         pairs,
         search,
         batch_size=search.batch_size,
-        keep_pairs=search.method.per_pair and search.resamples > 0 and enough(observations(pairs)),
+        keep_pairs=search.method.per_pair and search.resamples > 0 and enough(n),
         progress=progress,
     )
     if isinstance(found, Circuit):

@@ -32,6 +32,7 @@ from locate.report import (
     measure_rows,
     measures,
     opposed_line,
+    over_what,
     span_table,
 )
 from locate.search import Search
@@ -113,6 +114,11 @@ class Discovery(Shown):
         """Which pairs a curve is measured on: others than found the circuit, where there are."""
         return list(self.sides())[-1]
 
+    @property
+    def resampled(self) -> str:
+        """What was drawn again for the inclusion of edges, as `pairs that found it`."""
+        return FOUND_IT.replace("pairs", self.evaluation.over)
+
     def sides(self) -> dict[str, Evaluation]:
         """The evaluations by the name of their pairs."""
         return sides_of(self.examples, self.evaluation, self.held_out)
@@ -138,7 +144,7 @@ class Discovery(Shown):
         return Summary(
             whole.title,
             facts,
-            "means, and 95 % intervals over pairs",
+            f"means, and 95 % intervals over {over_what(self.sides())}",
             ("measure", *header[1:]),
             rows,
         )
@@ -222,8 +228,9 @@ class Discovery(Shown):
             "",
             *markdown_table(*measure_rows(self.sides())),
             "",
-            "In brackets: 95 % bootstrap intervals over pairs. Faithfulness is 0 with no edge kept "
-            "and 1 for the whole model; random circuits have as many edges, connected.",
+            f"In brackets: 95 % bootstrap intervals over {over_what(self.sides())}. Faithfulness "
+            "is 0 with no edge kept and 1 for the whole model; random circuits have as many edges, "
+            "connected.",
             "",
             "## Strongest edges",
             "",
@@ -240,9 +247,9 @@ class Discovery(Shown):
             counted = ", ".join(f"{count} {label}" for label, count in self.stability.items())
             lines += [
                 "",
-                f"Of {search.resamples} resamples of the {FOUND_IT}, `inclusion` is the share "
-                f"whose circuit keeps the edge: {counted} (core: at least 95 %, noise: below "
-                "50 %).",
+                f"Of {search.resamples} resamples of the {self.resampled}, `inclusion` is the "
+                f"share whose circuit keeps the edge: {counted} (core: at least 95 %, noise: "
+                "below 50 %).",
             ]
         if self.curve is not None:
             lines += [
@@ -295,6 +302,7 @@ class Discovery(Shown):
         """The curve by the name of its method, and that of random circuits."""
         curves = {str(self.search.method): self.curve, BASELINE: self.random_curve}
         known = {name: curve for name, curve in curves.items() if curve is not None}
-        tested = len(self.examples.held_out or self.pairs)
-        about = {"pairs": tested, "measured_on": self.curve_pairs}
+        tested = self.held_out or self.evaluation
+        about = {"pairs": tested.n_pairs, "measured_on": self.curve_pairs}
+        about |= {} if tested.drawn == "pairs" else {"drawn": tested.over}
         return FaithfulnessCurves(known, {**self.circuit.provenance, **about})

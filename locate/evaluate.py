@@ -33,7 +33,7 @@ from locate.discover import random_circuits
 from locate.examples import Examples
 from locate.looks.says import says
 from locate.options import Evaluating
-from locate.report import measure_records, measure_rows, measures, minimality
+from locate.report import measure_records, measure_rows, measures, minimality, over_what
 from locate.seen import OTHERS, UNKNOWN, Finders
 
 NOT_KNOWN = "the circuit does not say which subjects found it, and these may be among them"
@@ -85,7 +85,8 @@ class StoredEvaluation(Shown):
         """The measures, what they were taken on, and what to know before believing them."""
         found = self.evaluation.summary()
         header, rows = measure_rows(self.sides())
-        found = replace(found, header=("measure", *header[1:]), rows=rows)
+        over = f"means, and 95 % intervals over {over_what(self.sides())}"
+        found = replace(found, note=over, header=("measure", *header[1:]), rows=rows)
         facts = {"model": self.model, "relation": self.examples.name, **found.facts}
         if self.tests is not None:
             facts |= {test.name: test.sentence for test in self.tests.tests}

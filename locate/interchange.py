@@ -32,6 +32,7 @@ from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
 from circuits.facts.pairs import PromptPair, TokenPair, batches
 from circuits.graph.evaluate import restored
+from circuits.graph.noise import Sample
 from circuits.graph.running import CircuitRunner, head_projections
 from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
@@ -42,7 +43,7 @@ from locate.ask import without
 
 @dataclass(frozen=True, eq=False)
 class Interchange(Shown):
-    """One interchange intervention on each of some pairs of prompts.
+    """One interchange intervention on each of some pairs of prompts; intervals are over facts.
 
     `base`, `source` and `changed` are the metric of a pair in the base's own run, in the source's,
     and in the base's with the source's values; `logits` are those of the last. `flips` says where
@@ -62,7 +63,7 @@ class Interchange(Shown):
 
     @property
     def effect(self) -> Interval:
-        """Mean of m(changed) - m(base), with its interval over pairs."""
+        """Mean of m(changed) - m(base), with its interval."""
         return self._interval(mean, self.changed - self.base)
 
     @property
@@ -77,7 +78,8 @@ class Interchange(Shown):
         open_to_it = source & ~base
         if not open_to_it.any():
             return UNDEFINED
-        return self._interval(mean, changed[open_to_it].astype(float))
+        groups = self._sample.at(np.flatnonzero(open_to_it).tolist()).groups
+        return self._interval(mean, changed[open_to_it].astype(float), groups=groups)
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a pair."""
@@ -111,13 +113,21 @@ class Interchange(Shown):
         return Summary(
             f"Interchange of {shown}",
             {"pairs": f"{len(self.pairs):,}"},
-            "means, and 95 % intervals over pairs",
+            f"means, and 95 % intervals over {self._sample.over}",
             ("measure", "value"),
             rows,
         )
 
-    def _interval(self, statistic: Any, *columns: np.ndarray) -> Interval:
-        return bootstrap(statistic, *columns, resamples=self.resamples, seed=self.seed)
+    @property
+    def _sample(self) -> Sample:
+        return Sample.of(self.pairs)
+
+    def _interval(
+        self, statistic: Any, *columns: np.ndarray, groups: np.ndarray | None = None
+    ) -> Interval:
+        given = {"resamples": self.resamples, "seed": self.seed}
+        groups = self._sample.groups if groups is None else groups
+        return bootstrap(statistic, *columns, groups=groups, **given)
 
 
 @alone

@@ -71,6 +71,11 @@ def curve_summary(curve: FaithfulnessCurve) -> dict[str, Any]:
     }
 
 
+def over_what(sides: Mapping[str, Evaluation]) -> str:
+    """What the sides' intervals are over, in words."""
+    return " and ".join(dict.fromkeys(side.over for side in sides.values()))
+
+
 def measure_rows(sides: Mapping[str, Evaluation]) -> tuple[Row, list[Row]]:
     """A table of measures, one column a side."""
 
@@ -80,8 +85,10 @@ def measure_rows(sides: Mapping[str, Evaluation]) -> tuple[Row, list[Row]]:
     def hits(name: str) -> Any:
         return lambda side: side.hit_at_10.get(name, Interval(np.nan, np.nan, np.nan))
 
+    grouped = any(side.n_drawn < side.n_pairs for side in sides.values())
     rows: list[Row] = [
         row("pairs", lambda side: side.n_pairs),
+        *([row("  intervals over", lambda side: side.over)] if grouped else []),
         row("metric, whole model", lambda side: side.clean),
         row("metric, nothing kept", lambda side: side.corrupted),
         row("metric, circuit", lambda side: side.circuit),

@@ -1,7 +1,8 @@
 """Who had a part in finding a circuit: the subjects of its pairs, clean and corrupted.
 
-What a circuit does on those who found it says little of others. A circuit that this project found
-on prompt pairs holds them; of one from elsewhere, or made of others, it is not known.
+The facts that stood answered before every question (`--shots`) had one too. What a circuit does on
+those who found it says little of others. A circuit that this project found on prompt pairs holds
+them; of one from elsewhere, or made of others, it is not known.
 """
 
 from __future__ import annotations
@@ -34,16 +35,20 @@ class Finders:
 
     @classmethod
     def of(cls, circuit: Circuit) -> Finders | None:
-        """Those of a circuit that says which pairs found it; else None."""
+        """Those of a circuit that says which pairs found it; else None.
+
+        Of the facts before the questions the subjects count, as of those that were asked.
+        """
         stored = circuit.evidence.get("pairs")
         if not isinstance(stored, Sequence) or not stored:
             return None
         try:
             records = [dict(each) for each in stored if isinstance(each, Mapping)]
             pairs = [pair_from_record(each, "the circuit", n) for n, each in enumerate(records, 1)]
-        except (FileFormatError, KeyError, TypeError):
+            shown = _demonstrated(circuit)
+        except (FileFormatError, KeyError, TypeError, ValueError):
             return None
-        return cls._of_pairs(pairs)
+        return cls._of_pairs(pairs, shown)
 
     @classmethod
     def among(
@@ -69,8 +74,8 @@ class Finders:
         )
 
     @classmethod
-    def _of_pairs(cls, pairs: Sequence[PromptPair]) -> Finders:
-        names = frozenset(name for pair in pairs for name in subjects_of(pair))
+    def _of_pairs(cls, pairs: Sequence[PromptPair], shown: Collection[str] = ()) -> Finders:
+        names = frozenset(shown).union(*map(subjects_of, pairs))
         return cls(names, frozenset((pair.clean, pair.corrupted) for pair in pairs))
 
     def had_part(self, pair: PromptPair) -> bool:
@@ -92,6 +97,14 @@ class Finders:
             return OTHER_PAIRS if pairs[0].subject is None else OTHERS
         same = all((pair.text.clean, pair.text.corrupted) in self.prompts for pair in pairs)
         return FOUND_IT if same else SUBJECTS_FOUND_IT
+
+
+def _demonstrated(circuit: Circuit) -> set[str]:
+    """Subjects of the answered facts before the questions; errors where a file says nonsense."""
+    facts = circuit.provenance.get("facts")
+    asked = facts.get("asked_as") if isinstance(facts, Mapping) else None
+    shown = asked.get("demonstrations", {}) if isinstance(asked, Mapping) else {}
+    return {str(subject).strip() for each in dict(shown).values() for subject, _ in each}
 
 
 def subjects_of(pair: PromptPair) -> set[str]:

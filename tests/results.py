@@ -62,7 +62,8 @@ def comparison() -> Comparison:
 
 def evaluation() -> Evaluation:
     some = Interval(0.5, 0.4, 0.6)
-    return Evaluation(8, 20, 5, some, some, some, some, UNDEFINED, {"model": some}, UNDEFINED)
+    rest = some, some, some, some, UNDEFINED, {"model": some}, UNDEFINED, "pairs", 8
+    return Evaluation(8, 20, 5, *rest)
 
 
 def curve() -> FaithfulnessCurve:

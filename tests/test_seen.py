@@ -158,3 +158,35 @@ def test_own_pairs_are_kept_apart_by_subject_or_called_other_pairs(model: Model)
     mixed = kc.discover(model, [two[0], two[2], _pair("France", "Peru")], hold_out=0.4, **quick)
     assert list(mixed.sides()) == [FOUND_IT, OTHER_PAIRS]
     assert mixed.circuit.provenance["faithfulness_on"] == OTHER_PAIRS
+
+
+def test_a_fact_that_was_shown_answered_had_a_part(model: Model):
+    """It is never asked while its circuit is sought, but a later evaluation may ask it."""
+    quick = {"n_pairs": 6, "edges": 60, "resamples": 0, "roles": False, "n_random": 0}
+    found = kc.discover(model, RELATION, shots=3, **quick)
+    shown = found.examples.counts["asked_as"]["demonstrations"][RELATION]
+    names = {subject for subject, _ in shown}
+    asked = {name for pair in found.pairs for name in subjects_of(pair.text)}
+    assert len(names) == 3
+    assert not names & asked
+    finders = Finders.of(found.circuit)
+    assert finders is not None
+    assert finders.names == names | asked
+    assert finders.side(found.pairs) == FOUND_IT
+    done = kc.evaluate(model, found, RELATION, n_pairs=90, n_random=0)
+    sides = [subjects_of(pair.text) for pair in done.examples.pairs]
+    assert any(each & names and not each & asked for each in sides)
+    assert done.others is not None
+    assert done.others.n_pairs == sum(not each & (names | asked) for each in sides)
+    others = kc.evaluate(model, found, RELATION, others=True, n_pairs=90, n_random=0)
+    assert not names & {x for pair in others.examples.pairs for x in subjects_of(pair.text)}
+
+
+def test_shown_facts_that_are_none_leave_it_unknown_who_found_the_circuit(found: Discovery):
+    for nonsense in (3, {RELATION: 4}, {RELATION: ["France"]}, {RELATION: [["France"]]}):
+        counts = {"asked_as": {"shots": 1, "demonstrations": nonsense}}
+        about = {**found.circuit.provenance, "facts": counts}
+        assert Finders.of(replace(found.circuit, provenance=about)) is None
+    for silent in (None, 4, {}, {"asked_as": None}, {"asked_as": {"shots": 0}}):
+        about = {**found.circuit.provenance, "facts": silent}
+        assert Finders.of(replace(found.circuit, provenance=about)) == Finders.of(found.circuit)

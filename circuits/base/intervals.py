@@ -1,12 +1,13 @@
-"""An estimate with its uncertainty: 95 % bootstrap intervals over prompt pairs."""
+"""An estimate with its uncertainty: 95 % bootstrap intervals over facts or prompt pairs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,16 @@ def by_group(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
     return np.stack([values[named == each].mean(0, dtype=np.float64) for each in np.unique(named)])
 
 
+def redrawn(
+    groups: Int[np.ndarray, " row"], resamples: int, seed: int
+) -> Iterator[Int[np.ndarray, " drawn"]]:
+    """The rows of as many groups as there are, drawn with replacement, once a resample."""
+    members = [np.flatnonzero(groups == each) for each in np.unique(groups)]
+    n = len(members)
+    for draw in np.random.default_rng(seed).integers(n, size=(resamples, n)):
+        yield np.concatenate([members[each] for each in draw])
+
+
 def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
     """The mean, as a statistic for `bootstrap`."""
     return np.asarray(np.mean(values, axis))
@@ -69,16 +80,24 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
     fewest: int = FEWEST,
+    groups: Int[np.ndarray, " row"] | None = None,
 ) -> Interval:
     """Percentile bootstrap of `statistic(*columns, axis=-1)`, resampling the last axis jointly.
 
-    The limits are NaN where there are too few to resample, and the value where none varies.
+    Values that share one of the `groups` are drawn together, for they are one observation. The
+    limits are NaN where there are too few to resample, and the value where none varies.
     """
     value = float(statistic(*columns, axis=-1))
-    if not enough(columns[0].shape[-1], fewest) or not np.isfinite(value) or resamples < 1:
+    n = columns[0].shape[-1]
+    n_groups = n if groups is None else len(np.unique(groups))
+    if not enough(n_groups, fewest) or not np.isfinite(value) or resamples < 1:
         return Interval(value, np.nan, np.nan)
     if all(np.ptp(np.asarray(column, dtype=float)) == 0 for column in columns):
         return Interval(value, value, value)
+    if groups is not None and n_groups < n:
+        draws = redrawn(groups, resamples, seed)
+        found = [float(statistic(*(x[..., rows] for x in columns), axis=-1)) for rows in draws]
+        return percentiles(value, found, level)
     from scipy import stats  # slow to import, and most who read intervals make none
 
     with warnings.catch_warnings():  # SciPy warns where a resample leaves the statistic undefined

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from circuits.base.intervals import Interval, percentiles
+from circuits.base.intervals import Interval, enough, percentiles, redrawn
 from circuits.graph.circuit import Circuit
 from circuits.graph.curve import FaithfulnessCurve
 from circuits.graph.evaluate import Runs, restored
@@ -44,10 +44,9 @@ def faithfulness_curve(
     def distance(columns: np.ndarray) -> float:
         return float(np.trapezoid(np.abs(1 - curve(columns)), fractions))
 
-    n_pairs = stack.shape[1]
-    everything = np.arange(n_pairs)
-    generator = np.random.default_rng(seed)
-    draws = generator.integers(n_pairs, size=(runs.resamples(resamples), n_pairs))
+    groups, everything = runs.groups, np.arange(stack.shape[1])
+    drawn = resamples if enough(len(np.unique(groups))) else 0
+    draws = list(redrawn(groups, drawn, seed))
 
     def interval(statistic: Callable[[np.ndarray], float]) -> Interval:
         return percentiles(statistic(everything), [statistic(draw) for draw in draws])

@@ -1,4 +1,4 @@
-"""How well a circuit alone recalls the facts, with intervals over the prompt pairs.
+"""How well a circuit alone recalls the facts, with intervals over the facts.
 
 Conventions (Hanna et al. 2024, Mueller et al. 2025): m is the metric's mean over pairs, M the
 whole model, C the circuit, the empty circuit has every edge replaced.
@@ -15,14 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError
-from circuits.base.intervals import UNDEFINED, Interval, bootstrap, enough, mean
+from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
 from circuits.facts.pairs import PairBatch, TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.graph.measuring import BaseRuns
@@ -55,16 +56,22 @@ class Runs:
     circuits: tuple[Outcome, ...]
     sample: Sample | None = None
 
-    def resamples(self, wanted: int) -> int:
-        """So many, or none where too few facts (or partners) stand behind the pairs."""
-        pairs = len(self.model.metric)
-        n = pairs if self.sample is None else self.sample.observations
-        return wanted if enough(n) else 0
+    @property
+    def groups(self) -> Int[np.ndarray, " pair"]:
+        """For each pair the number of the observation that it belongs to."""
+        return np.arange(len(self.model.metric)) if self.sample is None else self.sample.groups
+
+    def interval(
+        self, statistic: Callable[..., np.ndarray], *columns: np.ndarray, resamples: int, seed: int
+    ) -> Interval:
+        """A statistic of values a pair, pairs that ask one fact drawn together."""
+        given: dict[str, Any] = {"resamples": resamples, "seed": seed, "groups": self.groups}
+        return bootstrap(statistic, *columns, **given)
 
     def faithfulness(self, index: int, resamples: int = 1000, seed: int = 0) -> Interval:
         """f of a circuit, as a ratio of means."""
         columns = (self.circuits[index].metric, self.model.metric, self.empty.metric)
-        return bootstrap(restored, *columns, resamples=self.resamples(resamples), seed=seed)
+        return self.interval(restored, *columns, resamples=resamples, seed=seed)
 
     def at(self, rows: Sequence[int]) -> Runs:
         """The same of some of the pairs alone."""
@@ -77,7 +84,7 @@ class Runs:
         return Runs(some(self.model), some(self.empty), circuits, sample)
 
     def difference(self, left: int, right: int, resamples: int = 1000, seed: int = 0) -> Interval:
-        """f of one circuit minus f of another, resampling the same pairs for both."""
+        """f of one circuit minus f of another, resampling the same facts for both."""
 
         def statistic(
             a: np.ndarray, b: np.ndarray, model: np.ndarray, empty: np.ndarray, axis: int
@@ -86,7 +93,7 @@ class Runs:
 
         pair = (self.circuits[left].metric, self.circuits[right].metric)
         columns = (*pair, self.model.metric, self.empty.metric)
-        return bootstrap(statistic, *columns, resamples=self.resamples(resamples), seed=seed)
+        return self.interval(statistic, *columns, resamples=resamples, seed=seed)
 
 
 @alone
@@ -163,7 +170,11 @@ def check_geometry(model: Model, wiring: Wiring) -> None:
 
 @dataclass(frozen=True)
 class Evaluation(Shown):
-    """One circuit's measures; metric values and rates are means over `n_pairs` pairs."""
+    """One circuit's measures; metric values and rates are means over `n_pairs` pairs.
+
+    Intervals are over `n_drawn` of what `drawn` names: `pairs` where each is an observation of its
+    own, `facts` where several pairs ask one, `partners` of a single fact.
+    """
 
     n_pairs: int
     n_edges: int
@@ -175,6 +186,13 @@ class Evaluation(Shown):
     completeness: Interval
     hit_at_10: dict[str, Interval]
     random_faithfulness: Interval
+    drawn: str
+    n_drawn: int
+
+    @property
+    def over(self) -> str:
+        """What the intervals are over, in words: `pairs`, or `16 facts` where these are fewer."""
+        return self.drawn if self.n_drawn == self.n_pairs else f"{self.n_drawn:,} {self.drawn}"
 
     def summary(self) -> Summary:
         """All measures; a rate or ratio that does not exist is left out."""
@@ -191,7 +209,7 @@ class Evaluation(Shown):
         return Summary(
             f"Evaluation of {self.n_edges:,} edges between {self.n_nodes:,} nodes",
             {"pairs": f"{self.n_pairs:,}"},
-            "means, and 95 % intervals over pairs",
+            f"means, and 95 % intervals over {self.over}",
             ("measure", "value"),
             rows,
         )
@@ -225,9 +243,9 @@ def evaluate(
     """Faithfulness, completeness and Hit@10 of a circuit, beside random circuits.
 
     `random_circuits` are the baseline, of the circuit's size; their outcomes are averaged pair by
-    pair before the interval is taken. Intervals are 95 % percentile bootstrap over pairs; there are
-    none where fewer than `FEWEST` facts (or partners) stand behind these. `base` as of
-    `run_circuits`.
+    pair before the interval is taken. Intervals are 95 % percentile bootstrap over facts, each with
+    all pairs that ask it, or over the partners of a single fact; there are none where these are
+    fewer than `FEWEST`. `base` as of `run_circuits`.
     """
     runs = run_circuits(
         model,
@@ -244,16 +262,15 @@ def evaluate(
 
 def evaluation_of(runs: Runs, circuit: Circuit, resamples: int = 1000, seed: int = 0) -> Evaluation:
     """The measures of runs of the circuit, of its complement and of random circuits, in order."""
-    resamples = runs.resamples(resamples)
 
     def average(values: np.ndarray) -> Interval:
-        return bootstrap(mean, values, resamples=resamples, seed=seed)
+        return runs.interval(mean, values, resamples=resamples, seed=seed)
 
     def ratio(values: np.ndarray) -> Interval:
         columns = (values, runs.model.metric, runs.empty.metric)
-        return bootstrap(restored, *columns, resamples=resamples, seed=seed)
+        return runs.interval(restored, *columns, resamples=resamples, seed=seed)
 
-    drawn = runs.circuits[2:]
+    drawn, sample = runs.circuits[2:], runs.sample
     hits = {"model": average(runs.model.hit), "circuit": average(runs.circuits[0].hit)}
     hits["empty"] = average(runs.empty.hit)
     if drawn:
@@ -269,6 +286,8 @@ def evaluation_of(runs: Runs, circuit: Circuit, resamples: int = 1000, seed: int
         completeness=ratio(runs.circuits[1].metric),
         hit_at_10=hits,
         random_faithfulness=ratio(np.mean([r.metric for r in drawn], 0)) if drawn else UNDEFINED,
+        drawn="pairs" if sample is None else sample.drawn,
+        n_drawn=len(runs.model.metric) if sample is None else sample.observations,
     )
 
 

@@ -93,7 +93,8 @@ class Sample:
     """For each row of per-pair scores, the fact and the partner it comes from.
 
     Facts are named by subject and relation, so that all wordings of a fact belong together:
-    wordings are few and fixed, and no source of noise here.
+    wordings are few and fixed, and no source of noise here. Pairs that name no relation are told
+    apart by their subjects alone, and those that name no subject by their clean prompts.
     """
 
     facts: tuple[Hashable, ...]
@@ -112,9 +113,26 @@ class Sample:
         return Sample(tuple(facts), tuple(partners))
 
     @property
+    def groups(self) -> Int[np.ndarray, " row"]:
+        """For each row the number of its observation: its fact, or of a single fact its partner."""
+        return numbered(self.partners if len(set(self.facts)) == 1 else self.facts)[0]
+
+    @property
     def observations(self) -> int:
-        """How many different facts there are, or, of few facts, how many partners."""
-        return max(len(set(self.facts)), len(set(self.partners)))
+        """How many facts there are, or, of a single fact, how many partners."""
+        return len(set(self.groups.tolist()))
+
+    @property
+    def drawn(self) -> str:
+        """What resamples draw: `pairs` where each is an observation, `facts` or `partners`."""
+        if self.observations == len(self):
+            return "pairs"
+        return "partners" if len(set(self.facts)) == 1 else "facts"
+
+    @property
+    def over(self) -> str:
+        """What intervals are over, in words: `pairs`, or `16 facts` where these are fewer."""
+        return "pairs" if self.drawn == "pairs" else f"{self.observations:,} {self.drawn}"
 
     @classmethod
     def of(cls, pairs: Sequence[PromptPair]) -> Sample:

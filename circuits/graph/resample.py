@@ -1,7 +1,9 @@
-"""How much a result depends on which examples were drawn: the bootstrap over pairs.
+"""How much a result depends on which examples were drawn: the bootstrap over facts.
 
-Examples are drawn with replacement; a resample's edge scores are weighted means of the kept scores
-a pair, so that resampling is a matrix product and needs no model. Repeating the selection on each
+Facts are drawn with replacement, each with all pairs that ask it; a resample's edge scores are
+weighted means of the kept scores a pair, so that resampling is a matrix product and needs no model.
+`groups` says which pairs are drawn together (`circuits.graph.noise.Sample.groups`); without it
+every pair is drawn by itself. Repeating the selection on each
 resample tells which edges a circuit owes to its method and which to its sample (Méloux et al.
 2025, on the variance of EAP-IG). Intervals of evaluation metrics are in `circuits.base.intervals`.
 """
@@ -42,11 +44,15 @@ class ScoreIntervals:
 
 
 def bootstrap_scores(
-    scores: EdgeScores, resamples: int, seed: int, level: float = 0.95
+    scores: EdgeScores,
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+    groups: Int[np.ndarray, " pair"] | None = None,
 ) -> ScoreIntervals:
     """The interval that holds `level` of the resampled scores, edge by edge."""
     _check_level(level)
-    weights = _weights(scores, resamples, seed)
+    weights = _weights(scores, resamples, seed, groups)
     per_pair = _per_pair(scores)
     bounds = np.empty((2, per_pair.shape[1]), dtype=per_pair.dtype)
     tail = (1 - level) / 2
@@ -57,14 +63,18 @@ def bootstrap_scores(
 
 
 def inclusion_frequency(
-    scores: EdgeScores, selector: Callable[[EdgeScores], Circuit], resamples: int, seed: int
+    scores: EdgeScores,
+    selector: Callable[[EdgeScores], Circuit],
+    resamples: int,
+    seed: int,
+    groups: Int[np.ndarray, " pair"] | None = None,
 ) -> Float[np.ndarray, " edge"]:
     """Share of resamples whose circuit keeps the edge, 0 to 1.
 
     `selector` is the procedure that made the circuit, pruning included:
     `lambda s: prune(top_n(s, 200))`.
     """
-    weights = _weights(scores, resamples, seed)
+    weights = _weights(scores, resamples, seed, groups)
     per_pair = _per_pair(scores)
     counts = np.zeros(per_pair.shape[1], dtype=np.int64)
     for part in _chunks(resamples, per_pair.shape[1] * per_pair.itemsize):
@@ -97,15 +107,22 @@ def _per_pair(scores: EdgeScores) -> Float[np.ndarray, "pair edge"]:
     return scores.per_pair
 
 
-def _weights(scores: EdgeScores, resamples: int, seed: int) -> Float[np.ndarray, "resample pair"]:
-    """How often each resample drew each pair, divided by the number of pairs."""
+def _weights(
+    scores: EdgeScores, resamples: int, seed: int, groups: Int[np.ndarray, " pair"] | None
+) -> Float[np.ndarray, "resample pair"]:
+    """How often each resample drew each pair's group, as a share of all the pairs it drew."""
     _check_resamples(resamples)
     per_pair = _per_pair(scores)
-    n_pairs = per_pair.shape[0]
-    counts: Int[np.ndarray, "resample pair"] = np.random.default_rng(seed).multinomial(
-        n_pairs, np.full(n_pairs, 1 / n_pairs), size=resamples
-    )
-    return (counts / n_pairs).astype(per_pair.dtype)
+    labels = np.arange(len(per_pair)) if groups is None else groups
+    groups = np.unique(labels, return_inverse=True)[1]
+    if len(groups) != len(per_pair):
+        raise OptionError(f"{len(per_pair)} pairs have scores, and {len(groups)} have a group")
+    n = int(groups.max()) + 1
+    if n < 2:
+        raise OptionError("resampling needs at least 2 facts")
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    counts: Int[np.ndarray, "resample pair"] = drawn[:, groups]
+    return (counts / counts.sum(1, keepdims=True)).astype(per_pair.dtype)
 
 
 def _chunks(length: int, bytes_each: int) -> Iterator[slice]:

@@ -126,7 +126,7 @@ def _print_discovery(console: Console, found: Discovery) -> None:
     if found.stability:
         counted = ", ".join(f"{count} {label}" for label, count in found.stability.items())
         console.say(
-            f"\nedges by how often {found.search.resamples} resamples of the pairs that found it "
+            f"\nedges by how often {found.search.resamples} resamples of the {found.resampled} "
             f"keep them: {counted}"
         )
     if found.curve is not None:

@@ -136,7 +136,9 @@ def evaluate(
     console.warn(*told["warnings"])
     console.found(told["says"])
     console.table(*done.table())
-    console.say(f"\non {len(examples.pairs):,} pairs: CPR {done.cpr}, CMD {done.cmd}")
+    asked, over = f"{len(examples.pairs):,} pairs", done.sample.over
+    asked += "" if over == "pairs" else f", intervals over {over}"
+    console.say(f"\non {asked}: CPR {done.cpr}, CMD {done.cmd}")
     if files:
         console.files(files)
     console.result({**told, "files": list(map(str, files))})

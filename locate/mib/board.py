@@ -37,11 +37,12 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.curve import FRACTIONS, FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.curves import faithfulness_curve
 from circuits.graph.evaluate import Runs, check_geometry, run_circuits
+from circuits.graph.noise import Sample
 from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune, top_n
 from circuits.model.holding import alone
 from circuits.model.model import Model
-from locate.discover import origin, texts
+from locate.discover import origin, sample_of, texts
 from locate.edges.score import score_edges
 from locate.evaluate import doubts
 from locate.examples import Examples, as_jsonl
@@ -76,7 +77,7 @@ def log_area(values: Float[np.ndarray, " share"]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class BoardScores(Shown):
-    """CPR and CMD with the curves that they are areas of, and 95 % intervals over pairs.
+    """CPR and CMD with the curves that they are areas of, and 95 % intervals over facts.
 
     Of importances the signed curve ranks edges by score and the absolute one by |score|; of nine
     circuits that someone selected both are the same. `measured_on` names the pairs and `warnings`
@@ -101,6 +102,11 @@ class BoardScores(Shown):
         """The distance from faithfulness 1; less is better."""
         return self.absolute.distance
 
+    @property
+    def sample(self) -> Sample:
+        """Which of the pairs ask one fact, and are drawn together for the intervals."""
+        return sample_of(self.examples.pairs)
+
     def rows(self) -> list[dict[str, Any]]:
         """One record a share of edges: edges after pruning and faithfulness by either ranking."""
         return [
@@ -121,6 +127,7 @@ class BoardScores(Shown):
         facts = {
             "model": self.model,
             "pairs": f"{len(self.examples.pairs):,} of {self.examples.name}",
+            "intervals": f"over {self.sample.over}",
             "CPR": str(self.cpr),
             "CMD": str(self.cmd),
         }
@@ -153,6 +160,8 @@ class BoardScores(Shown):
             "relation": self.examples.name,
             "pairs": len(self.examples.pairs),
             "measured_on": None if self.measured_on == UNKNOWN else self.measured_on,
+            "drawn": self.sample.drawn,
+            "n_drawn": self.sample.observations,
             "facts": self.examples.counts,
             "bos": self.examples.bos,
             "cpr": number(self.cpr.value),

@@ -133,12 +133,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _too_few(circuit: Circuit) -> int | None:
-    """How many pairs found the circuit, where that is why resamples say nothing of its edges."""
+def _too_few(circuit: Circuit) -> str | None:
+    """How many facts found the circuit, where that is why resamples say nothing of its edges."""
     asked, pairs = (circuit.provenance.get(name) for name in ("resamples", "pairs"))
-    if circuit.scores is None or not asked or not isinstance(pairs, int) or enough(pairs):
+    measured = circuit.evidence.get("evaluation")
+    known = measured if isinstance(measured, Mapping) else {}
+    n, what = known.get("n_drawn", pairs), known.get("drawn", "pairs")
+    if circuit.scores is None or not asked or not isinstance(n, int) or enough(n):
         return None
-    return pairs
+    return f"{n} {what}"
 
 
 def edge_details(circuit: Circuit, name: str, comparison: Comparison | None = None) -> list[Any]:
@@ -160,7 +163,7 @@ def edge_details(circuit: Circuit, name: str, comparison: Comparison | None = No
         low, high = columns.pop("low"), columns.pop("high")
         rows.append(("95 % interval", f"[{low:.4g}, {high:.4g}]"))
     elif comparison is None and (few := _too_few(circuit)) is not None:
-        rows.append(("95 % interval", f"none: {few} pairs are too few to resample"))
+        rows.append(("95 % interval", f"none: {few} are too few to resample"))
     if "inclusion" in columns:
         share = columns.pop("inclusion")
         label = str(classify(min(1.0, max(0.0, share))))

@@ -163,6 +163,7 @@ def _curve_caption(origin: Mapping[str, Any]) -> str:
     ranked = {"absolute": "edges ranked by |score|", "signed": "edges ranked by score"}
     parts += [ranked[ranking]] if ranking in ranked else []
     over = f"over {origin['pairs']} pairs" if "pairs" in origin else "over pairs"
+    over = f"over {origin['drawn']}" if "drawn" in origin else over
     over += f" ({origin['measured_on']})" if "measured_on" in origin else ""
     return canvas.joined([*parts, f"bands: 95 % intervals {over}"])
 
