@@ -321,7 +321,7 @@ def _curves(
             progress=progress,
             base=base_runs(model, pairs, search),
         )
-        curves.append(faithfulness_curve(runs, family, seed=search.seed))
+        curves.append(faithfulness_curve(runs, family, ranking=search.ranking, seed=search.seed))
     return curves[0], curves[1]
 
 

@@ -254,7 +254,7 @@ class Discovery(Shown):
         if self.curve is not None:
             lines += [
                 "",
-                f"CPR {self.curve.area}, CMD {self.curve.distance} over "
+                f"{', '.join(f'{what} {x}' for what, x in self.curve.areas.items())} over "
                 f"{len(self.curve.sizes)} sizes, on {self.curve_pairs}.",
             ]
         if circuit.roles:

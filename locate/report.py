@@ -61,13 +61,17 @@ def minimality(circuit: Circuit, drops: Float[np.ndarray, " kept_edge"]) -> dict
 
 
 def curve_summary(curve: FaithfulnessCurve) -> dict[str, Any]:
-    """A faithfulness curve with CPR and CMD, the areas over it."""
+    """A faithfulness curve with its areas: CPR or CMD by its ranking, and the integrals as such."""
+    areas = {name: area.as_dict() for name, area in curve.areas.items()}
     return {
         "edges": list(curve.sizes),
         "fraction": list(curve.fractions),
         "faithfulness": [point.as_dict() for point in curve.faithfulness],
-        "cpr": curve.area.as_dict(),
-        "cmd": curve.distance.as_dict(),
+        "ranking": None if curve.ranking is None else str(curve.ranking),
+        "cpr": areas.get("CPR"),
+        "cmd": areas.get("CMD"),
+        "area": curve.area.as_dict(),
+        "distance": curve.distance.as_dict(),
     }
 
 

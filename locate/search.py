@@ -181,7 +181,7 @@ class Search(Scoring):
     n_random: int = option(
         5, "Random circuits to compare with.", low=0, high=1000, flags=("--random",)
     )
-    curve: bool = option(False, "Faithfulness of ten sizes, with CPR and CMD.")
+    curve: bool = option(False, "Faithfulness of ten sizes, with CMD, or CPR of signed ranking.")
     roles: bool = option(False, "Label mover, relation and mixture heads.")
     batch_size: int = option(
         16, "Pairs a pass.", low=1, high=1_000_000, flags=("--batch-size", "-b")

@@ -93,8 +93,8 @@ found.held_out
 # ## How small could it be?
 #
 # 200 was our choice. The curve shows what others would have given on the same other countries, with
-# the interval over pairs as a band. CPR is the area under it (more is better), CMD the area between
-# it and 1 (less is better), over the share of edges kept.
+# the interval over facts as a band. CMD is the area between it and 1, over the share of edges kept
+# (less is better).
 
 # %%
 found.curve.plot(str(found.search.method))
@@ -108,7 +108,7 @@ found.curve.plot(str(found.search.method))
 # ## Which edges would another sample have given?
 #
 # The circuit was found on 24 pairs. Were these other pairs, would the edges be the same? The
-# *inclusion* of an edge is the share of resamples of the pairs whose circuit keeps it.
+# *inclusion* of an edge is the share of resamples of the facts whose circuit keeps it.
 
 # %%
 found.stability

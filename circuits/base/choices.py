@@ -265,7 +265,7 @@ FigureKind.LENS = _figure(
 FigureKind.FAITHFULNESS = _figure(
     "faithfulness",
     "curves:draw_faithfulness",
-    "faithfulness against the number of edges, with CPR and CMD",
+    "faithfulness against the number of edges, with CPR or CMD",
 )
 FigureKind.ATTENTION = _figure(
     "attention", "heads:draw_attention", "where heads look from the last token of a prompt"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuits.base.choices import Ranking
 from circuits.base.display import Shown, Summary, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Kept fractions of edges at which CPR and CMD are taken."""
+"""Kept fractions of edges at which areas are taken."""
 
 
 BASELINE = "random"
@@ -26,7 +27,11 @@ BASELINE = "random"
 
 @dataclass(frozen=True)
 class FaithfulnessCurve(Shown):
-    """Faithfulness of nested circuits against the kept fraction of edges."""
+    """Faithfulness of nested circuits against the kept fraction of edges.
+
+    `ranking` is how the circuits took their edges; of a curve of random ones, that of the curve
+    which it is held against. None: not known.
+    """
 
     fractions: tuple[float, ...]
     sizes: tuple[int, ...]
@@ -35,6 +40,22 @@ class FaithfulnessCurve(Shown):
     """Integral of f over the fractions: CPR where circuits rank by signed score."""
     distance: Interval
     """Integral of |1 - f|: CMD where circuits rank by |score|."""
+    ranking: Ranking | None = None
+
+    @property
+    def areas(self) -> dict[str, Interval]:
+        """CPR of circuits that rank by score, CMD of those that rank by |score|.
+
+        Both integrals, by what they are of, where the ranking is not known.
+        """
+        if self.ranking is None:
+            return {"area": self.area, "distance from 1": self.distance}
+        return {"CPR": self.area} if self.ranking == Ranking.SIGNED else {"CMD": self.distance}
+
+    def legend(self, name: str) -> str:
+        """The curve's name with its areas, for a picture."""
+        told = ", ".join(f"{what} {area.value:.2f}" for what, area in self.areas.items())
+        return f"{name}: {told}"
 
     def summary(self) -> Summary:
         """The areas, and faithfulness by size."""
@@ -46,7 +67,7 @@ class FaithfulnessCurve(Shown):
         ]
         return Summary(
             f"Faithfulness of {len(rows)} circuit sizes",
-            {"area (CPR)": str(self.area), "distance (CMD)": str(self.distance)},
+            {name: str(area) for name, area in self.areas.items()},
             "",
             ("edges", "of all", "faithfulness"),
             rows,
@@ -79,8 +100,12 @@ class FaithfulnessCurves(Result):
 
     def summary(self) -> Summary:
         """The areas of each curve."""
-        rows = [(name, str(each.area), str(each.distance)) for name, each in self.curves.items()]
-        header = ("curve", "area (CPR)", "distance (CMD)")
+        names = dict.fromkeys(what for curve in self.curves.values() for what in curve.areas)
+        rows = [
+            (name, *(str(curve.areas[what]) if what in curve.areas else "" for what in names))
+            for name, curve in self.curves.items()
+        ]
+        header = ("curve", *names)
         return Summary(f"{len(rows)} faithfulness curves", {}, "", header, rows)
 
     def plot(self, **options: Any) -> go.Figure:
@@ -103,6 +128,7 @@ class FaithfulnessCurves(Result):
                 "faithfulness": [point.as_dict() for point in curve.faithfulness],
                 "area": curve.area.as_dict(),
                 "distance": curve.distance.as_dict(),
+                "ranking": None if curve.ranking is None else str(curve.ranking),
             }
             for name, curve in self.curves.items()
         ]
@@ -120,6 +146,7 @@ class FaithfulnessCurves(Result):
                 faithfulness=tuple(map(Interval.from_dict, record["faithfulness"])),
                 area=Interval.from_dict(record["area"]),
                 distance=Interval.from_dict(record["distance"]),
+                ranking=None if (by := record.get("ranking")) is None else Ranking.of(by),
             )
             for place, record in enumerate(metadata["curves"])
         }

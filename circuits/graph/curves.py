@@ -3,7 +3,7 @@
     CPR = integral of f dk, CMD = integral of |1 - f| dk over the kept fraction k of edges
 
 with the faithfulness f of `circuits.graph.evaluate` (Mueller et al. 2025): more CPR is better, and
-less CMD.
+less CMD. CPR is of circuits that rank edges by score, CMD of those that rank them by |score|.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from circuits.base.choices import Ranking
 from circuits.base.intervals import Interval, enough, percentiles, redrawn
 from circuits.graph.circuit import Circuit
 from circuits.graph.curve import FaithfulnessCurve
@@ -23,12 +24,14 @@ def faithfulness_curve(
     circuits: Sequence[Circuit],
     *,
     fractions: Sequence[float] | None = None,
+    ranking: Ranking | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> FaithfulnessCurve:
     """The curve of `runs`, whose circuits must be ordered by size, and the areas over it.
 
-    `fractions` are what the areas are taken over; by default each circuit's kept share.
+    `fractions` are what the areas are taken over; by default each circuit's kept share. `ranking`
+    is what they rank by, which says what the areas are called.
     """
     if fractions is None:
         n_edges = circuits[0].wiring.n_edges
@@ -53,4 +56,5 @@ def faithfulness_curve(
 
     points = tuple(runs.faithfulness(i, resamples, seed) for i in range(len(circuits)))
     sizes = tuple(circuit.n_edges for circuit in circuits)
-    return FaithfulnessCurve(tuple(fractions), sizes, points, interval(area), interval(distance))
+    areas = interval(area), interval(distance)
+    return FaithfulnessCurve(tuple(fractions), sizes, points, *areas, ranking)

@@ -130,7 +130,8 @@ def _print_discovery(console: Console, found: Discovery) -> None:
             f"keep them: {counted}"
         )
     if found.curve is not None:
-        console.say(f"on {found.curve_pairs}: CPR {found.curve.area}, CMD {found.curve.distance}")
+        areas = ", ".join(f"{what} {area}" for what, area in found.curve.areas.items())
+        console.say(f"on {found.curve_pairs}: {areas}")
     if circuit.roles:
         named = ", ".join(f"{node} {role}" for node, role in circuit.roles.items())
         console.say(f"roles, by the pairs that found it: {named}")

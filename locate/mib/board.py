@@ -292,12 +292,16 @@ def board_scores(
                 seed=seed,
             )
         )
+    signed, absolute = (
+        replace(curve, ranking=by)
+        for curve, by in ((curves[0], Ranking.SIGNED), (curves[-1], Ranking.ABSOLUTE))
+    )
     finders = Finders.among(circuits, examples.pairs, examples.fingerprint)
     return BoardScores(
         model.name,
         examples,
-        curves[0],
-        curves[-1],
+        signed,
+        absolute,
         dict(circuits[0].provenance),
         UNKNOWN if finders is None else finders.side(examples.pairs),
         (*warnings, *doubts(circuits[0], examples, finders)),

@@ -123,8 +123,9 @@ def draw_faithfulness(
 ) -> Path:
     """Faithfulness against the number of edges (log scale), with each point's interval as a band.
 
-    Curves are named in the legend with their CPR and CMD; one named `random` is drawn grey and
-    dashed, as the baseline. Lines at 0 (nothing restored) and 1 (the whole model) orient.
+    Curves are named in the legend with their CPR or CMD, by their ranking; one named `random` is
+    drawn grey and dashed, as the baseline. Lines at 0 (nothing restored) and 1 (the whole model)
+    orient.
     """
     canvas.check_suffix(path)
     curves, origin = found.curves, found.provenance
@@ -173,10 +174,9 @@ def _curve_entries(curves: Mapping[str, FaithfulnessCurve]) -> list[canvas.Entry
     tones = iter(theme.SERIES * (1 + len(curves) // len(theme.SERIES)))
     entries = []
     for name, curve in curves.items():
-        label = f"{name}: CPR {curve.area.value:.2f}, CMD {curve.distance.value:.2f}"
         baseline = name == "random"
         tone = theme.MUTED if baseline else next(tones)
-        entries.append((canvas.visible(label), tone, baseline))
+        entries.append((canvas.visible(curve.legend(name)), tone, baseline))
     return entries
 
 

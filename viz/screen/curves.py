@@ -86,12 +86,11 @@ def curve_figure(found: FaithfulnessCurves, title: str | None = None) -> go.Figu
         }
         shown = sizes > 0
         colour = theme.MUTED if baseline else theme.SERIES[index % len(theme.SERIES)]
-        label = f"{name}: CPR {curve.area.value:.2f}, CMD {curve.distance.value:.2f}"
         band(figure, sizes[shown], points["low"][shown], points["high"][shown], colour)
         figure.add_scatter(
             x=sizes[shown],
             y=points["value"][shown],
-            name=plain(label),
+            name=plain(curve.legend(name)),
             mode="lines+markers",
             line={"color": colour, "width": 2, "dash": "5px,3px" if baseline else "solid"},
             marker={"size": 6, "symbol": MARKS[index % len(MARKS)]},
