@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -63,10 +65,13 @@ def test_all_nodes_bring_the_source_and_a_node_that_does_nothing_new_brings_noth
         assert interchange(model, pairs, ["m1"]).effect.value == pytest.approx(0, abs=1e-4)
 
 
-def test_intervals_are_over_pairs_and_few_have_none(model: Model, pairs: list[TokenPair]):
-    few = interchange(model, pairs[:2], ["m0"])
+def test_intervals_are_over_facts_and_few_have_none(model: Model, pairs: list[TokenPair]):
+    few = interchange(model, [*pairs[:2]] * 4, ["m0"])
     assert np.isnan(few.effect.low)
-    many = interchange(model, [*pairs] * 4, ["m0"], resamples=200)
+    others = [
+        replace(pair, text=replace(pair.text, relation=str(n))) for n in range(4) for pair in pairs
+    ]
+    many = interchange(model, others, ["m0"], resamples=200)
     assert many.effect.low < many.effect.value < many.effect.high
     assert "effect" in str(many)
     assert len(many.to_pandas()) == 4 * len(pairs)
