@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuits.base.choices import Ranking
 from circuits.base.errors import OptionError
 from circuits.base.intervals import FEWEST, enough
 from circuits.base.origin import code_commit, timestamp
@@ -34,7 +33,7 @@ from circuits.graph.measuring import BaseRuns
 from circuits.graph.noise import Sample
 from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
 from circuits.graph.scores import EdgeScores
-from circuits.graph.select import random_circuit, top_n
+from circuits.graph.select import random_circuit
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from locate.discovery import Discovery, sides_of
@@ -300,15 +299,13 @@ def _curves(
     search: Search,
     progress: Progress,
 ) -> tuple[FaithfulnessCurve, FaithfulnessCurve]:
-    """Faithfulness of nested selections and of random edge sets of the same sizes."""
+    """Faithfulness of the search's circuits of ten sizes, and of those that random scores give."""
     total = scores.wiring.n_edges
     sizes = sorted({max(1, round(share * total)) for share in FRACTIONS})
     generator = np.random.default_rng(search.seed)
     shuffled = replace(scores, values=generator.permutation(total) + 1.0, per_pair=None)
-    families = [
-        [top_n(ranked, size, by) for size in sizes]
-        for ranked, by in ((scores, search.ranking), (shuffled, Ranking.SIGNED))
-    ]
+    searches = [search.of_size(size) for size in sizes]
+    families = [[each.selected(ranked) for each in searches] for ranked in (scores, shuffled)]
     curves = []
     for family in families:
         runs = run_circuits(
@@ -321,7 +318,8 @@ def _curves(
             progress=progress,
             base=base_runs(model, pairs, search),
         )
-        curves.append(faithfulness_curve(runs, family, ranking=search.ranking, seed=search.seed))
+        by, seed = search.ranking, search.seed
+        curves.append(faithfulness_curve(runs, family, sizes=sizes, ranking=by, seed=seed))
     return curves[0], curves[1]
 
 

@@ -204,6 +204,11 @@ class Search(Scoring):
             raise OptionError(
                 "`selection` greedy takes `edges`; `threshold` goes with `selection` top"
             )
+        if self.curve and self.method.selects:
+            raise OptionError(
+                f"{self.method} selects edges itself, so it has no circuits of ten sizes: `curve` "
+                "goes with other methods"
+            )
         if self.selection == Selection.GREEDY and self.method.selects:
             raise OptionError(
                 f"{self.method} selects edges itself: `selection` greedy goes with other methods"
@@ -225,8 +230,9 @@ class Search(Scoring):
         return replace(self, faithfulness=DEFAULT_FAITHFULNESS)
 
     def of_size(self, n: int) -> Search:
-        """The same search for n edges."""
-        return replace(self, edges=n, share=None, threshold=None, faithfulness=None)
+        """The same search for n edges; those above a threshold are the best ones, too."""
+        best = Selection.TOP if self.selection == Selection.THRESHOLD else self.selection
+        return replace(self, edges=n, share=None, threshold=None, faithfulness=None, selection=best)
 
     def n_edges(self, wiring: Wiring) -> int:
         """Edges to select; OptionError where the model has fewer."""

@@ -1,4 +1,4 @@
-"""The curve of circuit sizes: what its areas are called."""
+"""The curve of circuit sizes: whose circuits it is of, and what its areas are called."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 
 import knowledge_circuits as kc
-from circuits.base.choices import Ranking
+from circuits.base.choices import Ablation, Ranking, Selection
+from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
 from circuits.graph.curve import FaithfulnessCurve, FaithfulnessCurves
+from circuits.graph.evaluate import run_circuits
 from experiments.cli.main import main
+from locate.discover import discover, find
+from locate.edges.locators import Locator
+from locate.examples import Examples
 from locate.report import curve_summary
+from locate.search import Search
+from tests.tiny import equal_length_pairs, tiny_model
 from viz.screen.curves import curve_figure
 
 POINTS = tuple(Interval(value, value, value) for value in (0.0, 0.5, 1.0))
@@ -53,6 +60,36 @@ def test_curves_keep_their_ranking_and_those_of_older_files_have_none(tmp_path: 
         del record["ranking"]
     older = FaithfulnessCurves.from_arrays(arrays, metadata)
     assert [curve.ranking for curve in older.curves.values()] == [None, None]
+
+
+@pytest.mark.parametrize("selection", [Selection.TOP, Selection.GREEDY])
+@pytest.mark.parametrize("ablation", Ablation)
+def test_a_point_of_the_curve_is_the_circuit_of_so_many_edges(ablation, selection):
+    model = tiny_model("gpt2")
+    pairs = tuple(equal_length_pairs(model))
+    about = {"ablation": ablation, "selection": selection, "method": Locator.EAP, "resamples": 0}
+    search = Search(edges=20, n_random=0, curve=True, **about)
+    found = discover(model, Examples("x", pairs), search)
+    chosen = [search.of_size(n).selected(found.scores) for n in found.curve.sizes]
+    runs = run_circuits(model, pairs, chosen, ablation=ablation)
+    expected = [runs.faithfulness(n, 0).value for n in range(len(chosen))]
+    shown = [point.value for point in found.curve.faithfulness]
+    assert shown == pytest.approx(expected, abs=1e-5)
+    n = found.curve.sizes[5]
+    asked = find(model, Examples("x", pairs), Search(edges=n, **about))
+    assert (asked.kept == chosen[5].kept).all()
+    assert found.curve.fractions[5] == n / asked.wiring.n_edges
+    assert found.random_curve.sizes == found.curve.sizes
+
+
+def test_a_curve_goes_on_from_a_threshold_and_not_from_a_search_that_selects():
+    model = tiny_model("gpt2")
+    pairs = tuple(equal_length_pairs(model))
+    above = {"selection": Selection.THRESHOLD, "threshold": 1e-3, "method": Locator.EAP}
+    found = discover(model, Examples("x", pairs), Search(**above, n_random=0, curve=True))
+    assert found.curve.faithfulness[-1].value == pytest.approx(1, abs=1e-5)
+    with pytest.raises(OptionError, match=r"acdc selects edges itself.*`curve`"):
+        Search(method=Locator.ACDC, curve=True)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ def faithfulness_curve(
     runs: Runs,
     circuits: Sequence[Circuit],
     *,
+    sizes: Sequence[int] | None = None,
     fractions: Sequence[float] | None = None,
     ranking: Ranking | None = None,
     resamples: int = 1000,
@@ -30,12 +31,14 @@ def faithfulness_curve(
 ) -> FaithfulnessCurve:
     """The curve of `runs`, whose circuits must be ordered by size, and the areas over it.
 
-    `fractions` are what the areas are taken over; by default each circuit's kept share. `ranking`
-    is what they rank by, which says what the areas are called.
+    `sizes` are the edges that were selected for each circuit; by default what it holds, which
+    pruning may have made fewer. `fractions` are what the areas are taken over; by default the share
+    of the sizes in all edges. `ranking` is what the circuits rank by, which says what the areas are
+    called.
     """
+    sizes = [circuit.n_edges for circuit in circuits] if sizes is None else sizes
     if fractions is None:
-        n_edges = circuits[0].wiring.n_edges
-        fractions = [circuit.n_edges / n_edges for circuit in circuits]
+        fractions = [size / circuits[0].wiring.n_edges for size in sizes]
     stack = np.stack([outcome.metric for outcome in runs.circuits])
 
     def curve(columns: np.ndarray) -> np.ndarray:
@@ -55,6 +58,5 @@ def faithfulness_curve(
         return percentiles(statistic(everything), [statistic(draw) for draw in draws])
 
     points = tuple(runs.faithfulness(i, resamples, seed) for i in range(len(circuits)))
-    sizes = tuple(circuit.n_edges for circuit in circuits)
     areas = interval(area), interval(distance)
-    return FaithfulnessCurve(tuple(fractions), sizes, points, *areas, ranking)
+    return FaithfulnessCurve(tuple(fractions), tuple(sizes), points, *areas, ranking)
