@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
 from circuits.base.choices import Ablation, Metric
 from circuits.base.display import Shown, Summary, is_page, paged
 from circuits.base.errors import CircuitFileError, OptionError
@@ -57,7 +54,7 @@ class StoredEvaluation(Shown):
     ablation: Ablation
     evaluation: Evaluation
     warnings: tuple[str, ...] = ()
-    drops: Float[np.ndarray, " kept_edge"] | None = None
+    drops: tuple[Interval, ...] | None = None
     measured_on: str = UNKNOWN
     others: Evaluation | None = None
     tests: CircuitTests | None = None
@@ -128,7 +125,7 @@ class StoredEvaluation(Shown):
         }
         return stamped("evaluate", record, says(self))
 
-    def _minimality(self, drops: np.ndarray) -> dict[str, Any]:
+    def _minimality(self, drops: Sequence[Interval]) -> dict[str, Any]:
         return {"measured_on": self.tested_on, **minimality(self.circuit, drops)}
 
     def _tests(self, tests: CircuitTests) -> dict[str, Any]:
@@ -266,7 +263,7 @@ def evaluate_stored(
     drops = tests = None
     if options.minimality and circuit.n_edges:
         with stages("minimality"):
-            drops = single_edge_drops(model, tested, circuit, **used)
+            drops = single_edge_drops(model, tested, circuit, seed=seed, **used)
     if options.tests:
         with stages("tests") as progress:
             tests = circuit_tests(

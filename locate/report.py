@@ -1,12 +1,12 @@
-"""Measures and edges as tables to read and as plain JSON values; numbers only, no decisions."""
+"""Measures and edges as tables to read and as plain JSON values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from circuits.base.intervals import Interval
 from circuits.graph.by_span import opposed_edges, span_rows
@@ -24,8 +24,34 @@ MEASURES = (
     *("clean", "corrupted", "circuit"),
     *("faithfulness", "completeness", "random_faithfulness"),
 )
+
+
 SMALL_DROP = 0.001
-"""An edge without which faithfulness loses less than this is called idle."""
+"""Faithfulness that an edge is needed for, at least, or stands in the way of."""
+
+
+class Worth(StrEnum):
+    """What a circuit does without an edge.
+
+    NEEDED: it loses `SMALL_DROP` or more, by the whole interval. HARMFUL: it gains as much. IDLE:
+    it does neither. Else UNDECIDED. Where there is no interval the value itself decides.
+    """
+
+    NEEDED = "needed"
+    IDLE = "idle"
+    HARMFUL = "harmful"
+    UNDECIDED = "cannot tell"
+
+
+def worth_of(drop: Interval) -> Worth:
+    """What the drop in faithfulness says of its edge."""
+    known = np.isfinite(drop.low)
+    low, high = (drop.low, drop.high) if known else (drop.value, drop.value)
+    if low >= SMALL_DROP:
+        return Worth.NEEDED
+    if high <= -SMALL_DROP:
+        return Worth.HARMFUL
+    return Worth.IDLE if low > -SMALL_DROP and high < SMALL_DROP else Worth.UNDECIDED
 
 
 def number(value: float) -> float | None:
@@ -43,18 +69,26 @@ def measures(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def minimality(circuit: Circuit, drops: Float[np.ndarray, " kept_edge"]) -> dict[str, Any]:
+def minimality(circuit: Circuit, drops: Sequence[Interval]) -> dict[str, Any]:
     """What faithfulness loses without each single kept edge, largest loss first.
 
-    `idle` counts edges without which it loses less than `SMALL_DROP`, or gains.
+    Counts of edges by `Worth`, whose margin is `below`.
     """
     kept = list(circuit.edges())
-    order = np.argsort(-drops, kind="stable")
+    order = np.argsort([-drop.value for drop in drops], kind="stable")
+    worths = [worth_of(drop) for drop in drops]
+    counts = {each.name.lower(): worths.count(each) for each in Worth}
     return {
-        "idle": int((drops < SMALL_DROP).sum()),
+        **counts,
         "below": SMALL_DROP,
         "edges": [
-            {"edge": circuit.wiring.edge_name(kept[i]), "drop": number(float(drops[i]))}
+            {
+                "edge": circuit.wiring.edge_name(kept[i]),
+                "drop": number(drops[i].value),
+                "low": number(drops[i].low),
+                "high": number(drops[i].high),
+                "worth": str(worths[i]),
+            }
             for i in order
         ],
     }

@@ -19,6 +19,7 @@ from circuits.graph.evaluate import Outcome, Runs, evaluate, run_circuits, singl
 from circuits.graph.running import CircuitRunner
 from circuits.model.metrics import hit_at
 from circuits.model.wiring import Wiring
+from locate.report import Worth, minimality, worth_of
 from tests.oracles import plain_circuit_run
 from tests.tiny import equal_length_pairs, tiny_model
 
@@ -110,8 +111,60 @@ def test_removing_an_edge_that_does_nothing_drops_nothing(model, pairs):
     kept[[*useful, idle]] = True
     circuit = Circuit(wiring, kept)
     drops = dict(zip(circuit.edges(), single_edge_drops(model, pairs, circuit), strict=True))
-    assert drops[idle] == pytest.approx(0, abs=1e-7)
-    assert all(abs(drops[edge]) > 1e-3 for edge in useful)
+    assert drops[idle].value == pytest.approx(0, abs=1e-7)
+    assert worth_of(drops[idle]) == Worth.IDLE
+    assert all(abs(drops[edge].value) > 1e-3 for edge in useful)
+    assert all(worth_of(drops[edge]) != Worth.IDLE for edge in useful)
+
+
+def test_the_drop_of_an_edge_is_the_difference_of_two_circuits_by_another_way(model, pairs):
+    circuit = random_circuit(model.wiring(), 0.3, 5)
+    asked = [
+        replace(pair, text=replace(pair.text, relation=str(n // 6)))
+        for n, pair in enumerate([*pairs] * 9)
+    ]
+    drop = single_edge_drops(model, asked, circuit, resamples=200, seed=4)[3]
+    kept = circuit.kept.copy()
+    kept[list(circuit.edges())[3]] = False
+    runs = run_circuits(model, asked, [circuit, Circuit(circuit.wiring, kept)])
+    groups, n = runs.groups, runs.sample.observations
+    assert n < len(asked)
+
+    def lost(rows: np.ndarray) -> float:
+        """What the edge is worth on these pairs, each as often as it is named."""
+        some = runs.at(rows.tolist())
+        return some.faithfulness(0, 0).value - some.faithfulness(1, 0).value
+
+    counts = np.random.default_rng(4).multinomial(n, np.full(n, 1 / n), size=200)
+    draws = [lost(np.repeat(np.arange(len(asked)), count[groups])) for count in counts]
+    assert drop.value == pytest.approx(lost(np.arange(len(asked))), abs=1e-6)
+    assert (drop.low, drop.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=1e-6)
+
+
+def test_an_edge_is_needed_idle_or_harmful_by_its_whole_interval():
+    nan = float("nan")
+    cases = {
+        Worth.NEEDED: [(0.2, 0.1, 0.3), (0.001, 0.001, 0.001), (0.2, nan, nan)],
+        Worth.IDLE: [(0.0, -0.0005, 0.0009), (-0.0009, nan, nan)],
+        Worth.HARMFUL: [(-0.2, -0.3, -0.1), (-0.2, nan, nan)],
+        Worth.UNDECIDED: [(0.2, -0.1, 0.3), (0.01, 0.0005, 0.02), (-0.1, -0.2, 0.0)],
+    }
+    cases[Worth.UNDECIDED].append((nan, nan, nan))
+    for worth, drops in cases.items():
+        assert {worth_of(Interval(*drop)) for drop in drops} == {worth}
+
+
+def test_what_a_circuit_does_better_without_is_not_idle():
+    """The counts are by worth, and edges without which faithfulness rises stand last."""
+    wiring = Wiring(1, 1, 1)
+    circuit = Circuit(wiring, np.arange(wiring.n_edges) < 3)
+    drops = [Interval(-0.3, -0.4, -0.2), Interval(0.5, 0.4, 0.6), Interval(0.0, 0.0, 0.0)]
+    told = minimality(circuit, drops)
+    names = circuit.edge_names()
+    assert (told["needed"], told["idle"], told["harmful"], told["undecided"]) == (1, 1, 1, 0)
+    assert [row["edge"] for row in told["edges"]] == [names[1], names[2], names[0]]
+    assert [row["worth"] for row in told["edges"]] == ["needed", "idle", "harmful"]
+    assert told["edges"][2]["low"] == -0.4
 
 
 def test_faithfulness_is_undefined_where_model_and_empty_circuit_agree():

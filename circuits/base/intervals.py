@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,17 @@ def redrawn(
     n = len(members)
     for draw in np.random.default_rng(seed).integers(n, size=(resamples, n)):
         yield np.concatenate([members[each] for each in draw])
+
+
+def shares_drawn(
+    groups: Int[np.ndarray, " row"], resamples: int, seed: int
+) -> Float[np.ndarray, "resample row"]:
+    """The same as each row's share in all that a resample drew, for means as matrix products."""
+    place = np.unique(groups, return_inverse=True)[1]
+    n = int(place.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    counts: Int[np.ndarray, "resample row"] = drawn[:, place]
+    return np.asarray(counts / counts.sum(1, keepdims=True))
 
 
 def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -158,11 +169,12 @@ def bootstrap_ratios(
     level: float = 0.95,
     seed: int = 0,
     fewest: int = FEWEST,
+    groups: Int[np.ndarray, " example"] | None = None,
 ) -> list[Interval]:
     """For each column of [example column] the mean of `above` over that of `below`.
 
-    Examples are resampled jointly. A ratio is undefined where the size of what is below is not
-    above `defined`; resamples in which it is do not count.
+    Examples are resampled jointly, those of one of the `groups` together. A ratio is undefined
+    where the size of what is below is not above `defined`; resamples in which it is do not count.
     """
 
     def ratios(shares: np.ndarray) -> np.ndarray:
@@ -172,12 +184,10 @@ def bootstrap_ratios(
 
     n_examples = len(above)
     values = ratios(np.full((1, n_examples), 1 / n_examples))[0]
-    if not enough(n_examples, fewest) or resamples < 1:
+    groups = np.arange(n_examples) if groups is None else groups
+    if not enough(len(np.unique(groups)), fewest) or resamples < 1:
         return [Interval(float(value), np.nan, np.nan) for value in values]
-    counts = np.random.default_rng(seed).multinomial(
-        n_examples, np.full(n_examples, 1 / n_examples), size=resamples
-    )
-    draws = ratios(counts / n_examples)
+    draws = ratios(shares_drawn(groups, resamples, seed))
     return [
         percentiles(float(value), column.tolist(), level) if np.isfinite(value) else UNDEFINED
         for value, column in zip(values, draws.T, strict=True)

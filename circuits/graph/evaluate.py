@@ -5,7 +5,7 @@ whole model, C the circuit, the empty circuit has every edge replaced.
 
     faithfulness  f(C) = (m(C) - m(empty)) / (m(M) - m(empty))
     completeness       = f(all edges outside C); low means that C left little behind
-    minimality         = |change of f| when a single edge is removed from C
+    drop(e)            = f(C) - f(C without e); minimal where C needs every edge
 
 f is undefined where m(M) = m(empty); then it is NaN here and null on disk, never a number.
 Whole curves, with CPR and CMD, are in `circuits.graph.curves`.
@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError
-from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
+from circuits.base.intervals import UNDEFINED, Interval, bootstrap, bootstrap_ratios, mean
 from circuits.facts.pairs import PairBatch, TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.graph.measuring import BaseRuns
@@ -300,10 +300,13 @@ def single_edge_drops(
     metric: MetricLike = Metric.LOGIT_DIFFERENCE,
     ablation: Ablation | str = Ablation.PATCH,
     batch_size: int = 16,
-) -> Float[np.ndarray, " kept_edge"]:
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[Interval, ...]:
     """Drop in faithfulness when each kept edge alone is removed, in canonical order.
 
-    Near 0: the circuit would do without that edge (minimality). One run an edge.
+    Near 0: the circuit would do without that edge; below: it does better without. Intervals are
+    over facts, for each edge by itself. One run an edge.
     """
     without = []
     for edge in circuit.edges():
@@ -318,11 +321,11 @@ def single_edge_drops(
         ablation=ablation,
         batch_size=batch_size,
     )
-    means = [outcome.metric.mean() for outcome in runs.circuits]
-    span = runs.model.metric.mean() - runs.empty.metric.mean()
-    if abs(span) <= UNDEFINED_BELOW:
-        return np.full(circuit.n_edges, np.nan)
-    return (means[0] - np.array(means[1:])) / span
+    whole, *rest = (outcome.metric for outcome in runs.circuits)
+    lost = whole[:, None] - np.stack(rest, 1)
+    span = np.repeat((runs.model.metric - runs.empty.metric)[:, None], len(rest), 1)
+    drawn: dict[str, Any] = {"resamples": resamples, "seed": seed, "groups": runs.groups}
+    return tuple(bootstrap_ratios(lost, span, UNDEFINED_BELOW, **drawn))
 
 
 def restored(

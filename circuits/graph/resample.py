@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from circuits.base.errors import OptionError
+from circuits.base.intervals import shares_drawn
 from circuits.graph.circuit import Circuit
 from circuits.graph.scores import EdgeScores
 
@@ -114,15 +115,11 @@ def _weights(
     _check_resamples(resamples)
     per_pair = _per_pair(scores)
     labels = np.arange(len(per_pair)) if groups is None else groups
-    groups = np.unique(labels, return_inverse=True)[1]
-    if len(groups) != len(per_pair):
-        raise OptionError(f"{len(per_pair)} pairs have scores, and {len(groups)} have a group")
-    n = int(groups.max()) + 1
-    if n < 2:
+    if len(labels) != len(per_pair):
+        raise OptionError(f"{len(per_pair)} pairs have scores, and {len(labels)} have a group")
+    if len(np.unique(labels)) < 2:
         raise OptionError("resampling needs at least 2 facts")
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    counts: Int[np.ndarray, "resample pair"] = drawn[:, groups]
-    return (counts / counts.sum(1, keepdims=True)).astype(per_pair.dtype)
+    return shares_drawn(labels, resamples, seed).astype(per_pair.dtype)
 
 
 def _chunks(length: int, bytes_each: int) -> Iterator[slice]:

@@ -145,17 +145,22 @@ def _print_tests(console: Console, tests: CircuitTests, tested_on: str) -> None:
 
 
 def _print_minimality(console: Console, found: Mapping[str, Any]) -> None:
+    from circuits.base.intervals import Interval
+
     edges = found["edges"]
     where = "" if found["measured_on"] == "value" else f" on {found['measured_on']}"
     console.say(
-        f"\nwithout one edge{where}: {found['idle']} of {len(edges)} edges are missed by less than "
-        f"{found['below']:g} of faithfulness"
+        f"\nof {len(edges)} edges{where}, one at a time: {found['needed']} are needed, "
+        f"{found['idle']} idle (less than {found['below']:g} of faithfulness either way), "
+        f"{found['harmful']} harmful (it rises without them); of {found['undecided']} the "
+        "interval does not tell"
     )
+    worst = [row for row in edges[N_SHOWN:] if row["worth"] == "harmful"][-N_SHOWN:]
     rows = [
-        (row["edge"], "undefined" if row["drop"] is None else f"{row['drop']:.3f}")
-        for row in edges[:N_SHOWN]
+        (row["edge"], str(Interval.from_dict({"value": row["drop"], **row})), row["worth"])
+        for row in (*edges[:N_SHOWN], *worst)
     ]
-    console.table(("edge", "drop"), rows)
+    console.table(("edge", "drop", ""), rows)
 
 
 def _default_folder(model: str, name: str, method: str) -> Path:
