@@ -314,6 +314,9 @@ def test_the_drop_of_an_edge_is_what_a_circuit_without_it_lacks(
     told = run_json(capsys, "evaluate", str(path), *options, "--minimality")
     drops = {row["edge"]: row["drop"] for row in told["minimality"]["edges"]}
     circuit = Circuit.load(path)
+    worths = [row["worth"] for row in told["minimality"]["edges"]]
+    for name, worth in (("needed",) * 2, ("harmful",) * 2, ("undecided", "cannot tell")):
+        assert told["minimality"][name] == worths.count(worth)
     assert set(drops) == set(circuit.edge_names())
     assert list(drops.values()) == sorted(drops.values(), reverse=True)
     worst = next(iter(drops))
