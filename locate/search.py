@@ -217,7 +217,7 @@ class Search(Scoring):
     def idle(self) -> tuple[Idle, ...]:
         """Besides, how edges are selected where the method does it, and resamples of no pairs."""
         method = self.method
-        unused = () if method.per_pair else ("resamples",)
+        unused: tuple[str, ...] = () if method.per_pair else ("resamples",)
         if method.selects:
             unused += ("selection",) if self.curve else ("selection", "ranking")
         return (*super().idle(), Idle(f"with `method` {method}", unused))

@@ -180,7 +180,7 @@ class BoardScores(Shown):
     def save(self, folder: str | Path, file: Path | None = None) -> list[Path]:
         """Write curves and summary; `file` is what was evaluated, where it is a file."""
         curves = {"by score": self.signed, "by |score|": self.absolute}
-        about = {"pairs": len(self.examples.pairs)}
+        about: dict[str, Any] = {"pairs": len(self.examples.pairs)}
         if self.measured_on != UNKNOWN:
             about["measured_on"] = self.measured_on
         stored = FaithfulnessCurves(curves, {**self.provenance, **about})
