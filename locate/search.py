@@ -219,7 +219,7 @@ class Search(Scoring):
         method = self.method
         unused: tuple[str, ...] = () if method.per_pair else ("resamples",)
         if method.selects:
-            unused += ("selection",) if self.curve else ("selection", "ranking")
+            unused += ("selection", "ranking")
         return (*super().idle(), Idle(f"with `method` {method}", unused))
 
     def measured(self) -> Search:

@@ -527,7 +527,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "resamples without use": (["--method", "acdc", "--resamples", "9"], "--resamples has no"),
     "rank without use": (["--method", "acdc", "--rank", "signed"], "--rank has no effect"),
     "select without use": (
-        ["--method", "acdc", "--curve", "--select", "top"],
+        ["--method", "acdc", "--select", "top"],
         "--select has no effect with --method acdc",
     ),
     "steps of no member": (

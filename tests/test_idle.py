@@ -256,7 +256,6 @@ def test_what_is_given_counts_and_not_its_value():
 def test_an_option_with_effect_is_never_idle():
     for method in ("eap-ig", "eap-ig-activations", "ensemble"):
         Given(["steps", "rule", "resamples", "ranking"]).check(build(Search, {"method": method}))
-    Given(["ranking"]).check(build(Search, {"method": "acdc", "curve": True}))
     Given(["templates", "known"]).check(build(Source, {"relation": CAPITALS, "templates": "train"}))
     asked = {"relation": CAPITALS, "templates": "train", "known_only": False}
     Given(["templates"]).check(build(Source, asked))
