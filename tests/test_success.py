@@ -12,7 +12,7 @@ from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
 from circuits.edits.judge.generation import Speaker, ngram_entropy, says
 from circuits.edits.judge.measures import SCORINGS, Measure, Rates
-from circuits.edits.judge.success import Judge, _text, norm_growth
+from circuits.edits.judge.success import Judge, TextDrift, _text, norm_growth
 from circuits.edits.judge.table import summarise
 from circuits.edits.requests import Heading
 from circuits.facts.facts import Probe, ProbeKind
@@ -415,3 +415,19 @@ def test_a_reply_that_begins_with_the_end_is_empty(model):
     after = [each for each in ids(model, PROMPTS[0]) if each != hf.bos_token_id]
     assert _text(model.tokenizer, (hf.eos_token_id, *after)) == ""
     assert _text(model.tokenizer, (*after, hf.eos_token_id, *after)) == PROMPTS[0]
+
+
+def test_judges_may_share_the_texts_and_leave_fluency_out(model: Model) -> None:
+    request = EditRequest("The capital of {} is", "Peru", "Oslo")
+    texts = ["The river rises in the hills and runs to the sea."]
+    drift = TextDrift(model, texts)
+    shared = Judge(model, [request], texts=drift, fluency_tokens=8)
+    alone = Judge(model, [request], texts=texts, fluency_tokens=8)
+    assert shared.perplexity == alone.perplexity == drift.perplexity
+    assert shared.drift() == alone.drift() == 1
+    (score,) = shared.score(fluency=False)
+    assert np.isfinite(score.fluency[0])
+    assert np.isnan(score.fluency[1])
+    (sampled,) = shared.score()
+    assert sampled.fluency[1] == score.fluency[0]
+    assert Judge(model, [request]).drift() is None

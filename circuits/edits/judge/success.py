@@ -32,6 +32,8 @@ from circuits.model.tokens import Tokenizer
 EXTRA_TOKENS = 2
 """Generated beyond the longest answer: enough to see whether its last word goes on."""
 SAMPLED_FROM = 5
+UNSAMPLED = (float("nan"), float("nan"))
+"""Fluency and entropy to the end where no text is sampled."""
 DRIFT_TOKENS = 1024
 """Of the texts on which perplexity is followed."""
 LONGEST_WINDOW = 256
@@ -59,10 +61,31 @@ class RequestScore:
     magnitude: Mapping[Measure, float] = field(default_factory=dict)
 
 
+class TextDrift:
+    """A model's perplexity on texts, before an edit and as often as wanted afterwards."""
+
+    def __init__(self, model: Model, texts: Sequence[str] = (), batch_size: int = 64) -> None:
+        self._speaker = Speaker(model, batch_size)
+        self._windows = windows(model, texts)
+        self._before = self._speaker.text_nll(self._windows) if self._windows else float("nan")
+
+    @property
+    def perplexity(self) -> float:
+        """Before any edit; NaN without texts."""
+        return float(np.exp(self._before))
+
+    def ratio(self) -> float | None:
+        """Perplexity as the model is now over that before; None without texts."""
+        if not self._windows:
+            return None
+        return float(np.exp(self._speaker.text_nll(self._windows) - self._before))
+
+
 class Judge:
     """Asks a model about requests before it is edited, and then as often as wanted afterwards.
 
     `fluency_tokens` is the length of the text for fluency (0: none); ROME's evaluation has 100.
+    `texts` are those on which perplexity is followed, or a `TextDrift` that several judges share.
     Probes that cannot be asked are left out and listed in `left_out`. A request that itself cannot
     be is a PromptError; with `lenient` it is left out and listed too, unless it is the last one,
     and `requests` are the others.
@@ -76,7 +99,7 @@ class Judge:
         batch_size: int = 64,
         extra_tokens: int = EXTRA_TOKENS,
         fluency_tokens: int = 0,
-        texts: Sequence[str] = (),
+        texts: Sequence[str] | TextDrift = (),
         seed: int = 0,
         lenient: bool = False,
     ) -> None:
@@ -87,17 +110,18 @@ class Judge:
         asked = self._each(requests, lenient)
         self.requests = tuple(request for request, _ in asked)
         self._asked = [group for _, group in asked]
-        self._texts = windows(model, texts)
+        self._drift = texts if isinstance(texts, TextDrift) else TextDrift(model, texts, batch_size)
         self._before = self._observe(range(len(self.requests)))
         self._sampled = [self._entropies(i) for i in range(len(self.requests))]
-        self._text_nll = self._speaker.text_nll(self._texts) if self._texts else float("nan")
 
-    def score(self, which: Iterable[int] | None = None) -> list[RequestScore]:
-        """The requests on the model as it is now; by default all of them."""
+    def score(
+        self, which: Iterable[int] | None = None, *, fluency: bool = True
+    ) -> list[RequestScore]:
+        """The requests on the model as it is now; by default all of them, with their fluency."""
         chosen = list(range(len(self.requests)) if which is None else which)
         after = self._observe(chosen)
         return [
-            self._score(index, after[place], self._entropies(index))
+            self._score(index, after[place], self._entropies(index) if fluency else UNSAMPLED)
             for place, index in enumerate(chosen)
         ]
 
@@ -131,9 +155,7 @@ class Judge:
 
     def drift(self) -> float | None:
         """Perplexity on the texts, as the model is now over as it was; None without texts."""
-        if not self._texts:
-            return None
-        return float(np.exp(self._speaker.text_nll(self._texts) - self._text_nll))
+        return self._drift.ratio()
 
     @property
     def batch_size(self) -> int:
@@ -143,7 +165,7 @@ class Judge:
     @property
     def perplexity(self) -> float:
         """On the texts, before any edit; NaN without texts."""
-        return float(np.exp(self._text_nll))
+        return self._drift.perplexity
 
     def _each(
         self, requests: Sequence[EditRequest], lenient: bool
@@ -226,7 +248,7 @@ class Judge:
     def _entropies(self, index: int) -> tuple[float, float]:
         """Fluency, and entropy to the end of the text."""
         if not self.fluency_tokens:
-            return float("nan"), float("nan")
+            return UNSAMPLED
         generator = torch.Generator().manual_seed(self.seed)
         tokenizer, prompt = self.model.tokenizer, self._asked[index][0].prompt
         said = self._speaker.sample(prompt, self.fluency_tokens, SAMPLED_FROM, generator)

@@ -19,7 +19,7 @@ from circuits.base.options import Options, option
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.control import control, control_seed
 from circuits.edits.judge.counterfactuals import atlas_requests
-from circuits.edits.judge.success import Judge, RequestScore
+from circuits.edits.judge.success import Judge, RequestScore, TextDrift
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import EditOutcome, share_moments
 from experiments.analyses.edit_study.report import SHOWN, report
@@ -107,7 +107,9 @@ def _judge(context: Context, config: Config, index: int) -> Judge:
         context.model,
         requests[index : index + 1],
         fluency_tokens=config.fluency_tokens,
-        texts=texts_for_drift(context.model, None),
+        texts=context.once(
+            "drift", lambda: TextDrift(context.model, texts_for_drift(context.model, None))
+        ),
         seed=context.seed,
     )
 

@@ -11,7 +11,7 @@ from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.control import control, control_seed
 from circuits.edits.judge.generation import says
 from circuits.edits.judge.in_context import in_context
-from circuits.edits.judge.success import Judge, RequestScore
+from circuits.edits.judge.success import Judge, RequestScore, TextDrift
 from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.edit_study.stored import score_values
 from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT, Bench
@@ -69,7 +69,7 @@ def fluency_length(max_tokens: int) -> int:
 def judge_of(
     bench: Bench, requests: Sequence[EditRequest], *, fluency: bool = True, lenient: bool = False
 ) -> Judge:
-    """The judge of some requests, made once a run; the texts' perplexity is taken with it."""
+    """The judge of some requests, made once a run; all share the texts' perplexity before."""
     key = ("judge", tuple(requests), fluency, lenient)
     return bench.once(  # type: ignore[no-any-return]
         key,
@@ -78,11 +78,15 @@ def judge_of(
             requests,
             batch_size=bench.batch_size,
             fluency_tokens=fluency_length(bench.model.max_tokens) if fluency else 0,
-            texts=texts_for_drift(bench.model, None),
+            texts=bench.once("drift", lambda: _drift(bench)),
             seed=bench.seed,
             lenient=lenient,
         ),
     )
+
+
+def _drift(bench: Bench) -> TextDrift:
+    return TextDrift(bench.model, texts_for_drift(bench.model, None), bench.batch_size)
 
 
 def editor_of(bench: Bench, method: str) -> Editor:
@@ -126,10 +130,13 @@ def _whole(run: EditRun) -> WeightDelta:
 
 
 def _beside(bench: Bench, judge: Judge, delta: WeightDelta) -> list[RequestScore]:
-    """The scores with a random change of the edit's singular values at the same weights."""
+    """The scores with a random change of the edit's singular values at the same weights.
+
+    Its fluency is in no report, and is not sampled.
+    """
     seed = control_seed(bench.seed, judge.requests[0])
     with control(delta, bench.model, seed, Control.RANDOM).applied(bench.model):
-        return judge.score()
+        return judge.score(fluency=False)
 
 
 def _circuit(bench: Bench, case: Case, delta: WeightDelta) -> dict[str, Any]:
