@@ -191,7 +191,7 @@ def heads(
     source, _, given = split(options, Source, hold_out=0.0)
     known = which.roles if isinstance(which, RoleReport) else {}
     which = [which] if isinstance(which, str) else which
-    if not isinstance(which, Iterable):
+    if not isinstance(which, Iterable | RoleReport):
         raise OptionError(f"`which` are names of heads, as a6.h1, not {which!r:.40}")
     if n_prompts < 1:
         raise OptionError(f"`n_prompts` is at least 1, not {n_prompts}")

@@ -23,6 +23,7 @@ import torch
 
 from circuits.base.choices import Choice, Metric, Open
 from circuits.base.errors import OptionError
+from circuits.base.intervals import UNDEFINED
 from tests import results
 from tests.tiny import equal_length_pairs, tiny_model
 
@@ -222,6 +223,11 @@ def measured(metric: Any = "logit-diff", ablation: Any = "patch") -> Any:
     return call("circuits.graph.measuring:MeanMetric")(found).of(circuit().matrix())
 
 
+@cache
+def runs() -> Any:
+    return call(f"{EVALUATE}:run_circuits")(model(), pairs(), [circuit()])
+
+
 def logits() -> Any:
     return torch.linspace(-1, 2, 14).reshape(2, 7), torch.tensor([1, 2]), torch.tensor([3, 4])
 
@@ -393,6 +399,14 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ),
     ("circuits.graph.circuit_model:CircuitModel", "ablation"): lambda v: alone(v),
     ("circuits.graph.circuit:Circuit.as_model", "ablation"): lambda v: alone(v, circuit().as_model),
+    ("circuits.graph.curve:FaithfulnessCurve", "ranking"): lambda v: (
+        call("circuits.graph.curve:FaithfulnessCurve")(
+            (1.0,), (9,), (), UNDEFINED, UNDEFINED, v
+        ).areas
+    ),
+    ("circuits.graph.curves:faithfulness_curve", "ranking"): lambda v: (
+        call("circuits.graph.curves:faithfulness_curve")(runs(), [circuit()], ranking=v).areas
+    ),
     ("locate.interchange:interchange", "metric"): lambda v: (
         call("locate.interchange:interchange")(model(), pairs(), ["m0"], metric=v).changed
     ),

@@ -126,7 +126,7 @@ def test_checkpoints_are_in_order_of_training_and_end_in_the_model(context: Cont
     assert names[0] == "facts-gpt2@step00000"
     assert names == [*sorted(names[:-1]), "facts-gpt2"]
     llama = Context("facts-llama", context.folder)
-    with pytest.raises(OptionError, match="name revisions"):
+    with pytest.raises(OptionError, match="name some as the option revisions"):
         checkpoints(llama, evolution.Config())
 
 

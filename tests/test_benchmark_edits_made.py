@@ -341,3 +341,8 @@ def test_a_probe_that_cannot_be_asked_does_not_drop_the_fact_in_the_prompt(
 
 def _bare(request: EditRequest) -> tuple[Any, ...]:
     return request.prompt, request.subject, request.target, request.ground_truth, request.relation
+
+
+def test_of_few_cases_the_share_known_has_no_limits() -> None:
+    lead = report({"1": part(1, 1, 0)}).lead
+    assert "the model gives 50 % of the true answers." in lead

@@ -42,6 +42,10 @@ class FaithfulnessCurve(Shown):
     """Integral of |1 - f|: CMD where circuits rank by |score|."""
     ranking: Ranking | None = None
 
+    def __post_init__(self) -> None:
+        if self.ranking is not None:
+            object.__setattr__(self, "ranking", Ranking.of(self.ranking, "ranking"))
+
     @property
     def areas(self) -> dict[str, Interval]:
         """CPR of circuits that rank by score, CMD of those that rank by |score|.

@@ -20,6 +20,7 @@ from experiments.analyses.engine.tables import Table, shown
 from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT, by_method
 from experiments.benchmarks.editing import circuits
 from experiments.benchmarks.editing.run import RANDOM
+from locate.looks.says.words import percents
 
 NAMES = {
     Measure.EFFICACY: "reliability",
@@ -161,10 +162,7 @@ def _known_text(methods: Mapping[str, Sequence[Part]]) -> str:
     known = known_share(methods)
     if known is None:
         return "The file has no true answers, so what the model knew before cannot be said."
-    text = (
-        f"Before any edit the model gives {shown(100 * known.value, 0)} % of the true answers "
-        f"[{shown(100 * known.low, 0)}, {shown(100 * known.high, 0)}]."
-    )
+    text = f"Before any edit the model gives {percents(known)} of the true answers."
     if known.value < FEW_KNOWN:
         text += (
             " Most edits here write a fact where the model had none, which says little of changing "
