@@ -190,16 +190,15 @@ def heads(
 
     source, _, given = split(options, Source, hold_out=0.0)
     known = which.roles if isinstance(which, RoleReport) else {}
-    which = [which] if isinstance(which, str) else which
-    if not isinstance(which, Iterable | RoleReport):
+    if isinstance(which, str | RoleReport):
+        which = [which] if isinstance(which, str) else known
+    if not isinstance(which, Iterable):
         raise OptionError(f"`which` are names of heads, as a6.h1, not {which!r:.40}")
     if n_prompts < 1:
         raise OptionError(f"`n_prompts` is at least 1, not {n_prompts}")
     with loaded_model(model).alone() as loaded:
         pairs = examples_of(loaded, what, given=given, **source).pairs
-        return HeadsOnPrompts(
-            tuple(read_prompts(loaded, pairs, list(known or which), known, n_prompts))
-        )
+        return HeadsOnPrompts(tuple(read_prompts(loaded, pairs, list(which), known, n_prompts)))
 
 
 def carriers(
