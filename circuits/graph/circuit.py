@@ -245,8 +245,8 @@ class Circuit(Result):
         `ablation` says what travels along all other edges, by default as the circuit was found:
         `patch`, what a corrupted prompt brings about, which every call then names; `zero`, nothing;
         `mean`, what a part writes on average over `prompts`, in the model as it is when it is run,
-        edits and patches included. `constants` are values of your own for
-        some heads and MLPs, by name. OptionError for a circuit of another geometry.
+        edits and patches included. `constants` are values of your own for some heads and MLPs, by
+        name. OptionError for a circuit of another geometry.
         """
         from circuits.graph.circuit_model import CircuitModel
 

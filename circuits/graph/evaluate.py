@@ -27,7 +27,7 @@ from circuits.base.intervals import UNDEFINED, Interval, bootstrap, bootstrap_ra
 from circuits.facts.pairs import PairBatch, TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.graph.measuring import BaseRuns
-from circuits.graph.noise import Sample
+from circuits.graph.noise import Sample, in_words
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.wiring import Wiring
@@ -192,7 +192,7 @@ class Evaluation(Shown):
     @property
     def over(self) -> str:
         """What the intervals are over, in words: `pairs`, or `16 facts` where these are fewer."""
-        return self.drawn if self.n_drawn == self.n_pairs else f"{self.n_drawn:,} {self.drawn}"
+        return in_words(self.drawn, self.n_drawn)
 
     def summary(self) -> Summary:
         """All measures; a rate or ratio that does not exist is left out."""

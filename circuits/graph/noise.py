@@ -88,6 +88,11 @@ class NoiseSettings:
         return float(self.margin_share * np.abs(before.values).max())
 
 
+def in_words(drawn: str, n: int) -> str:
+    """What `n` drawn observations are: `pairs` where each is one, else as `16 facts`."""
+    return drawn if drawn == "pairs" else f"{n:,} {drawn}"
+
+
 @dataclass(frozen=True)
 class Sample:
     """For each row of per-pair scores, the fact and the partner it comes from.
@@ -132,7 +137,7 @@ class Sample:
     @property
     def over(self) -> str:
         """What intervals are over, in words: `pairs`, or `16 facts` where these are fewer."""
-        return "pairs" if self.drawn == "pairs" else f"{self.observations:,} {self.drawn}"
+        return in_words(self.drawn, self.observations)
 
     @classmethod
     def of(cls, pairs: Sequence[PromptPair]) -> Sample:

@@ -3,9 +3,9 @@
 Facts are drawn with replacement, each with all pairs that ask it; a resample's edge scores are
 weighted means of the kept scores a pair, so that resampling is a matrix product and needs no model.
 `groups` says which pairs are drawn together (`circuits.graph.noise.Sample.groups`); without it
-every pair is drawn by itself. Repeating the selection on each
-resample tells which edges a circuit owes to its method and which to its sample (Méloux et al.
-2025, on the variance of EAP-IG). Intervals of evaluation metrics are in `circuits.base.intervals`.
+every pair is drawn by itself. Repeating the selection on each resample tells which edges a circuit
+owes to its method and which to its sample (Méloux et al. 2025, on the variance of EAP-IG).
+Intervals of evaluation metrics are in `circuits.base.intervals`.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ KNOWEDIT = _editing(
     "KnowEdit",
     "Zhang et al. 2024, zjunlp/KnowEdit on the hub: wiki_recent, wiki_counterfact, WikiBio, ...; "
     "Fang et al. 2025, zjunlp/CKnowEdit, in Chinese",
-    "MIT",
+    "MIT (KnowEdit)",
     "JSON list: subject, prompt, target_new, portability and locality by kind; or CKnowEdit's "
     "prompt, target_old, target_new, rephrase, portability and locality lists",
 )
