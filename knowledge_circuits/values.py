@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from circuits.model.model import Model
 
 
 def is_path(value: Any) -> bool:
-    """Whether this names a file."""
-    return isinstance(value, str | Path) and Path(value).suffix != ""
+    """Whether this names a file, and no head such as `a6.h1`."""
+    named = isinstance(value, str | Path) and Path(value).suffix != ""
+    return named and re.fullmatch(r"a\d+\.(h|kv)\d+", str(value)) is None
 
 
 def circuit_of(value: Any) -> Circuit:

@@ -130,6 +130,7 @@ def neurons() -> NeuronReport:
         readings=((reading,) * 3,) * 2,
         kept=np.array([[4, 0, 2], [1, 2, 3]]),
         found_carried=rng.random((2, 2)),
+        facts=np.arange(9),
         **numbers,
         provenance=ORIGIN,
     )

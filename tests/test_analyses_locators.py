@@ -106,6 +106,7 @@ def test_a_report_claims_what_its_numbers_carry(part: dict):
     claims = {claim.sentence.split(" than")[0]: claim for claim in made.claims}
     assert claims["Eap finds more of the truly largest edges"].verdict == Verdict.SUPPORTED
     assert "largest 20 % of the edges patched" in made.lead
+    assert "patched eap and atp-star:drop=false find 100 %" in made.lead
     agree = next(table for table in made.tables if table.name == "agreement")
     assert [row[0] for row in agree.rows] == ["eap", "eap-ig", "atp-star:drop=false"]
     few = report(Config(), {"r0": part})

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuits.base.errors import OptionError
+from circuits.base.errors import NumericalError, OptionError
 from circuits.base.plain import plain
 from circuits.graph.select import top_n
+from experiments.analyses.engine.base import SkipError
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.stability import analysis as stability
@@ -247,6 +248,50 @@ def test_a_setting_whose_circuit_is_empty_is_recorded_and_the_others_go_on(conte
     examples = examples_of(context, RELATION, tested, {}, FEW.pairs)
     with pytest.raises(OptionError, match="lies on a path"):  # though it is stored by now
         context.circuit(RELATION, None, search, examples=examples)
+
+
+def test_a_setting_without_finite_scores_is_left_out_and_the_others_go_on(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+):
+    whole: Any = plain(stability.compute(context, replace(FEW, draws=20), RELATION))
+    find = Context.circuit
+
+    def overflowing(self: Context, key: str, config: Any, search: Any, **options: Any) -> Any:
+        if (search.method, search.steps) == ("eap-ig", 1):
+            raise NumericalError("the scores are not finite")
+        return find(self, key, config, search, **options)
+
+    monkeypatch.setattr(Context, "circuit", overflowing)
+    config = replace(FEW, draws=20)
+    made: Any = plain(stability.compute(context, config, RELATION))
+    named = [each["circuit"] for each in made["left_out"]]
+    assert "steps 1" in named
+    assert [each["level"] for each in made["single"]] == [
+        each["level"]
+        for each in whole["single"]
+        if each["level"] != "1" or each["factor"] == "foils"
+    ]
+    drawn_levels, kept = whole["draws"]["levels"], []
+    for place in range(20):
+        lost = (drawn_levels["steps"][place], drawn_levels["locator"][place]) == ("1", "eap-ig")
+        assert (f"combination {place + 1}" in named) == lost
+        kept += [] if lost else [place]
+    assert 8 <= len(kept) < 20
+    for name in ("jaccard", "faithfulness"):
+        expected = [whole["draws"][name][place] for place in kept]
+        assert made["draws"][name] == pytest.approx(expected, abs=1e-6)
+    told = {table.name: table for table in report(config, {RELATION: made}).tables}
+    assert [row[1] for row in told["left_out"].rows] == named
+    assert {row[3] for row in told["left_out"].rows} == {"left out: the scores are not finite"}
+    with pytest.raises(SkipError, match="combinations of choices have finite scores, and 8 are"):
+        stability.compute(context, FEW, RELATION)
+    monkeypatch.setattr(Context, "circuit", lambda *_, **__: overflow_always())
+    with pytest.raises(NumericalError):  # of the base's nothing can be compared
+        stability.compute(context, config, RELATION)
+
+
+def overflow_always() -> Any:
+    raise NumericalError("the scores are not finite")
 
 
 def test_a_model_that_cannot_be_loaded_again_is_told_so(context: Context):

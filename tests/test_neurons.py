@@ -345,6 +345,12 @@ def test_circuits_and_names_say_which_mlps() -> None:
         mlp_layers(tiny_model("llama"), circuit)
 
 
+def test_a_head_is_no_file_of_a_circuit() -> None:
+    model = tiny_model("gpt2")
+    with pytest.raises(OptionError, match=r"'a1\.h1' is no MLP"):
+        kc.neurons(model, [each.text for each in equal_length_pairs(model)], "a1.h1")
+
+
 def told() -> NeuronReport:
     """Of two MLPs the first costs more on the pairs that chose, and needs more neurons."""
     ones = np.ones((9, 2))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import knowledge_circuits as kc
+from circuits.base.errors import OptionError
 from circuits.base.intervals import FEWEST, bootstrap, mean, redrawn
 from circuits.facts.facts import relation
 from circuits.facts.pairs import PromptPair
@@ -23,6 +24,10 @@ from circuits.graph.select import top_n
 from circuits.model.model import Model
 from circuits.model.wiring import Wiring
 from experiments.cli.main import main
+from locate.heads.role_criteria import RoleCriteria
+from locate.heads.roles import label_heads
+from locate.neurons.report import NeuronReport
+from tests import results
 
 WORDINGS = 3
 FACTS = 16
@@ -104,6 +109,61 @@ def test_edges_of_facts_asked_three_times_are_as_certain_as_of_those_asked_once(
     shares = inclusion_frequency(thrice, choose, 60, 3, groups=groups)
     np.testing.assert_array_equal(inclusion_frequency(once, choose, 60, 3), shares)
     assert not np.array_equal(inclusion_frequency(thrice, choose, 60, 3), shares)
+
+
+def test_neurons_of_facts_asked_three_times_are_as_certain_as_of_those_asked_once():
+    once = results.neurons()
+    n = 16
+    per_pair = ("scores", "nodes", "changes", "costs", "carried", "random")
+    generator = np.random.default_rng(4)
+    rows = {name: generator.random((n, *getattr(once, name).shape[1:])) for name in per_pair}
+    once = replace(once, **rows, facts=np.arange(n))
+    copies = {name: np.repeat(each, WORDINGS, 0) for name, each in rows.items()}
+    thrice = replace(once, **copies, facts=np.repeat(once.facts, WORDINGS))
+    as_pairs = replace(thrice, facts=np.arange(n * WORDINGS))
+    for mlp in once.mlps:
+        for one, three in zip(once.shares(mlp), thrice.shares(mlp), strict=True):
+            for name in ("share", "random"):
+                left, right = (vars(getattr(each, name)) for each in (one, three))
+                assert left == pytest.approx(right, abs=1e-12)
+        for read in (NeuronReport.cost, NeuronReport.node):
+            one, three, narrow = (read(each, mlp) for each in (once, thrice, as_pairs))
+            assert one.value == pytest.approx(three.value)
+            # Means of as many columns are drawn sorted where each pair is a fact.
+            assert three.high - three.low == pytest.approx(one.high - one.low, rel=0.15)
+            assert three.high - three.low > 1.4 * (narrow.high - narrow.low)
+    few = replace(thrice, facts=np.repeat(np.arange(6), 8))
+    assert np.isnan(few.cost("m0").low)
+
+
+def test_a_stored_report_of_neurons_keeps_its_facts_and_an_older_one_has_a_fact_a_pair():
+    found = replace(results.neurons(), facts=np.array([0, 0, 0, 1, 1, 2, 3, 4, 5]))
+    arrays, metadata = found.arrays(), found.metadata()
+    assert NeuronReport.from_arrays(arrays, metadata).facts.tolist() == found.facts.tolist()
+    older = {name: each for name, each in arrays.items() if name != "facts"}
+    assert NeuronReport.from_arrays(older, metadata).facts.tolist() == list(range(9))
+    with pytest.raises(OptionError, match="shapes"):
+        NeuronReport.from_arrays({**arrays, "facts": np.arange(8)}, metadata)
+
+
+@pytest.mark.slow
+def test_heads_are_labelled_over_facts_whatever_their_wordings(model, worded):
+    pairs = [PromptPair(**line) for line in worded]
+    found = kc.roles(model, pairs)
+    counts = [found.provenance[name] for name in ("pairs", "prompts", "facts")]
+    assert counts == [FACTS * WORDINGS, FACTS * WORDINGS, FACTS]
+    readings = found.readings
+    by_prompt = label_heads(readings, RoleCriteria())
+    by_fact = label_heads(readings, RoleCriteria(), observed=[row // WORDINGS for row in range(48)])
+    for head in found.labelled:
+        prompt, fact = (each[head.layer][head.head] for each in (by_prompt, by_fact))
+        assert head.answer_gain == fact.answer_gain
+        assert fact.answer_gain.value == pytest.approx(prompt.answer_gain.value, rel=1e-5)
+        wide, narrow = (each.answer_gain.high - each.answer_gain.low for each in (fact, prompt))
+        assert wide > narrow
+    one = kc.roles(model, pairs[:WORDINGS])
+    assert (one.provenance["prompts"], one.provenance["facts"]) == (WORDINGS, 1)
+    assert np.isfinite(one.heads[0].answer_gain.low)
 
 
 def test_groups_of_one_pair_change_no_digit():

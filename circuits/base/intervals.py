@@ -141,22 +141,25 @@ def bootstrap_means(
     level: float = 0.95,
     seed: int = 0,
     fewest: int = FEWEST,
+    groups: Int[np.ndarray, " example"] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over the first axis with its percentile bootstrap limits, for each of many columns.
 
-    Columns are sorted before resampling, so that the limits do not depend on the examples' order.
-    The limits are NaN where there are too few examples to resample.
+    Columns are sorted before resampling, so that the limits do not depend on the examples' order,
+    but where examples share one of the `groups`: these are drawn together. The limits are NaN
+    where there are too few observations to resample.
     """
     n_examples, rest = values.shape[0], values.shape[1:]
-    columns = np.sort(values.reshape(n_examples, -1).astype(np.float64), axis=0)
+    columns = values.reshape(n_examples, -1).astype(np.float64)
+    every = np.arange(n_examples)
+    n = n_examples if groups is None else len(np.unique(groups))
+    if n == n_examples:
+        groups, columns = None, np.sort(columns, axis=0)
     centre = columns.mean(0)
-    if not enough(n_examples, fewest) or resamples < 1:
+    if not enough(n, fewest) or resamples < 1:
         low = high = np.full_like(centre, np.nan)
     else:
-        counts = np.random.default_rng(seed).multinomial(
-            n_examples, np.full(n_examples, 1 / n_examples), size=resamples
-        )
-        draws = (counts / n_examples) @ columns
+        draws = shares_drawn(every if groups is None else groups, resamples, seed) @ columns
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return centre.reshape(rest), low.reshape(rest), high.reshape(rest)
 

@@ -32,7 +32,7 @@ class RoleCriteria:
 
     Mover part: at least `attention` of its value-weighted attention is on the subject, what it
     writes from the subject raises the answer over the relation's other objects by at least `share`
-    of what all heads together do, and the interval of that gain over prompts is above 0 (of a
+    of what all heads together do, and the interval of that gain over facts is above 0 (of a
     single prompt the gain itself, which is all there is). Relation part: the
     same with the relation's words, and with the other objects against all tokens that are no
     objects. One part makes a mover or a relation head, both a mixture head. Both thresholds are

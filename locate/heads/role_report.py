@@ -69,7 +69,7 @@ class RoleReport(Result):
         """The labelled heads with their evidence; the strongest ones where no head has a role."""
         counts = [str(head.role) for head in self.labelled]
         facts = {
-            **named(self.provenance, "model", "relation", "pairs", "prompts"),
+            **named(self.provenance, "model", "relation", "pairs", "facts"),
             "roles": ", ".join(f"{counts.count(role)} {role}" for role in dict.fromkeys(counts)),
         }
         rows = [

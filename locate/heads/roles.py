@@ -6,7 +6,7 @@ head attends to the relation's words and writes tokens of the relation's range, 
 does both. Here that becomes a criterion (`RoleCriteria`), in four steps:
 
 1. Read every head at the last token: where it looks, what it writes from there (`read_heads`).
-2. Average over prompts of one relation, with bootstrap intervals over them.
+2. Average over facts of one relation, with bootstrap intervals over them.
 3. Label the heads (`RoleCriteria.classify`).
 4. Check each label by ablating the head, beside as many unlabelled heads of the same layers as a
    baseline (`locate.heads.role_checks`), on other pairs where there are any.
@@ -29,7 +29,7 @@ from jaxtyping import Float
 from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means, by_group
-from circuits.facts.pairs import TokenPair, clean_prompts
+from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import check_geometry
 from circuits.model.holding import alone
@@ -39,6 +39,7 @@ from locate.heads.attention import check_subjects, read_heads
 from locate.heads.best_tokens import BestTokens
 from locate.heads.head_check import EFFECTS, Effect, HeadCheck, Role
 from locate.heads.head_role import HeadRole
+from locate.heads.observed import counted, observations
 from locate.heads.readings import REGIONS, HeadReadings, Region
 from locate.heads.role_checks import ablate_heads, choose_controls, judge
 from locate.heads.role_criteria import Evidence, RoleCriteria
@@ -79,14 +80,15 @@ def head_roles(
     `by_example` also asks in how many pairs the answer is among the `n_written` tokens that a head
     raises most, and keeps these tokens in three pairs for the heads that are labelled and the
     strongest others.
-    Pairs that ask the same clean prompt are averaged before resampling. Of a single prompt there
-    are no intervals: its labels hold for that prompt alone and none is checked.
+    Pairs that ask one fact, in whatever wording, are averaged before resampling (of a single fact
+    those that ask the same clean prompt). Of a single prompt there are no intervals: its labels
+    hold for that prompt alone and none is checked.
     `seed` is for the resampling and the choice of controls. OptionError where there are no pairs
     or one names no subject.
     """
     criteria, ablation = criteria or RoleCriteria(), Ablation.of(ablation)
     check_subjects(pairs)
-    prompts = clean_prompts(pairs)
+    observed = observations(pairs)
     if circuit is not None:
         check_geometry(model, circuit.wiring)
     best = BestTokens(model, pairs, n_written) if by_example else None
@@ -98,7 +100,7 @@ def head_roles(
         n_written=n_written,
         watch=None if best is None else best.see,
     )
-    found = label_heads(readings, criteria, seed, model.tokenizer.token_string, prompts)
+    found = label_heads(readings, criteria, seed, model.tokenizer.token_string, observed)
     has_role = np.array([[head.role != Role.NONE for head in layer] for layer in found])
     nodes = None if circuit is None else {n for n in circuit.nodes() if node_kind(n) == "head"}
     heads = [head for layer in found for head in layer if nodes is None or head.name in nodes]
@@ -106,7 +108,7 @@ def head_roles(
     labelled = [head for head in heads if head.role != Role.NONE]
     controls = choose_controls([(h.layer, h.head) for h in labelled], has_role, seed)
     tested, others = (pairs, objects) if check_on is None else (check_on, None)
-    asked = clean_prompts(tested)
+    asked = observations(tested)
     check = check and len(set(asked)) > 1
     if check and labelled:
         sites = [(head.layer, head.head) for head in labelled]
@@ -134,8 +136,7 @@ def head_roles(
         provenance={
             **model.provenance,
             "method": "roles",
-            "pairs": len(pairs),
-            "prompts": len(set(prompts)),
+            **counted(pairs),
             **({"checked_on": SAME_PAIRS if check_on is None else OTHER_PAIRS} if check else {}),
             "objects": None if objects is None else sorted(set(objects)),
             "ablation": str(ablation),
@@ -159,14 +160,14 @@ def label_heads(
     criteria: RoleCriteria,
     seed: int = 0,
     token_string: Any = str,
-    prompts: Sequence[int] | None = None,
+    observed: Sequence[int] | None = None,
 ) -> list[list[HeadRole]]:
     """A label for every head, by layer and head, from the numbers of each pair alone.
 
-    `prompts` numbers the clean prompt of each pair; None where every pair asks another.
+    `observed` numbers what each pair asks, as `observations`; None where each asks another fact.
     """
     given = readings.arrays()
-    groups = range(len(readings.attention)) if prompts is None else prompts
+    groups = range(len(readings.attention)) if observed is None else observed
     arrays = {name: by_group(values, groups) for name, values in given.items()}
     means = {name: values.mean(0) for name, values in arrays.items()}
 
@@ -207,13 +208,13 @@ def label_heads(
 
 def _check(
     labelled: Sequence[HeadRole],
-    effects: Float[np.ndarray, "prompt head effect"],
+    effects: Float[np.ndarray, "fact head effect"],
     criteria: RoleCriteria,
     seed: int,
 ) -> tuple[dict[str, HeadCheck], dict[Effect, Interval] | None]:
     """A check by head's name, and the controls' mean effect; the controls stand last."""
 
-    def summary(values: Float[np.ndarray, "prompt effect"]) -> dict[Effect, Interval]:
+    def summary(values: Float[np.ndarray, "fact effect"]) -> dict[Effect, Interval]:
         limits = bootstrap_means(values, criteria.resamples, criteria.level, seed, fewest=2)
         found = np.stack(limits, -1)
         return {name: _interval(found[place]) for place, name in enumerate(EFFECTS)}

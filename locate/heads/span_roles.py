@@ -19,9 +19,10 @@ import numpy as np
 from circuits.base.display import Shown, Summary, named
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means, by_group
-from circuits.facts.pairs import TokenPair, clean_prompts
+from circuits.facts.pairs import TokenPair
 from circuits.model.holding import alone
 from circuits.model.model import Model
+from locate.heads.observed import counted, observations
 from locate.heads.role_criteria import RoleCriteria
 from locate.heads.span_attention import attention_to_spans
 from locate.states.attribution import direct_logit_attribution
@@ -88,7 +89,7 @@ class SpanRoles(Shown):
 
     def summary(self) -> Summary:
         """The table, with what it is of."""
-        facts = named(self.provenance, "model", "pairs", "prompts")
+        facts = named(self.provenance, "model", "pairs", "facts")
         about = "share of all heads' logits for the answer; attention weighted by value, by span"
         return Summary(f"Roles of {len(self.heads):,} heads by span", facts, about, *self.table())
 
@@ -109,13 +110,13 @@ def span_roles(
 ) -> SpanRoles:
     """Label the heads by the spans that all pairs name; OptionError where they share none.
 
-    Pairs that ask the same clean prompt are averaged before resampling; of a single prompt there
-    are no intervals, and its labels hold for it alone.
+    Pairs that ask one fact are averaged before resampling (`observations`); of a single prompt
+    there are no intervals, and its labels hold for it alone.
     """
     criteria = criteria or RoleCriteria()
     if not pairs:
         raise OptionError("there are no prompt pairs to work on")
-    prompts = clean_prompts(pairs)
+    observed = observations(pairs)
     shared = set.intersection(*({name for name, _ in pair.spans} for pair in pairs))
     names = [name for name, _ in pairs[0].spans if name in shared]
     if not names:
@@ -125,10 +126,10 @@ def span_roles(
         )
     spans = [{n: range(s.start, s.stop) for n, s in pair.spans if n in shared} for pair in pairs]
     looked = attention_to_spans(model, [p.clean for p in pairs], spans, batch_size=batch_size)
-    attention = {name: by_group(looked[name], prompts).mean(0) for name in names}
+    attention = {name: by_group(looked[name], observed).mean(0) for name in names}
     wiring, found = model.wiring(), direct_logit_attribution(model, pairs, batch_size)
     sources = [wiring.head_src(n, h) for n in range(model.n_layers) for h in range(model.n_heads)]
-    gains = by_group(found.contributions[:, sources], prompts)
+    gains = by_group(found.contributions[:, sources], observed)
     limits = bootstrap_means(gains, criteria.resamples, criteria.level, seed, fewest=2)
     total = limits[0].clip(min=0).sum()
 
@@ -141,8 +142,7 @@ def span_roles(
         return SpanRole(f"a{layer}.h{head}", role, shares, gain, part)
 
     heads = sorted(map(one, range(len(sources))), key=lambda head: -abs(head.share))
-    counts = {"pairs": len(pairs), "prompts": len(set(prompts))}
-    origin = {**model.provenance, "method": "roles by span", **counts, "seed": seed}
+    origin = {**model.provenance, "method": "roles by span", **counted(pairs), "seed": seed}
     return SpanRoles(tuple(heads), criteria, origin)
 
 

@@ -37,7 +37,7 @@ def neurons(found: NeuronReport) -> Look:
             *describe(origin, len(found.nodes)),
             f"chosen on {origin.get('found_on')} pairs, tested on {len(found.nodes)} "
             f"({origin.get('measured_on')}); of {origin.get('scored_mlps')} MLPs "
-            f"{len(found.mlps)} are tested",
+            f"{len(found.mlps)} are tested; intervals {origin.get('intervals', 'over pairs')}",
         ),
         files={
             "neurons.kc.safetensors": found.save,

@@ -33,6 +33,7 @@ from circuits.facts.pairs import TokenPair
 from circuits.facts.spans import AUTO, named_spans, span_places
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import check_geometry
+from circuits.graph.noise import Sample
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tensors import at_least_fp32
@@ -99,7 +100,7 @@ def find_neurons(
     if examples.held_out:
         with stages("patching where they were chosen") as progress:
             first = _lost(model, examples.pairs, best, progress=progress, **runs).mean(0)
-    n = 1 + len(sizes)
+    n, sample = 1 + len(sizes), Sample.of([pair.text for pair in pairs])
     return NeuronReport(
         mlps=tuple(f"m{layer}" for layer in layers),
         sizes=sizes,
@@ -113,8 +114,13 @@ def find_neurons(
         changes=tested.changes,
         costs=lost[..., 0],
         carried=lost[..., 1:n],
+        facts=sample.groups,
         random=lost[..., n:].reshape(*lost.shape[:2], search.n_random, len(sizes)).mean(2),
-        provenance={**_origin(model, examples, search), "scored_mlps": len(every)},
+        provenance={
+            **_origin(model, examples, search),
+            "scored_mlps": len(every),
+            "intervals": f"over {sample.over}",
+        },
     )
 
 

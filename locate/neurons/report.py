@@ -36,6 +36,7 @@ _ARRAYS = {
     "costs": ("f", 2),
     "carried": ("f", 3),
     "random": ("f", 3),
+    "facts": ("i", 1),
 }
 """Type and axes of what a file holds."""
 
@@ -94,7 +95,8 @@ class NeuronReport(Result):
     the `kept` neurons and of the MLPs (`nodes`); the kept neurons' clean minus corrupted activation
     where their part is largest (`changes`); and what the metric loses by patching the whole MLP
     (`costs`), its best neurons (`carried`), or as many random ones (`random`, the mean over draws).
-    `readings` are by MLP, then neuron.
+    `readings` are by MLP, then neuron. `facts` number what each pair asks (`Sample.groups`):
+    intervals are over these.
     """
 
     KIND = "neurons"
@@ -112,6 +114,7 @@ class NeuronReport(Result):
     costs: Float[np.ndarray, "pair mlp"]
     carried: Float[np.ndarray, "pair mlp size"]
     random: Float[np.ndarray, "pair mlp size"]
+    facts: Int[np.ndarray, " pair"]
     provenance: Mapping[str, Any]
 
     @property
@@ -163,7 +166,7 @@ class NeuronReport(Result):
 
     def cost(self, mlp: str) -> Interval:
         """What the metric loses by patching the whole MLP."""
-        return _means(self.costs[:, [self._at(mlp)]])[0]
+        return self._means(self.costs[:, [self._at(mlp)]])[0]
 
     def matters(self, mlp: str) -> bool:
         """Whether patching the MLP changes the metric: the interval leaves out 0.
@@ -177,14 +180,14 @@ class NeuronReport(Result):
 
     def node(self, mlp: str) -> Interval:
         """The MLP's score, to which those of all its neurons sum."""
-        return _means(self.nodes[:, [self._at(mlp)]])[0]
+        return self._means(self.nodes[:, [self._at(mlp)]])[0]
 
     def shares(self, mlp: str) -> list[Carried]:
         """What the best neurons of an MLP carry, by how many, beside random ones."""
         at = self._at(mlp)
         whole = np.repeat(self.costs[:, [at]], len(self.sizes), 1)
         best, random = (
-            bootstrap_ratios(part[:, at], whole, UNDEFINED_BELOW)
+            bootstrap_ratios(part[:, at], whole, UNDEFINED_BELOW, groups=self.facts)
             for part in (self.carried, self.random)
         )
         return [Carried(*each) for each in zip(self.sizes, best, random, strict=True)]
@@ -192,7 +195,7 @@ class NeuronReport(Result):
     def neurons(self, mlp: str) -> list[Neuron]:
         """The kept neurons of an MLP, best first."""
         at = self._at(mlp)
-        scores, changes = _means(self.scores[:, at]), self.changes[:, at].mean(0)
+        scores, changes = self._means(self.scores[:, at]), self.changes[:, at].mean(0)
         return [
             Neuron(
                 mlp,
@@ -296,7 +299,11 @@ class NeuronReport(Result):
     def from_arrays(
         cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
     ) -> NeuronReport:
-        """The inverse of `arrays` and `metadata`; OptionError where shapes do not fit."""
+        """The inverse of `arrays` and `metadata`; OptionError where shapes do not fit.
+
+        Of a file that does not say which fact a pair asks, each pair asks one of its own.
+        """
+        arrays = {"facts": np.arange(len(arrays.get("nodes", ()))), **arrays}
         numbers = {name: numeric(arrays, name, *form) for name, form in _ARRAYS.items()}
         mlps, sizes = texts(metadata["mlps"]), tuple(metadata["sizes"])
         readings = tuple(tuple(_reading(each) for each in some) for some in metadata["readings"])
@@ -304,6 +311,10 @@ class NeuronReport(Result):
         if not all(type(size) is int and size > 0 for size in sizes):
             raise OptionError("a number of neurons is none")
         return cls(mlps, sizes, readings, **numbers, provenance=dict(metadata["provenance"]))
+
+    def _means(self, values: Float[np.ndarray, "pair column"]) -> list[Interval]:
+        limits = np.stack(bootstrap_means(values, groups=self.facts), -1)
+        return [Interval(*(float(x) for x in each)) for each in limits]
 
     def _at(self, mlp: str) -> int:
         if mlp not in self.mlps:
@@ -323,6 +334,7 @@ def _check_shapes(
     shapes = {
         "found": (n_mlps, d_mlp),
         "kept": (n_mlps, n_kept),
+        "facts": (n_pairs,),
         "found_costs": (n_mlps,),
         "found_carried": (n_mlps, n_sizes),
         **dict.fromkeys(("scores", "changes"), (n_pairs, n_mlps, n_kept)),
@@ -334,11 +346,6 @@ def _check_shapes(
         raise OptionError("the shapes do not fit")
     if numbers["kept"].min() < 0 or numbers["kept"].max() >= d_mlp:
         raise OptionError("a neuron is none of its MLP")
-
-
-def _means(values: Float[np.ndarray, "pair column"]) -> list[Interval]:
-    limits = np.stack(bootstrap_means(values), -1)
-    return [Interval(*(float(x) for x in each)) for each in limits]
 
 
 def _known(value: float) -> float | None:

@@ -17,6 +17,7 @@ from typing import Any
 from circuits.base.errors import (
     FileFormatError,
     KnowledgeCircuitsError,
+    NumericalError,
     OptionError,
     PromptError,
 )
@@ -185,7 +186,7 @@ def _computed(analysis: Analysis, config: Any, context: Context, key: str) -> di
     start, value, reason = time.perf_counter(), None, ""
     try:
         value = plain(analysis.compute(context, config, key))
-    except (SkipError, PromptError) as error:
+    except (SkipError, PromptError, NumericalError) as error:
         reason = str(error)
     seconds = round(time.perf_counter() - start, 3)
     return {"key": key, "skipped": reason, "seconds": seconds, "value": value}

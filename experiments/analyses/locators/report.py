@@ -13,7 +13,7 @@ from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, Verdict, average, difference, so_many
 from experiments.analyses.engine.tables import Table
 from experiments.analyses.locators.sample import READERS
-from locate.looks.says.words import count, figures, percent, percents
+from locate.looks.says.words import and_so_on, count, figures, percent, percents
 
 BASE = "eap-ig"
 """What the others are compared with: the default."""
@@ -164,15 +164,17 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def _lead(values: _Values, names: list[str], largest: float) -> str:
-    def best(key: Callable[[str], float]) -> str:
-        return max(names, key=lambda name: np.nan_to_num(key(name), nan=-np.inf))
+    def best(key: Callable[[str], float]) -> list[str]:
+        reached = {name: float(np.nan_to_num(key(name), nan=-np.inf)) for name in names}
+        return [name for name in names if reached[name] == max(reached.values())]
 
     recall = best(lambda name: values.mean(name, "recall").value)
-    found = values.mean(recall, "recall")
+    found = values.mean(recall[0], "recall")
     near = best(lambda name: -average(values.area(name, "absolute", "distance")).value)
-    distance = average(values.area(near, "absolute", "distance"))
+    distance = average(values.area(near[0], "absolute", "distance"))
     return (
-        f"Of the truly largest {percent(largest)} of the edges patched {recall} finds "
-        f"{percents(found)}, the most of {count(len(names), 'locator')}; the circuits nearest to "
-        f"the model are those of {near}, CMD {figures(distance, 3)}."
+        f"Of the truly largest {percent(largest)} of the edges patched {and_so_on(recall)} "
+        f"find{'s' * (len(recall) == 1)} {percents(found)}, the most of "
+        f"{count(len(names), 'locator')}; the circuits nearest to the model are those of "
+        f"{and_so_on(near)}, CMD {figures(distance, 3)}."
     )

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
-from circuits.base.errors import ModelNotFoundError, OptionError
+from circuits.base.errors import ModelNotFoundError, NumericalError, OptionError
 from circuits.graph.agreement import rank_correlation
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import Runs, run_circuits
@@ -30,6 +30,7 @@ from circuits.graph.select import prune, random_circuit, top_n
 from experiments.analyses.engine.base import Analysis, SkipError
 from experiments.analyses.engine.context import Context
 from experiments.analyses.stability.choices import (
+    FEWEST_DRAWS,
     Config,
     Setting,
     base_of,
@@ -69,10 +70,28 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
     single = one_at_a_time(known, config)
     combined = drawn(known, config, context.seed)
     settings = [base_of(known), *(setting for *_, setting in single), *combined]
-    scores = [
+    names = ["base", *(f"{factor} {level}" for factor, level, _ in single)]
+    names += [f"combination {number}" for number in range(1, len(combined) + 1)]
+    tried = [
         _scores(context, config, key, tested, setting, place, len(settings))
         for place, setting in enumerate(settings)
     ]
+    left_out = [
+        {"circuit": name, "setting": setting, "reason": f"left out: {error}"}
+        for name, setting, error in zip(names, settings, tried, strict=True)
+        if isinstance(error, NumericalError)
+    ]
+    there, first = _defined(tried), 1 + len(single)
+    single = [single[place - 1] for place in there if 0 < place < first]
+    combined = [combined[place - first] for place in there if place >= first]
+    names = [names[place] for place in there]
+    settings = [settings[place] for place in there]
+    scores = [each for each in tried if isinstance(each, EdgeScores)]
+    if len(combined) < FEWEST_DRAWS:
+        raise SkipError(
+            f"{len(combined)} combinations of choices have finite scores, and {FEWEST_DRAWS} are "
+            f"needed; the first of the others: {left_out[0]['reason']}"
+        )
     wiring = scores[0].wiring
     n = search_of(settings[0], config).n_edges(wiring)
     chosen = [top_n(each, n) for each in scores]
@@ -138,10 +157,11 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
             "base_nodes": _labels(_node_inclusion(node_names[first:], node_names[0])),
         },
         "empty": [
-            {"circuit": _called(place, single), "setting": settings[place], "reason": NO_PATH}
-            for place, each in enumerate(pruned)
+            {"circuit": name, "setting": setting, "reason": NO_PATH}
+            for name, setting, each in zip(names, settings, pruned, strict=False)
             if not each.n_edges
         ],
+        "left_out": left_out,
         "listed": _listed(chosen, kept.mean(0), [factor for factor, *_ in single]),
     }
 
@@ -154,25 +174,29 @@ def _scores(
     setting: Setting,
     place: int,
     total: int,
-) -> EdgeScores:
-    """A setting's scores, found and stored once, also where the circuit that they give is empty."""
+) -> EdgeScores | NumericalError:
+    """A setting's scores, found and stored once, also where the circuit that they give is empty.
+
+    The error where they are not finite, as in a narrow precision.
+    """
     examples = examples_of(context, key, tested, setting, config.pairs)
     within = context.in_dtype(setting.get("dtype", context.dtype))
     search = search_of(setting, config)
-    circuit = within.circuit(key, None, search, examples=examples, empty=True)
-    context.progress(place + 1, total)
+    try:
+        circuit = within.circuit(key, None, search, examples=examples, empty=True)
+    except NumericalError as error:
+        return error
+    finally:
+        context.progress(place + 1, total)
     assert circuit.scores is not None, "a locator that selects is refused"
     return circuit.scores
 
 
-def _called(place: int, single: Sequence[tuple[str, str, Setting]]) -> str:
-    """A setting's name: base, the choice that is changed, or the combination's number."""
-    if place == 0:
-        return "base"
-    if place <= len(single):
-        factor, level, _ = single[place - 1]
-        return f"{factor} {level}"
-    return f"combination {place - len(single)}"
+def _defined(tried: Sequence[EdgeScores | NumericalError]) -> list[int]:
+    """The places of the settings that have scores; the base's error where that has none."""
+    if isinstance(tried[0], NumericalError):
+        raise tried[0]
+    return [place for place, each in enumerate(tried) if isinstance(each, EdgeScores)]
 
 
 def _consensus(

@@ -31,6 +31,9 @@ _TRIES = 1000
 Setting = Mapping[str, str]
 """A level of every factor."""
 
+FEWEST_DRAWS = 8
+"""Combinations below which nothing is said of choices together."""
+
 
 @dataclass(frozen=True)
 class Config(Options):
@@ -55,7 +58,9 @@ class Config(Options):
         (Ablation.ZERO, Ablation.MEAN), "ablations beside patching"
     )
     dtypes: tuple[str, ...] = option(("bf16",), "precisions beside the run's")
-    draws: int = option(32, "combinations of all choices, drawn at random", low=8, high=1000)
+    draws: int = option(
+        32, "combinations of all choices, drawn at random", low=FEWEST_DRAWS, high=1000
+    )
     random_circuits: int = option(5, "random circuits to compare with", low=1)
 
     def __post_init__(self) -> None:

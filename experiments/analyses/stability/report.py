@@ -61,7 +61,18 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
     stays = _stays(values)
     lacks = _lacks(values)
     between = _against_subjects(order, values)
-    empty = _empty_table(parts)
+    empty = _settings_table(
+        parts,
+        "empty",
+        "Settings whose circuit is empty",
+        "Their selected edges are compared like those of the others; faithfulness is 0.",
+    )
+    left_out = _settings_table(
+        parts,
+        "left_out",
+        "Settings that are left out",
+        "Their scores are not finite, so that they select no edges; nothing counts them.",
+    )
     sections = (
         Section(
             "What stays",
@@ -69,7 +80,7 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
             (
                 _labels_table(parts),
                 _circuits_table(parts),
-                *([empty] if empty.rows else []),
+                *(each for each in (empty, left_out) if each.rows),
                 _edges_table(parts),
             ),
             (stays, *lacks),
@@ -258,24 +269,19 @@ def _circuits_table(parts: Mapping[str, Part]) -> Table:
     )
 
 
-def _empty_table(parts: Mapping[str, Part]) -> Table:
+def _settings_table(parts: Mapping[str, Part], name: str, title: str, note: str) -> Table:
+    """Settings that are recorded with a reason."""
     rows = [
         [
-            name,
+            relation,
             each["circuit"],
             ", ".join(f"{factor} {level}" for factor, level in each["setting"].items()),
             each["reason"],
         ]
-        for name, part in parts.items()
-        for each in part["empty"]
+        for relation, part in parts.items()
+        for each in part.get(name, ())
     ]
-    return Table(
-        "empty",
-        ("relation", "circuit", "choices", "why"),
-        rows,
-        title=f"Settings whose circuit is empty ({len(rows)})",
-        note="Their selected edges are compared like those of the others; faithfulness is 0.",
-    )
+    return Table(name, ("relation", "circuit", "choices", "why"), rows, title=title, note=note)
 
 
 def _edges_table(parts: Mapping[str, Part]) -> Table:
