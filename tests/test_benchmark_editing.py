@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -27,12 +26,6 @@ from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import redraw, run_analysis
 from experiments.benchmarks.base import NO_EDIT, Cases, Config, as_analysis, decided
 from experiments.benchmarks.editing.cases import mquake, single_edits
-from experiments.benchmarks.editing.circuits import (
-    auc,
-    beside_outcomes,
-    permutation_p,
-    rank_correlation,
-)
 from experiments.benchmarks.editing.lifelong import LIFELONG
 from experiments.benchmarks.editing.run import IN_CONTEXT, RANDOM
 from experiments.benchmarks.registry import BENCHMARKS, benchmark, chosen
@@ -296,49 +289,6 @@ def test_facts_in_the_same_words_are_partners_where_the_relation_is_unknown() ->
     ]
     facts = same_words(request("Paris", "France"), everyone)
     assert [(fact.subject, fact.object) for fact in facts] == [("Oslo", "Norway")]
-
-
-def test_a_quantity_that_tells_the_outcome_is_found() -> None:
-    well = np.array([True, False] * 6)
-    signal = np.where(well, 2.0, 1.0) + np.arange(12) / 100
-    assert rank_correlation(signal, well.astype(float)).low > 0.5
-    assert auc(signal, well).value == 1
-    assert auc(-signal, well).value == 0
-    assert permutation_p(signal, well) < 0.005
-    noise = np.random.default_rng(0).normal(size=12)
-    low, high = (getattr(rank_correlation(noise, well.astype(float)), x) for x in ("low", "high"))
-    assert low < 0 < high
-    assert np.isnan(rank_correlation(np.ones(12), well.astype(float)).value)
-    assert np.isnan(auc(signal, np.ones(12, bool)).value)
-    # Of the four pairs one is a tie, and in the others the one that fares well has less.
-    few = np.array([1.0, 2.0, 2.0, 3.0]), np.array([True, False, True, False])
-    assert auc(*few).value == 0.5 / 4
-    higher, lower = beside_outcomes(
-        "MEMIT", {("a", "b"): (signal, well * 1.0), ("a", "c"): (-signal, well * 1.0)}
-    )
-    assert (higher.verdict, lower.verdict) == (Verdict.SUPPORTED, Verdict.OPPOSITE)
-    assert higher.sentence.startswith("After MEMIT, edits that fare well on a are higher in b: AUC")
-    assert lower.sentence.startswith("After MEMIT, edits that fare well on a are lower in c: AUC")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [8, 20])
-def test_noise_supports_claims_no_oftener_than_stated(n: int) -> None:
-    """Sixteen questions a method: any claim at all comes of noise in some 5 % of runs."""
-    generator, well = np.random.default_rng(n), np.array([1.0, 0.0] * (n // 2))
-    decided = 0
-    for _ in range(60):
-        pairs = {("outcome", str(i)): (generator.normal(size=n), well) for i in range(16)}
-        found = {claim.verdict for claim in beside_outcomes("MEMIT", pairs)}
-        decided += bool(found & {Verdict.SUPPORTED, Verdict.OPPOSITE})
-    assert decided <= 7  # more than 7 of 60 at 5 % come in 1 % of cases
-
-
-def test_few_cases_have_a_correlation_without_limits() -> None:
-    found = rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.5, 1.0]))
-    assert found.value == pytest.approx(1)
-    assert np.isnan(found.low)
-    assert np.isnan(found.high)
 
 
 def test_a_question_over_hops_counts_in_each_wording_and_in_any(

@@ -15,8 +15,8 @@ from circuits.edits.judge.success import Judge, RequestScore, TextDrift
 from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.edit_study.stored import score_values
 from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT, Bench
+from experiments.benchmarks.circuits.rewired import rewired_by
 from experiments.benchmarks.editing.cases import Case
-from experiments.benchmarks.editing.circuits import circuit_of
 from locate.edit import Editor, EditRun, Mode, run_edits, texts_for_drift
 
 FLUENCY_TOKENS = (100, 60)
@@ -140,7 +140,7 @@ def _beside(bench: Bench, judge: Judge, delta: WeightDelta) -> list[RequestScore
 
 
 def _circuit(bench: Bench, case: Case, delta: WeightDelta) -> dict[str, Any]:
-    return circuit_of(bench, case.requests[0], delta, _everyone(bench))
+    return rewired_by(bench, case.requests[0], delta, _everyone(bench))
 
 
 def _everyone(bench: Bench) -> list[EditRequest]:

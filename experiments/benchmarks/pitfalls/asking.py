@@ -32,6 +32,11 @@ class Walk:
     outcomes: tuple[EditOutcome, ...]
     p: Mapping[str, Sequence[Asked]]
 
+    @property
+    def deltas(self) -> list[WeightDelta | None]:
+        """The changes, None for an edit that changed nothing."""
+        return [each.delta for each in self.outcomes]
+
     def records(self) -> list[dict[str, Any]]:
         """What came of each edit, as plain values."""
         return [

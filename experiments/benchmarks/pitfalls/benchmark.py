@@ -31,6 +31,7 @@ from experiments.benchmarks.pitfalls.cases import (
     read_conflict,
     read_round,
 )
+from experiments.benchmarks.pitfalls.circuits import conflict_circuit, round_circuit
 from experiments.benchmarks.pitfalls.conflict_report import report as conflict_report
 from experiments.benchmarks.pitfalls.multilabel import MEMIT_MLE
 from experiments.benchmarks.pitfalls.reading import PROMPTS
@@ -65,6 +66,8 @@ def compute_conflict(bench: Bench, case: ConflictCase, method: str) -> Part:
     }
     if method == NO_EDIT:
         found["gives"] = says(bench, case.truths)
+    elif bench.config.circuits:
+        found["circuit"] = conflict_circuit(bench, case, both.deltas)
     return found
 
 
@@ -116,6 +119,7 @@ CONFLICT_EDIT = Benchmark(
     read=read_conflict,
     compute=compute_conflict,
     report=conflict_report,
+    finds_circuits=True,
     edit_of=edit_method,
     beside=PROMPTS,
 )
@@ -141,6 +145,8 @@ def compute_round(bench: Bench, case: RoundCase, method: str) -> Part:
     }
     if method == NO_EDIT:
         found["gives"] = says(bench, case.truths)
+    elif bench.config.circuits:
+        found["circuit"] = round_circuit(bench, case, done.deltas)
     return found
 
 
@@ -188,6 +194,7 @@ ROUND_EDIT = Benchmark(
     read=read_round,
     compute=compute_round,
     report=round_report,
+    finds_circuits=True,
     edit_of=edit_or_all_back,
     beside=PROMPTS,
 )

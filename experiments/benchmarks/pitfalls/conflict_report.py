@@ -9,6 +9,7 @@ from experiments.analyses.engine.claims import Claim, difference
 from experiments.benchmarks.base import NO_EDIT, by_method
 from experiments.benchmarks.pitfalls.asking import EDIT, RANDOM_LAST
 from experiments.benchmarks.pitfalls.cases import Conflict
+from experiments.benchmarks.pitfalls.circuits import conflict_section
 from experiments.benchmarks.pitfalls.report import (
     CONTROL,
     OVER,
@@ -79,6 +80,7 @@ def report(parts: Mapping[str, Part]) -> Report:
             shown = table(f"conflict_{conflict.value}", "", own, COLUMNS, SHARES)
             stored = () if sections else (cases_table("cases", methods, "conflict"),)
             sections.append(Section(title, "", (shown, *stored), _section_claims(own, conflict)))
+    sections += conflict_section(methods)
     lead = sentence([knows, *_clauses(methods)])
     return Report(lead, tuple(sections), (*gives, *_answer(methods)), METHOD)
 

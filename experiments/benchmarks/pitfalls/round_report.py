@@ -9,6 +9,7 @@ from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, difference
 from experiments.benchmarks.base import NO_EDIT, by_method
 from experiments.benchmarks.pitfalls.asking import RANDOM
+from experiments.benchmarks.pitfalls.circuits import round_section
 from experiments.benchmarks.pitfalls.multilabel import MEMIT_MLE
 from experiments.benchmarks.pitfalls.report import (
     CONTROL,
@@ -69,6 +70,7 @@ def report(parts: Mapping[str, Part]) -> Report:
         shown = table(f"round_{split}", "", own, COLUMNS, SHARES)
         stored = () if sections else (cases_table("cases", methods, "split"),)
         sections.append(Section(f"Cases of {split}", "", (shown, *stored)))
+    sections += round_section(methods)
     lead = sentence([knows, *_clauses(methods)])
     return Report(lead, tuple(sections), (*gives, *_claims(methods)), METHOD)
 

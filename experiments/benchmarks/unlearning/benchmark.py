@@ -33,6 +33,7 @@ from experiments.benchmarks.unlearning.cases import (
     read_know_un_do,
     read_tofu,
 )
+from experiments.benchmarks.unlearning.circuits import neither_circuits
 from experiments.benchmarks.unlearning.measures import Scored
 from experiments.benchmarks.unlearning.report import know_un_do_report, tofu_report
 from experiments.benchmarks.unlearning.scoring import NEITHER, neither, scored, scored_sets, usable
@@ -169,6 +170,8 @@ def _unlearned(
         return result
     with outcome.delta.applied(bench.model):
         result["after"] = _plain(score())
+    if bench.config.circuits and watched.get(NEITHER):
+        result["circuits"] = neither_circuits(bench, watched[NEITHER], outcome.delta)
     random = control(outcome.delta, bench.model, bench.seed, Control.RANDOM)
     with random.applied(bench.model):
         result["control"] = _plain(score())
@@ -197,6 +200,7 @@ KNOW_UN_DO = Benchmark(
     report=know_un_do_report,
     edit_of=edit_of,
     settings=Settings,
+    finds_circuits=True,
     whole=True,
     set_of=attrgetter("domain", "split"),
 )
@@ -217,6 +221,7 @@ TOFU = Benchmark(
     report=tofu_report,
     edit_of=edit_of,
     settings=Settings,
+    finds_circuits=True,
     whole=True,
     set_of=attrgetter("domain", "split"),
 )

@@ -11,6 +11,7 @@ from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, difference
 from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table
+from experiments.benchmarks.unlearning import circuits
 from experiments.benchmarks.unlearning.cases import (
     AUTHORS,
     FORGET,
@@ -88,6 +89,7 @@ def know_un_do_report(parts: Mapping[str, Part]) -> Report:
                 claims,
             )
         )
+        sections += circuits.section(each)
         answer += first
         lead = prefix + _lead(each, FORGET_VAL, RETAIN_VAL, "accuracy", "tokens")
         leads.append(lead[0].upper() + lead[1:])
@@ -166,7 +168,8 @@ def tofu_report(parts: Mapping[str, Part]) -> Report:
         claims,
     )
     kept = Section("What is kept", "", (_kept(found),))
-    return Report(f"{lead[0].upper()}{lead[1:]} {quality}", (section, kept), first, TOFU_METHOD)
+    sections = (section, kept, *circuits.section(found))
+    return Report(f"{lead[0].upper()}{lead[1:]} {quality}", sections, first, TOFU_METHOD)
 
 
 def _forgotten(domain: Domain, retained: Scored | None, name: str) -> Table:
