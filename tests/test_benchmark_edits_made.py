@@ -16,7 +16,7 @@ from circuits.base.plain import plain
 from circuits.edits.edit import EditRequest
 from circuits.edits.effects.control import control_seed
 from circuits.edits.judge.in_context import in_context
-from circuits.edits.judge.measures import Measure, Rates
+from circuits.edits.judge.measures import SCORINGS, Measure, Rates
 from circuits.edits.judge.success import Judge, RequestScore
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import EditOutcome
@@ -25,6 +25,7 @@ from circuits.model.model import Model, load
 from experiments.analyses.edit_study import analysis as edit_study
 from experiments.analyses.edit_study.stored import by_method, score_values
 from experiments.analyses.engine.base import Run
+from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import run_analysis
 from experiments.benchmarks.base import NO_EDIT, Config, as_analysis
@@ -133,19 +134,60 @@ def test_a_sequence_counts_edits_that_were_not_made(
         part = found.parts.values["memit"]
         assert f"fter {said} edits by MEMIT" in found.report.lead
         assert len(part["right_after"]) == len(part["stops"][-1]["scores"]) == 3
-        rates = row_of_first(found, "sequence", "generation")
+        rates = rows_of(found, "sequence", "MEMIT", "generation")[0]
         said_of = [each["after"]["efficacy"]["generation"] for each in part["right_after"]]
         assert said_of[:count] == [0] * count
         assert sum(said_of) >= 2 - count
         assert rates["reliability"].value == pytest.approx(sum(said_of) / 3)
+        (unedited,) = rows_of(found, "sequence", "no edit", "generation")
+        before = [each["before"]["efficacy"]["generation"] for each in part["right_after"]]
+        assert unedited["reliability"].value == pytest.approx(sum(before) / 3)
+        beside = rows_of(found, "sequence", "MEMIT, random change", "tokens")
+        assert len(beside) == (count < 3)
+        if beside:
+            assert len(part["random"]["scores"]) == 3
+            assert beside[0]["reliability"].value <= rates["reliability"].value
+            assert 0.9 < part["random"]["drift"] < 1.1
+        every = rows_of(found, "every_measure", "MEMIT", "likelihood")
+        assert (3, "efficacy") in {(row["edits"], row["measure"]) for row in every}
         # What no report reads is not sampled.
         assert part["right_after"][0]["fluency"] == [None, None]
 
 
-def row_of_first(found: Run, table: str, scoring: str) -> dict[str, Any]:
+def test_what_a_sequence_spoils_is_held_beside_a_random_change_of_its_size() -> None:
+    def scores(kept: float) -> list[dict[str, Any]]:
+        def rates(value: float) -> dict[str, float]:
+            return dict.fromkeys(SCORINGS, value)
+
+        after = {"efficacy": rates(1.0), "locality": rates(kept)}
+        before = {"efficacy": rates(0.0), "locality": rates(1.0)}
+        return [{"before": before, "after": after}] * 8
+
+    part = {
+        **{"method": "ft", "status": {"done": 8}, "failed": [], "left_out": [], "growth": {}},
+        "right_after": scores(0.75),
+        "stops": [{"edits": 8, "made": 8, "scores": scores(0.25), "drift": 1.5}],
+        "random": {"scores": scores(1.0), "drift": 1.0},
+    }
+    made = lifelong.report({"ft": part})
+    claim = next(each for each in made.claims if "random change of their size" in each.sentence)
+    begins = "After all edits by FT-M less of the rest is as it was than after a random change"
+    assert claim.sentence.startswith(begins)
+    assert (claim.estimate.value, claim.verdict) == (75.0, Verdict.SUPPORTED)
+    rows = {(row[0], row[2], row[3]): row for row in made.tables[0].rows}
+    kept = {key: row[-2].value for key, row in rows.items() if key[2] == "generation"}
+    assert kept == {
+        ("no edit", "", "generation"): 1.0,
+        ("FT-M", "right after", "generation"): 0.75,
+        ("FT-M", "in the end", "generation"): 0.25,
+        ("FT-M, random change", "in the end", "generation"): 1.0,
+    }
+
+
+def rows_of(found: Run, table: str, method: str, scoring: str) -> list[dict[str, Any]]:
     made = found.tables[table]
     rows = [dict(zip(made.columns, row, strict=True)) for row in made.rows]
-    return next(row for row in rows if row["scoring"] == scoring)
+    return [row for row in rows if (row["method"], row["scoring"]) == (method, scoring)]
 
 
 def test_a_study_keeps_a_method_whose_edits_all_diverged(

@@ -201,7 +201,7 @@ def test_a_case_that_cannot_be_asked_has_no_part_in_the_sequence(
     assert "the model takes 256" in part["left_out"][0]
     (section,) = run.report.sections
     assert "1 prompts of the cases cannot be asked, the first" in section.text
-    assert {row[1] for row in run.tables["sequence"].rows} == {"2 of 2"}
+    assert {row[1] for row in run.tables["sequence"].rows if row[1]} == {"2 of 2"}
 
 
 @pytest.mark.slow

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from circuits.base.choices import Control
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import Options, option
 from circuits.base.plain import number
 from circuits.edits.edit import WeightDelta
-from circuits.edits.judge.measures import Measure
+from circuits.edits.effects.control import control
+from circuits.edits.judge.measures import SCORINGS, Measure
 from circuits.edits.judge.success import RequestScore, norm_growth
 from experiments.analyses.edit_study.stored import edits_made, score_values
 from experiments.analyses.engine.base import Figure, Part, Report, Section
@@ -28,10 +30,11 @@ from experiments.analyses.engine.tables import Table, shown
 from experiments.benchmarks.base import Bench, Benchmark, edit_or
 from experiments.benchmarks.editing.cases import Case, single_edits
 from experiments.benchmarks.editing.report import unasked_text
-from experiments.benchmarks.editing.run import editor_of, judge_of
+from experiments.benchmarks.editing.run import RANDOM, editor_of, judge_of
 from viz.paper.charts import Lines
 
 SHOWN = (Measure.EFFICACY, Measure.PARAPHRASE, Measure.PORTABILITY, Measure.LOCALITY)
+UNEDITED = "no edit"
 FAILED = "failed"
 """The status of an edit that cannot be made."""
 WORDS = {
@@ -46,8 +49,9 @@ METHOD = (
     "like the others: every rate is of all cases so far, and `edits made` says how many were "
     "edited. A case that cannot be asked has no part in the sequence.",
     "`Right after` judges an edit when it has just been made, `in the end` when all have been. "
-    "Locality is agreement with the unedited model. Intervals are 95 % bootstrap intervals over "
-    "the edits.",
+    "Beside them stand the unedited model and a random change with the singular values of all "
+    "edits together, at the same weights. Locality is agreement with the unedited model. Intervals "
+    "are 95 % bootstrap intervals over the edits.",
 )
 
 
@@ -97,6 +101,13 @@ def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
                     }
                 )
             bench.context.progress(index + 1, len(requests))
+    beside = None
+    if total is not None:
+        with control(total, bench.model, bench.seed, Control.RANDOM).applied(bench.model):
+            beside = {
+                "scores": [score_values(each) for each in judge.score(fluency=False)],
+                "drift": judge.drift(),
+            }
     return {
         "status": status,
         "failed": failed,
@@ -104,6 +115,7 @@ def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
         "done": done,
         "right_after": [score_values(each) for each in right_after],
         "stops": stops,
+        RANDOM: beside,
         "growth": {} if total is None else norm_growth(bench.model, total),
     }
 
@@ -128,6 +140,17 @@ def report(parts: Mapping[str, Part]) -> Report:
                 over="edits",
             )
         )
+        if random := part.get(RANDOM):
+            kept, left = (
+                _rates(scores, Measure.LOCALITY)
+                for scores in (random["scores"], part["stops"][-1]["scores"])
+            )
+            what = (
+                f"after all edits by {name} [less|more] of the rest is as it was than after a "
+                "random change of their size"
+            )
+            if np.isfinite(kept).any():
+                claims.append(difference(what, kept, left, scale=100, over="edits"))
         drift = number(part["stops"][-1]["drift"])
         said.append(
             f"after {_made(part['stops'][-1])} edits by {name} "
@@ -137,7 +160,7 @@ def report(parts: Mapping[str, Part]) -> Report:
         )
     lead = f"{'; '.join(said)}."
     lead = lead[0].upper() + lead[1:]
-    tables = (_table(parts), _stops_table(parts), _growth_table(parts))
+    tables = (_table(parts), _stops_table(parts), _every_table(parts), _growth_table(parts))
     section = Section("As edits pile up", _text(parts), tables, tuple(claims), (_figure(parts),))
     return Report(lead, (section,), tuple(claims), METHOD)
 
@@ -156,23 +179,32 @@ def _made(stop: Mapping[str, Any]) -> str:
 
 
 def _rates(
-    scores: Sequence[Mapping[str, Any]], measure: Measure, scoring: str = "generation"
+    scores: Sequence[Mapping[str, Any]],
+    measure: str,
+    scoring: str = "generation",
+    side: str = "after",
 ) -> list[float]:
-    found = [score["after"].get(str(measure)) for score in scores]
+    found = [score[side].get(str(measure)) for score in scores]
     return [np.nan if each is None else number(each[scoring]) for each in found]
 
 
 def _table(parts: Mapping[str, Part]) -> Table:
-    rows = []
+    rows: list[list[Any]] = []
+
+    def add(about: Sequence[Any], scores: Sequence[Mapping[str, Any]], states: str) -> None:
+        side = "before" if about[0] == UNEDITED else "after"
+        for scoring in ("generation", "tokens"):
+            rates = [average(_rates(scores, measure, scoring, side)) for measure in SHOWN]
+            rows.append([*about, scoring, *rates, states])
+
+    add((UNEDITED, None, ""), next(iter(parts.values()))["stops"][-1]["scores"], "")
     for name, part in parts.items():
         states = ", ".join(f"{count} {state}" for state, count in part["status"].items())
-        for when, scores in (
-            ("right after", part["right_after"]),
-            ("in the end", part["stops"][-1]["scores"]),
-        ):
-            for scoring in ("generation", "tokens"):
-                rates = [average(_rates(scores, measure, scoring)) for measure in SHOWN]
-                rows.append([name, _made(part["stops"][-1]), when, scoring, *rates, states])
+        made = _made(part["stops"][-1])
+        add((name, made, "right after"), part["right_after"], states)
+        add((name, made, "in the end"), part["stops"][-1]["scores"], states)
+        if random := part.get(RANDOM):
+            add((f"{name}, random change", None, "in the end"), random["scores"], "")
     columns = ("method", "edits made", "judged", "scoring", *WORDS.values(), "outcomes")
     return Table(
         "sequence",
@@ -201,6 +233,20 @@ def _stops_table(parts: Mapping[str, Part]) -> Table:
         title="All cases so far, in free generation, as the sequence grows",
         percent=set(WORDS.values()),
     )
+
+
+def _every_table(parts: Mapping[str, Part]) -> Table:
+    """Every measure in every scoring at every stop, as a file."""
+    rows = [
+        [name, stop["edits"], stop["made"], measure, scoring, average(rates)]
+        for name, part in parts.items()
+        for stop in part["stops"]
+        for measure in dict.fromkeys(each for one in stop["scores"] for each in one["after"])
+        for scoring in SCORINGS
+        if np.isfinite(rates := _rates(stop["scores"], measure, scoring)).any()
+    ]
+    columns = ("method", "edits", "made", "measure", "scoring", "rate")
+    return Table("every_measure", columns, rows, stored_only=True)
 
 
 def _growth_table(parts: Mapping[str, Part]) -> Table:
