@@ -22,6 +22,7 @@ from experiments.analyses.engine.context import Context
 from experiments.analyses.multihop import analysis
 from experiments.analyses.multihop.analysis import ANALYSIS, Config, compute, steps, strongest
 from experiments.analyses.multihop.prompts import (
+    Asking,
     Chain,
     Form,
     TwoHops,
@@ -29,6 +30,7 @@ from experiments.analyses.multihop.prompts import (
     halves_of,
     pairs_of,
     reversed_facts,
+    shown_of,
     two_hops,
     wording,
 )
@@ -55,6 +57,10 @@ def parts(context: Context) -> dict[str, Any]:
 
 def chain() -> Chain:
     return next(each for each in chains_of(atlas()) if each.name == CHAIN)
+
+
+def asked_in(form: Form, shown: tuple[TwoHops, ...] = ()) -> Asking:
+    return Asking(lambda hops: wording(chain(), form, hops), shown)
 
 
 # --- questions -----------------------------------------------------------------------------------
@@ -97,13 +103,50 @@ def test_the_bridge_is_named_in_every_form_but_the_nested_one() -> None:
 
 def test_pairs_ask_the_same_of_another_subject_and_another_bridge(context: Context) -> None:
     facts = two_hops(chain(), lambda *_: True)[:20]
-    made = pairs_of(context.model, facts, lambda hops: wording(chain(), Form.WRITTEN, hops), 0)
+    made = pairs_of(context.model, facts, asked_in(Form.WRITTEN), 0)
     assert len(made) > 5
     bridges = {hops.subject: hops.bridge for hops in facts}
     for pair in made:
         assert len(pair.clean) == len(pair.corrupted)
         assert pair.answer != pair.foil
         assert bridges[pair.text.subject or ""] not in pair.text.corrupted
+
+
+def test_what_is_shown_answered_is_never_asked_nor_its_bridge() -> None:
+    facts = two_hops(chain(), lambda *_: True)
+    asked = [hops for hops in facts if hops.bridge not in ("France", "Japan")]
+    shown, rest = shown_of(facts, asked, 3, 0)
+    assert len(shown) == len({hops.bridge for hops in shown}) == 3
+    assert {"France", "Japan"} <= {hops.bridge for hops in shown}  # which cost nothing
+    assert len({hops.answer for hops in shown}) == 3
+    used = {name for hops in shown for name in (hops.subject, hops.bridge)}
+    assert rest == [hops for hops in asked if used.isdisjoint((hops.subject, hops.bridge))]
+    assert len(asked) - len(rest) == min(
+        sum(hops.bridge == each for hops in asked) for each in {hops.bridge for hops in asked}
+    )
+    assert shown_of(facts, asked, 3, 0)[0] == shown
+    assert shown_of(facts, asked, 0, 0) == ((), asked)
+    with pytest.raises(PromptError, match="too few facts to show 99"):
+        shown_of(facts, asked, 99, 0)
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_shown_facts_stand_answered_in_the_same_form_before_both_prompts(
+    context: Context, form: Form
+) -> None:
+    facts = two_hops(chain(), lambda *_: True)
+    shown, rest = shown_of(facts, facts[:20], 2, 0)
+    bare, made = (pairs_of(context.model, rest, asked_in(form, each), 0) for each in ((), shown))
+    before = "".join(f"{wording(chain(), form, hops)} {hops.answer}. " for hops in shown)
+    assert made
+    questions = {pair.text.clean for pair in bare}
+    for pair in made:
+        assert pair.text.start == len(before)
+        assert pair.text.clean[: len(before)] == pair.text.corrupted[: len(before)] == before
+        assert pair.text.clean[len(before) :] in questions
+        assert pair.start > 5
+        assert pair.subject is not None
+        assert pair.subject.start >= pair.start
 
 
 def test_halves_are_all_facts_and_have_no_bridge_in_common() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations
@@ -26,6 +26,7 @@ from experiments.analyses.engine.asking import last_logits
 from experiments.analyses.engine.base import Analysis, Part, SkipError
 from experiments.analyses.engine.context import Context
 from experiments.analyses.multihop.prompts import (
+    Asking,
     Chain,
     Form,
     TwoHops,
@@ -34,6 +35,7 @@ from experiments.analyses.multihop.prompts import (
     pairs_of,
     reversed_facts,
     reversed_wording,
+    shown_of,
     two_hops,
     wording,
 )
@@ -105,6 +107,8 @@ class _Chained:
         """A chain in all forms."""
         known = {each.name: self._known(each) for each in (chain.first, chain.second)}
         facts = two_hops(chain, lambda relation, subject: subject in known[relation.name])
+        everything = two_hops(chain, lambda relation, subject: True)
+        shown, facts = shown_of(everything, facts, self.context.shots, self.context.seed)
         finding, testing = halves_of(facts, self.context.seed)
         tested = {name for hop in testing for name in (hop.subject, hop.bridge)}
         hops = [self._hop(name, tested) for name in (chain.first.name, chain.second.name)]
@@ -116,7 +120,7 @@ class _Chained:
                 return wording(chain, form, hop)
 
             forms[str(form)] = self._looked_at(
-                f"{chain.name} {form}", finding, testing, text, hops, unrelated
+                f"{chain.name} {form}", finding, testing, Asking(text, shown), hops, unrelated
             )
         if not any(forms.values()):
             raise SkipError(f"{chain.name}: too few facts meet, or none can be paired")
@@ -126,13 +130,15 @@ class _Chained:
         """A relation from its objects back to its subjects."""
         relation = self.context.relations[name]
         known = self._known(relation)
-        facts = [hop for hop in reversed_facts(relation) if hop.answer in known]
+        everything = reversed_facts(relation)
+        facts = [hop for hop in everything if hop.answer in known]
+        shown, facts = shown_of(everything, facts, self.context.shots, self.context.seed)
         finding, testing = halves_of(facts, self.context.seed)
         found = self._looked_at(
             f"{name} backwards",
             finding,
             testing,
-            lambda hop: reversed_wording(relation, hop),
+            Asking(lambda hop: reversed_wording(relation, hop), shown),
             [self._hop(name, {hop.answer for hop in testing})],
             self._unrelated([relation]),
         )
@@ -145,7 +151,7 @@ class _Chained:
         name: str,
         finding_facts: Sequence[TwoHops],
         testing_facts: Sequence[TwoHops],
-        text: Callable[[TwoHops], str | None],
+        asking: Asking,
         hops: Sequence[Circuit],
         unrelated: Sequence[Circuit],
     ) -> dict[str, Any] | None:
@@ -154,7 +160,7 @@ class _Chained:
         Partners of prompts are of the prompt's own half.
         """
         finding, again = (
-            pairs_of(self.model, facts, text, self.context.seed)[: self.config.pairs]
+            pairs_of(self.model, facts, asking, self.context.seed)[: self.config.pairs]
             for facts in (finding_facts, testing_facts)
         )
         if min(len(finding), len(again)) < FEWEST:
@@ -165,7 +171,7 @@ class _Chained:
             for side in (finding, again)
         )
         return {
-            "example": pairs[0].text.clean,
+            "example": pairs[0].text.clean[pairs[0].text.start :],
             **self._answers(pairs),
             "pairs": len(finding),
             "edges": own.n_edges,
@@ -239,7 +245,14 @@ class _Chained:
 
     def _known(self, relation: Relation) -> set[str]:
         """Subjects of which the model knows the object, in the first wording."""
-        check = known_facts(self.model, relation, relation.templates[:1])
+        check = known_facts(
+            self.model,
+            relation,
+            relation.templates[:1],
+            known=self.context.known,
+            shots=self.context.shots,
+            seed=self.context.seed,
+        )
         return {question.fact.subject for question in check.known}
 
     def _of(self, name: str) -> Circuit:
@@ -316,5 +329,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
-    version=2,
+    version=3,
 )

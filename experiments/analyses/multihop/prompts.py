@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -87,6 +88,54 @@ def wording(chain: Chain, form: Form, hops: TwoHops) -> str | None:
     return stated + second.follow[0] if second.follow else None
 
 
+@dataclass(frozen=True)
+class Asking:
+    """How facts are put into words: `wording` asks one, and `shown` stand answered before it."""
+
+    wording: Callable[[TwoHops], str | None]
+    shown: tuple[TwoHops, ...] = ()
+
+    @property
+    def before(self) -> str | None:
+        """What stands before every question; None where one of the shown has no wording."""
+        asked = [self.wording(each) for each in self.shown]
+        if None in asked:
+            return None
+        told = zip(asked, self.shown, strict=True)
+        return "".join(f"{text} {each.answer}. " for text, each in told)
+
+
+def shown_of(
+    facts: Sequence[TwoHops], asked: Sequence[TwoHops], shots: int, seed: int
+) -> tuple[tuple[TwoHops, ...], list[TwoHops]]:
+    """So many of the facts to stand answered before the others, and what is asked then.
+
+    No two of them have one bridge, nor one answer where that can be. They are of those bridges
+    that the fewest of the facts to be asked have, for none of these shares a bridge or a subject
+    with what is shown. PromptError where there are too few.
+    """
+    if not shots:
+        return (), list(asked)
+    generator = random.Random(f"{seed}/shown")
+    order = list(facts)
+    generator.shuffle(order)
+    lost = Counter(each.bridge for each in asked)
+    order.sort(key=lambda each: (lost[each.bridge], each in asked))
+    by_bridge: dict[str, TwoHops] = {}
+    for each in order:
+        by_bridge.setdefault(each.bridge, each)
+    by_answer: dict[str, TwoHops] = {}
+    for each in by_bridge.values():
+        by_answer.setdefault(each.answer, each)
+    others = [each for each in by_bridge.values() if by_answer[each.answer] is not each]
+    shown = tuple([*by_answer.values(), *others][:shots])
+    names = {name for each in shown for name in (each.subject, each.bridge)}
+    rest = [each for each in asked if names.isdisjoint((each.subject, each.bridge))]
+    if len(shown) < shots or not rest:
+        raise PromptError(f"too few facts to show {shots} answered ones and ask about others")
+    return shown, rest
+
+
 def halves_of(facts: Sequence[TwoHops], seed: int) -> tuple[list[TwoHops], list[TwoHops]]:
     """Facts that find circuits, and about as many that test them; no bridge is in both."""
     generator = random.Random(seed)
@@ -103,9 +152,7 @@ def halves_of(facts: Sequence[TwoHops], seed: int) -> tuple[list[TwoHops], list[
     return halves
 
 
-def pairs_of(
-    model: Model, facts: Sequence[TwoHops], text: Callable[[TwoHops], str | None], seed: int
-) -> list[TokenPair]:
+def pairs_of(model: Model, facts: Sequence[TwoHops], asking: Asking, seed: int) -> list[TokenPair]:
     """One pair a fact: another subject of as many tokens, whose answer begins otherwise.
 
     Facts without such a partner, and those that cannot be asked, are left out.
@@ -115,7 +162,9 @@ def pairs_of(
     for hops in facts:
         others = [o for o in facts if o.subject != hops.subject and o.bridge != hops.bridge]
         generator.shuffle(others)
-        pair = next((found for other in others if (found := _pair(model, hops, other, text))), None)
+        pair = next(
+            (found for other in others if (found := _pair(model, hops, other, asking))), None
+        )
         made += [pair] if pair else []
     return made
 
@@ -139,16 +188,15 @@ def reversed_wording(relation: Relation, hops: TwoHops) -> str | None:
     return None if template is None else fill(template, hops.subject)
 
 
-def _pair(
-    model: Model, hops: TwoHops, other: TwoHops, text: Callable[[TwoHops], str | None]
-) -> TokenPair | None:
-    clean, corrupted = text(hops), text(other)
-    if clean is None or corrupted is None:
+def _pair(model: Model, hops: TwoHops, other: TwoHops, asking: Asking) -> TokenPair | None:
+    before, clean, corrupted = asking.before, asking.wording(hops), asking.wording(other)
+    if before is None or clean is None or corrupted is None:
         return None
+    sides = before + clean, before + corrupted
     try:
         return encode_pair(
             model.tokenizer,
-            PromptPair(clean, corrupted, hops.answer, other.answer, hops.subject),
+            PromptPair(*sides, hops.answer, other.answer, hops.subject, start=len(before)),
         )
     except PromptError:
         return None

@@ -35,7 +35,9 @@ METHOD = (
     "bridge; both facts must be known. It is asked in one question that never names the bridge; "
     "after the first hop has been stated, by a pronoun; and with both hops written out. The last "
     "two put the bridge into the prompt: a model that cannot find it by itself can still go on "
-    "from there. Chance is how often an answer would be right for another fact of the chain.",
+    "from there. With `--shots` as many chained facts stand answered before every question, in its "
+    "form, of which neither subject nor bridge is asked about. Chance is how often an answer would "
+    "be right for another fact of the chain.",
     "Every question's circuit is found with EAP-IG on half of its facts, whether they are answered "
     "right or not, as the difference of logits of the two answers; the hops' circuits are those of "
     "their relations in their own wordings. Overlap is the share of the question's nodes and edges "
