@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuits.base.errors import OptionError
+from circuits.base.errors import OptionError, PromptError
 from circuits.base.plain import plain
 from circuits.facts.facts import atlas, relation
 from circuits.facts.pairs import PromptPair
@@ -161,6 +162,53 @@ def test_every_probe_asks_about_facts_of_the_atlas(probe: Probe) -> None:
         if probe is not Probe.COMPARISON:
             assert values <= set(asked.candidates)
             assert asked.template.count("{}") == 1
+
+
+@pytest.mark.parametrize("probe", [each for each in Probe if each is not Probe.COMPARISON])
+def test_answered_questions_stand_before_others_of_the_same_kind(probe: Probe) -> None:
+    known = atlas()
+    name = bases(probe, known, ["country_capital", "noun_plural"])[0]
+    bare, asked = (probe_set(probe, name, known, 3, shots) for shots in (0, 2))
+    told = [part for part in asked.before.split(". ") if part]
+    assert len(told) == 2
+    true = {(fact.subject, fact.object) for fact in bare.relation.facts}
+    begin, end = asked.template.split("{}")
+    for text in told:
+        subjects = [s for s in bare.relation.subjects() if text.startswith(f"{begin}{s}{end} ")]
+        answers = {text.removeprefix(f"{begin}{subject}{end} ") for subject in subjects}
+        assert len(subjects) == 1
+        assert not set(subjects) & set(asked.relation.subjects())
+        assert answers <= set(asked.candidates)
+        assert ((subjects[0], *answers) in true) == (probe is not Probe.NEGATION)
+        if probe in (Probe.TWO_HOP, Probe.UNSEEN):
+            assert not answers & set(asked.relation.objects())
+    assert set(asked.relation.facts) < set(bare.relation.facts)
+    with pytest.raises(PromptError, match="too few facts to show 5000"):
+        probe_set(probe, name, known, 3, 5000)
+
+
+def test_answered_comparisons_stand_before_both_prompts_of_the_others() -> None:
+    bare, asked = (probe_set(Probe.COMPARISON, "animal_class", atlas(), 3, n) for n in (0, 2))
+    before = "".join(f"{pair.clean} {pair.answer}. " for pair in bare.pairs[:2])
+    assert asked.before == before
+    assert len(asked.pairs) == len(bare.pairs) - 2
+    for pair, plainly in zip(asked.pairs, bare.pairs[2:], strict=True):
+        assert (pair.clean, pair.corrupted) == (before + plainly.clean, before + plainly.corrupted)
+        assert pair.start == len(before)
+        assert asked.alternatives[pair.clean] == bare.alternatives[plainly.clean]
+    with pytest.raises(PromptError, match="too few facts to show 5000"):
+        probe_set(Probe.COMPARISON, "animal_class", atlas(), 3, 5000)
+
+
+def test_every_probes_circuit_is_of_questions_after_answered_ones(
+    context: Context, tmp_path: Path
+) -> None:
+    shown = replace(context.inside(tmp_path), shots=2)
+    for key in (f"paraphrase: {RELATION}", f"two hops: {CHAIN}", "comparison: animal_class"):
+        made = mechanisms.compute(shown, replace(FEW, facts=40), key)
+        assert made["circuit"]["edges"] > 0, key
+        assert ". " not in made["example"]["prompt"], key
+        assert np.mean(made["right"]) > 0.2, key
 
 
 def test_reversed_questions_lead_back() -> None:

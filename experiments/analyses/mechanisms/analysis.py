@@ -18,10 +18,11 @@ import torch
 
 from circuits.base.errors import PromptError
 from circuits.base.options import Options, option
+from circuits.facts.demonstrations import demonstrated
 from circuits.facts.facts import fill
 from circuits.facts.pairing import make_pairs
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair, encode_pairs
-from circuits.facts.questions import Answer, KnowledgeCheck, Question
+from circuits.facts.questions import Answer, KnowledgeCheck, Question, demonstrations_of
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import evaluate
 from circuits.graph.noise import corrupted_subject
@@ -90,7 +91,7 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
     """Accuracy of one probe about one relation, and its circuit beside that of plain recall."""
     label, _, name = key.partition(": ")
     probe = Probe(label)
-    asked = probe_set(probe, name, context.relations, context.seed)
+    asked = probe_set(probe, name, context.relations, context.seed, context.shots)
     examples = context.examples(asked.base, config.pairs)
     replies = _replies(context.model, asked, config.facts, context)
     if not replies:
@@ -105,7 +106,7 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
         "top": [reply.top for reply in replies],
         "right": right,
         "guess": constant_guess(asked, replies),
-        "example": _example(replies[0]),
+        "example": _example(replies[0], asked),
     }
     if probe != Probe.EXACT and examples.held_out:
         pairs = _pairs_for_circuit(context, config, asked, examples, replies)
@@ -148,7 +149,9 @@ def _replies(model: Model, asked: ProbeSet, most: int, context: Context) -> list
         return list(_ask_pairs(model, asked, asked.pairs[:most], context))
     facts = list(asked.relation.facts)
     order = np.random.default_rng(context.seed).permutation(len(facts))[:most]
-    questions = [Question(facts[index], asked.template) for index in sorted(order.tolist())]
+    questions = [
+        Question(facts[index], asked.template, asked.before) for index in sorted(order.tolist())
+    ]
     return list(_ask(model, asked, questions, context.batch_size))
 
 
@@ -210,10 +213,10 @@ def _ask_pairs(
         yield Reply(pair, pair.answer, said, best == token, bool(row[token] > row[other]))
 
 
-def _example(reply: Reply) -> dict[str, str]:
-    asked = reply.question
-    text = asked.clean if isinstance(asked, PromptPair) else asked.prompt
-    return {"prompt": text, "answer": reply.answer, "said": reply.said}
+def _example(reply: Reply, asked: ProbeSet) -> dict[str, str]:
+    question = reply.question
+    text = question.clean if isinstance(question, PromptPair) else question.prompt
+    return {"prompt": text.removeprefix(asked.before), "answer": reply.answer, "said": reply.said}
 
 
 # --- circuits ------------------------------------------------------------------------------------
@@ -305,13 +308,18 @@ def _compared(
 
 def _worded(context: Context, examples: Examples, base: str) -> Examples:
     """The same facts, both halves in the relation's first wording where the pairs allow it."""
-    template = context.relations[base].templates[0]
+    relation = context.relations[base]
+    template, before = relation.templates[0], ""
+    if shown := demonstrations_of(relation, context.shots, context.seed):
+        whole = demonstrated(template, relation.subjects()[0], shown)
+        before = whole.text[: whole.start]
     sides = []
     for side in (examples.pairs, examples.held_out):
         pairs = []
         for pair in side:
             one, other = _subjects(pair.text)
-            text = replace(pair.text, clean=fill(template, one), corrupted=fill(template, other))
+            clean, corrupted = (before + fill(template, each) for each in (one, other))
+            text = replace(pair.text, clean=clean, corrupted=corrupted, start=len(before))
             try:
                 pairs.append(encode_pair(context.model.tokenizer, text))
             except PromptError:

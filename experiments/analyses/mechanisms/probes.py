@@ -18,11 +18,14 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from circuits.base.errors import PromptError
+from circuits.facts.demonstrations import demonstrated
 from circuits.facts.facts import Fact, Relation
 from circuits.facts.pairs import PromptPair
+from circuits.facts.questions import demonstrations_of
 from circuits.facts.wordings import negated, wordings
 
 
@@ -59,7 +62,8 @@ class ProbeSet:
 
     `relation` holds them as facts in one wording, which is all that other modules need in order to
     ask and pair them; `candidates` are the answers that a choice is among. A comparison comes as
-    ready-made `pairs`, each with its own two `alternatives`.
+    ready-made `pairs`, each with its own two `alternatives`. `before` stands before each question,
+    and is in the texts of `pairs` already.
     """
 
     probe: Probe
@@ -68,6 +72,7 @@ class ProbeSet:
     candidates: tuple[str, ...]
     pairs: tuple[PromptPair, ...] = ()
     alternatives: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    before: str = ""
 
     @property
     def template(self) -> str:
@@ -92,9 +97,17 @@ def bases(probe: Probe, relations: Mapping[str, Relation], chosen: Sequence[str]
 
 
 def probe_set(
-    probe: Probe, name: str, relations: Mapping[str, Relation], seed: int = 0
+    probe: Probe, name: str, relations: Mapping[str, Relation], seed: int = 0, shots: int = 0
 ) -> ProbeSet:
-    """The questions of a probe about a relation (or about the chain of that name)."""
+    """The questions of a probe about a relation (or about the chain of that name).
+
+    So many of them (`shots`) stand answered before the others. PromptError for too few.
+    """
+    return _demonstrated(_bare(probe, name, relations, seed), shots, seed)
+
+
+def _bare(probe: Probe, name: str, relations: Mapping[str, Relation], seed: int) -> ProbeSet:
+    """The questions without demonstrations."""
     if probe in (Probe.TWO_HOP, Probe.UNSEEN):
         return _chained(probe, name, relations)
     relation = relations[name]
@@ -110,6 +123,57 @@ def probe_set(
         case _:
             template = relation.templates[0]
     return ProbeSet(probe, name, _asked(relation, relation.facts, template), relation.objects())
+
+
+def _demonstrated(asked: ProbeSet, shots: int, seed: int) -> ProbeSet:
+    """With some questions answered before the others, which are about other subjects.
+
+    A negation is answered by another object of the relation. What shares a shown answer along a
+    chain shares the bridge, and is not asked.
+    """
+    if not shots:
+        return asked
+    few = f"{asked.base} has too few facts to show {shots} answered and ask about others"
+    if asked.pairs:
+        if len(asked.pairs) < shots + 2:
+            raise PromptError(few)
+        shown, rest = asked.pairs[:shots], asked.pairs[shots:]
+        before = "".join(f"{pair.clean} {pair.answer}. " for pair in shown)
+        told = {
+            pair.clean: replace(
+                pair,
+                clean=before + pair.clean,
+                corrupted=before + pair.corrupted,
+                start=len(before),
+            )
+            for pair in rest
+        }
+        named = {told[text].clean: asked.alternatives[text] for text in told}
+        return replace(asked, pairs=tuple(told.values()), alternatives=named, before=before)
+    facts = demonstrations_of(asked.relation, shots, seed)
+    if facts is None:
+        raise PromptError(few)
+    subjects = {fact.subject for fact in facts}
+    chained = asked.probe in (Probe.TWO_HOP, Probe.UNSEEN)
+    objects = {fact.object for fact in facts} if chained else set()
+    kept = [
+        fact
+        for fact in asked.relation.facts
+        if fact.subject not in subjects and fact.object not in objects
+    ]
+    if not kept:
+        raise PromptError(few)
+    if asked.probe == Probe.NEGATION:
+        facts = tuple(_other(fact, asked.candidates, seed) for fact in facts)
+    whole = demonstrated(asked.template, kept[0].subject, facts)
+    relation = replace(asked.relation, facts=tuple(kept))
+    return replace(asked, relation=relation, before=whole.text[: whole.start])
+
+
+def _other(fact: Fact, objects: Sequence[str], seed: int) -> Fact:
+    """The fact with another object, drawn by the seed; itself where there is none."""
+    others = [each for each in objects if each != fact.object] or [fact.object]
+    return replace(fact, object=random.Random(f"{seed}/{fact.subject}").choice(others))
 
 
 def _asked(relation: Relation, facts: Sequence[Fact], template: str) -> Relation:

@@ -38,7 +38,8 @@ METHOD = (
     "object that is not named, as the capital of the country where a landmark stands. Comparison "
     "names two subjects and an object and asks which of the two has it. Unseen combination asks "
     "the second of the two hops in its own wording directly of the first one's subject, which is "
-    "of a kind that this relation was never asked about.",
+    "of a kind that this relation was never asked about. With `--shots` as many of a probe's "
+    "questions stand answered before the others; a negation is answered by another object there.",
     "Right means that of all candidates (the relation's objects, for reversal its subjects, for "
     "comparison the two named) the right one's first token has the highest logit. Top of all "
     "tokens is stricter. The best constant guess says the same candidate to every question. Each "
