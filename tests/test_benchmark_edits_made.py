@@ -174,6 +174,9 @@ def test_what_a_sequence_spoils_is_held_beside_a_random_change_of_its_size() -> 
     begins = "After all edits by FT-M less of the rest is as it was than after a random change"
     assert claim.sentence.startswith(begins)
     assert (claim.estimate.value, claim.verdict) == (75.0, Verdict.SUPPORTED)
+    falls = next(each for each in made.claims if "right after each edit than in" in each.sentence)
+    assert falls.sentence.startswith("By FT-M more of the rest is as it was right after each edit")
+    assert (falls.estimate.value, falls.verdict) == (50.0, Verdict.SUPPORTED)
     rows = {(row[0], row[2], row[3]): row for row in made.tables[0].rows}
     kept = {key: row[-2].value for key, row in rows.items() if key[2] == "generation"}
     assert kept == {

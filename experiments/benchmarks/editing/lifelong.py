@@ -140,17 +140,31 @@ def report(parts: Mapping[str, Part]) -> Report:
                 over="edits",
             )
         )
-        if random := part.get(RANDOM):
-            kept, left = (
-                _rates(scores, Measure.LOCALITY)
-                for scores in (random["scores"], part["stops"][-1]["scores"])
+        soon, late = (
+            _rates(scores, Measure.LOCALITY)
+            for scores in (part["right_after"], part["stops"][-1]["scores"])
+        )
+        if np.isfinite(soon).any():
+            claims.append(
+                difference(
+                    f"by {name} [more|less] of the rest is as it was right after each edit than in "
+                    "the end",
+                    *(soon, late),
+                    scale=100,
+                    over="edits",
+                )
             )
-            what = (
-                f"after all edits by {name} [less|more] of the rest is as it was than after a "
-                "random change of their size"
+        beside = _rates((part.get(RANDOM) or {}).get("scores", ()), Measure.LOCALITY)
+        if np.isfinite(beside).any():
+            claims.append(
+                difference(
+                    f"after all edits by {name} [less|more] of the rest is as it was than after a "
+                    "random change of their size",
+                    *(beside, late),
+                    scale=100,
+                    over="edits",
+                )
             )
-            if np.isfinite(kept).any():
-                claims.append(difference(what, kept, left, scale=100, over="edits"))
         drift = number(part["stops"][-1]["drift"])
         said.append(
             f"after {_made(part['stops'][-1])} edits by {name} "
