@@ -26,10 +26,26 @@ from circuits.model.model import Model
 from experiments.analyses.engine.base import Run
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import run_analysis
-from experiments.benchmarks.base import NO_EDIT, Bench, Benchmark, Cases, Config, as_analysis
+from experiments.benchmarks.base import (
+    IN_CONTEXT,
+    NO_EDIT,
+    Bench,
+    Benchmark,
+    Cases,
+    Config,
+    as_analysis,
+)
 from experiments.benchmarks.pitfalls import benchmark as benchmark_module
 from experiments.benchmarks.pitfalls import measures
-from experiments.benchmarks.pitfalls.asking import EDIT, RANDOM, RANDOM_LAST, Walk, asked, walk
+from experiments.benchmarks.pitfalls.asking import (
+    EDIT,
+    RANDOM,
+    RANDOM_LAST,
+    Walk,
+    asked,
+    told,
+    walk,
+)
 from experiments.benchmarks.pitfalls.benchmark import (
     CONFLICT_EDIT,
     ROUND_EDIT,
@@ -343,7 +359,7 @@ def test_only_methods_of_editing_are_taken():
 
 # --- units on a tiny model -----------------------------------------------------------------------
 
-METHODS = {CONFLICT_EDIT: (NO_EDIT, "ft"), ROUND_EDIT: (NO_EDIT, "ft")}
+METHODS = dict.fromkeys((CONFLICT_EDIT, ROUND_EDIT), (NO_EDIT, IN_CONTEXT, "ft"))
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +384,7 @@ def runs(tiny_context: Context, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def test_every_case_is_a_unit_of_every_method(runs: dict[str, Run]):
-    for name, n in (("conflictedit", 6), ("roundedit", 2)):
+    for name, n in (("conflictedit", 9), ("roundedit", 3)):
         assert not runs[name].parts.skipped
         assert len(runs[name].parts.values) == n
 
@@ -376,10 +392,11 @@ def test_every_case_is_a_unit_of_every_method(runs: dict[str, Run]):
 def test_an_edit_has_both_controls_beside_it_and_no_edit_has_none(runs: dict[str, Run]):
     for run in runs.values():
         for unit in run.parts.values.values():
-            if unit["method"] == NO_EDIT:
+            if unit["method"] in (NO_EDIT, IN_CONTEXT):
                 assert list(unit["p"]) == [EDIT]
                 assert unit["edits"] == []
-                assert unit["p"][EDIT][0] == unit["p"][EDIT][-1]
+                changes = unit["p"][EDIT][0] != unit["p"][EDIT][-1]
+                assert changes == (unit["method"] == IN_CONTEXT)
                 continue
             assert set(unit["measures"]) == {EDIT, RANDOM, RANDOM_LAST}
             assert [each["status"] for each in unit["edits"]] == ["done", "done"]
@@ -418,6 +435,27 @@ def test_edits_before_the_last_are_in_the_model_when_it_is_made(tiny_context: Co
         with two.applied(model):
             score = target_scores(model, [place(model, second)]).probability
     assert done.p[EDIT][-1]["second"] == pytest.approx(float(score))
+
+
+def test_in_context_what_the_edits_write_is_stated_before_each_prompt(tiny_context: Context):
+    bench = Bench(tiny_context, Config())
+    first = EditRequest("The capital of {} is", "Peru", "Oslo")
+    second = EditRequest("{} has its capital in", "Peru", "Paris")
+    facts = {"second": Question((second.prompt,), "Peru", "Paris")}
+    found = told(bench, [[first], [second]], facts)
+    fronts = ("", "The capital of Peru is Oslo. ")
+    fronts += (f"{fronts[1]}Peru has its capital in Paris. ",)
+    model = bench.model
+    for step, front in zip(found.p[EDIT], fronts, strict=True):
+        text = f"{front}Peru has its capital in"
+        ids = model.tokenizer.encode(text).ids
+        logs = []
+        for token in model.tokenizer.continuation(text, "Paris"):
+            logits = model.last_logits(torch.tensor([list(ids)]))
+            logs.append(float(logits[0].log_softmax(-1)[token]))
+            ids = (*ids, token)
+        assert step["second"] == pytest.approx(math.exp(sum(logs) / len(logs)), rel=1e-5)
+    assert found.records() == []
 
 
 def test_p_is_the_mean_over_the_prompts(tiny_context: Context):
@@ -481,11 +519,16 @@ def test_the_reports_say_what_the_model_knows_and_set_controls_beside(runs: dict
     tables = runs["conflictedit"].tables
     assert {f"conflict_{each.value}" for each in Conflict} | {"cases"} == set(tables)
     names = [row[0] for row in tables["conflict_composite"].rows]
-    assert names == ["unedited", "FT-M", "FT-M, both random", "FT-M, second random"]
+    assert names == ["unedited", "in-context", "FT-M", "FT-M, both random", "FT-M, second random"]
+    made = {row[0]: row[2] for row in tables["conflict_composite"].rows}
+    assert (made["in-context"], made["FT-M"]) == (None, "2 of 2")
+    lead = runs["conflictedit"].report.lead
+    assert lead.count("(a random change of its size") == 1
+    assert "in-context" in lead
     assert "Succ" in tables["conflict_coverage"].columns
     assert "Succ" not in tables["conflict_reverse"].columns
     back = runs["roundedit"].tables["round_easy"]
-    assert [row[0] for row in back.rows][:2] == ["unedited", "FT-M"]
+    assert [row[0] for row in back.rows][:3] == ["unedited", "in-context", "FT-M"]
 
 
 def test_the_way_back_to_all_objects_is_compared_with_the_way_to_one(runs: dict[str, Run]):

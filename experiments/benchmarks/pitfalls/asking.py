@@ -12,6 +12,7 @@ import numpy as np
 from circuits.base.choices import Control
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.control import control, control_seed
+from circuits.edits.judge.in_context import SEPARATOR
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import EditOutcome, TargetScores, target_scores
 from circuits.edits.parts.contexts import place
@@ -93,17 +94,29 @@ def walk(
     )
 
 
-def asked(bench: Bench, facts: Mapping[str, Question]) -> Asked:
+def told(
+    bench: Bench, hops: Sequence[Sequence[EditRequest]], facts: Mapping[str, Question]
+) -> Walk:
+    """The hops stated before every prompt of the unedited model, one after the other."""
+    steps, context = [asked(bench, facts)], ""
+    for hop in hops:
+        context += "".join(f"{each.text} {each.target}{SEPARATOR}" for each in hop)
+        steps.append(asked(bench, facts, context))
+    return Walk((), {EDIT: steps})
+
+
+def asked(bench: Bench, facts: Mapping[str, Question], context: str = "") -> Asked:
     """p of each fact in the model as it is: the mean over its prompts of its object's p.
 
-    PromptError where the tokenizer cannot place a subject or object.
+    `context` stands before every prompt. PromptError where the tokenizer cannot place a subject or
+    object, or a prompt has no room.
     """
     requests = [
         EditRequest(prompt, each.subject, each.object)
         for each in facts.values()
         for prompt in each.prompts
     ]
-    scores = _scores(bench, requests)
+    scores = _scores(bench, requests, context)
     found, start = {}, 0
     for name, each in facts.items():
         stop = start + len(each.prompts)
@@ -118,8 +131,8 @@ def says(bench: Bench, facts: Sequence[Question]) -> list[bool]:
     return [bool(said) for said in scores.said]
 
 
-def _scores(bench: Bench, requests: Sequence[EditRequest]) -> TargetScores:
-    placed = [place(bench.model, each) for each in requests]
+def _scores(bench: Bench, requests: Sequence[EditRequest], context: str = "") -> TargetScores:
+    placed = [place(bench.model, each, context) for each in requests]
     return target_scores(bench.model, placed, bench.batch_size)
 
 

@@ -12,11 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from circuits.edits.edit import EditRequest
 from circuits.edits.methods.registry import EditMethod
 from experiments.analyses.engine.base import Part
-from experiments.benchmarks.base import NO_EDIT, Bench, Benchmark, edit_or
+from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT, Bench, Benchmark, edit_or
 from experiments.benchmarks.pitfalls import measures
-from experiments.benchmarks.pitfalls.asking import Asked, says, walk
+from experiments.benchmarks.pitfalls.asking import Asked, Walk, says, told, walk
 from experiments.benchmarks.pitfalls.cases import (
     FIRST,
     IMPLIED,
@@ -43,16 +44,23 @@ PUBLISHED = "https://github.com/zjunlp/PitfallsKnowledgeEditing"
 # --- ConflictEdit --------------------------------------------------------------------------------
 
 
-edit_method = edit_or(NO_EDIT)
+edit_method = edit_or(NO_EDIT, IN_CONTEXT)
+
+
+def _walked(bench: Bench, case: Any, method: str, hops: Sequence[Sequence[EditRequest]]) -> Walk:
+    """The hops of a case by a method; in context they are stated before every prompt."""
+    if method == IN_CONTEXT:
+        return told(bench, hops, case.facts)
+    return walk(bench, edit_or_all_back(method), hops, case.facts)
 
 
 def compute_conflict(bench: Bench, case: ConflictCase, method: str) -> Part:
     """Both edits of a case, one on the other; where a measure needs it, the second alone too."""
     first, second = case.edits
-    both = walk(bench, edit_method(method), [[first], [second]], case.facts)
+    both = _walked(bench, case, method, [[first], [second]])
     alone = None
     if case.conflict != Conflict.REVERSE:
-        alone = walk(bench, edit_method(method), [[second]], case.facts)
+        alone = _walked(bench, case, method, [[second]])
     found: dict[str, Any] = {
         "conflict": case.conflict,
         "edits": both.records(),
@@ -66,7 +74,7 @@ def compute_conflict(bench: Bench, case: ConflictCase, method: str) -> Part:
     }
     if method == NO_EDIT:
         found["gives"] = says(bench, case.truths)
-    elif bench.config.circuits:
+    elif bench.config.circuits and both.outcomes:
         found["circuit"] = conflict_circuit(bench, case, both.deltas)
     return found
 
@@ -115,7 +123,7 @@ CONFLICT_EDIT = Benchmark(
     form="a JSON list of cases with `type`, two `edits` and `triples`, or a folder of such files; "
     "paraphrases by relation id in a *_prompts.json beside them",
     fixture="conflictedit",
-    methods=(NO_EDIT, "ft", "rome", "memit"),
+    methods=(NO_EDIT, IN_CONTEXT, "ft", "rome", "memit"),
     read=read_conflict,
     compute=compute_conflict,
     report=conflict_report,
@@ -136,7 +144,7 @@ def edit_or_all_back(method: str) -> EditMethod | None:
 def compute_round(bench: Bench, case: RoundCase, method: str) -> Part:
     """A case's edit and the way back, to the object it came from or to all true ones."""
     back = case.all_back if method == MEMIT_MLE else [case.back]
-    done = walk(bench, edit_or_all_back(method), [[case.there], back], case.facts)
+    done = _walked(bench, case, method, [[case.there], back])
     found: dict[str, Any] = {
         "split": case.split,
         "edits": done.records(),
@@ -145,7 +153,7 @@ def compute_round(bench: Bench, case: RoundCase, method: str) -> Part:
     }
     if method == NO_EDIT:
         found["gives"] = says(bench, case.truths)
-    elif bench.config.circuits:
+    elif bench.config.circuits and done.outcomes:
         found["circuit"] = round_circuit(bench, case, done.deltas)
     return found
 
@@ -190,7 +198,7 @@ ROUND_EDIT = Benchmark(
     form="a JSON list of cases with `edit` and `true_objects`, or a folder of such files; "
     "paraphrases by relation id in a *_prompts.json beside them",
     fixture="roundedit",
-    methods=(NO_EDIT, "ft", "rome", "memit", MEMIT_MLE.value),
+    methods=(NO_EDIT, IN_CONTEXT, "ft", "rome", "memit", MEMIT_MLE.value),
     read=read_round,
     compute=compute_round,
     report=round_report,

@@ -15,6 +15,7 @@ from experiments.benchmarks.pitfalls.report import (
     OVER,
     beyond_random,
     cases_table,
+    changes,
     known,
     listed,
     method_name,
@@ -108,9 +109,12 @@ def _clauses(methods: Mapping[str, list[Part]]) -> list[str]:
         own = [[each for each in units if each["conflict"] == kind.value] for kind in kinds]
         return listed([percent(value(each, "magnitude_clamped", side)) for each in own])
 
+    def beside(method: str, units: list[Part]) -> str:
+        """A random change's losses; a method that changes no weight has none."""
+        return f" (a random change of its size {losses(units, RANDOM_LAST)})" * changes(method)
+
     texts = [
-        f"{method_name(method)} {losses(units, EDIT)} (a random change of its size "
-        f"{losses(units, RANDOM_LAST)})"
+        f"{method_name(method)} {losses(units, EDIT)}{beside(method, units)}"
         for method, units in edited.items()
     ]
     clauses = [

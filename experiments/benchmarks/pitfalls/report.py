@@ -15,7 +15,7 @@ from experiments.analyses.engine.base import Part
 from experiments.analyses.engine.claims import Claim, average, difference, measured
 from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table, shown
-from experiments.benchmarks.base import NO_EDIT
+from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT
 from experiments.benchmarks.pitfalls.asking import EDIT, RANDOM, RANDOM_LAST
 from experiments.benchmarks.pitfalls.multilabel import MEMIT_MLE
 
@@ -28,7 +28,8 @@ CONTROL = (
     "The controls of each case are random changes with the norm and rank of each edit, at the same "
     "weights: in place of both, and in place of the second alone. `unedited` is the model as it "
     "is, every measure made of the same probabilities. An edit that diverged, or whose answer the "
-    "model gave already, changes nothing and its case counts as it stands.",
+    "model gave already, changes nothing and its case counts as it stands. `in-context` changes no "
+    "weight: what the edits would write is stated before every prompt, one after the other.",
     "Intervals are 95 % bootstrap intervals over cases.",
 )
 
@@ -42,6 +43,11 @@ def mean(units: Sequence[Part], measure: str, side: str = EDIT) -> Interval | No
     """Its mean with a 95 % interval over cases; None where no case has it."""
     found = values(units, measure, side)
     return average(found) if np.isfinite(found).any() else None
+
+
+def changes(method: str) -> bool:
+    """Whether a method changes weights."""
+    return method not in (NO_EDIT, IN_CONTEXT)
 
 
 def method_name(method: str) -> str:
@@ -65,7 +71,7 @@ def table(
     """
     rows: list[list[Any]] = []
     for method, units in methods.items():
-        made = _made(units) if method != NO_EDIT else None
+        made = _made(units) if changes(method) else None
         for side in dict.fromkeys(side for each in units for side in each["measures"]):
             label = method_name(method) + (f", {SIDES[side]}" if side in SIDES else "")
             rows.append(

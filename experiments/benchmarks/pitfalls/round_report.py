@@ -16,6 +16,7 @@ from experiments.benchmarks.pitfalls.report import (
     OVER,
     beyond_random,
     cases_table,
+    changes,
     known,
     method_name,
     percent,
@@ -77,9 +78,14 @@ def report(parts: Mapping[str, Part]) -> Report:
 
 def _clauses(methods: Mapping[str, list[Part]]) -> list[str]:
     """How many of the other true objects fell. D is not in it: it does not tell loss from gain."""
+
+    def beside(method: str, units: list[Part]) -> str:
+        """What random changes leave; a method that changes no weight has none."""
+        chance = percent(value(units, "ignored", RANDOM))
+        return f" (random changes of its size {chance})" * changes(method)
+
     texts = [
-        f"{method_name(method)} {percent(value(units, 'ignored'))} (random changes of its size "
-        f"{percent(value(units, 'ignored', RANDOM))})"
+        f"{method_name(method)} {percent(value(units, 'ignored'))}{beside(method, units)}"
         for method, units in methods.items()
         if method != NO_EDIT
     ]
