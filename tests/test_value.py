@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 
 from circuits.edits.edit import EditRequest
 from circuits.edits.methods.run import target_scores
+from circuits.edits.parts import value as value_module
 from circuits.edits.parts.contexts import (
     ContextSettings,
     place,
@@ -99,6 +101,40 @@ def check_values(model: Model, requests: Sequence[EditRequest], contexts: Sequen
         assert value.losses == pytest.approx(losses, rel=1e-4)
         assert len(set(losses)) == SETTINGS.steps
         torch.testing.assert_close(value.delta, delta, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("positions", [1, 9])
+def test_so_are_those_of_prompts_that_are_run_a_few_at_a_time(
+    family: str, positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(value_module, "MOST_POSITIONS", positions)
+    runs = []
+    plainly = value_module.run_above
+    monkeypatch.setattr(
+        value_module, "run_above", lambda *a, **o: (runs.append(len(a[2])), plainly(*a, **o))[1]
+    )
+    check_values(family_model(family), (REQUEST, OTHER), CONTEXTS)
+    rows = 2 * (len(CONTEXTS) + 1)
+    assert sum(runs) == rows * SETTINGS.steps
+    assert max(runs) == (1 if positions == 1 else 3)
+
+
+def test_memory_that_holds_few_prompts_holds_an_edit_of_many_contexts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Contexts are split too, not requests alone, so that an edit fits where a prompt does."""
+    plainly = value_module.run_above
+
+    def narrow(model: Model, layer: int, residual: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(residual) > 1:
+            raise torch.OutOfMemoryError("made to fail")
+        return plainly(model, layer, residual, *rest)
+
+    monkeypatch.setattr(value_module, "run_above", narrow)
+    model = tiny_model("gpt2")
+    check_values(model, (REQUEST, OTHER), CONTEXTS)
+    assert model.most_rows == 1
 
 
 def test_answers_are_scored_as_in_runs_of_each_alone() -> None:

@@ -13,13 +13,14 @@ says which: the papers' by default, as it keeps what the subject is, the code's 
 The vector is added to what the layer's MLP writes, which is an addition to the residual stream
 after the layer unless a norm comes between. So all that stands before is computed once, the layers
 below and every layer's keys and values before the subject's last token: a step costs the layers
-above, from that token on. A request's delta does not depend on its batch mates.
+above, from that token on. A request's delta does not depend on its batch mates. Of long prompts a
+few are run at a time and their gradients added, so that memory does not grow with the contexts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -38,6 +39,9 @@ from circuits.model.model import Model, Prefix
 from circuits.model.taps import keeping
 
 MAX_ROWS = 256
+MOST_POSITIONS = 512
+"""From the subjects on, of the prompts that a processor runs at once, which costs it no time. A GPU
+says when its memory runs out, and takes fewer prompts then; a processor's process ends."""
 
 
 class KlPosition(Choice):
@@ -79,7 +83,8 @@ class _Rows:
 
     One row a prompt. The delta is added at its position `subject`, the first; `written` is what the
     layer's MLP wrote there, before a norm that may follow it. `before` has the keys and values of
-    the layers above at the positions before, of which the last `own` are a row's own.
+    the layers above at the positions before, of which the last `own` are a row's own. `counts` are
+    the predictions of each request in all its rows.
     """
 
     residual: Float[Tensor, "row pos d_model"]
@@ -90,7 +95,36 @@ class _Rows:
     owner: Int[Tensor, " row"]
     predicted: Int[Tensor, "prediction 2"]
     target: Int[Tensor, " prediction"]
-    essence: Int[Tensor, "request 2"]
+    essence: Int[Tensor, "some 2"]
+    counts: Float[Tensor, " request"]
+
+    def parts(self, most: int) -> list[_Rows]:
+        """The rows, at most so many at a time, and on a processor of so many positions."""
+        n, width = self.residual.shape[:2]
+        on_processor = self.residual.device.type == "cpu"
+        size = max(1, min(most, MOST_POSITIONS // width if on_processor else n))
+        return [self] if n <= size else [self._part(at, at + size) for at in range(0, n, size)]
+
+    def _part(self, start: int, stop: int) -> _Rows:
+        rows = torch.arange(start, min(stop, len(self.own)), device=self.own.device)
+
+        def within(places: Int[Tensor, "prediction 2"]) -> Tensor:
+            return (places[:, 0] >= start) & (places[:, 0] < stop)
+
+        first = torch.tensor([start, 0], device=self.own.device)
+        kept, read = within(self.predicted), within(self.essence)
+        return replace(
+            self,
+            residual=self.residual[rows],
+            written=self.written[rows],
+            before=None if self.before is None else self.before.take(rows),
+            own=self.own[rows],
+            subject=self.subject[rows],
+            owner=self.owner[rows],
+            predicted=self.predicted[kept] - first,
+            target=self.target[kept],
+            essence=self.essence[read] - first,
+        )
 
 
 def optimise_values(
@@ -112,7 +146,9 @@ def optimise_values(
         values: list[Value] = []
         for start in range(0, len(requests), size):
             part = slice(start, start + size)
-            values += _optimise(model, requests[part], layer, contexts, scale[part], settings)
+            values += _optimise(
+                model, requests[part], layer, contexts, scale[part], settings, most=rows
+            )
             if progress is not None:
                 progress(len(values), len(requests))
         return values
@@ -127,28 +163,42 @@ def _optimise(
     contexts: Sequence[str],
     scale: Float[Tensor, "request d_model"],
     settings: ValueSettings,
+    most: int,
 ) -> list[Value]:
-    rows = _rows(model, requests, layer, contexts, settings.kl_position)
+    parts = _rows(model, requests, layer, contexts, settings.kl_position).parts(most)
     norms = scale.float().norm(dim=1)
     delta = torch.zeros(len(requests), model.d_model, device=model.device, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
     losses: list[list[float]] = [[] for _ in requests]
     likely: list[list[float]] = [[] for _ in requests]
-    before: Tensor | None = None
+    before: list[Tensor] = []
     open_ = torch.ones(len(requests), dtype=torch.bool, device=model.device)
     for step in range(settings.steps):
-        nll, essence = _forward(model, rows, layer, delta)
-        if before is None:
-            before = essence.detach()
-        divergence = (essence.exp() * (essence - before)).sum(-1)
+        last = step == settings.steps - 1
+        nll, divergence = (delta.new_zeros(len(requests)) for _ in range(2))
+        gradient = torch.zeros_like(delta)
+        for at, rows in enumerate(parts):
+            with torch.set_grad_enabled(not last):
+                own, essence = _forward(model, rows, layer, delta)
+                if step == 0:
+                    before.append(essence.detach())
+                moved = (essence.exp() * (essence - before[at])).sum(-1)
+                spread = divergence.new_zeros(len(requests)).index_add(
+                    0, rows.owner[rows.essence[:, 0]], moved
+                )
+            if len(parts) > 1 and not last:
+                both = (own + settings.kl_factor * spread).sum()
+                gradient += torch.autograd.grad(both, delta)[0]
+                own, spread = own.detach(), spread.detach()
+            nll, divergence = nll + own, divergence + spread
         length = delta.norm(dim=1)
         loss = nll + settings.kl_factor * divergence
         loss = loss + settings.weight_decay * length / norms.square()
         _record(requests, open_, loss, nll, losses, likely)
         open_ = open_ & (loss.detach() >= settings.stop_below)
-        if step == settings.steps - 1 or not bool(open_.any()):
+        if last or not bool(open_.any()):
             break
-        (delta.grad,) = torch.autograd.grad(loss[open_].sum(), delta)
+        delta.grad = torch.autograd.grad(loss[open_].sum(), delta)[0] + gradient
         _step(optimiser, delta, open_, settings.clamp * norms)
     found = delta.detach()
     return [
@@ -193,8 +243,8 @@ def _record(
 
 def _forward(
     model: Model, rows: _Rows, layer: int, delta: Float[Tensor, "request d_model"]
-) -> tuple[Float[Tensor, " request"], Float[Tensor, "request d_vocab"]]:
-    """Mean NLL of each request's target, and log-probabilities where the KL term reads."""
+) -> tuple[Float[Tensor, " request"], Float[Tensor, "some d_vocab"]]:
+    """These rows' part in the mean NLL of each request's target, and log p where the KL reads."""
     added = delta[rows.owner].to(rows.residual.dtype)
     if model.architecture.normed_after:
         old, new = (
@@ -208,8 +258,7 @@ def _forward(
     logits = model.unembed(residual[places[:, 0], places[:, 1]]).float().log_softmax(-1)
     log_p = logits[: len(rows.target)].gather(1, rows.target[:, None])[:, 0]
     owner = rows.owner[rows.predicted[:, 0]]
-    zeros = log_p.new_zeros(delta.shape[0])
-    nll = -zeros.index_add(0, owner, log_p) / zeros.index_add(0, owner, torch.ones_like(log_p))
+    nll = -log_p.new_zeros(delta.shape[0]).index_add(0, owner, log_p) / rows.counts
     return nll, logits[len(rows.target) :]
 
 
@@ -248,6 +297,9 @@ def _rows(
     tokens = pad([prompt.ids for _, prompt in placed], model.device)
     _, prefix = model.last_logits_and_prefix(tokens, keep)
     own, at = integers(begins), integers(subjects)
+    counts = torch.zeros(len(requests), device=model.device)
+    for owner, prompt in placed:
+        counts[owner] += len(prompt.targets)
     return _Rows(
         residual=from_each(found[residual_point(layer)], own, width),
         written=from_each(found[value_point(layer)], at, 1)[:, 0],
@@ -258,6 +310,7 @@ def _rows(
         predicted=integers(predicted),
         target=integers([token for _, prompt in placed for token in prompt.targets]),
         essence=integers(essence),
+        counts=counts,
     )
 
 
