@@ -15,6 +15,7 @@ from circuits.base.idle import Given, Idle
 from circuits.base.options import build
 from circuits.model.model import Model
 from experiments.cli.console import VOICE, Console
+from experiments.sweeps.spec import parse_spec
 from locate.idle import UNASKED_FACTS
 from locate.options import Source
 from locate.search import Search
@@ -289,3 +290,25 @@ def test_a_commands_warnings_name_its_flags(capsys: pytest.CaptureFixture[str]):
         assert "warning: --split best, --no-bos or `other=1`" in capsys.readouterr().err
     finally:
         VOICE.set()
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"verb": "discover", "method": "eap", "steps": 3}, f"`steps` {METHOD} eap"),
+        ({"verb": "discover", "method": ["eap", "eap-ig"], "steps": 3}, ""),
+        ({"verb": "discover", "method": ["eap", "relp"], "steps": [3, 5]}, f"`steps` {METHOD}"),
+        ({"verb": "trace", "kinds": ["resid"], "window": 3}, "`window` has no effect on `kinds`"),
+        ({"verb": "trace", "kinds": [["resid"], ["mlp"]], "window": 3}, ""),
+        ({"verb": "trace", "kinds": ["mlp"], "window": 3}, ""),
+    ],
+)
+def test_a_sweep_refuses_what_no_point_of_an_entrys_grid_reads(
+    entry: dict[str, Any], reason: str
+) -> None:
+    spec = {"models": ["facts-gpt2"], "units": [{"relation": "country_capital", **entry}]}
+    if not reason:
+        assert parse_spec(spec).works
+        return
+    with pytest.raises(OptionError, match=re.escape(f"units, entry 1: {reason}")):
+        parse_spec(spec)

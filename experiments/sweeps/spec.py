@@ -14,7 +14,7 @@ called as on the command line. `relation: each` is every relation of the atlas, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -115,16 +115,42 @@ def parse_spec(found: Any) -> Spec:
         try:
             name, grid = _entry(entry)
             into = runs if name in PARTS else works
+            points: list[tuple[Any, ...]] = []
+            named: set[str] = set()
             for seed, settings in product(seeds, grid):
                 made = [Work(name, model, {"seed": seed, **settings}) for model in models]
                 if name not in PARTS:
-                    checked(made[0].shares)
+                    points.append(checked(made[0].shares))
+                    named |= set(settings)
                 into += made
+            _refuse_idle(named, points)
         except OptionError as error:
             raise OptionError(f"units, entry {number}: {error}") from None
     # One model after the other, so that a process loads each once.
     works.sort(key=lambda work: models.index(work.model))
     return Spec(_once_each(works), _once_each(runs))
+
+
+def _refuse_idle(named: Collection[str], points: Iterable[Sequence[Any]]) -> None:
+    """OptionError for an option of an entry that has no effect at any point of its grid.
+
+    One may be idle at some: a grid varies a method together with an option that not all read.
+    """
+    always: dict[str, str] | None = None
+    for point in dict.fromkeys(points):
+        idle = {
+            name: why
+            for chosen in point
+            if isinstance(chosen, Options)
+            for why, names in chosen.idle()
+            for name in names
+            if name in named
+        }
+        always = {n: why for n, why in idle.items() if always is None or n in always}
+        if not always:
+            return
+    for name, why in (always or {}).items():
+        raise OptionError(f"`{name}` has no effect {why}")
 
 
 def _once_each(works: Sequence[Work]) -> tuple[Work, ...]:
