@@ -172,12 +172,15 @@ def _pairs(
 
 
 def same_words(request: EditRequest, everyone: Iterable[EditRequest]) -> list[Fact]:
-    """The facts of other requests that ask in the same words."""
-    return [
-        Fact(request.prompt, each.subject, each.ground_truth)
-        for each in everyone
-        if each.prompt == request.prompt and each.ground_truth is not None
-    ]
+    """The facts of other requests that ask in the same words, one a subject.
+
+    A subject that is asked about twice would be the same corrupted prompt twice.
+    """
+    facts: dict[str, Fact] = {}
+    for each in everyone:
+        if each.prompt == request.prompt and each.ground_truth is not None:
+            facts.setdefault(each.subject, Fact(request.prompt, each.subject, each.ground_truth))
+    return list(facts.values())
 
 
 def _answers(model: Model, request: EditRequest, left_out: list[str]) -> bool:
