@@ -17,6 +17,7 @@ from circuits.base.errors import OptionError, PromptError
 from circuits.base.plain import plain
 from circuits.facts.facts import atlas, relation
 from circuits.facts.pairs import PromptPair
+from circuits.facts.questions import demonstrations_of
 from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.graph.scores import EdgeScores
@@ -209,6 +210,17 @@ def test_every_probes_circuit_is_of_questions_after_answered_ones(
         assert made["circuit"]["edges"] > 0, key
         assert ". " not in made["example"]["prompt"], key
         assert np.mean(made["right"]) > 0.2, key
+    # Who stood answered before the questions that found plain recall has found it too.
+    asked = probe_set(Probe.COMPARISON, "country_continent", shown.relations, 0, 2)
+    examples = shown.examples("country_continent", 4)
+    told = demonstrations_of(shown.relations["country_continent"], 2, 0)
+    finders = {fact.subject for fact in told or ()}
+    both = [pair for pair in asked.pairs if finders & set(asked.alternatives[pair.clean])]
+    assert both
+    replies = [Reply(pair, pair.answer, "", True, True) for pair in asked.pairs]
+    used = mechanisms._pairs_for_circuit(shown, replace(FEW, pairs=99), asked, examples, replies)
+    assert used
+    assert not {pair.text.clean for pair in used} & {pair.clean for pair in both}
 
 
 def test_reversed_questions_lead_back() -> None:

@@ -116,7 +116,7 @@ def test_a_report_claims_what_its_numbers_carry(part: dict):
 def test_of_one_relation_the_numbers_stand_without_an_interval(part: dict):
     one = report(Config(), {"r0": part})
     found = max(100 * each["recall"] for each in part["locators"].values())
-    assert f" finds {found:.1f}".removesuffix(".0") in one.lead
+    assert f" {found:.1f}".removesuffix(".0") + " %, the most of 3 locators" in one.lead
     assert "[" not in one.lead
     assert one.tables[0].title.endswith("edges patched in 1 relation, 2 pairs each")
 

@@ -266,11 +266,11 @@ def test_a_setting_without_finite_scores_is_left_out_and_the_others_go_on(
     made: Any = plain(stability.compute(context, config, RELATION))
     named = [each["circuit"] for each in made["left_out"]]
     assert "steps 1" in named
-    assert [each["level"] for each in made["single"]] == [
-        each["level"]
-        for each in whole["single"]
-        if each["level"] != "1" or each["factor"] == "foils"
-    ]
+    changes, left = (
+        [(each["factor"], each["level"]) for each in found["single"]] for found in (whole, made)
+    )
+    assert left == [change for change in changes if change != ("steps", "1")]
+    assert set(whole["survive"]) - set(made["survive"]) == {"steps"}  # its only other level
     drawn_levels, kept = whole["draws"]["levels"], []
     for place in range(20):
         lost = (drawn_levels["steps"][place], drawn_levels["locator"][place]) == ("1", "eap-ig")
@@ -280,7 +280,11 @@ def test_a_setting_without_finite_scores_is_left_out_and_the_others_go_on(
     for name in ("jaccard", "faithfulness"):
         expected = [whole["draws"][name][place] for place in kept]
         assert made["draws"][name] == pytest.approx(expected, abs=1e-6)
+    page = report(config, {RELATION: made, "other": whole})
+    assert f"nearly all of {len(kept)} to 20 combinations" in page.lead
     told = {table.name: table for table in report(config, {RELATION: made}).tables}
+    (row,) = (row for row in told["factors"].rows if row[0] == "steps")
+    assert not any(np.isfinite(cell.value) for cell in row[1:])
     assert [row[1] for row in told["left_out"].rows] == named
     assert {row[3] for row in told["left_out"].rows} == {"left out: the scores are not finite"}
     with pytest.raises(SkipError, match="combinations of choices have finite scores, and 8 are"):

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from circuits.base.errors import NumericalError
 from circuits.base.plain import plain
-from circuits.edits.edit import EditRequest
+from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditMethod
 from circuits.facts.facts import atlas
 from circuits.model.model import Model, load
@@ -19,6 +20,7 @@ from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import run_analysis
 from experiments.benchmarks.base import NO_EDIT, Bench, Config, as_analysis
+from experiments.benchmarks.circuits import rewired
 from experiments.benchmarks.circuits.outcomes import (
     Beside,
     Looked,
@@ -34,7 +36,11 @@ from experiments.benchmarks.circuits.rewired import LEFT_OUT, QUANTITIES
 from experiments.benchmarks.pitfalls.asking import walk
 from experiments.benchmarks.pitfalls.benchmark import CONFLICT_EDIT, ROUND_EDIT
 from experiments.benchmarks.pitfalls.cases import Conflict
-from experiments.benchmarks.pitfalls.circuits import conflict_circuit, round_circuit
+from experiments.benchmarks.pitfalls.circuits import (
+    conflict_circuit,
+    conflict_section,
+    round_circuit,
+)
 from experiments.benchmarks.unlearning.benchmark import KNOW_UN_DO
 from locate.changes.circuit_layers import same_words
 from locate.changes.one_edit import unedited
@@ -92,12 +98,18 @@ def test_cases_are_predicted_from_the_others_alone() -> None:
     predicted = []
     for case in range(11):
         rest = np.arange(11) != case
-        fit = np.linalg.solve(x[rest].T @ x[rest] + np.eye(3), x[rest].T @ y[rest])
+        others = x[rest].T @ (y[rest] - y[rest].mean())
+        fit = np.linalg.solve(x[rest].T @ x[rest] + np.eye(3), others)
         predicted.append(float(x[case] @ fit))
     assert found.value == pytest.approx(np.corrcoef(predicted, y)[0, 1])
     assert found.low < found.value < found.high
     assert 0 < p < 1
     assert together({"changed": np.ones(11)}, outcome)[1] == 1
+    few = []
+    for _ in range(300):  # of noise, as often too high as too low
+        noise = {name: generator.normal(size=8) for name in QUANTITIES}
+        few.append(together(noise, generator.normal(size=8))[0].value)
+    assert abs(float(np.mean(few))) < 0.1
     assert np.isnan(together(quantities, np.ones(11))[0].value)
 
 
@@ -141,6 +153,23 @@ def test_few_cases_have_a_correlation_without_limits() -> None:
     assert np.isnan(found.high)
 
 
+def test_kinds_of_cases_are_not_pooled() -> None:
+    """A kind that rewires more and comes out otherwise would pass for a connection."""
+    generator, units = np.random.default_rng(1), []
+    for kind, level in ((Conflict.COVERAGE, 1.0), (Conflict.REVERSE, 0.0)):
+        for _ in range(10):
+            numbers = {name: level + generator.normal() / 9 for name in QUANTITIES}
+            lost = {"magnitude_clamped": level + generator.normal() / 9}
+            units.append({"conflict": kind, "circuit": numbers, "measures": {"edit": lost}})
+    first, second = conflict_section({"rome": units})
+    assert first.title == "The circuit beside the outcome in coverage"
+    assert [table.name for table in second.tables] == ["reverse-circuits"]
+    claims = [*first.claims, *second.claims]
+    assert claims
+    assert all(each.verdict != Verdict.SUPPORTED for each in claims)
+    assert conflict_section({"rome": [{**unit, "circuit": None} for unit in units]}) == ()
+
+
 def test_a_section_tells_what_is_left_out_and_what_is_alike() -> None:
     generator = np.random.default_rng(0)
     outcomes = (FARE_WELL, Outcome("b", "b", "edits with much b", None))
@@ -153,7 +182,7 @@ def test_a_section_tells_what_is_left_out_and_what_is_alike() -> None:
 
     (section,) = section_of({"M": [looked(case) for case in range(12)]}, outcomes, "Of edits.", "d")
     assert section.title == "The circuit beside the outcome in d"
-    assert section.text.startswith("Of edits. 2 cases have no such circuit")
+    assert section.text.startswith("Of edits. 2 circuits cannot be found, of a case and a method")
     (table,) = section.tables
     assert table.name == "d-circuits"
     assert {row[1] for row in table.rows} == {"b"}
@@ -206,6 +235,18 @@ def test_a_conflicts_circuit_is_that_of_the_first_question_with_the_first_edit_m
     assert same(weights(facts_gpt2), untouched)
     for changes in ([None, done.deltas[1]], [done.deltas[0], None]):
         assert LEFT_OUT in conflict_circuit(bench, case, changes)
+
+
+def test_scores_that_are_not_finite_leave_a_case_without_a_circuit(
+    facts_gpt2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflowing(*_: Any, **__: Any) -> Any:
+        raise NumericalError("the scores are not finite")
+
+    monkeypatch.setattr(rewired, "unedited", overflowing)
+    bench = bench_of(ROUND_EDIT, facts_gpt2, tmp_path)
+    found = rewired.rewired_by(bench, bench.cases[0].there, WeightDelta({}), ())
+    assert found == {LEFT_OUT: "the scores are not finite"}
 
 
 @pytest.mark.slow

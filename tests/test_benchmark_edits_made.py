@@ -145,9 +145,10 @@ def test_a_sequence_counts_edits_that_were_not_made(
         beside = rows_of(found, "sequence", "MEMIT, random change", "tokens")
         assert len(beside) == (count < 3)
         if beside:
-            assert len(part["random"]["scores"]) == 3
+            assert [len(each["scores"]) for each in part["random"]] == [3] * lifelong.DRAWS
+            assert len({each["drift"] for each in part["random"]}) == lifelong.DRAWS
             assert beside[0]["reliability"].value <= rates["reliability"].value
-            assert 0.9 < part["random"]["drift"] < 1.1
+            assert all(0.9 < each["drift"] < 1.1 for each in part["random"])
         every = rows_of(found, "every_measure", "MEMIT", "likelihood")
         assert (3, "efficacy") in {(row["edits"], row["measure"]) for row in every}
         # What no report reads is not sampled.
@@ -167,13 +168,14 @@ def test_what_a_sequence_spoils_is_held_beside_a_random_change_of_its_size() -> 
         **{"method": "ft", "status": {"done": 8}, "failed": [], "left_out": [], "growth": {}},
         "right_after": scores(0.75),
         "stops": [{"edits": 8, "made": 8, "scores": scores(0.25), "drift": 1.5}],
-        "random": {"scores": scores(1.0), "drift": 1.0},
+        "random": [{"scores": scores(kept), "drift": 1.0} for kept in (1.0, 0.7, 1.0)],
     }
     made = lifelong.report({"ft": part})
-    claim = next(each for each in made.claims if "random change of their size" in each.sentence)
-    begins = "After all edits by FT-M less of the rest is as it was than after a random change"
+    claim = next(each for each in made.claims if "random changes of their size" in each.sentence)
+    begins = "After all edits by FT-M less of the rest is as it was than after random changes"
     assert claim.sentence.startswith(begins)
-    assert (claim.estimate.value, claim.verdict) == (75.0, Verdict.SUPPORTED)
+    assert claim.estimate.value == pytest.approx(65)
+    assert claim.verdict == Verdict.SUPPORTED
     falls = next(each for each in made.claims if "right after each edit than in" in each.sentence)
     assert falls.sentence.startswith("By FT-M more of the rest is as it was right after each edit")
     assert (falls.estimate.value, falls.verdict) == (50.0, Verdict.SUPPORTED)
@@ -183,7 +185,7 @@ def test_what_a_sequence_spoils_is_held_beside_a_random_change_of_its_size() -> 
         ("no edit", "", "generation"): 1.0,
         ("FT-M", "right after", "generation"): 0.75,
         ("FT-M", "in the end", "generation"): 0.25,
-        ("FT-M, random change", "in the end", "generation"): 1.0,
+        ("FT-M, random change", "in the end", "generation"): pytest.approx(0.9),
     }
 
 

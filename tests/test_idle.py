@@ -301,6 +301,10 @@ def test_a_commands_warnings_name_its_flags(capsys: pytest.CaptureFixture[str]):
         ({"verb": "trace", "kinds": ["resid"], "window": 3}, "`window` has no effect on `kinds`"),
         ({"verb": "trace", "kinds": [["resid"], ["mlp"]], "window": 3}, ""),
         ({"verb": "trace", "kinds": ["mlp"], "window": 3}, ""),
+        ({"verb": "edit", "random": 3, "draws": [20, 50]}, "`draws` has no effect without"),
+        ({"verb": "edit", "random": 3, "draws": 20, "compare": [True, False]}, ""),
+        ({"verb": "lens", "ablation": "mean"}, "lens has no option 'ablation'"),
+        ({"verb": "roles", "ablation": "mean"}, ""),
     ],
 )
 def test_a_sweep_refuses_what_no_point_of_an_entrys_grid_reads(

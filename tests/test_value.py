@@ -133,6 +133,14 @@ def test_memory_that_holds_few_prompts_holds_an_edit_of_many_contexts(
 
     monkeypatch.setattr(value_module, "run_above", narrow)
     model = tiny_model("gpt2")
+    run = model.last_logits_and_prefix
+
+    def placing(tokens: torch.Tensor, *rest: Any) -> Any:
+        if len(tokens) > 1:
+            raise torch.OutOfMemoryError("made to fail")
+        return run(tokens, *rest)
+
+    monkeypatch.setattr(model, "last_logits_and_prefix", placing)
     check_values(model, (REQUEST, OTHER), CONTEXTS)
     assert model.most_rows == 1
 

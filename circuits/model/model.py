@@ -71,16 +71,10 @@ class Prefix:
         return keys.repeat(times, 1, 1, 1), values.repeat(times, 1, 1, 1)
 
     def take(self, rows: Int[Tensor, " some"]) -> Prefix:
-        """That of some prompts; one that all of them share stays as it is.
-
-        Layers that hold nothing still do not.
-        """
-        if self.keys_values[-1][0].shape[0] == 1:
+        """That of some prompts; one that all of them share stays as it is."""
+        if self.keys_values[0][0].shape[0] == 1:
             return self
-        pairs = tuple(
-            (keys[rows], values[rows]) if len(keys) else (keys, values)
-            for keys, values in self.keys_values
-        )
+        pairs = tuple((keys[rows], values[rows]) for keys, values in self.keys_values)
         return replace(self, keys_values=pairs)
 
 

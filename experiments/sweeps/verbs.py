@@ -17,6 +17,7 @@ from typing import Any
 from circuits.base.choices import Ablation, TraceKind
 from circuits.base.content import content_sha256
 from circuits.base.errors import OptionError
+from circuits.base.idle import Idle
 from circuits.base.options import Options, as_dict, build, meaning, option
 from circuits.base.results import Result
 from circuits.base.writing import to_json
@@ -44,11 +45,17 @@ class Stored(Options):
 
 
 @dataclass(frozen=True)
-class Looking(Options):
+class Batched(Options):
+    """How many pairs are run at once."""
+
+    batch_size: int = option(16, "pairs a pass", low=1)
+
+
+@dataclass(frozen=True)
+class Looking(Batched):
     """How heads are looked at."""
 
     ablation: Ablation = option(Ablation.ZERO, "how heads are silenced")
-    batch_size: int = option(16, "pairs a pass", low=1)
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,10 @@ class Rewired(Options):
     compare: bool = option(False, "find the circuit before and after the edit")
     draws: int = option(20, "random edge sets in the causal check", low=0)
     request: int = option(1, "which request, counted from 1", low=1)
+
+    def idle(self) -> tuple[Idle, ...]:
+        """Nothing is checked where nothing is compared."""
+        return () if self.compare else (Idle("without `compare`", ("draws",)),)
 
 
 @dataclass(frozen=True)
@@ -187,7 +198,7 @@ def _trace(model: Model, source: Source, tracing: Tracing) -> Found:
     return average_trace(found).summary, found
 
 
-def _lens(model: Model, source: Source, looking: Looking) -> Found:
+def _lens(model: Model, source: Source, looking: Batched) -> Found:
     from locate.looks import lens
     from locate.looks.look import about
     from locate.states.attribution import direct_logit_attribution
@@ -277,7 +288,7 @@ VERBS: dict[str, Verb] = {
         Verb("discover", (Source, Search), _discover, {"roles": True}),
         Verb("evaluate", (Source, Evaluating, Stored), _evaluate, _FACTS),
         Verb("trace", (Source, Tracing), _trace, {**_FACTS, "known_only": True}),
-        Verb("lens", (Source, Looking), _lens, _FACTS),
+        Verb("lens", (Source, Batched), _lens, _FACTS),
         Verb("roles", (Source, Looking), _roles, _FACTS),
         Verb("neurons", (Source, NeuronSearch, Within), _neurons),
         Verb("edit", (Wish, Editing, Judging, Rewired), _edit),

@@ -14,13 +14,13 @@ The vector is added to what the layer's MLP writes, which is an addition to the 
 after the layer unless a norm comes between. So all that stands before is computed once, the layers
 below and every layer's keys and values before the subject's last token: a step costs the layers
 above, from that token on. A request's delta does not depend on its batch mates. Of long prompts a
-few are run at a time and their gradients added, so that memory does not grow with the contexts.
+few are run at a time and their gradients added, so that of the contexts keys and values alone stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -98,34 +98,6 @@ class _Rows:
     essence: Int[Tensor, "some 2"]
     counts: Float[Tensor, " request"]
 
-    def parts(self, most: int) -> list[_Rows]:
-        """The rows, at most so many at a time, and on a processor of so many positions."""
-        n, width = self.residual.shape[:2]
-        on_processor = self.residual.device.type == "cpu"
-        size = max(1, min(most, MOST_POSITIONS // width if on_processor else n))
-        return [self] if n <= size else [self._part(at, at + size) for at in range(0, n, size)]
-
-    def _part(self, start: int, stop: int) -> _Rows:
-        rows = torch.arange(start, min(stop, len(self.own)), device=self.own.device)
-
-        def within(places: Int[Tensor, "prediction 2"]) -> Tensor:
-            return (places[:, 0] >= start) & (places[:, 0] < stop)
-
-        first = torch.tensor([start, 0], device=self.own.device)
-        kept, read = within(self.predicted), within(self.essence)
-        return replace(
-            self,
-            residual=self.residual[rows],
-            written=self.written[rows],
-            before=None if self.before is None else self.before.take(rows),
-            own=self.own[rows],
-            subject=self.subject[rows],
-            owner=self.owner[rows],
-            predicted=self.predicted[kept] - first,
-            target=self.target[kept],
-            essence=self.essence[read] - first,
-        )
-
 
 def optimise_values(
     model: Model,
@@ -165,7 +137,7 @@ def _optimise(
     settings: ValueSettings,
     most: int,
 ) -> list[Value]:
-    parts = _rows(model, requests, layer, contexts, settings.kl_position).parts(most)
+    parts = _placed(model, requests, layer, contexts, settings.kl_position, most)
     norms = scale.float().norm(dim=1)
     delta = torch.zeros(len(requests), model.d_model, device=model.device, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
@@ -181,7 +153,7 @@ def _optimise(
             with torch.set_grad_enabled(not last):
                 own, essence = _forward(model, rows, layer, delta)
                 if step == 0:
-                    before.append(essence.detach())
+                    before.append(essence.detach().clone())  # a view would keep all logits
                 moved = (essence.exp() * (essence - before[at])).sum(-1)
                 spread = divergence.new_zeros(len(requests)).index_add(
                     0, rows.owner[rows.essence[:, 0]], moved
@@ -262,21 +234,47 @@ def _forward(
     return nll, logits[len(rows.target) :]
 
 
-def _rows(
+def _placed(
     model: Model,
     requests: Sequence[EditRequest],
     layer: int,
     contexts: Sequence[str],
     kl_position: KlPosition,
-) -> _Rows:
-    """Place every request in every context, and run it up to the layer."""
+    most: int,
+) -> list[_Rows]:
+    """Every request in every context, run up to the layer; at most so many rows at a time.
+
+    And on a processor no more than `MOST_POSITIONS` positions at a time.
+    """
     placed: list[tuple[int, PlacedPrompt]] = []
     for owner, request in enumerate(requests):
         placed += [(owner, place(model, request, context)) for context in contexts]
-    first_essence = len(placed)
+    counts = torch.zeros(len(requests), device=model.device)
+    for owner, prompt in placed:
+        counts[owner] += len(prompt.targets)
     placed += [(o, place_essence(model, request.subject)) for o, request in enumerate(requests)]
     subjects = [prompt.subject_last for _, prompt in placed]
     begins, width = _begin(subjects, [len(prompt.ids) for _, prompt in placed], model.max_tokens)
+    size = MOST_POSITIONS // width if model.device.type == "cpu" else len(placed)
+    size = max(1, min(most, size))
+    return [
+        _rows(model, placed[at : at + size], begins[at : at + size], layer, kl_position, counts)
+        for at in range(0, len(placed), size)
+    ]
+
+
+def _rows(
+    model: Model,
+    placed: Sequence[tuple[int, PlacedPrompt]],
+    begins: Sequence[int],
+    layer: int,
+    kl_position: KlPosition,
+    counts: Float[Tensor, " request"],
+) -> _Rows:
+    """Some placed prompts, by their requests, run up to the layer; those of a KL have no target."""
+    subjects = [prompt.subject_last for _, prompt in placed]
+    lengths = [len(prompt.ids) for _, prompt in placed]
+    width = max(length - begin for begin, length in zip(begins, lengths, strict=True))
     predicted = [
         (row, prompt.prompt_length - 1 + step - begins[row])
         for row, (_, prompt) in enumerate(placed)
@@ -287,19 +285,18 @@ def _rows(
         KlPosition.SUBJECT: lambda prompt: prompt.subject_last,
     }[kl_position]
     essence = [
-        (row, place_of(placed[row][1]) - begins[row]) for row in range(first_essence, len(placed))
+        (row, place_of(prompt) - begins[row])
+        for row, (_, prompt) in enumerate(placed)
+        if not prompt.targets
     ]
 
     def integers(values: Sequence[object]) -> Tensor:
-        return torch.tensor(values, device=model.device)
+        return torch.tensor(values, dtype=torch.long, device=model.device)
 
     found, keep = keeping([residual_point(layer), value_point(layer)])
     tokens = pad([prompt.ids for _, prompt in placed], model.device)
     _, prefix = model.last_logits_and_prefix(tokens, keep)
     own, at = integers(begins), integers(subjects)
-    counts = torch.zeros(len(requests), device=model.device)
-    for owner, prompt in placed:
-        counts[owner] += len(prompt.targets)
     return _Rows(
         residual=from_each(found[residual_point(layer)], own, width),
         written=from_each(found[value_point(layer)], at, 1)[:, 0],
@@ -307,9 +304,9 @@ def _rows(
         own=own,
         subject=at - own,
         owner=integers([owner for owner, _ in placed]),
-        predicted=integers(predicted),
+        predicted=integers(predicted).reshape(-1, 2),
         target=integers([token for _, prompt in placed for token in prompt.targets]),
-        essence=integers(essence),
+        essence=integers(essence).reshape(-1, 2),
         counts=counts,
     )
 

@@ -165,8 +165,8 @@ def _range(counts: Sequence[int]) -> str:
 
 def _lead(values: _Values, names: list[str], largest: float) -> str:
     def best(key: Callable[[str], float]) -> list[str]:
-        reached = {name: float(np.nan_to_num(key(name), nan=-np.inf)) for name in names}
-        return [name for name in names if reached[name] == max(reached.values())]
+        reached = {name: value for name in names if np.isfinite(value := key(name))}
+        return [name for name in reached if reached[name] == max(reached.values())] or names[:1]
 
     recall = best(lambda name: values.mean(name, "recall").value)
     found = values.mean(recall[0], "recall")

@@ -235,6 +235,9 @@ def _pairs_for_circuit(
     """
     tokenizer = context.model.tokenizer
     used = {word for pair in examples.pairs for word in _subjects(pair.text)}
+    relation = context.relations[asked.base]
+    shown = demonstrations_of(relation, context.shots, context.seed) or ()
+    used |= {fact.subject for fact in shown}  # what stood answered has found the circuit too
     wanted = [
         reply
         for reply in replies
@@ -343,4 +346,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    version=2,
 )

@@ -72,16 +72,18 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
     settings = [base_of(known), *(setting for *_, setting in single), *combined]
     names = ["base", *(f"{factor} {level}" for factor, level, _ in single)]
     names += [f"combination {number}" for number in range(1, len(combined) + 1)]
-    tried = [
-        _scores(context, config, key, tested, setting, place, len(settings))
-        for place, setting in enumerate(settings)
-    ]
+    tried: list[EdgeScores | NumericalError] = []
+    for place, setting in enumerate(settings):
+        tried.append(_scores(context, config, key, tested, setting, place, len(settings)))
+        if isinstance(tried[0], NumericalError):  # nothing can be compared with it
+            raise tried[0]
     left_out = [
         {"circuit": name, "setting": setting, "reason": f"left out: {error}"}
         for name, setting, error in zip(names, settings, tried, strict=True)
         if isinstance(error, NumericalError)
     ]
-    there, first = _defined(tried), 1 + len(single)
+    there = [place for place, each in enumerate(tried) if isinstance(each, EdgeScores)]
+    first = 1 + len(single)
     single = [single[place - 1] for place in there if 0 < place < first]
     combined = [combined[place - first] for place in there if place >= first]
     names = [names[place] for place in there]
@@ -135,10 +137,9 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
             for place, (factor, level, _) in enumerate(single, 1)
         ],
         "survive": {
-            factor: _survive(
-                chosen, [i for i, (name, *_) in enumerate(single, 1) if name == factor]
-            )
+            factor: _survive(chosen, places)
             for factor in known
+            if (places := [i for i, (name, *_) in enumerate(single, 1) if name == factor])
         },
         "draws": {
             "levels": {factor: [setting[factor] for setting in combined] for factor in known},
@@ -192,13 +193,6 @@ def _scores(
     return circuit.scores
 
 
-def _defined(tried: Sequence[EdgeScores | NumericalError]) -> list[int]:
-    """The places of the settings that have scores; the base's error where that has none."""
-    if isinstance(tried[0], NumericalError):
-        raise tried[0]
-    return [place for place, each in enumerate(tried) if isinstance(each, EdgeScores)]
-
-
 def _consensus(
     kept: Bool[np.ndarray, "draw edge"], ranks: Float[np.ndarray, "draw edge"], n: int
 ) -> Bool[np.ndarray, " edge"]:
@@ -227,8 +221,6 @@ def _jaccard(one: Bool[np.ndarray, " edge"], other: Bool[np.ndarray, " edge"]) -
 
 def _survive(chosen: Sequence[Circuit], places: Sequence[int]) -> dict[str, int]:
     """How many of the base's edges all levels of a factor keep, some of them, and none."""
-    if not places:
-        return {"all": chosen[0].n_edges, "some": 0, "none": 0}
     share = np.mean([chosen[place].kept for place in places], 0)[chosen[0].kept]
     whole, none = int((share == 1).sum()), int((share == 0).sum())
     return {"all": whole, "some": len(share) - whole - none, "none": none}

@@ -145,9 +145,11 @@ def chance_jaccard(part: Part) -> float:
 def _lead(values: Sequence[Part], order: Sequence[str], claims: Mapping[str, Claim]) -> str:
     core = _mean(np.array([_core_share(part) for part in values]))
     overlap = _mean(np.concatenate([part["draws"]["jaccard"] for part in values]))
+    counts = sorted({len(part["draws"]["jaccard"]) for part in values})
+    drawn = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
     text = (
         f"Of a circuit's edges {shown(core, 0, 100)} % are kept by nearly all of "
-        f"{len(values[0]['draws']['jaccard'])} combinations of an analyst's choices; on average "
+        f"{drawn} combinations of an analyst's choices; on average "
         f"a circuit found with other choices shares {shown(overlap, 0, 100)} % of the edges of "
         "either with it."
     )

@@ -130,7 +130,8 @@ def section_of(
         "evidence: the claims are made of all of a method's together.",
     )
     if left_out:
-        text += f" {left_out} cases have no such circuit: too few partners, or nothing was changed."
+        text += f" {left_out} circuits cannot be found, of a case and a method each: there are too "
+        text += "few partners, nothing was changed, or scores are not finite."
     title = "The circuit beside the outcome" + (f" in {domain}" if domain else "")
     return (Section(title, text, (table,), tuple(claims)),)
 
@@ -186,10 +187,11 @@ def together(
     """How well all quantities predict the outcome of cases left out, and p by permutation.
 
     Ridge regression on standardised ranks predicts each case from all others: with H the hat
-    matrix, the prediction of case i is (sum over j ≠ i of H_ij y_j) / (1 − H_ii). The number is the
-    correlation of predicted and true ranks, with limits over resampled cases; p is the share of
-    shuffled outcomes that are predicted as well. A quantity that is undefined in a case stands at
-    its mean there. Undefined, with p = 1, where nothing varies.
+    matrix and y centred on the others, the prediction of case i is
+    (sum over j ≠ i of H_ij y_j) / (1 − H_ii). The number is the correlation of predicted and true
+    ranks, with limits over resampled cases; p is the share of shuffled outcomes that are predicted
+    as well. A quantity that is undefined in a case stands at its mean there. Undefined, with
+    p = 1, where nothing varies.
     """
     known = [np.isfinite(each) for each in quantities.values()]
     columns = [
@@ -207,7 +209,8 @@ def together(
     x, y = np.stack(filled, 1), _standard(stats.rankdata(outcome))
     hat = x @ np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T)
     own = np.diag(hat)
-    from_others = (hat - np.diag(own)) / (1 - own)[:, None]
+    # The last term centres on the others: y as a whole sums to 0, so that these lean the other way.
+    from_others = (hat - np.diag(own) - np.diag(own / (len(y) - 1))) / (1 - own)[:, None]
     predicted = from_others @ y
     if np.ptp(predicted) < 1e-12:
         return UNDEFINED, 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from circuits.base.errors import OptionError, PromptError
+from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.facts.facts import Fact, atlas
 from experiments.benchmarks.base import Bench
@@ -47,7 +47,7 @@ def rewired_by(
             return _numbers(before, delta)
         with earlier.applied(bench.model):
             return _numbers(_unedited(bench, request, everyone), delta)
-    except (OptionError, PromptError) as error:
+    except (NumericalError, OptionError, PromptError) as error:
         return {LEFT_OUT: str(error)}
 
 

@@ -19,9 +19,9 @@ from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import Options, option
 from circuits.base.plain import number
 from circuits.edits.edit import WeightDelta
-from circuits.edits.effects.control import control
+from circuits.edits.effects.control import control, control_seed
 from circuits.edits.judge.measures import SCORINGS, Measure
-from circuits.edits.judge.success import RequestScore, norm_growth
+from circuits.edits.judge.success import Judge, RequestScore, norm_growth
 from experiments.analyses.edit_study.stored import edits_made, score_values
 from experiments.analyses.engine.base import Figure, Part, Report, Section
 from experiments.analyses.engine.claims import average, difference
@@ -35,6 +35,10 @@ from viz.paper.charts import Lines
 
 SHOWN = (Measure.EFFICACY, Measure.PARAPHRASE, Measure.PORTABILITY, Measure.LOCALITY)
 UNEDITED = "no edit"
+SCORED = ("generation", "tokens")
+"""Scorings that the page shows; a file has all."""
+DRAWS = 3
+"""Random changes that stand beside all edits of a method."""
 FAILED = "failed"
 """The status of an edit that cannot be made."""
 WORDS = {
@@ -49,9 +53,9 @@ METHOD = (
     "like the others: every rate is of all cases so far, and `edits made` says how many were "
     "edited. A case that cannot be asked has no part in the sequence.",
     "`Right after` judges an edit when it has just been made, `in the end` when all have been. "
-    "Beside them stand the unedited model and a random change with the singular values of all "
-    "edits together, at the same weights. Locality is agreement with the unedited model. Intervals "
-    "are 95 % bootstrap intervals over the edits.",
+    "Beside them stand the unedited model and the mean of three random changes with the singular "
+    "values of all edits together, at the same weights. Locality is agreement with the unedited "
+    "model. Intervals are 95 % bootstrap intervals over the edits.",
 )
 
 
@@ -101,13 +105,7 @@ def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
                     }
                 )
             bench.context.progress(index + 1, len(requests))
-    beside = None
-    if total is not None:
-        with control(total, bench.model, bench.seed, Control.RANDOM).applied(bench.model):
-            beside = {
-                "scores": [score_values(each) for each in judge.score(fluency=False)],
-                "drift": judge.drift(),
-            }
+    beside = [] if total is None else [_beside(bench, judge, total, n) for n in range(DRAWS)]
     return {
         "status": status,
         "failed": failed,
@@ -118,6 +116,14 @@ def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
         RANDOM: beside,
         "growth": {} if total is None else norm_growth(bench.model, total),
     }
+
+
+def _beside(bench: Bench, judge: Judge, total: WeightDelta, draw: int) -> dict[str, Any]:
+    """What a random change with the singular values of all edits together does."""
+    seed = control_seed(bench.seed, judge.requests[0], draw)
+    with control(total, bench.model, seed, Control.RANDOM).applied(bench.model):
+        scores = [score_values(each) for each in judge.score(fluency=False)]
+        return {"scores": scores, "drift": judge.drift()}
 
 
 # --- report --------------------------------------------------------------------------------------
@@ -154,12 +160,12 @@ def report(parts: Mapping[str, Part]) -> Report:
                     over="edits",
                 )
             )
-        beside = _rates((part.get(RANDOM) or {}).get("scores", ()), Measure.LOCALITY)
+        beside = _drawn(part, Measure.LOCALITY)
         if np.isfinite(beside).any():
             claims.append(
                 difference(
-                    f"after all edits by {name} [less|more] of the rest is as it was than after a "
-                    "random change of their size",
+                    f"after all edits by {name} [less|more] of the rest is as it was than after "
+                    "random changes of their size",
                     *(beside, late),
                     scale=100,
                     over="edits",
@@ -202,12 +208,18 @@ def _rates(
     return [np.nan if each is None else number(each[scoring]) for each in found]
 
 
+def _drawn(part: Part, measure: str, scoring: str = "generation") -> np.ndarray:
+    """Rates after random changes, edit by edit: the mean over the draws; none without draws."""
+    drawn = [_rates(each["scores"], measure, scoring) for each in part[RANDOM]]
+    return np.mean(drawn, 0) if drawn else np.array([])
+
+
 def _table(parts: Mapping[str, Part]) -> Table:
     rows: list[list[Any]] = []
 
     def add(about: Sequence[Any], scores: Sequence[Mapping[str, Any]], states: str) -> None:
         side = "before" if about[0] == UNEDITED else "after"
-        for scoring in ("generation", "tokens"):
+        for scoring in SCORED:
             rates = [average(_rates(scores, measure, scoring, side)) for measure in SHOWN]
             rows.append([*about, scoring, *rates, states])
 
@@ -217,8 +229,9 @@ def _table(parts: Mapping[str, Part]) -> Table:
         made = _made(part["stops"][-1])
         add((name, made, "right after"), part["right_after"], states)
         add((name, made, "in the end"), part["stops"][-1]["scores"], states)
-        if random := part.get(RANDOM):
-            add((f"{name}, random change", None, "in the end"), random["scores"], "")
+        for scoring in SCORED if part[RANDOM] else ():
+            rates = [average(_drawn(part, measure, scoring)) for measure in SHOWN]
+            rows.append([f"{name}, random change", None, "in the end", scoring, *rates, ""])
     columns = ("method", "edits made", "judged", "scoring", *WORDS.values(), "outcomes")
     return Table(
         "sequence",
@@ -302,5 +315,5 @@ LIFELONG = Benchmark(
     edit_of=edit_or(),
     settings=Settings,
     whole=True,
-    version=3,
+    version=4,
 )

@@ -73,13 +73,31 @@ def round_circuit(bench: Bench, case: RoundCase, changes: Changes) -> dict[str, 
 
 
 def conflict_section(methods: Mapping[str, Sequence[Part]]) -> tuple[Section, ...]:
-    """The circuits of ConflictEdit beside its outcomes; none where no circuit was looked at."""
-    return section_of(_looked(methods, CONFLICT), CONFLICT, CONFLICT_TEXT)
+    """ConflictEdit's circuits beside its outcomes, by the kind of conflict.
+
+    Kinds differ in what is measured and in how they come out, which would pass for a connection.
+    """
+    return _sections(methods, "conflict", CONFLICT, CONFLICT_TEXT)
 
 
 def round_section(methods: Mapping[str, Sequence[Part]]) -> tuple[Section, ...]:
-    """The same of RoundEdit."""
-    return section_of(_looked(methods, ROUND), ROUND, ROUND_TEXT)
+    """The same of RoundEdit, by its files."""
+    return _sections(methods, "split", ROUND, ROUND_TEXT)
+
+
+def _sections(
+    methods: Mapping[str, Sequence[Part]], kind: str, outcomes: Sequence[Outcome], text: str
+) -> tuple[Section, ...]:
+    """A section for each kind of case of which circuits were looked at."""
+    looked_at = (unit for units in methods.values() for unit in units if unit.get("circuit"))
+    sections: tuple[Section, ...] = ()
+    for each in dict.fromkeys(unit[kind] for unit in looked_at):
+        own = {
+            method: [unit for unit in units if unit[kind] == each]
+            for method, units in methods.items()
+        }
+        sections += section_of(_looked(own, outcomes), outcomes, text, str(each))
+    return sections
 
 
 def _looked(
