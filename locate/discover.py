@@ -30,7 +30,7 @@ from circuits.graph.curve import FRACTIONS, FaithfulnessCurve
 from circuits.graph.curves import faithfulness_curve
 from circuits.graph.evaluate import Evaluation, evaluate, run_circuits
 from circuits.graph.measuring import BaseRuns
-from circuits.graph.noise import Sample
+from circuits.graph.noise import Sample, sample_of
 from circuits.graph.resample import Stability, bootstrap_scores, classify, inclusion_frequency
 from circuits.graph.scores import EdgeScores
 from circuits.graph.select import random_circuit
@@ -137,11 +137,6 @@ def _cautions(examples: Examples, evaluation: Evaluation, held_out: Evaluation |
             "inclusion, for resampling so few says nothing of others"
         )
     return found
-
-
-def sample_of(pairs: Sequence[TokenPair]) -> Sample:
-    """Which of the pairs ask one fact, and so are one observation."""
-    return Sample.of([pair.text for pair in pairs])
 
 
 def _evidence(

@@ -68,6 +68,12 @@ def demonstrated(
     return Demonstrated(whole, tuple(subjects), tuple(objects), len(text))
 
 
+def shown_before(template: str, demonstrations: Sequence[Fact]) -> str:
+    """What stands before every question in the template; empty without demonstrations."""
+    whole = demonstrated(template, "", demonstrations)
+    return whole.text[: whole.start]
+
+
 def with_demonstrations(
     template: str, subject: str, demonstrations: Sequence[Fact], style: Style | str = Style.SENTENCE
 ) -> str:

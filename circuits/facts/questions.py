@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from circuits.base.choices import Templates
 from circuits.base.errors import OptionError
-from circuits.facts.demonstrations import demonstrated
+from circuits.facts.demonstrations import shown_before
 from circuits.facts.facts import Fact, Relation, fill, place_in
 from circuits.facts.pairs import SUBJECT
 from circuits.model.tokens import occurrences
@@ -177,8 +177,7 @@ def questions(
             own = fact.template if isinstance(templates, Templates) else None
             for template in (own,) if own else chosen:
                 if template not in before:
-                    whole = demonstrated(template, fact.subject, shown)
-                    before[template] = whole.text[: whole.start]
+                    before[template] = shown_before(template, shown)
                 key = (relation.name, fact.subject, fact.object, template)
                 asked.setdefault(key, Question(fact, template, before[template]))
     if not asked:

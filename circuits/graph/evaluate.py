@@ -27,7 +27,7 @@ from circuits.base.intervals import UNDEFINED, Interval, bootstrap, bootstrap_ra
 from circuits.facts.pairs import PairBatch, TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.graph.measuring import BaseRuns
-from circuits.graph.noise import Sample, in_words
+from circuits.graph.noise import Sample, in_words, sample_of
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.wiring import Wiring
@@ -143,7 +143,7 @@ def run_circuits(
             progress(done, len(parts))
     columns = zip(parts.sums(metrics), parts.all(hits), strict=True)
     outcomes = [Outcome(values, hit) for values, hit in columns]
-    sample = Sample.of([pair.text for pair in pairs])
+    sample = sample_of(pairs)
     return Runs(outcomes[0], outcomes[1], tuple(outcomes[2:]), sample)
 
 

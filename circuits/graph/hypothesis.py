@@ -41,7 +41,7 @@ from circuits.facts.pairs import TokenPair
 from circuits.graph.chance import inflated, same_shape, without
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import UNDEFINED_BELOW, Runs, run_circuits
-from circuits.graph.noise import Sample
+from circuits.graph.noise import sample_of
 from circuits.graph.select import random_circuit
 from circuits.graph.testing import (
     MARGIN,
@@ -338,7 +338,7 @@ def _by_fact(
     runs: Runs, pairs: Sequence[TokenPair]
 ) -> tuple[Float[np.ndarray, " fact"], Float[np.ndarray, " fact"], Float[np.ndarray, "run fact"]]:
     """Metrics of model, nothing kept and every circuit, averaged over the pairs of each fact."""
-    facts = Sample.of([pair.text for pair in pairs]).facts
+    facts = sample_of(pairs).facts
     place = {fact: n for n, fact in enumerate(dict.fromkeys(facts))}
     member = np.zeros((len(place), len(pairs)))
     member[[place[fact] for fact in facts], np.arange(len(pairs))] = 1

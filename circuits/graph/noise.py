@@ -40,7 +40,7 @@ from circuits.base.errors import OptionError
 from circuits.graph.scores import EdgeScores
 
 if TYPE_CHECKING:  # it brings torch along, and a stored comparison needs none
-    from circuits.facts.pairs import PromptPair
+    from circuits.facts.pairs import PromptPair, TokenPair
 
 DEFAULT_MARGIN_SHARE = 0.001
 _CHUNK_BYTES = 64 * 2**20
@@ -144,6 +144,11 @@ class Sample:
         """The facts and partners of prompt pairs."""
         facts = tuple((pair.relation, pair.named_subject or pair.clean) for pair in pairs)
         return cls(facts, tuple((pair.relation, corrupted_subject(pair)) for pair in pairs))
+
+
+def sample_of(pairs: Sequence[TokenPair]) -> Sample:
+    """Which of the pairs ask one fact, and so are one observation."""
+    return Sample.of([pair.text for pair in pairs])
 
 
 def corrupted_subject(pair: PromptPair) -> str:

@@ -21,7 +21,7 @@ from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
-from circuits.graph.noise import NoiseSettings, Sample
+from circuits.graph.noise import NoiseSettings, Sample, sample_of
 from circuits.graph.null import calls_between_halves
 from circuits.model.model import Model
 from experiments.analyses.engine.tables import Table
@@ -144,7 +144,7 @@ def bench(
             found = collect(model, asked, batch_size).pairs
         except PromptError:
             found = ()
-        sample = Sample.of([each.text for each in found])
+        sample = sample_of(found)
         n_facts = len(set(sample.facts))
         if n_facts < FEWEST:
             skipped.append(f"{name}: {n_facts} facts")

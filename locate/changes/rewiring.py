@@ -27,7 +27,7 @@ from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Circuit
 from circuits.graph.compare import compare_scores
 from circuits.graph.comparison import Comparison
-from circuits.graph.noise import Decision, NoiseSettings, Sample
+from circuits.graph.noise import Decision, NoiseSettings, sample_of
 from circuits.graph.scores import EdgeScores
 from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference
@@ -100,7 +100,7 @@ def rewiring(
         views += [view_heads(model, asked, batch_size)] if n_heads else []
         lenses.append(_follow(model, asked))
         direct.append(direct_logit_attribution(model, asked, batch_size))
-    sample = Sample.of([pair.text for pair in pairs])
+    sample = sample_of(pairs)
     comparison = compare_scores(
         before,
         after,

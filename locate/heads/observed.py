@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from circuits.facts.pairs import TokenPair, clean_prompts
-from circuits.graph.noise import Sample, numbered
+from circuits.graph.noise import numbered, sample_of
 
 
 def observations(pairs: Sequence[TokenPair]) -> list[int]:
@@ -27,4 +27,4 @@ def counted(pairs: Sequence[TokenPair]) -> dict[str, int]:
 
 
 def _facts(pairs: Sequence[TokenPair]) -> tuple[object, ...]:
-    return Sample.of([pair.text for pair in pairs]).facts
+    return sample_of(pairs).facts

@@ -37,12 +37,12 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.curve import FRACTIONS, FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.curves import faithfulness_curve
 from circuits.graph.evaluate import Runs, check_geometry, run_circuits
-from circuits.graph.noise import Sample
+from circuits.graph.noise import Sample, sample_of
 from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune, top_n
 from circuits.model.holding import alone
 from circuits.model.model import Model
-from locate.discover import origin, sample_of, texts
+from locate.discover import origin, texts
 from locate.edges.score import score_edges
 from locate.evaluate import doubts
 from locate.examples import Examples, as_jsonl

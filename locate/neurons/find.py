@@ -33,7 +33,7 @@ from circuits.facts.pairs import TokenPair
 from circuits.facts.spans import AUTO, named_spans, span_places
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import check_geometry
-from circuits.graph.noise import Sample
+from circuits.graph.noise import sample_of
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tensors import at_least_fp32
@@ -100,7 +100,7 @@ def find_neurons(
     if examples.held_out:
         with stages("patching where they were chosen") as progress:
             first = _lost(model, examples.pairs, best, progress=progress, **runs).mean(0)
-    n, sample = 1 + len(sizes), Sample.of([pair.text for pair in pairs])
+    n, sample = 1 + len(sizes), sample_of(pairs)
     return NeuronReport(
         mlps=tuple(f"m{layer}" for layer in layers),
         sizes=sizes,

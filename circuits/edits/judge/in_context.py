@@ -33,9 +33,14 @@ def in_context(judge: Judge) -> tuple[list[RequestScore], list[str]]:
     return judge.scores_beside(told), told.left_out
 
 
+def stated(told: Sequence[EditRequest]) -> str:
+    """What the requests would write, each stated in its own wording, to stand before a prompt."""
+    return "".join(f"{each.text} {each.target}{SEPARATOR}" for each in told)
+
+
 def with_facts(request: EditRequest, told: Sequence[EditRequest]) -> EditRequest:
     """The request with new facts, each stated in its own wording, before all of its prompts."""
-    front = "".join(f"{each.text} {each.target}{SEPARATOR}" for each in told)
+    front = stated(told)
     probes = tuple(replace(each, prompt=front + each.prompt) for each in request.probes)
     # The statements hold the subject too, so the request's own slot stays where it is.
     return replace(request, prompt=front + request.prompt, probes=probes)

@@ -17,7 +17,7 @@ import numpy as np
 from circuits.facts.facts import Relation, fill
 from circuits.facts.pairs import TokenPair
 from circuits.facts.questions import Question
-from circuits.graph.noise import Decision, NoiseSettings, Sample, edge_changes
+from circuits.graph.noise import Decision, NoiseSettings, edge_changes, sample_of
 from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
@@ -143,7 +143,7 @@ def edges(
         pairs = [each for group in flat if (each := group[place]) is not None]
         found = attribute(model, pairs, options, batch_size=batch_size, keep_pairs=True)
         scores.append(found)
-        samples.append(Sample.of([pair.text for pair in pairs]))
+        samples.append(sample_of(pairs))
     settings = NoiseSettings(level=level)
     wrong, right, again = scores
     changes = edge_changes(right, wrong, samples[1], samples[0], settings)

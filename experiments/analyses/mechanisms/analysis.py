@@ -18,7 +18,7 @@ import torch
 
 from circuits.base.errors import PromptError
 from circuits.base.options import Options, option
-from circuits.facts.demonstrations import demonstrated
+from circuits.facts.demonstrations import shown_before
 from circuits.facts.facts import fill
 from circuits.facts.pairing import make_pairs
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair, encode_pairs
@@ -312,10 +312,9 @@ def _compared(
 def _worded(context: Context, examples: Examples, base: str) -> Examples:
     """The same facts, both halves in the relation's first wording where the pairs allow it."""
     relation = context.relations[base]
-    template, before = relation.templates[0], ""
-    if shown := demonstrations_of(relation, context.shots, context.seed):
-        whole = demonstrated(template, relation.subjects()[0], shown)
-        before = whole.text[: whole.start]
+    template = relation.templates[0]
+    shown = demonstrations_of(relation, context.shots, context.seed) or ()
+    before = shown_before(template, shown)
     sides = []
     for side in (examples.pairs, examples.held_out):
         pairs = []

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from circuits.base.errors import PromptError
-from circuits.facts.demonstrations import demonstrated
+from circuits.facts.demonstrations import shown_before
 from circuits.facts.facts import Fact, Relation
 from circuits.facts.pairs import PromptPair
 from circuits.facts.questions import demonstrations_of
@@ -165,9 +165,8 @@ def _demonstrated(asked: ProbeSet, shots: int, seed: int) -> ProbeSet:
         raise PromptError(few)
     if asked.probe == Probe.NEGATION:
         facts = tuple(_other(fact, asked.candidates, seed) for fact in facts)
-    whole = demonstrated(asked.template, kept[0].subject, facts)
     relation = replace(asked.relation, facts=tuple(kept))
-    return replace(asked, relation=relation, before=whole.text[: whole.start])
+    return replace(asked, relation=relation, before=shown_before(asked.template, facts))
 
 
 def _other(fact: Fact, objects: Sequence[str], seed: int) -> Fact:

@@ -14,7 +14,14 @@ from experiments.analyses.engine.base import Part, Report, Section
 from experiments.analyses.engine.claims import Claim, Verdict, across, average, measured
 from experiments.analyses.engine.tables import Table, shown
 from experiments.analyses.stability.choices import FACTORS
-from experiments.analyses.stability.variance import part_interval
+from experiments.analyses.stability.numbers import (
+    chance_jaccard,
+    core_share,
+    mean_known,
+    part_of,
+    pooled,
+    singles,
+)
 
 OUTCOMES = {
     "edges": "which edges are kept",
@@ -52,7 +59,7 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
     values = list(parts.values())
     factors = [name for name in FACTORS if any(name in part["factors"] for part in values)]
     shares = {
-        outcome: {name: [_part(part, outcome, name) for part in values] for name in factors}
+        outcome: {name: [part_of(part, outcome, name) for part in values] for name in factors}
         for outcome in OUTCOMES
     }
     decides = {name: pooled(each).value for name, each in shares["edges"].items()}
@@ -101,50 +108,12 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
     return Report(_lead(values, order, claims), sections, top, METHOD)
 
 
-def pooled(units: Sequence[Interval]) -> Interval:
-    """The mean over relations: of five or more with them resampled, of fewer about these."""
-    return across("it is so", units).estimate
-
-
-# --- numbers -------------------------------------------------------------------------------------
-
-
-def _part(part: Part, outcome: str, factor: str, against: str | None = None) -> Interval:
-    """A factor's part, or how much more it is than another one's."""
-    drawn = part["draws"]["levels"]
-    if not {factor, against or factor} <= set(drawn):
-        return Interval(np.nan, np.nan, np.nan)
-    gram = np.array(part["draws"]["products"][outcome], dtype=float)
-    return part_interval(gram, drawn[factor], None if against is None else drawn[against])
-
-
-def _core_share(part: Part, of: str = "base_edges") -> float:
-    counts = part["labels"][of]
-    total = sum(counts.values())
-    return counts["core"] / total if total else np.nan
-
-
-def _singles(part: Part, factor: str, what: str) -> np.ndarray:
-    return np.array([number(each[what]) for each in part["single"] if each["factor"] == factor])
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
-
-
-def chance_jaccard(part: Part) -> float:
-    """What two random sets of as many edges share, on average to first order."""
-    n, total = part["edges"], part["all_edges"]
-    both = n * n / total
-    return float(both / (2 * n - both))
-
-
 # --- words ---------------------------------------------------------------------------------------
 
 
 def _lead(values: Sequence[Part], order: Sequence[str], claims: Mapping[str, Claim]) -> str:
-    core = _mean(np.array([_core_share(part) for part in values]))
-    overlap = _mean(np.concatenate([part["draws"]["jaccard"] for part in values]))
+    core = mean_known(np.array([core_share(part) for part in values]))
+    overlap = mean_known(np.concatenate([part["draws"]["jaccard"] for part in values]))
     counts = sorted({len(part["draws"]["jaccard"]) for part in values})
     drawn = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
     text = (
@@ -163,7 +132,7 @@ def _lead(values: Sequence[Part], order: Sequence[str], claims: Mapping[str, Cla
 
 
 def _stays(values: Sequence[Part]) -> Claim:
-    shares = [100 * _core_share(part) for part in values]
+    shares = [100 * core_share(part) for part in values]
     return measured(
         "the share of the base circuit's edges that nearly all combinations keep (core) is",
         average(shares),
@@ -208,7 +177,7 @@ def _against_subjects(order: Sequence[str], values: Sequence[Part]) -> list[Clai
     first = next((name for name in order if name != "subjects"), None)
     if first is None or "subjects" not in order:
         return []
-    apart = [_part(part, "edges", first, against="subjects") for part in values]
+    apart = [part_of(part, "edges", first, against="subjects") for part in values]
     return [
         across(
             f"{FACTORS[first]} decides [more|less] than which subjects are asked about",
@@ -257,7 +226,7 @@ def _circuits_table(parts: Mapping[str, Part]) -> Table:
             "base": measured_of("base"),
             "consensus": measured_of("consensus"),
             "core": measured_of("core"),
-            "combinations": lambda _, part: _mean(
+            "combinations": lambda _, part: mean_known(
                 np.array([number(each) for each in part["draws"]["faithfulness"]])
             ),
             "random": lambda _, part: number(part["random"]),
@@ -312,11 +281,11 @@ def _edges_table(parts: Mapping[str, Part]) -> Table:
 
 def _factor_table(order: Sequence[str], values: Sequence[Part]) -> Table:
     def over(factor: str, what: str) -> Interval:
-        return average([_mean(_singles(part, factor, what)) for part in values])
+        return average([mean_known(singles(part, factor, what)) for part in values])
 
     def change(factor: str) -> Interval:
         base = [number(part["base"]["faithfulness"]["value"]) for part in values]
-        found = [_mean(_singles(part, factor, "faithfulness")) for part in values]
+        found = [mean_known(singles(part, factor, "faithfulness")) for part in values]
         return average(np.array(found) - np.array(base))
 
     def stay(factor: str, how: str) -> Interval:

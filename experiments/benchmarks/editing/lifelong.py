@@ -24,7 +24,7 @@ from circuits.edits.judge.measures import SCORINGS, Measure
 from circuits.edits.judge.success import Judge, RequestScore, norm_growth
 from experiments.analyses.edit_study.stored import edits_made, score_values
 from experiments.analyses.engine.base import Figure, Part, Report, Section
-from experiments.analyses.engine.claims import average, difference
+from experiments.analyses.engine.claims import Claim, average, difference
 from experiments.analyses.engine.names import named
 from experiments.analyses.engine.tables import Table, shown
 from experiments.benchmarks.base import Bench, Benchmark, edit_or
@@ -132,45 +132,14 @@ def _beside(bench: Bench, judge: Judge, total: WeightDelta, draw: int) -> dict[s
 def report(parts: Mapping[str, Part]) -> Report:
     """How reliability, locality and the model's text fare as edits pile up."""
     parts = {named(method): part for method, part in parts.items()}
-    claims, said = [], []
+    new: list[Claim] = []
+    rest: list[Claim] = []
+    said = []
     for name, part in parts.items():
         first = _rates(part["right_after"], Measure.EFFICACY)
         last = _rates(part["stops"][-1]["scores"], Measure.EFFICACY)
-        claims.append(
-            difference(
-                f"by {name} a new answer is said [more|less] often right after its edit than in "
-                "the end",
-                first,
-                last,
-                scale=100,
-                over="edits",
-            )
-        )
-        soon, late = (
-            _rates(scores, Measure.LOCALITY)
-            for scores in (part["right_after"], part["stops"][-1]["scores"])
-        )
-        if np.isfinite(soon).any():
-            claims.append(
-                difference(
-                    f"by {name} [more|less] of the rest is as it was right after each edit than in "
-                    "the end",
-                    *(soon, late),
-                    scale=100,
-                    over="edits",
-                )
-            )
-        beside = _drawn(part, Measure.LOCALITY)
-        if np.isfinite(beside).any():
-            claims.append(
-                difference(
-                    f"after all edits by {name} [less|more] of the rest is as it was than after "
-                    "random changes of their size",
-                    *(beside, late),
-                    scale=100,
-                    over="edits",
-                )
-            )
+        of_new, of_rest = _claims(name, part)
+        new, rest = [*new, of_new], [*rest, *of_rest]
         drift = number(part["stops"][-1]["drift"])
         said.append(
             f"after {_made(part['stops'][-1])} edits by {name} "
@@ -181,8 +150,37 @@ def report(parts: Mapping[str, Part]) -> Report:
     lead = f"{'; '.join(said)}."
     lead = lead[0].upper() + lead[1:]
     tables = (_table(parts), _stops_table(parts), _every_table(parts), _growth_table(parts))
-    section = Section("As edits pile up", _text(parts), tables, tuple(claims), (_figure(parts),))
-    return Report(lead, (section,), tuple(claims), METHOD)
+    section = Section("As edits pile up", _text(parts), tables, tuple(rest), (_figure(parts),))
+    return Report(lead, (section,), tuple(new), METHOD)
+
+
+def _claims(name: str, part: Part) -> tuple[Claim, list[Claim]]:
+    """What is lost between an edit and the end: of the new answers, and of the rest."""
+    in_the_end = part["stops"][-1]["scores"]
+    (said, said_last), (kept, kept_last) = (
+        [_rates(scores, measure) for scores in (part["right_after"], in_the_end)]
+        for measure in (Measure.EFFICACY, Measure.LOCALITY)
+    )
+
+    def claimed(what: str, one: Sequence[float], other: Sequence[float]) -> Claim:
+        return difference(what, one, other, scale=100, over="edits")
+
+    rest = {
+        f"by {name} [more|less] of the rest is as it was right after each edit than in the end": (
+            kept
+        ),
+        f"after all edits by {name} [less|more] of the rest is as it was than after random changes "
+        "of their size": _drawn(part, Measure.LOCALITY),
+    }
+    new = f"by {name} a new answer is said [more|less] often right after its edit than in the end"
+    return claimed(new, said, said_last), [
+        claimed(what, rates, kept_last) for what, rates in rest.items() if _known(rates)
+    ]
+
+
+def _known(rates: Sequence[float]) -> bool:
+    """Whether any of the rates is there."""
+    return bool(np.isfinite(np.array(rates, dtype=float)).any())
 
 
 def _text(parts: Mapping[str, Part]) -> str:
@@ -208,10 +206,10 @@ def _rates(
     return [np.nan if each is None else number(each[scoring]) for each in found]
 
 
-def _drawn(part: Part, measure: str, scoring: str = "generation") -> np.ndarray:
+def _drawn(part: Part, measure: str, scoring: str = "generation") -> list[float]:
     """Rates after random changes, edit by edit: the mean over the draws; none without draws."""
     drawn = [_rates(each["scores"], measure, scoring) for each in part[RANDOM]]
-    return np.mean(drawn, 0) if drawn else np.array([])
+    return [float(np.mean(rates)) for rates in zip(*drawn, strict=True)]
 
 
 def _table(parts: Mapping[str, Part]) -> Table:
@@ -270,7 +268,7 @@ def _every_table(parts: Mapping[str, Part]) -> Table:
         for stop in part["stops"]
         for measure in dict.fromkeys(each for one in stop["scores"] for each in one["after"])
         for scoring in SCORINGS
-        if np.isfinite(rates := _rates(stop["scores"], measure, scoring)).any()
+        if _known(rates := _rates(stop["scores"], measure, scoring))
     ]
     columns = ("method", "edits", "made", "measure", "scoring", "rate")
     return Table("every_measure", columns, rows, stored_only=True)

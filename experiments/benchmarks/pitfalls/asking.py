@@ -12,7 +12,7 @@ import numpy as np
 from circuits.base.choices import Control
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.control import control, control_seed
-from circuits.edits.judge.in_context import SEPARATOR
+from circuits.edits.judge.in_context import stated
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import EditOutcome, TargetScores, target_scores
 from circuits.edits.parts.contexts import place
@@ -100,7 +100,7 @@ def told(
     """The hops stated before every prompt of the unedited model, one after the other."""
     steps, context = [asked(bench, facts)], ""
     for hop in hops:
-        context += "".join(f"{each.text} {each.target}{SEPARATOR}" for each in hop)
+        context += stated(hop)
         steps.append(asked(bench, facts, context))
     return Walk((), {EDIT: steps})
 
