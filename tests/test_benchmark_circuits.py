@@ -191,6 +191,10 @@ def test_a_section_tells_what_is_left_out_and_what_is_alike() -> None:
     assert all(row[3] == 10 for row in table.rows)
     assert len(section.claims) == 5
     assert section_of({"M": []}, outcomes, "Of edits.") == ()
+    (few,) = section_of({"M": [looked(case) for case in range(7)]}, outcomes, "Of edits.")
+    assert len(few.tables[0].rows) == 5
+    assert few.claims == ()
+    assert few.text.startswith("Of edits. Nothing is claimed of fewer than 8 cases")
 
 
 # --- what is measured ----------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from circuits.facts.loaders import LeftOut
 from circuits.model.model import Model
 from experiments.analyses.engine.base import Analysis, Part, Report, SkipError
 from experiments.analyses.engine.context import Context
+from experiments.benchmarks.knowledge import Truth, knowledge
 
 FIXTURES = Path(__file__).with_name("fixtures")
 """Small benign files of our own in the benchmarks' schemas."""
@@ -83,7 +84,8 @@ class Benchmark:
     `settings` are the options of its own (`--set`); `finds_circuits` says whether it can look at
     the circuits of its cases. `set_of(case)` is given where cases belong to sets that are needed
     together, as what is forgotten and what is retained: a limit is then of cases a set. `beside`
-    is a pattern of files in the folder of a data file that are read with it.
+    is a pattern of files in the folder of a data file that are read with it. `truths(case)` are
+    prompts with what is true before any change, which the model is asked before there is one.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Benchmark:
     whole: bool = False
     set_of: Callable[[Any], Any] | None = None
     beside: str = ""
+    truths: Callable[[Any], Sequence[Truth]] | None = None
     version: int = 1
 
     @property
@@ -213,10 +216,18 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         except (NumericalError, OptionError) as error:
             raise SkipError(str(error)) from None
 
-    def prepare(context: Context, config: Config) -> None:
-        """Second moments that several units need are collected once, before them."""
+    def prepare(context: Context, config: Config) -> str | None:
+        """Second moments are collected once, before the units; what the model knows is told."""
         if edits := benchmark.edits_of(config):
             share_moments(context.model, edits, progress=context.progress)
+        if benchmark.truths is None or set(config.methods) <= {NO_EDIT, IN_CONTEXT}:
+            return None
+        bench = Bench(context, config)
+        truths = [
+            truth for row in chosen(context, config) for truth in benchmark.truths(cases.items[row])
+        ]
+        told = knowledge(bench.model, bench.speaker, truths, context.seed)
+        return f"{benchmark.name}: {told}" if told else None
 
     def report(config: Config, parts: Mapping[str, Part]) -> Report:
         found = benchmark.report(parts)

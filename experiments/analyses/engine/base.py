@@ -113,7 +113,7 @@ class Analysis:
     version: int = 1
     slow: bool = False
     scores_edges: Callable[[Any], bool] = lambda config: True
-    prepare: Callable[[Context, Any], None] | None = None
+    prepare: Callable[[Context, Any], str | None] | None = None
     marks: Callable[[Any], Any] = lambda config: None
 
 

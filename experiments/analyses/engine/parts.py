@@ -111,7 +111,9 @@ def compute_parts(
     if missing and analysis.prepare is not None:
         with stages(f"{analysis.name} preparation") as progress:
             context.progress = progress
-            analysis.prepare(context, config)
+            told = analysis.prepare(context, config)
+        if told:
+            note(told)
     if spread is None:
         for key in missing:
             found[key] = compute_part(analysis, config, context, key, stages, note)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from circuits.base.intervals import UNDEFINED, Interval, enough, percentiles
+from circuits.base.intervals import FEWEST, UNDEFINED, Interval, enough, percentiles
 from circuits.base.plain import number
 from circuits.base.ranks import area, spearman
 from experiments.analyses.engine.base import Section
@@ -104,7 +104,7 @@ def section_of(
         left_out += sum(LEFT_OUT in each.circuit for each in looked)
         used = [each for each in looked if LEFT_OUT not in each.circuit]
         beside = [found for each in outcomes if (found := _beside(used, each)) is not None]
-        claims += beside_outcomes(name, beside)
+        claims += beside_outcomes(name, [each for each in beside if enough(len(each.values))])
         for each in beside:
             words = each.outcome.words
             if np.ptp(each.values) == 0:
@@ -129,6 +129,8 @@ def section_of(
         "linear fit of ranks predicts each case from the others. No single interval of so many is "
         "evidence: the claims are made of all of a method's together.",
     )
+    if rows and not claims:
+        text += f" Nothing is claimed of fewer than {FEWEST} cases, or of cases that are all alike."
     if left_out:
         text += f" {left_out} circuits cannot be found, of a case and a method each: there are too "
         text += "few partners, nothing was changed, or scores are not finite."

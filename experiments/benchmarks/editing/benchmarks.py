@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT, Benchmark, Cases, edit_or
@@ -38,6 +39,7 @@ def _editing(
         report=partial(report, by_category=name == "knowedit"),
         edit_of=edit_or(NO_EDIT, IN_CONTEXT),
         finds_circuits=True,
+        truths=attrgetter("truths"),
         version=version,
     )
 

@@ -16,6 +16,7 @@ from circuits.facts.facts import Probe, ProbeKind
 from circuits.facts.loaders import LeftOut, Slips, read_rows
 from circuits.facts.schemas import usable_probes
 from experiments.benchmarks.base import Cases
+from experiments.benchmarks.knowledge import Truth
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Case:
     """Requests that are made together; what judges them is in their probes."""
 
     requests: tuple[EditRequest, ...]
+
+    @property
+    def truths(self) -> list[Truth]:
+        """What is true before the edits, as far as the file says it."""
+        return [(each.text, (each.ground_truth,)) for each in self.requests if each.ground_truth]
 
 
 def single_edits(path: Path) -> Cases:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -313,5 +314,6 @@ LIFELONG = Benchmark(
     edit_of=edit_or(),
     settings=Settings,
     whole=True,
+    truths=attrgetter("truths"),
     version=4,
 )

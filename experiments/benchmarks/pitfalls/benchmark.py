@@ -130,6 +130,7 @@ CONFLICT_EDIT = Benchmark(
     finds_circuits=True,
     edit_of=edit_method,
     beside=PROMPTS,
+    truths=lambda case: [(each.request().text, (each.object,)) for each in case.truths],
 )
 
 
@@ -205,4 +206,7 @@ ROUND_EDIT = Benchmark(
     finds_circuits=True,
     edit_of=edit_or_all_back,
     beside=PROMPTS,
+    truths=lambda case: [
+        (case.there.text, tuple(each.object for each in case.truths)),
+    ],
 )

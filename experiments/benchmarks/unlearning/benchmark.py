@@ -20,6 +20,7 @@ from circuits.edits.methods.unlearn import unlearn
 from circuits.facts.loaders import LeftOut
 from experiments.analyses.engine.base import Part
 from experiments.benchmarks.base import NO_EDIT, Bench, Benchmark
+from experiments.benchmarks.knowledge import Truth
 from experiments.benchmarks.unlearning.cases import (
     AUTHORS,
     FORGET,
@@ -58,6 +59,11 @@ def edit_of(method: str) -> None:
     """None, as unlearning is no editing; OptionError for a method that there is not."""
     if method != NO_EDIT:
         UnlearnMethod.of(method)
+
+
+def to_forget(row: Row) -> list[Truth]:
+    """A row that is to be forgotten, with its answer."""
+    return [(row.question, (row.answer,))] if row.split in (FORGET, TOFU_FORGET) else []
 
 
 def know_un_do(bench: Bench, rows: tuple[Row, ...], method: str) -> Part:
@@ -203,6 +209,7 @@ KNOW_UN_DO = Benchmark(
     finds_circuits=True,
     whole=True,
     set_of=attrgetter("domain", "split"),
+    truths=to_forget,
 )
 TOFU = Benchmark(
     name="tofu",
@@ -224,4 +231,5 @@ TOFU = Benchmark(
     finds_circuits=True,
     whole=True,
     set_of=attrgetter("domain", "split"),
+    truths=to_forget,
 )
