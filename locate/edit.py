@@ -106,11 +106,11 @@ class Editor:
 class EditRun:
     """Outcomes and scores of edits.
 
-    `final` has the scores after everything (in mode EACH: after each request's own edit) of the
-    requests whose edit was made, by their places in `made`; `right_after` those after each edit of
-    a sequence. `every` has the scores of all requests: one whose edit was not made is judged on the
-    model as it is without it, so that an edit which failed is one that changed nothing, and an
-    answer that was said already is said. `delta` is the whole change, None in mode EACH.
+    `final` has every request's scores after everything (in mode EACH: after its own edit);
+    `right_after` those after each step of a sequence. `made` has the places of the requests whose
+    edit was made: one whose was not is judged on the model as it is without it, so that an edit
+    which failed is one that changed nothing, and an answer that was said already is said. `delta`
+    is the whole change, None in mode EACH.
     """
 
     mode: Mode
@@ -122,7 +122,6 @@ class EditRun:
     delta: WeightDelta | None
     seconds: tuple[float, ...]
     notes: tuple[str, ...] = ()
-    every: tuple[RequestScore, ...] = ()
     made: tuple[int, ...] = ()
 
     @property
@@ -131,7 +130,7 @@ class EditRun:
         return [outcome.delta for outcome in self.outcomes if outcome.delta is not None]
 
     def table(self) -> SuccessTable:
-        """The final scores; NumericalError where no edit came of any request."""
+        """The final scores of all requests; drift and growth are of the edits that were made."""
         return summarise(self.final, self.drifts, self.growth)
 
     def counts(self) -> dict[str, int]:
@@ -148,7 +147,7 @@ def run_edits(
 ) -> EditRun:
     """Answer the judge's requests in a mode; the model is left as it was.
 
-    Requests without a change (diverged, or already answered so) have a score in `every` alone.
+    Requests without a change (diverged, or already answered so) are judged without one.
     """
     runs = {Mode.EACH: _each, Mode.TOGETHER: _together, Mode.SEQUENTIAL: _sequential}
     return runs[Mode.of(mode)](editor, judge, progress)
@@ -188,8 +187,8 @@ def _sequential(
                     outcome = found.checked(judge.drift())
                 if outcome.delta is not None:
                     edits.push(placed.pop_all())
+            found.right_after += judge.score([index])
             if outcome.delta is not None:
-                found.right_after += judge.score([index])
                 total = outcome.delta if total is None else total + outcome.delta
                 done.append(index)
             if progress:
@@ -255,7 +254,6 @@ class _Found:
         scores, n = self.scores, len(judge.requests)
         if len(scores) < n:
             scores = {**dict(enumerate(judge.scores_of(judge.observed_before))), **scores}
-        every = tuple(scores[index] for index in range(n))
         notes = tuple(
             f"{outcome.status}: {outcome.reason or outcome.advice}"
             for outcome in self.outcomes
@@ -264,14 +262,13 @@ class _Found:
         return EditRun(
             mode,
             tuple(self.outcomes),
-            tuple(every[index] for index in self.made),
+            tuple(scores[index] for index in range(n)),
             tuple(self.right_after),
             tuple(self.drifts),
             tuple(self.growth),
             delta,
             tuple(self.seconds),
             notes,
-            every,
             tuple(self.made),
         )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.base.display import Shown, Summary, is_page, paged
-from circuits.base.errors import OptionError
+from circuits.base.errors import NothingFoundError, OptionError
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
 from circuits.base.progress import Stages, silent
@@ -80,7 +80,10 @@ class Edited(Shown):
 
     @property
     def scores(self) -> tuple[RequestScore, ...]:
-        """How each request fared: measures before and after, the target's probability, replies."""
+        """How each request fared: measures before and after, the target's probability, replies.
+
+        One whose edit was not made (`run.made` has the places of the others) is judged without it.
+        """
         return self.run.final
 
     @property
@@ -89,7 +92,7 @@ class Edited(Shown):
         return self.run.counts()
 
     def table(self) -> SuccessTable:
-        """Measures over all requests, before and after; NumericalError where there is none."""
+        """Measures over all requests, before and after."""
         return self.run.table()
 
     @contextmanager
@@ -162,7 +165,10 @@ class Edited(Shown):
             "norms": [number(delta.norm()) for delta in self.deltas],
             "weights": [{name: dict(sizes) for name, sizes in each.items()} for each in run.growth],
             "seconds": [round(each, 3) for each in run.seconds],
-            "scores": [score_record(score) for score in run.final],
+            "scores": [
+                {**score_record(score), "made": place in run.made}
+                for place, score in enumerate(run.final)
+            ],
             "details": [plain(dict(outcome.details)) for outcome in run.outcomes],
             "provenance": origin(run.outcomes[0].provenance, self.seed),
             "warnings": [*run.notes, *self.left_out],
@@ -196,7 +202,8 @@ class Edited(Shown):
         if self.delta is not None:
             return {DELTA: self.delta.judged(self._fared(run)).save}
         places = [n for n, each in enumerate(run.outcomes, 1) if each.delta is not None]
-        columns = zip(run.deltas, run.final, run.drifts, run.growth, strict=True)
+        made = [run.final[place] for place in run.made]
+        columns = zip(run.deltas, made, run.drifts, run.growth, strict=True)
         each = [
             delta.judged(self._fared(replace(run, final=(score,), drifts=(drift,), growth=(norm,))))
             for delta, score, drift, norm in columns
@@ -209,8 +216,10 @@ class Edited(Shown):
     def _fared(self, run: EditRun) -> dict[str, Any]:
         """How edits fared, as plain JSON values."""
         return {
-            "success": run.table().as_dict() if run.final else None,
-            "right_after": summarise(run.right_after).as_dict() if run.right_after else None,
+            "success": run.table().as_dict() if run.made else None,
+            "right_after": (
+                summarise(run.right_after).as_dict() if run.made and run.right_after else None
+            ),
             "perplexity_before": number(self.perplexity),
         }
 
@@ -258,7 +267,7 @@ def edit_facts(
     with stages("second moments of a text, then edits" if collects else "edits") as progress:
         run = run_edits(editor, judge, mode, progress)
     if worst(run) is None and not run.deltas:
-        raise OptionError(f"nothing to edit: {run.outcomes[0].reason}")
+        raise NothingFoundError(f"nothing to edit: {run.outcomes[0].reason}")
     return Edited(
         model,
         method,

@@ -9,7 +9,7 @@ from typing import Any
 
 from circuits.base.choices import Ablation, Metric
 from circuits.base.display import Shown, Summary, is_page, paged
-from circuits.base.errors import CircuitFileError, OptionError
+from circuits.base.errors import CircuitFileError, NothingFoundError, OptionError
 from circuits.base.intervals import Interval
 from circuits.base.origin import write_all
 from circuits.base.progress import Stages, silent
@@ -248,7 +248,7 @@ def evaluate_stored(
     notes = [*warnings, *doubts(circuit, examples, finders)]
     seen, fresh = ([], list(range(len(pairs)))) if finders is None else finders.split(pairs)
     if options.tests and not fresh:
-        raise OptionError(
+        raise NothingFoundError(
             "every pair asks about a subject that had a part in finding the circuit, so nothing "
             "can be tested; ask about others"
         )

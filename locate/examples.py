@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from circuits.base.choices import Corruption, Known, Task
-from circuits.base.errors import OptionError, PromptError
+from circuits.base.errors import NothingFoundError, OptionError, PromptError
 from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, relation
 from circuits.facts.knowledge import KnownLike, place_among
@@ -207,7 +207,7 @@ def _from_pairs(
             "or `hold_out` 0"
         )
     if apart == len(pairs):
-        raise OptionError(f"`hold_out` {source.hold_out} leaves no pair to find a circuit on")
+        raise NothingFoundError(f"`hold_out` {source.hold_out} leaves no pair to find a circuit on")
     held = apart_by_subject(pairs, apart, source.seed) if apart else None
     held = sorted(order[:apart]) if held is None else held
     found_it = sorted(set(order) - set(held))

@@ -221,6 +221,33 @@ def test_a_target_that_is_said_already_is_a_mistake(models, capsys, monkeypatch)
     assert reason in refusal(capsys, "edit", "-m", models["gpt2"], *ASKED)
 
 
+def test_an_edit_that_is_not_made_counts_as_the_unedited_model(
+    models, request_file, tmp_path, capsys, monkeypatch
+):
+    """Else a method would look the better the more edits it fails."""
+    real, failing = editing.edit, stand_in(EditStatus.NO_CHANGE, "it says so already")
+
+    def first_fails(model: Model, requests: Any, *args: Any, **options: Any) -> EditOutcome:
+        fails = requests[0].subject == "Peru"
+        return (failing if fails else real)(model, requests, *args, **options)
+
+    monkeypatch.setattr(editing, "edit", first_fails)
+    out = tmp_path / "out"
+    arguments = ("edit", "-m", models["gpt2"], "--requests", str(request_file), *FAST, "--each")
+    result = run_json(capsys, *arguments, "-o", str(out))
+    assert result["success"]["requests"] == result["requests"] == 3
+    assert [score["made"] for score in result["scores"]] == [False, True, True]
+    left, *_ = result["scores"]
+    assert left["probability"][0] == left["probability"][1]
+    made = [score["after"]["efficacy"]["tokens"] for score in result["scores"]]
+    assert result["success"]["after"]["efficacy"]["tokens"]["value"] == pytest.approx(sum(made) / 3)
+    assert "of 3 requests" in result["says"]
+    assert "with 2 of 3 edits made" in result["says"]
+    assert "edits made: 2 of 3" in (out / "summary.md").read_text()
+    names = sorted(path.name for path in out.glob("edit-*"))
+    assert names == ["edit-0002.kc.safetensors", "edit-0003.kc.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("text", "layers"),
     [(None, None), ("auto", None), ("5", [5]), ("3-5", [3, 4, 5]), ("3, 5-6", [3, 5, 6])],

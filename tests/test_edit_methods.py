@@ -25,6 +25,7 @@ from circuits.facts.facts import Probe, ProbeKind
 from circuits.model.model import Model
 from locate.edit import Editor, Mode, mode_for, run_edits
 from locate.edited import edit_facts
+from locate.looks.says import says
 from locate.options import Editing, Judging
 from tests.edits import OTHER, QUICK, REQUEST, TEXT, same, weights
 
@@ -249,7 +250,9 @@ def test_an_edit_after_which_the_model_knows_no_text_has_diverged(model, monkeyp
         ruined = edit_facts(model, asked, replace(editing, sequential=False))
         assert set(ruined.status) == {"diverged"}
         assert ruined.delta is None
-        assert ruined.scores == ()
+        assert ruined.run.made == ()
+        assert all(score.reply[0] == score.reply[1] for score in ruined.scores)
+        assert ruined.as_dict()["success"] is None
         assert "counts as diverged" in ruined.run.notes[0]
     assert same(before, weights(model))
 
@@ -265,7 +268,11 @@ def test_the_edit_of_a_sequence_that_ruins_the_model_has_diverged_and_is_taken_b
     ruined = edit_facts(model, [REQUEST, OTHER], editing)
     assert ruined.status == {"done": 1, "diverged": 1}
     assert "counts as diverged" in ruined.run.notes[0]
-    assert [score.request.subject for score in ruined.scores] == [OTHER.subject]
+    assert [score.request.subject for score in ruined.scores] == [REQUEST.subject, OTHER.subject]
+    assert ruined.run.made == (1,)
+    assert [each["made"] for each in ruined.as_dict()["scores"]] == [False, True]
+    assert ruined.table().n == len(ruined.run.right_after) == 2
+    assert "with 1 of 2 edits made" in says(ruined)
     alone = edit_facts(model, [OTHER], replace(editing, sequential=False))
     assert ruined.delta.fingerprint() == alone.delta.fingerprint()
     assert same(before, weights(model))

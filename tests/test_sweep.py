@@ -30,6 +30,7 @@ from experiments.sweeps.runs import folder_of
 from experiments.sweeps.spec import parse_spec, read_spec
 from experiments.sweeps.table import rows, write_table
 from experiments.sweeps.verbs import VERBS
+from viz.sweeps import SweepReader
 
 LENS = {"verb": "lens", "relation": ["country_capital", "animal_class"], "n-pairs": 2}
 SMALL = {"models": ["facts-gpt2"], "units": [LENS]}
@@ -288,6 +289,22 @@ def test_what_nothing_can_be_found_in_is_stored_with_its_reason(tmp_path: Path):
     (row,) = rows(tmp_path)
     assert "knows" in row["left_out"]
     assert not plan(parse_spec(spec), tmp_path).missing
+    assert told.left_out == 1
+    assert "1 of 1 done, 1 of them with nothing to be found, 0 failed" in told.line()
+    found = status(tmp_path)
+    assert [found["units"][0][name] for name in ("done", "left_out", "failed")] == [1, 1, 0]
+    assert "1 of them with nothing to be found" in found["says"]
+    assert "1 of them with nothing to be found" in SweepReader(tmp_path).look(60).says()
+
+
+def test_options_that_cannot_be_met_fail_and_are_tried_again(tmp_path: Path):
+    unit = {"verb": "discover", "relation": "country_capital", "n-pairs": 2, "edges": 999_999}
+    spec = {**SMALL, "units": [unit]}
+    told = done(tmp_path, spec)
+    assert (told.done, told.left_out, told.ended) == (0, 0, 1)
+    (failure,) = status(tmp_path)["failures"]
+    assert "999999" in failure["reason"]
+    assert len(plan(parse_spec(spec), tmp_path).missing) == 1
 
 
 def test_a_failure_is_recorded_goes_on_and_is_tried_again(
@@ -347,7 +364,7 @@ def test_status_counts_what_is_planned_done_and_failed(copy: Path):
     found = status(copy)
     (row,) = found["units"]
     assert (row["model"], row["verb"]) == ("facts-gpt2", "lens")
-    assert (row["planned"], row["done"], row["failed"]) == (2, 2, 0)
+    assert (row["planned"], row["done"], row["left_out"], row["failed"]) == (2, 2, 0, 0)
     assert row["seconds"] > 0
     (copy / "logs" / "torn.jsonl").write_text('{"status": "done", "sec')
     assert status(copy) == found

@@ -13,7 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from threading import RLock, Thread
 
-from circuits.files.sweep import Unit, counted, read_failure, read_file, read_table, unit_files
+from circuits.files.sweep import (
+    Unit,
+    counted,
+    nothing_in,
+    read_failure,
+    read_file,
+    read_table,
+    unit_files,
+)
 from circuits.files.units import Store
 from viz.matrix import numbers_in, settings_in
 
@@ -69,6 +77,8 @@ class Sweep:
         if not self.counts:
             told = f"{len(self.stored):,} units are done, of a plan that is not in the folder"
             total["failed"] = len(self.bad) - damaged
+        empty = sum(bool(unit.left_out) for unit in self.units)
+        told += nothing_in(empty)
         told += f", {total['failed']:,} failed" if total["failed"] else ", none failed"
         if damaged:
             told += f", {damaged:,} of the done {'is' if damaged == 1 else 'are'} damaged"
@@ -112,11 +122,12 @@ class SweepReader:
         with self._lock:
             known = dict(self._known)
         read = [known[key][1] for key, _, mark in files if key in known and known[key][0] == mark]
+        empty = {unit.key for unit in read if unit.left_out}
         failed = [read_failure(key, told) for key, told in errors.items() if key not in stored]
         self._last = Sweep(
             [*read, *failed],
             len(files) - len(read),
-            counted(planned, set(stored), set(errors)),
+            counted(planned, set(stored), set(errors), empty),
             {key: label for key, (_, _, label) in planned.items()},
             stored,
             sum(path.is_dir() for path in (self.folder / "runs").glob("*")),

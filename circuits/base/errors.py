@@ -19,6 +19,10 @@ class OptionError(KnowledgeCircuitsError):
     """An option or argument is absurd, or two of them do not go together."""
 
 
+class NothingFoundError(OptionError):
+    """All options go together, and of these facts or requests there is nothing to be found."""
+
+
 class FileFormatError(KnowledgeCircuitsError):
     """A file is missing, unreadable or malformed; names the file and, where known, the line."""
 

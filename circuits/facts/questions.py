@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from circuits.base.choices import Templates
-from circuits.base.errors import OptionError
+from circuits.base.errors import NothingFoundError
 from circuits.facts.demonstrations import shown_before
 from circuits.facts.facts import Fact, Relation, fill, place_in
 from circuits.facts.pairs import SUBJECT
@@ -155,7 +155,7 @@ def questions(
     has seen; a list of templates is taken as it is. Facts with their own wording
     are asked in that one unless a list is given. With `shots`, so many facts of the relation, drawn
     by the seed, stand answered before every question in its own wording, and are not asked
-    themselves. OptionError where a relation has no template or too few facts.
+    themselves. NothingFoundError where a relation has no template or too few facts.
     """
     if isinstance(templates, str):
         templates = Templates.of(templates)
@@ -181,7 +181,7 @@ def questions(
                 key = (relation.name, fact.subject, fact.object, template)
                 asked.setdefault(key, Question(fact, template, before[template]))
     if not asked:
-        raise OptionError(few or "there are no facts to ask about")
+        raise NothingFoundError(few or "there are no facts to ask about")
     return list(asked.values())
 
 
@@ -217,7 +217,7 @@ def _choose(relation: Relation, templates: Templates | Sequence[str]) -> Sequenc
         chosen = tuple(dict.fromkeys(templates))
     if not chosen:
         kind = "held-out templates" if templates == Templates.HELD_OUT else "templates"
-        raise OptionError(f"relation {relation.name!r} has no {kind}")
+        raise NothingFoundError(f"relation {relation.name!r} has no {kind}")
     for template in chosen:
         fill(template, "")
     return chosen

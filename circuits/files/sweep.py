@@ -26,6 +26,8 @@ FILE = "unit.file"
 """The column of the table that holds the mark of the file that a row was read from."""
 BASE = ("key", "verb", "model", "dtype", "left_out", "damaged", FILE)
 DAMAGED = "is damaged; `kc sweep` does it again"
+COUNTS = ("planned", "done", "left_out", "failed")
+"""What is counted of a sweep's units; those left out are done, and nothing was to be found."""
 _DROPPED = ("provenance.", "values.provenance.")
 """Where a number comes from is told in its unit's file."""
 
@@ -153,16 +155,25 @@ def mark_text(file: os.DirEntry[str] | Path) -> str:
 
 
 def counted(
-    planned: Mapping[str, tuple[str, str, str]], stored: set[str], failed: set[str]
+    planned: Mapping[str, tuple[str, str, str]],
+    stored: set[str],
+    failed: set[str],
+    left_out: set[str],
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """By model and verb: units planned, done and failed."""
+    """By model and verb: units planned, done, of these left out, and failed."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for key, (verb, model, _) in planned.items():
-        row = rows.setdefault((model, verb), {"planned": 0, "done": 0, "failed": 0})
+        row = rows.setdefault((model, verb), dict.fromkeys(COUNTS, 0))
         row["planned"] += 1
         row["done"] += key in stored
+        row["left_out"] += key in stored and key in left_out
         row["failed"] += key in failed and key not in stored
     return rows
+
+
+def nothing_in(n: int) -> str:
+    """A clause on so many units that are done; empty where there are none."""
+    return f", {n:,} of them with nothing to be found" if n else ""
 
 
 def _unit(

@@ -93,7 +93,8 @@ def sweep(
     failed = told.ended - told.done + ended
     console.say(f"\n{folder}")
     if as_json:
-        console.event({"event": "end", "done": told.done, "failed": failed})
+        ends = {"done": told.done, "left_out": told.left_out, "failed": failed}
+        console.event({"event": "end", **ends})
     if failed:
         from circuits.base.errors import UnitError
 
@@ -153,6 +154,8 @@ def _run(console: Console, found: Plan, how: Executing) -> Told:
             console.event({"event": "unit", **event, "ended": told.ended, "total": told.total})
         if event["status"] != "done":
             console.warn(f"{event['unit']} {event['status']}: {event['reason']}")
+        elif event["reason"]:
+            console.note(f"nothing to be found in {event['unit']}: {event['reason']}")
         if time.monotonic() - shown[0] > EVERY or told.ended == told.total:
             shown[0] = time.monotonic()
             console.note(told.line())
@@ -184,6 +187,7 @@ def _run_parts(console: Console, runs: Any, folder: Path, how: Executing, shard:
 def _status(console: Console, folder: Path) -> None:
     with console.working():
         from circuits.base.progress import lasting
+        from circuits.files.sweep import COUNTS
         from experiments.sweeps.running import status
 
         found = status(folder)
@@ -194,11 +198,14 @@ def _status(console: Console, folder: Path) -> None:
         left, seconds = row["planned"] - row["done"], row["seconds"]
         rest = "" if seconds is None else lasting(seconds * left)
         shown = "" if seconds is None else f"{seconds:.1f}"
-        counts = (str(row[name]) for name in ("planned", "done", "failed"))
+        counts = (str(row[name]) for name in COUNTS)
         rows.append((row["model"], row["verb"], *counts, shown, rest))
     console.found(found["says"])
     console.table(
-        ("model", "verb", "planned", "done", "failed", "seconds a unit", "left, one at a time"),
+        (
+            *("model", "verb", "planned", "done", "nothing to be found", "failed"),
+            *("seconds a unit", "left, one at a time"),
+        ),
         rows,
     )
     for each in found["failures"][:SHOWN]:

@@ -46,7 +46,7 @@ class Status(Choice):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job's end: its place in the list, seconds, and why where it is not done.
+    """A job's end: its place in the list, seconds, and why it is not done, or found nothing.
 
     `STOPPED` is a disk that does not take results: no other job would end better.
     """
@@ -101,8 +101,11 @@ class Job(ABC):
         """What progress calls it."""
 
     @abstractmethod
-    def run(self, place: Workplace) -> None:
-        """Do it, and store the result. What it raises is recorded, and the others go on."""
+    def run(self, place: Workplace) -> str | None:
+        """Do it, and store the result; returns why nothing was found, where that is so.
+
+        What it raises is recorded, and the others go on.
+        """
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def attempt(job: Job, index: int, place: Workplace) -> Outcome:
     start = time.perf_counter()
     status, reason, trace = Status.DONE, "", ""
     try:
-        job.run(place)
+        reason = job.run(place) or ""
     except StoreError as error:
         status, reason = Status.STOPPED, str(error)
     except KnowledgeCircuitsError as error:

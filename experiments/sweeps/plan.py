@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from circuits.base.errors import FileFormatError, OptionError, PromptError
+from circuits.base.errors import FileFormatError, NothingFoundError, OptionError, PromptError
 from circuits.base.plain import plain
 from circuits.base.records import read_json
 from circuits.base.writing import save_json
@@ -44,7 +44,7 @@ class UnitJob(Job):
         """The unit's name: a hash of what decides its result."""
         return sha256(_decisive(self.work, self.identity).encode()).hexdigest()
 
-    def run(self, place: Workplace) -> None:
+    def run(self, place: Workplace) -> str | None:
         """Do the unit and store it, or why there is nothing to be found in it."""
         asked = self.work.model
         model = place.model(asked.name, asked.device, asked.dtype, asked.device_map)
@@ -64,9 +64,10 @@ class UnitJob(Job):
         }
         try:
             values, result = chosen.run(model, *chosen.options(self.work.settings))
-        except (PromptError, OptionError) as error:
+        except (PromptError, NothingFoundError) as error:
             values, result, told["left_out"] = {}, None, str(error)
         Store(self.folder).save(self.key, {**told, "values": plain(values)}, result)
+        return told["left_out"] or None
 
 
 def planned(works: Sequence[Work], folder: Path) -> list[UnitJob]:

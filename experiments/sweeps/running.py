@@ -16,7 +16,7 @@ from circuits.base.origin import check_writable
 from circuits.base.progress import lasting
 from circuits.base.stamps import stamped
 from circuits.base.writing import save_json, to_json
-from circuits.files.sweep import counted
+from circuits.files.sweep import counted, nothing_in
 from circuits.files.units import Store
 from experiments.analyses.engine.parts import Shard
 from experiments.executors.base import Executing, Outcome, Status
@@ -71,11 +71,12 @@ class Told:
     total: int
     start: float = field(default_factory=time.monotonic)
     counts: Counter[Status] = field(default_factory=Counter)
+    left_out: int = 0
     by_model: dict[str, Counter[Status]] = field(default_factory=lambda: defaultdict(Counter))
 
     @property
     def done(self) -> int:
-        """Units that are done."""
+        """Units that are done; of `left_out` of them there was nothing to be found."""
         return self.counts[Status.DONE]
 
     @property
@@ -91,7 +92,7 @@ class Told:
         failed = self.ended - self.done
         models = ", ".join(f"{name} {sum(each.values())}" for name, each in self.by_model.items())
         return (
-            f"{self.done} of {self.total} done, {failed} failed, "
+            f"{self.done} of {self.total} done{nothing_in(self.left_out)}, {failed} failed, "
             f"{60 * rate:.1f} a minute, {lasting(left)} left ({models})"
         )
 
@@ -115,6 +116,7 @@ def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> To
             job = plan.missing[outcome.index]
             event = _event(job, outcome)
             told.counts[outcome.status] += 1
+            told.left_out += outcome.status == Status.DONE and bool(outcome.reason)
             told.by_model[job.work.model.name][outcome.status] += 1
             if outcome.status == Status.DONE:
                 store.forgive(job.key)
@@ -163,6 +165,15 @@ def mean_seconds(store: Store) -> dict[tuple[str, str], float]:
     return {group: sum(each) / len(each) for group, each in sums.items()}
 
 
+def left_out(store: Store) -> set[str]:
+    """Keys of units that were done and of which there was nothing to be found, by the logs."""
+    reasons: dict[str, str] = {}
+    for line in store.logged():
+        if line.get("status") == Status.DONE:
+            reasons[str(line.get("key"))] = str(line.get("reason") or "")
+    return {key for key, reason in reasons.items() if reason}
+
+
 def status(folder: Path) -> dict[str, Any]:
     """How far a sweep is, by model and verb: units planned, stored, failed, seconds a unit."""
     store = Store(folder)
@@ -170,7 +181,7 @@ def status(folder: Path) -> dict[str, Any]:
     stored = set(store.keys())
     errors = store.errors()
     seconds = mean_seconds(store)
-    rows = counted(units, stored, set(errors))
+    rows = counted(units, stored, set(errors), left_out(store))
     for (model, verb), row in rows.items():
         row["seconds"] = seconds.get((verb, model))
     found: dict[str, Any] = {
@@ -187,13 +198,14 @@ def status(folder: Path) -> dict[str, Any]:
 
 def _how_far(rows: Sequence[Mapping[str, Any]]) -> str:
     """Units done of all planned, and how long the rest takes at the pace of those."""
-    planned, done, failed = (
-        sum(row[name] for row in rows) for name in ("planned", "done", "failed")
+    planned, done, failed, empty = (
+        sum(row[name] for row in rows) for name in ("planned", "done", "failed", "left_out")
     )
     if not planned:
         return "No unit is planned."
     text = (
-        f"{done:,} of {planned:,} units are done ({100 * done / planned:.1f} %), {failed:,} failed"
+        f"{done:,} of {planned:,} units are done ({100 * done / planned:.1f} %)"
+        f"{nothing_in(empty)}, {failed:,} failed"
     )
     left = [(row["planned"] - row["done"], row["seconds"]) for row in rows]
     if not any(n for n, _ in left):

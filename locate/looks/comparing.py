@@ -34,8 +34,8 @@ MOST_SHOWN = 10
 _LEGEND = (
     "Score mass is the sum of |score| over the edges that leave a layer's or role's nodes; `moved` "
     "is the part of it that changed. An edge is called changed where its change exceeds the margin "
-    "beyond what other facts and other corrupted subjects would change, at a false discovery rate "
-    "of 5 %."
+    "beyond what other facts and other corrupted subjects would change (of one fact: other "
+    "corrupted subjects), at a false discovery rate of 5 %."
 )
 
 

@@ -44,18 +44,21 @@ _LEGEND = (
 def edit_look(edited: Edited) -> Look:
     """One `kc edit`: how the requests fared, the delta and the requests as files."""
     run, method, model = edited.run, edited.method, edited.model.name
-    table = run.table() if run.final else None
+    table = run.table() if run.made else None
     first = run.outcomes[0]
     tables = []
     if table is not None:
         tables.append(measure_table(table, "after everything" if run.right_after else ""))
-    if run.right_after:
+    if run.made and run.right_after:
         tables.append(measure_table(summarise(run.right_after), "right after each edit"))
     lines = [f"{method}: {_counted(run)}; layers {', '.join(map(str, edited.layers))}"]
     if edited.evidence:
         lines.append(f"why these layers: {edited.evidence}")
     if "moments" in first.provenance:
         lines.append(f"second moments: {_moments(first.provenance['moments'])}")
+    if len(run.made) < len(run.final):
+        made = f"{len(run.made)} of {len(run.final)}"
+        lines.append(f"edits made: {made}; the others count as the model is without them")
     lines += [_said(score) for score in run.final[:MOST_SHOWN]]
     if table is not None:
         lines.append(side_effects(table))

@@ -81,7 +81,7 @@ def compute(context: Context, config: Config, key: str) -> Part:
     )
     run = run_edits(editor, judge, Mode.EACH)
     (outcome,) = run.outcomes
-    (score,) = run.every
+    (score,) = run.final
     rewired = index < config.rewired and outcome.delta is not None
     return {
         "method": method,

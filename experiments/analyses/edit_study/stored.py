@@ -37,7 +37,7 @@ def by_method(parts: Mapping[str, Part]) -> dict[str, dict[str, Any]]:
 def edits_made(made: int, asked: int) -> str:
     """How many of the edits that were asked for came about, for a column of every table of rates.
 
-    The others count there as the unedited model (`locate.edit.EditRun.every`).
+    The others count there as the unedited model (`locate.edit.EditRun`).
     """
     return f"{made} of {asked}"
 

@@ -56,7 +56,8 @@ METHOD = (
     "`Right after` judges an edit when it has just been made, `in the end` when all have been. "
     "Beside them stand the unedited model and the mean of three random changes with the singular "
     "values of all edits together, at the same weights. Locality is agreement with the unedited "
-    "model. Intervals are 95 % bootstrap intervals over the edits.",
+    "model. Intervals are 95 % bootstrap intervals over the edits of this one sequence; what "
+    "another order of them would give is not in the intervals.",
 )
 
 
@@ -164,7 +165,7 @@ def _claims(name: str, part: Part) -> tuple[Claim, list[Claim]]:
     )
 
     def claimed(what: str, one: Sequence[float], other: Sequence[float]) -> Claim:
-        return difference(what, one, other, scale=100, over="edits")
+        return difference(what, one, other, scale=100, over="edits of one sequence")
 
     rest = {
         f"by {name} [more|less] of the rest is as it was right after each edit than in the end": (

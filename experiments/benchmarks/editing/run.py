@@ -29,7 +29,7 @@ RANDOM = "random"
 def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
     """The case's scores after the method, and after a random change of the same size.
 
-    Every request has scores: without its edit those of the model as it is (`EditRun.every`). `made`
+    Every request has scores: without its edit those of the model as it is (`EditRun.final`). `made`
     counts the requests whose edit was made; side effects are absent where there is none. `known`
     says of each request whether the unedited model gives the true answer, as far as the file has
     one.
@@ -43,7 +43,7 @@ def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
         return {**_told(judge, scores), "left_out": every, "status": {}}
     run = run_edits(editor_of(bench, method), judge, mode_of(case.requests, method))
     changes = {
-        **_told(judge, run.every),
+        **_told(judge, run.final),
         "made": len(run.made),
         "status": run.counts(),
         "notes": run.notes,

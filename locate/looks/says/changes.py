@@ -60,13 +60,21 @@ def comparison(found: Comparison) -> str:
     changed, total = counts["changed"], sum(counts.values())
     if not changed:
         return sentence(
-            f"no evidence that any of {count(total, 'edge')} changed beyond what other facts would "
-            f"change; {shares})"
+            f"no evidence that any of {count(total, 'edge')} changed beyond what {chance(found)} "
+            f"would change; {shares})"
         )
     return sentence(
-        f"{changed:,} of {count(total, 'edge')} changed beyond what other facts would change; "
+        f"{changed:,} of {count(total, 'edge')} changed beyond what {chance(found)} would change; "
         f"{shares})"
     )
+
+
+def chance(found: Comparison) -> str:
+    """What the pairs of both sides might have been instead: other facts, corrupted subjects."""
+    changes = found.changes
+    if changes is None or (changes.facts > 1 and changes.partners > 1):
+        return "other facts and other corrupted subjects"
+    return "other corrupted subjects" if changes.facts == 1 else "other facts"
 
 
 def rewiring(found: Rewiring) -> str:
@@ -98,7 +106,8 @@ def rewiring(found: Rewiring) -> str:
 def edited(found: Edited) -> str:
     """Of edits: what the model says now and said before, and what it cost others."""
     scores, model = found.scores, model_of({"model": found.model.name})
-    if not scores:
+    made = len(found.run.made)
+    if not made:
         counted = ", ".join(f"{n} {status}" for status, n in found.status.items())
         return sentence(f"no evidence that {found.method} edited {model}: {counted}")
     if len(scores) == 1:
@@ -110,6 +119,8 @@ def edited(found: Edited) -> str:
             f"in {sum(after):,} of {count(len(scores), 'request')} {model} now says the new "
             f"object, before in {sum(before):,}"
         )
+        if made < len(scores):
+            text += f", with {made:,} of {count(len(scores), 'edit')} made"
     return sentence(f"{text}; {_cost(scores)}")
 
 
