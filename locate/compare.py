@@ -13,11 +13,11 @@ from typing import Any
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.effects.pairs import edit_pairs
+from circuits.edits.effects.pairs import edit_pairs, in_other_wordings
 from circuits.edits.provenance import in_words
 from circuits.edits.provenance import requests_of as records_of
 from circuits.edits.requests import slotted
-from circuits.facts.pairs import TokenPair
+from circuits.facts.pairs import TokenPair, encode_pairs
 from circuits.graph.circuit import Circuit
 from circuits.model.holding import alone
 from circuits.model.model import Model
@@ -37,12 +37,16 @@ DRAWS = 20
 
 @dataclass(frozen=True)
 class BothSides:
-    """The pairs that a comparison is made on: before, after, and what they ask about."""
+    """The pairs that a comparison is made on: before, after, and what they ask about.
+
+    `elsewhere` asks for the same in other words; it finds no circuit and only tests.
+    """
 
     name: str
     before: tuple[TokenPair, ...]
     after: tuple[TokenPair, ...]
     notes: tuple[str, ...] = ()
+    elsewhere: tuple[TokenPair, ...] = ()
 
 
 def requests_of(delta: WeightDelta) -> list[EditRequest]:
@@ -67,7 +71,8 @@ def about_the_edit(
     if len(known) < len(requests):
         notes.append(f"{len(requests) - len(known)} requests without relation left out")
     name = in_words([vars(each) for each in known])
-    return BothSides(name, tuple(before), tuple(after), tuple(notes))
+    elsewhere = encode_pairs(model.tokenizer, in_other_wordings(model.tokenizer, known, seed))
+    return BothSides(name, tuple(before), tuple(after), tuple(notes), tuple(elsewhere))
 
 
 def about_a_relation(examples: Examples) -> BothSides:
@@ -113,6 +118,7 @@ def compare_edit(
         roles={} if report is None else report.roles,
         resamples=search.resamples,
         draws=draws,
+        elsewhere=asked.elsewhere,
         seed=search.seed,
         batch_size=search.batch_size,
         progress=progress,

@@ -16,10 +16,10 @@ from circuits.base.choices import Contrast, KeyValue
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.writing import to_json
 from circuits.edits.edit import EditRequest, LowRank, WeightDelta
-from circuits.edits.effects.pairs import edit_pairs
+from circuits.edits.effects.pairs import edit_pairs, in_other_wordings
 from circuits.edits.methods.run import edit
-from circuits.facts.facts import Fact, relation
-from circuits.facts.pairs import TokenPair
+from circuits.facts.facts import Fact, fill, relation
+from circuits.facts.pairs import TokenPair, encode_pairs
 from circuits.graph.circuit import Circuit
 from circuits.graph.compare import compare_scores
 from circuits.graph.noise import Decision, Sample, corrupted_subject
@@ -29,6 +29,7 @@ from circuits.model.model import Model, load
 from locate.changes.rewired import Rewiring
 from locate.changes.rewiring import changed_edges, distinct_prompts, rewiring
 from locate.changes.rewiring_summary import summarise, whole_numbers
+from locate.looks.says import says
 from locate.search import Scoring
 from locate.states.attribution import direct_logit_attribution
 
@@ -272,6 +273,33 @@ def test_only_the_largest_changes_are_restored_where_a_limit_is_set(model):
     assert np.array_equal(changed_edges(comparison, int(called.sum())), called)
 
 
+def test_the_same_edges_are_restored_on_prompts_that_chose_none(model, pairs):
+    """On the same prompts they do the same, and further ones change neither circuit nor edges."""
+    alone = rewired(model, pairs)
+    there = rewired(model, pairs, elsewhere=pairs)
+    assert alone.elsewhere is None
+    for name, value in there.restoration.arrays().items():
+        assert np.array_equal(value, there.elsewhere.arrays()[name]), name
+        assert np.array_equal(value, alone.restoration.arrays()[name]), name
+    few = rewired(model, pairs, elsewhere=pairs[:1])
+    assert few.elsewhere.n_edges == few.restoration.n_edges
+    assert few.elsewhere.restored.shape == (1,)
+    assert few.provenance["elsewhere"] == [pairs[0].text.clean]
+    assert few.as_dict()["elsewhere"]["edges"] == few.restoration.n_edges
+
+
+def test_other_wordings_are_the_relations_and_not_the_requests(model):
+    request = EditRequest("The capital of {} is", "France", "Rome", "Paris", "country_capital")
+    found = in_other_wordings(model.tokenizer, [request])
+    named = relation("country_capital")
+    said = {fill(each, "France") for each in (*named.templates, *named.held_out)} - {request.text}
+    assert {pair.clean for pair in found} <= said
+    assert len(found) == len({pair.clean for pair in found}) > 2
+    assert {(pair.answer, pair.foil) for pair in found} == {("Paris", "Rome")}
+    elsewhere = replace(request, relation="capital")
+    assert in_other_wordings(model.tokenizer, [elsewhere]) == []
+
+
 def test_a_model_that_keeps_its_answer_is_asked_for_that_answer(model, pairs):
     """With answers contrasted, an edit that changes nothing must not look like one that does."""
     after = [replace(pair, answer=int(np.argmin(_logits(model, pair)))) for pair in pairs]
@@ -316,6 +344,13 @@ def test_save_then_load_is_identity(model, pairs, tmp_path, draws):
     loaded.save(tmp_path / "again.kc.safetensors")
     assert (tmp_path / "again.kc.safetensors").read_bytes() == path.read_bytes()
     assert summarise([loaded]).rows() == summarise([found]).rows()
+
+
+def test_what_was_restored_elsewhere_is_stored(model, pairs, tmp_path):
+    found = rewired(model, pairs, elsewhere=pairs[:1])
+    found.save(tmp_path / "a.kc.safetensors")
+    again = Rewiring.load(tmp_path / "a.kc.safetensors")
+    assert again.elsewhere.as_dict() == found.elsewhere.as_dict()
 
 
 def test_a_file_that_is_no_rewiring_is_refused(tmp_path):
@@ -380,10 +415,23 @@ def test_after_a_rome_edit_a_mover_says_the_new_object_and_its_edges_bring_the_o
     delta = edit(model, request, "rome").delta
     pairs = edit_pairs(model.tokenizer, [request], seed=0)
     before, after = pairs.encode(model.tokenizer)
+    elsewhere = encode_pairs(model.tokenizer, in_other_wordings(model.tokenizer, [request]))
     found = rewiring(
-        model, delta, before, after, selector=lambda s: prune(top_n(s, 200)), resamples=5, draws=5
+        model,
+        delta,
+        before,
+        after,
+        selector=lambda s: prune(top_n(s, 200)),
+        resamples=5,
+        draws=5,
+        elsewhere=elsewhere,
     )
     assert found.comparison.changes.counts()[Decision.CHANGED] > 50
+    assert not {pair.text.clean for pair in elsewhere} & {pair.text.clean for pair in before}
+    assert found.elsewhere.recovered > 0.8
+    assert np.max(np.abs(found.elsewhere.random_recovered)) < 0.3
+    assert found.elsewhere.as_dict() != found.restoration.as_dict()
+    assert f"in {len(elsewhere)} other wordings they undo" in says(found)
     assert found.switched
     for head in found.switched:
         assert "Tokyo" not in [word.strip() for word in head.written[0]]

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 LABELS = ("old", "new")
 SIDES = ("before", "after")
-_COMPARISON, _FOLLOWED, _RESTORATION = "comparison.", "followed.", "restoration."
+_COMPARISON, _FOLLOWED = "comparison.", "followed."
+_RESTORATIONS = ("restoration", "elsewhere")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,8 @@ class Rewiring(Result):
     the new one, directly, before and after, averaged over the clean prompts. Scores of edges
     before the edited weights change too, as what they feed is read otherwise; `written` changes
     only where something else is written. `logit_differences` are the whole model's. `restoration`
-    is None where it was not asked for. `provenance` names the model, the edit and the settings.
+    is None where it was not asked for, `elsewhere` the same on prompts that chose no edge, where
+    there were any. `provenance` names the model, the edit and the settings.
     """
 
     KIND = "rewiring"
@@ -83,6 +85,7 @@ class Rewiring(Result):
     heads: tuple[HeadChange, ...]
     restoration: Restoration | None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    elsewhere: Restoration | None = None
 
     @property
     def switched(self) -> tuple[HeadChange, ...]:
@@ -151,9 +154,14 @@ class Rewiring(Result):
             f"{_FOLLOWED}probability": self.followed.probability,
             "written": self.written,
         }
-        if self.restoration is not None:
-            arrays |= prefixed(self.restoration.arrays(), _RESTORATION)
+        for name, restored in self._restorations().items():
+            arrays |= prefixed(restored.arrays(), f"{name}.")
         return arrays
+
+    def _restorations(self) -> dict[str, Restoration]:
+        """Those that there are, by their fields."""
+        found = {name: getattr(self, name) for name in _RESTORATIONS}
+        return {name: each for name, each in found.items() if each is not None}
 
     def metadata(self) -> dict[str, Any]:
         """What describes all parts, from which every table and figure can be made again."""
@@ -164,8 +172,8 @@ class Rewiring(Result):
             "logit_differences": self.logit_differences,
             "provenance": self.provenance,
         }
-        if self.restoration is not None:
-            found["restoration"] = {"n_edges": self.restoration.n_edges}
+        for name, restored in self._restorations().items():
+            found[name] = {"n_edges": restored.n_edges}
         return found
 
     @classmethod
@@ -199,10 +207,13 @@ class Rewiring(Result):
             or written.shape != (2, comparison.before.wiring.n_src)
         ):
             raise OptionError("the shapes do not fit")
-        restoration = None
-        if "restoration" in metadata:
-            n_edges = int(metadata["restoration"]["n_edges"])
-            restoration = Restoration.from_arrays(within(arrays, _RESTORATION), n_edges)
+        restored = {
+            name: Restoration.from_arrays(
+                within(arrays, f"{name}."), int(metadata[name]["n_edges"])
+            )
+            for name in _RESTORATIONS
+            if name in metadata
+        }
         before, after = map(float, metadata["logit_differences"])
         return cls(
             comparison=comparison,
@@ -210,7 +221,8 @@ class Rewiring(Result):
             written=written,
             logit_differences=(before, after),
             heads=tuple(HeadChange.from_record(record) for record in metadata["heads"]),
-            restoration=restoration,
+            restoration=restored.get("restoration"),
+            elsewhere=restored.get("elsewhere"),
             provenance=dict(metadata["provenance"]),
         )
 
@@ -227,6 +239,9 @@ class Rewiring(Result):
             ],
             "old_minus_new": list(self.logit_differences),
             "heads": [head.as_row() for head in self.heads],
-            "restoration": None if self.restoration is None else self.restoration.as_dict(),
+            **{
+                name: None if (each := getattr(self, name)) is None else each.as_dict()
+                for name in _RESTORATIONS
+            },
             "provenance": dict(self.provenance),
         }

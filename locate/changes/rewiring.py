@@ -33,6 +33,7 @@ from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference
 from circuits.model.model import Model
 from locate.changes.restoration import restore_edges
+from locate.changes.restored import Restoration
 from locate.changes.rewired import LABELS, FollowedObjects, Rewiring
 from locate.edges.score import pair_scores
 from locate.heads.head_change import HeadChange
@@ -59,6 +60,7 @@ def rewiring(
     draws: int = 20,
     draw: Draw | str = Draw.CARRYING,
     restore_at_most: int | None = None,
+    elsewhere: Sequence[TokenPair] = (),
     seed: int = 0,
     batch_size: int = 16,
     progress: Callable[[int, int], None] | None = None,
@@ -72,7 +74,8 @@ def rewiring(
     `selector` makes circuits of scores. `before` may give the unedited model's scores of these
     pairs, where several edits are held against them. `draws` is the number of random sets in the
     causal check, `n_heads` of the most changed heads on either count; 0 leaves the part out.
-    `restore_at_most` restores the largest changes only. Every pair must name its subject.
+    `restore_at_most` restores the largest changes only, and `elsewhere` are further pairs, which
+    chose no edge, to restore them on. Every pair must name its subject.
     `progress` sees (pairs attributed, pairs in all).
     """
     scoring = scoring or Scoring()
@@ -111,33 +114,40 @@ def rewiring(
         seed=seed,
         roles=roles,
     )
-    restoration = None
+    restored: list[Restoration | None] = [None, None]
     if draws:
         edges = changed_edges(comparison, restore_at_most)
-        restoration = restore_edges(
-            model,
-            delta,
-            asked,
-            edges,
-            wiring=before.wiring,
-            draws=draws,
-            draw=draw,
-            seed=seed,
-            batch_size=batch_size,
-        )
+        restored = [
+            restore_edges(
+                model,
+                delta,
+                some,
+                edges,
+                wiring=before.wiring,
+                draws=draws,
+                draw=draw,
+                seed=seed,
+                batch_size=batch_size,
+            )
+            if some
+            else None
+            for some in (asked, distinct_prompts(elsewhere))
+        ]
     return Rewiring(
         comparison=comparison,
         followed=_followed(asked, lenses),
         written=np.stack([each.mean() for each in direct]),
         logit_differences=_both(float(each.logit_difference.mean()) for each in direct),
         heads=_heads(model, comparison, views, n_heads, roles),
-        restoration=restoration,
+        restoration=restored[0],
+        elsewhere=restored[1],
         provenance={
             **model.provenance,
             **scoring.record(),
             "edit": {**delta.provenance, "sha256": delta.fingerprint(), "norm": delta.norm()},
             "pairs": len(pairs),
             "prompts": len(asked),
+            "elsewhere": [pair.text.clean for pair in distinct_prompts(elsewhere)],
             "resamples": resamples,
             "draws": draws,
             "draw": str(draw),

@@ -138,23 +138,28 @@ def _lines(comparison: Comparison) -> list[str]:
 
 
 def _restored(found: Rewiring) -> list[str]:
-    restored = found.restoration
-    if restored is None:
+    if found.restoration is None:
         return []
-    if not restored.n_edges:
+    if not found.restoration.n_edges:
         return ["no edge is called changed, so there is nothing to put back"]
-    numbers = restored.as_dict()
+    places = {"on the pairs that found them": found.restoration}
+    if found.elsewhere is not None:
+        places[f"in {len(found.elsewhere.edited)} other wordings"] = found.elsewhere
+    lines = []
+    for place, restored in places.items():
+        numbers = restored.as_dict()
 
-    def share(name: str) -> str:
-        value = numbers.get(name)
-        return "undefined" if value is None else f"{value:.2f}"
+        def share(name: str, numbers: Mapping[str, Any] = numbers) -> str:
+            value = numbers.get(name)
+            return "undefined" if value is None else f"{value:.2f}"
 
-    return [
-        f"old values back on the {restored.n_edges} edges called changed undo "
-        f"{share('recovered')} of the edit on the pairs that found them; on as many random "
-        f"edges {share('random_recovered')}; "
-        f"the old object is first again in {share('first_restored')} of the prompts"
-    ]
+        lines.append(
+            f"old values back on the {restored.n_edges} edges called changed undo "
+            f"{share('recovered')} of the edit {place}; on as many random "
+            f"edges {share('random_recovered')}; "
+            f"the old object is first again in {share('first_restored')} of the prompts"
+        )
+    return lines
 
 
 def _mass_tables(comparison: Comparison) -> list[Table]:

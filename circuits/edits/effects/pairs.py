@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from circuits.base.choices import Contrast
 from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import EditRequest
-from circuits.facts.facts import Fact, fill, relation
+from circuits.facts.facts import Fact, atlas, fill, relation
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair, encode_pairs
 from circuits.graph.noise import corrupted_subject
 from circuits.model.tokens import Tokenizer
@@ -79,6 +79,28 @@ def edit_pairs(
     if not before:
         raise PromptError(f"no pairs can be made for {skipped[0][0].text!r}: {skipped[0][1]}")
     return EditPairs(tuple(before), tuple(after), tuple(skipped))
+
+
+def in_other_wordings(
+    tokenizer: Tokenizer, requests: Sequence[EditRequest], seed: int = 0
+) -> list[PromptPair]:
+    """The requests of relations of the atlas in these relations' other templates, one pair each.
+
+    Asked as `edit_pairs` asks with the old object against the new one. A wording in which no other
+    subject has as many tokens is left out.
+    """
+    found: list[PromptPair] = []
+    for request in requests:
+        if request.ground_truth is None or request.relation not in atlas():
+            continue
+        named = relation(request.relation)
+        pool = _pool(request, None)
+        random.Random(f"{seed}/{request.text}").shuffle(pool)
+        for template in (*named.templates, *named.held_out):
+            if template != request.prompt:
+                pairs = _pairs_in(tokenizer, request, template, pool, Contrast.OLD_NEW, 1)
+                found += [pair for pair, _ in pairs]
+    return found
 
 
 def _pool(request: EditRequest, others: Sequence[Fact] | None) -> list[Fact]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from circuits.edits.parts.moments import Moments
     from circuits.files.units import Record
     from circuits.graph.comparison import Comparison
+    from locate.changes.restored import Restoration
     from locate.changes.rewired import Rewiring
     from locate.edited import Edited
     from locate.interchange import Interchange
@@ -100,7 +101,20 @@ def rewiring(found: Rewiring) -> str:
             f"no evidence that the {count(restored.n_edges, 'edge')} called changed carry the "
             f"edit: {back}, {beside}, at most {percent(float(random.max()))}; {moved}"
         )
-    return sentence(f"{moved}; {back} of that, {beside}")
+    here = "of that on the pairs that found them"
+    return sentence(f"{moved}; {back} {here}, {beside}{_elsewhere(found.elsewhere)}")
+
+
+def _elsewhere(found: Restoration | None) -> str:
+    """A clause on the wordings that chose no edge."""
+    if found is None:
+        return ""
+    wordings = count(len(found.edited), "other wording")
+    if not np.isfinite(found.recovered):
+        return f"; in {wordings} the edit changes too little to say"
+    random = found.random_recovered
+    beside = f", random ones {percent(float(random.mean()))}" if len(random) else ""
+    return f"; in {wordings} they undo {percent(found.recovered)}{beside}"
 
 
 def edited(found: Edited) -> str:
