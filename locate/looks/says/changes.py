@@ -61,16 +61,16 @@ def comparison(found: Comparison) -> str:
     changed, total = counts["changed"], sum(counts.values())
     if not changed:
         return sentence(
-            f"no evidence that any of {count(total, 'edge')} changed beyond what {chance(found)} "
+            f"no evidence that any of {count(total, 'edge')} changed beyond what {_might_have_been(found)} "
             f"would change; {shares})"
         )
     return sentence(
-        f"{changed:,} of {count(total, 'edge')} changed beyond what {chance(found)} would change; "
+        f"{changed:,} of {count(total, 'edge')} changed beyond what {_might_have_been(found)} would change; "
         f"{shares})"
     )
 
 
-def chance(found: Comparison) -> str:
+def _might_have_been(found: Comparison) -> str:
     """What the pairs of both sides might have been instead: other facts, corrupted subjects."""
     changes = found.changes
     if changes is None or (changes.facts > 1 and changes.partners > 1):
