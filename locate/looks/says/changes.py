@@ -59,15 +59,9 @@ def comparison(found: Comparison) -> str:
         return sentence(f"{shares}); whether single edges changed beyond noise cannot be told")
     counts = found.changes.counts()
     changed, total = counts["changed"], sum(counts.values())
-    if not changed:
-        return sentence(
-            f"no evidence that any of {count(total, 'edge')} changed beyond what {_might_have_been(found)} "
-            f"would change; {shares})"
-        )
-    return sentence(
-        f"{changed:,} of {count(total, 'edge')} changed beyond what {_might_have_been(found)} would change; "
-        f"{shares})"
-    )
+    told = f"of {count(total, 'edge')} changed beyond what {_might_have_been(found)} would change"
+    none = f"no evidence that any {told}"
+    return sentence(f"{f'{changed:,} {told}' if changed else none}; {shares})")
 
 
 def _might_have_been(found: Comparison) -> str:
