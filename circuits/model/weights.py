@@ -76,6 +76,7 @@ class Weights:
     bridge: Any
     tokenizer: Tokenizer
     dtype: torch.dtype
+    device: torch.device
     n_layers: int
     n_heads: int
     n_kv_heads: int
@@ -362,12 +363,15 @@ class Weights:
         block = self.bridge.blocks[layer]
         owner = block.attn if name in ("q_norm", "k_norm") else block
         component = owner._modules.get(name)
-        return None if component is None else Norm.of(component, self.architecture.gain_from_one)
+        return None if component is None else self._norm(component)
 
     @property
     def last_norm(self) -> Norm:
         """The norm before the output matrix."""
-        return Norm.of(self.bridge.ln_final, self.architecture.gain_from_one)
+        return self._norm(self.bridge.ln_final)
+
+    def _norm(self, component: Any) -> Norm:
+        return Norm.of(component, self.architecture.gain_from_one, self.dtype, self.device)
 
     def final_norm(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"] | None]:
         """Gain and, where there is one, shift of the norm before the output matrix."""
