@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from circuits.model.packaged import PACKAGED, embedded_models, fetched
 
 HUB_TIMEOUT_SECONDS = 4.0
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_LATER_PART = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$")  # of a split GGUF file
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ def resolve(name: str) -> Source:
             )
         return _gguf(path)
     if path.is_dir():
-        files = sorted(path.glob("*.gguf"))
-        if files and not (path / "config.json").is_file():
+        files = [each for each in sorted(path.glob("*.gguf")) if not _LATER_PART.search(each.name)]
+        is_plain = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+        if files and not is_plain:
             if len(files) > 1:
                 raise ModelNotFoundError(
                     f"{name!r} holds {len(files)} GGUF files; name one, such as {str(files[0])!r}"
