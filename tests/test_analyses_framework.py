@@ -711,6 +711,7 @@ def test_the_summary_says_where_the_numbers_come_from(toy: Counting, context: Co
     provenance = json.loads((context.folder / "summary.json").read_text())["provenance"]
     for name in ("weights_sha256", "seed", "config", "versions", "commit", "created", "units"):
         assert name in provenance
+    assert provenance["bos"] is context.model.tokenizer.use_bos(None)
 
 
 class Ids(HTMLParser):

@@ -137,6 +137,7 @@ def rewiring(
             **scoring.record(),
             "edit": {**delta.provenance, "sha256": delta.fingerprint(), "norm": delta.norm()},
             "pairs": len(pairs),
+            "bos": pairs[0].clean.bos,
             "prompts": len(asked),
             "resamples": resamples,
             "draws": draws,

@@ -57,6 +57,7 @@ def run_analysis(
         "analysis": analysis.name,
         "version": analysis.version,
         "seed": context.seed,
+        "bos": context.model.tokenizer.use_bos(None),
         "known": str(context.known),
         "shots": context.shots,
         **({"label": context.label} if context.label else {}),
