@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from huggingface_hub import constants
 
 from circuits.base.errors import ModelNotFoundError
 from circuits.model.sources import resolve
+from tests.tiny import tiny_model
 
 PATH = "/somebody/model/resolve/main/config.json"
 
@@ -109,3 +111,22 @@ def test_a_login_goes_along_within_the_hub_and_to_no_other_server(
         assert resolve("somebody/model").weights == "somebody/model"
         assert hub.asked == [(PATH, "Bearer hf_mine"), (moved, "Bearer hf_mine")]
         assert other.asked == [("/file", None)]
+
+
+@pytest.mark.parametrize("revision", ["a" * 40, "b" * 40])
+def test_a_saved_model_has_the_tokenizers_files_of_its_own_revision(
+    revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache = tmp_path / "models--somebody--model"
+    for sha in ("a" * 40, "b" * 40):
+        made = cache / "snapshots" / sha
+        made.mkdir(parents=True)
+        (made / "vocab.txt").write_text(sha)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("a" * 40)
+    model = tiny_model("gpt2")
+    model.provenance = {**model.provenance, "revision": revision}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(model.tokenizer.hf, "name_or_path", "somebody/model")
+    model.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "vocab.txt").read_text() == revision

@@ -32,14 +32,14 @@ _SMALL = (
 """Files of a tokenizer that programs beside `transformers` read."""
 
 
-def _copy_small_files(source: str, folder: Path) -> None:
+def _copy_small_files(source: str, folder: Path, revision: str | None) -> None:
     """Those that the tokenizer's folder, or the hub's cache, has and `folder` has not."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in _SMALL:
         path: Any = Path(source) / name
         if source and not Path(source).is_dir():
-            path = try_to_load_from_cache(source, name)
+            path = try_to_load_from_cache(source, name, revision=revision)
         if isinstance(path, str | Path) and Path(path).is_file() and not (folder / name).exists():
             copyfile(path, folder / name)
 
@@ -294,7 +294,7 @@ class Weights:
                 raise NumericalError(f"{bad!r} holds a number too large for {narrow}")
         plain.save_pretrained(folder)
         self.tokenizer.hf.save_pretrained(folder)
-        _copy_small_files(self.tokenizer.hf.name_or_path, Path(folder))
+        _copy_small_files(self.tokenizer.hf.name_or_path, Path(folder), self.origin.get("revision"))
         for path in Path(folder).glob("*.safetensors"):
             path.chmod(usual_mode(Path(folder)))
 
