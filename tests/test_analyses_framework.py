@@ -923,7 +923,8 @@ def test_what_changes_nothing_is_refused_or_left_out_of_the_run(
         run_all([own], given)
     assert not toy.computed
     runs, _ = run_all([toy.analysis, own], given, note=told.append)
-    assert len(told) == 1 and told[0].startswith(f"`{name}` would change nothing in own-ways,")
+    (line,) = told
+    assert line.startswith(f"`{name}` would change nothing in own-ways,")
     stored = {run.analysis.name: run.provenance for run in runs}
     assert stored["toy"][name] == asked[name]
     assert (stored["own-ways"]["shots"], stored["own-ways"]["known"]) == (0, "top1")

@@ -15,18 +15,8 @@ from tests.tiny import byte_level_tokenizer, gpt2_hf, prompt_pairs
 
 FRANCE = "The capital of France is"
 WORDS = ("--subject", "France", "--answer", "Paris")
-EDIT = (
-    "-p",
-    "The capital of {} is",
-    "-s",
-    "France",
-    "-t",
-    "Lima",
-    "--method",
-    "ft",
-    "--layers",
-    "1",
-)
+ASKED = ("-p", "The capital of {} is", "-s", "France", "-t", "Lima")
+EDIT = (*ASKED, "--method", "ft", "--layers", "1")
 
 
 @pytest.fixture(scope="module")
