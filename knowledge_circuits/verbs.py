@@ -401,10 +401,10 @@ def run(
     """Run an analysis of the paper, or a plugin's, and write its report into the folder `out`.
 
     What an earlier run left there is not computed again. `source` names facts to ask about instead
-    of the atlas's, as `--facts`; `known` and `shots` how they are asked. `shard` is `I/N` for one
-    of N processes that share `out`; all but the last to end raise UnfinishedError. `options` are
-    the analysis's own, as `kc run --list` explains them. The result has `claims`, `tables` and
-    pictures by name.
+    of the atlas's, as `--facts`; `known` and `shots` decide its pairs of facts, where it makes
+    such. `shard` is `I/N` for one of N processes that share `out`; all but the last to end raise
+    UnfinishedError. `options` are the analysis's own, as `kc run --list` explains them. The result
+    has `claims`, `tables` and pictures by name.
 
     >>> import tempfile
     >>> done = run("flow", out=tempfile.mkdtemp(), relations=["country_capital"], draws=2)

@@ -52,6 +52,12 @@ def _gpt(**more: Any) -> dict[str, Any]:
     return sizes | {"vocab_size": len(WORDS), "bos_token_id": 0, "eos_token_id": 1} | more
 
 
+def _opt(**more: Any) -> dict[str, Any]:
+    found = _config(ffn_dim=24, word_embed_proj_dim=16, **more)
+    del found["num_key_value_heads"]  # it knows no such thing
+    return found
+
+
 _WINDOW: dict[str, Any] = {"sliding_window": 3}
 _OWN_KEYS: dict[str, Any] = {"num_key_value_heads": 4}
 _PARTLY: dict[str, Any] = {
@@ -76,7 +82,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi": ("phi", _config(**_OWN_KEYS, **_PARTLY)),
     "phi3": ("phi3", _config(**_PARTLY, **_WINDOW)),
     "falcon": ("falcon", _config(alibi=False, bias=True, ffn_hidden_size=24)),
-    "opt": ("opt", _config(**_OWN_KEYS, ffn_dim=24, word_embed_proj_dim=16)),
+    "opt": ("opt", _opt()),
+    "opt, bare": ("opt", _opt(layer_norm_elementwise_affine=False, enable_bias=False)),
     "gpt_neo": (
         "gpt_neo",
         {
@@ -105,7 +112,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_moe": ("qwen2_moe", _config(shared_expert_intermediate_size=8, **_EXPERTS)),
     "qwen3_moe": ("qwen3_moe", _config(head_dim=6, **_EXPERTS)),
 }
-del FAMILIES["opt"][1]["num_key_value_heads"]  # it knows no such thing
 
 
 def family_hf(family: str, dtype: torch.dtype = torch.float64, **more: Any) -> Any:

@@ -21,6 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuits.base.choices import Known
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.base.options import Options, meanings, option
@@ -711,6 +712,7 @@ def test_the_summary_says_where_the_numbers_come_from(toy: Counting, context: Co
     provenance = json.loads((context.folder / "summary.json").read_text())["provenance"]
     for name in ("weights_sha256", "seed", "config", "versions", "commit", "created", "units"):
         assert name in provenance
+    assert provenance["bos"] is context.model.tokenizer.use_bos(None)
 
 
 class Ids(HTMLParser):
@@ -906,6 +908,37 @@ def test_a_name_is_given_to_one_analysis(monkeypatch: pytest.MonkeyPatch, toy: C
     for name in ("toy", "circuits", "all", "../toy"):
         with pytest.raises(OptionError, match=r"another name|no name for"):
             registry.register(replace(toy.analysis, name=name, version=2))
+
+
+@pytest.mark.parametrize("asked", [{"shots": 2}, {"known": Known.of("top5")}])
+def test_what_changes_nothing_is_refused_or_left_out_of_the_run(
+    toy: Counting, context: Context, asked: dict[str, Any]
+) -> None:
+    (name,) = asked
+    own = replace(toy.analysis, name="own-ways", paired=False)
+    given, told = replace(context, **asked), []
+    with pytest.raises(OptionError, match=f"^`{name}` would change nothing in own-ways"):
+        run_analysis(own, Config(), given)
+    with pytest.raises(OptionError, match="own-ways"):
+        run_all([own], given)
+    assert not toy.computed
+    runs, _ = run_all([toy.analysis, own], given, note=told.append)
+    (line,) = told
+    assert line.startswith(f"`{name}` would change nothing in own-ways,")
+    stored = {run.analysis.name: run.provenance for run in runs}
+    assert stored["toy"][name] == asked[name]
+    assert (stored["own-ways"]["shots"], stored["own-ways"]["known"]) == (0, "top1")
+    plain = run_all([own], context)[0][0]
+    assert plain.parts.reused == len(plain.parts.values)
+
+
+@pytest.mark.parametrize("name", ["hallucination", "icl", "edit-effects", "edit-study"])
+def test_an_analysis_without_such_pairs_refuses_demonstrations(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", name, "--shots", "5", "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--shots would change nothing in {name}, where questions are of other kinds" in line
 
 
 def test_all_leaves_out_what_takes_hours() -> None:

@@ -17,6 +17,7 @@ from gguf.constants import MODEL_ARCH, TokenType
 from circuits.base.errors import ModelNotFoundError, UnsupportedArchitectureError
 from circuits.model.gguf_layouts import LAYOUTS
 from circuits.model.model import load
+from circuits.model.sources import resolve
 from tests.families import family_hf
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf
 
@@ -335,3 +336,27 @@ def test_a_folder_of_two_files_and_a_file_that_is_none_are_refused(tmp_path: Pat
     (tmp_path / "weights.bin").write_bytes(b"GGUF")
     with pytest.raises(ModelNotFoundError, match=r"is a file; .*\.gguf"):
         load(tmp_path / "weights.bin", device="cpu")
+
+
+def test_a_file_beside_a_configuration_is_the_model_unless_plain_weights_are_there(tmp_path: Path):
+    write(tmp_path / "model.gguf", "llama")
+    (tmp_path / "config.json").write_text("{}")
+    assert resolve(str(tmp_path)) == resolve(str(tmp_path / "model.gguf"))
+    llama_hf().save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    assert not resolve(str(tmp_path)).is_gguf
+
+
+def test_parts_of_a_split_file_are_told_to_be_joined(tmp_path: Path):
+    writer = GGUFWriter(tmp_path / "model.gguf", "llama", split_max_tensors=1)
+    for name in ("token_embd.weight", "output_norm.weight", "output.weight"):
+        writer.add_tensor(name, np.zeros(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    parts = sorted(tmp_path.glob("*.gguf"))
+    assert len(parts) == 3
+    for path in (*parts, tmp_path):
+        with pytest.raises(ModelNotFoundError, match="one of the 3 parts of a split GGUF file"):
+            load(path, device="cpu")

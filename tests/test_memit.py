@@ -240,6 +240,25 @@ def test_a_model_of_another_shape_does_not_get_a_famous_names_layers(model):
 
 
 @pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("smollm2-135m", "smollm2-135m"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct@main", "smollm2-135m"),
+        ("models/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m"),
+        ("SmolLM2-135M-Instruct-Q4_K_M.gguf", "smollm2-135m"),
+        ("smollm2-135m-instruct-f16.gguf", "smollm2-135m"),
+        ("gpt2-xl.gguf", ""),  # another shape
+        ("SmolLM2-135M-Instruct-mine.gguf", ""),  # other weights
+        ("SmolLM2-135M-Instruct-mine", ""),
+    ],
+)
+def test_the_same_weights_have_their_settings_under_each_of_their_names(name, entry):
+    shaped = tiny_model("llama")
+    shaped.name, shaped.n_layers, shaped.d_model = name, 30, 576
+    assert hyperparameters._entry(shaped) == entry
+
+
+@pytest.mark.parametrize(
     ("method", "settings", "reason"),
     [
         ("rome", {"value": {"kl_factor": -1e9}}, "kl_factor is at least 0, not -1e+09"),

@@ -72,6 +72,35 @@ def test_who_has_no_partner_is_told_why():
         make_relation_pairs(TOKENIZER, _check(CAPITALS), _check(OTHERS), n=0)
 
 
+def _known_by_alias(relation: Relation, aliases: dict[str, str]) -> KnowledgeCheck:
+    """All known through an alias: the objects themselves are words that the model does not say."""
+    facts = tuple(
+        replace(fact, object=f"Zzyzx {fact.object}", aliases=(aliases[fact.subject],))
+        for fact in relation.facts
+    )
+    check = _check(replace(relation, facts=facts))
+    said = (replace(each, text=each.question.fact.aliases[0]) for each in check.answers)
+    return replace(check, answers=tuple(said))
+
+
+def test_pairs_ask_for_the_accepted_answer_that_the_model_gives():
+    checks = _known_by_alias(CAPITALS, COUNTRIES), _known_by_alias(OTHERS, NEXT)
+    report = make_relation_pairs(TOKENIZER, *checks)
+    assert len(report.pairs) == len(COUNTRIES)
+    for pair in report.pairs:
+        assert pair.subject is not None
+        assert (pair.answer, pair.foil) == (COUNTRIES[pair.subject], NEXT[pair.subject])
+
+
+def test_what_an_alias_says_too_is_no_foil():
+    """Nor is an answer that the corrupted prompt accepts: either way both would be right."""
+    plain, aliased = _check(OTHERS), _known_by_alias(CAPITALS, NEXT)
+    for clean, others in ((aliased, plain), (plain, aliased)):
+        report = make_relation_pairs(TOKENIZER, clean, others)
+        assert not report.pairs
+        assert {reason for _, reason in report.unpaired} == {Unpaired.ALSO_TRUE}
+
+
 def test_only_relations_that_share_a_subject_are_asked():
     found = relations_with_subjects_of([atlas()["country_capital"]], atlas().values())
     names = {each.name for each in found}

@@ -502,6 +502,12 @@ def test_analyses_and_benchmarks_are_entries_too(
     assert "options go under `set`" in capsys.readouterr().err
 
 
+def test_what_a_run_makes_nothing_of_is_refused_before_anything_runs(tmp_path: Path, capsys):
+    entry = {"verb": "run", "analysis": "icl", "shots": [0, 2]}
+    assert command(tmp_path, {"models": ["facts-gpt2"], "units": [entry]})[0] == 2
+    assert "would change nothing in icl" in capsys.readouterr().err
+
+
 def test_models_of_one_name_have_folders_of_their_own(tmp_path: Path):
     entry = {"verb": "run", "analysis": "flow"}
     spec = parse_spec({"models": ["runs/a/final", "runs/b/final"], "units": [entry]})

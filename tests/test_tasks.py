@@ -14,7 +14,7 @@ import knowledge_circuits as kc
 from circuits.base.choices import Task, TraceKind
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.facts.facts import fill, place_in
-from circuits.facts.pairs import PromptPair, batches, encode_pair, read_pairs
+from circuits.facts.pairs import PromptPair, batches, encode_pair, encode_pairs, read_pairs
 from circuits.facts.tasks import task_pairs
 from circuits.model.metrics import evaluate_metric, logit_difference, probability_difference
 from circuits.model.model import Model, load
@@ -27,7 +27,7 @@ from locate.options import Source
 from locate.states.patching import patch_pairs
 from locate.states.trace_average import places_of, trace_facts
 from locate.states.trace_roles import AverageTrace
-from tests.tiny import byte_level_tokenizer, gpt2_hf, metaspace_tokenizer
+from tests.tiny import COUNTRIES, byte_level_tokenizer, gpt2_hf, metaspace_tokenizer
 
 PERU = {
     "clean": "People in Peru speak of Peru and say",
@@ -136,6 +136,21 @@ def test_a_contrast_is_known_where_the_answer_is_preferred(model: Model):
         for batch in islice(batches(pairs[:1], 1, model), 1)
     ]
     assert recalled(model, pairs[:1]) == [bool(preferred > 0)]
+
+
+def test_any_of_several_answers_may_be_the_best_among_the_objects(model: Model):
+    clean, corrupted = "The capital of France is", "The capital of Peru is"
+    logits = model.last_logits(torch.tensor([model.tokenizer.encode(clean).ids]))[0]
+    worst, *_, middle, best = sorted(
+        COUNTRIES.values(), key=lambda city: float(logits[model.tokenizer.first_token(clean, city)])
+    )
+    pairs = [
+        PromptPair(clean, corrupted, worst, foil, "France", answers=(worst, other))
+        for foil, other in ((middle, best), (best, middle))
+    ]
+    encoded = encode_pairs(model.tokenizer, pairs)
+    assert recalled(model, encoded[:1], known="among-objects") == [True]
+    assert recalled(model, encoded[1:], known="among-objects") == [False]
 
 
 def test_patching_the_last_residual_at_the_last_token_is_the_clean_run(model: Model):

@@ -7,6 +7,7 @@ each winning over what stands before.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from circuits.base.options import build
 from circuits.model.model import Model
 
 SETTINGS_FILE = Path(__file__).with_name("hyperparameters.toml")
+_GGUF = re.compile(r"([.-](i?q\d\w*|b?f\d+|fp\d+))?\.gguf$")
 S = TypeVar("S")
 
 
@@ -119,8 +121,12 @@ def _table(model: Model, method: str) -> tuple[dict[str, Any], str]:
 
 
 def _entry(model: Model) -> str:
-    """Name of the model's own tables: its name must be listed there and its shape agree."""
+    """Name of the model's own tables: its name must be listed there and its shape agree.
+
+    Of a path or hub name the last part counts, of a GGUF file without its quantisation.
+    """
     base = model.name.partition("@")[0].rstrip("/").rsplit("/", 1)[-1].lower()
+    base = _GGUF.sub("", base)
     for name, table in _tables()["model"].items():
         if base in table["names"] and table["shape"] == [model.n_layers, model.d_model]:
             return name

@@ -43,6 +43,11 @@ class GgufFile:
                 self.metadata, self.tensors, self._start = Header(file).read()
         except (ValueError, EOFError, struct.error, OSError, MemoryError) as error:
             raise ModelNotFoundError(f"{name!r} is no readable GGUF file: {error}") from None
+        if (parts := self.metadata.get("split.count", 1)) > 1:
+            raise ModelNotFoundError(
+                f"{name!r} is one of the {parts} parts of a split GGUF file; join them "
+                "(`llama-gguf-split --merge` of llama.cpp) and name the whole"
+            )
         self.architecture = str(self.metadata.get("general.architecture"))
         prefix = f"{self.architecture}."
         self._facts = {

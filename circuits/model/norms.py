@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -20,11 +21,15 @@ class Norm:
     centres: bool
 
     @classmethod
-    def of(cls, component: Any, gain_from_one: bool) -> Norm:
-        """From the bridge's component; some models hold their gain minus one."""
+    def of(
+        cls, component: Any, gain_from_one: bool, dtype: torch.dtype, device: torch.device
+    ) -> Norm:
+        """From the bridge's component; some models hold their gain minus one, some have none."""
         inner = component.original_component
         eps = getattr(inner, "eps", getattr(inner, "variance_epsilon", None))
         weight = component.weight
+        if weight is None:
+            weight = torch.ones(inner.normalized_shape, dtype=dtype, device=device)
         return cls(
             gain=1 + weight if gain_from_one else weight,
             shift=getattr(inner, "bias", None),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from circuits.base.errors import ModelNotFoundError
 from circuits.base.places import user_cache
@@ -19,6 +21,7 @@ from circuits.model.packaged import PACKAGED, embedded_models, fetched
 
 HUB_TIMEOUT_SECONDS = 4.0
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_LATER_PART = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$")  # of a split GGUF file
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ def resolve(name: str) -> Source:
             )
         return _gguf(path)
     if path.is_dir():
-        files = sorted(path.glob("*.gguf"))
-        if files and not (path / "config.json").is_file():
+        files = [each for each in sorted(path.glob("*.gguf")) if not _LATER_PART.search(each.name)]
+        is_plain = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+        if files and not is_plain:
             if len(files) > 1:
                 raise ModelNotFoundError(
                     f"{name!r} holds {len(files)} GGUF files; name one, such as {str(files[0])!r}"
@@ -183,21 +187,52 @@ def _check_hub(name: str, revision: str) -> None:
             f"model {name!r} is not in the local cache and offline mode is on; {ways_out}"
         )
     url = f"{constants.ENDPOINT}/{name}/resolve/{revision}/config.json"
-    headers = {"User-Agent": "knowledge-circuits"}
-    if token := get_token():
-        headers["Authorization"] = f"Bearer {token}"
+    token = get_token()
+    request = Request(url, headers={"User-Agent": "knowledge-circuits"}, method="HEAD")
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        request = Request(url, headers=headers, method="HEAD")
-        urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()
+        build_opener(_LoginStays).open(request, timeout=HUB_TIMEOUT_SECONDS).close()
     except HTTPError as error:
-        reason = {
-            401: "asks for a login (`hf auth login`, or HF_TOKEN)",
-            403: "refuses access",
-            404: "has no such model",
-        }
-        said = reason.get(error.code, f"answered {error.code}")
-        raise ModelNotFoundError(f"the hub {said}: {name!r}; {ways_out}") from None
+        error.close()
+        said = _said(error, name, revision, bool(token))
+        raise ModelNotFoundError(f"the hub {said}; {ways_out}") from None
     except (URLError, TimeoutError, OSError, ValueError):
         raise ModelNotFoundError(
             f"model {name!r} is not in the local cache and the hub cannot be reached; {ways_out}"
         ) from None
+
+
+class _LoginStays(HTTPRedirectHandler):
+    """Follows redirects; the login goes along within one server, as the hub's own do."""
+
+    def redirect_request(self, request: Request, *told: Any) -> Request | None:
+        onward = super().redirect_request(request, *told)
+        login = request.get_header("Authorization")
+        if onward and login and (onward.type, onward.host) == (request.type, request.host):
+            onward.add_unredirected_header("Authorization", login)
+        return onward
+
+
+def _said(error: HTTPError, name: str, revision: str, logged_in: bool) -> str:
+    """What the hub's refusal of a model's config.json says; it answers 401 for a typo too."""
+    if error.headers.get("X-Error-Message") == "Invalid credentials in Authorization header":
+        return f"does not take your token for {name!r} (`hf auth login`, or HF_TOKEN)"
+    if logged_in:
+        absent = f"has no model {name!r} that your login may read"
+    else:
+        absent = f"has no model {name!r}, or only after a login (`hf auth login`, or HF_TOKEN)"
+    codes = {
+        "RepoNotFound": absent,
+        "RevisionNotFound": f"has no revision {revision!r} of {name!r}",
+        "EntryNotFound": f"has {name!r} without config.json, so not as a Hugging Face model: merge "
+        "an adapter into its base model, and name a GGUF file by its path",
+        "GatedRepo": f"gives {name!r} to those only who accept its terms on its page and log in "
+        "(`hf auth login`, or HF_TOKEN)",
+    }
+    if said := codes.get(error.headers.get("X-Error-Code", "")):
+        return said
+    if error.code in (401, 404):
+        return absent
+    refused = "refuses access to" if error.code == 403 else f"answered {error.code} for"
+    return f"{refused} {name!r}"

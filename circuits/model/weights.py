@@ -32,14 +32,14 @@ _SMALL = (
 """Files of a tokenizer that programs beside `transformers` read."""
 
 
-def _copy_small_files(source: str, folder: Path) -> None:
+def _copy_small_files(source: str, folder: Path, revision: str | None) -> None:
     """Those that the tokenizer's folder, or the hub's cache, has and `folder` has not."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in _SMALL:
         path: Any = Path(source) / name
         if source and not Path(source).is_dir():
-            path = try_to_load_from_cache(source, name)
+            path = try_to_load_from_cache(source, name, revision=revision)
         if isinstance(path, str | Path) and Path(path).is_file() and not (folder / name).exists():
             copyfile(path, folder / name)
 
@@ -76,6 +76,7 @@ class Weights:
     bridge: Any
     tokenizer: Tokenizer
     dtype: torch.dtype
+    device: torch.device
     n_layers: int
     n_heads: int
     n_kv_heads: int
@@ -293,7 +294,7 @@ class Weights:
                 raise NumericalError(f"{bad!r} holds a number too large for {narrow}")
         plain.save_pretrained(folder)
         self.tokenizer.hf.save_pretrained(folder)
-        _copy_small_files(self.tokenizer.hf.name_or_path, Path(folder))
+        _copy_small_files(self.tokenizer.hf.name_or_path, Path(folder), self.origin.get("revision"))
         for path in Path(folder).glob("*.safetensors"):
             path.chmod(usual_mode(Path(folder)))
 
@@ -362,12 +363,15 @@ class Weights:
         block = self.bridge.blocks[layer]
         owner = block.attn if name in ("q_norm", "k_norm") else block
         component = owner._modules.get(name)
-        return None if component is None else Norm.of(component, self.architecture.gain_from_one)
+        return None if component is None else self._norm(component)
 
     @property
     def last_norm(self) -> Norm:
         """The norm before the output matrix."""
-        return Norm.of(self.bridge.ln_final, self.architecture.gain_from_one)
+        return self._norm(self.bridge.ln_final)
+
+    def _norm(self, component: Any) -> Norm:
+        return Norm.of(component, self.architecture.gain_from_one, self.dtype, self.device)
 
     def final_norm(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"] | None]:
         """Gain and, where there is one, shift of the norm before the output matrix."""

@@ -244,6 +244,7 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         version=benchmark.version,
         slow=True,
         scores_edges=lambda config: config.circuits,
+        paired=False,
         prepare=prepare,
         marks=lambda config: config.limit if benchmark.whole else None,
     )

@@ -126,7 +126,7 @@ def noise(
             relation(name)
         folder = out or Path("out") / "bench-noise"
         o.check_files(None, folder, names=[NULLS, SUMMARY])
-        loaded = o.load_model(console, model, loading)
+        loaded = o.asked_model(console, model, loading)
         found = bench(
             loaded,
             asked,

@@ -80,7 +80,7 @@ def edit(
         _check_other(save_model, model)
         o.check_files(None, save_model, inputs=[wish.requests])
         o.check_files(None, out, inputs=[wish.requests], names=owned_in(out))
-        loaded = o.load_model(console, model, loading)
+        loaded = o.asked_model(console, model, loading, judging.bos)
         if wish.random is not None:
             names = None if wish.relation is None else [wish.relation]
             asked = atlas_requests(wish.random, editing.seed, names, loaded.tokenizer)
@@ -126,7 +126,7 @@ def unlearn(
         o.check_files(None, save_model, inputs=[forget, retain, held_out])
         names = owned_in(out)
         o.check_files(None, out, inputs=[forget, retain, held_out], names=names)
-        loaded = o.load_model(console, model, loading)
+        loaded = o.asked_model(console, model, loading, unlearning.bos)
         with console.stage("unlearning") as progress:
             outcome = forget_set(
                 loaded,
@@ -201,7 +201,7 @@ def compare(
             delta = WeightDelta.load(str(edit))
             if source.relation is not None:
                 known_relation(source.relation)
-            loaded = o.load_model(console, str(model), loading)
+            loaded = o.asked_model(console, str(model), loading, source.bos)
             delta = delta.fitted_to(loaded, allow_mismatch)
             with console.stage("pairs"):
                 asked = _sides(loaded, delta, source, search.batch_size)

@@ -71,12 +71,11 @@ def facts(
         if model is None:
             given.refuse(UNASKED_FACTS)
         if model is not None:
-            loaded = o.load_model(console, model, loading)
+            loaded = o.asked_model(console, model, loading, source.bos)
             n = sum(len(each.facts) for each in relations)
             console.note(f"{n:,} facts of {len(relations)} relations are asked, in all wordings")
             asked = _ask(console, loaded, relations, source, batch_size)
             bos = loaded.tokenizer.use_bos(source.bos)
-            o.note_bos(console, bos)
         records = [_relation_record(each, asked) for each in relations]
         from locate.looks.says.facts import knows
         from locate.looks.says.facts import relations as there_are

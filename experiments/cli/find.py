@@ -43,7 +43,7 @@ def discover(
         from locate.edges.locators import Locator
 
         o.check_files(source, folder, names=FILES)
-        loaded = o.load_model(console, model, loading)
+        loaded = o.asked_model(console, model, loading, source.bos)
         examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
         if search.method == Locator.EXACT:
             n = loaded.wiring(search.kv).n_edges
@@ -82,7 +82,7 @@ def evaluate(
         to_avoid(stored, evaluating)  # refuses before a model is loaded
         source = replace(source, bos=bos)
         o.check_files(source, out, inputs=[circuit], names=[SUMMARY])
-        loaded = o.load_model(console, model, loading)
+        loaded = o.asked_model(console, model, loading, source.bos)
 
         def pairs_for(bos: bool | None, avoid: Finders | None) -> Examples:
             asked = o.limited(replace(source, bos=bos))

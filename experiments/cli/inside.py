@@ -78,7 +78,7 @@ def neurons(
 
         within.stored()  # what is no circuit is refused before a model is loaded
         o.check_files(source, out, inputs=[circuit], names=looks.FILES)
-        loaded = o.load_model(console, model, loading)
+        loaded = o.asked_model(console, model, loading, source.bos)
         mlps = within.mlps(loaded)
         examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
         console.warn(*examples.notes)
@@ -126,6 +126,7 @@ def carriers(
         loaded = o.load_model(console, model, loading)
         with console.stage("carriers") as progress:
             found = carriers_of(loaded, prompt, links, vectors, named, into, n, bos, progress)
+        o.note_bos(console, found.provenance["bos"])
         if (misfit := found.misfit()) is not None and misfit > looks.FITS:
             console.warn(
                 f"totals are off the graph's weights by {100 * misfit:.3g} %: directions, model or "

@@ -70,7 +70,7 @@ def trace(
         from locate.states.tracing import usual_window
 
         o.check_files(source if source.asks else None, out, names=looks.FILES)
-        loaded = o.load_model(console, model, loading)
+        loaded = o.asked_model(console, model, loading, source.bos)
         window = tracing.window or usual_window(loaded.n_layers)
         kinds = tracing.kinds or tuple(TraceKind)
         options: dict[str, Any] = vars(replace(tracing, kinds=kinds, window=window))
@@ -124,7 +124,7 @@ def lens(
         from locate.states.lens_average import average_lens
 
         o.check_files(source if source.asks else None, out, names=looks.FILES)
-        loaded = o.load_model(console, model, loading)
+        loaded = o.asked_model(console, model, loading, source.bos)
         if source.asks:
             examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
             console.warn(*examples.notes)
@@ -167,7 +167,7 @@ def roles(
 
         stored = None if circuit is None else read_circuit(circuit)
         o.check_files(source, out, names=looks.FILES)
-        loaded = o.load_model(console, model, loading)
+        loaded = o.asked_model(console, model, loading, source.bos)
         if stored is not None and circuit is not None:
             stored = fitted(stored, loaded, circuit)
         examples = o.pairs_of(console, loaded, o.limited(source), batch_size)

@@ -78,7 +78,7 @@ def discover(
         from locate.mib.board import FOUND, importances, importances_record, save_importances
 
         o.check_files(source, out, names=FOUND)
-        loaded = o.load_model(console, model, loading)
+        loaded = o.asked_model(console, model, loading, source.bos)
         examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
         with console.stage("scores") as progress:
             found = importances(loaded, examples, search, progress)
@@ -116,7 +116,7 @@ def evaluate(
         source = replace(source, bos=bos)
         inputs = [*circuits.iterdir()] if circuits.is_dir() else [circuits]
         o.check_files(source, out, inputs=inputs, names=[CURVES, SUMMARY])
-        loaded = o.load_model(console, model, loading)
+        loaded = o.asked_model(console, model, loading, source.bos)
         read = [fitted(each, loaded, circuits) for each in read]
         warnings = mismatches(read[0], loaded, bos, allow_mismatch=False)
         examples = o.pairs_of(console, loaded, o.limited(source), batch_size)

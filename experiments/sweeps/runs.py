@@ -12,7 +12,7 @@ from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.options import build
 from circuits.base.sizes import bytes_of
 from circuits.base.writing import to_json
-from experiments.analyses.engine.base import Analysis, Run, check_bound
+from experiments.analyses.engine.base import Analysis, Run, check_asked, check_bound
 from experiments.analyses.engine.context import Context, safe
 from experiments.analyses.engine.jobs import Find, spread
 from experiments.analyses.engine.parts import Shard
@@ -63,6 +63,8 @@ def check(work: Work) -> None:
     """OptionError for a run that there is none of, or an option that it does not have."""
     analysis, config, _, _ = _made(work)
     check_bound(_bound(work), (analysis, config))
+    known = Known.of(work.settings.get("known", Known.TOP1))
+    check_asked(known, work.settings.get("shots", 0), analysis)
 
 
 def _bound(work: Work) -> int | None:

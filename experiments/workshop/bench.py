@@ -27,7 +27,8 @@ from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.graph.curve import FRACTIONS
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.select import top_n
-from circuits.model.model import Model
+from circuits.model.model import Model, load
+from circuits.model.sources import resolve
 from experiments.cli.console import Console
 from experiments.workshop.bare import (
     LLAMAS,
@@ -50,6 +51,9 @@ from experiments.workshop.costs import (
 )
 from locate.edges.eap import attribute
 from locate.states.tracing import trace
+
+SMALL, REAL = "facts-gpt2", "smollm2-135m"
+LOADING = "loading"
 
 
 def memory_ratio() -> list[Measurement]:
@@ -106,22 +110,31 @@ def _on_gpu(shape: str) -> list[Measurement]:
     return found
 
 
-def demo_time() -> list[Measurement]:
-    """Wall time of the main job on an embedded model, imports included."""
+def demo_time(name: str, bar: float) -> list[Measurement]:
+    """Wall time of the main job, imports included; ModelNotFoundError where there is no model."""
+    resolve(name)
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "experiments.cli.main",
-            "discover",
-            "--model",
-            "facts-gpt2",
-        ]
+        command = [sys.executable, "-m", "experiments.cli.main", "discover", "--model", name]
         command += ["--relation", "country_capital", "--out", folder]
         start = time.monotonic()
         subprocess.run(command, check=True, capture_output=True)
         value = time.monotonic() - start
-    return [Measurement("demo: kc discover on facts-gpt2", value, 20.0, "s")]
+    return [Measurement(f"demo: kc discover on {name}", value, bar, "s")]
+
+
+def loading_cost(name: str, seconds: float, memory: float) -> list[Measurement]:
+    """Wall time of loading a model, and its peak memory beside the model's weights in fp32.
+
+    The libraries are there before. ModelNotFoundError where there is no model.
+    """
+    resolve(name)
+    found = _in_own_process(f"{LOADING} {name}")
+    value = found["peak_mib"] / found["weights_mib"]
+    note = f"{found['peak_mib']:.0f} against {found['weights_mib']:.0f} MiB"
+    return [
+        Measurement(f"loading {name}, imports excluded", found["seconds"], seconds, "s"),
+        Measurement(f"loading {name}: peak memory / fp32 weights", value, memory, note=note),
+    ]
 
 
 MEASUREMENTS: dict[str, Callable[[], list[Measurement]]] = {
@@ -134,7 +147,9 @@ MEASUREMENTS: dict[str, Callable[[], list[Measurement]]] = {
     "graph": graph_costs,
     "memory": memory_ratio,
     "tinyllama": tinyllama_memory,
-    "demo": demo_time,
+    "loading": partial(loading_cost, REAL, 8.0, 1.5),
+    "demo": partial(demo_time, SMALL, 20.0),
+    "demo-real": partial(demo_time, REAL, 60.0),
     "large": large_on_gpu,
 }
 
@@ -197,6 +212,23 @@ def _measure_memory(side: str) -> dict[str, float]:
     }
 
 
+def _measure_loading(name: str) -> dict[str, float]:
+    """Run in a process of its own: seconds, and peak resident memory above the libraries'."""
+    load(SMALL)  # the libraries are imported and allocate what they keep
+    gc.collect()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    start = time.monotonic()
+    model = load(name)
+    seconds = time.monotonic() - start
+    weights = 4 * sum(model.shape(each).numel() for each in model.parameter_names)
+    return {
+        "peak_mib": (_status("VmHWM") - before) / 1024,
+        "weights_mib": weights / 2**20,
+        "seconds": seconds,
+    }
+
+
 def _status(field: str) -> int:
     """A line of /proc/self/status, in KiB (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -214,7 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     if chosen.memory:
         torch.set_num_threads(1)
-        print(json.dumps(_measure_memory(chosen.memory)))
+        side, _, name = chosen.memory.partition(" ")
+        print(json.dumps(_measure_loading(name) if side == LOADING else _measure_memory(side)))
         return 0
     console = Console(chosen.json)
     try:

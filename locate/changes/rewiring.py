@@ -146,6 +146,7 @@ def rewiring(
             **scoring.record(),
             "edit": {**delta.provenance, "sha256": delta.fingerprint(), "norm": delta.norm()},
             "pairs": len(pairs),
+            "bos": pairs[0].clean.bos,
             "prompts": len(asked),
             "elsewhere": [pair.text.clean for pair in distinct_prompts(elsewhere)],
             "resamples": resamples,

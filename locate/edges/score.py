@@ -49,7 +49,8 @@ def score_edges(
         _check_pairs(found, method, len(parts))
     if isinstance(found, EdgeScores) and method.per_pair:
         found = _of_pairs(found, parts)
-    provenance = {**model.provenance, **scoring.record(), "pairs": len(pairs)}
+    asked = {"pairs": len(pairs), "bos": pairs[0].clean.bos}
+    provenance = {**model.provenance, **scoring.record(), **asked}
     return replace(found, provenance={**provenance, **found.provenance})
 
 

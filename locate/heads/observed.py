@@ -18,11 +18,12 @@ def observations(pairs: Sequence[TokenPair]) -> list[int]:
 
 
 def counted(pairs: Sequence[TokenPair]) -> dict[str, int]:
-    """How many pairs, clean prompts and facts there are, for a record."""
+    """How many pairs, clean prompts and facts there are, and whether with BOS, for a record."""
     return {
         "pairs": len(pairs),
         "prompts": len(set(clean_prompts(pairs))),
         "facts": len(set(_facts(pairs))),
+        "bos": pairs[0].clean.bos,
     }
 
 

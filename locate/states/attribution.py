@@ -72,7 +72,8 @@ def direct_logit_attribution(
         raise NumericalError(
             f"the parts of the logits are not all finite numbers; {model.why_not_finite()}"
         )
-    provenance = {**model.provenance, "method": "direct logit attribution", "pairs": len(pairs)}
+    asked = {"pairs": len(pairs), "bos": pairs[0].clean.bos}
+    provenance = {**model.provenance, "method": "direct logit attribution", **asked}
     return LogitAttribution(wiring, contributions, constant, difference, provenance)
 
 

@@ -175,6 +175,7 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    paired=False,
     version=3,
     prepare=prepare,
 )

@@ -176,6 +176,7 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    paired=False,
     version=3,
     slow=True,
     prepare=prepare,

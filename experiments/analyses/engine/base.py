@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from circuits.base.choices import Known
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.base.origin import model_label
@@ -100,6 +101,8 @@ class Analysis:
     `scores_edges` says whether a run with such options does: else a bound on memory bounds nothing.
     `prepare` makes what units find outside of the run, such as second moments in the user's cache;
     it is called once, before units are computed here or elsewhere, and never where all are stored.
+    `paired` says whether what it finds hangs on pairs of `Context.examples`, and so on `known` and
+    `shots`; one that is not `paired` is run without them.
     `marks` gives what decides a unit's values besides the options that do so by themselves.
     """
 
@@ -113,6 +116,7 @@ class Analysis:
     version: int = 1
     slow: bool = False
     scores_edges: Callable[[Any], bool] = lambda config: True
+    paired: bool = True
     prepare: Callable[[Context, Any], str | None] | None = None
     marks: Callable[[Any], Any] = lambda config: None
 
@@ -122,6 +126,22 @@ def check_bound(memory: int | None, *asked: tuple[Analysis, Any]) -> None:
     if memory is not None and not any(each.scores_edges(config) for each, config in asked):
         names = ", ".join(each.name for each, _ in asked)
         raise OptionError(f"`memory` bounds the scoring of edges, and {names} scores none")
+
+
+def check_asked(known: Known, shots: int, *asked: Analysis) -> str:
+    """In which of the analyses `known` or `shots`, where given, change nothing; empty for none.
+
+    OptionError where they change nothing in any.
+    """
+    are_given = {"`known`": known != Known.TOP1, "`shots`": shots != 0}
+    given = ", ".join(name for name, is_given in are_given.items() if is_given)
+    idle = [each.name for each in asked if not each.paired]
+    if not given or not idle:
+        return ""
+    told = f"{given} would change nothing in {', '.join(idle)}, where questions are of other kinds"
+    if len(idle) == len(asked):
+        raise OptionError(f"{told}; leave {given} out")
+    return told
 
 
 @dataclass(frozen=True)

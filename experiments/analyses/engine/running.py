@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from circuits.base.choices import Known
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError, PromptError
 from circuits.base.options import as_dict, changed
 from circuits.base.origin import check_writable, code_commit, timestamp
@@ -16,7 +17,7 @@ from circuits.base.progress import Stages, silent
 from circuits.base.records import read_json
 from circuits.base.stamps import stamped
 from circuits.base.writing import atomic_write, save_json
-from experiments.analyses.engine.base import Analysis, Parts, Run, check_bound
+from experiments.analyses.engine.base import Analysis, Parts, Run, check_asked, check_bound
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.output import SUMMARY, write_report
 from experiments.analyses.engine.page import index_page
@@ -46,6 +47,7 @@ def run_analysis(
     where other shards' units miss.
     """
     check_writable(context.folder)
+    check_asked(context.known, context.shots, analysis)
     _check_own(context.folder, analysis, context.model.provenance)
     start = time.perf_counter()
     parts = compute_parts(analysis, config, context, stages, note, shard, spread)
@@ -57,6 +59,7 @@ def run_analysis(
         "analysis": analysis.name,
         "version": analysis.version,
         "seed": context.seed,
+        "bos": context.model.tokenizer.use_bos(None),
         "known": str(context.known),
         "shots": context.shots,
         **({"label": context.label} if context.label else {}),
@@ -93,13 +96,18 @@ def run_all(
     Returns the runs, and the reasons of analyses that cannot be made with this model. `again` only
     makes the reports of an earlier run again. `spread(analysis, config, context)` says how the
     units of one are computed elsewhere. A bound on memory is for those that score edges, if any
-    does. PromptError where nothing is left, UnfinishedError where units of other shards miss.
+    does; `known` and `shots` are for those that are `paired`, if any is. PromptError where nothing
+    is left, UnfinishedError where units of other shards miss.
     """
     check_bound(context.memory, *((each, each.config()) for each in analyses))
+    if idle := check_asked(context.known, context.shots, *analyses):
+        note(idle)
 
     def make(name: str) -> Run:
         each = next(one for one in analyses if one.name == name)
         own = context.inside(context.folder / name)
+        if not each.paired:
+            own = replace(own, known=Known.TOP1, shots=0)
         if again:
             return redraw(each, own.folder, stages, own.label)
         config = each.config()

@@ -109,4 +109,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    paired=False,
 )

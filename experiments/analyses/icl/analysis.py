@@ -280,5 +280,6 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    paired=False,
     version=2,
 )

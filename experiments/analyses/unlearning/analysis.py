@@ -124,6 +124,7 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    paired=False,
     slow=True,
     scores_edges=lambda config: False,
 )
