@@ -30,6 +30,7 @@ from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
+from locate.heads.observed import of_pairs
 from locate.states.frozen_norm import FrozenNorm
 from locate.states.logit_attribution import LogitAttribution
 
@@ -73,6 +74,7 @@ def direct_logit_attribution(
             f"the parts of the logits are not all finite numbers; {model.why_not_finite()}"
         )
     provenance = {**model.provenance, "method": "direct logit attribution", "pairs": len(pairs)}
+    provenance |= of_pairs(pairs)
     return LogitAttribution(wiring, contributions, constant, difference, provenance)
 
 

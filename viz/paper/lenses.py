@@ -78,8 +78,8 @@ def draw_average_lens(
     origin, n = average.provenance, average.n_facts
     unit = unit_of(origin)
     over = f"1 {unit}" if n == 1 else f"{n} {unit}s"
-    if enough(n):
-        over += f", bands: 95 % intervals over {unit}s"
+    if enough(n if average.groups is None else len(set(average.groups.tolist()))):
+        over += f", bands: 95 % intervals over {drawn_of(origin, unit)}"
     caption = [*canvas.asked(origin), over]
     statistics = ("median ", "mean ")
     return _draw(
