@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from circuits.base.errors import OptionError
 from circuits.base.intervals import enough
 from circuits.base.origin import model_label, unit_of
+from locate.states.observed import drawn_of
 from viz import theme
 from viz.asked import cut
 from viz.paper import canvas
