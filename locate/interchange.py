@@ -130,7 +130,7 @@ class Interchange(Shown):
         groups: np.ndarray | None = None,
         rate: bool = False,
     ) -> Interval:
-        given = {"resamples": self.resamples, "seed": self.seed, "rate": rate}
+        given: dict[str, Any] = {"resamples": self.resamples, "seed": self.seed, "rate": rate}
         groups = self._sample.groups if groups is None else groups
         return bootstrap(statistic, *columns, groups=groups, **given)
 
