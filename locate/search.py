@@ -263,10 +263,10 @@ class Search(Scoring):
         return select(scores, self.selection, n, by=self.ranking)
 
 
-def with_each(scoring: S, methods: Iterable[Locator]) -> tuple[list[S], list[str]]:
+def with_each(scoring: S, methods: Iterable[Locator | str]) -> tuple[list[S], list[str]]:
     """The scoring with each of these methods; of those it does not go with, why."""
     found, left_out = list[S](), list[str]()
-    for method in methods:
+    for method in [Locator.of(each, "methods") for each in methods]:
         try:
             found.append(replace(scoring, method=method))
         except OptionError as error:
