@@ -79,7 +79,8 @@ class Interchange(Shown):
         if not open_to_it.any():
             return UNDEFINED
         groups = self._sample.at(np.flatnonzero(open_to_it).tolist()).groups
-        return self._interval(mean, changed[open_to_it].astype(float), groups=groups)
+        values = changed[open_to_it].astype(float)
+        return self._interval(mean, values, groups=groups, rate=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a pair."""
@@ -123,9 +124,13 @@ class Interchange(Shown):
         return Sample.of(self.pairs)
 
     def _interval(
-        self, statistic: Any, *columns: np.ndarray, groups: np.ndarray | None = None
+        self,
+        statistic: Any,
+        *columns: np.ndarray,
+        groups: np.ndarray | None = None,
+        rate: bool = False,
     ) -> Interval:
-        given = {"resamples": self.resamples, "seed": self.seed}
+        given: dict[str, Any] = {"resamples": self.resamples, "seed": self.seed, "rate": rate}
         groups = self._sample.groups if groups is None else groups
         return bootstrap(statistic, *columns, groups=groups, **given)
 

@@ -5,7 +5,7 @@ Command lines are made from these fields, so this module imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -80,12 +80,13 @@ class Scoring(Options):
             if not self.method.bounded:
                 known = ", ".join(each for each in Locator if each.bounded)
                 raise OptionError(f"`memory` bounds `method` {known}, not {self.method}")
-        if self.method.at_clean and self.metric.relative:
-            raise OptionError(
-                f"{self.method} takes the gradient at the clean run, where {self.metric}, which "
-                "compares with the clean run, has none: every score would be 0; use `method` "
-                "eap-ig or another metric"
-            )
+        for member in _members(self.method, self.options):
+            if member.at_clean and self.metric.relative:
+                raise OptionError(
+                    f"{member} takes the gradient at the clean run, where {self.metric}, which "
+                    "compares with the clean run, has none: every score would be 0; use `method` "
+                    "eap-ig or another metric"
+                )
 
     @classmethod
     def of(cls: type[S], scoring: S | None, values: Mapping[str, Any], **usual: Any) -> S:
@@ -262,14 +263,29 @@ class Search(Scoring):
         return select(scores, self.selection, n, by=self.ranking)
 
 
+def with_each(scoring: S, methods: Iterable[Locator | str]) -> tuple[list[S], list[str]]:
+    """The scoring with each of these methods; of those it does not go with, why."""
+    found, left_out = list[S](), list[str]()
+    for method in [Locator.of(each, "methods") for each in methods]:
+        try:
+            found.append(replace(scoring, method=method))
+        except OptionError as error:
+            left_out.append(str(error))
+    return found, left_out
+
+
+def _members(method: Locator, options: Any) -> list[Locator]:
+    """The locators whose scores are asked for: an ensemble's members, else the method itself."""
+    return [Locator.of(name) for name in options.of] if method == Locator.ENSEMBLE else [method]
+
+
 def _check_spans(method: Locator, options: Any, asked: str) -> None:
     """OptionError where spans have no such names, or where the method cannot tell them apart."""
     from circuits.facts.spans import AUTO, asked_names
 
     if asked != AUTO:
         asked_names(asked)
-    members = [Locator.of(name) for name in options.of] if method == Locator.ENSEMBLE else [method]
-    for member in members:
+    for member in _members(method, options):
         if not member.spans:
             known = ", ".join(each for each in Locator if each.spans)
             raise OptionError(f"`spans` are told apart by `method` {known}, not by {member}")

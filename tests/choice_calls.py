@@ -378,6 +378,9 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("circuits.facts.tasks:task_pairs", "task"): lambda v: call("circuits.facts.tasks:task_pairs")(
         model().tokenizer, v, 2
     ),
+    ("locate.search:with_each", "methods"): lambda v: call("locate.search:with_each")(
+        call("locate.search:Scoring")(), [v]
+    ),
     ("locate.states.patching:patch_prompt", "kinds"): lambda v: call(
         "locate.states.patching:patch_prompt"
     )(model(), pairs()[0], kinds=[v]).effect(v),

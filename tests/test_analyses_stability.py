@@ -20,6 +20,7 @@ from experiments.analyses.stability.choices import (
     Config,
     base_of,
     drawn,
+    idle,
     levels,
     one_at_a_time,
     search_of,
@@ -135,6 +136,119 @@ def test_one_change_at_a_time_is_one_change():
 def test_what_is_no_level_is_refused(wrong: dict[str, Any]):
     with pytest.raises(OptionError):
         Config(**wrong)
+
+
+# --- choices that a combination does not read ----------------------------------------------------
+
+
+def test_a_combination_reads_a_choice_where_another_level_of_it_gives_other_scores(
+    context: Context,
+):
+    """Steps and corrupted subjects, under locators, metrics and ablations."""
+    tested = context.examples(RELATION, 4).held_out
+    others = {"steps": "3", "foils": "1"}
+    for locator in ("eap-ig", "eap", "relp"):
+        for ablation in ("patch", "zero"):
+            for metric in ("logit-diff", "log-prob"):
+                setting = {"steps": "1", "foils": "0", "locator": locator}
+                setting |= {"ablation": ablation, "metric": metric}
+                unread = idle(setting, Config())
+                base = scores_of(context, tested, setting)
+                for name, level in others.items():
+                    other = scores_of(context, tested, {**setting, name: level})
+                    assert np.array_equal(base, other) == (name in unread), (setting, name)
+
+
+def scores_of(context: Context, tested: Any, setting: dict[str, str]) -> np.ndarray:
+    pairs = examples_of(context, RELATION, tested, setting, 4).pairs
+    return score_edges(context.model, pairs, search_of(setting, Config())).values
+
+
+def made_up(n: int) -> dict[str, Any]:
+    """A relation of which the steps decide which edge is kept, where the locator reads them."""
+    generator = np.random.default_rng(0)
+    known = {"steps": ["5", "20"], "locator": ["eap-ig", "eap", "relp", "gim"]}
+    levels = {name: [str(each) for each in generator.choice(of, n)] for name, of in known.items()}
+    kept = np.zeros((n, 5))
+    for draw, (steps, locator) in enumerate(zip(*levels.values(), strict=True)):
+        read = locator == "eap-ig"
+        kept[draw, known["steps"].index(steps) if read else known["locator"].index(locator) + 1] = 1
+    single = {"jaccard": 0.5, "node_jaccard": 0.5, "spearman": 0.5, "faithfulness": 0.8}
+    measured = {"edges": 1, "nodes": 1, "faithfulness": {"value": 0.9, "low": 0.8, "high": 1.0}}
+    counts = {"core": 1, "contingent": 0, "noise": 2}
+    return {
+        "edges": 3,
+        "all_edges": 30,
+        "factors": known,
+        "base": measured,
+        "consensus": measured,
+        "core": measured,
+        "random": 0.1,
+        "consensus_gains": {"value": 0.0, "low": -0.1, "high": 0.1},
+        "core_lacks": {"value": 0.0, "low": -0.1, "high": 0.1},
+        "single": [{"factor": "steps", "level": "20", **single}],
+        "survive": {"steps": {"all": 1, "some": 0, "none": 2}},
+        "draws": {
+            "levels": levels,
+            "jaccard": [0.5] * n,
+            "faithfulness": [0.5] * n,
+            "products": dict.fromkeys(("edges", "ranks", "faithfulness"), products(kept).tolist()),
+        },
+        "labels": dict.fromkeys(("edges", "base_edges", "nodes", "base_nodes"), counts),
+        "listed": [],
+    }
+
+
+def test_a_choice_is_judged_by_the_combinations_that_read_it():
+    """Where they are read steps decide all; of all combinations that is a small part."""
+    stored = made_up(64)
+    n = stored["draws"]["levels"]["locator"].count("eap-ig")
+    diluted = part(
+        np.array(stored["draws"]["products"]["edges"]), stored["draws"]["levels"]["steps"]
+    )
+    assert 8 <= n < 32
+    assert diluted < 0.3
+    made = report(Config(), {RELATION: stored})
+    table = next(each for each in made.tables if each.name == "variance")
+    row = next(each for each in table.rows if each[0] == "steps")
+    assert row[1] == f"{n} of 64"
+    assert row[2].value == pytest.approx(1)
+    said = f"decides which edges are kept, among the {n} of 64 combinations that read it: its part "
+    assert any(f"steps {said}" in each.sentence for each in made.claims)
+
+
+def test_of_a_choice_that_hardly_any_combination_reads_nothing_is_said():
+    stored = made_up(16)
+    n = stored["draws"]["levels"]["locator"].count("eap-ig")
+    assert 0 < n < 8
+    made = report(Config(), {f"{RELATION}_{place}": stored for place in range(6)})
+    (said,) = (each for each in made.claims if "steps" in each.sentence)
+    assert said.verdict == Verdict.UNDEFINED
+    assert f"cannot be said: {n} of 16 combinations read it, and 8 are needed" in said.sentence
+
+
+def test_edges_that_are_not_listed_are_counted():
+    made = report(Config(), {RELATION: made_up(16)})
+    table = next(each for each in made.tables if each.name == "edges")
+    assert table.note == (
+        f"Of {RELATION} the 0 that most combinations keep are listed, and 3 others are not."
+    )
+
+
+@pytest.mark.parametrize(("n", "resampled"), [(4, False), (5, True)])
+def test_relations_are_resampled_from_five_on(n: int, resampled: bool):
+    """Of four values that differ resamples reach no further than these: no 95 %."""
+    parts = {str(place): copy.deepcopy(made_up(16)) for place in range(n)}
+    for place, each in enumerate(parts.values()):
+        each["single"][0]["jaccard"] = place / 10
+        each["labels"]["base_edges"] = {"core": place, "contingent": 0, "noise": 3}
+    made = report(Config(), parts)
+    tables = {each.name: each for each in made.tables}
+    (stays,) = (each for each in made.claims if "(core)" in each.sentence)
+    steps = next(row for row in tables["factors"].rows if row[0] == "steps")
+    for found in (steps[1], tables["levels"].rows[0][2], stays.estimate):
+        assert np.isfinite(found.value)
+        assert bool(np.isfinite(found.low)) == resampled
 
 
 # --- pairs ---------------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from circuits.base.choices import Metric
 from circuits.base.errors import OptionError
 from circuits.graph.noise import NoiseSettings
 from circuits.model.model import load
@@ -16,6 +18,7 @@ from experiments.cli.main import main
 from experiments.nulls.bench import Null, NullBench, bench, chosen_methods
 from locate.edges.locators import Locator
 from locate.search import Scoring
+from tests.forms import check_form
 
 
 @contextmanager
@@ -34,11 +37,36 @@ def test_means_are_over_relations_with_an_interval_from_eight_on():
 
 
 def test_all_locators_with_scores_of_single_pairs_are_looked_at_exact_patching_if_named():
-    usual = {each.method for each in chosen_methods(None, Scoring())}
+    found, left_out = chosen_methods(None, Scoring())
+    usual = {each.method for each in found}
+    assert not left_out
     assert usual == {each for each in Locator if each.per_pair} - {Locator.EXACT}
-    assert [each.method for each in chosen_methods(["exact"], Scoring())] == [Locator.EXACT]
+    assert [each.method for each in chosen_methods(["exact"], Scoring())[0]] == [Locator.EXACT]
     with pytest.raises(OptionError, match="acdc gives no scores of single pairs"):
         chosen_methods(["eap", "acdc"], Scoring())
+
+
+@pytest.mark.parametrize(
+    ("scoring", "fits", "why"),
+    [
+        (
+            Scoring(metric=Metric.KL),  # gim and relp are members of the ensemble
+            lambda each: not each.at_clean and each != Locator.ENSEMBLE,
+            "eap takes the gradient",
+        ),
+        (Scoring(spans="auto"), lambda each: each.spans, "not by eap-ig-activations"),
+    ],
+)
+def test_locators_that_options_do_not_go_with_are_left_out_unless_they_are_named(
+    scoring: Scoring, fits: Any, why: str
+):
+    usual = [each.method for each in chosen_methods(None, Scoring())[0]]
+    found, left_out = chosen_methods(None, scoring)
+    assert [each.method for each in found] == [each for each in usual if fits(each)]
+    assert len(left_out) == len(usual) - len(found) > 0
+    assert any(why in each for each in left_out)
+    with pytest.raises(OptionError):
+        chosen_methods([str(each) for each in usual], scoring)
 
 
 @pytest.mark.slow
@@ -46,7 +74,7 @@ def test_a_level_that_is_none_calls_edges_changed_and_relations_of_few_facts_are
     """With a false discovery rate of .999 nearly every comparison finds something."""
     model = load("facts-gpt2", device="cpu")
     asked = ["country_capital"]
-    (scoring,) = chosen_methods(["eap"], Scoring())
+    ((scoring,), _) = chosen_methods(["eap"], Scoring())
     options = {"pairs": 24, "splits": 5, "stage": silent}
     loose = bench(model, asked, [scoring], settings=NoiseSettings(0.999, 0.0), **options)
     strict = bench(model, asked, [scoring], **options)
@@ -65,6 +93,12 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.Captur
     said = json.loads(capsys.readouterr().out)
     assert [row["method"] for row in said["relations"]] == ["eap", "gim"]
     assert {*said["methods"]} == {"eap", "gim"}
+    most = 100 * max(row["any"] for row in said["relations"])
+    assert f"calls an edge changed in {most:.1f} % of the comparisons of facts-gpt2" in said["says"]
+    assert said["says"].endswith("with itself (1 relation); the level allows 5 %.")
+    stored = json.loads((out / "summary.json").read_text())
+    assert (stored["schema"], stored["says"]) == (said["schema"], said["says"])
+    check_form(stored)
     rows = pq.read_table(out / "noise.parquet").to_pylist()
     assert [row["any"] for row in rows] == [row["any"] for row in said["relations"]]
     assert main([*given[:4], "--relations", "nonsense", "--out", str(tmp_path / "no")]) != 0

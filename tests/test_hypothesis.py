@@ -106,6 +106,28 @@ def test_a_dependence_without_correlation_is_found():
     assert independence(np.ones(41), x, nothing).verdict == "undefined"
 
 
+def test_what_is_left_is_said_beside_whether_it_goes_with_the_model():
+    """HSIC is about facts: of what adds half of the effect, unrelated to it, no evidence."""
+    generator, nothing = np.random.default_rng(0), np.zeros(40)
+    model = 2 + generator.normal(size=40)
+    half = 0.5 * model.mean() + generator.normal(size=40) / 10
+    half *= 0.5 * model.mean() / half.mean()
+    found = independence(half, model, nothing)
+    assert not found.rejected
+    assert "across facts; a faithfulness of 0.500 is left" in found.sentence
+    few = independence(model / 100, model, nothing)
+    assert few.rejected
+    assert "little of the effect is left, a faithfulness of 0.010" in few.sentence
+    undefined = independence(model, model - model.mean(), nothing)
+    assert undefined.rejected
+    assert "goes with the model's metric across facts; how much" in undefined.sentence
+    assert "little" not in undefined.sentence
+    same = independence(model, np.ones(40), nothing).sentence
+    assert same == "The model's metric is the same on every fact; a faithfulness of " + (
+        f"{model.mean():.3f} is left."
+    )
+
+
 def test_what_the_corrupted_prompt_gives_by_itself_is_not_held_against_the_circuit():
     """Nothing kept goes with the whole model, and the complement adds mere noise to it."""
 

@@ -12,6 +12,7 @@ import torch
 from circuits.base.arrays import load_arrays, save_arrays
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.intervals import FEWEST
+from circuits.base.origin import OBSERVED
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from locate.heads.attention import rivals
@@ -19,6 +20,7 @@ from locate.states.attribution import direct_logit_attribution
 from locate.states.lens import lens_positions, logit_lens
 from locate.states.lens_average import average_lens
 from locate.states.lens_curves import AverageLens, Followed, Place
+from locate.states.observed import recorded
 from tests.tiny import equal_length_pairs, tiny_model
 
 
@@ -30,7 +32,49 @@ def lens(model: Model, pairs: list[TokenPair]) -> AverageLens:
 def repeated(lens: AverageLens, times: int) -> AverageLens:
     """The same facts several times over: limits need more of them than the tiny model has."""
     parts = {name: np.concatenate([values] * times) for name, values in lens.arrays().items()}
-    return replace(lens, **parts)
+    origin = {name: value for name, value in lens.provenance.items() if name != OBSERVED}
+    return replace(lens, **parts, provenance=origin)
+
+
+def asked(lens: AverageLens, groups: list[int]) -> AverageLens:
+    """The lens with a record of which rows ask one fact."""
+    own = repeated(lens, 1)
+    return replace(own, provenance={**own.provenance, **recorded(groups, "facts")})
+
+
+def test_limits_draw_facts_with_all_wordings_that_ask_them(lens: AverageLens) -> None:
+    """Facts asked four times are no more facts; of two facts in many pairs there are no limits."""
+    place, what, n = Place.LAST, Followed.ANSWER, lens.n_facts
+    once = repeated(lens, -(-FEWEST // n))
+    four = repeated(once, 4)
+    numbers = list(range(once.n_facts))
+    for name in ("median_rank", "mean_probability"):
+        shared = getattr(asked(four, numbers * 4), name)(place, what)
+        alone, own = (
+            getattr(each, name)(place, what) for each in (four, asked(four, [*range(four.n_facts)]))
+        )
+        wide, narrow = (np.nanmax(each.high - each.low) for each in (shared, alone))
+        assert narrow < wide or narrow == wide == 0
+        np.testing.assert_array_equal(alone.low, own.low)  # each its own: no digit differs
+        np.testing.assert_array_equal(alone.high, own.high)
+        few = getattr(asked(four, [place % 2 for place in range(four.n_facts)]), name)(place, what)
+        assert np.isnan(few.low).all()
+        np.testing.assert_array_equal(few.value, alone.value)
+    exact = asked(four, numbers * 4).mean_probability(place, what)
+    expected = once.mean_probability(place, what)
+    spread = expected.high - expected.low
+    np.testing.assert_allclose(exact.high - exact.low, spread, atol=0.15 * spread.max())
+
+
+def test_pairs_of_one_fact_are_recorded_as_one(model: Model, pairs: list[TokenPair]) -> None:
+    by_subject = list({pair.text.subject: pair for pair in pairs}.values())
+    assert average_lens(model, by_subject).groups is None
+    found = average_lens(model, by_subject * 2)
+    assert found.groups is not None
+    assert found.groups.tolist() == [*range(len(by_subject))] * 2
+    broken = {**found.metadata(), "provenance": {OBSERVED: {"groups": [0]}}}
+    with pytest.raises(OptionError, match="one observation"):
+        AverageLens.from_arrays(found.arrays(), broken)
 
 
 def test_each_fact_has_the_best_rank_that_the_lens_gives_its_tokens(

@@ -11,7 +11,7 @@ import pytest
 
 import knowledge_circuits as kc
 from circuits.base.errors import OptionError
-from circuits.base.intervals import FEWEST, bootstrap, mean, redrawn
+from circuits.base.intervals import FEWEST, Interval, bootstrap, mean, redrawn
 from circuits.facts.facts import relation
 from circuits.facts.pairs import PromptPair
 from circuits.graph.circuit import Circuit
@@ -23,6 +23,7 @@ from circuits.graph.scores import EdgeScores
 from circuits.graph.select import top_n
 from circuits.model.model import Model
 from circuits.model.wiring import Wiring
+from experiments.analyses.engine.claims import share
 from experiments.cli.main import main
 from locate.heads.role_criteria import RoleCriteria
 from locate.heads.roles import label_heads
@@ -53,6 +54,26 @@ def runs_of(metrics: list[np.ndarray], times: int) -> Runs:
     """Runs in which each fact is asked several times, and always recalled alike."""
     model, empty, *circuits = (outcome(np.repeat(each, times)) for each in metrics)
     return Runs(model, empty, tuple(circuits), sample_of_facts(len(metrics[0]), times))
+
+
+@pytest.mark.parametrize("always", [0.0, 1.0])
+def test_a_rate_without_an_exception_has_wilsons_limits_and_no_other_interval_changes(
+    always: float,
+) -> None:
+    """Of 32 of 32 the lower limit is 32 / (32 + 1.96 ** 2) = 0.8928; facts count, not pairs."""
+    values = np.full(32, always)
+    found = bootstrap(mean, values, rate=True)
+    expected = share(values == 1)
+    assert vars(found) == pytest.approx(vars(expected))
+    assert abs(always - (found.low if always else found.high)) == pytest.approx(0.1072, abs=1e-4)
+    by_fact = bootstrap(mean, values, rate=True, groups=np.arange(32) // 2)
+    assert vars(by_fact) == pytest.approx(vars(share(np.full(16, always == 1))))
+    assert np.isnan(bootstrap(mean, values[:7], rate=True).low)
+    assert bootstrap(mean, values) == Interval(always, always, always)
+    values[0] = 1 - always
+    assert bootstrap(mean, values, rate=True) == bootstrap(mean, values)
+    half = np.full(32, 0.5)
+    assert bootstrap(mean, half, rate=True) == Interval(0.5, 0.5, 0.5)
 
 
 def test_the_observation_is_the_fact_and_of_a_single_fact_the_partner():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -399,6 +400,17 @@ def test_a_table_averages_over_requests_that_have_the_measure(model):
     assert table.as_dict()["after"]["neighbours"]["likelihood"]["value"] is None
     with pytest.raises(NumericalError):
         summarise([])
+
+
+def test_agreement_of_the_model_with_itself_is_certain_and_that_after_an_edit_is_not(model):
+    """Before the edit it is 1 by definition; nine of nine afterwards leave room."""
+    rates = dict.fromkeys((Measure.EFFICACY, Measure.LOCALITY), Rates(1.0, 1.0, 1.0))
+    (score,) = Judge(model, [REQUEST]).score()
+    table = summarise([replace(score, before=rates, after=rates)] * 9)
+    assert vars(table.before[Measure.LOCALITY]["tokens"]) == {"value": 1, "low": 1, "high": 1}
+    for side in (table.before[Measure.EFFICACY], table.after[Measure.LOCALITY]):
+        assert side["tokens"].low == pytest.approx(9 / (9 + 1.959964**2))
+        assert side["tokens"].high == 1
 
 
 def test_counterfact_s_score_is_a_harmonic_mean(model):

@@ -14,6 +14,8 @@ from circuits.base.errors import OptionError
 from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from circuits.model.tokens import Span
+from locate.looks.trace import average_trace as look_at
+from locate.states.observed import recorded
 from locate.states.trace_average import average_traces, position_roles, trace_facts
 from locate.states.trace_result import ALL_KINDS, Trace
 from locate.states.trace_roles import ROLES, AverageTrace, PositionRole
@@ -70,6 +72,30 @@ def test_an_average_weighs_prompts_not_positions(model: Model) -> None:
     np.testing.assert_allclose(average.mean(kind)[further], np.mean(parts, 0))
     assert average.p_clean.tolist() == [found.p_clean for found in traces]
     assert len(average.rows()) == 3 * model.n_layers * int((average.counts > 0).sum())
+
+
+def test_traces_of_one_fact_are_drawn_together(found: Trace) -> None:
+    """Of two facts in twenty traces there is no interval; of ten in twenty that of ten."""
+    several = [
+        replace(found, probabilities={k: v * (1 + n / 10) for k, v in found.probabilities.items()})
+        for n in range(10)
+    ]
+    once, twice = average_traces(several), average_traces(several * 2)
+
+    def of(average: AverageTrace, groups: list[int]) -> AverageTrace:
+        return replace(average, provenance={**average.provenance, **recorded(groups, "facts")})
+
+    ten, own, two = (
+        of(twice, groups)
+        for groups in ([*range(10)] * 2, list(range(20)), [n % 2 for n in range(20)])
+    )
+    last, kind = len(ROLES) - 1, TraceKind.MLP
+    (low, high), (low_ten, high_ten) = once.interval(kind), ten.interval(kind)
+    np.testing.assert_allclose(high_ten[last] - low_ten[last], high[last] - low[last], rtol=0.15)
+    np.testing.assert_array_equal(twice.interval(kind), own.interval(kind))
+    assert np.isnan(two.interval(kind)[0]).all()
+    assert look_at(two).summary["p_clean"]["low"] is None
+    assert look_at(own).summary["p_clean"]["low"] is not None
 
 
 def test_an_interval_holds_the_mean_and_narrows_with_agreement(found: Trace) -> None:

@@ -21,11 +21,12 @@ class Metric(Open):
     The function takes (logits [batch d_vocab], answer [batch], foil [batch]), and where the metric
     is `relative` also the clean run's logits, with which it compares. A metric that is `whole` is
     asked of every token of the answer, each after those before it, and is the sum
-    (`circuits.facts.whole_answers`).
+    (`circuits.facts.whole_answers`). Where no foil plays a part it does not `contrast`.
     """
 
     relative: bool = False
     whole: bool = False
+    contrast: bool = True
 
     LOGIT_DIFFERENCE: ClassVar[Metric]
     LOG_PROBABILITY: ClassVar[Metric]
@@ -49,12 +50,14 @@ Metric.LOG_PROBABILITY = Metric.add(
     "log-prob",
     "circuits.model.metrics:log_probability",
     "log-probability of the answer's first token that is not the foil's",
+    contrast=False,
 )
 Metric.ANSWER_LOG_PROBABILITY = Metric.add(
     "answer-log-prob",
     "circuits.model.metrics:log_probability",
     "log-probability of the whole answer, all its tokens",
     whole=True,
+    contrast=False,
 )
 Metric.PROBABILITY_DIFFERENCE = Metric.add(
     "prob-diff",
@@ -62,7 +65,11 @@ Metric.PROBABILITY_DIFFERENCE = Metric.add(
     "probability of the answers minus that of the foils",
 )
 Metric.KL = Metric.add(
-    "kl", "circuits.model.metrics:negative_kl", "minus KL from the clean run", relative=True
+    "kl",
+    "circuits.model.metrics:negative_kl",
+    "minus KL from the clean run",
+    relative=True,
+    contrast=False,
 )
 MetricLike = Metric | str | Callable[..., Any]
 """A metric, its name, or a function of the user's own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -92,11 +93,13 @@ def bootstrap(
     seed: int = 0,
     fewest: int = FEWEST,
     groups: Int[np.ndarray, " row"] | None = None,
+    rate: bool = False,
 ) -> Interval:
     """Percentile bootstrap of `statistic(*columns, axis=-1)`, resampling the last axis jointly.
 
     Values that share one of the `groups` are drawn together, for they are one observation. The
-    limits are NaN where there are too few to resample, and the value where none varies.
+    limits are NaN where there are too few to resample, and the value where none varies; but of a
+    mean of successes, a `rate`, that is 0 or 1 they are Wilson's: the next may well be otherwise.
     """
     value = float(statistic(*columns, axis=-1))
     n = columns[0].shape[-1]
@@ -104,7 +107,10 @@ def bootstrap(
     if not enough(n_groups, fewest) or not np.isfinite(value) or resamples < 1:
         return Interval(value, np.nan, np.nan)
     if all(np.ptp(np.asarray(column, dtype=float)) == 0 for column in columns):
-        return Interval(value, value, value)
+        extreme = rate and value in (0.0, 1.0)
+        return (
+            _never_or_always(value, n_groups, level) if extreme else Interval(value, value, value)
+        )
     if groups is not None and n_groups < n:
         draws = redrawn(groups, resamples, seed)
         found = [float(statistic(*(x[..., rows] for x in columns), axis=-1)) for rows in draws]
@@ -124,6 +130,13 @@ def bootstrap(
             rng=np.random.default_rng(seed),
         ).confidence_interval
     return Interval(value, float(limits.low), float(limits.high))
+
+
+def _never_or_always(value: float, n: int, level: float) -> Interval:
+    """Wilson's (1927) interval of 0 of n successes, or of n."""
+    reach = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    away = reach / (n + reach)
+    return Interval(value, *((1 - away, 1.0) if value else (0.0, away)))
 
 
 def percentiles(value: float, draws: Sequence[float], level: float = 0.95) -> Interval:

@@ -22,6 +22,8 @@ R = TypeVar("R")
 SUMMARY = "summary.json"
 PICTURES = (".svg", ".pdf", ".png")
 """Files that may be drawn again, or touched up, without being another run's."""
+OBSERVED = "observed"
+"""Where an origin says which rows are one observation (`locate.states.observed`)."""
 
 
 def model_label(provenance: Mapping[str, Any]) -> str:
@@ -32,8 +34,9 @@ def model_label(provenance: Mapping[str, Any]) -> str:
 
 
 def unit_of(provenance: Mapping[str, Any]) -> str:
-    """What was looked at, one of it: a "fact", or a "pair" of prompts of a file or a task."""
-    return "pair" if "lines" in (provenance.get("counts") or {}) else "fact"
+    """What was looked at, one of it: a "fact", or a "pair" of a file, a task, or one fact's."""
+    is_pair = OBSERVED in provenance or "lines" in (provenance.get("counts") or {})
+    return "pair" if is_pair else "fact"
 
 
 def relabelled(result: R, label: str | None) -> R:

@@ -1,6 +1,7 @@
 """Faithfulness against the number of edges: curves with their areas, alone and by name.
 
-    CPR = integral of f dk, CMD = integral of |1 - f| dk over the kept fraction k of edges
+    CPR = integral of f dk, CMD = integral of |1 - f| dk over the kept fraction k of edges,
+    from the smallest that was measured to the largest
 
 with the faithfulness f of `circuits.graph.evaluate` (Mueller et al. 2025): more CPR is better, and
 less CMD. CPR is of circuits that rank edges by score, CMD of those that rank them by |score|.

@@ -62,11 +62,16 @@ class Runs:
         return np.arange(len(self.model.metric)) if self.sample is None else self.sample.groups
 
     def interval(
-        self, statistic: Callable[..., np.ndarray], *columns: np.ndarray, resamples: int, seed: int
+        self,
+        statistic: Callable[..., np.ndarray],
+        *columns: np.ndarray,
+        resamples: int,
+        seed: int,
+        rate: bool = False,
     ) -> Interval:
         """A statistic of values a pair, pairs that ask one fact drawn together."""
         given: dict[str, Any] = {"resamples": resamples, "seed": seed, "groups": self.groups}
-        return bootstrap(statistic, *columns, **given)
+        return bootstrap(statistic, *columns, **given, rate=rate)
 
     def faithfulness(self, index: int, resamples: int = 1000, seed: int = 0) -> Interval:
         """f of a circuit, as a ratio of means."""
@@ -266,15 +271,18 @@ def evaluation_of(runs: Runs, circuit: Circuit, resamples: int = 1000, seed: int
     def average(values: np.ndarray) -> Interval:
         return runs.interval(mean, values, resamples=resamples, seed=seed)
 
+    def rate(values: np.ndarray) -> Interval:
+        return runs.interval(mean, values, resamples=resamples, seed=seed, rate=True)
+
     def ratio(values: np.ndarray) -> Interval:
         columns = (values, runs.model.metric, runs.empty.metric)
         return runs.interval(restored, *columns, resamples=resamples, seed=seed)
 
     drawn, sample = runs.circuits[2:], runs.sample
-    hits = {"model": average(runs.model.hit), "circuit": average(runs.circuits[0].hit)}
-    hits["empty"] = average(runs.empty.hit)
+    hits = {"model": rate(runs.model.hit), "circuit": rate(runs.circuits[0].hit)}
+    hits["empty"] = rate(runs.empty.hit)
     if drawn:
-        hits["random"] = average(np.mean([run.hit for run in drawn], 0))
+        hits["random"] = rate(np.mean([run.hit for run in drawn], 0))
     return Evaluation(
         n_pairs=len(runs.model.metric),
         n_edges=circuit.n_edges,

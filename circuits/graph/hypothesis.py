@@ -6,10 +6,11 @@ arXiv:2410.13032, whose numbers for margin and quantile these are):
 - *equivalence*: on a new fact circuit and whole model have an even chance, 40 to 60 %, that the
   metric is higher in the one or the other. A sign test; facts on which both are equal are left
   out.
-- *independence*: what all edges outside the circuit add to the metric of nothing kept has nothing
-  to do with the whole model's metric. A permutation test of HSIC. *independence, published* takes
-  the metric outside the circuit as it is; but with patching the corrupted prompt's metric, which
-  depends on answer and foil, goes with the clean one's already where nothing at all is kept.
+- *independence*: what all edges outside the circuit add to the metric of nothing kept does not go
+  with the whole model's metric from fact to fact, however much it is. A permutation test of HSIC.
+  *independence, published* takes the metric outside the circuit as it is; but with patching the
+  corrupted prompt's metric, which depends on answer and foil, goes with the clean one's already
+  where nothing at all is kept.
 - *minimality*: every edge of the circuit matters more than nine in ten random edges. Mattering is
   how far the mean metric moves without the edge; a random edge is taken out of the circuit with a
   random path added to it. A binomial test an edge, and Holm's correction over all edges.
@@ -20,9 +21,10 @@ arXiv:2410.13032, whose numbers for margin and quantile these are):
 
 Those up to minimality are what an ideal circuit fulfils, so that a rejection speaks against the
 circuit and no rejection is no proof; the last two are what chance would do, and a rejection speaks
-for it. What is resampled are facts: pairs that ask the same fact are averaged first. The pairs must
-be others than those that found the circuit (`locate.evaluate` sees to it), or the tests are too
-kind.
+for it. Pairs that ask the same fact are averaged first. Equivalence and independence count facts,
+and are about facts like these; minimality, size and shape hold the facts fixed and count random
+edges or circuits, so that they are about these facts alone. The pairs must be others than those
+that found the circuit (`locate.evaluate` sees to it), or the tests are too kind.
 """
 
 from __future__ import annotations
@@ -259,18 +261,21 @@ def independence(
     hsic, p = dependence(rest - nothing, model, PERMUTATIONS, seed)
     span = model.mean() - nothing.mean()
     share = (rest.mean() - nothing.mean()) / span if abs(span) > UNDEFINED_BELOW else np.nan
-    much = f"its faithfulness is {share:.3f}" if np.isfinite(share) else "faithfulness is undefined"
-    said = f"No evidence that what is left without the circuit tells about the task: {much}"
-    if not np.isfinite(p):
-        said = f"What is left without the circuit adds the same on every fact: {much}"
-    elif p <= LEVEL:
-        said = (
-            f"What is left without the circuit still tells about the task, if only little: {much}"
-        )
-        if abs(share) >= LITTLE:
-            said = f"What is left without the circuit still tells about the task: {much}"
+    left = f"a faithfulness of {share:.3f} is left"
+    if not np.isfinite(share):
+        left = "how much of the effect is left is undefined"
+    elif abs(share) < LITTLE:
+        left = f"little of the effect is left, a faithfulness of {share:.3f}"
+    goes = "what is left without the circuit goes with the model's metric across facts"
+    said = f"No evidence that {goes}"
+    if p <= LEVEL:
+        said = goes[0].upper() + goes[1:]
+    elif not np.isfinite(p):
+        said = "What is left without the circuit adds the same on every fact"
+        if np.ptp(rest - nothing):
+            said = "The model's metric is the same on every fact"
     null = "what the edges outside add to the metric is independent of the whole model's metric"
-    return CircuitTest("independence", null, hsic, p, len(model), _ended(said, p))
+    return CircuitTest("independence", null, hsic, p, len(model), _ended(f"{said}; {left}", p))
 
 
 def published_independence(
@@ -298,7 +303,10 @@ def minimality(
 ) -> tuple[CircuitTest, Float[np.ndarray, " edge"]]:
     """Whether every edge matters more than nine in ten random ones; and each edge's adjusted p."""
     draws, n = len(random_effects), len(effects)
-    null = f"each edge matters more than a random one with a chance of {QUANTILE:.0%} or more"
+    null = (
+        f"on these facts each edge matters more than a random one with a chance of {QUANTILE:.0%} "
+        "or more"
+    )
     if not draws:
         said = "There is no random edge to compare with: the circuit has every path there is"
         found = CircuitTest("minimality", null, np.nan, np.nan, n, _ended(said, np.nan))
@@ -321,7 +329,10 @@ def against(
     """Whether the circuit is nearer to the model than nine in ten of some random ones."""
     nearer, n = int((distance < others).sum()), len(others)
     p = more_p(nearer, n)
-    null = f"it is nearer to the whole model than {what} with a chance of {QUANTILE:.0%} or less"
+    null = (
+        f"on these facts it is nearer to the whole model than {what} with a chance of "
+        f"{QUANTILE:.0%} or less"
+    )
     lead = "The circuit is nearer" if p <= LEVEL else "No evidence that the circuit is nearer"
     said = f"{lead} to the whole model than nine in ten {what}: nearer than {nearer} of {n}"
     return CircuitTest(name, null, nearer / n, p, n, _ended(said, p))

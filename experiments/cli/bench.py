@@ -119,8 +119,10 @@ def noise(
         from circuits.facts.facts import atlas, relation
         from experiments.nulls.bench import bench, chosen_methods
 
-        scorings = chosen_methods(_names(methods), scoring)
+        scorings, left_out = chosen_methods(_names(methods), scoring)
         _refuse_unread(given, scorings)
+        for text in left_out:
+            console.warn(f"left out: {text}")
         asked = _names(relations) or list(atlas())
         for name in asked:
             relation(name)
@@ -147,6 +149,7 @@ def noise(
         )
     if found.skipped:
         console.warn(f"too few known facts: {', '.join(found.skipped)}")
+    console.found(found.says())
     table = found.by_method()
     console.table(table.columns, table.texts())
     console.say()

@@ -18,8 +18,9 @@ import numpy as np
 
 from circuits.base.errors import OptionError, PromptError
 from circuits.base.intervals import Interval, bootstrap, mean
-from circuits.base.origin import code_commit, timestamp
+from circuits.base.origin import code_commit, model_label, timestamp
 from circuits.base.progress import Progress
+from circuits.base.stamps import stamped
 from circuits.facts.pairs import TokenPair
 from circuits.graph.noise import NoiseSettings, Sample, sample_of
 from circuits.graph.null import calls_between_halves
@@ -29,7 +30,7 @@ from locate.edges.locators import Locator
 from locate.edges.score import pair_scores
 from locate.examples import collect
 from locate.options import Source
-from locate.search import Scoring
+from locate.search import Scoring, with_each
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 MEASURES = ("edges", "any", "single")
@@ -94,28 +95,44 @@ class NullBench:
             for name in self.methods
         }
         rows = [asdict(each) for each in self.nulls]
-        return {
+        record = {
             "methods": means,
             "relations": rows,
             "skipped": list(self.skipped),
             "provenance": self.provenance,
         }
+        return stamped("bench-noise", record, self.says())
+
+    def says(self) -> str:
+        """How often the locator of the most false calls makes any, and what the level allows."""
+        means = {name: self.mean(name, "any").value for name in self.methods}
+        most = max(means, key=lambda name: means[name])
+        n, level = len({each.relation for each in self.nulls}), self.provenance["level"]
+        which = f"{most}, of {len(means)} locators the one of the most," if len(means) > 1 else most
+        return (
+            f"Where nothing changed {which} calls an edge changed in {100 * means[most]:.1f} % of "
+            f"the comparisons of {model_label(self.provenance)} with itself "
+            f"({n} relation{'s' * (n != 1)}); the level allows {100 * level:g} %."
+        )
 
 
-def chosen_methods(names: Sequence[str] | None, scoring: Scoring) -> list[Scoring]:
-    """The scoring with each of these locators; with all whose scores `kc compare` can compare.
+def chosen_methods(
+    names: Sequence[str] | None, scoring: Scoring
+) -> tuple[list[Scoring], list[str]]:
+    """The scoring with each of these locators, and why others are left out.
 
-    Exact patching only where it is named: it takes a run an edge. OptionError where one that is
-    named has no scores of single pairs.
+    By default with all whose scores `kc compare` can compare and that go with the options; exact
+    patching only where it is named: it takes a run an edge. OptionError where one that is named has
+    no scores of single pairs, or none with these options.
     """
     if names is None:
         usual = [each for each in Locator if each.per_pair and each != Locator.EXACT]
-        return [replace(scoring, method=each) for each in usual]
+        return with_each(scoring, usual)
     found = [Locator.of(name, "methods") for name in dict.fromkeys(names)]
     for each in found:
         if not each.per_pair:
             raise OptionError(f"{each} gives no scores of single pairs to compare")
-    return [replace(scoring, method=each) for each in found]
+    return [replace(scoring, method=each) for each in found], []
 
 
 def bench(

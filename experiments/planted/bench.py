@@ -39,7 +39,7 @@ from experiments.planted.trained import trained
 from experiments.planted.wire import Build, compiled
 from locate.edges.locators import Locator
 from locate.edges.score import score_edges
-from locate.search import Scoring
+from locate.search import Scoring, with_each
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 MEASURES = ("auroc", "average_precision", "signed")
@@ -107,15 +107,7 @@ def chosen_methods(
             if Locator.of(name, "method").selects:
                 raise OptionError(f"{name} selects edges itself and gives no scores to compare")
         return [replace(scoring, method=Locator.of(name)) for name in dict.fromkeys(names)], []
-    found, left_out = [], []
-    for method in Locator:
-        if method.selects:
-            continue
-        try:
-            found.append(replace(scoring, method=method))
-        except OptionError as error:
-            left_out.append(str(error))
-    return found, left_out
+    return with_each(scoring, [each for each in Locator if not each.selects])
 
 
 def auroc(scores: Float[np.ndarray, " edge"], truth: Bool[np.ndarray, " edge"]) -> float:

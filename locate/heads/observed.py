@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from circuits.facts.pairs import TokenPair, clean_prompts
 from circuits.graph.noise import numbered, sample_of
+from locate.states.observed import recorded
 
 
 def observations(pairs: Sequence[TokenPair]) -> list[int]:
@@ -15,6 +17,17 @@ def observations(pairs: Sequence[TokenPair]) -> list[int]:
     """
     facts, n_facts = numbered(_facts(pairs))
     return clean_prompts(pairs) if n_facts == 1 else facts.tolist()
+
+
+def of_clean_prompts(pairs: Sequence[TokenPair]) -> dict[str, Any]:
+    """The observations for provenance, where pairs share one."""
+    return recorded(observations(pairs), "prompts" if len(set(_facts(pairs))) == 1 else "facts")
+
+
+def of_pairs(pairs: Sequence[TokenPair]) -> dict[str, Any]:
+    """The same of what the partner has a part in: a single fact's partners are observations."""
+    sample = sample_of(pairs)
+    return recorded(sample.groups.tolist(), sample.drawn)
 
 
 def counted(pairs: Sequence[TokenPair]) -> dict[str, int]:

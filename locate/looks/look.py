@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from circuits.base.origin import SUMMARY, unit_of, write_all
+from circuits.base.origin import OBSERVED, SUMMARY, unit_of, write_all
 from circuits.base.stamps import stamped
 from circuits.base.writing import save_json
 from locate.examples import Examples
@@ -90,7 +90,10 @@ def describe(provenance: Mapping[str, Any], n_facts: int) -> tuple[str, ...]:
     known = f"the model knows {counts['known']} of {total}"
     if counts["known"] is None:
         known = f"not asked which of {total} the model knows"
-    return (f"{provenance['relation']}: {n_facts} {unit_of(provenance)}s looked at; {known}",)
+    many = f"{n_facts} {unit_of(provenance)}s"
+    if OBSERVED in provenance:
+        many += " of {n} {drawn}, over which intervals are,".format(**provenance[OBSERVED])
+    return (f"{provenance['relation']}: {many} looked at; {known}",)
 
 
 def page(

@@ -52,7 +52,8 @@ def average_trace(found: AverageTrace) -> Look:
     """The average over facts: a table a kind of state, its peaks, the arrays, the heat maps."""
     origin = found.provenance
     model, relation = origin["model"], origin.get("relation")
-    clean, corrupted = (bootstrap(mean, each) for each in (found.p_clean, found.p_corrupted))
+    ends = found.p_clean, found.p_corrupted
+    clean, corrupted = (bootstrap(mean, each, groups=found.groups) for each in ends)
     peaks = _peaks(found)
     summary: dict[str, Any] = {
         "model": model,

@@ -30,6 +30,7 @@ from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
 from circuits.model.tokens import Prompt
+from locate.heads.observed import of_pairs
 from locate.states.frozen_norm import FrozenNorm
 from locate.states.logit_attribution import LogitAttribution
 
@@ -74,6 +75,7 @@ def direct_logit_attribution(
         )
     asked = {"pairs": len(pairs), "bos": pairs[0].clean.bos}
     provenance = {**model.provenance, "method": "direct logit attribution", **asked}
+    provenance |= of_pairs(pairs)
     return LogitAttribution(wiring, contributions, constant, difference, provenance)
 
 

@@ -20,6 +20,7 @@ from circuits.model.holding import alone
 from circuits.model.metrics import rank_of
 from circuits.model.model import Model
 from locate.heads.attention import rivals
+from locate.heads.observed import of_clean_prompts
 from locate.states.lens import residual_states
 from locate.states.lens_curves import AverageLens, Followed, Place
 
@@ -61,6 +62,7 @@ def average_lens(
                 probabilities[rows, state, :, column] = probability.cpu().numpy()
     provenance = {**model.provenance, "method": "logit lens", "bos": pairs[0].clean.bos}
     provenance["prompts"] = [pair.text.clean for pair in pairs]
+    provenance |= of_clean_prompts(pairs)
     return AverageLens(places, followed, ranks, probabilities, provenance)
 
 

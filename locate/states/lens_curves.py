@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 
 from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
-from circuits.base.intervals import bootstrap_means, enough
+from circuits.base.intervals import bootstrap_means, enough, redrawn
 from circuits.base.origin import unit_of
 from circuits.base.results import Result, numeric
+from locate.states.observed import groups_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -66,23 +67,34 @@ class AverageLens(Result):
 
     @property
     def n_facts(self) -> int:
-        """How many facts were read."""
+        """How many facts were read; where some share one (`groups`), how many pairs."""
         return len(self.rank)
+
+    @property
+    def groups(self) -> Int[np.ndarray, " fact"] | None:
+        """The number of each row's observation; None where each is its own."""
+        return groups_of(self.provenance, self.n_facts)
 
     def median_rank(self, place: Place, what: Followed, *, seed: int = 0) -> Curve:
         """The median over facts of `rank`; ranks spread over decades: their mean says little."""
         values = self._column(self.rank, place, what).astype(float)
         centre = np.median(values, 0)
-        if not enough(self.n_facts):
+        groups = self.groups
+        if not enough(self.n_facts if groups is None else len(np.unique(groups))):
             return Curve(centre, *np.full((2, len(centre)), np.nan))
-        picks = np.random.default_rng(seed).integers(self.n_facts, size=(1000, self.n_facts))
-        # Sorted, so that the limits do not depend on the facts' order.
-        low, high = np.quantile(np.median(np.sort(values, 0)[picks], 1), [0.025, 0.975], 0)
+        if groups is None:
+            picks = np.random.default_rng(seed).integers(self.n_facts, size=(1000, self.n_facts))
+            # Sorted, so that the limits do not depend on the facts' order.
+            medians = np.median(np.sort(values, 0)[picks], 1)
+        else:
+            medians = np.stack([np.median(values[at], 0) for at in redrawn(groups, 1000, seed)])
+        low, high = np.quantile(medians, [0.025, 0.975], 0)
         return Curve(centre, low, high)
 
     def mean_probability(self, place: Place, what: Followed, *, seed: int = 0) -> Curve:
         """The mean over facts."""
-        return Curve(*bootstrap_means(self._column(self.probability, place, what), seed=seed))
+        values = self._column(self.probability, place, what)
+        return Curve(*bootstrap_means(values, seed=seed, groups=self.groups))
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a place, layer and thing followed, for tables; layer -1 is the embedding.
@@ -163,6 +175,7 @@ class AverageLens(Result):
         shape, axes = found.rank.shape, (len(found.places), len(found.followed))
         if not all(shape) or shape[2:] != axes or found.probability.shape != shape:
             raise OptionError(f"{NOT_A_LENS}: their shapes do not fit")
+        groups_of(found.provenance, shape[0])
         return found
 
     def _column(self, values: np.ndarray, place: Place, what: Followed) -> np.ndarray:

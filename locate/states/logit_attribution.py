@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.results import Result, numeric
 from circuits.model.geometry import stored_wiring
 from circuits.model.wiring import Wiring
+from locate.states.observed import groups_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -40,6 +41,11 @@ class LogitAttribution(Result):
     constant: Float[np.ndarray, " pair"]
     logit_difference: Float[np.ndarray, " pair"]
     provenance: Mapping[str, Any]
+
+    @property
+    def groups(self) -> Int[np.ndarray, " pair"] | None:
+        """The number of each pair's observation; None where each is its own."""
+        return groups_of(self.provenance, len(self.contributions))
 
     def mean(self) -> Float[np.ndarray, " src"]:
         """Contributions averaged over pairs."""
@@ -85,4 +91,5 @@ class LogitAttribution(Result):
             raise OptionError("the shapes do not fit")
         contributions, constant, difference = numbers
         origin = dict(metadata["provenance"])
+        groups_of(origin, n_pairs)
         return cls(wiring, contributions, constant, difference, origin)

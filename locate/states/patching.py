@@ -23,6 +23,7 @@ from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model
 from circuits.model.tokens import Span
+from locate.heads.observed import of_pairs
 from locate.states.sweep import Measure, probability_of, run_rows
 from locate.states.trace_average import by_name, order_of, places_of
 from locate.states.trace_result import ALL_KINDS, Trace
@@ -78,6 +79,7 @@ def patch_pairs(
         "window": window,
         "bos": pairs[0].clean.bos,
         "prompts": [pair.text.clean for pair in pairs],
+        **of_pairs(pairs),
     }
     return AverageTrace(stacked, ends[0], ends[1], provenance, order)
 

@@ -21,6 +21,7 @@ from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Span
 from locate.heads.attention import check_subjects
+from locate.heads.observed import of_clean_prompts
 from locate.states.noise import noise_std
 from locate.states.trace_result import Trace
 from locate.states.trace_roles import BEFORE_DIFFERENCE, ROLES, AverageTrace, Place, PositionRole
@@ -50,7 +51,10 @@ def position_roles(length: int, subject: Span) -> tuple[PositionRole, ...]:
 
 
 def average_traces(traces: Sequence[Trace]) -> AverageTrace:
-    """Average traces of one model and one setting; OptionError where they do not go together."""
+    """Average traces of one model and one setting; OptionError where they do not go together.
+
+    Each counts as an observation of its own; `trace_facts` knows which pairs ask one fact.
+    """
     if not traces:
         raise OptionError("there are no traces to average")
     first = traces[0]
@@ -108,7 +112,8 @@ def trace_facts(
         if progress is not None:
             progress(place + 1, len(pairs))
     average = average_traces(traces)
-    return replace(average, provenance={**average.provenance, "noise_unit": str(noise_unit)})
+    origin = {**average.provenance, "noise_unit": str(noise_unit), **of_clean_prompts(pairs)}
+    return replace(average, provenance=origin)
 
 
 def _by_role(found: Trace, kind: TraceKind) -> Float[np.ndarray, "role layer"]:

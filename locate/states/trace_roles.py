@@ -15,6 +15,7 @@ from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval, bootstrap_means
 from circuits.base.origin import unit_of
 from circuits.base.results import Result, numeric, texts
+from locate.states.observed import groups_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -86,6 +87,11 @@ class AverageTrace(Result):
         return "pair" if self.places else unit_of(self.provenance)
 
     @property
+    def groups(self) -> Int[np.ndarray, " trace"] | None:
+        """The number of each trace's observation; None where each is its own."""
+        return groups_of(self.provenance, len(self.p_clean))
+
+    @property
     def kinds(self) -> tuple[TraceKind, ...]:
         """The kinds of state that were restored."""
         return tuple(self.effects)
@@ -110,17 +116,20 @@ class AverageTrace(Result):
     ) -> tuple[Float[np.ndarray, "role layer"], Float[np.ndarray, "role layer"]]:
         """Lower and upper end of the bootstrap interval of `mean`, over the traces with the role.
 
-        NaN for a role of too few traces to resample.
+        Traces of one fact are drawn together. NaN for a role of too few to resample.
         """
         if not 0 < level < 1:
             raise OptionError(f"an interval's level lies between 0 and 1, not {level}")
         if resamples < 1:
             raise OptionError(f"an interval needs at least 1 resample, not {resamples}")
-        effects = self._of(kind)
+        effects, groups = self._of(kind), self.groups
         low, high = np.full((2, *effects.shape[1:]), np.nan)
         for role in np.flatnonzero(self.counts):
-            values = effects[np.isfinite(effects[:, role, 0]), role]
-            _, low[role], high[role] = bootstrap_means(values, resamples, level, seed)
+            there = np.isfinite(effects[:, role, 0])
+            values = effects[there, role]
+            together = None if groups is None else groups[there]
+            drawn = bootstrap_means(values, resamples, level, seed, groups=together)
+            _, low[role], high[role] = drawn
         return low, high
 
     def peak(self, kind: TraceKind | str, role: PositionRole | str) -> tuple[int, Interval] | None:
@@ -232,6 +241,7 @@ class AverageTrace(Result):
             raise OptionError(
                 "these arrays are not an average of traces: their shapes or roles do not fit"
             )
+        groups_of(provenance, count)
         absent = ~present.astype(bool)[:, :, None]
         effects = {kind: np.where(absent, np.nan, values) for kind, values in stored.items()}
         places = tuple(map(Place, roles)) if own else ()

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from circuits.base.errors import OptionError
 from circuits.base.intervals import enough
 from circuits.base.origin import model_label, unit_of
+from locate.states.observed import drawn_of
 from viz import theme
 from viz.asked import cut
 from viz.paper import canvas
@@ -78,8 +79,8 @@ def draw_average_lens(
     origin, n = average.provenance, average.n_facts
     unit = unit_of(origin)
     over = f"1 {unit}" if n == 1 else f"{n} {unit}s"
-    if enough(n):
-        over += f", bands: 95 % intervals over {unit}s"
+    if enough(n if average.groups is None else len(set(average.groups.tolist()))):
+        over += f", bands: 95 % intervals over {drawn_of(origin, unit)}"
     caption = [*canvas.asked(origin), over]
     statistics = ("median ", "mean ")
     return _draw(

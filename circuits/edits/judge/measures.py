@@ -69,6 +69,8 @@ class Measure(StrEnum):
     SAME_SUBJECT_TRUE = "other relations, correct"
 
 
+AGREEMENTS = (Measure.LOCALITY, Measure.NEIGHBOURS, Measure.SAME_SUBJECT)
+"""Measures of saying the same as before, which are 1 before the edit by definition."""
 _WANTED = {
     Heading.HELD_OUT: Measure.HELD_OUT,
     Heading.ALIAS: Measure.ALIAS,

@@ -10,7 +10,7 @@ import numpy as np
 
 from circuits.base.errors import NumericalError
 from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
-from circuits.edits.judge.measures import SCORINGS, Measure, Rates
+from circuits.edits.judge.measures import AGREEMENTS, SCORINGS, Measure, Rates
 from circuits.edits.judge.success import RequestScore
 
 
@@ -74,15 +74,18 @@ def summarise(
         raise NumericalError("there is no scored request to summarise")
     sizes = [size for each in growth for size in each.values()]
 
-    def estimate(values: Sequence[float]) -> Interval:
+    def estimate(values: Sequence[float], rate: bool = False) -> Interval:
         defined = np.array([value for value in values if np.isfinite(value)])
-        return bootstrap(mean, defined, seed=seed) if len(defined) else UNDEFINED
+        return bootstrap(mean, defined, seed=seed, rate=rate) if len(defined) else UNDEFINED
 
-    def rows(side: Callable[[RequestScore], Mapping[Measure, Rates]]) -> dict[Measure, Any]:
+    def rows(
+        side: Callable[[RequestScore], Mapping[Measure, Rates]], certain: Sequence[Measure] = ()
+    ) -> dict[Measure, Any]:
         return {
             measure: {
                 name: estimate(
-                    [getattr(side(s)[measure], name) for s in scores if measure in side(s)]
+                    [getattr(side(s)[measure], name) for s in scores if measure in side(s)],
+                    rate=measure not in certain,
                 )
                 for name in SCORINGS
             }
@@ -93,7 +96,7 @@ def summarise(
     after = rows(lambda score: score.after)
     return SuccessTable(
         n=len(scores),
-        before=rows(lambda score: score.before),
+        before=rows(lambda score: score.before, AGREEMENTS),
         after=after,
         probability=tuple(estimate([s.probability[i] for s in scores]) for i in (0, 1)),  # type: ignore[arg-type]
         fluency=tuple(estimate([s.fluency[i] for s in scores]) for i in (0, 1)),  # type: ignore[arg-type]

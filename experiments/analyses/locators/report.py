@@ -30,8 +30,10 @@ METHOD = (
     "Every locator scores all edges on the same pairs. Edges are then drawn in five bands by the "
     "best place that any of the locators gives them, in each band as many into queries, keys, "
     "values, MLPs and the logits as there are, and each is patched exactly: one run in which only "
-    "that edge carries its replaced value. So the sample holds nearly all edges that any locator "
-    "ranks high, and few of the many that all of them rank low; correlations are over the sample.",
+    "that edge carries its replaced value. The bands end at 0.3, 1, 5, 25 and 100 % of all edges "
+    "and as many are drawn from each, or all where a band has fewer: of the edges that some "
+    "locator ranks highest the sample holds a far larger share than of those that all of them rank "
+    "low, but not all. Correlations are over the sample.",
     "Recall is the share of the truly largest edges of the sample that are among as many largest "
     "estimates; a random ranking finds the share of the edges that counts as the largest. Sign is "
     "the share of the truly largest whose sign is right. Cost is the processor time of the scores "

@@ -1,8 +1,10 @@
 """Which edges are patched one by one, where all of them are too many.
 
 Most edges of a model do nothing, and a sample of all would say how well a locator tells nothing
-from nothing. So edges are drawn by how high they stand: those that any locator ranks high are
-nearly all taken, of the rest a few, and in each band as many as there are of each kind of reader.
+from nothing. So edges are drawn by how high they stand: as many from each of five bands, of which
+the first is the smallest and the last most of the model, and in each band as many as there are of
+each kind of reader. Of 1,000 among SmolLM2's 70,651 edges that is 200 of the first 212, two in five
+of the next 495 and one in 265 of the last.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def draw(
     n: int,
     seed: int = 0,
 ) -> Int[np.ndarray, " drawn"]:
-    """About n edges: the same share of each band, within a band the same of each kind of reader.
+    """About n edges: as many of each band, within a band as many of each kind of reader.
 
     What a band or kind lacks goes to the next. All edges where there are no more than n.
     """

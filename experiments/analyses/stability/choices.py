@@ -137,6 +137,20 @@ def drawn(known: Mapping[str, list[str]], config: Config, seed: int) -> list[Set
     raise OptionError("hardly any combination of these choices is possible; take others")
 
 
+def idle(setting: Setting, config: Config) -> frozenset[str]:
+    """The factors whose level does nothing beside the others of a setting.
+
+    Steps where the locator takes none; other corrupted subjects where neither what replaces a cut
+    edge is theirs nor the metric asks for the foil (which still tells where a pair is asked if it
+    begins as the answer does; such pairs are few).
+    """
+    search = search_of(setting, config)
+    found = {name for each in search.idle() for name in each.names}
+    if search.ablation.is_constant and not search.metric.contrast:
+        found.add("foils")
+    return frozenset(found & set(setting))
+
+
 def _possible(setting: Setting, config: Config) -> bool:
     try:
         search_of(setting, config)

@@ -5,8 +5,9 @@ distances, and a choice's part is the sum of squares between its levels over the
 analysis of variance by distances (Anderson 2001). Of a handful of results any choice would explain
 something by chance; the part here is corrected for that (epsilon squared, Kelley 1935), so that it
 is 0 on average where a choice does nothing, and can fall below. Choices are drawn independently,
-so that one may be looked at after the other; what is left to 100 % is what they do together, and
-chance.
+so that one may be looked at after the other, but for combinations that are impossible and drawn
+again: of choices that exclude each other, as a metric and a locator, each has a part of what is the
+other's. What is left to 100 % is what they do together, and chance.
 """
 
 from __future__ import annotations

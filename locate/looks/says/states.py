@@ -23,6 +23,7 @@ from locate.looks.says.words import (
     quoted,
     sentence,
 )
+from locate.states.observed import drawn_of
 
 if TYPE_CHECKING:
     from circuits.model.saying import NextTokens
@@ -101,9 +102,8 @@ def average_trace(found: AverageTrace) -> str:
             f"{figures(value)}, by {state}"
         )
     text = f"{costs}; {state} gives {figures(value)} of that back, {usual}"
-    return sentence(
-        text + ("" if np.isfinite(value.low) else f": too few {found.unit}s for an interval")
-    )
+    drawn = drawn_of(found.provenance, found.unit)
+    return sentence(text + ("" if np.isfinite(value.low) else f": too few {drawn} for an interval"))
 
 
 def lens(found: LensResult) -> str:
@@ -165,7 +165,8 @@ def attribution(found: LogitAttribution) -> str:
     mean = found.mean()
     source = int(mean.argmax())
     n = len(found.contributions)
-    value = Interval(*(float(x[0]) for x in bootstrap_means(found.contributions[:, [source]])))
+    limits = bootstrap_means(found.contributions[:, [source]], groups=found.groups)
+    value = Interval(*(float(x[0]) for x in limits))
     total = figure(float(found.logit_difference.mean()))
     name, usual = found.wiring.src_names[source], figure(float(np.median(mean)))
     beside = f"the median of {count(len(mean), 'source')} {usual}"
@@ -180,7 +181,8 @@ def attribution(found: LogitAttribution) -> str:
         f"{over}, {name} writes most for the answer against the foil: {figures(value)} of "
         f"{total} logits, {beside}"
     )
-    return sentence(text + ("" if np.isfinite(value.low) else f"; too few {unit}s for an interval"))
+    drawn = drawn_of(found.provenance, unit)
+    return sentence(text + ("" if np.isfinite(value.low) else f"; too few {drawn} for an interval"))
 
 
 def next_tokens(found: NextTokens) -> str:
