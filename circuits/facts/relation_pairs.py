@@ -9,7 +9,7 @@ stands at the same places: so only the words around it differ.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,8 +17,10 @@ from circuits.base.errors import OptionError, PromptError
 from circuits.facts.facts import Fact, Relation
 from circuits.facts.pairing import PairingReport, Unpaired, nearer
 from circuits.facts.pairs import PromptPair
-from circuits.facts.questions import KnowledgeCheck, Question
+from circuits.facts.questions import Answer, KnowledgeCheck, Question
 from circuits.model.tokens import Tokenizer
+
+_True = dict[tuple[str, str], set[str]]  # texts that are true, by relation and subject
 
 
 class _Place(NamedTuple):
@@ -30,11 +32,19 @@ class _Place(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """A known question, tokenised."""
+    """A known question, tokenised; `first` is the first token of its answer."""
 
-    question: Question
+    answer: Answer
     place: _Place
-    answer: int
+    first: int
+
+    @property
+    def question(self) -> Question:
+        return self.answer.question
+
+    @property
+    def fact(self) -> Fact:
+        return self.answer.question.fact
 
 
 def relations_with_subjects_of(
@@ -62,24 +72,24 @@ def make_relation_pairs(
     """One pair for each known fact of `check`, or for `n` of them chosen by the seed.
 
     `others` are answers about other relations of the same subjects; a partner is known in the
-    wording it is asked in, its object is not true of the clean prompt, and begins with another
-    token. Facts take their templates in turn. The result depends on the answers and the seed only.
+    wording it is asked in, its answer is not true of the clean prompt nor the clean answer of it,
+    and begins with another token. Answers are the accepted ones that the model gives. Facts take
+    their templates in turn. The result depends on the answers and the seed only.
     """
     if n is not None and n < 1:
         raise OptionError(f"the number of pairs must be at least 1, not {n}")
     partners = _by_subject(tokenizer, others, bos)
-    true = _true_objects(check)
+    true = _true_texts([*check.answers, *others.answers])
     by_fact: dict[Fact, list[_Known]] = {}
     for known in _encoded(tokenizer, check, bos):
-        by_fact.setdefault(known.question.fact, []).append(known)
+        by_fact.setdefault(known.fact, []).append(known)
     facts = _in_order(by_fact, seed, n)
     made: dict[Fact, PromptPair] = {}
     unpaired: list[tuple[Fact, Unpaired]] = []
     for turn, fact in enumerate(facts):
         if n is not None and len(made) == n:
             break
-        also_true = true[fact.relation, fact.subject]
-        outcome = _pair(by_fact[fact], partners.get(fact.subject, []), also_true, turn, seed)
+        outcome = _pair(by_fact[fact], partners.get(fact.subject, []), true, turn, seed)
         if isinstance(outcome, PromptPair):
             made[fact] = outcome
         else:
@@ -109,7 +119,7 @@ def _in_order(facts: Iterable[Fact], seed: int, n: int | None) -> list[Fact]:
 def _pair(
     wordings: list[_Known],
     partners: list[_Known],
-    also_true: Collection[str],
+    true: _True,
     turn: int,
     seed: int,
 ) -> PromptPair | Unpaired:
@@ -117,34 +127,37 @@ def _pair(
     reason = Unpaired.NO_OTHER_RELATION
     for step in range(len(wordings)):
         clean = wordings[(turn + step) % len(wordings)]
-        fact = clean.question.fact
-        order = [each for each in partners if each.question.fact.relation != fact.relation]
+        fact = clean.fact
+        order = [each for each in partners if each.fact.relation != fact.relation]
         random.Random(f"{seed}/{fact.relation}/{clean.question.prompt}").shuffle(order)
         for other in order:
-            failure = _failure(clean, other, also_true)
+            failure = _failure(clean, other, true)
             if failure is None:
                 words = clean.question.prompt, other.question.prompt
-                objects = fact.object, other.question.fact.object
+                objects = clean.answer.answer, other.answer.answer
                 spans = clean.question.spans
                 return PromptPair(*words, *objects, fact.subject, fact.relation, spans=spans)
             reason = nearer(reason, failure)
     return reason
 
 
-def _failure(clean: _Known, other: _Known, also_true: Collection[str]) -> Unpaired | None:
+def _failure(clean: _Known, other: _Known, true: _True) -> Unpaired | None:
     """The first test that a partner fails; None where it will do."""
-    if other.question.fact.object in also_true:
+    of_clean, of_other = (true[each.fact.relation, each.fact.subject] for each in (clean, other))
+    if other.answer.answer in of_clean or clean.answer.answer in of_other:
         return Unpaired.ALSO_TRUE
     if clean.place != other.place:
         return Unpaired.PLACES
-    return Unpaired.FIRST_TOKEN if clean.answer == other.answer else None
+    return Unpaired.FIRST_TOKEN if clean.first == other.first else None
 
 
-def _true_objects(check: KnowledgeCheck) -> dict[tuple[str, str], set[str]]:
-    true: dict[tuple[str, str], set[str]] = {}
-    for answer in check.answers:
+def _true_texts(answers: Iterable[Answer]) -> _True:
+    """All that is true of each subject under each relation, aliases included."""
+    true: _True = {}
+    for answer in answers:
         fact = answer.question.fact
-        true.setdefault((fact.relation, fact.subject), set()).add(fact.object)
+        texts = true.setdefault((fact.relation, fact.subject), set())
+        texts.update((fact.object, *fact.aliases))
     return true
 
 
@@ -153,21 +166,23 @@ def _by_subject(
 ) -> dict[str, list[_Known]]:
     found: dict[str, list[_Known]] = {}
     for known in _encoded(tokenizer, check, bos):
-        found.setdefault(known.question.fact.subject, []).append(known)
+        found.setdefault(known.fact.subject, []).append(known)
     return found
 
 
 def _encoded(tokenizer: Tokenizer, check: KnowledgeCheck, bos: bool | None) -> list[_Known]:
     """The known questions that can be placed."""
     found = []
-    for question in check.known:
-        fact = question.fact
+    for answer in check.answers:
+        if not answer.known:
+            continue
+        question, fact = answer.question, answer.question.fact
         try:
             prompt = tokenizer.encode(question.prompt, bos)
             span = prompt.span_of(fact.subject, question.place)
-            answer = tokenizer.first_token(question.prompt, fact.object)
+            first = tokenizer.first_token(question.prompt, answer.answer)
         except PromptError:
             continue
         place = _Place(len(prompt), span.start, span.stop)
-        found.append(_Known(question, place, answer))
+        found.append(_Known(answer, place, first))
     return found
