@@ -314,7 +314,8 @@ def test_a_file_keeps_its_own_tokenizer_beside_another(
     model.save_pretrained(tmp_path / "plain")
     assert not (tmp_path / "plain" / "vocab.json").exists()
     saved = (tmp_path / "plain" / "tokenizer_config.json").read_text()
-    assert "gguf" not in saved and "/" not in saved
+    assert "gguf" not in saved
+    assert "/" not in saved
     assert load(tmp_path / "plain", device="cpu").tokenizer.fingerprint == alone.fingerprint
 
 
