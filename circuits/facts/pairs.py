@@ -35,7 +35,8 @@ class PromptPair:
     `answers` and `foils` are all that count as such, with the first of each as `answer` and `foil`;
     none: these alone. `spans` are (name, text, which of its occurrences, counted from 1; 0: its one
     mention as a whole word) in the clean prompt; one named "subject" is the subject's place.
-    `start` is the character at which the question begins in both prompts, after demonstrations.
+    `start` is the character at which the question begins in both prompts, after demonstrations or
+    the beginning of a chat.
     `tokens` are answer and foil as token ids of one model, where a file of pairs names them so;
     then they are not tokenised, and `answer` and `foil` are what these tokens read as.
     """
@@ -105,7 +106,7 @@ class TokenPair:
 
     What both continuations begin with stands at the end of both prompts. `answers` and `foils` are
     all that count, these included. `tokenizer` is the fingerprint of the one that made them.
-    `start` is the token position at which the question begins, 0 where no demonstrations stand
+    `start` is the token position at which the question begins, 0 where nothing stands
     before it.
     """
 
