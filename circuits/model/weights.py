@@ -284,14 +284,19 @@ class Weights:
 
         Weights that were widened on loading (`load` computes in fp32) are written in the precision
         of their files; NumericalError where a weight has become too large for it. What else the
-        tokenizer's files are, and how text is generated, is kept.
+        tokenizer's files are, and how text is generated, is kept, be it valid or not.
         """
+        from transformers import GenerationConfig
+
         plain, narrow = self.to_hf(share=True), self._stored_dtype
         if narrow in (torch.float16, torch.bfloat16) and self.dtype == torch.float32:
             plain = plain.to(narrow)  # new tensors: those of this model stay as they are
             if bad := first_not_finite(dict(plain.named_parameters())):
                 raise NumericalError(f"{bad!r} holds a number too large for {narrow}")
+        how, plain.generation_config = plain.generation_config, GenerationConfig()
         plain.save_pretrained(folder)
+        # By itself: the model's own saving refuses what generating only warns of.
+        how.to_json_file(Path(folder) / "generation_config.json", keys_to_pop=["compile_config"])
         self.tokenizer.hf.save_pretrained(folder)
         _copy_small_files(self.tokenizer.hf.name_or_path, Path(folder))
         for path in Path(folder).glob("*.safetensors"):
