@@ -163,7 +163,7 @@ def _ask(
     for question in questions:
         try:
             prompt = model.tokenizer.encode(question.prompt)
-            prompt.span_of(question.fact.subject)
+            prompt.span_of(question.fact.subject, question.place)
             model.tokenizer.first_token(question.prompt, question.fact.object)
             usable.append((question, prompt))
         except PromptError:
