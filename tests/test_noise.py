@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import string
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ from scipy import stats
 
 from circuits.base.choices import FalseDiscovery
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.facts import Fact, relation
+from circuits.facts.facts import relation
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair
-from circuits.facts.questions import Question
 from circuits.graph.noise import Decision, NoiseSettings, Sample, corrupted_subject, edge_changes
 from circuits.graph.null import calls_between_halves, some
 from circuits.graph.scores import EdgeScores
@@ -22,7 +20,6 @@ from circuits.model.model import Model, load
 from circuits.model.wiring import Wiring
 from locate.edges.eap import attribute
 from locate.search import Scoring
-from locate.seen import subjects_of
 
 WIRING = Wiring(3, 6, 6)
 N_EDGES = WIRING.n_edges
@@ -302,22 +299,6 @@ def test_scores_without_pairs_are_refused():
 )
 def test_the_partner_is_what_stands_in_the_subjects_place(clean, corrupted, subject, expected):
     assert corrupted_subject(PromptPair(clean, corrupted, "a", "b", subject)) == expected
-
-
-@pytest.mark.parametrize(
-    ("template", "clean", "corrupted"),
-    [
-        ("{}nak a fővárosa", "Franciaország", "Magyarország"),  # an ending is attached
-        ("In Paris, the mayor of {} is", "Paris", "London"),  # the second mention is asked about
-        ("In London, the mayor of {} is", "Paris", "London"),
-    ],
-)
-def test_the_partner_stands_where_the_question_has_its_subject(template, clean, corrupted):
-    question = Question(Fact("r", clean, "a"), template, "Before. ")
-    other = replace(question, fact=Fact("r", corrupted, "b"))
-    pair = PromptPair(question.prompt, other.prompt, "a", "b", clean, "r", spans=question.spans)
-    assert corrupted_subject(pair) == corrupted
-    assert subjects_of(pair) == {clean, corrupted}
 
 
 def test_wordings_of_a_fact_are_one_fact():

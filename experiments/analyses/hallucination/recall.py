@@ -304,8 +304,8 @@ def _by_demonstrations(
     right = [each for each, token in zip(asked, said, strict=True) if token == each.answer]
     found = []
     for each, wrong in zip(right, says(model, [x.alone for x in right], batch_size), strict=True):
-        asked = (each.fact, each.alone, each.wording)
-        kind = kind_of(model.tokenizer, *asked, wrong, relation, true_of)
+        alone = (each.fact, each.alone, each.wording)
+        kind = kind_of(model.tokenizer, *alone, wrong, relation, true_of)
         wordings = (each.wording, each.wording, None)
         found.append(
             Case(each.fact, each.alone, each.after, None, each.answer, wrong, kind, wordings, True)
