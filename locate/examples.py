@@ -246,19 +246,17 @@ def recalled(
     """For each pair whether its answer counts as known after the clean prompt.
 
     The objects that an answer is held against are the answers and foils of all pairs. Of a
-    contrast, which names no subject, whether the answer scores higher than the foil. Of several
-    answers the one that the model does best on counts.
+    contrast, which names no subject, whether the answer scores higher than the foil.
     """
     criterion = Known.of(known, "known")
-    objects = {token for pair in pairs for side in pair.sides for token in side}
+    objects = {token for pair in pairs for token in (pair.answer, pair.foil)}
     right = [False] * len(pairs)
     for batch in batches(pairs, batch_size, model):
         logits = model.last_logits(batch.clean).float()
         ranks = best_rank(logits, batch.wanted).tolist()
         preferred = (logit_difference(logits, batch.wanted, batch.unwanted) > 0).tolist()
         for at, row in enumerate(batch.index):
-            accepted = pairs[row].sides[0]
-            among = min(place_among(logits[at], own, objects) for own in accepted)
+            among = place_among(logits[at], pairs[row].answer, objects)
             asked = pairs[row].text.subject is not None
             right[row] = criterion.counts(ranks[at], among) if asked else preferred[at]
     return right

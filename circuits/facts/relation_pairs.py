@@ -9,7 +9,7 @@ stands at the same places: so only the words around it differ.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,10 +17,8 @@ from circuits.base.errors import OptionError, PromptError
 from circuits.facts.facts import Fact, Relation
 from circuits.facts.pairing import PairingReport, Unpaired, nearer
 from circuits.facts.pairs import PromptPair
-from circuits.facts.questions import Answer, KnowledgeCheck, Question
+from circuits.facts.questions import KnowledgeCheck, Question
 from circuits.model.tokens import Tokenizer
-
-_True = dict[tuple[str, str], set[str]]  # texts that are true, by relation and subject
 
 
 class _Place(NamedTuple):
@@ -32,19 +30,11 @@ class _Place(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """A known question, tokenised; `first` is the first token of its answer."""
+    """A known question, tokenised."""
 
-    answer: Answer
+    question: Question
     place: _Place
-    first: int
-
-    @property
-    def question(self) -> Question:
-        return self.answer.question
-
-    @property
-    def fact(self) -> Fact:
-        return self.answer.question.fact
+    answer: int
 
 
 def relations_with_subjects_of(
@@ -72,24 +62,24 @@ def make_relation_pairs(
     """One pair for each known fact of `check`, or for `n` of them chosen by the seed.
 
     `others` are answers about other relations of the same subjects; a partner is known in the
-    wording it is asked in, its answer is not true of the clean prompt nor the clean answer of it,
-    and begins with another token. Answers are the accepted ones that the model gives. Facts take
-    their templates in turn. The result depends on the answers and the seed only.
+    wording it is asked in, its object is not true of the clean prompt, and begins with another
+    token. Facts take their templates in turn. The result depends on the answers and the seed only.
     """
     if n is not None and n < 1:
         raise OptionError(f"the number of pairs must be at least 1, not {n}")
     partners = _by_subject(tokenizer, others, bos)
-    true = _true_texts([*check.answers, *others.answers])
+    true = _true_objects(check)
     by_fact: dict[Fact, list[_Known]] = {}
     for known in _encoded(tokenizer, check, bos):
-        by_fact.setdefault(known.fact, []).append(known)
+        by_fact.setdefault(known.question.fact, []).append(known)
     facts = _in_order(by_fact, seed, n)
     made: dict[Fact, PromptPair] = {}
     unpaired: list[tuple[Fact, Unpaired]] = []
     for turn, fact in enumerate(facts):
         if n is not None and len(made) == n:
             break
-        outcome = _pair(by_fact[fact], partners.get(fact.subject, []), true, turn, seed)
+        also_true = true[fact.relation, fact.subject]
+        outcome = _pair(by_fact[fact], partners.get(fact.subject, []), also_true, turn, seed)
         if isinstance(outcome, PromptPair):
             made[fact] = outcome
         else:
@@ -119,7 +109,7 @@ def _in_order(facts: Iterable[Fact], seed: int, n: int | None) -> list[Fact]:
 def _pair(
     wordings: list[_Known],
     partners: list[_Known],
-    true: _True,
+    also_true: Collection[str],
     turn: int,
     seed: int,
 ) -> PromptPair | Unpaired:
@@ -127,14 +117,14 @@ def _pair(
     reason = Unpaired.NO_OTHER_RELATION
     for step in range(len(wordings)):
         clean = wordings[(turn + step) % len(wordings)]
-        fact = clean.fact
-        order = [each for each in partners if each.fact.relation != fact.relation]
+        fact = clean.question.fact
+        order = [each for each in partners if each.question.fact.relation != fact.relation]
         random.Random(f"{seed}/{fact.relation}/{clean.question.prompt}").shuffle(order)
         for other in order:
-            failure = _failure(clean, other, true)
+            failure = _failure(clean, other, also_true)
             if failure is None:
                 words = clean.question.prompt, other.question.prompt
-                objects = clean.answer.answer, other.answer.answer
+                objects = fact.object, other.question.fact.object
                 asked = clean.question
                 about = (fact.subject, fact.relation)
                 start = len(asked.before)
@@ -143,23 +133,20 @@ def _pair(
     return reason
 
 
-def _failure(clean: _Known, other: _Known, true: _True) -> Unpaired | None:
+def _failure(clean: _Known, other: _Known, also_true: Collection[str]) -> Unpaired | None:
     """The first test that a partner fails; None where it will do."""
-    of_clean, of_other = (true[each.fact.relation, each.fact.subject] for each in (clean, other))
-    if other.answer.answer in of_clean or clean.answer.answer in of_other:
+    if other.question.fact.object in also_true:
         return Unpaired.ALSO_TRUE
     if clean.place != other.place:
         return Unpaired.PLACES
-    return Unpaired.FIRST_TOKEN if clean.first == other.first else None
+    return Unpaired.FIRST_TOKEN if clean.answer == other.answer else None
 
 
-def _true_texts(answers: Iterable[Answer]) -> _True:
-    """All that is true of each subject under each relation, aliases included."""
-    true: _True = {}
-    for answer in answers:
+def _true_objects(check: KnowledgeCheck) -> dict[tuple[str, str], set[str]]:
+    true: dict[tuple[str, str], set[str]] = {}
+    for answer in check.answers:
         fact = answer.question.fact
-        texts = true.setdefault((fact.relation, fact.subject), set())
-        texts.update((fact.object, *fact.aliases))
+        true.setdefault((fact.relation, fact.subject), set()).add(fact.object)
     return true
 
 
@@ -168,23 +155,21 @@ def _by_subject(
 ) -> dict[str, list[_Known]]:
     found: dict[str, list[_Known]] = {}
     for known in _encoded(tokenizer, check, bos):
-        found.setdefault(known.fact.subject, []).append(known)
+        found.setdefault(known.question.fact.subject, []).append(known)
     return found
 
 
 def _encoded(tokenizer: Tokenizer, check: KnowledgeCheck, bos: bool | None) -> list[_Known]:
     """The known questions that can be placed."""
     found = []
-    for answer in check.answers:
-        if not answer.known:
-            continue
-        question, fact = answer.question, answer.question.fact
+    for question in check.known:
+        fact = question.fact
         try:
             prompt = tokenizer.encode(question.prompt, bos)
             span = prompt.span_of(fact.subject, question.place)
-            first = tokenizer.first_token(question.prompt, answer.answer)
+            answer = tokenizer.first_token(question.prompt, fact.object)
         except PromptError:
             continue
         place = _Place(len(prompt), span.start, span.stop)
-        found.append(_Known(answer, place, first))
+        found.append(_Known(question, place, answer))
     return found

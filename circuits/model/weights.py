@@ -33,12 +33,17 @@ _SMALL = (
 
 
 def _copy_small_files(source: str, folder: Path) -> None:
-    """Those that the tokenizer's folder, or the hub's cache, has and `folder` has not."""
+    """Those that the tokenizer's folder, or the hub's cache, has and `folder` has not.
+
+    A tokenizer without a source has none.
+    """
     from huggingface_hub import try_to_load_from_cache
 
+    if not source:
+        return
     for name in _SMALL:
         path: Any = Path(source) / name
-        if source and not Path(source).is_dir():
+        if not Path(source).is_dir():
             path = try_to_load_from_cache(source, name)
         if isinstance(path, str | Path) and Path(path).is_file() and not (folder / name).exists():
             copyfile(path, folder / name)
