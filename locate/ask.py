@@ -31,7 +31,7 @@ from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import edit
 from circuits.edits.requests import slotted
-from circuits.facts.facts import Fact, atlas, fill
+from circuits.facts.facts import SLOT, Fact, atlas, fill
 from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pair
 from circuits.graph.circuit import Circuit
 from circuits.graph.running import CircuitRunner
@@ -180,11 +180,11 @@ def ask(
     """The prompt with up to `PARTNERS` corrupted partners, or with the one that is given.
 
     `against` is a corrupted prompt of as many tokens and `foil` its answer, by default what the
-    model says to it. PromptError where the subject does not stand in the prompt once, the answer
-    cannot follow, no other subject has as many tokens, or the contrast given is none.
+    model says to it, which also tells where a subject stands that has an ending or is named twice.
+    PromptError where the subject does not stand in the prompt once, the answer cannot follow, no
+    other subject has as many tokens, or the contrast given is none.
     """
     encoded = model.tokenizer.encode(prompt)
-    encoded.span_of(subject)
     model.tokenizer.first_token(prompt, answer)
     if against.strip():
         words = (prompt, subject, answer.strip(), against.strip(), foil.strip())
@@ -192,6 +192,7 @@ def ask(
         return Question((pair,), None, no_rivals(model, [pair], None))
     if foil.strip():
         raise PromptError("a foil is the answer to a corrupted prompt; give that prompt too")
+    encoded.span_of(subject)
     template = slotted(prompt, subject)
     relation, facts = _candidates(subject, answer)
     random.Random(f"{seed}/{prompt}").shuffle(facts)
@@ -330,8 +331,9 @@ def edit_fact(
     NumericalError where the edit did not work, OptionError where nothing is to be done.
     """
     search = _search(model, n_edges, **scoring)
+    start, stop = question.pairs[0].text.subject_places[0]
     request = EditRequest(
-        slotted(question.prompt, question.subject),
+        question.prompt[:start] + SLOT + question.prompt[stop:],
         question.subject,
         target.strip(),
         ground_truth=question.answer,

@@ -11,7 +11,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from circuits.base.choices import Corruption, Known, Templates
@@ -27,7 +26,8 @@ from circuits.facts.relation_pairs import (
 )
 from circuits.model.model import Model
 from circuits.model.sources import is_embedded
-from locate.chat import chat_relation, in_chat
+from circuits.model.tokens import Tokenizer
+from locate.chat import chat_preamble
 from locate.options import Source
 
 FEWEST = 2
@@ -53,11 +53,9 @@ class Collected:
         every: Sequence[Relation] | None = None,
     ) -> None:
         self.model, self.source, self.batch_size = model, source, batch_size
-        self.relations, self.every = self._in_chat(relations), every
-        self.templates: Templates | Sequence[str] = source.templates
-        if source.wordings:
-            wrap = partial(in_chat, model.tokenizer, bos=source.bos)
-            self.templates = [wrap(w) if source.chat else w for w in source.wordings]
+        self.relations, self.every = list(relations), every
+        self.templates: Templates | Sequence[str] = source.wordings or source.templates
+        self.preamble = preamble(model.tokenizer, source)
         self.check, self.n_facts = KnowledgeCheck(()), 0
         self.others, self.others_of = KnowledgeCheck(()), set[str]()
 
@@ -83,7 +81,8 @@ class Collected:
         source = self.source
         if self.templates == Templates.BEST and source.known_only is not False:
             self.relations = asked_best(self.model, self.relations, source, self.batch_size)
-        asked = questions(self.relations, self.templates, shots=source.shots, seed=source.seed)
+        how: dict[str, Any] = {"shots": source.shots, "seed": source.seed}
+        asked = questions(self.relations, self.templates, **how, before=self.preamble)
         facts = list(dict.fromkeys(question.fact for question in asked))
         self.n_facts = len(facts)
         if source.known_only is False:
@@ -129,7 +128,7 @@ class Collected:
         chosen = [replace(each, facts=kept) for each, kept in left if kept]
         if not chosen:
             return
-        asked = questions(chosen, Templates.TRAIN)
+        asked = questions(chosen, Templates.TRAIN, before=self.preamble)
         if self.source.known_only is False:
             found = assume_known(self.model.tokenizer, asked, self.source.bos)
         else:
@@ -145,12 +144,7 @@ class Collected:
         among: Sequence[Relation] = list(atlas().values())
         if self.source.facts is not None:
             among = self.every or load_facts(self.source.facts)
-        return self._in_chat(relations_with_subjects_of(self.relations, among))
-
-    def _in_chat(self, relations: Sequence[Relation]) -> list[Relation]:
-        """The relations worded for the model's chat template, where the source asks through it."""
-        wrap = partial(chat_relation, self.model.tokenizer, bos=self.source.bos)
-        return [wrap(each) if self.source.chat else each for each in relations]
+        return relations_with_subjects_of(self.relations, among)
 
     @property
     def is_poor(self) -> bool:
@@ -187,6 +181,7 @@ class Collected:
             "templates": str(self.templates) if isinstance(self.templates, Templates) else "given",
             "wordings": wordings[:MOST_WORDINGS],
             "shots": source.shots,
+            **({"chat": True} if source.chat else {}),
             **({"demonstrations": shown} if shown else {}),
         }
         return counts
@@ -197,13 +192,19 @@ def asked_best(
 ) -> list[Relation]:
     """The relations with the templates that the model answers best, asked as the source says."""
     how: dict[str, Any] = {"known": source.known, "shots": source.shots, "seed": source.seed}
-    return with_best(model, relations, source.bos, batch_size, **how)
+    before = preamble(model.tokenizer, source)
+    return with_best(model, relations, source.bos, batch_size, **how, before=before)
+
+
+def preamble(tokenizer: Tokenizer, source: Source) -> str:
+    """What the chat template puts before every question; empty where none is asked through."""
+    return chat_preamble(tokenizer, source.bos) if source.chat else ""
 
 
 def hints(check: KnowledgeCheck, source: Source, model: Model) -> list[str]:
     """What else may be tried where little is known, with what the same answers would give."""
     found = []
-    if not source.shots and source.corrupt == Corruption.SUBJECT:
+    if not source.shots and not source.chat and source.corrupt == Corruption.SUBJECT:
         found.append("`shots=5` shows it answered questions first")
     for other in (Known.of("top10"), Known.AMONG_OBJECTS):
         known = {a.question.fact for a in check.answers if other.counts(a.rank, a.among)}

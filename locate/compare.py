@@ -14,7 +14,7 @@ from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.pairs import edit_pairs, in_other_wordings
-from circuits.edits.provenance import in_words
+from circuits.edits.provenance import bos_of, in_words
 from circuits.edits.provenance import requests_of as records_of
 from circuits.edits.requests import slotted
 from circuits.facts.pairs import TokenPair, encode_pairs
@@ -57,7 +57,8 @@ def requests_of(delta: WeightDelta) -> list[EditRequest]:
 def about_the_edit(
     model: Model, delta: WeightDelta, partners: int = PARTNERS, seed: int = 0
 ) -> BothSides:
-    """Pairs that ask for the edited facts: the old object against the new one."""
+    """Pairs that ask for the edited facts, with the edit's BOS: the old object against the new."""
+    model = model.with_bos(bos_of(delta.provenance))
     requests = requests_of(delta)
     known = [each for each in requests if each.ground_truth is not None and each.relation]
     if not known:

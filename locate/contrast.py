@@ -14,10 +14,12 @@ import torch
 
 from circuits.base.display import token_name
 from circuits.base.errors import PromptError
-from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pair
+from circuits.facts.pairs import SUBJECT, PromptPair, TokenPair, batches, encode_pair
+from circuits.graph.noise import corrupted_subject
 from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference
 from circuits.model.model import Model
+from circuits.model.tokens import find_mentions, occurrences
 
 SHOWN = 4
 
@@ -56,7 +58,20 @@ def given_pair(
     foil = foil or said_next(model, [against])[0]
     if not is_word(foil):
         raise PromptError(f"asked {against!r}, the model says {foil!r}; give a foil that is a word")
-    return encode_pair(model.tokenizer, PromptPair(prompt, against, answer, foil, subject, None))
+    spans = _place(prompt, subject, against)
+    pair = PromptPair(prompt, against, answer, foil, subject, None, spans=spans)
+    return encode_pair(model.tokenizer, pair)
+
+
+def _place(prompt: str, subject: str, against: str) -> tuple[tuple[str, str, int], ...]:
+    """The subject's place, where its words do not tell it but the corrupted prompt does."""
+    if len(find_mentions(prompt, subject)) != 1:
+        for nth, _ in enumerate(occurrences(prompt, subject), start=1):
+            spans = ((SUBJECT, subject, nth),)
+            pair = PromptPair(prompt, against, "", "", subject, spans=spans)
+            if corrupted_subject(pair) != against:
+                return spans
+    return ()
 
 
 @alone

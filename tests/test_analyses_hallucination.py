@@ -19,7 +19,14 @@ from experiments.analyses.engine.by_layer import parting
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.hallucination.analysis import ANALYSIS, Config, compute
-from experiments.analyses.hallucination.recall import Cases, Kind, attributes, find_cases, kind_of
+from experiments.analyses.hallucination.recall import (
+    Cases,
+    Kind,
+    attributes,
+    find_cases,
+    kind_of,
+    subject_at,
+)
 from experiments.analyses.hallucination.repair import OTHER_LAST, OTHER_WRONG, matched
 
 pytestmark = pytest.mark.slow
@@ -84,10 +91,21 @@ def test_the_same_seed_gives_the_same_cases(context: Context, cases: Cases) -> N
 def test_a_wrong_answer_is_named_for_what_it_is(context: Context, said: str, kind: Kind) -> None:
     largest, tokenizer = relation("country_largest_city"), context.model.tokenizer
     fact = next(fact for fact in largest.facts if fact.subject == "Australia")
-    prompt = tokenizer.encode(fill("The largest city of {} is", "Australia"))
+    wording = "The largest city of {} is"
+    prompt = tokenizer.encode(fill(wording, "Australia"))
     true_of = attributes(largest, [relation("country_capital"), relation("city_country")])
     token = tokenizer.first_token(prompt.text, said)
-    assert kind_of(tokenizer, fact, prompt, token, largest, true_of) is kind
+    assert kind_of(tokenizer, fact, prompt, wording, token, largest, true_of) is kind
+
+
+def test_a_subject_is_found_where_the_question_has_it(context: Context) -> None:
+    """Named twice, with an ending, and after a fact in the same words."""
+    tokenizer = context.model.tokenizer
+    for wording, nth in (("In Peru, {} is", 2), ("Peruvian {}n is", 2)):
+        fact = Fact("r", "Peru", "Lima")
+        for before, more in (("", 0), ("Peru was. ", 1)):
+            prompt = tokenizer.encode(before + fill(wording, fact.subject))
+            assert subject_at(prompt, fact, wording) == prompt.span_of("Peru", nth + more)
 
 
 def test_demonstrations_stand_before_a_question_that_mentions_its_subject_once() -> None:

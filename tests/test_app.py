@@ -19,11 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.base.arrays import save_arrays
-from circuits.base.errors import KnowledgeCircuitsError, OptionError
+from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError
 from circuits.base.origin import write_all
 from circuits.edits.edit import WeightDelta
 from circuits.edits.parts.keys import key_point
 from circuits.edits.parts.moments import Moments
+from circuits.facts.pairs import PromptPair
 from circuits.files.kinds import DAMAGED, KINDS, OTHER
 from circuits.graph.circuit import Circuit
 from circuits.model.wiring import Wiring
@@ -674,6 +675,32 @@ def test_what_a_click_measures_is_measured_on_the_circuits_own_pairs():
     (record,) = prompts_of(circuit)
     (pair,) = Context(Library(None)).stored_question("facts-gpt2", record, None).pairs
     assert {name: getattr(pair.text, name) for name in asked} == asked
+
+
+def test_a_stored_pair_is_asked_in_the_app_as_it_was():
+    twice = PromptPair(
+        "In Peru, the capital of Peru is",
+        "In Peru, the capital of Cuba is",
+        " Lima",
+        " Havana",
+        "Peru",
+        "r",
+        answers=(" Lima", " Li"),
+        foils=(" Havana",),
+        spans=(("subject", "Peru", 2), ("where", "In", 0)),
+        exact=True,
+        start=9,
+    )
+    token = PromptPair("Peru is", "Cuba is", "Lima", "Havana", "Peru", "r", tokens=(7, 9))
+    records = [pair.as_dict() for pair in (twice, token)]
+    circuit = replace(circuit_of(Wiring(8, 8, 8), 0.5, 0), evidence={"pairs": records})
+    assert prompts_of(circuit) == records
+    (pair,) = Context(Library(None)).stored_question("facts-gpt2", records[0], False).pairs
+    assert pair.text == twice
+    assert pair.subject == pair.clean.span_of("Peru", 2)
+    broken = {**records[0], "spans": 3}
+    with pytest.raises(FileFormatError, match="'spans' must be texts"):
+        Context(Library(None)).stored_question("facts-gpt2", broken, False)
 
 
 def test_an_edge_that_turned_round_is_shown_with_both_signs():

@@ -308,7 +308,7 @@ def test_demonstrations_do_not_stand_before_every_question_of_a_circuits_page(tm
     circuit = Circuit(circuit.wiring, circuit.kept, circuit.scores, evidence={"pairs": [pair]})
     assert question(circuit) == "“The capital of France is” → Paris, against Japan → Tokyo"
     table = texts(asked_table(circuit))
-    assert "after answered questions" in table
+    assert "What was asked, less what stands before:" in table
     assert "Peru" not in table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -161,6 +162,17 @@ def test_a_saved_model_keeps_precision_generation_template_and_files(kind, dtype
     (tmp_path / "usual").touch()
     modes = {path.stat().st_mode for path in saved.iterdir()}
     assert modes == {(tmp_path / "usual").stat().st_mode}
+
+
+def test_generation_settings_that_are_not_valid_are_saved_as_they_were(tmp_path):
+    hf = gpt2_hf()
+    hf.generation_config.temperature, hf.generation_config.do_sample = 0.6, False
+    own = Model.from_hf(hf, byte_level_tokenizer(), "tiny")
+    own.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "generation_config.json").read_text())
+    assert saved["temperature"] == 0.6
+    assert saved["do_sample"] is False
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.temperature == 0.6
 
 
 def test_an_edited_model_in_half_precision_is_read_back_as_its_rounded_weights(kind, tmp_path):

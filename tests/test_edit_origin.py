@@ -9,9 +9,10 @@ from circuits.base.errors import OptionError
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.control import control
 from circuits.edits.methods.run import edit
+from circuits.edits.provenance import bos_of
 from circuits.edits.requests import as_dict
 from circuits.model.model import Model
-from locate.compare import requests_of
+from locate.compare import about_the_edit, requests_of
 from tests.edits import OTHER, REQUEST
 from tests.tiny import tiny_model
 
@@ -52,6 +53,24 @@ def test_an_edit_of_other_weights_is_refused_in_whatever_form(model, form):
     assert "edits_of_other_weights" not in other.provenance
     with delta.applied(model):
         assert "edits_of_other_weights" not in model.provenance
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("bos", [False, True])
+def test_the_edited_facts_are_asked_as_the_edit_was_made(model, form, bos):
+    request = EditRequest("The capital of {} is", "Peru", "Paris", "Lima", "country_capital")
+    delta = edit(model, request, "ft", layers=[1], bos=bos).delta
+    assert delta is not None
+    asked = about_the_edit(model, FORMS[form](delta, model))
+    assert {pair.clean.bos for pair in (*asked.before, *asked.after)} == {bos}
+
+
+def test_parts_that_were_made_with_and_without_bos_are_asked_the_models_way(model):
+    one, other = (edit(model, REQUEST, "ft", layers=[1], bos=bos).delta for bos in (False, True))
+    assert one is not None
+    assert other is not None
+    assert bos_of((one + other).provenance) is None
+    assert bos_of({"sum": "damaged"}) is None
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -297,6 +297,29 @@ def test_a_file_says_whether_its_prompts_begin_with_bos(bos: bool, tmp_path: Pat
     assert load(tmp_path / "model.gguf", device="cpu").tokenizer.encode("In Peru").bos is bos
 
 
+def test_a_file_keeps_its_own_tokenizer_beside_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "model.gguf"
+    write(path, "llama", bos=True)
+    alone = load(path, device="cpu").tokenizer
+    byte_level_tokenizer(VOCAB - 20).save_pretrained(tmp_path)
+    (tmp_path / "vocab.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": null, "add_bos_token": false}')
+    model = load(path, device="cpu")
+    assert model.tokenizer.fingerprint == alone.fingerprint
+    assert model.tokenizer.hf.bos_token == alone.hf.bos_token
+    assert model.tokenizer.encode("In Peru") == alone.encode("In Peru")
+    assert model.tokenizer.encode("In Peru").bos
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained(tmp_path / "plain")
+    assert not (tmp_path / "plain" / "vocab.json").exists()
+    saved = (tmp_path / "plain" / "tokenizer_config.json").read_text()
+    assert "gguf" not in saved
+    assert "/" not in saved
+    assert load(tmp_path / "plain", device="cpu").tokenizer.fingerprint == alone.fingerprint
+
+
 @pytest.mark.parametrize("kept", [0, 3, 100, 5000, 0.5, 0.99])
 def test_a_file_cut_short_is_refused(kept: float, tmp_path: Path):
     path = tmp_path / "model.gguf"

@@ -292,6 +292,9 @@ def test_scores_without_pairs_are_refused():
         ("In Peru, Peruvians", "In Cuba, Peruvians", "Peru", "Cuba"),
         ("The capital of Peru is", "Cuba's capital is", "Peru", "Cuba's capital is"),
         ("The capital of Peru is", "The capital of Cuba is", None, "The capital of Cuba is"),
+        ("法国的首都是", "日本的首都是", "法国", "日本"),
+        ("法国の首都は", "南アフリカの首都は", "法国", "南アフリカ"),
+        ("Peruvian Peru is", "Cuban Cuba is", "Peru", "Cuban Cuba is"),
     ],
 )
 def test_the_partner_is_what_stands_in_the_subjects_place(clean, corrupted, subject, expected):

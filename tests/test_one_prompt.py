@@ -11,6 +11,7 @@ import torch
 from circuits.base.errors import OptionError, PromptError
 from circuits.base.intervals import FEWEST
 from circuits.graph.circuit import Circuit
+from circuits.graph.noise import corrupted_subject
 from circuits.model.model import Model, load
 from locate.ask import (
     PARTNERS,
@@ -62,6 +63,19 @@ def test_a_question_outside_the_atlas_takes_the_models_own_words_as_foils(facts)
 def test_a_question_that_cannot_be_asked_is_refused(facts, prompt, subject, answer):
     with pytest.raises((PromptError, OptionError)):
         ask(facts, prompt, subject, answer)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "nth"), [("In France, the capital of {} is", 2), ("The capitals of {}s are", 1)]
+)
+def test_a_typed_contrast_tells_where_the_subject_stands(facts, prompt, nth):
+    """Named twice, or with an ending; the edit is of the same place."""
+    prompt, against = (prompt.replace("{}", each) for each in ("France", "Japan"))
+    with pytest.raises(PromptError):
+        ask(facts, prompt, "France", "Paris")
+    found = ask(facts, prompt, "France", "Paris", against=against, foil="Tokyo")
+    assert found.pairs[0].subject == found.pairs[0].clean.span_of("France", nth)
+    assert corrupted_subject(found.pairs[0].text) == "Japan"
 
 
 def test_nothing_off_is_the_model_and_everything_off_is_the_corrupted_prompt(facts, question):

@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Self
 
 import pytest
@@ -19,8 +20,10 @@ from circuits.facts.knowledge import assume_known, known_facts
 from circuits.facts.pairing import Unpaired, make_pairs
 from circuits.facts.pairs import PromptPair, encode_pairs
 from circuits.facts.questions import KnowledgeCheck, Question, questions
+from circuits.graph.noise import corrupted_subject
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer
+from locate.seen import subjects_of
 from tests.tiny import COUNTRIES, byte_level_tokenizer, metaspace_tokenizer
 
 TEMPLATES = ("The capital of {} is", "{} has its capital in", "In {} the capital is")
@@ -263,3 +266,19 @@ def test_atlas_relations_can_be_paired_in_both_families(tokenizer: Tokenizer):
     report = make_pairs(tokenizer, check)
     assert len(report.pairs) >= 60
     assert len(encode_pairs(tokenizer, report.pairs)) == len(report.pairs)
+
+
+@pytest.mark.parametrize(
+    ("template", "clean", "corrupted"),
+    [
+        ("{}nak a fővárosa", "Franciaország", "Magyarország"),  # an ending is attached
+        ("In Paris, the mayor of {} is", "Paris", "London"),  # the second mention is asked about
+        ("In London, the mayor of {} is", "Paris", "London"),
+    ],
+)
+def test_the_partner_stands_where_the_question_has_its_subject(template, clean, corrupted):
+    question = Question(Fact("r", clean, "a"), template, "Before. ")
+    other = replace(question, fact=Fact("r", corrupted, "b"))
+    pair = PromptPair(question.prompt, other.prompt, "a", "b", clean, "r", spans=question.spans)
+    assert corrupted_subject(pair) == corrupted
+    assert subjects_of(pair) == {clean, corrupted}

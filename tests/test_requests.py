@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,20 @@ def test_an_edit_is_not_blamed_for_what_follows_from_it(hundred):
         for name in DECIDED.get(str(request.relation), {}):
             wordings = [fill(each, request.subject) for each in relation(name).templates]
             assert not set(asked) & set(wordings)
+
+
+def test_neighbours_are_asked_with_the_ending_too_but_not_where_the_prompt_names_them():
+    request = EditRequest("{}nak", "France", "Rome", "Paris", "country_capital")
+    for prompt, absent in (("{}nak a fővárosa", ""), ("Unlike Japan, {} has", "Japan")):
+        probes = with_atlas_probes(
+            replace(request, prompt=prompt), counts=ProbeCounts(neighbours=300)
+        ).probes
+        asked = {probe.prompt for probe in probes if probe.name == Heading.NEIGHBOUR}
+        known = {fill(prompt, each) for each in relation("country_capital").subjects()}
+        left = known - asked
+        assert fill(prompt, "Peru") in asked
+        assert not absent or fill(prompt, absent) in left
+        assert len(left) <= 5  # itself, those of either object, and the one that is named
 
 
 def test_half_of_the_neighbours_have_the_same_true_object_where_there_are_such():

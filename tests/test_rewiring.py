@@ -91,6 +91,15 @@ def test_no_partner_has_the_old_or_the_new_object(model):
         assert (pair.clean, pair.answer, pair.foil) == (REQUEST.text, "Lima", "Oslo")
 
 
+@pytest.mark.parametrize("prompt", ["{}n is", "In Peru, the capital of {} is"])
+def test_pairs_ask_about_the_subject_in_the_slot(model, prompt):
+    request = replace(REQUEST, prompt=prompt)
+    found = edit_pairs(model.tokenizer, [request], others=FACTS)
+    assert {corrupted_subject(pair) for pair in found.before} <= {"France", "Japan", "Cuba"}
+    for pair in found.encode(model.tokenizer)[0]:
+        assert pair.subject == pair.clean.span_of("Peru", 1 + prompt.count("Peru"))
+
+
 def test_each_side_asks_for_its_own_object_where_the_answers_are_contrasted(model):
     found = edit_pairs(model.tokenizer, [REQUEST], others=FACTS, contrast=Contrast.ANSWER)
     objects = {fact.subject: fact.object for fact in FACTS}

@@ -378,6 +378,25 @@ def test_a_loss_that_is_not_a_number_is_reported_and_nothing_applied(model, meth
     assert same(weights(model), before)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "subject", "before"),
+    [
+        ("{}nak a fővárosa", "Franciaország", ""),  # an ending is attached
+        ("In Paris, the mayor of {} is", "Paris", "In Paris, the mayor of "),
+        ("法国的首都是{}的首都", "法国", "法国的首都是"),
+    ],
+)
+def test_the_edited_subject_is_the_one_in_the_slot(model, prompt, subject, before):
+    request, context = EditRequest(prompt, subject, "Rome"), "Paris. "
+    encoded = model.tokenizer.encode(context + request.text)
+    stop = len(context + before + subject)
+    left, right = encoded.offsets[place(model, request, context).subject_last]
+    assert left < stop <= right
+    bare = model.tokenizer.encode(request.text).span_of(subject, request.place)
+    assert place(model, request).subject_last == bare.last
+    assert edit(model, request, "ft", layers=[LAYER]).delta is not None
+
+
 def test_every_mistake_gets_one_clear_line(model, moments):
     def refused(request: EditRequest = REQUEST, **options) -> str:
         options = {"method": "rome", "layers": [LAYER], "moments": "identity", **options}
@@ -388,9 +407,7 @@ def test_every_mistake_gets_one_clear_line(model, moments):
         assert len(message) < 300
         return message
 
-    twice = EditRequest("France and {} have the capital", "France", "Tokyo")
-    assert "occurs 2 times" in refused(twice)
-    assert "not in the prompt" in refused(EditRequest("x{}y is", "France", "Tokyo"))
+    assert "white space" in refused(EditRequest("The capital of {} is", "France ", "Tokyo"))
     assert f"layers 0 to {model.n_layers - 1}" in refused(layers=[model.n_layers])
     assert "one layer" in refused(layers=[0, 1])
     assert "edit method 'romeo' is none" in refused(method="romeo")

@@ -17,17 +17,15 @@ from circuits.facts.facts import fill, place_in
 from circuits.facts.pairs import PromptPair, batches, encode_pair, encode_pairs, read_pairs
 from circuits.facts.tasks import task_pairs
 from circuits.model.metrics import evaluate_metric, logit_difference, probability_difference
-from circuits.model.model import Model, load
+from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer, find_mentions
-from experiments.cli.main import main
-from locate.chat import REQUEST, in_chat
 from locate.examples import collect, recalled
 from locate.heads.span_roles import span_roles
 from locate.options import Source
 from locate.states.patching import patch_pairs
 from locate.states.trace_average import places_of, trace_facts
 from locate.states.trace_roles import AverageTrace
-from tests.tiny import COUNTRIES, byte_level_tokenizer, gpt2_hf, metaspace_tokenizer
+from tests.tiny import COUNTRIES, byte_level_tokenizer, metaspace_tokenizer
 
 PERU = {
     "clean": "People in Peru speak of Peru and say",
@@ -238,51 +236,3 @@ def test_a_subject_is_found_in_another_unicode_form():
     composed, apart = "S\u00e3o Paulo", "Sa\u0303o Paulo"
     for text, subject in ((composed, apart), (apart, composed)):
         assert find_mentions(f"In {text} live", subject) == [(3, 3 + len(text))]
-
-
-def test_a_chat_prompt_keeps_its_subject_and_answer():
-    hf = byte_level_tokenizer.__wrapped__()
-    hf.chat_template = (
-        "{% for each in messages %}<{{ each['role'] }}>{{ each['content'] }}\n{% endfor %}"
-        "{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-    tokenizer = Tokenizer(hf)
-    plain = "The capital of Peru is"
-    text = in_chat(tokenizer, plain)
-    assert text == f"<user>{REQUEST}\n<assistant>{plain}"
-    prompt = tokenizer.encode(text)
-    span = prompt.span_of("Peru")
-    assert tokenizer.hf.decode(prompt.ids[span.start : span.stop]).strip() == "Peru"
-    assert tokenizer.first_token(text, "Lima") == tokenizer.first_token(plain, "Lima")
-    with pytest.raises(OptionError, match="no chat template"):
-        in_chat(Tokenizer(metaspace_tokenizer()), plain)
-
-
-def test_facts_are_asked_through_the_chat_template(tmp_path, capsys):
-    """What `kc facts --chat` counts is what the prompts in chat are answered with."""
-    hf = gpt2_hf()
-    tokenizer = byte_level_tokenizer.__wrapped__()
-    tokenizer.chat_template = "{% for each in messages %}<{{ each['role'] }}>{% endfor %}"
-    for each in (hf, tokenizer):
-        each.save_pretrained(tmp_path / "model")
-    facts = tmp_path / "facts.json"
-    rows = [
-        {"subject": name, "object": "x", "prompt": f"{name} is", "relation": "r"}
-        for name in ("Peru", "Chad")
-    ]
-    facts.write_text(json.dumps(rows))
-    command = ["facts", "r", "--facts", str(facts), "--model", str(tmp_path / "model"), "--json"]
-    said = {}
-    for flags in ((), ("--chat",)):
-        assert main([*command, *flags]) == 0
-        (record,) = json.loads(capsys.readouterr().out)["relations"]
-        assert [each["wording"] for each in record["by_wording"]] == ["{} is"]
-        said[flags] = [each["says"] for each in record["list"]]
-    model = load(tmp_path / "model", device="cpu")
-    for flags, front in (((), ""), (("--chat",), "<user>")):
-        for row, found in zip(rows, said[flags], strict=True):
-            ids = torch.tensor([model.tokenizer.encode(front + row["prompt"]).ids])
-            best = int(model.last_logits(ids).argmax())
-            assert found == [model.tokenizer.hf.decode([best])]
-    assert main(["facts", "r", "--facts", str(facts), "--chat"]) == 2
-    assert "needs a model" in capsys.readouterr().err

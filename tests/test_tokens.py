@@ -207,6 +207,11 @@ def test_scripts_without_spaces_get_none_before_the_answer():
     assert tokenizer.continuation("日本の首都は", "東京") == whole[len(alone) :]
 
 
+@pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_an_answer_to_nothing_is_its_own_tokens(tokenizer):
+    assert tokenizer.continuation("", "Paris") == tokenizer.encode("Paris", bos=False).ids
+
+
 def test_a_prompt_that_ends_in_a_space_is_refused_where_the_space_belongs_to_the_answer():
     with pytest.raises(PromptError, match="it ends in white space"):
         _real_gpt2().continuation("The capital of France is ", "Paris")

@@ -21,7 +21,7 @@ from circuits.base.display import Summary, named
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.results import Result, numeric
 from circuits.edits.provenance import JUDGED, made_for
-from circuits.facts.facts import SLOT, Probe, fill
+from circuits.facts.facts import SLOT, Probe, fill, place_in
 from circuits.model.model import Model
 
 
@@ -56,6 +56,11 @@ class EditRequest:
     def text(self) -> str:
         """The prompt with its subject."""
         return fill(self.prompt, self.subject)
+
+    @property
+    def place(self) -> int:
+        """Which occurrence of the subject in the text is edited; 0: the one whole word."""
+        return place_in(self.prompt, self.subject)
 
 
 @dataclass(frozen=True, eq=False)

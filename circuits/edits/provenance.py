@@ -36,6 +36,18 @@ def requests_of(provenance: Any) -> list[Mapping[str, Any]]:
     return [*inner, *_records(provenance, "requests")]
 
 
+def bos_of(provenance: Any) -> bool | None:
+    """Whether the edit's texts began with BOS; None where nobody says, or its parts differ."""
+    said = _each_bos(provenance)
+    return said.pop() if len(said) == 1 else None
+
+
+def _each_bos(provenance: Any) -> set[bool]:
+    found = set().union(*map(_each_bos, parts_of(provenance)))
+    own = provenance.get("bos") if isinstance(provenance, Mapping) else None
+    return found | {own} if isinstance(own, bool) else found
+
+
 def forgotten(provenance: Any) -> list[Mapping[str, Any]]:
     """The records of texts that unlearning was to take away."""
     return _records(provenance, "forget")

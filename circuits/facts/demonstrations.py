@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from circuits.base.choices import Choice
 from circuits.facts.facts import Fact, fill
-from circuits.model.tokens import Prompt, find_mentions
+from circuits.model.tokens import Prompt, ending, find_mentions, sentence_end
 
 
 class Style(Choice):
@@ -61,11 +61,17 @@ def demonstrated(
     for each in demonstrations:
         begin = len(text) + asked.index("{}")
         subjects.append((begin, begin + len(each.subject)))
-        text += fill(asked, each.subject) + " "
-        objects.append((len(text), len(text) + len(each.object)))
-        text += each.object + ". "
+        question = fill(asked, each.subject)
+        stop = len(text) + len(question + ending(question, each.object))
+        objects.append((stop - len(each.object.strip()), stop))
+        text += answered(question, each.object)
     whole = text + fill(asked, subject)
     return Demonstrated(whole, tuple(subjects), tuple(objects), len(text))
+
+
+def answered(question: str, answer: str) -> str:
+    """The question with its answer, ending so that another sentence may follow."""
+    return question + ending(question, answer) + sentence_end(question)
 
 
 def shown_before(template: str, demonstrations: Sequence[Fact]) -> str:

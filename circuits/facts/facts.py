@@ -128,6 +128,11 @@ def place_in(template: str, subject: str) -> int:
     return occurrences(text, subject).index(place) + 1
 
 
+def named_once(template: str, subject: str) -> bool:
+    """Whether the slot alone names the subject: the template's own words do not."""
+    return not find_mentions(template, subject)
+
+
 @cache
 def atlas() -> dict[str, Relation]:
     """The relations that ship with the project, by name."""

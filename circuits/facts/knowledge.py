@@ -60,13 +60,14 @@ def known_facts(
     known: KnownLike = Known.TOP1,
     shots: int = 0,
     seed: int = 0,
+    before: str = "",
 ) -> KnowledgeCheck:
-    """Ask the model every question; `shots` and `seed` as of `questions`.
+    """Ask the model every question; `shots`, `seed` and `before` as of `questions`.
 
     The answers' order is that of `questions` and does not depend on the batch size.
     """
     chosen = [relations] if isinstance(relations, Relation) else list(relations)
-    asked = questions(chosen, templates, shots=shots, seed=seed)
+    asked = questions(chosen, templates, shots=shots, seed=seed, before=before)
     return ask(model, asked, chosen, bos, batch_size, known)
 
 
@@ -81,8 +82,7 @@ def ask(
 ) -> KnowledgeCheck:
     """Ask the model some questions about facts of the relations, whose objects are the rivals.
 
-    Prompts of one length share a batch, nothing is padded, and the demonstrations before them are
-    run once.
+    Prompts of one length share a batch, nothing is padded, and what stands before them is run once.
     """
     if batch_size < 1:
         raise OptionError(f"batch size must be at least 1, not {batch_size}")
@@ -118,6 +118,7 @@ def with_best(
     known: KnownLike = Known.TOP1,
     shots: int = 0,
     seed: int = 0,
+    before: str = "",
 ) -> list[Relation]:
     """The relations with the training templates that the model answers best as their `best`.
 
@@ -125,8 +126,9 @@ def with_best(
     held-out templates are never chosen. Among equals the more probable answers decide.
     """
     found = []
+    how: dict[str, Any] = {"shots": shots, "seed": seed, "before": before}
     for relation in relations:
-        asked = questions(relation, relation.templates, shots=shots, seed=seed)
+        asked = questions(relation, relation.templates, **how)
         facts = list(dict.fromkeys(question.fact for question in asked))
         random.Random(f"{seed}/{relation.name}").shuffle(facts)
         sample = set(facts[:SAMPLE])
@@ -205,7 +207,7 @@ def encode(tokenizer: Tokenizer, question: Question, bos: bool | None) -> _Encod
     """A question in tokens; PromptError where it cannot be asked."""
     prompt, fact = tokenizer.encode(question.prompt, bos), question.fact
     if question.before and find_mentions(question.before, fact.subject):
-        raise PromptError(f"subject {fact.subject!r} stands in the demonstrations")
+        raise PromptError(f"subject {fact.subject!r} stands in what is before the question")
     prompt.span_of(fact.subject, question.place)
     accepted = tuple(tokenizer.continuation(question.prompt, text) for text in _texts(fact))
     return _Encoded(question, prompt, accepted)
@@ -257,12 +259,12 @@ def _ask_all(
 
 
 def _alike(each: _Encoded) -> tuple[int, str]:
-    """What questions of one batch have in common: their length and their demonstrations."""
+    """What questions of one batch have in common: their length and what stands before them."""
     return len(each.ids), each.question.before
 
 
 def _prefix(model: Model, rows: Sequence[Tokens], first: _Encoded) -> Prefix | None:
-    """What all rows begin with, run once; nothing where no demonstrations stand before them."""
+    """What all rows begin with, run once; nothing where none stands before them."""
     if not first.question.before:
         return None
     shared = min(shared_length(rows[0], row) for row in rows)

@@ -21,7 +21,7 @@ from torch import Tensor
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.records import read_jsonl, text_field
 from circuits.model.model import Model
-from circuits.model.tokens import Prompt, Span, Tokenizer
+from circuits.model.tokens import Prompt, Span, Tokenizer, find_mentions, occurrences
 
 SUBJECT = "subject"
 """The span that says where the subject stands."""
@@ -35,7 +35,8 @@ class PromptPair:
     `answers` and `foils` are all that count as such, with the first of each as `answer` and `foil`;
     none: these alone. `spans` are (name, text, which of its occurrences, counted from 1; 0: its one
     mention as a whole word) in the clean prompt; one named "subject" is the subject's place.
-    `start` is the character at which the question begins in both prompts, after demonstrations.
+    `start` is the character at which the question begins in both prompts, after demonstrations or
+    the beginning of a chat.
     `tokens` are answer and foil as token ids of one model, where a file of pairs names them so;
     then they are not tokenised, and `answer` and `foil` are what these tokens read as.
     """
@@ -71,7 +72,23 @@ class PromptPair:
         """The subject's text, by its span where that alone names it; None where none is named."""
         spans = {name: text for name, text, _ in self.spans}
         found = self.subject or spans.get(SUBJECT)
-        return found.strip() if found else None
+        return (found or "").strip() or None
+
+    @property
+    def subject_places(self) -> list[tuple[int, int]]:
+        """Character ranges of the clean prompt that the subject may stand at, in order.
+
+        The one that its span counts, else its mentions as whole words; none where none is named.
+        """
+        text, nth = next(
+            ((text, nth) for name, text, nth in self.spans if name == SUBJECT), ("", 0)
+        )
+        text = (text or self.subject or "").strip()
+        if not text:
+            return []
+        return (
+            occurrences(self.clean, text)[nth - 1 : nth] if nth else find_mentions(self.clean, text)
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The fields that are set, as the lines of a pair file, without those of a subclass."""
@@ -89,7 +106,7 @@ class TokenPair:
 
     What both continuations begin with stands at the end of both prompts. `answers` and `foils` are
     all that count, these included. `tokenizer` is the fingerprint of the one that made them.
-    `start` is the token position at which the question begins, 0 where no demonstrations stand
+    `start` is the token position at which the question begins, 0 where nothing stands
     before it.
     """
 

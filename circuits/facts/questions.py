@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Question:
-    """A fact in words; `before` are demonstrations, the same for all questions of a template."""
+    """A fact in words; `before` is what stands before it, the same for all of a template.
+
+    Demonstrations, or the beginning of a chat.
+    """
 
     fact: Fact
     template: str
@@ -147,6 +150,7 @@ def questions(
     *,
     shots: int = 0,
     seed: int = 0,
+    before: str = "",
 ) -> list[Question]:
     """Every fact in each of the chosen templates, once.
 
@@ -155,7 +159,8 @@ def questions(
     has seen; a list of templates is taken as it is. Facts with their own wording
     are asked in that one unless a list is given. With `shots`, so many facts of the relation, drawn
     by the seed, stand answered before every question in its own wording, and are not asked
-    themselves. NothingFoundError where a relation has no template or too few facts.
+    themselves; the text `before` stands before all that. NothingFoundError where a relation has no
+    template or too few facts.
     """
     if isinstance(templates, str):
         templates = Templates.of(templates)
@@ -170,16 +175,16 @@ def questions(
             log.warning(few)
             continue
         subjects = {each.subject for each in shown}
-        before: dict[str, str] = {}
+        above: dict[str, str] = {}
         for fact in relation.facts:
             if fact.subject in subjects:
                 continue
             own = fact.template if isinstance(templates, Templates) else None
             for template in (own,) if own else chosen:
-                if template not in before:
-                    before[template] = shown_before(template, shown)
+                if template not in above:
+                    above[template] = before + shown_before(template, shown)
                 key = (relation.name, fact.subject, fact.object, template)
-                asked.setdefault(key, Question(fact, template, before[template]))
+                asked.setdefault(key, Question(fact, template, above[template]))
     if not asked:
         raise NothingFoundError(few or "there are no facts to ask about")
     return list(asked.values())

@@ -135,8 +135,10 @@ def _pair(
             if failure is None:
                 words = clean.question.prompt, other.question.prompt
                 objects = clean.answer.answer, other.answer.answer
-                spans = clean.question.spans
-                return PromptPair(*words, *objects, fact.subject, fact.relation, spans=spans)
+                asked = clean.question
+                about = (fact.subject, fact.relation)
+                start = len(asked.before)
+                return PromptPair(*words, *objects, *about, spans=asked.spans, start=start)
             reason = nearer(reason, failure)
     return reason
 

@@ -3,7 +3,7 @@
     last      the last token, always and alone: only it reaches the logits
     NAME      a span that the pair names (`PromptPair.spans`), the first of them that holds a token
     subject   the subject's tokens
-    relation  the question's other words: neither BOS nor demonstrations before the question
+    relation  the question's other words: neither BOS nor what stands before the question
     others    all tokens left
 
 Positions are the same in both prompts of a pair, which have as many tokens. Where scores and

@@ -27,7 +27,6 @@ All of this is array work on `EdgeScores.per_pair`: no model is run.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -153,13 +152,11 @@ def sample_of(pairs: Sequence[TokenPair]) -> Sample:
 
 def corrupted_subject(pair: PromptPair) -> str:
     """The subject in the corrupted prompt; the whole prompt where the wording differs too."""
-    if pair.named_subject is not None:
-        subject = re.escape(pair.named_subject)
-        for mention in re.finditer(rf"(?<!\w){subject}(?!\w)", pair.clean):
-            start, after = pair.clean[: mention.start()], pair.clean[mention.end() :]
-            fits = pair.corrupted.startswith(start) and pair.corrupted.endswith(after)
-            if fits and len(pair.corrupted) > len(start) + len(after):
-                return pair.corrupted[len(start) : len(pair.corrupted) - len(after)].strip()
+    for start, stop in pair.subject_places:
+        before, after = pair.clean[:start], pair.clean[stop:]
+        fits = pair.corrupted.startswith(before) and pair.corrupted.endswith(after)
+        if fits and len(pair.corrupted) > len(before) + len(after):
+            return pair.corrupted[len(before) : len(pair.corrupted) - len(after)].strip()
     return pair.corrupted
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import numpy as np
@@ -131,12 +132,16 @@ class GgufFile:
             return self._plain(file, _ROPE_FACTORS, torch.float64)
 
     def tokenizer(self) -> Any:
-        """The tokenizer in the file."""
+        """The tokenizer in the file, whatever tokenizer lies beside it."""
         from transformers import PreTrainedTokenizerFast
 
-        return PreTrainedTokenizerFast.from_pretrained(
-            self.path.parent, gguf_file=self.path.name, local_files_only=True
-        )
+        with TemporaryDirectory() as empty:  # `transformers` prefers what the folder has
+            found = PreTrainedTokenizerFast.from_pretrained(
+                empty, gguf_file=str(self.path.absolute()), local_files_only=True
+            )
+        found.name_or_path = found.init_kwargs["name_or_path"] = ""  # no folder has its files
+        found.init_kwargs.pop("gguf_file", None)
+        return found
 
     def model(
         self, config: Any, dtype: torch.dtype, weights: Mapping[str, Tensor] | None = None

@@ -18,9 +18,14 @@ from typing import Any
 from circuits.base.errors import PromptError
 
 _BRACKETS = "([{“‘«「『（《〈【〔"
+_CLOSED_BY = dict(zip(_BRACKETS, ")]}”’»」』）》〉】〕", strict=True))
 _QUOTES = "\"'"
-_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR")
-"""How the names of characters begin whose script puts no spaces between words."""
+_UNSPACED = {
+    **dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO"), "。"),
+    **{"THAI": " ", "LAO": " ", "KHMER": "\u17d4 ", "MYANMAR": "\u104b "},
+}
+"""How the names of characters begin whose script puts no spaces between words, and what stands
+after a sentence of it."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,46 @@ def usual_bos(hf: Any, model_type: str) -> bool:
 
 def _is_unspaced(character: str) -> bool:
     """Whether a word of a script without spaces follows this character directly."""
-    wide = unicodedata.name(character, "").startswith(("FULLWIDTH", "IDEOGRAPHIC", "RIGHT CORNER"))
+    name = unicodedata.name(character, "") if character else ""
+    wide = name.startswith(("FULLWIDTH", "IDEOGRAPHIC", "RIGHT CORNER"))
     return bool(_script(character)) or wide
+
+
+def ending(prompt: str, answer: str) -> str:
+    """The answer with the space that stands between it and the prompt, where one does."""
+    answer = answer.strip()
+    if not answer:
+        raise PromptError(f"the answer to {prompt!r} is empty")
+    _check_unicode(prompt + answer)
+    unspaced = _is_unspaced(prompt[-1:]) and (_script(answer[0]) or answer[0].isdigit())
+    return answer if unspaced or _wants_no_space(prompt) else f" {answer}"
+
+
+def sentence_end(prompt: str) -> str:
+    """What stands after the prompt's answer, so that another sentence may follow.
+
+    What closes the quotes and brackets that are open, and the full stop of the last letter's
+    script.
+    """
+    letters = (each for each in reversed(prompt) if each.isalpha() or _script(each))
+    return _closing(prompt) + _UNSPACED.get(_script(next(letters, "")), ". ")
+
+
+def _closing(prompt: str) -> str:
+    """What closes the quotes and brackets that are open at the prompt's end, the inner first.
+
+    A single straight quote counts at the end alone: it may be an apostrophe elsewhere.
+    """
+    still: list[str] = []
+    for stop, sign in enumerate(prompt, start=1):
+        begins = sign in _QUOTES and _wants_no_space(prompt[:stop])
+        if sign in _CLOSED_BY:
+            still.append(_CLOSED_BY[sign])
+        elif begins and (sign == '"' or stop == len(prompt)):
+            still.append(sign)
+        elif still and sign == still[-1]:
+            still.pop()
+    return "".join(reversed(still))
 
 
 class Tokenizer:
@@ -228,20 +271,11 @@ class Tokenizer:
         if exact and answer:
             _check_unicode(prompt + answer)
             return _exact(self.hf, prompt, answer)
-        return _continuation(self.hf, prompt, self.ending(prompt, answer))
-
-    def ending(self, prompt: str, answer: str) -> str:
-        """The answer with the space that stands between it and the prompt, where one does."""
-        answer = answer.strip()
-        if not answer:
-            raise PromptError(f"the answer to {prompt!r} is empty")
-        _check_unicode(prompt + answer)
-        unspaced = _is_unspaced(prompt[-1:]) and (_script(answer[0]) or answer[0].isdigit())
-        return answer if unspaced or _wants_no_space(prompt) else f" {answer}"
+        return _continuation(self.hf, prompt, ending(prompt, answer))
 
     def begun(self, prompt: Prompt, answer: str, n: int) -> Prompt:
         """The prompt with the answer's first `n` tokens after it."""
-        whole = self.encode(prompt.text + self.ending(prompt.text, answer), prompt.bos)
+        whole = self.encode(prompt.text + ending(prompt.text, answer), prompt.bos)
         stop = len(prompt) + n
         offsets = whole.offsets[:stop]
         text = whole.text[: max(right for _, right in offsets)]

@@ -33,12 +33,17 @@ _SMALL = (
 
 
 def _copy_small_files(source: str, folder: Path, revision: str | None) -> None:
-    """Those that the tokenizer's folder, or the hub's cache, has and `folder` has not."""
+    """Those that the tokenizer's folder, or the hub's cache, has and `folder` has not.
+
+    A tokenizer without a source has none.
+    """
     from huggingface_hub import try_to_load_from_cache
 
+    if not source:
+        return
     for name in _SMALL:
         path: Any = Path(source) / name
-        if source and not Path(source).is_dir():
+        if not Path(source).is_dir():
             path = try_to_load_from_cache(source, name, revision=revision)
         if isinstance(path, str | Path) and Path(path).is_file() and not (folder / name).exists():
             copyfile(path, folder / name)
@@ -285,14 +290,19 @@ class Weights:
 
         Weights that were widened on loading (`load` computes in fp32) are written in the precision
         of their files; NumericalError where a weight has become too large for it. What else the
-        tokenizer's files are, and how text is generated, is kept.
+        tokenizer's files are, and how text is generated, is kept, be it valid or not.
         """
+        from transformers import GenerationConfig
+
         plain, narrow = self.to_hf(share=True), self._stored_dtype
         if narrow in (torch.float16, torch.bfloat16) and self.dtype == torch.float32:
             plain = plain.to(narrow)  # new tensors: those of this model stay as they are
             if bad := first_not_finite(dict(plain.named_parameters())):
                 raise NumericalError(f"{bad!r} holds a number too large for {narrow}")
+        how, plain.generation_config = plain.generation_config, GenerationConfig()
         plain.save_pretrained(folder)
+        # By itself: the model's own saving refuses what generating only warns of.
+        how.to_json_file(Path(folder) / "generation_config.json", keys_to_pop=["compile_config"])
         self.tokenizer.hf.save_pretrained(folder)
         _copy_small_files(self.tokenizer.hf.name_or_path, Path(folder), self.origin.get("revision"))
         for path in Path(folder).glob("*.safetensors"):

@@ -39,8 +39,6 @@ class _Asked:
     checks: dict[str, KnowledgeCheck] = field(default_factory=dict)
     pairs: dict[str, int] = field(default_factory=dict)
     hints: list[str] = field(default_factory=list)
-    before: str = ""
-    """What the chat template puts before every prompt."""
 
     def of(self, fact: Fact) -> list[Answer]:
         """The answers about a fact, one a wording."""
@@ -115,17 +113,12 @@ def _ask(
     from circuits.facts.knowledge import known_facts
     from circuits.facts.pairing import make_pairs
     from circuits.facts.questions import KnowledgeCheck
-    from locate.asking import asked_best, hints
-    from locate.chat import chat_relation, in_chat
+    from locate.asking import asked_best, hints, preamble
 
     templates: Any = source.wordings or source.templates
-    before = in_chat(model.tokenizer, "", source.bos) if source.chat else ""
-    if source.chat:
-        relations = [chat_relation(model.tokenizer, each, source.bos) for each in relations]
-        if source.wordings:
-            templates = [in_chat(model.tokenizer, each, source.bos) for each in source.wordings]
-    asked = _Asked(before=before)
+    asked = _Asked()
     how: dict[str, Any] = {"known": source.known, "shots": source.shots, "seed": source.seed}
+    how["before"] = preamble(model.tokenizer, source)
     with console.stage("facts") as progress:
         for index, each in enumerate(relations, start=1):
             try:
@@ -168,7 +161,7 @@ def _relation_record(relation: Relation, asked: _Asked) -> dict[str, Any]:
         record["cannot_be_asked"] = len(check.unusable)
         record["pairs"] = asked.pairs[relation.name]
         record["by_wording"] = [
-            {"wording": wording.removeprefix(asked.before), "right": right, "asked": n}
+            {"wording": wording, "right": right, "asked": n}
             for wording, (right, n) in check.by_template().items()
         ]
         record["says_instead"] = [

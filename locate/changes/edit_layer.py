@@ -21,7 +21,8 @@ from circuits.base.intervals import Interval, bootstrap_means
 from circuits.edits.edit import EditRequest
 from circuits.model.holding import alone
 from circuits.model.model import Model
-from locate.states.tracing import trace, usual_window
+from circuits.model.tokens import Prompt
+from locate.states.tracing import trace_tokens, usual_window
 
 MAX_TRACED = 20
 
@@ -71,11 +72,14 @@ def layer_by_trace(
     window = usual_window(model.n_layers)
     for request in requests[:limit]:
         try:
-            found = trace(
+            prompt = model.tokenizer.encode(request.text)
+            answer = request.ground_truth or _says(model, prompt)
+            found = trace_tokens(
                 model,
-                request.text,
-                request.subject,
-                request.ground_truth or _says(model, request),
+                prompt,
+                prompt.span_of(request.subject, request.place),
+                answer,
+                model.tokenizer.first_token(request.text, answer),
                 kinds=[TraceKind.MLP],
                 window=window,
                 samples=samples,
@@ -92,7 +96,7 @@ def layer_by_trace(
 
 
 @torch.no_grad()
-def _says(model: Model, request: EditRequest) -> str:
+def _says(model: Model, prompt: Prompt) -> str:
     """The likeliest next token, as text."""
-    tokens = torch.tensor([model.tokenizer.encode(request.text).ids], device=model.device)
+    tokens = torch.tensor([prompt.ids], device=model.device)
     return model.tokenizer.token_string(int(model.last_logits(tokens).argmax()))

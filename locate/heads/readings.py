@@ -13,8 +13,8 @@ class Region(StrEnum):
     """Which positions of the prompt a share of a head's attention, or of its output, belongs to.
 
     SUBJECT: the subject span, also where it ends the prompt. BOS: the first token, where there is
-    one. SELF: the last token. EXAMPLES: demonstrations before the question. RELATION: all others,
-    the words that say what is asked.
+    one. SELF: the last token. EXAMPLES: what stands before the question, demonstrations or the
+    beginning of a chat. RELATION: all others, the words that say what is asked.
     """
 
     SUBJECT = "subject"

@@ -21,9 +21,6 @@ from viz.screen.boxes import groups_of, in_pieces
 from viz.screen.circuit import MOST_EDGES, circuit_scene
 from viz.screen.scene import Scene
 
-ANSWERED = "answered questions of its kind"
-"""What stands before a question that was asked with demonstrations (`shots`)."""
-
 
 def circuit_work(context: Context, entry: Entry, circuit: Circuit, groups: Collapsed = ()) -> Work:
     """What the workspace shows of a circuit, with these groups as boxes."""
@@ -88,10 +85,10 @@ def asked_table(circuit: Circuit) -> Any:
     rows = [_questions(each) for each in prompts]
     header = ("prompt", "answer", "corrupted prompt", "foil")
     n = f"{len(rows):,} prompt{'' if len(rows) == 1 else 's'}"
-    after = f" after {ANSWERED}" if any(each.get("start") for each in prompts) else ""
+    less = ", less what stands before" if any(each.get("start") for each in prompts) else ""
     return html.Details(
         [
-            html.Summary(f"What was asked{after}: {n}, each against another"),
+            html.Summary(f"What was asked{less}: {n}, each against another"),
             parts.small_table(header, rows),
         ],
         className="asked",

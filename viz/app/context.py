@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from locate.ask import Question
 
 PAIR = ("clean", "corrupted", "answer", "foil", "subject", "relation")
+FURTHER = ("spans", "answers", "foils", "exact", "tokens")
+"""What else a pair may say, which is checked where it is asked."""
 MOST_PROMPTS = 60
 TICK = 0.1
 """Seconds between two looks at whether a job that waits is to stop."""
@@ -120,6 +122,7 @@ def prompts_of(circuit: Circuit) -> list[dict[str, Any]]:
         record: dict[str, Any] = {
             name: each[name] for name in PAIR if isinstance(each.get(name), str)
         }
+        record |= {name: each[name] for name in FURTHER if each.get(name)}
         if isinstance(each.get("start"), int):
             record["start"] = each["start"]
         if all(record.get(name) for name in PAIR[:5]):

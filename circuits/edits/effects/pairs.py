@@ -15,6 +15,7 @@ from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import EditRequest
 from circuits.facts.facts import Fact, atlas, fill, relation
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair, encode_pairs
+from circuits.facts.questions import Question
 from circuits.graph.noise import corrupted_subject
 from circuits.model.tokens import Tokenizer
 
@@ -128,7 +129,8 @@ def _pairs_in(
     """The pairs before and after in one wording."""
     assert request.ground_truth is not None, "checked by the caller"
     found: list[tuple[PromptPair, PromptPair]] = []
-    clean = fill(template, request.subject)
+    asked = Question(Fact("", request.subject, request.ground_truth), template)
+    about = (request.subject, request.relation)
     for fact in pool:
         if len(found) == partners:
             break
@@ -139,7 +141,7 @@ def _pairs_in(
             Contrast.ANSWER: [(old, fact.object), (new, fact.object)],
         }[contrast]
         sides = [
-            PromptPair(clean, corrupted, answer, foil, request.subject, request.relation)
+            PromptPair(asked.prompt, corrupted, answer, foil, *about, spans=asked.spans)
             for answer, foil in objects
         ]
         try:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import EditRequest
 from circuits.edits.requests import Heading
-from circuits.facts.facts import Fact, Probe, ProbeKind, Relation, atlas, fill, relation
+from circuits.facts.facts import Fact, Probe, ProbeKind, Relation, atlas, fill, named_once, relation
 from circuits.facts.wordings import takes_phrases, wordings
-from circuits.model.tokens import Tokenizer, find_mentions
+from circuits.model.tokens import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _counterfactual(
 ) -> EditRequest | None:
     """A random edit of a fact; None where no template or no other object will do."""
     found = relation(fact.relation)
-    templates = [t for t in found.templates if _is_askable(t, fact.subject)]
+    templates = [t for t in found.templates if named_once(t, fact.subject)]
     if not templates:
         return None
     template = generator.choice(templates)
@@ -144,10 +144,6 @@ def new_object(
     generator.shuffle(others)
     prompt = fill(template, fact.subject)
     return next((o for o in others if _differ(prompt, o, fact.object, tokenizer)), None)
-
-
-def _is_askable(template: str, subject: str) -> bool:
-    return len(find_mentions(fill(template, subject), subject)) == 1
 
 
 def _differ(prompt: str, target: str, true: str, tokenizer: Tokenizer | None) -> bool:
@@ -184,7 +180,7 @@ def _neighbours(
         for subject, objects in of_subject.items()
         if subject != request.subject
         and request.target not in objects
-        and _is_askable(request.prompt, subject)
+        and named_once(request.prompt, subject)
     ]
     alike = [each for each in usable if request.ground_truth in of_subject[each]]
     chosen = _some(alike, n // 2, generator)

@@ -137,8 +137,8 @@ def edit(
     `settings` overrides single hyperparameters. `bos` is whether every text begins with the BOS
     token, None for the model's way. `earlier` requests are protected by AlphaEdit.
 
-    PromptError or OptionError for what cannot be edited: a subject that does not stand in its
-    prompt exactly once, a layer out of range, moments of another model.
+    PromptError or OptionError for what cannot be edited: a subject that begins or ends in
+    white space, a layer out of range, moments of another model.
     """
     model.patching.check_free(model.name)
     check_double(model.device)

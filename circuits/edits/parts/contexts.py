@@ -86,10 +86,12 @@ def sample_contexts(
 
 
 def place(model: Model, request: EditRequest, context: str = "") -> PlacedPrompt:
-    """The request's prompt in a context, with its target. PromptError unless the subject, as
-    whole words, stands in the bare prompt once.
+    """The request's prompt in a context, with its target; its subject is the one in the slot.
+
+    PromptError for a subject that begins or ends in white space.
     """
-    _check_subject(model, request)
+    if request.subject != request.subject.strip():
+        raise PromptError(f"the subject {request.subject!r} begins or ends in white space")
     text = context + request.text
     start = len(context) + request.prompt.index(SLOT)
     return _place(model, text, start, request.subject, request.target)
@@ -106,12 +108,6 @@ def _place(model: Model, text: str, start: int, subject: str, target: str | None
     last = prompt.span_at(start, start + len(subject)).last
     model.check_length(len(prompt) + max(0, len(targets) - 1))
     return PlacedPrompt(prompt.ids + targets[:-1], last, len(prompt), targets)
-
-
-def _check_subject(model: Model, request: EditRequest) -> None:
-    if request.subject != request.subject.strip():
-        raise PromptError(f"the subject {request.subject!r} begins or ends in white space")
-    model.tokenizer.encode(request.text).span_of(request.subject)
 
 
 def _begin(model: Model, start: str) -> Int[Tensor, "1 pos"]:

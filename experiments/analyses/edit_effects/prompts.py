@@ -11,7 +11,7 @@ import numpy as np
 from circuits.base.errors import PromptError
 from circuits.edits.edit import EditRequest
 from circuits.edits.judge.counterfactuals import new_object
-from circuits.facts.facts import Relation, fill
+from circuits.facts.facts import Relation, fill, place_in
 from circuits.facts.knowledge import known_facts
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
@@ -119,7 +119,7 @@ def _asked(
     text = fill(template, subject)
     try:
         prompt = model.tokenizer.encode(text)
-        prompt.span_of(subject)
+        prompt.span_of(subject, place_in(template, subject))
         tokens = [model.tokenizer.first_token(text, each) for each in (old, new)]
     except PromptError:
         return None

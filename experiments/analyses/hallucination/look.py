@@ -70,15 +70,15 @@ def chance_of_attribute(
 
     The answers that were given, dealt to the cases' subjects at random.
     """
-    generator, hits, asked = random.Random(seed), 0, 0
+    generator, hits = random.Random(seed), 0
     for _ in range(PERMUTATIONS):
         given = [case.said for case in cases.cases]
         generator.shuffle(given)
         for case, said in zip(cases.cases, given, strict=True):
-            kind = kind_of(model.tokenizer, case.fact, case.wrong, said, relation, true_of)
+            asked = (case.fact, case.wrong, case.wordings[0])
+            kind = kind_of(model.tokenizer, *asked, said, relation, true_of)
             hits += kind == Kind.OTHER_RELATION
-            asked += 1
-    return hits / asked
+    return hits / (PERMUTATIONS * len(cases.cases))
 
 
 def paired(

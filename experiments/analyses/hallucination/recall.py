@@ -18,12 +18,12 @@ import torch
 
 from circuits.base.errors import PromptError
 from circuits.facts.demonstrations import can_demonstrate, with_demonstrations
-from circuits.facts.facts import Fact, Relation, fill
+from circuits.facts.facts import SLOT, Fact, Relation, fill
 from circuits.facts.knowledge import known_facts
 from circuits.facts.pairs import PromptPair, TokenPair, batches_of
-from circuits.facts.questions import Answer, KnowledgeCheck
+from circuits.facts.questions import Answer, KnowledgeCheck, Question
 from circuits.model.model import Model
-from circuits.model.tokens import Prompt, Tokenizer
+from circuits.model.tokens import Prompt, Span, Tokenizer
 
 
 class Kind(StrEnum):
@@ -56,6 +56,12 @@ class Case:
     kind: Kind
     wordings: tuple[str, str, str | None]
     by_demonstrations: bool
+
+    @property
+    def subjects(self) -> tuple[Span, Span]:
+        """Where the subject stands in the wrong and in the right prompt."""
+        wrong, right, _ = self.wordings
+        return subject_at(self.wrong, self.fact, wrong), subject_at(self.right, self.fact, right)
 
 
 @dataclass(frozen=True)
@@ -140,10 +146,17 @@ def attributes(relation: Relation, others: Iterable[Relation]) -> dict[str, set[
     return found
 
 
+def subject_at(prompt: Prompt, fact: Fact, wording: str) -> Span:
+    """Where the question that ends the prompt, in this wording, has its subject."""
+    start = len(prompt.text) - len(fill(wording, fact.subject)) + wording.index(SLOT)
+    return prompt.span_at(start, start + len(fact.subject))
+
+
 def kind_of(
     tokenizer: Tokenizer,
     fact: Fact,
     prompt: Prompt,
+    wording: str,
     said: int,
     relation: Relation,
     true_of: Mapping[str, set[str]],
@@ -158,7 +171,7 @@ def kind_of(
         return Kind.OTHER_RELATION
     if begins(each for each in relation.objects() if each not in own):
         return Kind.OTHER_SUBJECT
-    span = prompt.span_of(fact.subject)
+    span = subject_at(prompt, fact, wording)
     if said in prompt.ids[span.start : span.stop]:
         return Kind.SUBJECT
     return Kind.NO_OBJECT
@@ -207,8 +220,9 @@ def _pair(
     if len(corrupted) != len(clean):
         return None
     fact, foil = case.fact, tokenizer.token_string(case.said).strip() or "(blank)"
-    text = PromptPair(clean.text, corrupted.text, fact.object, foil, fact.subject, fact.relation)
-    span = clean.span_of(fact.subject)
+    sides, about = (clean.text, corrupted.text), (fact.subject, fact.relation)
+    spans, span = Question(fact, wording).spans, subject_at(clean, fact, wording)
+    text = PromptPair(*sides, fact.object, foil, *about, spans=spans)
     made_by = tokenizer.fingerprint
     return TokenPair(text, clean, corrupted, case.answer, case.said, span, made_by)
 
@@ -237,7 +251,7 @@ def _by_wording(
         again=prompts[2] if len(prompts) > 2 else None,
         answer=first[0],
         said=said,
-        kind=kind_of(model.tokenizer, fact, prompts[0], said, relation, true_of),
+        kind=kind_of(model.tokenizer, fact, prompts[0], wrong, said, relation, true_of),
         wordings=(wrong, usable[0], usable[1] if len(usable) > 1 else None),
         by_demonstrations=False,
     )
@@ -290,7 +304,8 @@ def _by_demonstrations(
     right = [each for each, token in zip(asked, said, strict=True) if token == each.answer]
     found = []
     for each, wrong in zip(right, says(model, [x.alone for x in right], batch_size), strict=True):
-        kind = kind_of(model.tokenizer, each.fact, each.alone, wrong, relation, true_of)
+        alone = (each.fact, each.alone, each.wording)
+        kind = kind_of(model.tokenizer, *alone, wrong, relation, true_of)
         wordings = (each.wording, each.wording, None)
         found.append(
             Case(each.fact, each.alone, each.after, None, each.answer, wrong, kind, wordings, True)

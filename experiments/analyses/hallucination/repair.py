@@ -53,8 +53,8 @@ def repair_by_state(
         SAME_LAST: (right, ends, _ends(right)),
         SAME_SUBJECT: (
             right,
-            [case.wrong.span_of(case.fact.subject).last for case in given],
-            [case.right.span_of(case.fact.subject).last for case in given],
+            [case.subjects[0].last for case in given],
+            [case.subjects[1].last for case in given],
         ),
         OTHER_LAST: (others, ends, _ends(others)),
         OTHER_WRONG: (beside, ends, _ends(beside)),

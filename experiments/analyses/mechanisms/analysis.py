@@ -19,7 +19,7 @@ import torch
 from circuits.base.errors import PromptError
 from circuits.base.options import Options, option
 from circuits.facts.demonstrations import shown_before
-from circuits.facts.facts import fill
+from circuits.facts.facts import Fact
 from circuits.facts.pairing import make_pairs
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair, encode_pairs
 from circuits.facts.questions import Answer, KnowledgeCheck, Question, demonstrations_of
@@ -163,7 +163,7 @@ def _ask(
     for question in questions:
         try:
             prompt = model.tokenizer.encode(question.prompt)
-            prompt.span_of(question.fact.subject)
+            prompt.span_of(question.fact.subject, question.place)
             model.tokenizer.first_token(question.prompt, question.fact.object)
             usable.append((question, prompt))
         except PromptError:
@@ -319,9 +319,12 @@ def _worded(context: Context, examples: Examples, base: str) -> Examples:
     for side in (examples.pairs, examples.held_out):
         pairs = []
         for pair in side:
-            one, other = _subjects(pair.text)
-            clean, corrupted = (before + fill(template, each) for each in (one, other))
-            text = replace(pair.text, clean=clean, corrupted=corrupted, start=len(before))
+            one, other = (
+                Question(Fact(base, each, pair.text.answer), template, before)
+                for each in _subjects(pair.text)
+            )
+            text = replace(pair.text, clean=one.prompt, corrupted=other.prompt, start=len(before))
+            text = replace(text, spans=one.spans)
             try:
                 pairs.append(encode_pair(context.model.tokenizer, text))
             except PromptError:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from circuits.base.errors import PromptError
+from circuits.facts.demonstrations import answered
 from circuits.facts.facts import Relation, fill
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair
 from circuits.facts.wordings import takes_phrases, wordings
@@ -102,7 +103,7 @@ class Asking:
         if None in asked:
             return None
         told = zip(asked, self.shown, strict=True)
-        return "".join(f"{text} {each.answer}. " for text, each in told)
+        return "".join(answered(text, each.answer) for text, each in told if text is not None)
 
 
 def shown_of(

@@ -94,6 +94,6 @@ def _with_another(
 
 def _against(text: PromptPair, subject: str, answer: str) -> PromptPair:
     """The pair with another subject in the question of the corrupted prompt."""
-    before, question = text.clean[: text.start], text.clean[text.start :]
-    corrupted = before + question.replace(text.subject or "", subject, 1)
+    start, stop = text.subject_places[0]
+    corrupted = text.clean[:start] + subject + text.clean[stop:]
     return replace(text, corrupted=corrupted, foil=answer)

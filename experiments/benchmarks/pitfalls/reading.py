@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.records import read_json, text_field
 from circuits.edits.edit import EditRequest
-from circuits.facts.facts import SLOT, fill
+from circuits.facts.facts import SLOT, fill, named_once
 from circuits.facts.loaders import LeftOut
-from circuits.model.tokens import find_mentions
 from experiments.benchmarks.base import Cases
 
 PROMPTS = "*_prompts.json"
@@ -48,15 +47,15 @@ class Relation:
     paraphrases: tuple[str, ...] = ()
 
     def asked(self, subject: str, answer: str) -> Question:
-        """The relation of a subject; paraphrases in which it does not stand once are not asked.
+        """The relation of a subject; paraphrases that name it themselves are not asked.
 
-        PromptError where it does not stand once in the prompt itself.
+        PromptError where the prompt itself does.
         """
-        if not _stands_once(self.prompt, subject):
+        if not named_once(self.prompt, subject):
             raise PromptError(
                 f"the subject {subject!r} does not stand once in {fill(self.prompt, subject)!r}"
             )
-        usable = [each for each in self.paraphrases if _stands_once(each, subject)]
+        usable = [each for each in self.paraphrases if named_once(each, subject)]
         return Question((self.prompt, *usable), subject, answer)
 
 
@@ -165,7 +164,3 @@ def _paraphrases(folder: Path, left_out: list[LeftOut]) -> dict[str, tuple[str, 
             usable = tuple(prompt.rstrip() for prompt in prompts if prompt.count(SLOT) == 1)
             found[relation] = found.get(relation, ()) + usable
     return found
-
-
-def _stands_once(prompt: str, subject: str) -> bool:
-    return len(find_mentions(fill(prompt, subject), subject)) == 1
