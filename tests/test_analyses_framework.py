@@ -855,6 +855,10 @@ def test_two_pictures_on_a_page_keep_their_ids_apart() -> None:
         (["run", "all", "--set", "pairs=3"], "go with one analysis"),
         (["run", "flow", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["run", "flow", "--redraw", "--out", "nowhere"], "run it first"),
+        (["run", "flow", "--redraw", "--set", "draws=7"], "--set has no effect with --redraw"),
+        (["run", "flow", "--redraw", "--seed", "7"], "--seed has no effect with --redraw"),
+        (["run", "flow", "--redraw", "--dtype", "bf16"], "--dtype has no effect with --redraw"),
+        (["run", "flow", "--redraw", "--out", "o", "-m", "x"], "--model has no effect with"),
         (["run", "flow", "--set", "relations=capital"], "country_capital"),
     ],
 )

@@ -526,6 +526,8 @@ def test_the_figures_of_a_run_are_drawn_again_at_the_width_asked_for(
     assert path == str(tmp_path / "figures" / "runs-first-toy-bars.svg")
     assert 'width="360pt"' in Path(path).read_text()
     assert "no stored result" in refusal(capsys, "figures", str(tmp_path), "--kind", "circuit")
+    for flag in ("--titles", "--no-notes"):
+        assert f"{flag} is of figures" in refusal(capsys, "figures", str(tmp_path), flag)
     drawn = len(list(folder.rglob("*.svg")))
     (folder / "parts" / "a.json").unlink()
     run_figures._reread.cache_clear()  # as another process would

@@ -214,6 +214,8 @@ def check_look(planned: Sequence[Planned], look: Look) -> None:
         ("--edges", "max_edges", look.max_edges, "of circuits and differences"),
         ("--head", "heads", look.heads, "of attention and tokens"),
         ("--group", "groups", look.groups, "of a circuit's picture"),
+        ("--titles", "title", look.titles or None, "of figures of stored results"),
+        ("--no-notes", "notes", None if look.notes else True, "of figures of stored results"),
     )
     for option, name, value, where in asked:
         if value is not None and not any(each.knows(name) for each in planned):
