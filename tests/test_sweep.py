@@ -20,14 +20,17 @@ from circuits.base.errors import FileFormatError, OptionError, StoreError, UnitE
 from circuits.files.sweep import SETTING
 from circuits.files.units import Record, Store, digest, flat, read_unit
 from circuits.graph.circuit import Circuit
+from experiments.analyses.engine.base import Run, SkipError
 from experiments.analyses.engine.parts import Shard
+from experiments.benchmarks.registry import benchmark
 from experiments.cli.main import main
 from experiments.executors.base import Executing, ExecutorKind, Workplace
 from experiments.sweeps import plan as planning
+from experiments.sweeps import runs
 from experiments.sweeps.plan import UnitJob, planned
 from experiments.sweeps.running import Told, plan, run, status
 from experiments.sweeps.runs import folder_of
-from experiments.sweeps.spec import parse_spec, read_spec
+from experiments.sweeps.spec import Work, parse_spec, read_spec
 from experiments.sweeps.table import rows, write_table
 from experiments.sweeps.verbs import VERBS
 
@@ -483,6 +486,40 @@ def test_analyses_and_benchmarks_are_entries_too(
     wrong = {**spec, "units": [{"verb": "run", "analysis": "flow", "draws": 2}]}
     assert command(tmp_path, wrong)[0] == 2
     assert "options go under `set`" in capsys.readouterr().err
+
+
+def benchmark_work(**options: Any) -> Work:
+    entry = {"verb": "benchmark", "benchmark": "zsre", **options}
+    (work,) = parse_spec({"models": ["facts-gpt2"], "units": [entry]}).runs
+    return work
+
+
+@pytest.mark.parametrize("name", ["shots", "known", "facts"])
+def test_a_benchmark_is_asked_nothing_that_it_does_not_read(name: str):
+    runs.check(benchmark_work(seed=1, batch_size=4))
+    with pytest.raises(OptionError, match=f"has no '{name}'"):
+        runs.check(benchmark_work(**{name: 1}))
+
+
+def test_rows_that_no_benchmark_of_a_sweep_can_use_are_told_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = [*json.loads(benchmark("zsre").own_data.read_text())[:1], {"subject": "Peru"}]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    with pytest.raises(OptionError, match="1 rows cannot be used, the first is row 2"):
+        runs.check(benchmark_work(data=str(path), strict=True))
+    work, told = benchmark_work(data=str(path), strict=False), []
+
+    def stop(*given: Any, **more: Any) -> Run:
+        raise SkipError("nothing is run here")
+
+    monkeypatch.setattr(runs, "run_analysis", stop)
+    runs.check(work)
+    with pytest.raises(SkipError):
+        runs.run_one(work, tmp_path / "out", Executing(), told.append)
+    assert len(told) == 1
+    assert "zsre: 1 rows cannot be used, the first is row 2" in told[0]
 
 
 def test_models_of_one_name_have_folders_of_their_own(tmp_path: Path):
