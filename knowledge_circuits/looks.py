@@ -22,7 +22,6 @@ from locate.idle import (
     LENS_OF_A_PROMPT,
     NAMED_EDGES,
     PATCHED_TRACE,
-    ROLES_BY_SPAN,
     TRACE_OF_A_PROMPT,
 )
 from locate.neurons.options import NeuronSearch
@@ -149,27 +148,15 @@ def roles(
     >>> report.roles["a6.h1"]
     'mover'
     """
-    from locate.heads.roles import head_roles
-    from locate.heads.span_roles import span_roles
-    from locate.looks.look import about
+    from locate.roles import roles_of
 
     source, _, given = split(options, Source, hold_out=0.0)
     ablation = Ablation.of(ablation, "ablation")
     with loaded_model(model).alone() as loaded:
         examples = examples_of(loaded, what, given=given, **source)
+        chosen = None if circuit is None else circuit_of(circuit)
         seed = source.get("seed", 0)
-        if all(pair.subject is None for pair in examples.pairs):
-            other = None if ablation == Ablation.ZERO else ablation
-            given.also(circuit=circuit, ablation=other).refuse(ROLES_BY_SPAN)
-            return about(span_roles(loaded, examples.pairs, seed=seed), examples)
-        report = head_roles(
-            loaded,
-            examples.pairs,
-            circuit=None if circuit is None else circuit_of(circuit),
-            ablation=ablation,
-            seed=seed,
-        )
-        return about(report, examples)
+        return roles_of(loaded, examples, chosen, ablation, seed=seed, given=given)
 
 
 @takes(Source)

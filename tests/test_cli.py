@@ -756,7 +756,9 @@ def test_a_reader_who_leaves_early_loses_no_file(gone: str, tmp_path: Path):
     os.close(reader)
     streams = {name: writer for name in ("stdout", "stderr") if gone in (name, "both")}
     asked = [script, "--verbose", "figures", tmp_path, "--kind", "circuit", "--out", tmp_path / "o"]
-    done = subprocess.run(asked, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams})
+    done = subprocess.run(
+        asked, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    )
     os.close(writer)
     assert done.returncode == 0
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["circuit.pdf"]

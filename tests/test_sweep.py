@@ -534,6 +534,19 @@ def test_the_number_of_verbs_is_that_of_the_page():
     assert all(f"`{name}`" in page for name in VERBS)
 
 
+def test_roles_of_a_task_are_a_unit_as_python_has_them():
+    spec = {"verb": "roles", "task": "ioi", "n_pairs": 4}
+    (work,) = parse_spec({"models": ["facts-gpt2"], "units": [spec]}).works
+    model = kc.load("facts-gpt2", device="cpu")
+    values, result = VERBS["roles"].run(model, *VERBS["roles"].options(work.settings))
+    expected = kc.roles(model, "ioi", n_pairs=4)
+    assert result is None
+    assert values["heads"] == expected.rows()
+    assert len(values["heads"]) == model.n_layers * model.n_heads
+    with pytest.raises(OptionError, match="`ablation` has no effect on pairs without a subject"):
+        VERBS["roles"].run(model, *VERBS["roles"].options({**work.settings, "ablation": "mean"}))
+
+
 @pytest.mark.slow
 def test_neurons_are_units_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A unit holds what the function gives with these options."""

@@ -92,7 +92,7 @@ def _holds(directory: Path, path: Path) -> bool:
 def listed(directory: Path) -> set[str]:
     """Names of the files that an earlier run's summary says it wrote there, as `tables/a.parquet`.
 
-    A report lists its own under `written`, by their places in the folder; all others have one place.
+    A report lists its own under `written`, by their places in the folder.
     """
     files, written = (_summary(directory).get(key) for key in ("files", "written"))
     texts = (each if isinstance(each, list) else [] for each in (files, written))
