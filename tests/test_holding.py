@@ -38,7 +38,7 @@ SAYS = (
 HELD = 4
 """Rows that the patched memory holds."""
 REQUEST = EditRequest("The capital of {} is", "Peru", "Oslo", "Lima", "capital")
-SMALL = {"known_only": False, "n_pairs": 4, "hold_out": 0.0}
+SMALL = {"known_only": False, "n_pairs": 4}
 FEW = {**SMALL, "resamples": 0, "edges": 20}
 
 

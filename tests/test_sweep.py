@@ -225,7 +225,7 @@ def test_a_units_file_is_its_result_and_tells_its_values(swept: Path):
         assert unit is not None
         assert found.provenance["unit"] == unit
         name = unit["settings"]["relation"]
-        again = kc.lens("facts-gpt2", name, n_pairs=2, hold_out=0.0)
+        again = kc.lens("facts-gpt2", name, n_pairs=2)
         assert found.rows() == again.rows()
         assert unit["values"]["relation"] == name
 

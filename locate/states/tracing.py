@@ -57,7 +57,8 @@ def trace(
 ) -> Trace:
     """Trace one prompt: `trace_tokens` with the subject's one mention and the answer's first token.
 
-    Its provenance has a warning where the model answers something else. PromptError for a subject that is not there exactly once or an answer that cannot follow.
+    Its provenance has a warning where the model answers something else. PromptError for a subject
+    that is not there exactly once or an answer that cannot follow.
     """
     encoded = model.tokenizer.encode(prompt, bos)
     span, token = encoded.span_of(subject), model.tokenizer.first_token(prompt, answer)
