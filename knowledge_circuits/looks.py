@@ -57,9 +57,7 @@ def trace(
     from locate.states.tracing import trace as trace_prompt
     from locate.states.tracing import usual_window
 
-    source, (chosen,), given = split(
-        options, Source, Tracing, fixed=ONE_SIDE, known_only=True
-    )
+    source, (chosen,), given = split(options, Source, Tracing, fixed=ONE_SIDE, known_only=True)
     with loaded_model(model).alone() as loaded:
         settings: dict[str, Any] = {
             "kinds": chosen.kinds or tuple(TraceKind),
