@@ -67,9 +67,9 @@ def split(
 ) -> Asked:
     """The options of a source by name, and a value of every other class.
 
-    `usual` holds where no value is given, and what is `fixed` is no option. OptionError for an option that no class has, and for one
-    without effect beside the others of its class; those of a source are not held against each other
-    yet.
+    `usual` holds where no value is given, and what is `fixed` is no option. OptionError for an
+    option that no class has, and for one without effect beside the others of its class; those of a
+    source are not held against each other yet.
     """
     names = {kind: {each.name for each in fields(kind)} for kind in kinds}  # type: ignore[arg-type]
     known = {name for each in names.values() for name in each} - {*_WHAT, *fixed}

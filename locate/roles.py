@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from circuits.base.choices import Ablation
 from circuits.base.idle import Given
 from circuits.graph.circuit import Circuit
@@ -20,7 +22,7 @@ def roles_of(
     model: Model,
     examples: Examples,
     circuit: Circuit | None = None,
-    ablation: Ablation = Ablation.ZERO,
+    ablation: Ablation | str = Ablation.ZERO,
     *,
     batch_size: int = 16,
     seed: int = 0,
@@ -31,9 +33,10 @@ def roles_of(
     OptionError for either, and for what was `given` of them, on pairs without a subject: by span
     all heads are told, and none is ablated.
     """
-    pairs, seeds = examples.pairs, {"batch_size": batch_size, "seed": seed}
+    ablation, pairs = Ablation.of(ablation, "ablation"), examples.pairs
+    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
     if all(pair.subject is None for pair in pairs):
         other = None if ablation == Ablation.ZERO else ablation
         given.also(circuit=circuit, ablation=other).refuse(ROLES_BY_SPAN)
-        return about(span_roles(model, pairs, **seeds), examples)
-    return about(head_roles(model, pairs, circuit=circuit, ablation=ablation, **seeds), examples)
+        return about(span_roles(model, pairs, **how), examples)
+    return about(head_roles(model, pairs, circuit=circuit, ablation=ablation, **how), examples)
