@@ -222,6 +222,7 @@ WITHIN = {
     "locate.changes.circuit_layers:layers_by_circuit",
     "locate.changes.one_edit:unedited",
     "locate.heads.span_roles:span_roles",
+    "locate.roles:roles_of",
     "locate.states.patching:patch_pairs",
     "locate.states.patching:patch_prompt",
     "locate.states.tracing:restored_values",

@@ -28,8 +28,8 @@ from experiments.analyses.engine.parts import (
     stored_parts,
 )
 
-INDEX, INDEX_FILES = "run-index", ("report.html", SUMMARY)
-"""What the page over several reports is: the schema of its summary, and its files."""
+INDEX_FILES = ("report.html", SUMMARY)
+"""The page over several reports, and their summaries in one file."""
 Spread = Callable[[Analysis, Any, Context], Callable[[Sequence[str]], None] | None]
 
 
@@ -98,7 +98,7 @@ def run_all(
     does. PromptError where nothing is left, UnfinishedError where units of other shards miss,
     OptionError where the folder holds what another command wrote or the user.
     """
-    check_place(context.folder, INDEX, INDEX_FILES)
+    check_place(context.folder, "run-index", INDEX_FILES)
     check_bound(context.memory, *((each, each.config()) for each in analyses))
 
     def make(name: str) -> Run:
@@ -177,7 +177,7 @@ def write_index(
         "left_out": dict(left_out),
     }
     said = f"{len(runs)} of {len(runs) + len(left_out)} analyses of {runs[0].model} are done."
-    summary = stamped(INDEX, record, said)
+    summary = stamped("run-index", record, said)
     with staged(folder) as stage:
         atomic_write(stage / "report.html", index_page(runs, left_out))
         save_json(plain(summary), stage / SUMMARY)
