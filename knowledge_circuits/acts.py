@@ -9,7 +9,7 @@ import numpy as np
 
 from circuits.base.choices import Metric, MetricLike
 from circuits.model.model import Model
-from knowledge_circuits.options import split, takes
+from knowledge_circuits.options import ONE_SIDE, split, takes
 from knowledge_circuits.values import loaded_model
 from locate.idle import PROMPTS_AS_THEY_ARE
 from locate.interchange import Interchange
@@ -36,7 +36,7 @@ def activations(
     return read(loaded_model(model), [prompts] if isinstance(prompts, str) else prompts, part, at)
 
 
-@takes(Source)
+@takes(Source, fixed=ONE_SIDE)
 def interchange(
     model: Model | str,
     base: Any,
@@ -67,7 +67,7 @@ def interchange(
     from locate.interchange import interchange as exchange
     from locate.interchange import said_pairs
 
-    asked, _, given = split(options, Source, hold_out=0.0)
+    asked, _, given = split(options, Source, fixed=ONE_SIDE)
     chosen = [parts] if isinstance(parts, str) else list(parts)
     loaded = loaded_model(model)
     with loaded.alone():

@@ -10,7 +10,7 @@ from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.base.idle import Given
 from circuits.model.model import Model
-from knowledge_circuits.options import split, takes
+from knowledge_circuits.options import ONE_SIDE, split, takes
 from knowledge_circuits.values import circuit_of, is_path, loaded_model
 from locate.asked import examples_of
 from locate.features.carriers import Carriers
@@ -22,7 +22,6 @@ from locate.idle import (
     LENS_OF_A_PROMPT,
     NAMED_EDGES,
     PATCHED_TRACE,
-    ROLES_BY_SPAN,
     TRACE_OF_A_PROMPT,
 )
 from locate.neurons.options import NeuronSearch
@@ -35,7 +34,7 @@ from locate.states.trace_result import Trace
 from locate.states.trace_roles import AverageTrace
 
 
-@takes(Tracing, Source)
+@takes(Tracing, Source, fixed=ONE_SIDE, known_only=True)
 def trace(
     model: Model | str,
     what: Any,
@@ -58,7 +57,7 @@ def trace(
     from locate.states.tracing import trace as trace_prompt
     from locate.states.tracing import usual_window
 
-    source, (chosen,), given = split(options, Source, Tracing, hold_out=0.0, known_only=True)
+    source, (chosen,), given = split(options, Source, Tracing, fixed=ONE_SIDE, known_only=True)
     with loaded_model(model).alone() as loaded:
         settings: dict[str, Any] = {
             "kinds": chosen.kinds or tuple(TraceKind),
@@ -79,7 +78,7 @@ def trace(
         return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
 
 
-@takes(Source)
+@takes(Source, fixed=ONE_SIDE)
 def lens(
     model: Model | str,
     what: Any,
@@ -100,7 +99,7 @@ def lens(
     from locate.states.lens import lens_on_prompt
     from locate.states.lens_average import average_lens
 
-    source, _, given = split(options, Source, hold_out=0.0)
+    source, _, given = split(options, Source, fixed=ONE_SIDE)
     with loaded_model(model).alone() as loaded:
         if answer is None:
             if subject is not None or foil is not None:
@@ -112,7 +111,7 @@ def lens(
         return lens_on_prompt(loaded, what, words, source.get("bos"))
 
 
-@takes(Source)
+@takes(Source, fixed=ONE_SIDE)
 def attribution(model: Model | str, what: Any, **options: Any) -> LogitAttribution:
     """What each head and MLP adds, directly, to the answer's logit over the foil's.
 
@@ -126,13 +125,13 @@ def attribution(model: Model | str, what: Any, **options: Any) -> LogitAttributi
     from locate.looks.look import about
     from locate.states.attribution import direct_logit_attribution
 
-    source, _, given = split(options, Source, hold_out=0.0)
+    source, _, given = split(options, Source, fixed=ONE_SIDE)
     loaded = loaded_model(model)
     examples = examples_of(loaded, what, given=given, **source)
     return about(direct_logit_attribution(loaded, examples.pairs), examples)
 
 
-@takes(Source)
+@takes(Source, fixed=ONE_SIDE)
 def roles(
     model: Model | str,
     what: Any,
@@ -149,30 +148,18 @@ def roles(
     >>> report.roles["a6.h1"]
     'mover'
     """
-    from locate.heads.roles import head_roles
-    from locate.heads.span_roles import span_roles
-    from locate.looks.look import about
+    from locate.roles import roles_of
 
-    source, _, given = split(options, Source, hold_out=0.0)
+    source, _, given = split(options, Source, fixed=ONE_SIDE)
     ablation = Ablation.of(ablation, "ablation")
     with loaded_model(model).alone() as loaded:
         examples = examples_of(loaded, what, given=given, **source)
+        chosen = None if circuit is None else circuit_of(circuit)
         seed = source.get("seed", 0)
-        if all(pair.subject is None for pair in examples.pairs):
-            other = None if ablation == Ablation.ZERO else ablation
-            given.also(circuit=circuit, ablation=other).refuse(ROLES_BY_SPAN)
-            return about(span_roles(loaded, examples.pairs, seed=seed), examples)
-        report = head_roles(
-            loaded,
-            examples.pairs,
-            circuit=None if circuit is None else circuit_of(circuit),
-            ablation=ablation,
-            seed=seed,
-        )
-        return about(report, examples)
+        return roles_of(loaded, examples, chosen, ablation, seed=seed, given=given)
 
 
-@takes(Source)
+@takes(Source, fixed=ONE_SIDE)
 def heads(
     model: Model | str, what: Any, which: Any, n_prompts: int = 3, **options: Any
 ) -> HeadsOnPrompts:
@@ -188,7 +175,7 @@ def heads(
     """
     from locate.heads.prompt_heads import read_prompts
 
-    source, _, given = split(options, Source, hold_out=0.0)
+    source, _, given = split(options, Source, fixed=ONE_SIDE)
     known = which.roles if isinstance(which, RoleReport) else {}
     if isinstance(which, str | RoleReport):
         which = [which] if isinstance(which, str) else known

@@ -17,7 +17,7 @@ from circuits.facts.facts import Relation, atlas
 from circuits.graph.circuit import Circuit
 from circuits.graph.comparison import Comparison
 from circuits.model.model import Model
-from knowledge_circuits.options import split, takes
+from knowledge_circuits.options import ONE_SIDE, split, takes
 from knowledge_circuits.values import (
     circuit_of,
     delta_of,
@@ -116,7 +116,7 @@ def discover(model: Model | str, what: Any, **options: Any) -> Discovery:
         return find(loaded, examples, search)
 
 
-@takes(Source, Evaluating)
+@takes(Source, Evaluating, fixed=ONE_SIDE)
 def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> StoredEvaluation:
     """Measure a circuit (or a discovery's, or a file's) on pairs about `what`.
 
@@ -131,7 +131,7 @@ def evaluate(model: Model | str, circuit: Any, what: Any, **options: Any) -> Sto
     from locate.asked import examples_of
     from locate.evaluate import evaluate_on
 
-    source, (chosen,), given = split(options, Source, Evaluating, hold_out=0.0)
+    source, (chosen,), given = split(options, Source, Evaluating, fixed=ONE_SIDE)
     stored, bos = circuit_of(circuit), source.pop("bos", None)
     path = Path(str(circuit) if is_path(circuit) else "the circuit")
     with loaded_model(model).alone() as loaded:
@@ -220,7 +220,7 @@ def unlearn(
     )
 
 
-@takes(Search, Source, roles=True)
+@takes(Search, Source, fixed=ONE_SIDE, roles=True)
 def compare(
     first: Any,
     second: Any,
@@ -246,7 +246,7 @@ def compare(
     from locate.asked import examples_of
     from locate.compare import PARTNERS, about_a_relation, about_the_edit, compare_edit
 
-    source, (search,), given = split(options, Source, Search, roles=True, hold_out=0.0)
+    source, (search,), given = split(options, Source, Search, fixed=ONE_SIDE, roles=True)
     given = given.also(
         draws=None if draws == DRAWS else draws, allow_mismatch=allow_mismatch or None
     )

@@ -38,7 +38,7 @@ NOT_KNOWN = "the circuit does not say which subjects found it, and these may be 
 
 @dataclass(frozen=True, eq=False)
 class StoredEvaluation(Shown):
-    """A circuit's evaluation; `warnings` says where model and circuit do not quite match.
+    """A circuit's evaluation; `warnings` say what does not fit of model, circuit and pairs.
 
     `measured_on` names the pairs: `other subjects` where none of theirs had a part in finding the
     circuit, `value` where that is not known. Where only some had, `others` is the evaluation on the
@@ -121,7 +121,7 @@ class StoredEvaluation(Shown):
             "tests": None if self.tests is None else self._tests(self.tests),
             "facts": self.examples.counts,
             "bos": self.examples.bos,
-            "warnings": [*self.warnings, *self.examples.notes],
+            "warnings": list(self.warnings),
         }
         return stamped("evaluate", record, says(self))
 
@@ -245,7 +245,7 @@ def evaluate_stored(
     }
     seed, pairs = options.seed, examples.pairs
     finders = Finders.among([circuit], pairs, examples.fingerprint)
-    notes = [*warnings, *doubts(circuit, examples, finders)]
+    notes = [*warnings, *doubts(circuit, examples, finders), *examples.notes]
     seen, fresh = ([], list(range(len(pairs)))) if finders is None else finders.split(pairs)
     if options.tests and not fresh:
         raise NothingFoundError(

@@ -18,10 +18,11 @@
 # attention or by an MLP? This notebook goes from one prompt to a statement about a relation, with
 # the two oldest instruments there are, causal tracing and the logit lens.
 #
-# It runs on `facts-gpt2`, a model of 3.2 million parameters that ships with the project and knows
-# 2,533 facts. Where it recalls them was partly decided in training (its card says what), so read
-# what follows as a course in the instruments, not as news about large models. Replace the name by
-# `gpt2` or a folder of your own to ask the same of another model.
+# It runs on `facts-gpt2`, a model of 3.2 million parameters that ships with the project and answers
+# 99.3 % of the atlas's 2,533 facts in its training wordings. Where it recalls them was partly
+# decided in training (its card says what), so read what follows as a course in the instruments, not
+# as news about large models. Replace the name by `gpt2` or a folder of your own to ask the same of
+# another model.
 
 # %%
 import knowledge_circuits as kc

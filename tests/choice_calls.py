@@ -464,6 +464,11 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("locate.heads.roles:head_roles", "ablation"): lambda v: (
         call("locate.heads.roles:head_roles")(model(), pairs(), ablation=v).provenance
     ),
+    ("locate.roles:roles_of", "ablation"): lambda v: (
+        call("locate.roles:roles_of")(
+            model(), call("locate.examples:Examples")("pairs", tuple(pairs())), ablation=v
+        ).provenance
+    ),
     **{
         (f"locate.search:{name}", option): lambda v, name=name, option=option: call(
             f"locate.search:{name}"

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.base.choices import Known
-from circuits.base.errors import FileFormatError, OptionError, PromptError
+from circuits.base.errors import FileFormatError, OptionError, PromptError, StoreError
 from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.base.options import Options, meanings, option
 from circuits.base.origin import model_label
@@ -707,6 +707,60 @@ def test_files_of_an_earlier_report_do_not_stay_and_a_users_do(
     )
 
 
+@pytest.mark.parametrize("name", ["report.md", "report.html", "summary.json"])
+def test_a_file_that_no_report_wrote_is_kept_and_named_before_anything_is_computed(
+    toy: Counting, context: Context, name: str
+) -> None:
+    context.folder.mkdir()
+    mine = context.folder / name
+    mine.write_text('{"schema": "discovery", "files": ["summary.json"]}')
+    with pytest.raises(OptionError, match=f"holds a file {name} that is of no earlier report"):
+        run_analysis(toy.analysis, Config(), context)
+    if name != "report.md":  # the page over several reports has none
+        with pytest.raises(OptionError, match=f"holds a file {name} that is of no"):
+            run_all([toy.analysis], context)
+    assert toy.computed == []
+    assert [path.name for path in context.folder.iterdir()] == [name]
+
+
+def test_a_table_of_the_users_own_is_kept_and_the_units_too(
+    toy: Counting, context: Context
+) -> None:
+    mine = context.folder / "tables" / "main.parquet"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(OptionError, match=r"holds a file tables/main\.parquet"):
+        run_analysis(toy.analysis, Config(), context)
+    assert mine.read_text() == "mine"
+    assert not (context.folder / "report.html").exists()
+    mine.unlink()
+    run_analysis(toy.analysis, Config(), context)
+    assert toy.computed == ["a", "b"]
+
+
+def test_a_report_that_cannot_be_written_leaves_the_earlier_one_whole(
+    toy: Counting, context: Context
+) -> None:
+    run_analysis(toy.analysis, Config(), context)
+
+    def files() -> dict[Path, bytes]:
+        found = (path for path in context.folder.rglob("*") if path.is_file())
+        return {path: path.read_bytes() for path in found if path.parent.name != "parts"}
+
+    def fail(path: Path, provenance: Mapping[str, Any]) -> None:
+        raise OSError(28, "No space left on device")
+
+    def other(config: Config, parts: Mapping[str, Part]) -> Report:
+        report = toy.report(config, parts)
+        late = Section("Late", figures=(Figure("late", "", fail),))
+        return replace(report, lead="Another lead.", sections=(*report.sections, late))
+
+    before = files()
+    with pytest.raises(StoreError, match="No space left"):
+        run_analysis(replace(toy.analysis, report=other), Config(scale=9.0), context)
+    assert files() == before
+
+
 def test_the_summary_says_where_the_numbers_come_from(toy: Counting, context: Context) -> None:
     run_analysis(toy.analysis, Config(), context)
     provenance = json.loads((context.folder / "summary.json").read_text())["provenance"]
@@ -803,6 +857,10 @@ def test_two_pictures_on_a_page_keep_their_ids_apart() -> None:
         (["run", "all", "--set", "pairs=3"], "go with one analysis"),
         (["run", "flow", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["run", "flow", "--redraw", "--out", "nowhere"], "run it first"),
+        (["run", "flow", "--redraw", "--set", "draws=7"], "--set has no effect with --redraw"),
+        (["run", "flow", "--redraw", "--seed", "7"], "--seed has no effect with --redraw"),
+        (["run", "flow", "--redraw", "--dtype", "bf16"], "--dtype has no effect with --redraw"),
+        (["run", "flow", "--redraw", "--out", "o", "-m", "x"], "--model has no effect with"),
         (["run", "flow", "--set", "relations=capital"], "country_capital"),
     ],
 )

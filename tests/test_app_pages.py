@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from locate.looks.says import says
 from locate.states.lens import lens_on_prompt
 from locate.states.lens_grid import lens_grid
 from locate.states.patching import patch_prompt
+from tests import results
 from tests.results import rewiring as a_rewiring
 from tests.test_app import stored
 from tests.test_viz import circuit_of
 from viz.app import inside_page, try_page
-from viz.app.circuit_page import asked_table
+from viz.app.circuit_page import asked_table, summary_of
 from viz.app.context import Context
 from viz.app.details import node_details
 from viz.app.groups import group_of, groups, tab_name
@@ -268,6 +270,16 @@ def test_whole_numbers_are_parted_by_thousands():
 
 
 # --- contrasts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["other subjects", "other pairs"])
+def test_a_circuit_page_calls_the_pairs_that_tested_it_as_its_record_does(side: str):
+    found = results.circuit()
+    evidence = {"held_out": {"n_pairs": 8}}
+    told = {**found.provenance, "faithfulness_on": side}
+    shown = str(summary_of(replace(found, evidence=evidence, provenance=told)))
+    assert f"{side} (8 pairs)" in shown
+    assert ("subjects" in shown) == (side == "other subjects")
 
 
 def test_a_circuit_page_shows_every_corrupted_prompt_and_foil(tmp_path):

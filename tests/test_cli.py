@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -26,6 +27,7 @@ from circuits.model.wiring import Wiring
 from experiments.cli.main import main
 from locate.discovery import FILES
 from locate.edges.locators import Locator
+from tests import results
 from tests.tiny import byte_level_tokenizer, gpt2_hf, llama_hf, metaspace_tokenizer
 
 PAIR = {
@@ -744,6 +746,31 @@ def test_a_reader_who_leaves_early_is_shown_no_error():
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+@pytest.mark.parametrize("gone", ["stdout", "stderr", "both"])
+def test_a_reader_who_leaves_early_loses_no_file(gone: str, tmp_path: Path):
+    script = Path(sys.executable).with_name("kc")
+    results.circuit().save(tmp_path / "circuit.kc.safetensors")
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams = {name: writer for name in ("stdout", "stderr") if gone in (name, "both")}
+    asked = [script, "--verbose", "figures", tmp_path, "--kind", "circuit", "--out", tmp_path / "o"]
+    done = subprocess.run(
+        asked, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    )
+    os.close(writer)
+    assert done.returncode == 0
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["circuit.pdf"]
+    assert b"rror" not in (done.stderr or b"")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_no_success(capsys, monkeypatch):
+    def fail() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("circuits.facts.facts.atlas", fail)
+    assert "Broken pipe" in refusal(capsys, "facts", code=4)
 
 
 def test_no_arguments_and_version_answer(capsys):

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ import pytest
 import knowledge_circuits as kc
 from circuits.base.choices import Metric
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
+from circuits.base.options import meaning
 from circuits.model.model import Model
 from experiments.cli.main import main
 from knowledge_circuits import _ACTS, _LOOKS, _VERBS, parts, verbs
 from knowledge_circuits.rooms import ROOMS
+from locate.neurons.options import NeuronSearch
+from locate.options import Editing, Evaluating, Judging, Source, Tracing, Unlearning
+from locate.search import Search
 from tests import results
 from viz.app.inline import context_of
 from viz.app.routes import page_of
@@ -135,6 +140,31 @@ def test_a_verbs_signature_names_all_its_options():
     names = set(inspect.signature(kc.discover).parameters)
     assert {"n_pairs", "method", "metric", "ablation", "edges", "templates", "hold_out"} <= names
     assert not {"options", "limit", "pairs"} & names - {"options"}
+
+
+@pytest.mark.parametrize(
+    "verb", [kc.trace, kc.lens, kc.attribution, kc.roles, kc.heads, kc.evaluate, kc.compare]
+)
+def test_what_tests_nothing_holds_nothing_out_and_says_so(verb: Any, model: Model):
+    taken = inspect.signature(verb).parameters
+    assert "n_pairs" in taken
+    assert "hold_out" not in taken
+    assert "hold_out (" not in verb.__doc__
+    more = ["a6.h1"] if verb in (kc.heads, kc.evaluate, kc.compare) else []
+    with pytest.raises(OptionError, match="there is no option 'hold_out'"):
+        verb(model, "country_capital", *more, hold_out=0.5)
+    assert inspect.signature(kc.trace).parameters["known_only"].default is True
+
+
+def test_the_page_of_the_door_names_every_option_that_a_command_spells_otherwise():
+    page = (ROOT / "docs" / "reference" / "door.md").read_text()
+    rows = re.findall(r"^\| `(--[a-z-]+)`.* \| .*`(\w+)`.* \|$", page, re.MULTILINE)
+    for kind in (Source, Search, Evaluating, Tracing, Editing, Judging, Unlearning, NeuronSearch):
+        for each in fields(kind):
+            usual = f"--{each.name.replace('_', '-')}"
+            spelled = [flag.split("/")[0] for flag in meaning(each).flags if flag[:2] == "--"]
+            if spelled and spelled[0] != usual:
+                assert (spelled[0], each.name) in rows
 
 
 @pytest.mark.slow

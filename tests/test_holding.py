@@ -38,7 +38,7 @@ SAYS = (
 HELD = 4
 """Rows that the patched memory holds."""
 REQUEST = EditRequest("The capital of {} is", "Peru", "Oslo", "Lima", "capital")
-SMALL = {"known_only": False, "n_pairs": 4, "hold_out": 0.0}
+SMALL = {"known_only": False, "n_pairs": 4}
 FEW = {**SMALL, "resamples": 0, "edges": 20}
 
 
@@ -222,6 +222,7 @@ WITHIN = {
     "locate.changes.circuit_layers:layers_by_circuit",
     "locate.changes.one_edit:unedited",
     "locate.heads.span_roles:span_roles",
+    "locate.roles:roles_of",
     "locate.states.patching:patch_pairs",
     "locate.states.patching:patch_prompt",
     "locate.states.tracing:restored_values",

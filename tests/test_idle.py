@@ -26,6 +26,7 @@ CAPITALS, PROMPT = "country_capital", "The capital of France is"
 SAYS = {"subject": "France", "answer": "Paris"}
 ABOUT = ["--relation", CAPITALS, "--n-pairs", "4"]
 OF_PROMPT = [PROMPT, "--answer", "Paris"]
+CIRCUIT = "circuit.kc.safetensors"
 FEW: dict[str, Any] = {"n_pairs": 4}
 QUICK: dict[str, Any] = {**FEW, "resamples": 0, "roles": False, "n_random": 0, "edges": 50}
 FLAGS = {
@@ -45,6 +46,26 @@ class Case(NamedTuple):
     says: str
     python: Callable[[Any], Any]
     words: list[str] | None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["export", CIRCUIT, "--to", "csv", "--full-json"], "--full-json goes with --to eap"),
+        *(
+            (["sweep", verb, ".", *option], f"{option[0]} has no effect on `kc sweep {verb}`")
+            for verb in ("status", "table")
+            for option in (["--executor", "process"], ["--shard", "1/2"], ["--first", "3"])
+        ),
+        (["sweep", "status", ".", "--dry-run"], "--dry-run has no effect on"),
+    ],
+)
+def test_what_a_command_does_not_read_is_refused(
+    words: list[str], says: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    results.circuit().save(CIRCUIT)
+    assert says in refusal(capsys, *words)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +92,6 @@ def discover(**options: Any) -> Callable[[Any], Any]:
 
 
 METHOD = "has no effect with `method`"
-CIRCUIT = "circuit.kc.safetensors"
 TWO = ["compare", "--before", CIRCUIT, "--after", CIRCUIT]
 EDIT = ["compare", "--model", "facts-gpt2", "--edit", "edit.kc.safetensors"]
 CASES = {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+import knowledge_circuits as kc
 from circuits.base.arrays import load_arrays
+from circuits.graph.circuit import Circuit
 from experiments.cli.main import main
 from locate.states.lens_curves import AverageLens, Followed, Place
 from locate.states.trace_roles import AverageTrace
@@ -29,6 +32,40 @@ def fact_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def pair_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_lines(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", PAIRS))
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "lens", "roles", "neurons", "trace"])
+def test_what_pairs_are_short_of_is_warned_of_printed_and_stored(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    wrong = {**PAIRS[0], "answer": PAIRS[0]["foil"], "foil": PAIRS[0]["answer"]}
+    pairs = write_lines(tmp_path / "pairs.jsonl", [*PAIRS[:2], wrong])
+    asked = [verb, "-m", "facts-gpt2", "--pairs", str(pairs), "--out", str(tmp_path / "out")]
+    if verb == "evaluate":
+        wiring = kc.load("facts-gpt2", device="cpu").wiring()
+        Circuit.full(wiring).save(tmp_path / "circuit.kc.safetensors")
+        asked.insert(1, str(tmp_path / "circuit.kc.safetensors"))
+    asked += {"neurons": ["--mlp", "m2"], "trace": ["--samples", "1"]}.get(verb, [])
+    assert main([*asked, "--json"]) == 0
+    printed = capsys.readouterr()
+    told = json.loads(printed.out)
+    (warning,) = [each for each in told["warnings"] if "recalls 2 of the 3 answers" in each]
+    assert f"kc: warning: {warning}" in printed.err
+    assert (
+        json.loads((tmp_path / "out" / "summary.json").read_text())["warnings"] == told["warnings"]
+    )
+    stored = {path.name.partition(".")[0]: path for path in (tmp_path / "out").glob("*.kc.*")}
+    stored.pop("heads", None)  # single prompts
+    assert bool(stored) == (verb != "evaluate")
+    for path in stored.values():
+        assert kc.open(path).provenance["warnings"] == [warning]
+
+
+def test_a_trace_of_what_the_model_does_not_say_warns_in_python_too(tiny: str):
+    found = kc.trace(tiny, PAIRS[0]["clean"], "France", "Paris", samples=1)
+    (warning,) = found.provenance["warnings"]
+    assert "does not answer 'Paris' here" in warning
+    assert "what is traced is no recall" in warning
 
 
 @pytest.mark.parametrize("name", ["facts-gpt2", "facts-llama"])

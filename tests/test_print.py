@@ -464,6 +464,21 @@ def test_a_figures_name_does_not_change_with_what_else_lies_in_the_folder(
     }
 
 
+@pytest.mark.parametrize("suffix", ["pdf", "svg", "png"])
+def test_a_figure_is_drawn_over_its_earlier_self_and_never_over_a_picture_of_the_users(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    results.circuit().save(tmp_path / "circuit.kc.safetensors")
+    asked = ("figures", str(tmp_path), "--kind", "circuit", "--format", suffix)
+    [drawn] = run_json(capsys, *asked)["files"]
+    first = Path(drawn).read_bytes()
+    run_json(capsys, *asked, "--edges", "1")
+    assert Path(drawn).read_bytes() != first
+    Path(drawn).write_text("mine")
+    assert "no figure that this program drew" in refusal(capsys, *asked)
+    assert Path(drawn).read_text() == "mine"
+
+
 def test_names_that_clash_are_refused_before_anything_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,6 +526,8 @@ def test_the_figures_of_a_run_are_drawn_again_at_the_width_asked_for(
     assert path == str(tmp_path / "figures" / "runs-first-toy-bars.svg")
     assert 'width="360pt"' in Path(path).read_text()
     assert "no stored result" in refusal(capsys, "figures", str(tmp_path), "--kind", "circuit")
+    for flag in ("--titles", "--no-notes"):
+        assert f"{flag} is of figures" in refusal(capsys, "figures", str(tmp_path), flag)
     drawn = len(list(folder.rglob("*.svg")))
     (folder / "parts" / "a.json").unlink()
     run_figures._reread.cache_clear()  # as another process would

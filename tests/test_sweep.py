@@ -20,14 +20,17 @@ from circuits.base.errors import FileFormatError, OptionError, StoreError, UnitE
 from circuits.files.sweep import SETTING
 from circuits.files.units import Record, Store, digest, flat, read_unit
 from circuits.graph.circuit import Circuit
+from experiments.analyses.engine.base import Run, SkipError
 from experiments.analyses.engine.parts import Shard
+from experiments.benchmarks.registry import benchmark
 from experiments.cli.main import main
 from experiments.executors.base import Executing, ExecutorKind, Workplace
 from experiments.sweeps import plan as planning
+from experiments.sweeps import runs
 from experiments.sweeps.plan import UnitJob, planned
 from experiments.sweeps.running import Told, plan, run, status
 from experiments.sweeps.runs import folder_of
-from experiments.sweeps.spec import parse_spec, read_spec
+from experiments.sweeps.spec import Work, parse_spec, read_spec
 from experiments.sweeps.table import rows, write_table
 from experiments.sweeps.verbs import VERBS
 from viz.sweeps import SweepReader
@@ -223,7 +226,7 @@ def test_a_units_file_is_its_result_and_tells_its_values(swept: Path):
         assert unit is not None
         assert found.provenance["unit"] == unit
         name = unit["settings"]["relation"]
-        again = kc.lens("facts-gpt2", name, n_pairs=2, hold_out=0.0)
+        again = kc.lens("facts-gpt2", name, n_pairs=2)
         assert found.rows() == again.rows()
         assert unit["values"]["relation"] == name
 
@@ -508,6 +511,40 @@ def test_what_a_run_makes_nothing_of_is_refused_before_anything_runs(tmp_path: P
     assert "would change nothing in icl" in capsys.readouterr().err
 
 
+def benchmark_work(**options: Any) -> Work:
+    entry = {"verb": "benchmark", "benchmark": "zsre", **options}
+    (work,) = parse_spec({"models": ["facts-gpt2"], "units": [entry]}).runs
+    return work
+
+
+@pytest.mark.parametrize("name", ["shots", "known", "facts"])
+def test_a_benchmark_is_asked_nothing_that_it_does_not_read(name: str):
+    runs.check(benchmark_work(seed=1, batch_size=4))
+    with pytest.raises(OptionError, match=f"has no '{name}'"):
+        runs.check(benchmark_work(**{name: 1}))
+
+
+def test_rows_that_no_benchmark_of_a_sweep_can_use_are_told_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = [*json.loads(benchmark("zsre").own_data.read_text())[:1], {"subject": "Peru"}]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    with pytest.raises(OptionError, match="1 rows cannot be used, the first is row 2"):
+        runs.check(benchmark_work(data=str(path), strict=True))
+    work, told = benchmark_work(data=str(path), strict=False), []
+
+    def stop(*given: Any, **more: Any) -> Run:
+        raise SkipError("nothing is run here")
+
+    monkeypatch.setattr(runs, "run_analysis", stop)
+    runs.check(work)
+    with pytest.raises(SkipError):
+        runs.run_one(work, tmp_path / "out", Executing(), told.append)
+    assert len(told) == 1
+    assert "zsre: 1 rows cannot be used, the first is row 2" in told[0]
+
+
 def test_models_of_one_name_have_folders_of_their_own(tmp_path: Path):
     entry = {"verb": "run", "analysis": "flow"}
     spec = parse_spec({"models": ["runs/a/final", "runs/b/final"], "units": [entry]})
@@ -518,6 +555,19 @@ def test_models_of_one_name_have_folders_of_their_own(tmp_path: Path):
 def test_the_number_of_verbs_is_that_of_the_page():
     page = (Path(planning.__file__).parents[2] / "docs" / "tasks" / "sweep.md").read_text()
     assert all(f"`{name}`" in page for name in VERBS)
+
+
+def test_roles_of_a_task_are_a_unit_as_python_has_them():
+    spec = {"verb": "roles", "task": "ioi", "n_pairs": 4}
+    (work,) = parse_spec({"models": ["facts-gpt2"], "units": [spec]}).works
+    model = kc.load("facts-gpt2", device="cpu")
+    values, result = VERBS["roles"].run(model, *VERBS["roles"].options(work.settings))
+    expected = kc.roles(model, "ioi", n_pairs=4)
+    assert result is None
+    assert values["heads"] == expected.rows()
+    assert len(values["heads"]) == model.n_layers * model.n_heads
+    with pytest.raises(OptionError, match="`ablation` has no effect on pairs without a subject"):
+        VERBS["roles"].run(model, *VERBS["roles"].options({**work.settings, "ablation": "mean"}))
 
 
 @pytest.mark.slow

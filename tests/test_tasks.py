@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from circuits.facts.tasks import task_pairs
 from circuits.model.metrics import evaluate_metric, logit_difference, probability_difference
 from circuits.model.model import Model
 from circuits.model.tokens import Tokenizer, find_mentions
-from locate.examples import collect, recalled
+from locate.examples import TASK_PAIRS, collect, recalled
 from locate.heads.span_roles import span_roles
 from locate.options import Source
 from locate.states.patching import patch_pairs
@@ -125,6 +126,21 @@ def contrasts(model: Model):
     examples = collect(model, Source(task=Task.IOI, n_pairs=3, bos=True))
     assert examples.held_out
     return list(examples.pairs)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sides"),
+    [
+        ({}, (TASK_PAIRS, TASK_PAIRS)),
+        ({"hold_out": 0.0}, (TASK_PAIRS, 0)),
+        ({"n_pairs": 3}, (3, 3)),
+    ],
+)
+def test_a_task_has_its_usual_number_of_pairs_a_side(
+    model: Model, asked: dict[str, Any], sides: tuple[int, int]
+):
+    examples = collect(model, Source(task=Task.IOI, bos=True, **asked))
+    assert (len(examples.pairs), len(examples.held_out)) == sides
 
 
 def test_a_contrast_is_known_where_the_answer_is_preferred(model: Model):

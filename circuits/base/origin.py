@@ -79,7 +79,7 @@ def check_writable(
         raise StoreError(f"`out` {directory} cannot be written: {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise StoreError(f"`out` {directory} cannot be written: no permission in {nearest}")
-    ours = _listed(directory)
+    ours = listed(directory)
     for name in names:
         if name not in ours and (directory / name).is_file():
             raise OptionError(
@@ -92,12 +92,15 @@ def _holds(directory: Path, path: Path) -> bool:
     return directory.resolve() in (path.resolve().parent, path.absolute().parent.resolve())
 
 
-def _listed(directory: Path) -> set[str]:
-    """Names of the files that an earlier run's summary says it wrote there."""
-    try:
-        return {Path(name).name for name in _summary(directory)["files"]}
-    except (TypeError, KeyError):
-        return set()
+def listed(directory: Path) -> set[str]:
+    """Names of the files that an earlier run's summary says it wrote there, as `tables/a.parquet`.
+
+    A report lists its own under `written`, by their places in the folder.
+    """
+    files, written = (_summary(directory).get(key) for key in ("files", "written"))
+    texts = (each if isinstance(each, list) else [] for each in (files, written))
+    flat, placed = ([name for name in each if isinstance(name, str)] for each in texts)
+    return {Path(name).name for name in flat} | set(placed)
 
 
 def _summary(directory: Path) -> Mapping[str, Any]:
@@ -140,6 +143,8 @@ def _hash(path: Path) -> str | None:
 def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
     """A new folder whose files move to `directory` when the block ends without an exception.
 
+    Files in folders within it move to such folders there, beside what these hold.
+
     An exception, Ctrl-C or a full disk leaves `directory` as it was, or absent. Of files that are
     there, those named in `owned` go that an earlier run's `summary.json` lists and this run has
     not: no earlier run's file stands beside this one's. All others stay. Of two
@@ -157,17 +162,20 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
     done = False
     try:
         yield stage
-        made = sorted(stage.iterdir())
+        made = _files_in(stage)
         for path in made:
-            if (directory / path.name).is_dir():
-                raise StoreError(f"`out` {directory} cannot be written: {path.name} is a folder")
+            if (directory / path).is_dir():
+                raise StoreError(f"`out` {directory} cannot be written: {path} is a folder")
+            if wrong := [each for each in path.parents if (directory / each).is_file()]:
+                raise StoreError(f"`out` {directory} cannot be written: {wrong[0]} is a file")
         with _locked(directory):
-            earlier = set(owned) & _listed(directory)
-            for name in earlier - {path.name for path in made}:
+            earlier = set(owned) & listed(directory)
+            for name in earlier - {path.as_posix() for path in made}:
                 (directory / name).unlink(missing_ok=True)
             # The summary first: should the rest not follow, it tells of files that are not there.
-            for path in sorted(made, key=lambda path: path.name != SUMMARY):
-                os.replace(path, directory / path.name)
+            for path in sorted(made, key=lambda path: path != Path(SUMMARY)):
+                (directory / path).parent.mkdir(exist_ok=True, parents=True)
+                os.replace(stage / path, directory / path)
         done = True
     except OSError as error:
         reason = error.strerror or error
@@ -179,6 +187,11 @@ def staged(directory: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
         if is_new and not done:
             with suppress(OSError):  # another run may have written there in the meantime
                 directory.rmdir()
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The files of a folder and of those within it, by their places there, in order."""
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
 
 
 def write_all(

@@ -163,7 +163,11 @@ class Console:
             self.say(str(path))
 
     def show(self, look: Look, paths: Sequence[Path] = ()) -> None:
-        """Lines and tables with the paths written below, or with `--json` one object."""
+        """Lines and tables with the paths written below, or with `--json` one object.
+
+        What to know before believing them is warned of first.
+        """
+        self.warn(*look.summary.get("warnings", ()))
         self.found(look.says)
         for line in look.lines:
             self.say(in_flags(line, VOICE.flags))

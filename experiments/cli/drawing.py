@@ -21,6 +21,7 @@ from circuits.base.origin import relabelled, staged
 from circuits.files.kinds import find_kind, named, open_result
 from viz import theme
 from viz.paper import draw_with, knows
+from viz.paper.canvas import is_drawn
 
 SUFFIX = ".kc.safetensors"
 PASSED_OVER = ("figures", "units")
@@ -213,6 +214,8 @@ def check_look(planned: Sequence[Planned], look: Look) -> None:
         ("--edges", "max_edges", look.max_edges, "of circuits and differences"),
         ("--head", "heads", look.heads, "of attention and tokens"),
         ("--group", "groups", look.groups, "of a circuit's picture"),
+        ("--titles", "title", look.titles or None, "of figures of stored results"),
+        ("--no-notes", "notes", None if look.notes else True, "of figures of stored results"),
     )
     for option, name, value, where in asked:
         if value is not None and not any(each.knows(name) for each in planned):
@@ -264,7 +267,10 @@ def check_names(planned: Sequence[Drawable]) -> None:
 
 
 def draw_all(planned: Sequence[Drawable], folder: Path, look: Look) -> list[Path]:
-    """Draw the figures into the folder, all or none; returns their paths there."""
+    """Draw the figures into the folder, all or none; returns their paths there.
+
+    OptionError where a file there has the name of a figure and is none of this program's.
+    """
     check_names(planned)
     with staged(folder) as stage:
         for each in planned:
@@ -277,4 +283,10 @@ def draw_all(planned: Sequence[Drawable], folder: Path, look: Look) -> list[Path
                     )
                 draw(target)
         drawn = sorted(path.name for path in stage.iterdir())
+        for path in (folder / name for name in drawn):
+            if path.is_file() and not is_drawn(path):
+                raise OptionError(
+                    f"{path} is no figure that this program drew; it is kept: name another folder "
+                    "with `out`"
+                )
     return [folder / name for name in drawn]

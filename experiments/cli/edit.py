@@ -259,5 +259,4 @@ def _fill_in_model(delta: WeightDelta, model: Model, folder: Path) -> None:
 def _finish(console: Console, look: Look, out: Path | None, owned: tuple[str, ...]) -> None:
     """Write, then show."""
     paths = look.write(out, owned)
-    console.warn(*look.summary["warnings"])
     console.show(look, paths)

@@ -237,6 +237,8 @@ def export(
             raise OptionError(f"`out` {target} is the result itself; name another file")
         if cdn and to != ExportFormat.HTML:
             raise OptionError("`cdn` goes with `to` html alone")
+        if full_json and to != ExportFormat.EAP_IG:
+            raise OptionError(f"`full_json` goes with `to` {ExportFormat.EAP_IG} alone")
         if to == ExportFormat.HTML:
             said = _write_page(result, target, sign, cdn)
         else:

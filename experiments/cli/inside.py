@@ -81,7 +81,6 @@ def neurons(
         loaded = o.asked_model(console, model, loading, source.bos)
         mlps = within.mlps(loaded)
         examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
-        console.warn(*examples.notes)
         found = find_neurons(loaded, examples, mlps, search, console.stage)
         look = looks.neurons(about(found, examples))
         paths = look.write(out, looks.FILES)

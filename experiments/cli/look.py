@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,13 +14,9 @@ from circuits.base.idle import Given
 from experiments.cli import options as o
 from experiments.cli.console import Console
 from experiments.cli.signature import Fixed, Like
-from locate.idle import LENS_OF_A_PROMPT, PATCHED_TRACE, ROLES_BY_SPAN, TRACE_OF_A_PROMPT
+from locate.idle import LENS_OF_A_PROMPT, PATCHED_TRACE, TRACE_OF_A_PROMPT
 from locate.options import Loading, Source, Tracing
 from locate.search import Search
-
-if TYPE_CHECKING:
-    from circuits.model.model import Model
-    from locate.states.trace_result import Trace
 
 Prompt = Annotated[
     str | None, typer.Argument(help="A prompt that the answer continues.", metavar="PROMPT")
@@ -76,7 +72,6 @@ def trace(
         options: dict[str, Any] = vars(replace(tracing, kinds=kinds, window=window))
         if source.asks:
             examples = o.pairs_of(console, loaded, o.limited(source))
-            console.warn(*examples.notes)
             if examples.pairs[0].subject is None:
                 given.refuse(PATCHED_TRACE)
             with console.stage("traces") as progress:
@@ -88,7 +83,6 @@ def trace(
                     loaded, str(prompt), str(subject), str(answer), bos=source.bos, **options
                 )
             look = looks.prompt_trace(found)
-            _warn_of_another_answer(console, loaded, found)
         paths = look.write(out, looks.FILES)
     console.show(look, paths)
 
@@ -127,7 +121,6 @@ def lens(
         loaded = o.asked_model(console, model, loading, source.bos)
         if source.asks:
             examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
-            console.warn(*examples.notes)
             with console.stage("lens"):
                 average = average_lens(loaded, examples.pairs, batch_size=batch_size)
             with console.stage("attribution"):
@@ -160,10 +153,9 @@ def roles(
     with console.working():
         from circuits.files.reading import read_circuit
         from locate.evaluate import fitted
-        from locate.heads.roles import head_roles
-        from locate.heads.span_roles import span_roles
+        from locate.heads.role_report import RoleReport
         from locate.looks import roles as looks
-        from locate.looks.look import about
+        from locate.roles import roles_of
 
         stored = None if circuit is None else read_circuit(circuit)
         o.check_files(source, out, names=looks.FILES)
@@ -171,25 +163,20 @@ def roles(
         if stored is not None and circuit is not None:
             stored = fitted(stored, loaded, circuit)
         examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
-        console.warn(*examples.notes)
         with console.stage("roles"):
-            if all(pair.subject is None for pair in examples.pairs):
-                given.refuse(ROLES_BY_SPAN)
-                by_span = span_roles(
-                    loaded, examples.pairs, batch_size=batch_size, seed=source.seed
-                )
-                look = looks.roles_by_span(about(by_span, examples))
-            else:
-                report = head_roles(
-                    loaded,
-                    examples.pairs,
-                    circuit=stored,
-                    ablation=ablation,
-                    batch_size=batch_size,
-                    seed=source.seed,
-                )
-                shown = looks.on_prompts(loaded, report, examples.pairs)
-                look = looks.roles(about(report, examples), shown)
+            found = roles_of(
+                loaded,
+                examples,
+                stored,
+                ablation,
+                batch_size=batch_size,
+                seed=source.seed,
+                given=given,
+            )
+            shown = None
+            if isinstance(found, RoleReport):
+                shown = looks.on_prompts(loaded, found, examples.pairs)
+        look = looks.roles(found, shown)
         paths = look.write(out, looks.FILES)
     console.show(look, paths)
 
@@ -214,19 +201,3 @@ def _check_question(
     for name, word in words.items():
         if word is not None:
             raise OptionError(f"`{name}` goes with a PROMPT, not with {facts}, `pairs`")
-
-
-def _warn_of_another_answer(console: Console, model: Model, found: Trace) -> None:
-    """A word where the traced answer is not what the model says: its effects are no recall."""
-    import torch
-
-    prompt = model.tokenizer.encode(found.prompt, found.provenance["bos"])
-    with torch.no_grad():
-        logits = model.last_logits(torch.tensor([prompt.ids], device=model.device))
-    said = int(logits.argmax())
-    if said != found.answer_token:
-        token = model.tokenizer.token_string(said)
-        console.warn(
-            f"{model.name!r} does not answer {found.answer!r} here (p {found.p_clean:.4f}) but "
-            f"{token!r}; what is traced is no recall"
-        )

@@ -48,6 +48,7 @@ from experiments.cli import (
 )
 from experiments.cli.console import DETAIL, ERROR, UNSAID, VOICE, visible
 from experiments.cli.signature import command
+from experiments.cli.streams import open_streams
 
 DEBUG = "--debug"
 PLUGIN, LOG = "--plugin", "--log"
@@ -142,9 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in given
     _quieten_libraries()
-    _open_streams()
     viz.offer()
-    with ExitStack() as opened:
+    with open_streams(), ExitStack() as opened:
         opened.callback(VOICE.set)
         VOICE.set(as_json="--json" in given)
         code = _run(given, debug, opened)
@@ -168,9 +168,10 @@ def _run(given: Sequence[str], debug: bool, opened: ExitStack) -> int:
         if code == INTERRUPTED:
             return _fail("interrupted", INTERRUPTED, "KeyboardInterrupt")
         return code if isinstance(code, int) else 0
-    except (BrokenPipeError, SystemExit):  # the reader of a pipe has seen enough; Click exits then
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+    except SystemExit as end:  # so Typer ends where a pipe broke, which is none of our streams
+        if not isinstance(end.__context__, OSError):
+            raise
+        return _report(end.__context__)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED, "KeyboardInterrupt")
     except Exception as error:
@@ -287,15 +288,6 @@ def _fail(message: str, code: int, kind: str) -> int:
         print(json.dumps(stamped("error", record, f"Nothing was found: {text}"), indent=2))
         sys.stdout.flush()
     return code
-
-
-def _open_streams() -> None:
-    """Give a process that was started without stdout or stderr one that swallows everything."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open as long as the process
-        elif hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="backslashreplace")  # letters it does not have
 
 
 def _quieten_libraries() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from circuits.base.choices import Known
+from circuits.base.idle import Given, Idle
 from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console
@@ -52,10 +54,18 @@ Label = Annotated[
     str | None,
     typer.Option("--label", help="The model's name in titles; of a path by default its last part."),
 ]
+STORED = Idle(
+    "with `redraw`, which makes the report of what is stored",
+    (
+        *("facts", "known", "shots", "config", "settings", "shard", "seed", "batch_size"),
+        *("memory", *(each.name for kind in (Executing, Loading) for each in fields(kind))),
+    ),
+)
 
 
 def run(
     *,
+    given: Given,
     names: Names = None,
     model: o.ModelName = "facts-gpt2",
     facts: Annotated[str | None, Like(Source, "facts")] = None,
@@ -103,6 +113,10 @@ def run(
         if show:
             _options(console, found[0], config, settings)
             return
+        if redraw:
+            given.refuse(STORED)
+            if out is not None:
+                given.refuse(Idle("with `redraw` of what is in `out`", ("model",)))
         folder = out or folder_for(model, asked)
         context = Context(
             model,

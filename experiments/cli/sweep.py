@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from circuits.base.errors import OptionError
+from circuits.base.idle import Given, Idle
 from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console
@@ -44,6 +46,7 @@ EVERY = 2.0
 
 def sweep(
     *,
+    given: Given,
     words: Words,
     executing: Executing,
     shard: OneShard = None,
@@ -58,6 +61,8 @@ def sweep(
     """
     console = Console(as_json)
     if words[0] in (STATUS, TABLE):
+        options = ("shard", "first", "dry_run", *(each.name for each in fields(Executing)))
+        given.refuse(Idle(f"on `kc sweep {words[0]}`, which runs nothing", options))
         folder = _folder(words, out)
         if words[0] == STATUS:
             _status(console, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from circuits.base.choices import Known
 from circuits.base.errors import FileFormatError, OptionError
@@ -21,9 +21,21 @@ from experiments.executors.base import Executing
 from experiments.sweeps.spec import Work
 from experiments.sweeps.verbs import PARTS
 
-ASKED = ("seed", "known", "shots", "facts", "batch_size", "memory")
-"""Settings of a run that are not options of what is run."""
-_BENCHMARK = ("data", "methods", "limit", "circuits")
+_ASKED = ("seed", "batch_size", "memory")
+ASKED = {"run": (*_ASKED, "known", "shots", "facts"), "benchmark": _ASKED}
+"""Settings of a run, by its verb, that are not options of what is run."""
+OWN = {"run": (), "benchmark": ("data", "methods", "limit", "circuits", "strict")}
+"""Options by the verb; those of an analysis or a benchmark stand under `set`."""
+
+
+class _Made(NamedTuple):
+    """The analysis, its options, how another process finds it, and what is told of its data."""
+
+    analysis: Analysis
+    config: Any
+    find: Find
+    where: Any
+    told: tuple[str, ...] = ()
 
 
 def folder_of(work: Work, folder: Path) -> Path:
@@ -42,8 +54,10 @@ def run_one(
     shard: Shard = Shard(),
 ) -> Run:
     """The analysis or benchmark, run and reported; what it raises is as of `kc run`."""
-    analysis, config, find, named = _made(work)
-    asked = {name: work.settings[name] for name in ASKED if name in work.settings}
+    made = _made(work)
+    for text in made.told:
+        note(text)
+    asked = {name: work.settings[name] for name in ASKED[work.verb] if name in work.settings}
     if "known" in asked:
         asked["known"] = Known.of(asked["known"])
     asked["memory"] = _bound(work)
@@ -55,16 +69,21 @@ def run_one(
         device_map=work.model.device_map,
         **asked,
     )
-    elsewhere = spread(find, named, config, context, how, note)
-    return run_analysis(analysis, config, context, note=note, shard=shard, spread=elsewhere)
+    elsewhere = spread(made.find, made.where, made.config, context, how, note)
+    return run_analysis(
+        made.analysis, made.config, context, note=note, shard=shard, spread=elsewhere
+    )
 
 
 def check(work: Work) -> None:
-    """OptionError for a run that there is none of, or an option that it does not have."""
-    analysis, config, _, _ = _made(work)
-    check_bound(_bound(work), (analysis, config))
+    """OptionError for a run that there is none of, or an option that it does not have.
+
+    It is one too for data of which a row cannot be used, where the run is `strict`.
+    """
+    made = _made(work)
+    check_bound(_bound(work), (made.analysis, made.config))
     known = Known.of(work.settings.get("known", Known.TOP1))
-    check_asked(known, work.settings.get("shots", 0), analysis)
+    check_asked(known, work.settings.get("shots", 0), made.analysis)
 
 
 def _bound(work: Work) -> int | None:
@@ -73,28 +92,24 @@ def _bound(work: Work) -> int | None:
     return None if asked is None else bytes_of("memory", asked)
 
 
-def _made(work: Work) -> tuple[Analysis, Any, Find, Any]:
-    """The analysis, its options, and how another process finds it."""
+def _made(work: Work) -> _Made:
     given = dict(work.settings)
     name = str(given.pop(PARTS[work.verb]))
     settings = given.pop("set", {}) or {}
     if not isinstance(settings, Mapping):
         raise OptionError("`set` is a mapping of options and values")
-    given = {key: value for key, value in given.items() if key not in ASKED}
-    unknown = [key for key in given if work.verb == "run" or key not in _BENCHMARK]
-    if unknown:
+    given = {key: value for key, value in given.items() if key not in ASKED[work.verb]}
+    if unknown := [key for key in given if key not in OWN[work.verb]]:
         raise OptionError(f"{work.verb} {name} has no {unknown[0]!r:.40}; options go under `set`")
     if work.verb == "run":
         from experiments.analyses.engine.registry import analysis
 
         chosen = analysis(name)
-        return chosen, build(chosen.config, settings, name), analysis, name
+        return _Made(chosen, build(chosen.config, settings, name), analysis, name)
     return _benchmark(name, given, settings)
 
 
-def _benchmark(
-    name: str, given: Mapping[str, Any], settings: Mapping[str, Any]
-) -> tuple[Analysis, Any, Find, Any]:
+def _benchmark(name: str, given: Mapping[str, Any], settings: Mapping[str, Any]) -> _Made:
     from experiments.benchmarks.base import Config, as_analysis, decided
     from experiments.benchmarks.registry import benchmark, stored_benchmark
 
@@ -116,9 +131,9 @@ def _benchmark(
     )
     chosen.refuse(config)
     config = decided(chosen, config, path)
-    return (
-        as_analysis(chosen, chosen.read(path)),
-        config,
-        stored_benchmark,
-        (name, str(path.absolute())),
-    )
+    cases = chosen.read(path)
+    if given.get("strict"):
+        cases = cases.without_slips()
+    told = tuple(f"{name}: {text} ({path})" for text in cases.told())
+    where = (name, str(path.absolute()))
+    return _Made(as_analysis(chosen, cases), config, stored_benchmark, where, told)

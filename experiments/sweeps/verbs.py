@@ -211,20 +211,13 @@ def _lens(model: Model, source: Source, looking: Batched) -> Found:
 
 
 def _roles(model: Model, source: Source, looking: Looking) -> Found:
-    from locate.heads.roles import head_roles
     from locate.looks import roles
-    from locate.looks.look import about
+    from locate.roles import roles_of
 
     examples = _examples(model, source, looking.batch_size)
-    found = head_roles(
-        model,
-        examples.pairs,
-        ablation=looking.ablation,
-        batch_size=looking.batch_size,
-        seed=source.seed,
-    )
-    found = about(found, examples)
-    return roles.roles(found, None).summary, found
+    asked: dict[str, Any] = {"batch_size": looking.batch_size, "seed": source.seed}
+    found = roles_of(model, examples, ablation=looking.ablation, **asked)
+    return roles.roles(found).summary, found if isinstance(found, Result) else None
 
 
 def _neurons(model: Model, source: Source, search: NeuronSearch, within: Within) -> Found:

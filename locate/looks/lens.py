@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from circuits.base.display import drawn
-from locate.looks.look import Look, Table, describe, telling
+from locate.looks.look import Look, Table, describe, telling, warnings_of
 from locate.looks.says import says
 from locate.states.lens_curves import AverageLens, Curve, Place
 from locate.states.lens_result import LensResult
@@ -54,6 +54,7 @@ def average_lens(lens: AverageLens, attribution: LogitAttribution | None = None)
         "relation": origin.get("relation"),
         "pairs": lens.n_facts,
         "counts": origin.get("counts"),
+        "warnings": warnings_of(origin),
     }
     beside = None if attribution is None else attributed(attribution)
     extra = {"provenance": dict(origin)} if beside is None else beside.summary
@@ -91,6 +92,7 @@ def attributed(found: LogitAttribution) -> Look:
             "logit_difference": difference,
             "constant": float(found.constant.mean()),
             "contributions": rows,
+            "warnings": warnings_of(found.provenance),
             "provenance": dict(found.provenance),
         },
         tables=(largest,),

@@ -42,6 +42,7 @@ class Look:
     """One finding: `summary` for programs, `lines` and `tables` for readers, `files` to write.
 
     `says` is what was found, in one sentence, and comes first; `schema` names the form of `record`.
+    What the summary has under `warnings` is shown before it.
     """
 
     schema: str
@@ -76,9 +77,14 @@ def telling(ranks: np.ndarray, most: int = MOST_ROWS) -> list[int]:
 
 
 def about(found: R, examples: Examples) -> R:
-    """The result saying what was asked and how much of that the model knows."""
-    told = {"relation": examples.name, "counts": examples.counts}
+    """The result saying what was asked, how much of that the model knows, and what to beware of."""
+    told = {"relation": examples.name, "counts": examples.counts, "warnings": [*examples.notes]}
     return replace(found, provenance={**found.provenance, **told})  # type: ignore[attr-defined, type-var, no-any-return]
+
+
+def warnings_of(provenance: Mapping[str, Any]) -> list[str]:
+    """What to know before believing a result, as `about` or a verb has noted it."""
+    return list(provenance.get("warnings", ()))
 
 
 def describe(provenance: Mapping[str, Any], n_facts: int) -> tuple[str, ...]:

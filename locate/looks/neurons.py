@@ -9,7 +9,7 @@ import numpy as np
 from circuits.base.display import token_name
 from circuits.base.intervals import Interval
 from circuits.base.writing import as_csv, atomic_write
-from locate.looks.look import Look, Table, describe
+from locate.looks.look import Look, Table, describe, warnings_of
 from locate.looks.says import says
 from locate.looks.says.words import percents
 from locate.neurons.report import NeuronReport
@@ -26,6 +26,7 @@ def neurons(found: NeuronReport) -> Look:
         "pairs": len(found.nodes),
         "mlps": found.records(),
         "neurons": rows,
+        "warnings": warnings_of(origin),
         "provenance": dict(origin),
     }
     return Look(

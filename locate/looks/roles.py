@@ -13,7 +13,7 @@ from locate.heads.heads_on_prompts import HeadsOnPrompts
 from locate.heads.prompt_heads import read_prompts
 from locate.heads.role_report import RoleReport
 from locate.heads.span_roles import SpanRoles
-from locate.looks.look import Look, Table, describe
+from locate.looks.look import Look, Table, describe, warnings_of
 from locate.looks.says import says
 
 FILES = ("roles.kc.safetensors", "heads.kc.safetensors")
@@ -29,16 +29,19 @@ def on_prompts(model: Model, report: RoleReport, pairs: Sequence[TokenPair]) -> 
     return HeadsOnPrompts(tuple(read_prompts(model, pairs, heads, report.roles)))
 
 
-def roles(report: RoleReport, shown: HeadsOnPrompts | None = None) -> Look:
+def roles(report: RoleReport | SpanRoles, shown: HeadsOnPrompts | None = None) -> Look:
     """The labelled heads with their evidence; the strongest ones where no head has a role.
 
     `shown` are the heads on a few prompts.
     """
+    if isinstance(report, SpanRoles):
+        return roles_by_span(report)
     origin = report.provenance
     summary: dict[str, Any] = {
         "model": origin["model"],
         "relation": origin.get("relation"),
         "pairs": origin["pairs"],
+        "warnings": warnings_of(origin),
         **report.as_dict(),
     }
     heads = report.labelled or report.heads[:UNLABELLED]
@@ -86,6 +89,7 @@ def roles_by_span(report: SpanRoles) -> Look:
         "model": origin["model"],
         "relation": origin.get("relation"),
         "pairs": origin["pairs"],
+        "warnings": warnings_of(origin),
         **report.as_dict(),
     }
     table = Table("", *report.table())

@@ -9,7 +9,7 @@ import numpy as np
 from circuits.base.choices import TraceKind
 from circuits.base.display import drawn
 from circuits.base.intervals import Interval, bootstrap, mean
-from locate.looks.look import Look, Table, describe
+from locate.looks.look import Look, Table, describe, warnings_of
 from locate.looks.says import says
 from locate.states.trace_result import Trace
 from locate.states.trace_roles import AverageTrace, Place, PositionRole
@@ -28,6 +28,7 @@ def prompt_trace(found: Trace) -> Look:
         "p_corrupted": found.p_corrupted,
         "total_effect": found.total_effect,
         "effects": {str(kind): found.effect(kind).tolist() for kind in found.kinds},
+        "warnings": warnings_of(found.provenance),
     }
     table = Table(
         "largest indirect effects:",
@@ -67,6 +68,7 @@ def average_trace(found: AverageTrace) -> Look:
             for kind, role, layer, value in peaks
         ],
         "effects": found.rows(),
+        "warnings": warnings_of(origin),
         "provenance": dict(found.provenance),
     }
 

@@ -173,7 +173,7 @@ class BoardScores(Shown):
             "signed": curve_summary(self.signed),
             "absolute": curve_summary(self.absolute),
             "method": self.provenance.get("method"),
-            "warnings": [*self.warnings, *self.examples.notes],
+            "warnings": list(self.warnings),
         }
         return stamped("mib-evaluate", record, says(self))
 
@@ -304,7 +304,7 @@ def board_scores(
         absolute,
         dict(circuits[0].provenance),
         UNKNOWN if finders is None else finders.side(examples.pairs),
-        (*warnings, *doubts(circuits[0], examples, finders)),
+        (*warnings, *doubts(circuits[0], examples, finders), *examples.notes),
     )
 
 

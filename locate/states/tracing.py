@@ -13,6 +13,7 @@ The noise is drawn once and is the same for every state. `locate.states.sweep` d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from locate.states.trace_result import ALL_KINDS, Trace
 MAX_ROWS = 256
 
 
+@alone
 def trace(
     model: Model,
     prompt: str,
@@ -55,11 +57,12 @@ def trace(
 ) -> Trace:
     """Trace one prompt: `trace_tokens` with the subject's one mention and the answer's first token.
 
-    PromptError for a subject that is not there exactly once or an answer that cannot follow.
+    Its provenance has a warning where the model answers something else. PromptError for a subject
+    that is not there exactly once or an answer that cannot follow.
     """
     encoded = model.tokenizer.encode(prompt, bos)
     span, token = encoded.span_of(subject), model.tokenizer.first_token(prompt, answer)
-    return trace_tokens(
+    found = trace_tokens(
         model,
         encoded,
         span,
@@ -73,6 +76,21 @@ def trace(
         seed=seed,
         max_rows=max_rows,
     )
+    warnings = _another_answer(model, encoded, found)
+    return replace(found, provenance={**found.provenance, "warnings": warnings})
+
+
+@torch.no_grad()
+def _another_answer(model: Model, prompt: Prompt, found: Trace) -> list[str]:
+    """A line where the traced answer is not what the model says: its effects are no recall."""
+    logits = model.last_logits(torch.tensor([prompt.ids], device=model.device))
+    said = int(logits.argmax())
+    if said == found.answer_token:
+        return []
+    return [
+        f"{model.name!r} does not answer {found.answer!r} here (p {found.p_clean:.4f}) but "
+        f"{model.tokenizer.token_string(said)!r}; what is traced is no recall"
+    ]
 
 
 @alone

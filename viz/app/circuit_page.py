@@ -180,7 +180,8 @@ def summary_of(circuit: Circuit) -> list[Any]:
         counts = [f"{stability.get(name, 0)} {name}" for name in ("core", "contingent", "noise")]
         rows.append(("edges by stability", ", ".join(counts)))
     if "held_out" in circuit.evidence:
-        rows.append(("measured on", f"{measures.get('n_pairs')} pairs of other subjects"))
+        where = circuit.provenance.get("faithfulness_on") or "pairs that did not find it"
+        rows.append(("measured on", f"{where} ({measures.get('n_pairs')} pairs)"))
     labelled: dict[str, list[str]] = {}
     for node, role in circuit.roles.items():
         labelled.setdefault(role, []).append(node)

@@ -228,6 +228,18 @@ def save(figure: Figure, path: str | Path, title: str, provenance: Mapping[str, 
     return path
 
 
+def is_drawn(path: str | Path) -> bool:
+    """Whether a file is a picture of this program's, by what `save` writes into it."""
+    marks = {
+        ".svg": f"<dc:title>{SOFTWARE}</dc:title>",
+        ".pdf": f"/Creator ({SOFTWARE})",
+        ".png": f"Software\0{SOFTWARE}",
+    }
+    path = Path(path)
+    mark = marks.get(path.suffix.lower())
+    return mark is not None and mark.encode() in path.read_bytes()
+
+
 def _metadata(kind: str, title: str, origin: str) -> dict[str, Any]:
     if kind == "svg":
         return {"Date": None, "Creator": SOFTWARE, "Title": title, "Description": origin}

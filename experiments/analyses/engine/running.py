@@ -11,7 +11,7 @@ from typing import Any
 from circuits.base.choices import Known
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError, PromptError
 from circuits.base.options import as_dict, changed
-from circuits.base.origin import check_writable, code_commit, timestamp
+from circuits.base.origin import SUMMARY, code_commit, staged, timestamp
 from circuits.base.plain import plain
 from circuits.base.progress import Stages, silent
 from circuits.base.records import read_json
@@ -19,7 +19,7 @@ from circuits.base.stamps import stamped
 from circuits.base.writing import atomic_write, save_json
 from experiments.analyses.engine.base import Analysis, Parts, Run, check_asked, check_bound
 from experiments.analyses.engine.context import Context
-from experiments.analyses.engine.output import SUMMARY, write_report
+from experiments.analyses.engine.output import check_place, write_report
 from experiments.analyses.engine.page import index_page
 from experiments.analyses.engine.parts import (
     Shard,
@@ -29,6 +29,8 @@ from experiments.analyses.engine.parts import (
     stored_parts,
 )
 
+INDEX_FILES = ("report.html", SUMMARY)
+"""The page over several reports, and their summaries in one file."""
 Spread = Callable[[Analysis, Any, Context], Callable[[Sequence[str]], None] | None]
 
 
@@ -46,7 +48,7 @@ def run_analysis(
     `spread` as in `compute_parts`. PromptError where no unit could be looked at; UnfinishedError
     where other shards' units miss.
     """
-    check_writable(context.folder)
+    check_place(context.folder, "run")
     check_asked(context.known, context.shots, analysis)
     _check_own(context.folder, analysis, context.model.provenance)
     start = time.perf_counter()
@@ -97,8 +99,10 @@ def run_all(
     makes the reports of an earlier run again. `spread(analysis, config, context)` says how the
     units of one are computed elsewhere. A bound on memory is for those that score edges, if any
     does; `known` and `shots` are for those that are `paired`, if any is. PromptError where nothing
-    is left, UnfinishedError where units of other shards miss.
+    is left, UnfinishedError where units of other shards miss, OptionError where the folder holds
+    what another command wrote or the user.
     """
+    check_place(context.folder, "run-index", INDEX_FILES)
     check_bound(context.memory, *((each, each.config()) for each in analyses))
     if idle := check_asked(context.known, context.shots, *analyses):
         note(idle)
@@ -182,10 +186,10 @@ def write_index(
     }
     said = f"{len(runs)} of {len(runs) + len(left_out)} analyses of {runs[0].model} are done."
     summary = stamped("run-index", record, said)
-    path = folder / "report.html"
-    atomic_write(path, index_page(runs, left_out))
-    save_json(plain(summary), folder / SUMMARY)
-    return summary, path
+    with staged(folder) as stage:
+        atomic_write(stage / "report.html", index_page(runs, left_out))
+        save_json(plain(summary), stage / SUMMARY)
+    return summary, folder / "report.html"
 
 
 def redraw(
