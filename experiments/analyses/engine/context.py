@@ -276,8 +276,13 @@ _INDECISIVE = ("n_random", "curve", "roles", "batch_size")
 
 
 def identity(model: Model) -> str:
-    """What decides a model's answers: hashes of its weights and of its tokenizer."""
-    return " ".join(str(model.provenance[f"{what}_sha256"]) for what in ("weights", "tokenizer"))
+    """What decides a model's answers: hashes of weights and tokenizer, of edits and patches."""
+    origin = model.provenance
+    hashes = [origin["weights_sha256"], origin["tokenizer_sha256"]]
+    hashes += origin.get("edits", [])  # beside the hash of the weights before them
+    if "patched_sha256" in origin:
+        hashes.append(f"patched {origin['patched_sha256']}")
+    return " ".join(map(str, hashes))
 
 
 def safe(name: str) -> str:
