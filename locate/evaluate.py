@@ -42,9 +42,9 @@ class StoredEvaluation(Shown):
 
     `measured_on` names the pairs: `other subjects` where none of theirs had a part in finding the
     circuit, `value` where that is not known. Where only some had, `others` is the evaluation on the
-    rest. `drops` is what faithfulness loses without each single kept edge, in canonical order, and
-    `tests` are those of `circuits.graph.hypothesis`, where they were asked for; both on the
-    pairs without such a subject where there are any.
+    rest, which `others_are` names. `drops` is what faithfulness loses without each single kept
+    edge, in canonical order, and `tests` are those of `circuits.graph.hypothesis`, where they were
+    asked for; both on the pairs without such a subject where there are any.
     """
 
     model: str
@@ -58,6 +58,7 @@ class StoredEvaluation(Shown):
     measured_on: str = UNKNOWN
     others: Evaluation | None = None
     tests: CircuitTests | None = None
+    others_are: str = OTHERS
 
     @property
     def faithfulness(self) -> Interval:
@@ -67,12 +68,13 @@ class StoredEvaluation(Shown):
     def sides(self) -> dict[str, Evaluation]:
         """The evaluations by the name of their pairs."""
         found = {self.measured_on: self.evaluation}
-        return found if self.others is None else found | {OTHERS: self.others}
+        return found if self.others is None else found | {self.others_are: self.others}
 
     @property
-    def tested_on(self) -> str:
-        """The name of the pairs that single edges and the tests were measured on."""
-        return list(self.sides())[-1]
+    def tested_on(self) -> str | None:
+        """The pairs of `faithfulness`, of single edges and of the tests; None: who is not known."""
+        side = list(self.sides())[-1]
+        return None if side == UNKNOWN else side
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a measure, with its 95 % interval."""
@@ -103,7 +105,10 @@ class StoredEvaluation(Shown):
         return write_all(Path(folder), {"summary.json": lambda to: save_json(record, to)})
 
     def as_dict(self, path: Path | None = None) -> dict[str, Any]:
-        """Everything as plain JSON values; `path` is the circuit's file."""
+        """Everything as plain JSON values; `path` is the circuit's file.
+
+        Measures are those on the pairs without those who found it, where there are any.
+        """
         record = {
             "model": self.model,
             "file": None if path is None else str(path),
@@ -111,12 +116,12 @@ class StoredEvaluation(Shown):
             "metric": str(self.metric),
             "ablation": str(self.ablation),
             "relation": self.examples.name,
-            **measures(self.evaluation),
+            **measures(self.others or self.evaluation),
             "edges": self.circuit.n_edges,
             "edges_in_model": self.circuit.wiring.n_edges,
             "nodes": self.evaluation.n_nodes,
-            "measured_on": None if self.measured_on == UNKNOWN else self.measured_on,
-            "other_subjects": None if self.others is None else measures(self.others),
+            "measured_on": self.tested_on,
+            "all_pairs": None if self.others is None else measures(self.evaluation),
             "minimality": None if self.drops is None else self._minimality(self.drops),
             "tests": None if self.tests is None else self._tests(self.tests),
             "facts": self.examples.counts,
@@ -281,6 +286,7 @@ def evaluate_stored(
         UNKNOWN if finders is None else finders.side(pairs),
         others,
         tests,
+        OTHERS if finders is None else finders.beside(tested),
     )
 
 

@@ -24,6 +24,7 @@ FOUND_IT = "pairs that found it"
 SUBJECTS_FOUND_IT = "subjects that found it"
 OTHERS, OTHER_PAIRS = "other subjects", "other pairs"
 ALL, UNKNOWN = "all pairs", "value"
+MAYBE_FOUND_IT = "pairs that may have found it"
 
 
 @dataclass(frozen=True)

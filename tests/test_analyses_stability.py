@@ -317,5 +317,5 @@ def test_precisions_are_those_of_the_model_that_is_run(context: Context):
     torch.testing.assert_close(cast.parameter(weight), expected, atol=0, rtol=2**-7)
     with patched(model, "m1", to=0):
         held = Context.on(model, context.folder)
-        with pytest.raises(OptionError, match="is patched.*or leave `dtypes` empty"):
+        with pytest.raises(OptionError, match=r"is patched.*or leave `dtypes` empty"):
             stability.steps(held, config)

@@ -79,7 +79,12 @@ def test_an_evaluation_of_both_gives_that_of_the_others_beside_it(model: Model, 
     assert alone.measured_on == OTHERS
     assert both.faithfulness == both.others.faithfulness
     assert both.others.faithfulness.value == pytest.approx(alone.faithfulness.value, abs=1e-5)
-    assert both.as_dict()["other_subjects"]["pairs"] == len(found.examples.held_out)
+    record = both.as_dict()
+    assert (record["measured_on"], record["pairs"]) == (OTHERS, len(found.examples.held_out))
+    assert record["faithfulness"] == both.faithfulness.value
+    assert record["all_pairs"]["pairs"] == len(found.pairs) + record["pairs"]
+    assert record["all_pairs"]["faithfulness"] == both.evaluation.faithfulness.value
+    assert alone.as_dict()["all_pairs"] is None
 
 
 def test_others_asks_about_nobody_who_found_it(model: Model, found: Discovery):
@@ -110,6 +115,9 @@ def test_of_a_circuit_from_elsewhere_it_is_said_not_to_be_known(model: Model, fo
     assert any("does not say which subjects found it" in line for line in done.warnings)
     with pytest.raises(OptionError, match="leave `others` out"):
         kc.evaluate(model, bare, RELATION, others=True)
+    asked = Evaluating(tests=True, minimality=True, draws=29, n_random=0)
+    tested = evaluate_stored(model, bare, found.examples, asked).as_dict()
+    assert tested["tests"]["measured_on"] is tested["minimality"]["measured_on"] is None
 
 
 def test_the_hash_of_its_pairs_tells_of_a_circuit_that_they_found_it(
@@ -180,7 +188,8 @@ def test_held_out_pairs_without_subjects_share_no_prompt_with_the_others(model: 
     pairs = _unnamed(model, names)
     for seed in range(5):
         held, apart = held_apart(pairs, 2, seed)
-        assert apart and held in ([0, 2], [1, 3])
+        assert apart
+        assert held in ([0, 2], [1, 3])
     texts = [pair.text for pair in pairs]
     quick = {"method": "eap", "resamples": 0, "roles": False, "n_random": 0, "edges": 60}
     done = kc.discover(model, texts, hold_out=0.5, **quick)

@@ -173,7 +173,7 @@ class Model(Blocks):
 
     @property
     def is_as_stored(self) -> bool:
-        """Whether to load its name again gives this model: it has no edit, patch or other change."""
+        """Whether loading its name gives it again: there is no edit, patch or other change."""
         now = self.provenance["weights_sha256"]
         return now == self._stored_sha256 and not (self.placed or self.patching.patches)
 
