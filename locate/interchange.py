@@ -78,7 +78,7 @@ class Interchange(Shown):
         open_to_it = source & ~base
         if not open_to_it.any():
             return UNDEFINED
-        groups = self._sample.at(np.flatnonzero(open_to_it).tolist()).groups
+        groups = self.sample.at(np.flatnonzero(open_to_it).tolist()).groups
         return self._interval(mean, changed[open_to_it].astype(float), groups=groups)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -113,20 +113,21 @@ class Interchange(Shown):
         return Summary(
             f"Interchange of {shown}",
             {"pairs": f"{len(self.pairs):,}"},
-            f"means, and 95 % intervals over {self._sample.over}",
+            f"means, and 95 % intervals over {self.sample.over}",
             ("measure", "value"),
             rows,
         )
 
     @property
-    def _sample(self) -> Sample:
+    def sample(self) -> Sample:
+        """Which of the pairs are one observation: intervals are over facts."""
         return Sample.of(self.pairs)
 
     def _interval(
         self, statistic: Any, *columns: np.ndarray, groups: np.ndarray | None = None
     ) -> Interval:
         given = {"resamples": self.resamples, "seed": self.seed}
-        groups = self._sample.groups if groups is None else groups
+        groups = self.sample.groups if groups is None else groups
         return bootstrap(statistic, *columns, groups=groups, **given)
 
 

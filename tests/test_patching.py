@@ -127,7 +127,7 @@ def test_the_scoring_of_a_method_with_options_of_its_own_is_taken(shallow, metho
     """Metric, ablation and kv of it count, and the record says what was done."""
     pairs = equal_length_pairs(shallow)[:1]
     theirs: dict[str, Any] = {"metric": "log-prob", "ablation": "zero"}
-    scoring = Scoring(method=method, **theirs)
+    scoring = Scoring.of(None, {"method": method, **theirs})
     name = shallow.wiring().edge_name(0)
     assert scoring.options is not None
     found = patch_chosen_edges(shallow, pairs, [name], scoring)
