@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from locate.looks.says import says
 from locate.options import Evaluating
 from locate.report import measure_records, measure_rows, measures, minimality, over_what
 from locate.seen import OTHERS, UNKNOWN, Finders
+
+logger = logging.getLogger(__name__)
 
 NOT_KNOWN = "the circuit does not say which subjects found it, and these may be among them"
 
@@ -158,30 +161,29 @@ def fitted(circuit: Circuit, model: Model, path: Path) -> Circuit:
     return circuit
 
 
-def bos_of(circuit: Circuit, bos: bool | None, allow_mismatch: bool) -> bool | None:
+def bos_of(circuit: Circuit, bos: bool | None, allow_mismatch: bool | None) -> bool | None:
     """The BOS choice to evaluate with: the one asked for, else the circuit's own.
 
-    OptionError where they differ, unless mismatches are allowed.
+    OptionError where they differ, unless mismatches are allowed; None: there is no such option.
     """
     recorded = circuit.provenance.get("bos")
     if not isinstance(recorded, bool):
         return bos
     if bos is not None and bos is not recorded and not allow_mismatch:
         had = "with" if recorded else "without"
-        raise OptionError(
-            f"the circuit was found {had} a BOS token; leave `bos` out, or add "
-            "`allow_mismatch` to evaluate it otherwise"
-        )
+        way = "" if allow_mismatch is None else ", or add `allow_mismatch` to evaluate it otherwise"
+        raise OptionError(f"the circuit was found {had} a BOS token; leave `bos` out{way}")
     return recorded if bos is None else bos
 
 
 def mismatches(
-    circuit: Circuit, model: Model, bos: bool | None, allow_mismatch: bool
+    circuit: Circuit, model: Model, bos: bool | None, allow_mismatch: bool | None
 ) -> tuple[str, ...]:
     """What differs between the circuit's model and this one, in words.
 
     Other weights are worth a warning (another checkpoint, dtype or fine-tuning is a question one
-    may ask); another tokenizer means other prompts, and is refused unless allowed.
+    may ask); another tokenizer means other prompts, and is refused unless allowed. None: there is
+    no such option.
     """
     origin = circuit.provenance
     found = []
@@ -198,12 +200,27 @@ def mismatches(
     if origin.get("tokenizer_sha256", tokenizer) != tokenizer:
         text = f"the circuit was found with another tokenizer than that of {model.name!r}"
         if not allow_mismatch:
-            raise OptionError(f"{text}; `allow_mismatch` evaluates it all the same")
+            way = "" if allow_mismatch is None else "; `allow_mismatch` evaluates it all the same"
+            raise OptionError(f"{text}{way}")
         found.append(text)
     recorded = origin.get("bos")
     if isinstance(recorded, bool) and bos is not None and bos is not recorded:
         found.append(f"the circuit was found {'with' if recorded else 'without'} a BOS token")
     return tuple(found)
+
+
+def looked_into(
+    circuit: Circuit, model: Model, path: Path, bos: bool | None
+) -> tuple[Circuit, bool | None]:
+    """A stored circuit whose parts are looked at, on the model's wiring, and the BOS to ask with.
+
+    Errors are those of `fitted`, `bos_of` and `mismatches`; what else differs is warned of.
+    """
+    bos = bos_of(circuit, bos, None)
+    circuit = fitted(circuit, model, path)
+    for told in mismatches(circuit, model, bos, None):
+        logger.warning("%s", told)
+    return circuit, bos
 
 
 @alone

@@ -166,7 +166,9 @@ def held_apart(pairs: Sequence[TokenPair], count: int, seed: int) -> tuple[list[
         for places in groups:
             if len(held) + len(places) <= count:
                 held += places
-        return sorted(held or min(groups, key=len)), True
+        if not held:
+            held = min(groups, key=len)
+        return sorted(held), True
     order = list(range(len(pairs)))
     random.Random(seed).shuffle(order)
     return sorted(order[:count]), False

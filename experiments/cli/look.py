@@ -159,7 +159,7 @@ def roles(
     console = Console(as_json)
     with console.working():
         from circuits.files.reading import read_circuit
-        from locate.evaluate import fitted
+        from locate.evaluate import looked_into
         from locate.heads.roles import head_roles
         from locate.heads.span_roles import span_roles
         from locate.looks import roles as looks
@@ -169,7 +169,8 @@ def roles(
         o.check_files(source, out, names=looks.FILES)
         loaded = o.load_model(console, model, loading)
         if stored is not None and circuit is not None:
-            stored = fitted(stored, loaded, circuit)
+            stored, bos = looked_into(stored, loaded, circuit, source.bos)
+            source = replace(source, bos=bos)
         examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
         console.warn(*examples.notes)
         with console.stage("roles"):
