@@ -9,6 +9,7 @@ from typing import Any
 from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.base.idle import Given
+from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from knowledge_circuits.options import ONE_SIDE, split, takes
 from knowledge_circuits.values import circuit_of, is_path, loaded_model
@@ -153,10 +154,22 @@ def roles(
     source, _, given = split(options, Source, fixed=ONE_SIDE)
     ablation = Ablation.of(ablation, "ablation")
     with loaded_model(model).alone() as loaded:
+        stored = None if circuit is None else _looked_into(loaded, circuit, source)
         examples = examples_of(loaded, what, given=given, **source)
-        chosen = None if circuit is None else circuit_of(circuit)
         seed = source.get("seed", 0)
-        return roles_of(loaded, examples, chosen, ablation, seed=seed, given=given)
+        return roles_of(loaded, examples, stored, ablation, seed=seed, given=given)
+
+
+def _looked_into(model: Model, circuit: Any, source: dict[str, Any]) -> Circuit:
+    """The circuit on the model's wiring; the source then asks with the BOS that it was found with.
+
+    Errors and warnings are those of `locate.evaluate.looked_into`.
+    """
+    from locate.evaluate import looked_into
+
+    path = Path(str(circuit) if is_path(circuit) else "the circuit")
+    stored, source["bos"] = looked_into(circuit_of(circuit), model, path, source.get("bos"))
+    return stored
 
 
 @takes(Source, fixed=ONE_SIDE)
@@ -242,12 +255,11 @@ def neurons(model: Model | str, what: Any, which: Any = None, **options: Any) ->
     from locate.neurons.find import find_neurons
 
     source, (search,), given = split(options, Source, NeuronSearch)
-    if which is None:
-        mlps: Any = ()
-    elif isinstance(which, str) and not is_path(which):
-        mlps = [which]
-    else:
-        mlps = list(which) if isinstance(which, list | tuple) else circuit_of(which)
+    named = isinstance(which, list | tuple) or (isinstance(which, str) and not is_path(which))
     with loaded_model(model).alone() as loaded:
+        if named:
+            mlps: Any = [which] if isinstance(which, str) else list(which)
+        else:
+            mlps = () if which is None else _looked_into(loaded, which, source)
         examples = examples_of(loaded, what, given=given, **source)
         return about(find_neurons(loaded, examples, mlps, search), examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from locate.options import Evaluating
 from locate.report import measure_records, measure_rows, measures, minimality, over_what
 from locate.seen import OTHERS, UNKNOWN, Finders
 
+logger = logging.getLogger(__name__)
+
 NOT_KNOWN = "the circuit does not say which subjects found it, and these may be among them"
 
 
@@ -42,9 +45,9 @@ class StoredEvaluation(Shown):
 
     `measured_on` names the pairs: `other subjects` where none of theirs had a part in finding the
     circuit, `value` where that is not known. Where only some had, `others` is the evaluation on the
-    rest. `drops` is what faithfulness loses without each single kept edge, in canonical order, and
-    `tests` are those of `circuits.graph.hypothesis`, where they were asked for; both on the
-    pairs without such a subject where there are any.
+    rest, which `others_are` names. `drops` is what faithfulness loses without each single kept
+    edge, in canonical order, and `tests` are those of `circuits.graph.hypothesis`, where they were
+    asked for; both on the pairs without such a subject where there are any.
     """
 
     model: str
@@ -58,6 +61,7 @@ class StoredEvaluation(Shown):
     measured_on: str = UNKNOWN
     others: Evaluation | None = None
     tests: CircuitTests | None = None
+    others_are: str = OTHERS
 
     @property
     def faithfulness(self) -> Interval:
@@ -67,12 +71,13 @@ class StoredEvaluation(Shown):
     def sides(self) -> dict[str, Evaluation]:
         """The evaluations by the name of their pairs."""
         found = {self.measured_on: self.evaluation}
-        return found if self.others is None else found | {OTHERS: self.others}
+        return found if self.others is None else found | {self.others_are: self.others}
 
     @property
-    def tested_on(self) -> str:
-        """The name of the pairs that single edges and the tests were measured on."""
-        return list(self.sides())[-1]
+    def tested_on(self) -> str | None:
+        """The pairs of `faithfulness`, of single edges and of the tests; None: who is not known."""
+        side = list(self.sides())[-1]
+        return None if side == UNKNOWN else side
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a measure, with its 95 % interval."""
@@ -103,7 +108,10 @@ class StoredEvaluation(Shown):
         return write_all(Path(folder), {"summary.json": lambda to: save_json(record, to)})
 
     def as_dict(self, path: Path | None = None) -> dict[str, Any]:
-        """Everything as plain JSON values; `path` is the circuit's file."""
+        """Everything as plain JSON values; `path` is the circuit's file.
+
+        Measures are those on the pairs without those who found it, where there are any.
+        """
         record = {
             "model": self.model,
             "file": None if path is None else str(path),
@@ -111,12 +119,12 @@ class StoredEvaluation(Shown):
             "metric": str(self.metric),
             "ablation": str(self.ablation),
             "relation": self.examples.name,
-            **measures(self.evaluation),
+            **measures(self.others or self.evaluation),
             "edges": self.circuit.n_edges,
             "edges_in_model": self.circuit.wiring.n_edges,
             "nodes": self.evaluation.n_nodes,
-            "measured_on": None if self.measured_on == UNKNOWN else self.measured_on,
-            "other_subjects": None if self.others is None else measures(self.others),
+            "measured_on": self.tested_on,
+            "all_pairs": None if self.others is None else measures(self.evaluation),
             "minimality": None if self.drops is None else self._minimality(self.drops),
             "tests": None if self.tests is None else self._tests(self.tests),
             "facts": self.examples.counts,
@@ -153,30 +161,29 @@ def fitted(circuit: Circuit, model: Model, path: Path) -> Circuit:
     return circuit
 
 
-def bos_of(circuit: Circuit, bos: bool | None, allow_mismatch: bool) -> bool | None:
+def bos_of(circuit: Circuit, bos: bool | None, allow_mismatch: bool | None) -> bool | None:
     """The BOS choice to evaluate with: the one asked for, else the circuit's own.
 
-    OptionError where they differ, unless mismatches are allowed.
+    OptionError where they differ, unless mismatches are allowed; None: there is no such option.
     """
     recorded = circuit.provenance.get("bos")
     if not isinstance(recorded, bool):
         return bos
     if bos is not None and bos is not recorded and not allow_mismatch:
         had = "with" if recorded else "without"
-        raise OptionError(
-            f"the circuit was found {had} a BOS token; leave `bos` out, or add "
-            "`allow_mismatch` to evaluate it otherwise"
-        )
+        way = "" if allow_mismatch is None else ", or add `allow_mismatch` to evaluate it otherwise"
+        raise OptionError(f"the circuit was found {had} a BOS token; leave `bos` out{way}")
     return recorded if bos is None else bos
 
 
 def mismatches(
-    circuit: Circuit, model: Model, bos: bool | None, allow_mismatch: bool
+    circuit: Circuit, model: Model, bos: bool | None, allow_mismatch: bool | None
 ) -> tuple[str, ...]:
     """What differs between the circuit's model and this one, in words.
 
     Other weights are worth a warning (another checkpoint, dtype or fine-tuning is a question one
-    may ask); another tokenizer means other prompts, and is refused unless allowed.
+    may ask); another tokenizer means other prompts, and is refused unless allowed. None: there is
+    no such option.
     """
     origin = circuit.provenance
     found = []
@@ -193,12 +200,27 @@ def mismatches(
     if origin.get("tokenizer_sha256", tokenizer) != tokenizer:
         text = f"the circuit was found with another tokenizer than that of {model.name!r}"
         if not allow_mismatch:
-            raise OptionError(f"{text}; `allow_mismatch` evaluates it all the same")
+            way = "" if allow_mismatch is None else "; `allow_mismatch` evaluates it all the same"
+            raise OptionError(f"{text}{way}")
         found.append(text)
     recorded = origin.get("bos")
     if isinstance(recorded, bool) and bos is not None and bos is not recorded:
         found.append(f"the circuit was found {'with' if recorded else 'without'} a BOS token")
     return tuple(found)
+
+
+def looked_into(
+    circuit: Circuit, model: Model, path: Path, bos: bool | None
+) -> tuple[Circuit, bool | None]:
+    """A stored circuit whose parts are looked at, on the model's wiring, and the BOS to ask with.
+
+    Errors are those of `fitted`, `bos_of` and `mismatches`; what else differs is warned of.
+    """
+    bos = bos_of(circuit, bos, None)
+    circuit = fitted(circuit, model, path)
+    for told in mismatches(circuit, model, bos, None):
+        logger.warning("%s", told)
+    return circuit, bos
 
 
 @alone
@@ -281,6 +303,7 @@ def evaluate_stored(
         UNKNOWN if finders is None else finders.side(pairs),
         others,
         tests,
+        OTHERS if finders is None else finders.beside(tested),
     )
 
 

@@ -6,12 +6,12 @@
 2. The known subjects are dealt into two groups. Pairs are made within each group, so that the
    circuit is found on one group of subjects and can be tested on another: no subject, clean or
    corrupted, stands on both sides.
-A pair file is taken as it is, on one side, unless a share of it is asked to be held out.
+A pair file is taken as it is, on one side, unless a share of it is asked to be held out: then no
+subject stands on both sides, or no prompt, or a note says that neither can be.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -41,10 +41,14 @@ from circuits.model.model import Model
 from locate.asking import Collected
 from locate.chat import chat_pair
 from locate.options import Source
-from locate.seen import Finders, apart_by_subject, without
+from locate.seen import Finders, held_apart, without
 
 PARTNERS = (
     "a fact needs another known one of its relation, with as many tokens in its subject: add such"
+)
+LINKED = (
+    "{}: prompts link every pair with every other, so held-out pairs share prompts with those that "
+    "found the circuit"
 )
 TASK_PAIRS = 32
 """Pairs of a task on each side unless told otherwise."""
@@ -198,10 +202,7 @@ def _from_pairs(
                 f"{path}: {model.name!r} knows none of its {len(known)} answers; "
                 "without `known_only` it takes them all the same"
             )
-    order = list(range(len(pairs)))
     apart = round((source.hold_out or 0.0) * len(pairs))
-    if apart:
-        random.Random(source.seed).shuffle(order)
     if source.hold_out and not apart:
         raise OptionError(
             f"`hold_out` {source.hold_out} of {len(pairs)} pairs holds out none; give more pairs, "
@@ -209,9 +210,8 @@ def _from_pairs(
         )
     if apart == len(pairs):
         raise NothingFoundError(f"`hold_out` {source.hold_out} leaves no pair to find a circuit on")
-    held = apart_by_subject(pairs, apart, source.seed) if apart else None
-    held = sorted(order[:apart]) if held is None else held
-    found_it = sorted(set(order) - set(held))
+    held, is_apart = held_apart(pairs, apart, source.seed) if apart else ([], True)
+    found_it = sorted(set(range(len(pairs))) - set(held))
     sides = [found_it[: source.n_pairs], held[: source.n_pairs]]
     found, held_out = (tuple(pairs[index] for index in side) for side in sides)
     relations = {pair.text.relation for pair in pairs}
@@ -219,6 +219,8 @@ def _from_pairs(
     notes = (*told, *_warnings(model, counts, bool(source.known_only)))
     if repeated := len(lines) - len(set(lines)):
         notes = (*notes, f"{path}: {repeated} lines repeat a pair and are left out")
+    if not is_apart:
+        notes = (*notes, LINKED.format(path))
     return Examples(name or source.name, found, held_out, counts, notes)
 
 

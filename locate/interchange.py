@@ -78,7 +78,7 @@ class Interchange(Shown):
         open_to_it = source & ~base
         if not open_to_it.any():
             return UNDEFINED
-        groups = self._sample.at(np.flatnonzero(open_to_it).tolist()).groups
+        groups = self.sample.at(np.flatnonzero(open_to_it).tolist()).groups
         values = changed[open_to_it].astype(float)
         return self._interval(mean, values, groups=groups, rate=True)
 
@@ -114,13 +114,14 @@ class Interchange(Shown):
         return Summary(
             f"Interchange of {shown}",
             {"pairs": f"{len(self.pairs):,}"},
-            f"means, and 95 % intervals over {self._sample.over}",
+            f"means, and 95 % intervals over {self.sample.over}",
             ("measure", "value"),
             rows,
         )
 
     @property
-    def _sample(self) -> Sample:
+    def sample(self) -> Sample:
+        """Which of the pairs are one observation: intervals are over facts."""
         return Sample.of(self.pairs)
 
     def _interval(
@@ -131,7 +132,7 @@ class Interchange(Shown):
         rate: bool = False,
     ) -> Interval:
         given: dict[str, Any] = {"resamples": self.resamples, "seed": self.seed, "rate": rate}
-        groups = self._sample.groups if groups is None else groups
+        groups = self.sample.groups if groups is None else groups
         return bootstrap(statistic, *columns, groups=groups, **given)
 
 

@@ -95,6 +95,11 @@ class Scoring(Options):
             return build(cls, {**usual, **values})
         return changed(scoring, values) if values else scoring
 
+    def by(self: S, method: Locator | str) -> S:
+        """The same by a method of no options of its own; itself where it is by that one."""
+        method = Locator.of(method, "method")
+        return self if self.method == method else replace(self, method=method, options=None)
+
     @property
     def uses(self) -> tuple[str, ...]:
         """What the method uses besides metric, ablation and kv: of an ensemble, its members."""

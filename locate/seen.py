@@ -1,4 +1,4 @@
-"""Who had a part in finding a circuit: the subjects of its pairs, clean and corrupted.
+"""Who had a part in finding a circuit: subjects and prompts of its pairs, clean and corrupted.
 
 The facts that stood answered before every question (`--shots`) had one too. What a circuit does on
 those who found it says little of others. A circuit that this project found on prompt pairs holds
@@ -8,7 +8,7 @@ them; of one from elsewhere, or made of others, it is not known.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,14 +24,19 @@ FOUND_IT = "pairs that found it"
 SUBJECTS_FOUND_IT = "subjects that found it"
 OTHERS, OTHER_PAIRS = "other subjects", "other pairs"
 ALL, UNKNOWN = "all pairs", "value"
+MAYBE_FOUND_IT = "pairs that may have found it"
 
 
 @dataclass(frozen=True)
 class Finders:
-    """Names that had a part in finding a circuit: subjects, or prompts of pairs without one."""
+    """What had a part in finding a circuit: `names` are subjects and prompts.
+
+    `prompts` has both sides of each pair; `named` says whether every pair named its subject.
+    """
 
     names: frozenset[str]
     prompts: frozenset[tuple[str, str]]
+    named: bool = True
 
     @classmethod
     def of(cls, circuit: Circuit) -> Finders | None:
@@ -71,19 +76,21 @@ class Finders:
         return cls(
             empty.union(*(each.names for each in found)),
             empty.union(*(each.prompts for each in found)),
+            all(each.named for each in found),
         )
 
     @classmethod
     def _of_pairs(cls, pairs: Sequence[PromptPair], shown: Collection[str] = ()) -> Finders:
-        names = frozenset(shown).union(*map(subjects_of, pairs))
-        return cls(names, frozenset((pair.clean, pair.corrupted) for pair in pairs))
+        names = frozenset(shown).union(*map(_marks, pairs))
+        prompts = frozenset((pair.clean, pair.corrupted) for pair in pairs)
+        return cls(names, prompts, _all_named(pairs))
 
     def had_part(self, pair: PromptPair) -> bool:
-        """Whether any side of the pair asks about one of them."""
-        return not self.names.isdisjoint(subjects_of(pair))
+        """Whether any side of the pair asks about one of them, or is one of their prompts."""
+        return not self.names.isdisjoint(_marks(pair))
 
     def split(self, pairs: Sequence[TokenPair]) -> tuple[list[int], list[int]]:
-        """Places of the pairs with such a subject, and of those without."""
+        """Places of the pairs that had a part, and of the others."""
         seen = [n for n, pair in enumerate(pairs) if self.had_part(pair.text)]
         known = set(seen)
         return seen, [n for n in range(len(pairs)) if n not in known]
@@ -94,9 +101,14 @@ class Finders:
         if seen and others:
             return ALL
         if others:
-            return OTHER_PAIRS if pairs[0].subject is None else OTHERS
+            return self.beside(pairs)
         same = all((pair.text.clean, pair.text.corrupted) in self.prompts for pair in pairs)
         return FOUND_IT if same else SUBJECTS_FOUND_IT
+
+    def beside(self, others: Sequence[TokenPair]) -> str:
+        """What to call pairs that had no part: other subjects only where all are named."""
+        named = self.named and _all_named([pair.text for pair in others])
+        return OTHERS if named else OTHER_PAIRS
 
 
 def _demonstrated(circuit: Circuit) -> set[str]:
@@ -115,41 +127,60 @@ def subjects_of(pair: PromptPair) -> set[str]:
     return {subject, corrupted_subject(pair)}
 
 
+def _prompts(pair: PromptPair) -> set[str]:
+    return {pair.clean, pair.corrupted}
+
+
+def _marks(pair: PromptPair) -> set[str]:
+    """Subjects and prompts: pairs that share one of them are not apart."""
+    return subjects_of(pair) | _prompts(pair)
+
+
+def _all_named(pairs: Sequence[PromptPair]) -> bool:
+    return all(pair.named_subject is not None for pair in pairs)
+
+
 def side_beside(found: Sequence[TokenPair], others: Sequence[TokenPair]) -> str:
     """What to call pairs kept apart from those that found a circuit.
 
-    Other subjects only where no side of any asks about a subject of the finders.
+    Other subjects only where every pair names its own, and no side of any asks about one of the
+    finders.
     """
-    names = {name for pair in found for name in subjects_of(pair.text)}
-    apart = all(names.isdisjoint(subjects_of(pair.text)) for pair in others)
-    return OTHERS if apart and others[0].subject is not None else OTHER_PAIRS
+    finders = Finders._of_pairs([pair.text for pair in found])
+    apart = not any(finders.had_part(pair.text) for pair in others)
+    return finders.beside(others) if apart else OTHER_PAIRS
 
 
-def apart_by_subject(pairs: Sequence[TokenPair], count: int, seed: int) -> list[int] | None:
-    """Places of about `count` pairs whose subjects, clean and corrupted, no other pair asks about.
+def held_apart(pairs: Sequence[TokenPair], count: int, seed: int) -> tuple[list[int], bool]:
+    """Places of about `count` pairs, and whether none of their prompts is one of the other pairs.
 
-    None where every pair hangs together with every other by its subjects, or one names none.
+    They are apart by subjects and prompts, clean and corrupted; where every pair hangs together
+    with every other by these, by prompts alone. Where even these link all, `count` pairs are drawn.
     """
-    if any(pair.subject is None for pair in pairs):
-        return None
-    asked = nx.Graph()
+    for linked in (_marks, _prompts):
+        groups = _linked(pairs, linked)
+        if len(groups) < 2:
+            continue
+        random.Random(seed).shuffle(groups)
+        held: list[int] = []
+        for places in groups:
+            if len(held) + len(places) <= count:
+                held += places
+        if not held:
+            held = min(groups, key=len)
+        return sorted(held), True
+    order = list(range(len(pairs)))
+    random.Random(seed).shuffle(order)
+    return sorted(order[:count]), False
+
+
+def _linked(pairs: Sequence[TokenPair], marks: Callable[[PromptPair], set[str]]) -> list[list[int]]:
+    """Places of the pairs that hang together by what they share, a list each, in order."""
+    shared = nx.Graph()
     for place, pair in enumerate(pairs):
-        asked.add_edges_from((place, name) for name in subjects_of(pair.text))
-    groups = [
-        sorted(each for each in group if isinstance(each, int))
-        for group in nx.connected_components(asked)
-    ]
-    if len(groups) < 2:
-        return None
-    groups.sort()
-    random.Random(seed).shuffle(groups)
-    held: list[int] = []
-    for places in groups:
-        if len(held) + len(places) <= count:
-            held += places
-    if not held:
-        held = min(groups, key=len)
-    return sorted(held)
+        shared.add_edges_from((place, mark) for mark in marks(pair.text))
+    groups = nx.connected_components(shared)
+    return sorted(sorted(each for each in group if isinstance(each, int)) for group in groups)
 
 
 def without(relations: Sequence[Relation], names: Collection[str]) -> list[Relation]:

@@ -486,6 +486,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         )(**{option: v})
         for option in ("method", "rule", "metric", "ranking")
     },
+    ("locate.search:Scoring.by", "method"): lambda v: call("locate.search:Scoring")().by(v),
     ("locate.search:Search", "selection"): lambda v: call("locate.search:Search")(
         selection=v, threshold=0.5 if str(v) == "threshold" else None
     ),

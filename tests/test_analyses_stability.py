@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.plain import plain
+from circuits.edits.edit import WeightDelta
 from circuits.graph.select import top_n
 from experiments.analyses.engine.base import SkipError
 from experiments.analyses.engine.claims import Verdict
@@ -30,6 +32,7 @@ from experiments.analyses.stability.report import report
 from experiments.analyses.stability.variance import part, part_interval, products
 from locate.edges.score import score_edges
 from locate.seen import subjects_of
+from locate.states.steering import patched
 
 pytestmark = pytest.mark.slow
 
@@ -412,9 +415,21 @@ def overflow_always() -> Any:
     raise NumericalError("the scores are not finite")
 
 
-def test_a_model_that_cannot_be_loaded_again_is_told_so(context: Context):
-    config = Config(**{**NOTHING, "dtypes": ("bf16",)})
-    held = Context.on(context.model, context.folder)
-    held.model_name = "made-by-hand"
-    with pytest.raises(OptionError, match="leave `dtypes` empty"):
-        stability.steps(held, config)
+def test_precisions_are_those_of_the_model_that_is_run(context: Context):
+    """Of an edited model, or one that no name loads, the weights are cast; a patched one is not."""
+    config, model = Config(**{**NOTHING, "dtypes": ("bf16",)}), context.model
+    loaded = context.in_dtype("bf16").model
+    assert loaded.provenance["weights_sha256"] != model.provenance["weights_sha256"]
+    weight = model.mlp_output_name(1)
+    delta = WeightDelta({weight: torch.ones(model.shape(weight))}, {})
+    with delta.applied(model):
+        edited = Context.on(model, context.folder)
+        assert stability.steps(edited, config)
+        cast = edited.in_dtype("bf16").model
+    expected = (loaded.parameter(weight).float() + 1).bfloat16()
+    assert not torch.equal(expected, loaded.parameter(weight))
+    torch.testing.assert_close(cast.parameter(weight), expected, atol=0, rtol=2**-7)
+    with patched(model, "m1", to=0):
+        held = Context.on(model, context.folder)
+        with pytest.raises(OptionError, match=r"is patched.*or leave `dtypes` empty"):
+            stability.steps(held, config)

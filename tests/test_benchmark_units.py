@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from circuits.base.content import content_sha256
 from circuits.base.errors import (
@@ -17,6 +19,7 @@ from circuits.base.errors import (
     OptionError,
     OutOfMemoryError,
 )
+from circuits.edits.edit import WeightDelta
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import share_moments
 from circuits.model.model import Model
@@ -27,8 +30,11 @@ from experiments.analyses.engine.running import run_analysis
 from experiments.benchmarks.base import Benchmark, Config, as_analysis, decided
 from experiments.benchmarks.pitfalls.multilabel import MEMIT_MLE
 from experiments.benchmarks.registry import BENCHMARKS, benchmark
+from locate.examples import Examples
 from locate.neurons.options import NeuronSearch
-from tests.tiny import tiny_model
+from locate.search import Search
+from locate.states.steering import patched
+from tests.tiny import equal_length_pairs, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +155,41 @@ def test_a_run_of_another_model_is_not_replaced(tmp_path: Path) -> None:
         run_analysis(another, config, Context.on(one, tmp_path))
     retrained = tiny_model("gpt2", seed=1)
     assert run_analysis(analysis, config, Context.on(retrained, tmp_path)).parts.reused == 0
+
+
+def test_a_patched_or_edited_model_gets_no_stored_results_of_the_model_as_it_was(
+    tmp_path: Path,
+) -> None:
+    """Nor one of another patch of equal norm; the same patch gets its own again."""
+    found, model = benchmark("zsre"), tiny_model("gpt2")
+    analysis, config = as_analysis(found, found.read(found.own_data)), Config(("none",), 1)
+    weight = model.mlp_output_name(0)
+    shape = model.shape(weight)
+    deltas = [WeightDelta({weight: factor * torch.ones(shape)}, {}) for factor in (1, -1)]
+    vector = torch.arange(float(model.d_model))
+
+    def run(folder: str) -> int:
+        return run_analysis(analysis, config, Context.on(model, tmp_path / folder)).parts.reused
+
+    def circuits() -> Path:
+        context = Context.on(model, tmp_path / "circuits")
+        return context._path(context._identity(None), "r", examples, Search())
+
+    examples = Examples("r", tuple(equal_length_pairs(model)))
+    assert [run("plain"), run("plain")] == [0, 1]
+    blocks = [
+        lambda: patched(model, "m1", to=0),
+        lambda: patched(model, "m1", add=vector),
+        lambda: patched(model, "m1", add=-vector),
+        *(partial(delta.applied, model) for delta in deltas),
+    ]
+    paths = [circuits()]
+    for block in blocks:
+        with block():
+            assert [run("plain"), run("plain")] == [0, 1]
+            paths.append(circuits())
+    assert len(set(paths)) == len(paths)
+    assert run("plain") == 0
 
 
 def test_methods_that_need_moments_share_them(

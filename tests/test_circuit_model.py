@@ -186,6 +186,25 @@ def test_means_are_those_of_the_model_that_is_run(
     assert torch.equal(before.logits(clean), plain)
 
 
+@pytest.mark.parametrize("way", ["add", "to"])
+def test_means_are_taken_anew_for_another_patch_of_equal_norm(
+    model: Model, pairs: list[TokenPair], way: str
+):
+    clean, circuit = sides(pairs)[0], some(model)
+    vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
+    before = circuit.as_model(model, "mean", prompts=clean)
+    found, records = [], []
+    for value in (vector, -vector):
+        with patched(model, "m0", **{way: value}):
+            found.append(before.logits(clean))
+            records.append(model.provenance)
+            fresh = circuit.as_model(model, "mean", prompts=clean)
+            assert torch.equal(found[-1], fresh.logits(clean))
+    assert not torch.allclose(*found, atol=1e-3)
+    assert records[0]["patched"] == records[1]["patched"]  # in words they are the same
+    assert records[0]["patched_sha256"] != records[1]["patched_sha256"]
+
+
 def test_models_of_the_same_weights_tell_of_the_same_edits(model: Model):
     weight = next(name for name in model.parameter_names if "mlp" in name)
     delta = WeightDelta({weight: torch.ones(model.shape(weight))}, {})

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -428,6 +429,34 @@ def test_roles_of_a_circuit_are_those_of_its_heads(models, found, pair_file: Pat
     )
     heads = {node for node in Circuit.load(path).nodes() if node.startswith("a")}
     assert {head["name"] for head in result["heads"]} == heads
+
+
+@pytest.mark.parametrize("command", ["roles", "neurons"])
+def test_what_looks_into_a_circuit_holds_it_against_the_model(
+    command: str, models, found, pair_file: Path, tmp_path: Path, capsys
+):
+    """Other weights are warned of; another tokenizer or BOS is refused, and its own is taken."""
+    stored = Circuit.load(found["gpt2"] / "circuit.kc.safetensors")
+    path = tmp_path / "circuit.kc.safetensors"
+
+    def words(model: str, *more: str, **origin: Any) -> list[str]:
+        replace(stored, provenance={**stored.provenance, **origin}).save(path)
+        asked = [command, "-m", models[model], "--pairs", str(pair_file), "--circuit", str(path)]
+        return [*asked, *more]
+
+    assert main(words("gpt2")) == 0
+    assert "weights differ" not in capsys.readouterr().err
+    assert main(words("other")) == 0
+    assert "whose weights differ from those of" in capsys.readouterr().err
+    alien = refusal(capsys, *words("gpt2", tokenizer_sha256="another"))
+    assert "found with another tokenizer" in alien
+    other_bos = refusal(capsys, *words("gpt2", "--bos", bos=False))
+    assert "found without a BOS token; leave --bos out" in other_bos
+    for message in (alien, other_bos):
+        assert "allow" not in message  # there is no such option here
+    capsys.readouterr()
+    assert main(words("gpt2", bos=False)) == 0
+    assert "prompts begin without a BOS token" in capsys.readouterr().err
 
 
 def test_facts_lists_the_atlas_and_what_a_model_knows(models, capsys):

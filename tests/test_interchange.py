@@ -14,6 +14,7 @@ from circuits.facts.pairs import TokenPair, batches
 from circuits.model.model import Model
 from locate.ask import without
 from locate.interchange import interchange, said_pairs
+from locate.looks.says import says
 from locate.states.steering import patched
 from tests.oracles import plain_circuit_run
 from tests.tiny import equal_length_pairs
@@ -68,11 +69,15 @@ def test_all_nodes_bring_the_source_and_a_node_that_does_nothing_new_brings_noth
 def test_intervals_are_over_facts_and_few_have_none(model: Model, pairs: list[TokenPair]):
     few = interchange(model, [*pairs[:2]] * 4, ["m0"])
     assert np.isnan(few.effect.low)
+    assert len(few.pairs) == 8  # as many as facts would have to be
+    assert says(few).endswith("; 2 facts are too few for an interval.")
+    assert says(interchange(model, pairs[:2], ["m0"])).endswith("; too few for an interval.")
     others = [
         replace(pair, text=replace(pair.text, relation=str(n))) for n in range(4) for pair in pairs
     ]
     many = interchange(model, others, ["m0"], resamples=200)
     assert many.effect.low < many.effect.value < many.effect.high
+    assert "too few" not in says(many)
     assert "effect" in str(many)
     assert len(many.to_pandas()) == 4 * len(pairs)
 

@@ -26,7 +26,14 @@ from experiments.cli.main import main
 from locate.edges.locators import Locator
 from locate.evaluate import NOT_KNOWN, fitted
 from locate.examples import Examples
-from locate.mib.board import SIZES, BoardScores, board_scores, importances, nested
+from locate.mib.board import (
+    SIZES,
+    BoardScores,
+    board_scores,
+    importances,
+    nested,
+    save_importances,
+)
 from locate.mib.submission import (
     IMPORTANCES,
     NAMES,
@@ -196,6 +203,9 @@ def test_the_pairs_that_found_the_scores_are_called_so_and_of_others_scores_it_i
     save_eap_ig(found, tmp_path / "ours.json", full=True)  # which holds the hash of the pairs
     [ours] = read_submission(tmp_path / "ours.json")
     assert on(ours, examples).measured_on == "pairs that found it"
+    save_importances(found, examples, tmp_path / "both")
+    [both] = read_submission(tmp_path / "both")
+    assert on(both, Examples("capital", (norway,))).measured_on == "other subjects"
     [theirs] = read_submission(foreign(found, tmp_path / "theirs.json"), "supports")
     for unknown in (theirs, [*nested(found.scores, Ranking.SIGNED)][: len(SIZES)]):
         done = on(unknown, examples)

@@ -25,6 +25,7 @@ from circuits.model.model import Model, load
 from circuits.model.tensors import weights_hash
 from experiments.analyses.engine.context import Context
 from locate.edges.eap import attribute
+from locate.states.steering import patched
 from tests.tiny import byte_level_tokenizer, equal_length_pairs, gpt2_hf, tiny_model
 
 
@@ -245,3 +246,34 @@ def test_a_model_in_memory_names_its_precision_as_loading_does(model: Model, tmp
     assert model.provenance["dtype"] == "fp32"
     context = Context.on(model, tmp_path)
     assert context.load("facts-gpt2").dtype == model.dtype
+
+
+@pytest.mark.parametrize("name", ["facts-gpt2", "facts-llama"])
+def test_weights_that_are_cast_are_those_that_loading_gives(name: str):
+    """To the last bit, in what they are and in what the model says."""
+    stored, tokens = load(name, device="cpu"), torch.tensor([[5, 6, 7, 8]])
+    narrow, cast = load(name, device="cpu", dtype="bf16"), stored.in_dtype("bf16")
+    assert cast.provenance == narrow.provenance
+    assert torch.equal(cast.last_logits(tokens), narrow.last_logits(tokens))
+    assert (stored.is_as_stored, cast.is_as_stored) == (True, False)
+    wide = cast.in_dtype("fp32")
+    for each in stored.parameter_names:
+        assert torch.equal(wide.parameter(each), stored.parameter(each).bfloat16().float())
+    assert stored.with_bos(False).in_dtype("bf16").tokenizer.use_bos(None) is False
+
+
+def test_a_model_that_was_changed_is_not_as_it_is_stored():
+    assert not tiny_model("gpt2").is_as_stored  # it was made here
+    stored = load("facts-gpt2", device="cpu")
+    weight = stored.mlp_output_name(0)
+    with WeightDelta({weight: torch.ones(stored.shape(weight))}, {}).applied(stored):
+        assert not stored.is_as_stored
+    with patched(stored, "m0", to=0):
+        assert not stored.is_as_stored
+        with pytest.raises(OptionError, match="is patched"):
+            stored.in_dtype("bf16")
+    assert stored.is_as_stored
+    stored.set_parameter(weight, 1e5 * torch.ones(stored.shape(weight)))
+    assert not stored.is_as_stored
+    with pytest.raises(NumericalError, match="not finite in fp16"):
+        stored.in_dtype("fp16")

@@ -345,6 +345,26 @@ def test_circuits_and_names_say_which_mlps() -> None:
         mlp_layers(tiny_model("llama"), circuit)
 
 
+@pytest.mark.parametrize("verb", [kc.neurons, kc.roles])
+def test_a_circuit_that_is_looked_into_is_held_against_the_model(
+    verb: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model("gpt2")
+    full, pairs = Circuit.full(model.wiring()), [pair.text for pair in equal_length_pairs(model)]
+
+    def look(**origin: Any) -> Any:
+        return verb(model, pairs, replace(full, provenance=origin), known_only=False)
+
+    look()
+    assert not caplog.records
+    look(weights_sha256="of others")
+    assert "whose weights differ" in caplog.text
+    with pytest.raises(OptionError, match="another tokenizer"):
+        look(tokenizer_sha256="of another")
+    with pytest.raises(OptionError, match=r"without a BOS token; leave `bos` out$"):
+        verb(model, pairs, replace(full, provenance={"bos": False}), bos=True)
+
+
 def test_a_head_is_no_file_of_a_circuit() -> None:
     model = tiny_model("gpt2")
     with pytest.raises(OptionError, match=r"'a1\.h1' is no MLP"):

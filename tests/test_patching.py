@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,24 @@ def test_chosen_edges_have_the_scores_they_have_among_all(model, pairs):
     assert chosen.names == tuple(names)
     assert_same_scores(chosen.per_pair, everything.per_pair[:, picked])
     assert chosen[names[3]] == pytest.approx(everything[names[3]], abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["relp", "eap-gp"])
+def test_the_scoring_of_a_method_with_options_of_its_own_is_taken(shallow, method):
+    """Metric, ablation and kv of it count, and the record says what was done."""
+    pairs = equal_length_pairs(shallow)[:1]
+    theirs: dict[str, Any] = {"metric": "log-prob", "ablation": "zero"}
+    scoring = Scoring.of(None, {"method": method, **theirs})
+    name = shallow.wiring().edge_name(0)
+    assert scoring.options is not None
+    found = patch_chosen_edges(shallow, pairs, [name], scoring)
+    expected = patch_chosen_edges(shallow, pairs, [name], **theirs)
+    assert np.array_equal(found.values, expected.values)
+    assert found.provenance == expected.provenance
+    assert found.provenance["method"] == "exact"
+    greedy = acdc(shallow, pairs, 10.0, scoring).provenance
+    assert greedy == acdc(shallow, pairs, 10.0, **theirs).provenance
+    assert greedy["method"] == "acdc"
 
 
 def test_as_the_corruption_shrinks_attribution_becomes_exact(kind):

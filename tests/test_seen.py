@@ -8,14 +8,23 @@ import pytest
 
 import knowledge_circuits as kc
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.pairs import SUBJECT, PromptPair, encode_pair
+from circuits.facts.pairs import SUBJECT, PromptPair, TokenPair, encode_pair
 from circuits.graph.circuit import Circuit
 from circuits.graph.noise import Sample
 from circuits.model.model import Model
 from locate.discovery import Discovery
 from locate.evaluate import evaluate_stored
 from locate.options import Evaluating
-from locate.seen import FOUND_IT, OTHER_PAIRS, OTHERS, SUBJECTS_FOUND_IT, Finders, subjects_of
+from locate.seen import (
+    FOUND_IT,
+    OTHER_PAIRS,
+    OTHERS,
+    SUBJECTS_FOUND_IT,
+    Finders,
+    held_apart,
+    side_beside,
+    subjects_of,
+)
 from locate.states.patching import patch_prompt
 from locate.states.trace_average import trace_facts
 
@@ -70,7 +79,12 @@ def test_an_evaluation_of_both_gives_that_of_the_others_beside_it(model: Model, 
     assert alone.measured_on == OTHERS
     assert both.faithfulness == both.others.faithfulness
     assert both.others.faithfulness.value == pytest.approx(alone.faithfulness.value, abs=1e-5)
-    assert both.as_dict()["other_subjects"]["pairs"] == len(found.examples.held_out)
+    record = both.as_dict()
+    assert (record["measured_on"], record["pairs"]) == (OTHERS, len(found.examples.held_out))
+    assert record["faithfulness"] == both.faithfulness.value
+    assert record["all_pairs"]["pairs"] == len(found.pairs) + record["pairs"]
+    assert record["all_pairs"]["faithfulness"] == both.evaluation.faithfulness.value
+    assert alone.as_dict()["all_pairs"] is None
 
 
 def test_others_asks_about_nobody_who_found_it(model: Model, found: Discovery):
@@ -101,6 +115,9 @@ def test_of_a_circuit_from_elsewhere_it_is_said_not_to_be_known(model: Model, fo
     assert any("does not say which subjects found it" in line for line in done.warnings)
     with pytest.raises(OptionError, match="leave `others` out"):
         kc.evaluate(model, bare, RELATION, others=True)
+    asked = Evaluating(tests=True, minimality=True, draws=29, n_random=0)
+    tested = evaluate_stored(model, bare, found.examples, asked).as_dict()
+    assert tested["tests"]["measured_on"] is tested["minimality"]["measured_on"] is None
 
 
 def test_the_hash_of_its_pairs_tells_of_a_circuit_that_they_found_it(
@@ -160,6 +177,61 @@ def test_own_pairs_are_kept_apart_by_subject_or_called_other_pairs(model: Model)
     assert mixed.circuit.provenance["faithfulness_on"] == OTHER_PAIRS
 
 
+def _unnamed(model: Model, pairs: list[tuple[str, str]]) -> list[TokenPair]:
+    """The same question of two prompts each, which name no subject."""
+    return [encode_pair(model.tokenizer, replace(_pair(*each), subject=None)) for each in pairs]
+
+
+def test_held_out_pairs_without_subjects_share_no_prompt_with_the_others(model: Model):
+    """Two groups of prompts: France and Japan, Peru and Cuba; mirrored pairs are one group."""
+    names = [("France", "Japan"), ("Peru", "Cuba"), ("Japan", "France"), ("Cuba", "Peru")]
+    pairs = _unnamed(model, names)
+    for seed in range(5):
+        held, apart = held_apart(pairs, 2, seed)
+        assert apart
+        assert held in ([0, 2], [1, 3])
+    texts = [pair.text for pair in pairs]
+    quick = {"method": "eap", "resamples": 0, "roles": False, "n_random": 0, "edges": 60}
+    done = kc.discover(model, texts, hold_out=0.5, **quick)
+    assert list(done.sides()) == [FOUND_IT, OTHER_PAIRS]
+    assert not done.examples.notes
+    chain = [("France", "Japan"), ("Japan", "Peru"), ("Peru", "Cuba"), ("Cuba", "France")]
+    held, apart = held_apart(_unnamed(model, chain), 2, 0)
+    assert (len(held), apart) == (2, False)
+    linked = [pair.text for pair in _unnamed(model, chain)]
+    done = kc.discover(model, linked, hold_out=0.5, **quick)
+    assert any("share prompts with those that found" in note for note in done.examples.notes)
+
+
+def test_where_subjects_link_all_pairs_prompts_keep_them_apart(model: Model):
+    """The language of a country is asked beside its capital: one subject, and no prompt twice."""
+    ask = "The language of {} is"
+    two = _pair("France", "Japan")
+    other = PromptPair(ask.format("Japan"), ask.format("France"), "Japanese", "French", "Japan")
+    pairs = [encode_pair(model.tokenizer, each) for each in (two, other)]
+    held, apart = held_apart(pairs, 1, 0)
+    assert (len(held), apart) == (1, True)
+    assert side_beside([pairs[1 - held[0]]], [pairs[held[0]]]) == OTHER_PAIRS
+
+
+def test_other_subjects_are_said_only_where_every_pair_names_its_own(model: Model):
+    named = [encode_pair(model.tokenizer, _pair("Peru", "Cuba"))]
+    bare = _unnamed(model, [("France", "Japan")])
+    circuit = Circuit.full(model.wiring())
+
+    def finders(pairs: list[TokenPair]) -> Finders:
+        told = {"pairs": [pair.text.as_dict() for pair in pairs]}
+        found = Finders.of(replace(circuit, evidence=told))
+        assert found is not None
+        return found
+
+    assert finders(named).side(bare) == finders(bare).side(named) == OTHER_PAIRS
+    assert side_beside(named, bare) == side_beside(bare, named) == OTHER_PAIRS
+    assert finders(bare).split([*named, *bare]) == ([1], [0])
+    same = [encode_pair(model.tokenizer, _pair("France", "Cuba"))]  # names what the other does not
+    assert finders(bare).split(same) == ([0], [])
+
+
 def test_a_fact_that_was_shown_answered_had_a_part(model: Model):
     """It is never asked while its circuit is sought, but a later evaluation may ask it."""
     quick = {"n_pairs": 6, "edges": 60, "resamples": 0, "roles": False, "n_random": 0}
@@ -171,7 +243,8 @@ def test_a_fact_that_was_shown_answered_had_a_part(model: Model):
     assert not names & asked
     finders = Finders.of(found.circuit)
     assert finders is not None
-    assert finders.names == names | asked
+    prompts = {text for pair in found.pairs for text in (pair.text.clean, pair.text.corrupted)}
+    assert finders.names == names | asked | prompts
     assert finders.side(found.pairs) == FOUND_IT
     done = kc.evaluate(model, found, RELATION, n_pairs=90, n_random=0)
     sides = [subjects_of(pair.text) for pair in done.examples.pairs]

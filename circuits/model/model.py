@@ -37,7 +37,7 @@ from circuits.model.loading import LoadedWeights, gist, load_weights
 from circuits.model.patches import Patching
 from circuits.model.saying import NextTokens
 from circuits.model.taps import UNEMBED
-from circuits.model.tensors import dtype_name, weights_hash
+from circuits.model.tensors import dtype_name, first_not_finite, parse_dtype, weights_hash
 from circuits.model.tokens import Tokenizer, usual_bos
 from circuits.model.weights import Origin
 from circuits.model.wiring import Wiring
@@ -102,6 +102,7 @@ class Model(Blocks):
             "versions": library_versions(),
         }
         self._turn, self.placed = threading.RLock(), []
+        self._stored_sha256: str | None = None  # of the weights as `load` found them
         self.patching = Patching()
         self.most_rows = sys.maxsize  # of a batch, as far as memory has shown
         self.memory: int | None = None  # bytes that attribution takes, where a search says nothing
@@ -169,6 +170,45 @@ class Model(Blocks):
         other = copy.copy(self)
         other.tokenizer = Tokenizer(self.tokenizer.hf, bos, self.max_tokens)
         return other
+
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether loading its name gives it again: there is no edit, patch or other change."""
+        now = self.provenance["weights_sha256"]
+        return now == self._stored_sha256 and not (self.placed or self.patching.patches)
+
+    def check_castable(self) -> None:
+        """OptionError where `in_dtype` cannot be had."""
+        if self.patching.patches:
+            raise OptionError(
+                f"{self.name!r} is patched, and is not cast to another precision; patch a model "
+                "that is loaded in that precision"
+            )
+        if self.paging.active:
+            raise OptionError(
+                f"the weights of {self.name!r} are changed and not all where it runs, so they are "
+                "not cast to another precision; load it without `device_map`"
+            )
+
+    @alone
+    @torch.no_grad()
+    def in_dtype(self, dtype: str) -> Model:
+        """Another model with these weights, edits included, cast to fp32, bf16 or fp16.
+
+        OptionError as `check_castable`; NumericalError where a weight is too large.
+        """
+        self.check_castable()
+        kind, origin = parse_dtype(dtype), self.provenance
+        plain = self.to_hf()
+        for parameter in plain.parameters():  # no buffers: loading leaves those as they are, too
+            parameter.data = parameter.data.to(kind)
+        plain.config.dtype = kind
+        if bad := first_not_finite(dict(plain.named_parameters())):
+            raise NumericalError(f"the weight {bad!r} of {self.name!r} is not finite in {dtype}")
+        made = Model.from_hf(plain, self.tokenizer.hf, self.name)
+        made.provenance = {**origin, **made.origin, "revision": origin.get("revision")}
+        made.memory = self.memory
+        return made.with_bos(self.tokenizer.default_bos)
 
     def wiring(self, kv: KeyValue | str = KeyValue.GROUPED) -> Wiring:
         """The model's graph."""
@@ -317,6 +357,7 @@ def load(
         raise NumericalError(
             f"{weights.name!r} gives logits that are not finite; {model.why_not_finite()}"
         )
+    model._stored_sha256 = weights.provenance["weights_sha256"]
     return model
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from circuits.base.errors import OptionError
 from circuits.model import taps
+from circuits.model.tensors import weights_hash
 
 if TYPE_CHECKING:
     from circuits.model.model import Hook, Model
@@ -153,6 +155,13 @@ class Patch:
         what = f"a value of norm {size:.4g}" if size else "zero"
         return f"{self.part.name} is {what}{where}"
 
+    def mark(self) -> str:
+        """What tells it from every other patch: its part, way and places, and its value's hash."""
+        place = (
+            f"{self.part.name} {self.at} {self.adds} {self.value.dtype} {list(self.value.shape)}"
+        )
+        return f"{place} {weights_hash({'value': self.value})}"
+
 
 class Patching:
     """The patches that are in a model now, and where the values begin that it is running."""
@@ -173,8 +182,11 @@ class Patching:
             self.start, self.ends = before
 
     def record(self) -> dict[str, Any]:
-        """What a model's provenance says of them; nothing where there are none."""
-        return {"patched": [each.told() for each in self.patches]} if self.patches else {}
+        """What a model's provenance says of them, with a hash; nothing where there are none."""
+        if not self.patches:
+            return {}
+        digest = sha256("\n".join(each.mark() for each in self.patches).encode()).hexdigest()
+        return {"patched": [each.told() for each in self.patches], "patched_sha256": digest}
 
     @property
     def cuts(self) -> bool:

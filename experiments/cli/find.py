@@ -76,6 +76,7 @@ def evaluate(
         from circuits.files.reading import read_circuit
         from locate.evaluate import bos_of, evaluate_on, to_avoid
         from locate.report import measure_rows
+        from locate.seen import MAYBE_FOUND_IT
 
         stored = read_circuit(circuit)
         bos = bos_of(stored, source.bos, evaluating.allow_mismatch)
@@ -95,10 +96,11 @@ def evaluate(
     console.warn(*done.warnings)
     console.found(summary["says"])
     console.table(*measure_rows(done.sides()))
+    tested_on = done.tested_on or MAYBE_FOUND_IT
     if summary["minimality"] is not None:
-        _print_minimality(console, summary["minimality"])
+        _print_minimality(console, summary["minimality"], tested_on)
     if done.tests is not None:
-        _print_tests(console, done.tests, done.tested_on)
+        _print_tests(console, done.tests, tested_on)
     if files:
         console.files(files)
     console.result({**summary, "files": [str(path) for path in files]})
@@ -138,19 +140,18 @@ def _print_discovery(console: Console, found: Discovery) -> None:
 
 
 def _print_tests(console: Console, tests: CircuitTests, tested_on: str) -> None:
-    where = "" if tested_on == "value" else f" on {tested_on}"
-    console.say(f"\ntests at a level of 5 %{where}: {tests.n_facts} facts, {tests.n_pairs} pairs")
+    of = f"{tests.n_facts} facts, {tests.n_pairs} pairs"
+    console.say(f"\ntests at a level of 5 % on {tested_on}: {of}")
     for test in tests.tests:
         console.say(f"  {test.name}: {test.sentence}")
 
 
-def _print_minimality(console: Console, found: Mapping[str, Any]) -> None:
+def _print_minimality(console: Console, found: Mapping[str, Any], measured_on: str) -> None:
     from circuits.base.intervals import Interval
 
     edges = found["edges"]
-    where = "" if found["measured_on"] == "value" else f" on {found['measured_on']}"
     console.say(
-        f"\nof {len(edges)} edges{where}, one at a time: {found['needed']} are needed, "
+        f"\nof {len(edges)} edges on {measured_on}, one at a time: {found['needed']} are needed, "
         f"{found['idle']} idle (less than {found['below']:g} of faithfulness either way), "
         f"{found['harmful']} harmful (it rises without them); of {found['undecided']} the "
         "interval does not tell"

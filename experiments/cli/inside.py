@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -79,8 +80,9 @@ def neurons(
         within.stored()  # what is no circuit is refused before a model is loaded
         o.check_files(source, out, inputs=[circuit], names=looks.FILES)
         loaded = o.asked_model(console, model, loading, source.bos)
-        mlps = within.mlps(loaded)
-        examples = o.pairs_of(console, loaded, o.limited(source), search.batch_size)
+        mlps, bos = within.mlps(loaded, source.bos)
+        asked = o.limited(replace(source, bos=bos))
+        examples = o.pairs_of(console, loaded, asked, search.batch_size)
         found = find_neurons(loaded, examples, mlps, search, console.stage)
         look = looks.neurons(about(found, examples))
         paths = look.write(out, looks.FILES)

@@ -152,7 +152,7 @@ def roles(
     console = Console(as_json)
     with console.working():
         from circuits.files.reading import read_circuit
-        from locate.evaluate import fitted
+        from locate.evaluate import looked_into
         from locate.heads.role_report import RoleReport
         from locate.looks import roles as looks
         from locate.roles import roles_of
@@ -161,7 +161,8 @@ def roles(
         o.check_files(source, out, names=looks.FILES)
         loaded = o.asked_model(console, model, loading, source.bos)
         if stored is not None and circuit is not None:
-            stored = fitted(stored, loaded, circuit)
+            stored, bos = looked_into(stored, loaded, circuit, source.bos)
+            source = replace(source, bos=bos)
         examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
         with console.stage("roles"):
             found = roles_of(

@@ -112,13 +112,13 @@ def evaluate(
         from locate.mib.submission import read_submission
 
         read = read_submission(circuits, sign)
-        bos = bos_of(read[0], source.bos, allow_mismatch=False)
+        bos = bos_of(read[0], source.bos, allow_mismatch=None)
         source = replace(source, bos=bos)
         inputs = [*circuits.iterdir()] if circuits.is_dir() else [circuits]
         o.check_files(source, out, inputs=inputs, names=[CURVES, SUMMARY])
         loaded = o.asked_model(console, model, loading, source.bos)
         read = [fitted(each, loaded, circuits) for each in read]
-        warnings = mismatches(read[0], loaded, bos, allow_mismatch=False)
+        warnings = mismatches(read[0], loaded, bos, allow_mismatch=None)
         examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
         with console.stage("circuits") as progress:
             done = board_scores(

@@ -225,8 +225,8 @@ def _neurons(model: Model, source: Source, search: NeuronSearch, within: Within)
     from locate.looks.look import about
     from locate.neurons.find import find_neurons
 
-    mlps = within.mlps(model)
-    examples = _examples(model, source, search.batch_size)
+    mlps, bos = within.mlps(model, source.bos)
+    examples = _examples(model, replace(source, bos=bos), search.batch_size)
     found = about(find_neurons(model, examples, mlps, search), examples)
     return neurons.neurons(found).summary, found
 

@@ -59,7 +59,7 @@ def acdc(
     called with (edges decided, edges in all). Raises NumericalError where the metric of a run is
     not finite.
     """
-    scoring = Scoring.of(scoring, options, method=Locator.ACDC)
+    scoring = Scoring.of(scoring, options, method=Locator.ACDC).by(Locator.ACDC)
     if not (math.isfinite(threshold) and threshold >= 0):
         raise OptionError(
             f"the threshold must be a finite number from 0 up, not {threshold}: it is how much of "
@@ -82,8 +82,7 @@ def acdc(
                 kept[src, dst] = True
         if progress is not None:
             progress(done, wiring.n_edges)
-    record = replace(scoring, method=Locator.ACDC).record()
-    provenance = {**model.provenance, **record, "pairs": len(pairs)}
+    provenance = {**model.provenance, **scoring.record(), "pairs": len(pairs)}
     scores = EdgeScores(wiring, drops, provenance=provenance)
     chosen = Circuit(wiring, wiring.from_matrix(kept), scores)
     pruned = prune(chosen)

@@ -19,7 +19,7 @@ batches, and half of all edges end in the upper third of the layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def patch_edges(
     pair's scores. `progress` is called with (runs done, runs in all), a run being one edge on one
     pair. Raises NumericalError naming the pair whose scores are not finite.
     """
-    scoring = _exact(scoring, options)
+    scoring = Scoring.of(scoring, options, method=Locator.EXACT).by(Locator.EXACT)
     wiring = model.wiring(scoring.kv)
     edges = np.arange(wiring.n_edges)
     per_pair = _patch(model, pairs, wiring, edges, scoring, batch_size, max_rows, progress)
@@ -97,7 +97,7 @@ def patch_chosen_edges(
 
     Raises OptionError where the model has no such edge; otherwise as `patch_edges`.
     """
-    scoring = _exact(scoring, options)
+    scoring = Scoring.of(scoring, options, method=Locator.EXACT).by(Locator.EXACT)
     wiring = model.wiring(scoring.kv)
     chosen = np.array([_edge_index(wiring, edge) for edge in edges], dtype=np.int64)
     if chosen.size == 0:
@@ -105,12 +105,6 @@ def patch_chosen_edges(
     per_pair = _patch(model, pairs, wiring, chosen, scoring, batch_size, max_rows, progress)
     names = tuple(wiring.edge_name(edge) for edge in chosen)
     return PatchedEdges(names, _mean(per_pair), per_pair, _provenance(model, pairs, scoring))
-
-
-def _exact(scoring: Scoring | None, options: dict[str, Any]) -> Scoring:
-    """The scoring, recorded as what it is."""
-    given = Scoring.of(scoring, options, method=Locator.EXACT)
-    return given if given.method == Locator.EXACT else replace(given, method=Locator.EXACT)
 
 
 def _edge_index(wiring: Wiring, edge: str | int) -> int:

@@ -18,7 +18,7 @@ from circuits.base.choices import BoardModel, BoardTask, Ranking, Sign, Submissi
 from circuits.base.errors import OptionError
 from circuits.base.origin import SUMMARY, write_all
 from circuits.files.exchange import per_query_head, save_eap_ig
-from circuits.files.reading import check_sign, read_circuit
+from circuits.files.reading import STORED, check_sign, read_circuit
 from circuits.graph.circuit import Circuit
 from locate.mib.board import SIZES, nested
 
@@ -103,6 +103,7 @@ def _writer(circuit: Circuit) -> Callable[[Path], Any]:
 def read_submission(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> list[Circuit]:
     """The importances or nine circuits of a file or a folder; positive scores support the answer.
 
+    Where a folder has importances in our own form as well, those, which say who found them.
     OptionError where a folder holds another number of files, or nobody says what a positive score
     means (`circuits.files.reading.check_sign`).
     """
@@ -117,7 +118,9 @@ def read_submission(path: str | Path, sign: Sign | str = Sign.UNKNOWN) -> list[C
             f"or {len(SIZES)} circuits{pickled}"
         )
     if len(files) == 1:
-        return [check_sign(read_circuit(files[0], sign), files[0])]
+        stored = path / f"{files[0].stem}{STORED[1:]}"
+        chosen = stored if stored.is_file() else files[0]
+        return [check_sign(read_circuit(chosen, sign), chosen)]
     if Sign.of(sign, "sign") != Sign.UNKNOWN:
         raise OptionError(
             f"`sign` is for importances; the {len(SIZES)} circuits of {path} need none"

@@ -103,11 +103,14 @@ class Within(Options):
 
         return None if self.circuit is None else read_circuit(self.circuit)
 
-    def mlps(self, model: Model) -> Any:
-        """What `find_neurons` takes: the circuit on the model's wiring, or the names."""
-        from locate.evaluate import fitted
+    def mlps(self, model: Model, bos: bool | None) -> tuple[Any, bool | None]:
+        """What `find_neurons` takes: the circuit on the model's wiring, or the names; and the BOS.
+
+        Errors and warnings are those of `locate.evaluate.looked_into`.
+        """
+        from locate.evaluate import looked_into
 
         stored = self.stored()
         if stored is None or self.circuit is None:
-            return self.mlp
-        return fitted(stored, model, self.circuit)
+            return self.mlp, bos
+        return looked_into(stored, model, self.circuit, bos)

@@ -42,6 +42,7 @@ class _Held:
     """What a run has made so far."""
 
     model: Model | None = None
+    live: Model | None = None  # of which `model` is to have the weights, in another precision
     other: tuple[str, Model] | None = None
     hashes: dict[str, str] = field(default_factory=dict)
     made: dict[Any, Any] = field(default_factory=dict)
@@ -86,7 +87,9 @@ class Context:
     def model(self) -> Model:
         """The model that is looked at; loaded when first asked for."""
         if self._held.model is None:
-            self._held.model = self._loaded(self.model_name)
+            live = self._held.live
+            made = self._loaded(self.model_name) if live is None else live.in_dtype(self.dtype)
+            self._held.model = made
         return self._held.model
 
     def load(self, name: str) -> Model:
@@ -106,15 +109,23 @@ class Context:
         return model
 
     def in_dtype(self, dtype: str) -> Context:
-        """The same run with the model in another precision, loaded when it is first asked for."""
+        """The same run with the model in another precision, made when it is first asked for.
+
+        A model that is as it is stored is loaded again. Of any other, one in memory or an edited
+        one, the weights are cast.
+        """
         if dtype == self.dtype:
             return self
-        fresh = replace(self, dtype=dtype, _held=_Held())
+        live = None if self.model.is_as_stored else self.model
+        fresh = replace(self, dtype=dtype, _held=_Held(live=live))
         return self.once(("in", dtype), lambda: fresh)
 
-    def exists(self, name: str) -> None:
-        """ModelNotFoundError, in seconds, where there is no model of that name."""
-        resolve(name)
+    def check_precision(self) -> None:
+        """An error, in seconds, where the model cannot be had in another precision."""
+        if self.model.is_as_stored:
+            resolve(self.model_name)
+        else:
+            self.model.check_castable()
 
     def inside(self, folder: Path) -> Context:
         """The same run with another folder for parts; model, pairs and circuits stay shared."""
@@ -276,8 +287,13 @@ _INDECISIVE = ("n_random", "curve", "roles", "batch_size")
 
 
 def identity(model: Model) -> str:
-    """What decides a model's answers: hashes of its weights and of its tokenizer."""
-    return " ".join(str(model.provenance[f"{what}_sha256"]) for what in ("weights", "tokenizer"))
+    """What decides a model's answers: hashes of weights and tokenizer, of edits and patches."""
+    origin = model.provenance
+    hashes = [origin["weights_sha256"], origin["tokenizer_sha256"]]
+    hashes += origin.get("edits", [])  # beside the hash of the weights before them
+    if "patched_sha256" in origin:
+        hashes.append(f"patched {origin['patched_sha256']}")
+    return " ".join(map(str, hashes))
 
 
 def safe(name: str) -> str:

@@ -116,6 +116,7 @@ def origin_rows(run: Run) -> list[tuple[str, str]]:
     return [
         ("model", model),
         ("weights", f"sha256 {provenance['weights_sha256']}, {provenance['dtype']}"),
+        *([("patched", "; ".join(patches))] if (patches := provenance.get("patched")) else []),
         ("facts", str(provenance["facts"])),
         ("seed", str(provenance["seed"])),
         ("units", f"{len(run.parts.values)}, {seconds} s to compute"),

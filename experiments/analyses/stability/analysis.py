@@ -49,15 +49,12 @@ MOST_LISTED = 400
 
 
 def steps(context: Context, config: Config) -> list[str]:
-    """One unit a relation; OptionError where the model cannot be loaded in the other precisions."""
+    """One unit a relation; OptionError where the model cannot be had in the other precisions."""
     if "dtype" in levels(config, context.shots, context.dtype):
         try:
-            context.exists(context.model_name)
-        except ModelNotFoundError:
-            raise OptionError(
-                f"the model {context.model_name!r} cannot be loaded again in another precision; "
-                "leave `dtypes` empty"
-            ) from None
+            context.check_precision()
+        except (ModelNotFoundError, OptionError) as error:
+            raise OptionError(f"{error}; or leave `dtypes` empty") from None
     return context.names(config.relations, config.most)
 
 

@@ -228,8 +228,11 @@ def interchange(found: Interchange) -> str:
     )
     if np.isfinite(moved.low) and moved.low <= 0 <= moved.high:
         return sentence(f"no evidence that {parts} matters: {_without_capital(text)}")
-    few = "" if enough(len(found.pairs)) else "; too few for an interval"
-    return sentence(text + few)
+    if enough(found.sample.observations):
+        return sentence(text)
+    one_each = found.sample.drawn == "pairs"
+    few = "too few" if one_each else f"{found.sample.over} are too few"
+    return sentence(f"{text}; {few} for an interval")
 
 
 def unlearned(details: Mapping[str, Any], method: str, reason: str = "") -> str:
