@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,8 @@ PARTNERS = 8
 """Corrupted subjects for each edited fact."""
 N_PAIRS = 32
 """Pairs of a relation."""
+ELSEWHERE = 32
+"""Prompts in other wordings, at most; several edits have many."""
 DRAWS = 20
 """Random edge sets in the causal check."""
 
@@ -72,7 +75,12 @@ def about_the_edit(
     if len(known) < len(requests):
         notes.append(f"{len(requests) - len(known)} requests without relation left out")
     name = in_words([vars(each) for each in known])
-    elsewhere = encode_pairs(model.tokenizer, in_other_wordings(model.tokenizer, known, seed))
+    skipped = {request for request, _ in pairs.skipped}
+    asked = [each for each in known if each not in skipped]
+    others = in_other_wordings(model.tokenizer, asked, seed)
+    if len(others) > ELSEWHERE:
+        others = random.Random(seed).sample(others, ELSEWHERE)
+    elsewhere = encode_pairs(model.tokenizer, others) if others else []
     return BothSides(name, tuple(before), tuple(after), tuple(notes), tuple(elsewhere))
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuits.base.errors import OptionError
+from circuits.base.errors import NothingFoundError
 from circuits.base.intervals import FEWEST, enough
 from circuits.base.origin import code_commit, timestamp
 from circuits.base.plain import plain
@@ -197,9 +197,9 @@ def find(
 
 
 def check_not_empty(circuit: Circuit) -> None:
-    """OptionError where a circuit that was found has no edge."""
+    """NothingFoundError where a circuit that was found has no edge."""
     if circuit.n_edges == 0:
-        raise OptionError(f"{NO_PATH}; ask for more `edges` or a lower `threshold`")
+        raise NothingFoundError(f"{NO_PATH}; ask for more `edges` or a lower `threshold`")
 
 
 def texts(pairs: Sequence[TokenPair]) -> list[dict[str, Any]]:

@@ -222,7 +222,7 @@ class _Found:
         return self.outcomes[-1]
 
     def judge_alone(self, outcome: EditOutcome, judge: Judge, which: Sequence[int]) -> None:
-        """Score the latest edit; one that ruins the model has diverged, and has no score."""
+        """Score the latest edit; one that ruins the model has diverged."""
         if outcome.delta is None:
             return
         with outcome.delta.applied(judge.model):

@@ -44,10 +44,11 @@ class StoredEvaluation(Shown):
     """A circuit's evaluation; `warnings` say what does not fit of model, circuit and pairs.
 
     `measured_on` names the pairs: `other subjects` where none of theirs had a part in finding the
-    circuit, `value` where that is not known. Where only some had, `others` is the evaluation on the
-    rest, which `others_are` names. `drops` is what faithfulness loses without each single kept
-    edge, in canonical order, and `tests` are those of `circuits.graph.hypothesis`, where they were
-    asked for; both on the pairs without such a subject where there are any.
+    circuit (`other pairs` where not all name theirs), `value` where that is not known. Where only
+    some had, `others` is the evaluation on the rest, which `others_are` names. `drops` is what
+    faithfulness loses without each single kept edge, in canonical order, and `tests` are those of
+    `circuits.graph.hypothesis`, where they were asked for; both on the pairs without such a
+    subject where there are any.
     """
 
     model: str
@@ -271,8 +272,8 @@ def evaluate_stored(
     seen, fresh = ([], list(range(len(pairs)))) if finders is None else finders.split(pairs)
     if options.tests and not fresh:
         raise NothingFoundError(
-            "every pair asks about a subject that had a part in finding the circuit, so nothing "
-            "can be tested; ask about others"
+            "every pair asks about a subject or prompt that had a part in finding the circuit, so "
+            "nothing can be tested; ask about others"
         )
     drawn: list[Circuit] = []
     if circuit.n_edges:

@@ -204,7 +204,7 @@ def _from_pairs(
             )
     apart = round((source.hold_out or 0.0) * len(pairs))
     if source.hold_out and not apart:
-        raise OptionError(
+        raise NothingFoundError(
             f"`hold_out` {source.hold_out} of {len(pairs)} pairs holds out none; give more pairs, "
             "or `hold_out` 0"
         )

@@ -990,7 +990,21 @@ def test_what_changes_nothing_is_refused_or_left_out_of_the_run(
     assert plain.parts.reused == len(plain.parts.values)
 
 
-@pytest.mark.parametrize("name", ["hallucination", "icl", "edit-effects", "edit-study"])
+def test_roles_are_of_the_pairs_that_known_and_shots_ask_for(context: Context, monkeypatch) -> None:
+    """Contexts that differ in these alone share what was made, and not the roles."""
+    asked = []
+
+    def noted(self: Context, relation: str, limit: int, **more: Any) -> Any:
+        asked.append((self.known, self.shots))
+        raise PromptError("no pairs here")
+
+    monkeypatch.setattr(Context, "examples", noted)
+    for shots in (0, 2, 2):
+        assert replace(context, shots=shots).roles("country_capital", 4) == {}
+    assert [shots for _, shots in asked] == [0, 2]
+
+
+@pytest.mark.parametrize("name", ["icl", "unlearning"])
 def test_an_analysis_without_such_pairs_refuses_demonstrations(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,10 @@ from tests.tiny import byte_level_tokenizer
         ('{}\'s "capital" is', ("Chad", "N'Djamena"), "Chad's \"capital\" is N'Djamena. "),
         ("Q: the capital of {}?\nA:\n", ("Peru", "Lima"), "Q: the capital of Peru?\nA:\nLima. "),
         ("{}의 수도는", ("한국", "서울"), "한국의 수도는 서울. "),
+        ("„{}“ ist von", ("Faust", "Goethe"), "„Faust“ ist von Goethe. "),
+        ("»{}« ist von", ("Faust", "Goethe"), "»Faust« ist von Goethe. "),
+        ("« {} » est de", ("Faust", "Goethe"), "« Faust » est de Goethe. "),
+        ("{} heißt dort „", ("Rom", "Roma"), "Rom heißt dort „Roma“. "),
     ],
 )
 def test_an_example_is_answered_as_its_language_writes(template, shown, expected):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import Request
 
 import pytest
 from huggingface_hub import constants
 
 from circuits.base.errors import ModelNotFoundError
-from circuits.model.sources import resolve
+from circuits.model.sources import _LoginStays, resolve
 from tests.tiny import tiny_model
 
 PATH = "/somebody/model/resolve/main/config.json"
@@ -131,3 +133,20 @@ def test_a_saved_model_has_the_tokenizers_files_of_its_own_revision(
     monkeypatch.setattr(model.tokenizer.hf, "name_or_path", "somebody/model")
     model.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / "vocab.txt").read_text() == revision
+
+
+@pytest.mark.parametrize("proxy", [None, "proxy.example:3128"])
+def test_a_login_stays_within_its_server_behind_a_proxy_too(proxy: str | None) -> None:
+    request = Request("https://hub.example/old/config.json", method="HEAD")
+    request.add_unredirected_header("Authorization", "Bearer mine")
+    if proxy is not None:
+        request.set_proxy(proxy, "http")
+
+    def login(onward: str) -> str | None:
+        found = _LoginStays().redirect_request(request, None, 302, "Found", Message(), onward)
+        assert found is not None
+        return found.get_header("Authorization")
+
+    assert login("https://hub.example/new/config.json") == "Bearer mine"
+    for elsewhere in ("https://files.example/config.json", "http://hub.example/new/config.json"):
+        assert login(elsewhere) is None

@@ -256,6 +256,7 @@ def test_weights_that_are_cast_are_those_that_loading_gives(name: str):
     assert cast.provenance == narrow.provenance
     assert torch.equal(cast.last_logits(tokens), narrow.last_logits(tokens))
     assert (stored.is_as_stored, cast.is_as_stored) == (True, False)
+    assert not stored.with_bos(False).is_as_stored  # its name gives the other choice
     wide = cast.in_dtype("fp32")
     for each in stored.parameter_names:
         assert torch.equal(wide.parameter(each), stored.parameter(each).bfloat16().float())

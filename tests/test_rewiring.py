@@ -440,7 +440,7 @@ def test_after_a_rome_edit_a_mover_says_the_new_object_and_its_edges_bring_the_o
     assert found.elsewhere.recovered > 0.8
     assert np.max(np.abs(found.elsewhere.random_recovered)) < 0.3
     assert found.elsewhere.as_dict() != found.restoration.as_dict()
-    assert f"in {len(elsewhere)} other wordings they undo" in says(found)
+    assert f"on {len(elsewhere)} prompts in other wordings they undo" in says(found)
     assert found.switched
     for head in found.switched:
         assert "Tokyo" not in [word.strip() for word in head.written[0]]

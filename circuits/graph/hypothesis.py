@@ -38,7 +38,7 @@ from jaxtyping import Float
 
 from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.display import Shown, Summary
-from circuits.base.errors import OptionError
+from circuits.base.errors import NothingFoundError, OptionError
 from circuits.facts.pairs import TokenPair
 from circuits.graph.chance import inflated, same_shape, without
 from circuits.graph.circuit import Circuit
@@ -177,7 +177,7 @@ def circuit_tests(
     circuit is empty or there are fewer than `FEWEST_DRAWS` draws.
     """
     if not circuit.n_edges:
-        raise OptionError("the circuit has no edges, so there is nothing to test")
+        raise NothingFoundError("the circuit has no edges, so there is nothing to test")
     if draws < FEWEST_DRAWS:
         raise OptionError(f"tests take {FEWEST_DRAWS} draws or more, not {draws}")
     generator = np.random.default_rng(seed)

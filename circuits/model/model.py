@@ -169,11 +169,12 @@ class Model(Blocks):
             return self
         other = copy.copy(self)
         other.tokenizer = Tokenizer(self.tokenizer.hf, bos, self.max_tokens)
+        other._stored_sha256 = None  # loading its name gives the other choice
         return other
 
     @property
     def is_as_stored(self) -> bool:
-        """Whether loading its name gives it again: there is no edit, patch or other change."""
+        """Whether loading its name gives it again: no edit, patch, other BOS or other change."""
         now = self.provenance["weights_sha256"]
         return now == self._stored_sha256 and not (self.placed or self.patching.patches)
 

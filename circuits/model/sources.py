@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from circuits.base.errors import ModelNotFoundError
@@ -209,7 +210,8 @@ class _LoginStays(HTTPRedirectHandler):
     def redirect_request(self, request: Request, *told: Any) -> Request | None:
         onward = super().redirect_request(request, *told)
         login = request.get_header("Authorization")
-        if onward and login and (onward.type, onward.host) == (request.type, request.host):
+        asked = urlsplit(request.full_url)  # behind a proxy `host` is the proxy
+        if onward and login and urlsplit(onward.full_url)[:2] == asked[:2]:
             onward.add_unredirected_header("Authorization", login)
         return onward
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from circuits.base.errors import PromptError
 
-_BRACKETS = "([{“‘«「『（《〈【〔"
-_CLOSED_BY = dict(zip(_BRACKETS, ")]}”’»」』）》〉】〕", strict=True))
+_BRACKETS = "([{“‘«„‚「『（《〈【〔"
+_CLOSED_BY = dict(zip(_BRACKETS + "»", ")]}”’»“‘」』）》〉】〕«", strict=True))
 _QUOTES = "\"'"
 _UNSPACED = {
     **dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO"), "。"),
@@ -190,12 +190,12 @@ def _closing(prompt: str) -> str:
     still: list[str] = []
     for stop, sign in enumerate(prompt, start=1):
         begins = sign in _QUOTES and _wants_no_space(prompt[:stop])
-        if sign in _CLOSED_BY:
+        if still and sign == still[-1] and not begins:  # „ is closed by what opens elsewhere
+            still.pop()
+        elif sign in _CLOSED_BY:
             still.append(_CLOSED_BY[sign])
         elif begins and (sign == '"' or stop == len(prompt)):
             still.append(sign)
-        elif still and sign == still[-1]:
-            still.pop()
     return "".join(reversed(still))
 
 

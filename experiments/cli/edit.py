@@ -201,10 +201,11 @@ def compare(
             delta = WeightDelta.load(str(edit))
             if source.relation is not None:
                 known_relation(source.relation)
-            loaded = o.asked_model(console, str(model), loading, source.bos)
+            loaded = o.load_model(console, str(model), loading)
             delta = delta.fitted_to(loaded, allow_mismatch)
             with console.stage("pairs"):
                 asked = _sides(loaded, delta, source, search.batch_size)
+            o.note_bos(console, asked.before[0].clean.bos)
             with console.stage("circuits") as progress:
                 found = compare_edit(loaded, delta, asked, search, draws, progress)
             look = comparing.edit_look(found)

@@ -79,8 +79,9 @@ def neurons(
 
         within.stored()  # what is no circuit is refused before a model is loaded
         o.check_files(source, out, inputs=[circuit], names=looks.FILES)
-        loaded = o.asked_model(console, model, loading, source.bos)
+        loaded = o.load_model(console, model, loading)
         mlps, bos = within.mlps(loaded, source.bos)
+        o.note_bos(console, loaded.tokenizer.use_bos(bos))
         asked = o.limited(replace(source, bos=bos))
         examples = o.pairs_of(console, loaded, asked, search.batch_size)
         found = find_neurons(loaded, examples, mlps, search, console.stage)

@@ -159,10 +159,11 @@ def roles(
 
         stored = None if circuit is None else read_circuit(circuit)
         o.check_files(source, out, names=looks.FILES)
-        loaded = o.asked_model(console, model, loading, source.bos)
+        loaded = o.load_model(console, model, loading)
         if stored is not None and circuit is not None:
             stored, bos = looked_into(stored, loaded, circuit, source.bos)
             source = replace(source, bos=bos)
+        o.note_bos(console, loaded.tokenizer.use_bos(source.bos))
         examples = o.pairs_of(console, loaded, o.limited(source), batch_size)
         with console.stage("roles"):
             found = roles_of(

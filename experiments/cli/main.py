@@ -169,7 +169,7 @@ def _run(given: Sequence[str], debug: bool, opened: ExitStack) -> int:
             return _fail("interrupted", INTERRUPTED, "KeyboardInterrupt")
         return code if isinstance(code, int) else 0
     except SystemExit as end:  # so Typer ends where a pipe broke, which is none of our streams
-        if not isinstance(end.__context__, OSError):
+        if not isinstance(end.__context__, BrokenPipeError):
             raise
         return _report(end.__context__)
     except (KeyboardInterrupt, typer.Abort):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
 
@@ -55,4 +55,9 @@ def open_streams() -> Iterator[None]:
     out: Any = Unheard(sys.stdout)
     err: Any = Unheard(sys.stderr)
     with redirect_stdout(out), redirect_stderr(err):
-        yield
+        try:
+            yield
+        finally:
+            for each in (out, err):  # while a missing reader is no error yet
+                with suppress(OSError, ValueError):
+                    each.flush()

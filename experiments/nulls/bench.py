@@ -109,6 +109,7 @@ class NullBench:
         most = max(means, key=lambda name: means[name])
         n, level = len({each.relation for each in self.nulls}), self.provenance["level"]
         which = f"{most}, of {len(means)} locators the one of the most," if len(means) > 1 else most
+        which = f"any of {len(means)} locators" if len(means) > 1 and not means[most] else which
         return (
             f"Where nothing changed {which} calls an edge changed in {100 * means[most]:.1f} % of "
             f"the comparisons of {model_label(self.provenance)} with itself "

@@ -115,6 +115,7 @@ def rewiring(
         roles=roles,
     )
     restored: list[Restoration | None] = [None, None]
+    elsewhere = distinct_prompts(elsewhere) if draws else []
     if draws:
         edges = changed_edges(comparison, restore_at_most)
         restored = [
@@ -131,7 +132,7 @@ def rewiring(
             )
             if some
             else None
-            for some in (asked, distinct_prompts(elsewhere))
+            for some in (asked, elsewhere)
         ]
     return Rewiring(
         comparison=comparison,
@@ -148,7 +149,7 @@ def rewiring(
             "pairs": len(pairs),
             "bos": pairs[0].clean.bos,
             "prompts": len(asked),
-            "elsewhere": [pair.text.clean for pair in distinct_prompts(elsewhere)],
+            "elsewhere": [pair.text.clean for pair in elsewhere],
             "resamples": resamples,
             "draws": draws,
             "draw": str(draw),

@@ -17,6 +17,7 @@ from circuits.graph.comparison import Comparison
 from locate.changes.rewired import Rewiring
 from locate.looks.look import Look, Table, page, telling
 from locate.looks.says import says
+from locate.looks.says.words import count
 
 FILES = (
     "before.kc.safetensors",
@@ -144,7 +145,8 @@ def _restored(found: Rewiring) -> list[str]:
         return ["no edge is called changed, so there is nothing to put back"]
     places = {"on the pairs that found them": found.restoration}
     if found.elsewhere is not None:
-        places[f"in {len(found.elsewhere.edited)} other wordings"] = found.elsewhere
+        prompts = count(len(found.elsewhere.edited), "prompt")
+        places[f"on {prompts} in other wordings"] = found.elsewhere
     lines = []
     for place, restored in places.items():
         numbers = restored.as_dict()

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 
 from circuits.base.choices import Ranking
-from circuits.base.errors import OptionError
+from circuits.base.errors import NothingFoundError, OptionError
 from circuits.base.progress import Stages, silent
 from circuits.facts.pairs import TokenPair
 from circuits.facts.spans import AUTO, named_spans, span_places
@@ -135,7 +135,9 @@ def mlp_layers(model: Model, mlps: Circuit | Sequence[str]) -> list[int]:
         check_geometry(model, mlps.wiring)
         names = [node for node in mlps.nodes() if node_kind(node) == "mlp"]
         if not names:
-            raise OptionError("the circuit holds no MLP, so that there is no neuron to look at")
+            raise NothingFoundError(
+                "the circuit holds no MLP, so that there is no neuron to look at"
+            )
     else:
         names = list(mlps) or [f"m{layer}" for layer in range(model.n_layers)]
     known = {f"m{layer}": layer for layer in range(model.n_layers)}

@@ -17,7 +17,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from circuits.base.errors import OptionError, PromptError
+from circuits.base.errors import NothingFoundError, OptionError, PromptError
 from circuits.edits.edit import EditRequest
 from circuits.edits.requests import Heading
 from circuits.facts.facts import Fact, Probe, ProbeKind, Relation, atlas, fill, named_once, relation
@@ -73,7 +73,9 @@ def atlas_requests(
     while len(made) < n:
         turn = [name for name, queue in queues.items() if queue]
         if not turn:
-            raise OptionError(f"only {len(made)} facts of these relations can be edited, not {n}")
+            raise NothingFoundError(
+                f"only {len(made)} facts of these relations can be edited, not {n}"
+            )
         generator.shuffle(turn)
         for name in turn:
             request = _counterfactual(queues[name].pop(), generator, tokenizer)

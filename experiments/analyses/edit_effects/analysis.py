@@ -175,7 +175,6 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
-    paired=False,
     version=3,
     prepare=prepare,
 )

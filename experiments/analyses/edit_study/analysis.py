@@ -176,7 +176,6 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
-    paired=False,
     version=3,
     slow=True,
     prepare=prepare,

@@ -226,7 +226,8 @@ class Context:
             except (OptionError, PromptError):
                 return {}
 
-        return self.once(("roles", self.facts, relation, limit, hold_out, self.seed), read)
+        asked = (self.facts, relation, limit, hold_out, self.known, self.shots, self.seed)
+        return self.once(("roles", *asked), read)
 
     # --- circuits ----------------------------------------------------------------------------
 

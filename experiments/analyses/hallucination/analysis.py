@@ -109,5 +109,4 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
-    paired=False,
 )

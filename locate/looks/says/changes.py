@@ -103,12 +103,12 @@ def _elsewhere(found: Restoration | None) -> str:
     """A clause on the wordings that chose no edge."""
     if found is None:
         return ""
-    wordings = count(len(found.edited), "other wording")
+    wordings = f"{count(len(found.edited), 'prompt')} in other wordings"
     if not np.isfinite(found.recovered):
-        return f"; in {wordings} the edit changes too little to say"
+        return f"; on {wordings} the edit changes too little to say"
     random = found.random_recovered
     beside = f", random ones {percent(float(random.mean()))}" if len(random) else ""
-    return f"; in {wordings} they undo {percent(found.recovered)}{beside}"
+    return f"; on {wordings} they undo {percent(found.recovered)}{beside}"
 
 
 def edited(found: Edited) -> str:
