@@ -162,7 +162,6 @@ def test_layers_come_from_a_trace_where_asked(models, capsys):
         (["-p", PROMPT, "-s", "Peru"], "--target missing"),
         (["-p", "The capital is", "-s", "Peru", "-t", "Oslo"], "is not in the prompt"),
         (["-p", "Peru and Peru is", "-s", "Peru", "-t", "Oslo"], "occurs 2 times"),
-        (["-p", "{} and Peru is", "-s", "Peru", "-t", "Oslo", *FAST], "Peru"),
         ([*ASKED, "--method", "magic"], "edit method 'magic' is none"),
         ([*ASKED, "--method", "easyedit:"], "names no method"),
         ([*ASKED, "--layers", "two"], "--layers 'two'"),
