@@ -50,9 +50,14 @@ def examples_of(
         return what
     source, relations, pairs = _source(what, options)
     given.check(source)
-    if source.n_pairs is None and not source.worded:
-        source = replace(source, n_pairs=USUAL_LIMIT)
+    source = limited(source)
     return collect(model, source, batch_size, relations=relations, pairs=pairs, avoid=avoid)
+
+
+def limited(source: Source) -> Source:
+    """The source with the usual limit, where none was given and it is no pair file."""
+    usual = source.n_pairs is None and not source.worded
+    return replace(source, n_pairs=USUAL_LIMIT) if usual else source
 
 
 Taken = tuple[Source, list[Relation] | None, list[PromptPair] | None]

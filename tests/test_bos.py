@@ -11,7 +11,7 @@ from locate.edges.score import score_edges
 from locate.heads.roles import head_roles
 from locate.search import Scoring
 from locate.states.attribution import direct_logit_attribution
-from tests.tiny import byte_level_tokenizer, gpt2_hf, prompt_pairs
+from tests.tiny import prompt_pairs
 
 FRANCE = "The capital of France is"
 WORDS = ("--subject", "France", "--answer", "Paris")
@@ -19,23 +19,15 @@ ASKED = ("-p", "The capital of {} is", "-s", "France", "-t", "Lima")
 EDIT = (*ASKED, "--method", "ft", "--layers", "1")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = tmp_path_factory.mktemp("model")
-    gpt2_hf().save_pretrained(made)
-    byte_level_tokenizer().save_pretrained(made)
-    return str(made)
-
-
 @pytest.mark.parametrize(("flag", "words"), [("--bos", "with a"), ("--no-bos", "without a")])
 @pytest.mark.parametrize("command", ["trace", "lens", "edit"])
-def test_commands_say_how_their_prompts_begin(command: str, flag: str, words: str, folder, capsys):
+def test_commands_say_how_their_prompts_begin(command: str, flag: str, words: str, tiny, capsys):
     asked = {
         "trace": (FRANCE, *WORDS, "--samples", "1", "--kind", "mlp"),
         "lens": (FRANCE, *WORDS),
         "edit": EDIT,
     }
-    assert main([command, *asked[command], "-m", folder, flag]) == 0
+    assert main([command, *asked[command], "-m", tiny, flag]) == 0
     assert capsys.readouterr().err.count(f"prompts begin {words} BOS token") == 1
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -107,10 +106,9 @@ def bootstrap(
     if not enough(n_groups, fewest) or not np.isfinite(value) or resamples < 1:
         return Interval(value, np.nan, np.nan)
     if all(np.ptp(np.asarray(column, dtype=float)) == 0 for column in columns):
-        extreme = rate and value in (0.0, 1.0)
-        return (
-            _never_or_always(value, n_groups, level) if extreme else Interval(value, value, value)
-        )
+        if rate and value in (0.0, 1.0):
+            return wilson(round(value * n_groups), n_groups, level)
+        return Interval(value, value, value)
     if groups is not None and n_groups < n:
         draws = redrawn(groups, resamples, seed)
         found = [float(statistic(*(x[..., rows] for x in columns), axis=-1)) for rows in draws]
@@ -132,11 +130,15 @@ def bootstrap(
     return Interval(value, float(limits.low), float(limits.high))
 
 
-def _never_or_always(value: float, n: int, level: float) -> Interval:
-    """Wilson's (1927) interval of 0 of n successes, or of n."""
-    reach = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    away = reach / (n + reach)
-    return Interval(value, *((1 - away, 1.0) if value else (0.0, away)))
+def wilson(hits: int, n: int, level: float = 0.95) -> Interval:
+    """The share of hits among n (at least one), with Wilson's (1927) interval.
+
+    It has a width also where none or all are hits.
+    """
+    from scipy import stats
+
+    limits = stats.binomtest(hits, n).proportion_ci(level, method="wilson")
+    return Interval(hits / n, float(limits.low), float(limits.high))
 
 
 def percentiles(value: float, draws: Sequence[float], level: float = 0.95) -> Interval:

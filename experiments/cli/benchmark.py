@@ -11,7 +11,7 @@ import typer
 from circuits.base.stamps import stamped
 from experiments.cli import options as o
 from experiments.cli.console import Console
-from experiments.cli.run import OneShard, note_bos, show_run
+from experiments.cli.run import OneShard, note_bos_of, show_run
 from experiments.cli.signature import Like
 from experiments.executors.base import Executing
 from locate.options import Loading, Source
@@ -131,7 +131,7 @@ def benchmark(
             raise OptionError(f"no benchmark could be run: {'; '.join(failed.values())}")
     for done in runs:
         show_run(console, done)
-    note_bos(console, runs)
+    note_bos_of(console, runs)
     console.files([done.files[0] for done in runs])
     console.result(
         stamped(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,10 +56,9 @@ AsJson = Annotated[
 
 def limited(source: Source) -> Source:
     """The source with the usual limit, where none was given and it is no pair file."""
-    from locate.asked import USUAL_LIMIT
+    from locate import asked
 
-    usual = source.n_pairs is None and not source.worded
-    return replace(source, n_pairs=USUAL_LIMIT) if usual else source
+    return asked.limited(source)
 
 
 def check_files(

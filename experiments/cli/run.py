@@ -152,7 +152,7 @@ def run(
             return
     for done in runs:
         show_run(console, done)
-    note_bos(console, runs)
+    note_bos_of(console, runs)
     console.files(files)
     console.result({**summary, "files": [str(path) for path in files]})
 
@@ -212,7 +212,7 @@ def show_run(console: Console, done: Run) -> None:
             console.say(f"- {claim.sentence}")
 
 
-def note_bos(console: Console, runs: Sequence[Run]) -> None:
+def note_bos_of(console: Console, runs: Sequence[Run]) -> None:
     """Say how the prompts of runs of one model began, as far as their reports have it."""
     for bos in {done.provenance["bos"] for done in runs if "bos" in done.provenance}:
         o.note_bos(console, bos)

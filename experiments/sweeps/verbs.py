@@ -156,12 +156,10 @@ def verb(name: str) -> Verb:
 
 
 def _examples(model: Model, source: Source, batch_size: int, avoid: Any = None) -> Any:
-    from locate.asked import USUAL_LIMIT
+    from locate.asked import limited
     from locate.examples import collect
 
-    usual = source.n_pairs is None and not source.worded
-    source = replace(source, n_pairs=USUAL_LIMIT) if usual else source
-    return collect(model, source, batch_size, avoid=avoid)
+    return collect(model, limited(source), batch_size, avoid=avoid)
 
 
 def _discover(model: Model, source: Source, search: Search) -> Found:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,6 @@ from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference
 from circuits.model.model import Model
 from locate.changes.restoration import restore_edges
-from locate.changes.restored import Restoration
 from locate.changes.rewired import LABELS, FollowedObjects, Rewiring
 from locate.edges.score import pair_scores
 from locate.heads.head_change import HeadChange
@@ -114,34 +114,23 @@ def rewiring(
         seed=seed,
         roles=roles,
     )
-    restored: list[Restoration | None] = [None, None]
     elsewhere = distinct_prompts(elsewhere) if draws else []
-    if draws:
-        edges = changed_edges(comparison, restore_at_most)
-        restored = [
-            restore_edges(
-                model,
-                delta,
-                some,
-                edges,
-                wiring=before.wiring,
-                draws=draws,
-                draw=draw,
-                seed=seed,
-                batch_size=batch_size,
-            )
-            if some
-            else None
-            for some in (asked, elsewhere)
-        ]
+    how: dict[str, Any] = {
+        "edges": changed_edges(comparison, restore_at_most),
+        "wiring": before.wiring,
+        "draws": draws,
+        "draw": draw,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
     return Rewiring(
         comparison=comparison,
         followed=_followed(asked, lenses),
         written=np.stack([each.mean() for each in direct]),
         logit_differences=_both(float(each.logit_difference.mean()) for each in direct),
         heads=_heads(model, comparison, views, n_heads, roles),
-        restoration=restored[0],
-        elsewhere=restored[1],
+        restoration=restore_edges(model, delta, asked, **how) if draws else None,
+        elsewhere=restore_edges(model, delta, elsewhere, **how) if elsewhere else None,
         provenance={
             **model.provenance,
             **scoring.record(),

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import stats
 
 from circuits.base.errors import OptionError
-from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean, percentiles
+from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean, percentiles, wilson
 from experiments.analyses.engine.tables import shown
 
 _CHOICE = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
@@ -279,12 +279,9 @@ def widened(n: int, level: float = 0.95) -> float:
 
 
 def share(hits: Sequence[bool] | np.ndarray) -> Interval:
-    """A proportion with Wilson's 95 % interval, which has a width also for 0 of n and n of n."""
+    """A proportion with Wilson's 95 % interval; undefined of nothing."""
     array = np.asarray(hits, dtype=bool)
-    if array.size == 0:
-        return UNDEFINED
-    limits = stats.binomtest(int(array.sum()), int(array.size)).proportion_ci(method="wilson")
-    return Interval(float(array.mean()), float(limits.low), float(limits.high))
+    return wilson(int(array.sum()), int(array.size)) if array.size else UNDEFINED
 
 
 def paired_p(differences: Sequence[float] | np.ndarray, draws: int = 9999, seed: int = 0) -> float:

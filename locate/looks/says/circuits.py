@@ -45,18 +45,22 @@ WHERE = {
 }
 
 
+def where(side: object) -> str:
+    """What a sentence calls the pairs of a side; of others nobody knows whether they found it."""
+    return WHERE.get(str(side), "pairs that may have found them")
+
+
 def discovery(found: Discovery) -> str:
     """Of a discovery: size, faithfulness where the circuit was not found, random circuits."""
     side, measured = list(found.sides().items())[-1]
-    asked = f"{found.examples.name}, {WHERE[side]}"
+    asked = f"{found.examples.name}, {where(side)}"
     return _does(measured, found.circuit.wiring.n_edges, found.model, asked)
 
 
 def stored_evaluation(found: StoredEvaluation) -> str:
     """Of a stored circuit on pairs: the same."""
     side, measured = list(found.sides().items())[-1]
-    where = WHERE.get(side, "pairs that may have found them")
-    asked = f"{found.examples.name}, {where}"
+    asked = f"{found.examples.name}, {where(side)}"
     return _does(measured, found.circuit.wiring.n_edges, found.model, asked)
 
 
@@ -115,8 +119,8 @@ def curves(found: FaithfulnessCurves) -> str:
     named = {name: each for name, each in found.curves.items() if name != BASELINE}
     if not named:
         return ""
-    where = found.provenance.get("measured_on")
-    asked = f" on {WHERE[where]}" if isinstance(where, str) and where in WHERE else ""
+    side = found.provenance.get("measured_on")
+    asked = f" on {WHERE[side]}" if isinstance(side, str) and side in WHERE else ""
     (name, first), *others = named.items()
     beside = ", ".join(f"with {each} {_needs(curve)}" for each, curve in others)
     return _curve(
@@ -147,10 +151,10 @@ def scores(found: EdgeScores) -> str:
 
 def board(found: BoardScores) -> str:
     """Of MIB's scores: what they are, on whom, and what perfect ones would be."""
-    where = WHERE.get(found.measured_on, "pairs that may have found them")
+    asked = f"{found.examples.name}, {where(found.measured_on)}"
     return sentence(
         f"CPR {figures(found.cpr, 3)} and CMD {figures(found.cmd, 3)} on "
-        f"{count(len(found.examples.pairs), 'pair')} ({found.examples.name}, {where}), where "
+        f"{count(len(found.examples.pairs), 'pair')} ({asked}), where "
         "circuits that do all that the model does at every size would have 1 and 0"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from locate.looks.says.circuits import WHERE
+from locate.looks.says.circuits import where
 from locate.looks.says.words import count, figures, model_of, percents, sentence
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ def neurons(found: NeuronReport) -> str:
     Where patching that MLP does not change the metric for certain there is no share to speak of.
     """
     origin, mlp = found.provenance, found.order[0]
-    where = WHERE.get(str(origin.get("measured_on")), "pairs that may have found them")
+    pairs = where(origin.get("measured_on"))
     relation = origin.get("relation")
-    asked = f"{relation}, {where}" if isinstance(relation, str) else where
+    asked = f"{relation}, {pairs}" if isinstance(relation, str) else pairs
     metric = origin.get("metric", "the metric")
     costs = f"patching {mlp} costs {figures(found.cost(mlp))} of {metric}"
     if not found.matters(mlp):
