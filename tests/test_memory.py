@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
+from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -17,9 +20,11 @@ from circuits.graph.select import random_circuit
 from circuits.model.footprint import Footprint
 from experiments.cli.main import main
 from locate import sizing
-from locate.edges import room
+from locate.edges import atp_star, room
 from locate.edges.eap import attribute
 from locate.edges.locators import Locator
+from locate.edges.passes import InputGradients
+from locate.edges.score import score_edges
 from locate.search import Scoring, Search
 from locate.states.steering import patched
 from tests.families import FAMILIES, family_model, family_pairs
@@ -65,6 +70,43 @@ def test_a_bound_leaves_scores_as_they_are_and_is_kept(
         assert seen.peak <= memory
         assert relative_error(bounded.values, free.values) < 1e-5
         assert relative_error(bounded.per_pair, free.per_pair) < 1e-5
+
+
+@pytest.mark.parametrize("ablation", [Ablation.PATCH, Ablation.ZERO])
+def test_atp_star_takes_as_many_pairs_as_its_patterns_have_room_for(
+    model, pairs, ablation, monkeypatch
+):
+    scoring = Scoring(method=Locator.ATP_STAR, ablation=ablation)
+
+    def sizes() -> list[int]:
+        done = [0]
+        score_edges(model, pairs, scoring, progress=lambda now, of: done.append(now))
+        return np.diff(done).tolist()
+
+    free = score_edges(model, pairs, scoring)
+    assert max(sizes()) > 1
+    monkeypatch.setattr(atp_star, "PATTERN_BYTES", 1)
+    assert sizes() == [1] * len(pairs)
+    assert relative_error(score_edges(model, pairs, scoring).values, free.values) < 1e-5
+
+
+def test_atp_star_keeps_what_layers_read_of_one_pass_at_a_time(model, pairs, monkeypatch):
+    """Gradients of a pass are gone before the next pass but one begins."""
+    alive: WeakSet[InputGradients] = WeakSet()
+    most = 0
+
+    class Watched(InputGradients):
+        def run(self, *given: Any, **options: Any) -> Any:
+            nonlocal most
+            gc.collect()
+            alive.add(self)
+            most = max(most, len(alive))
+            return super().run(*given, **options)
+
+    monkeypatch.setattr(atp_star, "InputGradients", Watched)
+    score_edges(model, pairs, Scoring(method=Locator.ATP_STAR))
+    assert model.n_layers > 2
+    assert 1 <= most <= 2
 
 
 QUICK = ("gemma2", "gpt2", "opt")

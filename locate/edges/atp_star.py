@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
@@ -34,8 +35,12 @@ from circuits.model.model import Hook, Model
 from circuits.model.wiring import Wiring
 from locate.edges.attention import CleanAttention, check_attention, replace_attention
 from locate.edges.passes import InputGradients
+from locate.edges.room import lengths
 from locate.edges.runs import Runs, contract_runs, no_passes
 from locate.search import Scoring
+
+PATTERN_BYTES = 512 * 2**20
+"""Upper bound of the patterns' gradients that GradDrop's passes leave, of several pairs."""
 
 
 @alone
@@ -58,6 +63,8 @@ def attribute(
         check_attention(model)
     if options.drop and model.n_layers == 1:
         raise OptionError("a model of one layer has none to leave out; take `drop` false")
+    if options.attention and options.drop:
+        batch_size = min(batch_size, _rows(model, pairs, not scoring.ablation.is_constant))
     return contract_runs(
         model,
         pairs,
@@ -70,6 +77,17 @@ def attribute(
     )
 
 
+def _rows(model: Model, pairs: Sequence[TokenPair], sharing: bool) -> int:
+    """Pairs a batch, so that the gradients of all layers' patterns in all passes stay bounded.
+
+    With `sharing` what the prompts have in common is run once.
+    """
+    sizes = lengths(pairs, sharing).values()
+    most = max((run * (run + before) for run, before in sizes), default=1)
+    a_pair = model.n_layers**2 * model.n_heads * most * model.dtype.itemsize
+    return max(1, PATTERN_BYTES // a_pair)
+
+
 def _scores(runs: Runs) -> Float[np.ndarray, "pair edge"]:
     """Each pair's scores, from one backward pass or from one a layer."""
     model, wiring, options = runs.model, runs.wiring, runs.scoring.options
@@ -78,7 +96,9 @@ def _scores(runs: Runs) -> Float[np.ndarray, "pair edge"]:
     passes = layers if options.drop else [None]
     clean = CleanAttention(model)
     hooks = [*runs.differences.hooks(1), *clean.hooks()]
-    found: list[InputGradients] = []
+    size = np.abs if options.drop else np.asarray
+    total = np.zeros((len(runs.batch), wiring.n_edges), dtype=np.float32)
+    by_pattern: list[list[Tensor]] = [[] for _ in patterns]
     for left_out in passes:
         gradients = InputGradients(model, wiring, also=patterns)
         gradients.run(
@@ -88,18 +108,17 @@ def _scores(runs: Runs) -> Float[np.ndarray, "pair edge"]:
             extra_hooks=hooks,
             changes=[] if left_out is None else _without(model, left_out),
         )
-        hooks = []
-        if not found:
+        if hooks:
+            hooks = []
             runs.see_corrupted()
-        found.append(gradients)
-    size = np.abs if options.drop else np.asarray
-    total = np.zeros((len(runs.batch), wiring.n_edges), dtype=np.float32)
-    for gradients in found:
+        # At once: of L passes all that layers read would take L times the memory of one.
         total += size(runs.scores(gradients))
+        for kept, name in zip(by_pattern, patterns, strict=True):
+            kept.append(gradients.others[name])
     if options.attention:
-        by_pattern = [torch.stack([g.others[name] for g in found]) for name in patterns]
-        replace_attention(runs, clean, by_pattern, total, options.drop)
-    return total / _reached(wiring, len(found))
+        stacked = [torch.stack(by_pattern.pop(0)) for _ in patterns]
+        replace_attention(runs, clean, stacked, total, options.drop)
+    return total / _reached(wiring, len(passes))
 
 
 def _reached(wiring: Wiring, n_passes: int) -> Float[np.ndarray, " edge"]:
