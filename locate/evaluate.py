@@ -197,6 +197,9 @@ def mismatches(
             f"({origin.get('dtype', '?')}), whose weights differ from those of {model.name!r} "
             f"({model.provenance.get('dtype', '?')})"
         )
+    now, patches = model.provenance, "patched_sha256"
+    if "weights_sha256" in origin and origin.get(patches) != now.get(patches):
+        found.append(f"the circuit was found {_patches(origin)}, and is looked at {_patches(now)}")
     tokenizer = model.provenance["tokenizer_sha256"]
     if origin.get("tokenizer_sha256", tokenizer) != tokenizer:
         text = f"the circuit was found with another tokenizer than that of {model.name!r}"
@@ -208,6 +211,11 @@ def mismatches(
     if isinstance(recorded, bool) and bos is not None and bos is not recorded:
         found.append(f"the circuit was found {'with' if recorded else 'without'} a BOS token")
     return tuple(found)
+
+
+def _patches(provenance: Mapping[str, Any]) -> str:
+    told = provenance.get("patched")
+    return f"in a patched model ({', '.join(told)})" if told else "without patches"
 
 
 def looked_into(

@@ -428,6 +428,21 @@ def test_numpys_numbers_are_numbers(model: Model):
     assert patched == (1, 2)
 
 
+def test_a_circuit_of_the_bare_model_is_not_silently_measured_in_a_patched_one(model: Model):
+    quick = {"method": "eap", "resamples": 0, "roles": False, "n_random": 0, "edges": 50}
+    asked = {"n_pairs": 4, "n_random": 0, "known_only": False}
+    bare = kc.discover(model, "country_capital", n_pairs=4, **quick)
+    assert not kc.evaluate(model, bare, "country_capital", **asked).warnings
+    with kc.patched(model, "m2", to=0):
+        (told,) = kc.evaluate(model, bare, "country_capital", **asked).warnings
+        assert "found without patches, and is looked at in a patched model (m2" in told
+        within = kc.discover(model, "country_capital", n_pairs=4, known_only=False, **quick)
+        assert not kc.evaluate(model, within, "country_capital", **asked).warnings
+    (told,) = kc.evaluate(model, within, "country_capital", **asked).warnings
+    assert "found in a patched model (m2" in told
+    assert "looked at without patches" in told
+
+
 def test_a_cell_that_is_run_again_has_its_new_function(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Metric, "_known", dict(Metric._known))
     cell = """
