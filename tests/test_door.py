@@ -304,7 +304,14 @@ def test_a_path_without_a_kind_is_refused_in_one_line(model: Model, tmp_path: Pa
         kc.save(_edited(model), tmp_path / "x.kc.safetensors")
     with pytest.raises(OptionError, match=r"no picture 'nonsense'.*circuit, layers"):
         kc.plot(results.circuit(), "nonsense")
+
+
+def test_show_of_a_folder_without_results_names_the_report_that_is_there(tmp_path: Path, capsys):
     assert main(["show", str(tmp_path)]) == 2
+    assert "report" not in capsys.readouterr().err
+    (tmp_path / "report.html").write_text("found")
+    assert main(["show", str(tmp_path)]) == 2
+    assert f"what it found is in {tmp_path / 'report.html'}" in capsys.readouterr().err
 
 
 def test_everything_that_a_user_adds_is_built_from_names_that_are_there():

@@ -111,7 +111,9 @@ def _stored_in(folder: Path) -> list[Path]:
     """The stored results of a folder; OptionError where it has none."""
     found = sorted(folder.glob("*.kc.safetensors"))
     if not found:
-        raise OptionError(f"{folder} holds no stored result (*.kc.safetensors)")
+        report = folder / "report.html"
+        way = f"; what it found is in {report}" if report.is_file() else ""
+        raise OptionError(f"{folder} holds no stored result (*.kc.safetensors){way}")
     return found
 
 
