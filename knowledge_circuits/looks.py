@@ -27,7 +27,7 @@ from locate.idle import (
 )
 from locate.neurons.options import NeuronSearch
 from locate.neurons.report import NeuronReport
-from locate.options import Source, Tracing
+from locate.options import Batched, Source, Tracing
 from locate.states.lens_curves import AverageLens
 from locate.states.lens_result import LensResult
 from locate.states.logit_attribution import LogitAttribution
@@ -79,7 +79,7 @@ def trace(
         return trace_prompt(loaded, what, subject, answer, bos=source.get("bos"), **settings)
 
 
-@takes(Source, fixed=ONE_SIDE)
+@takes(Source, Batched, fixed=ONE_SIDE)
 def lens(
     model: Model | str,
     what: Any,
@@ -100,19 +100,20 @@ def lens(
     from locate.states.lens import lens_on_prompt
     from locate.states.lens_average import average_lens
 
-    source, _, given = split(options, Source, fixed=ONE_SIDE)
+    source, (batched,), given = split(options, Source, Batched, fixed=ONE_SIDE)
+    size = batched.batch_size
     with loaded_model(model).alone() as loaded:
         if answer is None:
             if subject is not None or foil is not None:
                 raise OptionError("a prompt needs `answer`")
-            examples = examples_of(loaded, what, given=given, **source)
-            return about(average_lens(loaded, examples.pairs), examples)
+            examples = examples_of(loaded, what, size, given=given, **source)
+            return about(average_lens(loaded, examples.pairs, batch_size=size), examples)
         given.refuse(LENS_OF_A_PROMPT)
         words = {"answer": answer, "foil": foil, "subject": subject}
         return lens_on_prompt(loaded, what, words, source.get("bos"))
 
 
-@takes(Source, fixed=ONE_SIDE)
+@takes(Source, Batched, fixed=ONE_SIDE)
 def attribution(model: Model | str, what: Any, **options: Any) -> LogitAttribution:
     """What each head and MLP adds, directly, to the answer's logit over the foil's.
 
@@ -126,13 +127,13 @@ def attribution(model: Model | str, what: Any, **options: Any) -> LogitAttributi
     from locate.looks.look import about
     from locate.states.attribution import direct_logit_attribution
 
-    source, _, given = split(options, Source, fixed=ONE_SIDE)
-    loaded = loaded_model(model)
-    examples = examples_of(loaded, what, given=given, **source)
-    return about(direct_logit_attribution(loaded, examples.pairs), examples)
+    source, (batched,), given = split(options, Source, Batched, fixed=ONE_SIDE)
+    loaded, size = loaded_model(model), batched.batch_size
+    examples = examples_of(loaded, what, size, given=given, **source)
+    return about(direct_logit_attribution(loaded, examples.pairs, size), examples)
 
 
-@takes(Source, fixed=ONE_SIDE)
+@takes(Source, Batched, fixed=ONE_SIDE)
 def roles(
     model: Model | str,
     what: Any,
@@ -151,13 +152,13 @@ def roles(
     """
     from locate.roles import roles_of
 
-    source, _, given = split(options, Source, fixed=ONE_SIDE)
-    ablation = Ablation.of(ablation, "ablation")
+    source, (batched,), given = split(options, Source, Batched, fixed=ONE_SIDE)
+    ablation, size = Ablation.of(ablation, "ablation"), batched.batch_size
     with loaded_model(model).alone() as loaded:
         stored = None if circuit is None else _looked_into(loaded, circuit, source)
-        examples = examples_of(loaded, what, given=given, **source)
-        seed = source.get("seed", 0)
-        return roles_of(loaded, examples, stored, ablation, seed=seed, given=given)
+        examples = examples_of(loaded, what, size, given=given, **source)
+        asked: dict[str, Any] = {"batch_size": size, "seed": source.get("seed", 0), "given": given}
+        return roles_of(loaded, examples, stored, ablation, **asked)
 
 
 def _looked_into(model: Model, circuit: Any, source: dict[str, Any]) -> Circuit:

@@ -30,7 +30,7 @@ from locate.compare import DRAWS
 from locate.discovery import Discovery
 from locate.edited import Edited
 from locate.evaluate import StoredEvaluation
-from locate.idle import EDIT_OF_A_MODEL, EDITED_FACTS, REQUESTS_AS_THEY_ARE, STORED_CIRCUITS
+from locate.idle import EDITED_FACTS, REQUESTS_AS_THEY_ARE, STORED_CIRCUITS
 from locate.options import Editing, Evaluating, Judging, Source, Unlearning
 from locate.search import Search
 
@@ -220,7 +220,17 @@ def unlearn(
     )
 
 
-@takes(Search, Source, fixed=ONE_SIDE, roles=True)
+_OF_AN_EDIT = {
+    **ONE_SIDE,
+    "faithfulness": None,
+    "spans": None,
+    "curve": False,
+    "n_random": 0,
+}
+"""What is no option of a comparison: its circuits are of one size, and not measured."""
+
+
+@takes(Search, Source, fixed=_OF_AN_EDIT, roles=True)
 def compare(
     first: Any,
     second: Any,
@@ -246,7 +256,7 @@ def compare(
     from locate.asked import examples_of
     from locate.compare import PARTNERS, about_a_relation, about_the_edit, compare_edit
 
-    source, (search,), given = split(options, Source, Search, fixed=ONE_SIDE, roles=True)
+    source, (search,), given = split(options, Source, Search, fixed=_OF_AN_EDIT, roles=True)
     given = given.also(
         draws=None if draws == DRAWS else draws, allow_mismatch=allow_mismatch or None
     )
@@ -257,7 +267,7 @@ def compare(
             raise OptionError("give two circuits, or a model and an edit of it")
         given.also(what=what).refuse(STORED_CIRCUITS)
         return Comparison(circuit_of(first), circuit_of(second))
-    given.refuse(EDIT_OF_A_MODEL, *([EDITED_FACTS] if what is None else []))
+    given.refuse(*([EDITED_FACTS] if what is None else []))
     with loaded_model(first).alone() as loaded:
         delta = delta_of(second).fitted_to(loaded, allow_mismatch)
         if delta.fingerprint() in loaded.provenance.get("edits", ()):

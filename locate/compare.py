@@ -22,7 +22,7 @@ from circuits.facts.pairs import TokenPair, encode_pairs
 from circuits.graph.circuit import Circuit
 from circuits.model.holding import alone
 from circuits.model.model import Model
-from locate.changes.rewired import Rewiring
+from locate.changes.rewired import ANY_OBJECTS, OBJECTS, Rewiring
 from locate.changes.rewiring import rewiring
 from locate.examples import Examples
 from locate.heads.roles import roles_if_any
@@ -42,7 +42,8 @@ DRAWS = 20
 class BothSides:
     """The pairs that a comparison is made on: before, after, and what they ask about.
 
-    `elsewhere` asks for the same in other words; it finds no circuit and only tests.
+    `elsewhere` asks for the same in other words; it finds no circuit and only tests. `objects` says
+    what answer and foil are: of the edited facts the old and the new object.
     """
 
     name: str
@@ -50,6 +51,7 @@ class BothSides:
     after: tuple[TokenPair, ...]
     notes: tuple[str, ...] = ()
     elsewhere: tuple[TokenPair, ...] = ()
+    objects: tuple[str, str] = OBJECTS
 
 
 def requests_of(delta: WeightDelta) -> list[EditRequest]:
@@ -86,7 +88,8 @@ def about_the_edit(
 
 def about_a_relation(examples: Examples) -> BothSides:
     """Pairs that ask for a relation's facts, edited or not."""
-    return BothSides(examples.name, examples.pairs, examples.pairs, examples.notes)
+    pairs = examples.pairs
+    return BothSides(examples.name, pairs, pairs, examples.notes, objects=ANY_OBJECTS)
 
 
 @alone
@@ -132,7 +135,8 @@ def compare_edit(
         batch_size=search.batch_size,
         progress=progress,
     )
-    return _told(found, {"relation": asked.name, "notes": notes})
+    about = {"relation": asked.name, "notes": notes, "objects": list(asked.objects)}
+    return _told(found, about)
 
 
 def _told(found: Rewiring, about: Mapping[str, Any]) -> Rewiring:

@@ -36,5 +36,5 @@ STORED_CIRCUITS = Idle(
     "on two stored circuits",
     (*_names(Source, Search, Loading), "what", "draws", "allow_mismatch"),
 )
-EDIT_OF_A_MODEL = Idle("on a model and an edit", ("sign", "n_random", "curve"))
+EDIT_OF_A_MODEL = Idle("on a model and an edit", ("sign",))
 EDITED_FACTS = Idle("on the edited facts", _names(Source, but=("n_pairs", "seed")))

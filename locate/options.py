@@ -200,6 +200,15 @@ class Evaluating(Options):
 
 
 @dataclass(frozen=True)
+class Batched(Options):
+    """How many pairs are run at once."""
+
+    batch_size: int = option(
+        16, "Pairs a pass.", low=1, high=MOST_PAIRS, flags=("--batch-size", "-b")
+    )
+
+
+@dataclass(frozen=True)
 class Tracing(Options):
     """How facts are traced; no `kinds` means all, no `window` a fifth of the layers."""
 
@@ -268,30 +277,30 @@ class Wish(Options):
         return () if self.prompt else (Idle("without `prompt`", ("ground_truth",)),)
 
 
-_LAYERS = (
-    "5, 3-5, auto (by causal tracing) or circuit (where the fact's circuit writes); default: the "
-    "method's for the model."
-)
-_SETTINGS = "Another hyperparameter than the method's, as value.clamp=3; repeatable."
-
-
 @dataclass(frozen=True)
 class Editing(Options):
     """How edits are made: the method with its choices, and what each request is made on."""
 
-    method: str = option(
-        "rome",
-        "rome, rome-original, memit, emmet, alphaedit, ft, ft-l, cake, cake-circuit, cake-stated, "
-        "dinm, dinm-easyedit or easyedit:NAME (with EASYEDIT_HOME).",
+    method: EditMethod = option(
+        EditMethod.ROME, "How edits are made; or easyedit:NAME (with EASYEDIT_HOME)."
     )
-    layers: str | None = option(None, _LAYERS)
+    layers: str | None = option(
+        None,
+        "5, 3-5, auto (by causal tracing) or circuit (where the fact's circuit writes); default: "
+        "the method's for the model.",
+    )
     moments: str | None = option(
         None,
         "Second moments: a file of them (also .npz as published), a text to collect them from, or "
         "identity; default: the text that ships.",
     )
     hparams: Path | None = option(None, "YAML or JSON of an EasyEdit method's hyperparameters.")
-    settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
+    settings: Any = option(
+        None,
+        "Another hyperparameter than the method's, as value.clamp=3; repeatable.",
+        flags=("--set",),
+        metavar="NAME=VALUE",
+    )
     cache: Path | None = option(None, "Where collected second moments are kept.")
     sequential: bool | None = option(
         None,
@@ -302,9 +311,8 @@ class Editing(Options):
 
     def idle(self) -> tuple[Idle, ...]:
         """The cache of second moments that the method does not take."""
-        method = EditMethod.of(self.method)
-        takes = method.needs_moments or method.may_want_moments
-        return () if takes else (Idle(f"with `method` {method}", ("cache",)),)
+        takes = self.method.needs_moments or self.method.may_want_moments
+        return () if takes else (Idle(f"with `method` {self.method}", ("cache",)),)
 
 
 @dataclass(frozen=True)
@@ -329,7 +337,14 @@ class Unlearning(Options):
     """How a set is unlearned."""
 
     method: UnlearnMethod = option(UnlearnMethod.GA_GD, "How the set is unlearned.")
-    layers: str | None = option(None, _LAYERS)
-    settings: Any = option(None, _SETTINGS, flags=("--set",), metavar="NAME=VALUE")
+    layers: str | None = option(
+        None, "5 or 3-5: the layers that change; default: the method's for the model."
+    )
+    settings: Any = option(
+        None,
+        "Another hyperparameter than the method's, as learning_rate=1e-4; repeatable.",
+        flags=("--set",),
+        metavar="NAME=VALUE",
+    )
     bos: bool | None = option(None, "Begin texts with the BOS token; default: the model's.")
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)

@@ -83,7 +83,8 @@ kc.plot(read, "tokens")
 # A label is a description. To test it, silence the head at the last token (its output is replaced
 # by zeros) and see whether the run loses what the label promises: without a mover, the answer
 # should fall against other capitals; without a relation head, capitals should fall against other
-# tokens. Each is compared with unlabelled heads of the same layers, silenced likewise.
+# tokens. Each is compared with the mean of as many unlabelled heads of the same or
+# the nearest layers, silenced likewise.
 
 # %%
 gap = {"mover": "answer_gap", "relation": "range_gap"}

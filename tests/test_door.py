@@ -24,6 +24,7 @@ from circuits.model.model import Model
 from experiments.cli.main import main
 from knowledge_circuits import _ACTS, _LOOKS, _VERBS, parts, verbs
 from knowledge_circuits.rooms import ROOMS
+from locate.looks.comparing import edit_look
 from locate.neurons.options import NeuronSearch
 from locate.options import Editing, Evaluating, Judging, Source, Tracing, Unlearning
 from locate.search import Search
@@ -424,6 +425,39 @@ assert hash(pair) == hash(kc.PromptPair(**vars(pair)))
 """
     done = run(code, tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("relation", [None, "country_currency"])
+def test_a_comparison_on_a_relation_speaks_of_no_old_and_new_object(
+    model: Model, tmp_path: Path, relation: str | None
+):
+    """Its pairs ask about other subjects too, and their foils are nobody's target."""
+    found = kc.compare(model, _edited(model), relation, draws=0, **QUIET)
+    found.save(tmp_path / "found.kc.safetensors")
+    found = kc.open(tmp_path / "found.kc.safetensors")
+    look = edit_look(found)
+    titles = [(table.title, table.header) for table in look.tables]
+    told = f"{look.says} {found.summary()} {look.lines} {titles}"
+    assert ("old object" in told, "new object" in told) == (not relation, not relation)
+    assert ("the answer against the foil of country_currency" in told) == bool(relation)
+    assert ("answer before" in told) == bool(relation)
+
+
+@pytest.mark.parametrize("name", ["curve", "n_random", "spans", "faithfulness"])
+def test_a_comparison_offers_no_option_that_it_would_refuse(name: str):
+    assert name not in inspect.signature(kc.compare).parameters
+    with pytest.raises(OptionError, match=f"no option '{name}'"):
+        kc.compare("facts-gpt2", results.delta(), **{name: 1})
+
+
+@pytest.mark.parametrize("verb", [kc.lens, kc.attribution, kc.roles])
+def test_looks_take_as_many_pairs_a_pass_as_their_command(verb: Any, model: Model):
+    one, all_ = (verb(model, "country_capital", **FEW, batch_size=size) for size in (1, 4))
+    for name, value in one.arrays().items():
+        if value.dtype.kind == "f":
+            assert np.allclose(value, all_.arrays()[name], atol=1e-4), name
+    with pytest.raises(OptionError, match="batch_size"):
+        verb(model, "country_capital", batch_size=0)
 
 
 def test_numpys_numbers_are_numbers(model: Model):

@@ -228,11 +228,6 @@ CASES = {
         lambda made: kc.compare(made.model, made.edited, bos=False),
         [*EDIT, "--no-bos"],
     ),
-    "a curve of what an edit changed": Case(
-        "`curve` has no effect on a model and an edit",
-        lambda made: kc.compare(made.model, made.edited, CAPITALS, curve=True),
-        None,
-    ),
 }
 
 

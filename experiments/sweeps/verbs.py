@@ -23,7 +23,7 @@ from circuits.base.results import Result
 from circuits.base.writing import to_json
 from circuits.model.model import Model
 from locate.neurons.options import NeuronSearch, Within
-from locate.options import Editing, Evaluating, Judging, Source, Tracing, Wish
+from locate.options import Batched, Editing, Evaluating, Judging, Source, Tracing, Wish
 from locate.search import Search
 
 INDECISIVE = ("batch_size", "cache", "memory")
@@ -42,13 +42,6 @@ class Stored(Options):
         super().__post_init__()
         if self.circuit is None:
             raise OptionError("evaluate: `circuit` is missing")
-
-
-@dataclass(frozen=True)
-class Batched(Options):
-    """How many pairs are run at once."""
-
-    batch_size: int = option(16, "pairs a pass", low=1)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 LABELS = ("old", "new")
 SIDES = ("before", "after")
+OBJECTS = ("old object", "new object")
+ANY_OBJECTS = ("answer", "foil")
+"""What `LABELS` stand for where pairs ask about a relation, and not for what was edited."""
 _COMPARISON, _FOLLOWED = "comparison.", "followed."
 _RESTORATIONS = ("restoration", "elsewhere")
 
@@ -88,6 +91,17 @@ class Rewiring(Result):
     elsewhere: Restoration | None = None
 
     @property
+    def objects(self) -> tuple[str, str]:
+        """What the pairs' answer and foil are: the old and new object, or `ANY_OBJECTS`."""
+        first, second = self.provenance.get("objects", OBJECTS)
+        return str(first), str(second)
+
+    @property
+    def asks_otherwise(self) -> bool:
+        """Whether the pairs ask about a relation, and not for what was edited."""
+        return self.objects != OBJECTS
+
+    @property
     def switched(self) -> tuple[HeadChange, ...]:
         """The heads shown that spoke for the old object before and for the new one after."""
         return tuple(head for head in self.heads if head.switched)
@@ -110,7 +124,8 @@ class Rewiring(Result):
         """The comparison's counts, the causal check, and the heads that changed most."""
         facts = dict(self.comparison.summary().facts)
         old, new = self.logit_differences
-        facts["old minus new object"] = f"{old:.2f} logits before, {new:.2f} after"
+        first, second = self.objects
+        facts[f"{first} minus {second}"] = f"{old:.2f} logits before, {new:.2f} after"
         if self.restoration is not None:
             share = self.restoration.recovered
             undone = f"{share:.0%}" if np.isfinite(share) else "an undefined part"
@@ -130,7 +145,7 @@ class Rewiring(Result):
         return Summary(
             "What an edit did to a circuit",
             facts,
-            "logits that a head's words moved from the old to the new object",
+            f"logits that a head's words moved from the {first} to the {second}",
             ("head", "role", "swing", "writes before", "writes after"),
             rows,
         )

@@ -8,8 +8,8 @@ does both. Here that becomes a criterion (`RoleCriteria`), in four steps:
 1. Read every head at the last token: where it looks, what it writes from there (`read_heads`).
 2. Average over facts of one relation, with bootstrap intervals over them.
 3. Label the heads (`RoleCriteria.classify`).
-4. Check each label by ablating the head, beside as many unlabelled heads of the same layers as a
-   baseline (`locate.heads.role_checks`), on other pairs where there are any.
+4. Check each label by ablating the head, beside the mean of as many unlabelled heads of the same or
+   the nearest layers (`locate.heads.role_checks`), on other pairs where there are any.
 
 Steps 1-3 see the direct path to the logits only; a head that works through later layers has no
 role here. Later layers may also make up for a silenced head, and the final norm scales a smaller

@@ -14,7 +14,7 @@ from circuits.base.plain import plain
 from circuits.base.writing import as_csv, atomic_write
 from circuits.graph.agreement import Mass
 from circuits.graph.comparison import Comparison
-from locate.changes.rewired import Rewiring
+from locate.changes.rewired import LABELS, SIDES, Rewiring
 from locate.looks.look import Look, Table, page, telling
 from locate.looks.says import says
 from locate.looks.says.words import count
@@ -159,7 +159,7 @@ def _restored(found: Rewiring) -> list[str]:
             f"old values back on the {restored.n_edges} edges called changed undo "
             f"{share('recovered')} of the edit {place}; on as many random "
             f"edges {share('random_recovered')}; "
-            f"the old object is first again in {share('first_restored')} of the prompts"
+            f"the {found.objects[0]} is first again in {share('first_restored')} of the prompts"
         )
     return lines
 
@@ -219,7 +219,8 @@ def _head_table(found: Rewiring) -> Table:
         )
         for head in sorted(found.heads, key=lambda head: -abs(head.swing))
     ]
-    return Table("Heads: logits moved from the old to the new object", header, rows)
+    first, second = found.objects
+    return Table(f"Heads: logits moved from the {first} to the {second}", header, rows)
 
 
 def _layer_table(found: Rewiring) -> Table:
@@ -227,13 +228,14 @@ def _layer_table(found: Rewiring) -> Table:
     rows = [row for row in found.followed.rows() if row["position"] == "last"]
     every = sorted({row["layer"] for row in rows})
     ranks = {(row["layer"], row["object"], row["model"]): row["median_rank"] for row in rows}
-    columns = [(label, side) for label in ("old", "new") for side in ("before", "after")]
+    columns = [(label, side) for label in LABELS for side in SIDES]
+    names = dict(zip(LABELS, found.objects if found.asks_otherwise else LABELS, strict=True))
     grid = [[ranks[layer, *column] for column in columns] for layer in every]
     layers = [every[state] for state in telling(np.array(grid) - 1)]
     left = len(every) - len(layers)
     return Table(
         "Median rank at the last token (1 is the top)",
-        ("layer", *(f"{label} {side}" for label, side in columns)),
+        ("layer", *(f"{names[label]} {side}" for label, side in columns)),
         [
             (
                 "embedding" if layer < 0 else str(layer),

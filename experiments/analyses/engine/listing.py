@@ -23,7 +23,8 @@ STORED = Path(__file__).parent / "listing.json"
 
 def listing() -> list[dict[str, Any]]:
     """A record an analysis: name, title, question, and each option with default and meaning."""
-    return [_stored()[name] if is_ours(name) else listed(analysis(name)) for name in names()]
+    stored = _stored()
+    return [stored.get(name) or listed(analysis(name)) for name in names()]
 
 
 def listed(found: Analysis) -> dict[str, Any]:

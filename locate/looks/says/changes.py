@@ -75,8 +75,11 @@ def _might_have_been(found: Comparison) -> str:
 def rewiring(found: Rewiring) -> str:
     """Of an edit's circuit: how far the answer moved, and what undoes it beside random edges."""
     old, new = found.logit_differences
-    moved = f"the edit moved the old object against the new one from {figure(old, 1)} to "
-    moved += f"{figure(new, 1)} logits"
+    which = "the old object against the new one"
+    if found.asks_otherwise:
+        which = "the {} against the {}".format(*found.objects)
+        which += f" of {found.provenance['relation']}"
+    moved = f"the edit moved {which} from {figure(old, 1)} to {figure(new, 1)} logits"
     restored = found.restoration
     if restored is None:
         return sentence(f"{moved}; {_without_capital(comparison(found.comparison))}")

@@ -50,7 +50,7 @@ def roles(found: RoleReport) -> str:
     right, wrong = checks.count("confirmed"), checks.count("contrary")
     on = found.provenance.get("checked_on")
     where = f" on {on}" if isinstance(on, str) else ""
-    beside = f"random heads of the same layers{where}"
+    beside = f"as many heads without a role of the same or the nearest layers{where}"
     text += f"; silencing, against {beside}, confirms {right} of {len(checks)}"
     return sentence(text + (f" and says the contrary of {wrong}" if wrong else ""))
 
