@@ -137,7 +137,7 @@ def test_a_groups_name_that_looks_like_an_edge_names_a_node():
 def opened(circuit: Circuit):
     """A library that holds the circuit, and its entry."""
     library = Library(None)
-    return Context(library), library.add("two", KINDS["circuit"], circuit, {})
+    return Context(library), library.add("two", "two", KINDS["circuit"], circuit, {})
 
 
 def test_details_and_tables_of_a_box_hold_its_nodes_and_all_its_edges():

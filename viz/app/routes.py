@@ -100,8 +100,11 @@ def page_of(
         return browse_page(context, state), None, "Results"
     entries = context.library.entries()
     if not state.r:
-        alone = context.library.root is None  # a notebook's: the result that it was opened on
-        entry = next((each for each in entries if alone or each.kind.view == "circuit"), None)
+        own = context.opened
+        entry = next(
+            (each for each in entries if (each.id == own if own else each.kind.view == "circuit")),
+            None,
+        )
         if entry is None and len(entries) == 1 and entries[0].kind is SWEEP:
             entry = entries[0]
         if entry is None or state.view not in ("", entry.kind.view):
