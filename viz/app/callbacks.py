@@ -243,6 +243,13 @@ def details_of(
     noise: str = "",
 ) -> list[Any]:
     """What stands in the panel for a selection; the summary where there is none."""
+    with parts.foreseen(context.library.entry(result).name):
+        return _details_of(context, result, chosen, boxes, noise)
+
+
+def _details_of(
+    context: Context, result: str, chosen: dict[str, str], boxes: Collapsed, noise: str
+) -> list[Any]:
     value = context.library.value(result)
     comparison = None if isinstance(value, Circuit) else comparison_of(value)
     circuit = value if comparison is None else either_circuit(comparison)

@@ -121,13 +121,9 @@ def page_of(
 
 
 def _result_page(context: Context, entry: Entry, state: ViewState) -> html.Div:
-    value = context.library.value(entry.id)
-    try:
+    with parts.foreseen(entry.name):
+        value = context.library.value(entry.id)
         return _PAGES[entry.kind.view](context, entry, value, state)
-    except KnowledgeCircuitsError:
-        raise
-    except Exception as error:  # a file may hold what no page foresaw
-        raise OptionError(f"{entry.name} cannot be shown: {type(error).__name__}") from None
 
 
 def _circuit(context: Context, entry: Entry, value: Any, state: ViewState) -> html.Div:
