@@ -284,10 +284,11 @@ def _exports(app: Dash, context: Context) -> None:
         State("shown-edges", "data"),
         State("title", "data"),
         State("shown-boxes", "data"),
+        State("url", "search"),
         prevent_initial_call=True,
     )
     def save(*values: Any) -> tuple[Any, Any]:
-        subject, shown, title, boxes = values[-4:]
+        subject, shown, title, boxes, search = values[-5:]
         if not ctx.triggered or not ctx.triggered[0]["value"]:
             return no_update, no_update
         format = str(ctx.triggered_id).removeprefix("export-")
@@ -296,7 +297,8 @@ def _exports(app: Dash, context: Context) -> None:
             if format not in formats_of(entry.kind):
                 raise OptionError(f"a {entry.kind.shown} is not exported as {format}")
             value = context.library.value(entry.id)
-            data = exported(value, format, str(title or ""), shown, boxes or ())
+            noise = parse_state(search)[0].noise
+            data = exported(value, format, str(title or ""), shown, boxes or (), noise)
         except KnowledgeCircuitsError as error:
             return no_update, parts.note(str(error), "error")
         stem = "".join(c if c.isalnum() else "-" for c in entry.name.partition(".kc.")[0])[-60:]

@@ -82,8 +82,8 @@ def foreseen(name: str) -> Iterator[None]:
     except KnowledgeCircuitsError:
         raise
     except Exception as error:
-        why = f"{type(error).__name__}: {visible(str(error))[:120]}"
-        raise OptionError(f"{name} cannot be shown: it holds what no page expects ({why})") from None
+        why = f"it holds what no page expects ({type(error).__name__}: {error!s:.120})"
+        raise OptionError(f"{name} cannot be shown: {why}") from None
 
 
 def heading(text: str, aside: Any = None) -> html.Div:
