@@ -15,7 +15,7 @@ from viz.app.browse_page import preview
 from viz.app.circuit_page import circuit_work, summary_of
 from viz.app.context import Context
 from viz.app.controls import group_list, pieces_said
-from viz.app.difference_page import comparison_of, difference_work
+from viz.app.difference_page import comparison_of, difference_work, side_read
 from viz.app.exports import DATA, PICTURES, exported, formats_of
 from viz.app.live_callbacks import can_be_cut, reading_of
 from viz.app.plain_pages import fitted, lens_picture
@@ -253,6 +253,8 @@ def _details_of(
     value = context.library.value(result)
     comparison = None if isinstance(value, Circuit) else comparison_of(value)
     circuit = value if comparison is None else either_circuit(comparison)
+    source = circuit if comparison is None else comparison.before
+    side = "" if comparison is None else side_read(value)
     node, edge = chosen.get("node", ""), chosen.get("edge", "")
     if boxes and (node.startswith(PREFIX) or PREFIX in edge):
         scene = work_of(context, result, boxes, noise).scene
@@ -261,12 +263,11 @@ def _details_of(
         if edge in scene.names:
             return bundle_details(circuit, scene, edge, comparison)
     if node and node in circuit.nodes():
-        source = circuit if comparison is None else comparison.before
         found = details.node_details(circuit, node, source.evidence, comparison)
-        return [*found, reading_of(context, source)] if can_be_cut(node) else found
+        return [*found, reading_of(context, source, side)] if can_be_cut(node) else found
     if edge:
         found = details.edge_details(circuit, edge, comparison)
-        return [*found, reading_of(context, circuit if comparison is None else comparison.before)]
+        return [*found, reading_of(context, source, side)]
     if comparison is None:
         return summary_of(circuit)
     about: list[Any] = difference_work(context.library.entry(result), value).about

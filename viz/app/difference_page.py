@@ -81,6 +81,12 @@ def edit_named(origin: Mapping[str, Any]) -> str:
     return f"{relation} in {model}, before and after" if relation and model else ""
 
 
+def side_read(value: Any) -> str:
+    """Which side of a comparison or a rewiring the model is read for, in words."""
+    edited = value.provenance.get("edit") or comparison_of(value).after.provenance.get("edits")
+    return "before the edit" if edited else "for the circuit before"
+
+
 def edge_rows(comparison: Comparison, scene: Scene) -> list[dict[str, Any]]:
     """One record a line, in the scene's order; of several edges it has the sums of the scores."""
     rows: list[dict[str, Any]] = [
