@@ -208,6 +208,7 @@ def test_no_query_string_is_an_error(text):
         ("?t=nan", "t"),
         ("?t=-1", "t"),
         ("?view=admin", "view"),
+        ("?look=foo", "look"),
         ("?layers=5-2", "layers"),
         ("?r=a%00b", "r"),
     ],
