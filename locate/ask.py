@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from circuits.base.choices import EditStatus, KeyValue
+from circuits.base.choices import EditStatus
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.options import build
@@ -33,12 +33,13 @@ from circuits.edits.methods.run import edit
 from circuits.edits.requests import slotted
 from circuits.facts.facts import SLOT, Fact, atlas, fill
 from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pair
+from circuits.facts.spans import batch_places
 from circuits.graph.circuit import Circuit
 from circuits.graph.running import CircuitRunner
 from circuits.model.holding import alone
 from circuits.model.metrics import rank
 from circuits.model.model import Model
-from circuits.model.wiring import node_kind
+from circuits.model.wiring import Wiring, node_kind
 from locate.changes.rewired import Rewiring
 from locate.changes.rewiring import rewiring
 from locate.contrast import given_pair, is_word, no_rivals, said_next
@@ -272,7 +273,8 @@ def answers(
     if kept is None:
         logits = model.last_logits(batch.clean)
     else:
-        logits = CircuitRunner(model, batch, kept.wiring).run(kept)
+        places = batch_places([pair], batch, kept.wiring.spans)
+        logits = CircuitRunner(model, batch, kept.wiring, spans=places).run(kept)
     return _answers(model, logits, pair.answer, top)
 
 
@@ -280,13 +282,14 @@ def without(
     model: Model,
     nodes: Collection[str] = (),
     edges: Collection[str] = (),
-    kv: KeyValue | str = KeyValue.GROUPED,
+    wiring: Wiring | None = None,
 ) -> Circuit:
     """The whole model but these edges and all that leave these heads and MLPs.
 
-    OptionError for a name that this model does not have.
+    `wiring` is that which the edges are of, by default the model's own. OptionError for a name that
+    this model does not have.
     """
-    wiring = model.wiring(KeyValue.of(kv))
+    wiring = model.wiring() if wiring is None else wiring
     kept = np.ones(wiring.n_edges, dtype=bool)
     for node in nodes:
         if node not in wiring.src_names or node == "input":

@@ -435,9 +435,6 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         call("circuits.model.wiring:Wiring")(2, 4, 2, v).edge_src
     ),
     ("circuits.model.wiring:Wiring.with_kv", "kv"): lambda v: model().wiring().with_kv(v).edge_src,
-    ("locate.ask:without", "kv"): lambda v: (
-        call("locate.ask:without")(model(), ["a0.h0"], kv=v).kept
-    ),
     ("locate.changes.restoration:restore_edges", "draw"): restored,
     ("locate.changes.rewiring:rewiring", "draw"): rewired,
     ("locate.edit:Editor", "method"): lambda v: str(call("locate.edit:Editor")(model(), v).method),

@@ -33,15 +33,16 @@ from tests.results import comparison as a_comparison
 from tests.test_viz import circuit_of
 from tests.tiny import tiny_model
 from viz.app import try_page
-from viz.app.browse_page import browse_page
+from viz.app.browse_page import browse_page, preview
+from viz.app.callbacks import details_of
 from viz.app.context import Context, Models, prompts_of
 from viz.app.details import edge_details
-from viz.app.exports import DATA, PICTURES, exported, only
+from viz.app.exports import DATA, PICTURES, exported
 from viz.app.jobs import Jobs
 from viz.app.library import Library
 from viz.app.routes import page_of
 from viz.app.security import is_loopback
-from viz.app.server import _refused, check_port, make_app
+from viz.app.server import _refused, check_port, make_app, warm_up
 from viz.app.state import MOST_EDGES, VIEWS, ViewState, parse_state
 from viz.paper.difference import either_circuit
 from viz.screen.difference import difference_scene
@@ -207,6 +208,7 @@ def test_no_query_string_is_an_error(text):
         ("?t=nan", "t"),
         ("?t=-1", "t"),
         ("?view=admin", "view"),
+        ("?look=foo", "look"),
         ("?layers=5-2", "layers"),
         ("?r=a%00b", "r"),
     ],
@@ -242,6 +244,46 @@ def test_every_result_has_a_page_and_damage_is_shown_as_such(folder):
         assert (shown is None) == (entry.kind is DAMAGED)
         if shown is None:
             assert entry.error in texts(page)
+
+
+ODD = [
+    {"roles": 3},
+    {"roles": [{"name": "a1.h1", "mover": {"share": 0.5, "gain": {"value": "x", "low": 1}}}]},
+    {"stability": 3},
+    {"pairs": 3},
+    {"evaluation": {"hit_at_10": {"circuit": 3}}},
+]
+
+
+@pytest.mark.parametrize("evidence", ODD, ids=str)
+def test_what_no_page_expects_in_a_file_costs_a_line_and_never_the_server(evidence, tmp_path):
+    replace(circuit_of(Wiring(3, 4, 2), 0.5, 0), evidence=evidence).save(
+        tmp_path / "odd.kc.safetensors"
+    )
+    context = Context(Library(tmp_path))
+    (entry,) = context.library.entries()
+    warm_up(context)
+    shown = [str(preview(context, entry.id))]
+    ways = (
+        lambda: page_of(context, ViewState(view="circuit", r=entry.id), "", {}),
+        lambda: details_of(context, entry.id, {"node": "a1.h1"}),
+    )
+    for way in ways:
+        try:
+            shown.append(str(way()))
+        except OptionError as error:
+            shown.append(str(error))
+    said = "odd.kc.safetensors cannot be shown: it holds what no page expects (TypeError"
+    assert all((said in text) == (evidence == ODD[0]) for text in shown)
+
+
+def test_a_damaged_circuit_that_would_be_the_first_page_does_not_keep_the_server_down(folder):
+    flipped = (folder / "flipped.kc.safetensors").read_bytes()
+    (folder / "circuit.kc.safetensors").write_bytes(flipped)
+    context = Context(Library(folder))
+    with pytest.raises(FileFormatError, match="hash"):
+        page_of(context, ViewState(), "", {})
+    warm_up(context)
 
 
 def test_without_a_word_the_first_circuit_opens_and_an_empty_folder_says_what_to_do(
@@ -599,17 +641,6 @@ def test_a_circuit_is_exported_in_every_format(format):
     starts = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG", "graphml": b"<?xml"}
     assert data.startswith(starts.get(format, b""))
     assert len(data) > 100
-
-
-def test_a_picture_of_some_edges_shows_these_and_says_nothing_of_the_whole():
-    circuit = circuit_of(Wiring(2, 3, 3), 0.6, 4)
-    circuit = Circuit(
-        circuit.wiring, circuit.kept, circuit.scores, provenance={"faithfulness": 1.0}
-    )
-    names = circuit.edge_names()[:4]
-    assert only(circuit, names).edge_names() == names
-    assert "faithfulness" not in only(circuit, names).provenance
-    assert only(circuit, circuit.edge_names()) is circuit
 
 
 def test_a_kind_that_is_not_known_is_shown_as_what_it_says(tmp_path):

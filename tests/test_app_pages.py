@@ -39,7 +39,7 @@ from viz.app.library import Library
 from viz.app.parts import NUMBER
 from viz.app.routes import page_of, siblings
 from viz.app.server import make_app
-from viz.app.state import ViewState
+from viz.app.state import LOOKS, ViewState, parse_state
 from viz.asked import question
 
 PROMPT, SUBJECT, ANSWER = "The capital of France is", "France", "Paris"
@@ -432,6 +432,11 @@ def test_all_clean_states_of_the_last_token_bring_the_whole_answer_back(model):
     assert probabilities[:, :before] == pytest.approx(found.p_corrupted, abs=1e-5)
     place = pair.clean.span_of(SUBJECT).last
     assert probabilities[0, place] > 0.5 * found.p_clean, "the subject's state carries the answer"
+
+
+def test_a_link_knows_every_view_inside_a_prompt():
+    assert set(inside_page.LOOKS) == set(LOOKS)
+    assert all(parse_state(f"?look={look}") == (ViewState(look=look), []) for look in LOOKS)
 
 
 @pytest.mark.parametrize("look", list(inside_page.LOOKS))

@@ -24,9 +24,10 @@ from viz.app.library import Library
 from viz.app.state import ViewState, parse_state
 from viz.app.workspace import node_rows, scene_data
 from viz.layout import lay_out
+from viz.paper.difference import edge_styles
 from viz.screen.boxes import groups_of
 from viz.screen.circuit import circuit_scene
-from viz.screen.difference import difference_scene, screen_styles
+from viz.screen.difference import difference_scene
 
 WIRING = Wiring(3, 2, 2)
 GROUP = {"early heads": ("a0.h0", "a0.h1")}
@@ -96,7 +97,7 @@ def test_a_line_of_a_difference_stands_for_edges_of_which_the_same_became(given_
     comparison = Comparison(circuit, after)
     scene = difference_scene(comparison, 80, groups=groups)
     for line, bundle in enumerate(scene.layout.bundles):
-        became = set(screen_styles(comparison, bundle))
+        became = set(edge_styles(comparison, bundle))
         assert len(became) == 1
         sums = [abs(float(side[bundle].sum())) for side in comparison.scores]
         assert scene.size[line] == pytest.approx(max(sums), abs=1e-6)
@@ -137,7 +138,7 @@ def test_a_groups_name_that_looks_like_an_edge_names_a_node():
 def opened(circuit: Circuit):
     """A library that holds the circuit, and its entry."""
     library = Library(None)
-    return Context(library), library.add("two", KINDS["circuit"], circuit, {})
+    return Context(library), library.add("two", "two", KINDS["circuit"], circuit, {})
 
 
 def test_details_and_tables_of_a_box_hold_its_nodes_and_all_its_edges():

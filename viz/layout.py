@@ -1,6 +1,7 @@
 """Where the nodes and edges of a circuit's picture lie; one layout for screen and paper.
 
-1. *Choose*: the strongest edges that lie on a path from input to logits (`strongest`).
+1. *Choose*: the strongest edges that lie on a path from input to logits (`strongest`), or those
+   that are asked for.
 2. *Place*: the input is a bar at the bottom and the logits one at the top; each layer is a row of
    its heads in columns by index, its shared key-value heads below them and its MLP above them in a
    column of its own on the right. Columns in which nothing is drawn take no room, such layers are
@@ -79,7 +80,8 @@ class Layout:
 
     Where groups are drawn as boxes, `boxes` says which node each stands in for, a curve may be a
     bundle of edges, of which `edges` names the strongest, and `n_inside` edges run within a box.
-    What a bundle is worth is the signed sum of its edges (`totals`).
+    What a bundle is worth is the signed sum of its edges (`totals`). `picked` says that the edges
+    were asked for one by one, and not for their strength.
     """
 
     nodes: tuple[str, ...]
@@ -100,6 +102,7 @@ class Layout:
     bundles: tuple[np.ndarray, ...] = ()
     boxes: Mapping[str, Box] = field(default_factory=dict)
     n_inside: int = 0
+    picked: bool = False
 
     @property
     def n_drawn(self) -> int:
@@ -248,8 +251,9 @@ def lay_out(
     max_columns: int = 16,
     groups: Groups | None = None,
     sorts: Int[np.ndarray, " edge"] | None = None,
+    only: Bool[np.ndarray, " edge"] | None = None,
 ) -> Layout:
-    """Layout of a circuit's strongest edges (see `strongest`).
+    """Layout of a circuit's strongest edges (see `strongest`), or of those of `only`, all of them.
 
     Up to `max_columns` head indices get a column each; above that the heads of a row keep their
     order and lie as near to their column as that many columns allow. `Placement.FIXED` gives every
@@ -262,7 +266,8 @@ def lay_out(
     """
     wiring, nodes = circuit.wiring, _nodes_of(circuit.wiring)
     check_groups(groups or {}, wiring)
-    edges = np.flatnonzero(strongest(circuit, max_edges).kept)
+    chosen = strongest(circuit, max_edges).kept if only is None else circuit.kept & only
+    edges = np.flatnonzero(chosen)
     if circuit.scores is not None:
         edges = edges[np.argsort(np.abs(circuit.scores.values[edges]), kind="stable")]
     tail, head = nodes.of_src[wiring.edge_src[edges]], nodes.of_dst[wiring.edge_dst[edges]]
@@ -334,6 +339,7 @@ def lay_out(
         bundles=bundled,
         boxes={box.node: box for box in boxes},
         n_inside=n_inside,
+        picked=only is not None,
     )
 
 

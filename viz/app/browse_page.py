@@ -116,12 +116,18 @@ def preview(context: Context, result: str) -> list[Any]:
             *_holds(group),
         ]
     try:
-        value = context.library.value(result)
+        with parts.foreseen(entry.name):
+            return [*head, *_found(context, entry, group)]
     except KnowledgeCircuitsError as error:
         return [head[0].children[0], parts.note(str(error), "error")]
-    sentence = lead_of(value, told_beside(value, context.library.record(result)))
-    head += [lead(sentence)] if sentence else []
-    head += _holds(group)
+
+
+def _found(context: Context, entry: Entry, group: Group) -> list[Any]:
+    """What a result of its own kind found; a circuit with its picture."""
+    value = context.library.value(entry.id)
+    sentence = lead_of(value, told_beside(value, context.library.record(entry.id)))
+    found: list[Any] = [lead(sentence)] if sentence else []
+    found += _holds(group)
     if isinstance(value, Circuit):
         figure = circuit_figure(value, PREVIEW_EDGES, title="")
         margin = {"l": 2, "r": 2, "t": 4, "b": 4}
@@ -130,7 +136,7 @@ def preview(context: Context, result: str) -> list[Any]:
         for trace in figure.data:
             if trace.mode == "text":
                 trace.textfont.size = 8
-        head += [
+        found += [
             html.P(subtitle(value), className="hint"),
             html.Div(
                 dcc.Graph(figure=figure, config={"staticPlot": True}, style={"height": "300px"}),
@@ -138,8 +144,8 @@ def preview(context: Context, result: str) -> list[Any]:
             ),
             *summary_of(value),
         ]
-        return head
-    return [*head, parts.pairs(facts_of(entry))]
+        return found
+    return [*found, parts.pairs(facts_of(entry))]
 
 
 def _holds(group: Group) -> list[Any]:

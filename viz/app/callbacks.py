@@ -15,7 +15,7 @@ from viz.app.browse_page import preview
 from viz.app.circuit_page import circuit_work, summary_of
 from viz.app.context import Context
 from viz.app.controls import group_list, pieces_said
-from viz.app.difference_page import comparison_of, difference_work
+from viz.app.difference_page import comparison_of, difference_work, side_read
 from viz.app.exports import DATA, PICTURES, exported, formats_of
 from viz.app.live_callbacks import can_be_cut, reading_of
 from viz.app.plain_pages import fitted, lens_picture
@@ -243,9 +243,18 @@ def details_of(
     noise: str = "",
 ) -> list[Any]:
     """What stands in the panel for a selection; the summary where there is none."""
+    with parts.foreseen(context.library.entry(result).name):
+        return _details_of(context, result, chosen, boxes, noise)
+
+
+def _details_of(
+    context: Context, result: str, chosen: dict[str, str], boxes: Collapsed, noise: str
+) -> list[Any]:
     value = context.library.value(result)
     comparison = None if isinstance(value, Circuit) else comparison_of(value)
     circuit = value if comparison is None else either_circuit(comparison)
+    source = circuit if comparison is None else comparison.before
+    side = "" if comparison is None else side_read(value)
     node, edge = chosen.get("node", ""), chosen.get("edge", "")
     if boxes and (node.startswith(PREFIX) or PREFIX in edge):
         scene = work_of(context, result, boxes, noise).scene
@@ -254,12 +263,11 @@ def details_of(
         if edge in scene.names:
             return bundle_details(circuit, scene, edge, comparison)
     if node and node in circuit.nodes():
-        source = circuit if comparison is None else comparison.before
         found = details.node_details(circuit, node, source.evidence, comparison)
-        return [*found, reading_of(context, source)] if can_be_cut(node) else found
+        return [*found, reading_of(context, source, side)] if can_be_cut(node) else found
     if edge:
         found = details.edge_details(circuit, edge, comparison)
-        return [*found, reading_of(context, circuit if comparison is None else comparison.before)]
+        return [*found, reading_of(context, source, side)]
     if comparison is None:
         return summary_of(circuit)
     about: list[Any] = difference_work(context.library.entry(result), value).about
@@ -277,10 +285,11 @@ def _exports(app: Dash, context: Context) -> None:
         State("shown-edges", "data"),
         State("title", "data"),
         State("shown-boxes", "data"),
+        State("url", "search"),
         prevent_initial_call=True,
     )
     def save(*values: Any) -> tuple[Any, Any]:
-        subject, shown, title, boxes = values[-4:]
+        subject, shown, title, boxes, search = values[-5:]
         if not ctx.triggered or not ctx.triggered[0]["value"]:
             return no_update, no_update
         format = str(ctx.triggered_id).removeprefix("export-")
@@ -289,7 +298,8 @@ def _exports(app: Dash, context: Context) -> None:
             if format not in formats_of(entry.kind):
                 raise OptionError(f"a {entry.kind.shown} is not exported as {format}")
             value = context.library.value(entry.id)
-            data = exported(value, format, str(title or ""), shown, boxes or ())
+            noise = parse_state(search)[0].noise
+            data = exported(value, format, str(title or ""), shown, boxes or (), noise)
         except KnowledgeCircuitsError as error:
             return no_update, parts.note(str(error), "error")
         stem = "".join(c if c.isalnum() else "-" for c in entry.name.partition(".kc.")[0])[-60:]

@@ -18,7 +18,7 @@ from viz.app.library import Entry
 from viz.app.workspace import Collapsed, Work
 from viz.asked import metric_name, question, signed
 from viz.screen.boxes import groups_of, in_pieces
-from viz.screen.circuit import MOST_EDGES, circuit_scene
+from viz.screen.circuit import MOST_EDGES, circuit_scene, left_out
 from viz.screen.scene import Scene
 
 
@@ -38,12 +38,6 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit, groups: Colla
     ]
     legend = [each for each in scored if each[0] in present] or [("edge", theme.UNSCORED)]
     about = [question(circuit), subtitle(circuit)]
-    notes = []
-    if scene.n_edges < circuit.n_edges:
-        notes.append(
-            f"{circuit.n_edges - scene.n_edges:,} of {circuit.n_edges:,} edges are not drawn: "
-            f"on no path from input to logits, or beyond the strongest {MOST_EDGES:,}"
-        )
     return Work(
         result=entry.id,
         view="circuit",
@@ -56,7 +50,7 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit, groups: Colla
         edge_rows=edge_rows(circuit, scene),
         edge_columns=edge_columns(circuit),
         about=summary_of(circuit),
-        notes=notes,
+        notes=[told] if (told := left_out(circuit.n_edges, scene)) else [],
         pieces=in_pieces(boxes, scene.layout),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuits.base.errors import OptionError
 from circuits.base.progress import stop_here
-from viz.app.jobs import Jobs
+from viz.app.jobs import Jobs, Stage
 from viz.app.library import Library
 from viz.asked import pairs_of
 
@@ -82,12 +82,21 @@ class Models:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """One server's state."""
+    """One server's state; `opened` is the id of the one result that a notebook opened it on."""
 
     library: Library
     models: Models = field(default_factory=Models)
     jobs: Jobs = field(default_factory=Jobs)
     questions: dict[tuple[str, ...], Question] = field(default_factory=dict)
+    opened: str = ""
+
+    def start(self, key: str, title: str, work: Callable[[Stage], Any]) -> None:
+        """Begin a job, as `Jobs.start`; what a job found stays in the library as long as the job.
+
+        OptionError where another job is running.
+        """
+        for old in self.jobs.start(key, title, work):
+            self.library.forget(old)
 
     def question(
         self, model: str, prompt: str, subject: str, answer: str, against: str = "", foil: str = ""

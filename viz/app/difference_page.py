@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
@@ -13,20 +12,22 @@ from circuits.base.display import visible
 from circuits.edits.provenance import JUDGED
 from circuits.edits.provenance import changed as changed_by
 from circuits.graph.comparison import Comparison
-from circuits.graph.noise import Decision
 from viz import theme
 from viz.app import parts
 from viz.app.details import known_facts
 from viz.app.edit_page import SCORINGS, heads_table, measures_of
 from viz.app.library import Entry
 from viz.app.workspace import Collapsed, Work
+from viz.marking import marked
 from viz.paper.difference import either_circuit
 from viz.screen.boxes import groups_of, in_pieces
 from viz.screen.circuit import MOST_EDGES
 from viz.screen.curves import followed_figure
-from viz.screen.difference import STATUS, difference_scene
+from viz.screen.difference import STATUS, difference_left_out, difference_scene
 from viz.screen.scene import Scene
 
+NOISE = {"on": True, "off": False}
+"""What a link says of marking what cannot be told from noise; anything else is the default."""
 COLUMNS = [
     parts.column("edge", "edge", 138, minWidth=130),
     parts.column("before", "before", 72, numeric=True),
@@ -45,23 +46,15 @@ def difference_work(
 ) -> Work:
     """What the workspace shows of a comparison or a rewiring.
 
-    With `noise` "off" edges are told apart by membership alone; by default that is so only where
-    the noise lets not a single change be told.
+    `noise` is a link's word for whether what cannot be told from noise is marked.
     """
     comparison = comparison_of(value)
-    judged = uses_noise(comparison, noise)
-    shown = comparison if judged else replace(comparison, changes=None)
+    shown, said = marked(comparison, NOISE.get(noise))
     boxes = groups_of(groups, comparison.before.wiring)
     scene = difference_scene(shown, MOST_EDGES, groups=boxes)
     union = either_circuit(comparison)
     origin = {**comparison.before.provenance, **getattr(value, "provenance", {})}
     present = set(scene.classes)
-    notes = []
-    if comparison.changes is not None and not judged and noise != "off":
-        notes.append(
-            "Too few pairs to tell any single change from noise: lines say which circuit an edge "
-            "is in, no more."
-        )
     named = edit_named(origin) or entry.name
     return Work(
         result=entry.id,
@@ -75,7 +68,7 @@ def difference_work(
         edge_rows=edge_rows(comparison, scene),
         edge_columns=columns_of(comparison),
         about=known_facts(_facts(comparison, value), origin),
-        notes=notes,
+        notes=list(filter(None, (said, difference_left_out(comparison, scene)))),
         pieces=in_pieces(boxes, scene.layout),
     )
 
@@ -88,11 +81,10 @@ def edit_named(origin: Mapping[str, Any]) -> str:
     return f"{relation} in {model}, before and after" if relation and model else ""
 
 
-def uses_noise(comparison: Comparison, noise: str) -> bool:
-    """Whether the picture marks what cannot be told from noise."""
-    if comparison.changes is None or noise == "off":
-        return False
-    return noise == "on" or bool(comparison.changes.called(Decision.CHANGED).any())
+def side_read(value: Any) -> str:
+    """Which side of a comparison or a rewiring the model is read for, in words."""
+    edited = value.provenance.get("edit") or comparison_of(value).after.provenance.get("edits")
+    return "before the edit" if edited else "for the circuit before"
 
 
 def edge_rows(comparison: Comparison, scene: Scene) -> list[dict[str, Any]]:
@@ -117,7 +109,7 @@ def columns_of(comparison: Comparison) -> list[dict[str, Any]]:
 def extra_of(value: Any, noise: str, live: bool = False) -> list[Any]:
     """What stands above the details: the noise switch, and the objects' curves."""
     comparison = comparison_of(value)
-    judged = "on" if uses_noise(comparison, noise) else "off"
+    judged = "off" if marked(comparison, NOISE.get(noise))[0].changes is None else "on"
     found: list[Any] = [dcc.Store(id="now", data={"noise": judged}), *changed(value, live)]
     if comparison.changes is not None and not live:
         found.append(

@@ -12,9 +12,9 @@ import numpy as np
 
 from circuits.base.writing import as_csv, to_json
 from circuits.files.drawings import to_csv, to_graphml, to_node_link
-from circuits.files.kinds import REPORT, SWEEP, Kind
+from circuits.files.kinds import REPORT, SWEEP, Kind, kind_of_result
 from circuits.graph.circuit import Circuit
-from viz.app.difference_page import comparison_of
+from viz.app.difference_page import NOISE, comparison_of
 from viz.app.library import Record
 from viz.app.workspace import Collapsed
 from viz.paper import draw
@@ -41,13 +41,16 @@ def exported(
     title: str,
     shown: Sequence[str] | None = None,
     collapsed: Collapsed = (),
+    noise: str = "",
 ) -> bytes:
-    """A result in a format; of circuit-like ones `shown` names the edges of the current view.
+    """A result in a format.
 
-    A circuit's picture has the boxes of the groups that are `collapsed`.
+    Pictures of circuits and differences have the edges that `shown` names, which are those of the
+    current view, and no others; pictures of other kinds take no notice of it. A circuit's has the
+    boxes of the groups that are `collapsed`, a difference marks noise as a link's `noise` says.
     """
     if format in PICTURES:
-        return _picture(value, format, title, shown, collapsed)
+        return _picture(value, format, title, shown, collapsed, noise)
     if format == "graphml":
         return to_graphml(_graph(value))
     if format == "csv":
@@ -55,33 +58,37 @@ def exported(
     return _json(value).encode()
 
 
-def only(circuit: Circuit, shown: Sequence[str]) -> Circuit:
-    """The circuit with the edges shown and no others; what is said of the whole is left out."""
+def _picture(
+    value: Any,
+    format: str,
+    title: str,
+    shown: Sequence[str] | None,
+    collapsed: Collapsed,
+    noise: str,
+) -> bytes:
+    options: dict[str, Any] = {}
+    if kind_of_result(value).graph:
+        circuit = value if isinstance(value, Circuit) else either_circuit(comparison_of(value))
+        if shown is not None:
+            circuit = _part(circuit, shown)
+            options["only"] = circuit.kept
+        if isinstance(value, Circuit):
+            drawn, boxes = set(circuit.nodes()), groups_of(collapsed, circuit.wiring)
+            options["groups"] = {name: each for name, each in boxes.items() if drawn & set(each)}
+        else:
+            options["noise"] = NOISE.get(noise)
+    with tempfile.TemporaryDirectory(prefix="kc-export-") as folder:
+        path = Path(folder) / f"figure.{format}"
+        draw(value, path, title=title, **options)
+        return path.read_bytes()
+
+
+def _part(circuit: Circuit, shown: Sequence[str]) -> Circuit:
+    """The circuit's edges of these names alone."""
     kept = np.zeros_like(circuit.kept)
     for name in shown:
         kept[circuit.wiring.edge_index(name)] = True
-    if bool((kept & circuit.kept).sum() == circuit.n_edges):
-        return circuit
-    part = circuit.keeping(kept & circuit.kept)
-    about = f"{int(kept.sum())} of {circuit.n_edges} edges"
-    return replace(part, provenance={**part.provenance, "shown": about})
-
-
-def _picture(
-    value: Any, format: str, title: str, shown: Sequence[str] | None, collapsed: Collapsed
-) -> bytes:
-    most, groups = None, None
-    if isinstance(value, Circuit):
-        value = value if shown is None else only(value, shown)
-        most, drawn = max(1, value.n_edges), set(value.nodes())
-        boxes = groups_of(collapsed, value.wiring)
-        groups = {name: nodes for name, nodes in boxes.items() if drawn & set(nodes)}
-    elif shown is not None:
-        most = max(1, len(shown))
-    with tempfile.TemporaryDirectory(prefix="kc-export-") as folder:
-        path = Path(folder) / f"figure.{format}"
-        draw(value, path, title=title, max_edges=most, groups=groups)
-        return path.read_bytes()
+    return circuit.keeping(kept & circuit.kept)
 
 
 def _graph(value: Any) -> Circuit:

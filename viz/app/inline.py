@@ -20,9 +20,9 @@ def context_of(result: Any) -> Context:
     kind = kind_of_result(result)
     content = result.metadata()
     value = Record(kind.name, content) if kind.view == "record" else result
-    context = Context(Library(None))
-    context.library.add(f"this {kind.shown}", kind, value, about_content(content))
-    return context
+    library = Library(None)
+    own = library.add("opened", f"this {kind.shown}", kind, value, about_content(content))
+    return Context(library, opened=own.id)
 
 
 def show(result: Any, *, height: int = 720, mode: str = "inline") -> None:

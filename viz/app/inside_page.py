@@ -71,7 +71,7 @@ def start(context: Context, state: ViewState, key: str) -> None:
         stage(f"{look.title.lower()}: reading the model")
         return look.work(model, question)
 
-    context.jobs.start(key, f"{state.prompt} … {state.answer}", work)
+    context.start(key, f"{state.prompt} … {state.answer}", work)
 
 
 def page(state: ViewState, found: Any, left: Any) -> html.Div:

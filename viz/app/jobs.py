@@ -51,24 +51,27 @@ class Jobs:
         self._jobs: dict[str, _Job] = {}
         self._lock = threading.Lock()
 
-    def start(self, key: str, title: str, work: Callable[[Stage], Any]) -> None:
+    def start(self, key: str, title: str, work: Callable[[Stage], Any]) -> list[str]:
         """Begin a job; a key that runs or is done already is not run again.
 
-        OptionError where another job is running.
+        Returns the keys of the jobs that are kept no longer. OptionError where another job is
+        running.
         """
         with self._lock:
             known = self._jobs.get(key)
             if known is not None and known.state in ("running", "done"):
-                return
+                return []
             busy = next((job for job in self._jobs.values() if job.state == "running"), None)
             if busy is not None:
                 raise OptionError(f"busy with another job ({busy.title}); cancel it or wait")
             job = _Job(key, title)
             self._jobs.pop(key, None)
             self._jobs[key] = job
-            for old in list(self._jobs)[:-KEPT]:
+            dropped = list(self._jobs)[:-KEPT]
+            for old in dropped:
                 del self._jobs[old]
         threading.Thread(target=self._run, args=(job, work), daemon=True, name="kc-job").start()
+        return dropped
 
     def status(self, key: str) -> JobStatus | None:
         """Where a job stands; None where none of this key was started."""

@@ -31,6 +31,7 @@ MAX_BYTES = 64 * 2**20
 MAX_FILES = 2000
 MAX_DEPTH = 8
 KEPT_OPEN = 12
+"""Files that stay open once they were read."""
 PAGE = "report.html"
 """The page of an analysis, beside its summary."""
 OF_SWEEPS = ("units", "errors", "plans", "logs")
@@ -159,15 +160,21 @@ class Library:
                     return entry
         raise OptionError("there is no such result in this folder")
 
-    def add(self, name: str, kind: Kind, value: Any, about: Mapping[str, Any]) -> Entry:
-        """Keep a result that was made here; the same name takes the place of an earlier one."""
-        entry = Entry(_id(f"live:{name}"), name, kind, dict(about), live=True)
+    def add(self, key: str, name: str, kind: Kind, value: Any, about: Mapping[str, Any]) -> Entry:
+        """Keep a result that was made here until its `key` is forgotten; `name` is what is shown.
+
+        The same key takes the place of an earlier one.
+        """
+        entry = Entry(_live_id(key), name, kind, dict(about), live=True)
         with self._lock:
             self._live.pop(entry.id, None)
             self._live[entry.id] = (entry, value)
-            while len(self._live) > KEPT_OPEN:
-                self._live.pop(next(iter(self._live)))
         return entry
+
+    def forget(self, key: str) -> None:
+        """Keep the result of this key no longer, where there is one."""
+        with self._lock:
+            self._live.pop(_live_id(key), None)
 
     def value(self, result: str) -> Any:
         """The result itself; a KnowledgeCircuitsError says why a file cannot be opened."""
@@ -337,6 +344,10 @@ class Library:
 def _id(name: str) -> str:
     """The same for the same file in every run, so that links stay good."""
     return sha256(name.encode()).hexdigest()[:12]
+
+
+def _live_id(key: str) -> str:
+    return _id(f"live:{key}")
 
 
 def _same(known: Entry | None, found: Entry) -> bool:

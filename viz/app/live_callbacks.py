@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
@@ -78,27 +79,47 @@ def cell_of(click: Any) -> str | None:
 
 
 def reading(context: Context, result: str, selected: dict[str, str], choice: int) -> list[Any]:
-    """What the selected node or edge does on one prompt, read from the model."""
-    value = context.library.value(result)
+    """What the selected node or edge does on one prompt, read from the model.
+
+    Above it stands what is to be known where the circuit was found in other weights. OptionError
+    for a circuit of another wiring or tokenizer, and of a model that was edited or patched.
+    """
+    value, entry = context.library.value(result), context.library.entry(result)
     circuit = value if isinstance(value, Circuit) else comparison_of(value).before
     prompts = prompts_of(circuit)
     if not (isinstance(choice, int) and 0 <= choice < len(prompts)):
         raise OptionError("there is no such prompt")
+    if changed := not_as_loaded(circuit):
+        raise OptionError(changed)
     words = prompts[choice]
     model_name = str(circuit.provenance.get("model", ""))
     node, edge = selected.get("node", ""), selected.get("edge", "")
     with _Model(context):
         from locate.ask import answers, head_view, without
+        from locate.evaluate import fitted, mismatches
 
         model = context.models.get(model_name)
+        circuit = fitted(circuit, model, Path(entry.name))
+        beware = [parts.note(told, "warning") for told in mismatches(circuit, model, None, None)]
         question = context.stored_question(model_name, words, circuit.provenance.get("bos"))
         if node and node_kind(node) == "head":
-            return details.head_reading(head_view(model, question, node), question.prompt)
-        cut = without(model, [node] if node else (), [edge] if edge else (), circuit.wiring.kv)
+            view = head_view(model, question, node)
+            return [*beware, *details.head_reading(view, question.prompt)]
+        cut = without(model, [node] if node else (), [edge] if edge else (), circuit.wiring)
         whole, left = answers(model, question), answers(model, question, cut)
-    return [
-        details.answers_table(whole, left, f"Without {node or 'this edge'}"),
-    ]
+    return [*beware, details.answers_table(whole, left, f"Without {node or 'this edge'}")]
+
+
+def not_as_loaded(circuit: Circuit) -> str:
+    """Why the app has not the model that the circuit was found in; empty where it may have it."""
+    changes = {"edits": "an edit", "patched": "a patch"}
+    for mark, what in changes.items():
+        if circuit.provenance.get(mark):
+            return (
+                f"no live reading: the circuit was found with {what} in the model, and the app has "
+                "the model without"
+            )
+    return ""
 
 
 def answers_with(context: Context, asked: tuple[str, ...], off: list[str]) -> Any:
@@ -139,14 +160,19 @@ class _Model:
         self.lock.release()
 
 
-def reading_of(context: Context, circuit: Circuit) -> Any:
-    """A choice of prompts for the live reading, where the model may be loaded."""
+def reading_of(context: Context, circuit: Circuit, side: str = "") -> Any:
+    """A choice of prompts for the live reading, where the model may be loaded.
+
+    `side` says which circuit of a difference is read.
+    """
     prompts = prompts_of(circuit)
     if not prompts or not context.models.can_load(str(circuit.provenance.get("model", ""))):
         return None
+    if changed := not_as_loaded(circuit):
+        return parts.note(changed)
     return html.Div(
         [
-            html.H2("Live, on one prompt"),
+            html.H2(f"Live, on one prompt{side and f', {side}'}"),
             dcc.Dropdown(
                 id="prompt-choice",
                 options=[

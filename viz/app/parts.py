@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -11,7 +12,7 @@ import dash_ag_grid as dag
 from dash import dcc, html
 
 from circuits.base.display import visible
-from circuits.base.errors import KnowledgeCircuitsError
+from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from viz import theme
 from viz.app import terms
 from viz.screen.style import CONFIG
@@ -71,6 +72,18 @@ def or_reason(work: Callable[[], Any]) -> Any:
         return work()
     except KnowledgeCircuitsError as error:
         return note(str(error), "error")
+
+
+@contextmanager
+def foreseen(name: str) -> Iterator[None]:
+    """OptionError with the result's name where it can be read but holds what no page expects."""
+    try:
+        yield
+    except KnowledgeCircuitsError:
+        raise
+    except Exception as error:
+        why = f"it holds what no page expects ({type(error).__name__}: {error!s:.120})"
+        raise OptionError(f"{name} cannot be shown: {why}") from None
 
 
 def heading(text: str, aside: Any = None) -> html.Div:

@@ -100,8 +100,11 @@ def page_of(
         return browse_page(context, state), None, "Results"
     entries = context.library.entries()
     if not state.r:
-        alone = context.library.root is None  # a notebook's: the result that it was opened on
-        entry = next((each for each in entries if alone or each.kind.view == "circuit"), None)
+        own = context.opened
+        entry = next(
+            (each for each in entries if (each.id == own if own else each.kind.view == "circuit")),
+            None,
+        )
         if entry is None and len(entries) == 1 and entries[0].kind is SWEEP:
             entry = entries[0]
         if entry is None or state.view not in ("", entry.kind.view):
@@ -118,13 +121,9 @@ def page_of(
 
 
 def _result_page(context: Context, entry: Entry, state: ViewState) -> html.Div:
-    value = context.library.value(entry.id)
-    try:
+    with parts.foreseen(entry.name):
+        value = context.library.value(entry.id)
         return _PAGES[entry.kind.view](context, entry, value, state)
-    except KnowledgeCircuitsError:
-        raise
-    except Exception as error:  # a file may hold what no page foresaw
-        raise OptionError(f"{entry.name} cannot be shown: {type(error).__name__}") from None
 
 
 def _circuit(context: Context, entry: Entry, value: Any, state: ViewState) -> html.Div:

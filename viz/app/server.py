@@ -6,6 +6,7 @@ import logging
 import socket
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,12 @@ def quieten() -> None:
 
 
 def warm_up(context: Context) -> None:
-    """Make the first page once, so that the first reader does not wait for imports."""
-    routes.page_of(context, ViewState(), "", {})
+    """Make the first page once, so that the first reader does not wait for imports.
+
+    What keeps that page from being made is said to its reader, and keeps no server from starting.
+    """
+    with suppress(Exception):
+        routes.page_of(context, ViewState(), "", {})
 
 
 def check_port(host: str, port: int) -> None:

@@ -17,6 +17,8 @@ VIEWS = (
     *("browse", "circuit", "difference", "trace", "lens", "rows", "record", "report", "sweep"),
     "try",
 )
+LOOKS = ("lens", "states")
+"""What "Try it" looks at inside a prompt; without one it asks for the circuit."""
 LONGEST = 400
 LONGEST_QUERY = 8000
 MOST_EDGES = 2000
@@ -163,6 +165,8 @@ def _from_text(name: str, value: str) -> Any:
         return bounds
     if name == "view" and value not in VIEWS:
         raise ValueError("no such view")
+    if name == "look" and value not in LOOKS:
+        raise ValueError("nothing of that name to look at")
     if name == "groups":
         return _groups(value)
     if name == "where":

@@ -57,8 +57,9 @@ def job_key(state: ViewState) -> str:
 
 def start(context: Context, state: ViewState) -> None:
     """Begin the job that a link asks for; OptionError where another one is running."""
+    key = job_key(state)
     if state.look:
-        inside_page.start(context, state, job_key(state))
+        inside_page.start(context, state, key)
         return
 
     def ask(stage: Stage) -> tuple[Model, Question]:
@@ -74,6 +75,7 @@ def start(context: Context, state: ViewState) -> None:
         model, question = ask(stage)
         circuit = find_circuit(model, question, stages=stage.during)
         stage("reading the answers")
+        said = answers(model, question)
         name = f"live: {state.prompt} … {state.answer}"
         about = {
             "model": state.model,
@@ -81,8 +83,7 @@ def start(context: Context, state: ViewState) -> None:
             "size": circuit.n_edges,
             "method": "eap-ig",
         }
-        entry = context.library.add(name, KINDS["circuit"], circuit, about)
-        said = answers(model, question)
+        entry = context.library.add(key, name, KINDS["circuit"], circuit, about)
         lead = Asked(model, question, circuit, said).says()
         return Found(entry, circuit, said, question.warnings, lead)
 
@@ -91,14 +92,15 @@ def start(context: Context, state: ViewState) -> None:
 
         model, question = ask(stage)
         trial = edit_fact(model, question, state.target, stages=stage.during)
+        said = answers(model, question)
         name = f"live: {state.prompt} … {state.answer} → {state.target}"
         about = {"model": state.model, "relation": state.prompt, "method": "rome"}
-        entry = context.library.add(name, KINDS["rewiring"], trial.rewiring, about)
+        entry = context.library.add(key, name, KINDS["rewiring"], trial.rewiring, about)
         before = trial.rewiring.comparison.before
-        return Found(entry, before, answers(model, question), question.warnings, trial=trial)
+        return Found(entry, before, said, question.warnings, trial=trial)
 
     title = f"{state.prompt} … {state.target or state.answer}"
-    context.jobs.start(job_key(state), title, change if state.target else find)
+    context.start(key, title, change if state.target else find)
 
 
 def try_page(

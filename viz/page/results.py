@@ -23,7 +23,7 @@ from viz.asked import pairs_of, question, signed
 from viz.page.nodes import node_notes
 from viz.page.section import Graph, Listing, Section, View
 from viz.page.sweeps import sweep_section
-from viz.screen.circuit import MOST_EDGES, circuit_scene
+from viz.screen.circuit import MOST_EDGES, circuit_scene, left_out
 from viz.screen.curves import followed_figure, lens_figure
 from viz.screen.drawing import as_dict
 from viz.screen.scene import Scene
@@ -131,10 +131,12 @@ def _circuit(circuit: Circuit) -> Section:
 
 def _difference(result: Comparison | Rewiring) -> Section:
     from circuits.graph.comparison import Comparison
-    from viz.screen.difference import STATUS, difference_scene
+    from viz.marking import marked
+    from viz.screen.difference import STATUS, difference_left_out, difference_scene
 
     comparison = result if isinstance(result, Comparison) else result.comparison
-    scene = difference_scene(comparison, MOST_EDGES)
+    shown, noise = marked(comparison)
+    scene = difference_scene(shown, MOST_EDGES)
     styles = {name: style for style, name in STATUS.items()}
     summary = result.summary()
     rows = comparison.rows()
@@ -148,9 +150,8 @@ def _difference(result: Comparison | Rewiring) -> Section:
         ]
         heads = [{name: head.as_row().get(name) for name in _OF_HEADS} for head in result.heads]
         listings.insert(0, _listing("Heads, by the logits that they moved", heads, picks="head"))
-    says = "Width is the larger |score| of before and after."
-    if comparison.changes is not None and comparison.changes.counts()["changed"]:
-        says += " A change that cannot be told from noise is drawn as “cannot tell”."
+    width = "Width is the larger |score| of before and after."
+    says = " ".join(filter(None, (width, noise, difference_left_out(comparison, scene))))
     return Section(
         title=visible(changed(origin.get("edit"))) or _title(result) or summary.title,
         kind="difference",
@@ -238,13 +239,7 @@ def _reading(circuit: Circuit, scene: Scene) -> str:
             "A score estimates what the metric loses where this edge alone carries the corrupted "
             "prompt's value: positive supports the answer."
         )
-    left = circuit.n_edges - scene.n_edges
-    if left > 0:
-        parts.append(
-            f"{left:,} of {circuit.n_edges:,} edges are in no picture: on no path from input to "
-            f"logits, or beyond the strongest {MOST_EDGES:,}."
-        )
-    return " ".join(parts)
+    return " ".join(filter(None, [*parts, left_out(circuit.n_edges, scene)]))
 
 
 def _pairs(circuit: Circuit) -> list[Listing]:

@@ -25,7 +25,8 @@ def describe(circuit: Circuit, layout: Layout) -> str:
         parts.append(edges)
     if not every:
         of_all = "" if known else f" of {edges}"
-        parts.append(f"strongest {layout.n_drawn:,}{of_all} drawn")
+        which = "" if layout.picked else "strongest "
+        parts.append(f"{which}{layout.n_drawn:,}{of_all} drawn")
     return canvas.joined(parts)
 
 

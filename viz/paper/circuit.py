@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -123,26 +124,29 @@ def draw_circuit(
     placement: Placement | str = Placement.COMPACT,
     groups: Groups | None = None,
     notes: bool = True,
+    only: Bool[np.ndarray, " edge"] | None = None,
 ) -> Path:
     """Draw a circuit's strongest edges, layer by layer, and return the path.
 
     By default at most 60 edges are drawn, and no more than a page of this width has room for with
-    readable names; `max_edges` draws so many, on a higher page if need be. `width` is the page's,
+    readable names; `max_edges` draws so many, and `only` those of its edges that it holds and no
+    others, on a higher page if need be. `width` is the page's,
     in inches (`theme.SINGLE_COLUMN` or `theme.DOUBLE_COLUMN`). `groups` are nodes by the name of
     the box that stands for them (`viz.groups`). Unless `notes` is off, a caption says what was
     asked, of which model, how faithful the whole circuit is on what, and how many edges are drawn.
-    Errors: OptionError for another suffix than .svg, .pdf, .png, for `max_edges` below 1 or for a
-    group's node that there is not; StoreError where the file cannot be written.
+    Errors: OptionError for another suffix than .svg, .pdf, .png, for `max_edges` below 1 or beside
+    `only`, or for a group's node that there is not; StoreError where the file cannot be written.
     """
     canvas.check_suffix(path)
+    asked = edges_asked(max_edges, only)
 
     def sheet(most: int) -> Sheet:
-        layout = lay_out(circuit, most, placement, columns_in(width), groups)
+        layout = lay_out(circuit, most, placement, columns_in(width), groups, only=only)
         told = about.describe(circuit, layout)
         return compose(circuit, layout, score_look(circuit, layout), told, width, title, notes)
 
     with canvas.paper_style():
-        found = fitted(sheet, max_edges)
+        found = fitted(sheet, asked)
         shown = {box.name for box in found.layout.boxes.values()}
         if missing := [name for name in groups or {} if name not in shown]:
             raise OptionError(
@@ -150,6 +154,15 @@ def draw_circuit(
                 "drawn; ask for more edges"
             )
         return canvas.save(drawn(found), path, title or "Knowledge circuit", circuit.provenance)
+
+
+def edges_asked(max_edges: int | None, only: Bool[np.ndarray, " edge"] | None) -> int | None:
+    """How many edges are asked for, by their number or one by one; OptionError for both at once."""
+    if only is None:
+        return max_edges
+    if max_edges is not None:
+        raise OptionError("give the number of edges or the edges themselves, not both")
+    return int(only.sum())
 
 
 def columns_in(width: float) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit
@@ -22,8 +22,9 @@ from circuits.graph.scores import EdgeScores
 from circuits.model.wiring import Wiring
 from viz import theme
 from viz.layout import Layout, Placement, lay_out
+from viz.marking import marked
 from viz.paper import canvas
-from viz.paper.circuit import Sheet, columns_in, compose, drawn, fitted
+from viz.paper.circuit import Sheet, columns_in, compose, drawn, edges_asked, fitted
 from viz.paper.legend import EdgeLook, Entry, size_legend
 
 if TYPE_CHECKING:  # brings torch along; a figure needs no model
@@ -41,22 +42,27 @@ def draw_difference(
     width: float = theme.DOUBLE_COLUMN,
     placement: Placement | str = Placement.COMPACT,
     notes: bool = True,
+    only: Bool[np.ndarray, " edge"] | None = None,
+    noise: bool | None = None,
 ) -> Path:
     """Draw edges of either circuit, what changed first, and return the path.
 
-    Options and errors as in `viz.paper.circuit.draw_circuit`.
+    `noise` as in `viz.marking.marked`. Other options and errors as in
+    `viz.paper.circuit.draw_circuit`.
     """
     canvas.check_suffix(path)
-    comparison = found if isinstance(found, Comparison) else found.comparison
+    asked = edges_asked(max_edges, only)
+    whole = found if isinstance(found, Comparison) else found.comparison
+    comparison, said = marked(whole, noise)
 
     def sheet(most: int) -> Sheet:
-        union = shown_circuit(comparison, most)
-        layout = lay_out(union, most, placement, columns_in(width))
-        look, told = _look(comparison, union, layout), describe(comparison, layout)
+        union = shown_circuit(comparison, most) if only is None else either_circuit(comparison)
+        layout = lay_out(union, most, placement, columns_in(width), only=only)
+        look, told = _look(comparison, union, layout), describe(comparison, layout, said)
         return compose(union, layout, look, told, width, title, notes)
 
     with canvas.paper_style():
-        figure = drawn(fitted(sheet, max_edges))
+        figure = drawn(fitted(sheet, asked))
         origin = comparison.before.provenance
         return canvas.save(figure, path, title or "Circuit before and after", origin)
 
@@ -139,8 +145,8 @@ class _Paths:
         return found
 
 
-def describe(comparison: Comparison, layout: Layout) -> str:
-    """The caption: model and relation, counts of edges, agreement."""
+def describe(comparison: Comparison, layout: Layout, said: str) -> str:
+    """The caption: model and relation, counts of edges, agreement, and what is said of noise."""
     origin: dict[str, Any] = dict(comparison.before.provenance)
     parts = canvas.asked(origin)
     named = {"kept": comparison.kept, "gained": comparison.gained, "lost": comparison.lost}
@@ -150,8 +156,9 @@ def describe(comparison: Comparison, layout: Layout) -> str:
     parts.append("edges: " + ", ".join(counts))
     n_edges = int((comparison.before.kept | comparison.after.kept).sum())
     if layout.n_drawn < n_edges:
-        parts.append(f"{layout.n_drawn:,} of {n_edges:,} drawn, what changed first")
-    parts.append(f"Jaccard {comparison.jaccard:.2f}")
+        first = "" if layout.picked else ", what changed first"
+        parts.append(f"{layout.n_drawn:,} of {n_edges:,} drawn{first}")
+    parts += [f"Jaccard {comparison.jaccard:.2f}", said]
     return canvas.joined(parts)
 
 

@@ -88,6 +88,17 @@ def circuit_scene(
     return make_scene(circuit, layout, styles, size, titles, classes)
 
 
+def left_out(n_edges: int, scene: Scene, first: str = "strongest ones") -> str:
+    """What of so many edges is in no picture of a scene, and why; empty where nothing is."""
+    left = n_edges - scene.n_edges
+    if left <= 0:
+        return ""
+    return (
+        f"{left:,} of {n_edges:,} edges are not drawn: on no path from input to logits, or beyond "
+        f"the {MOST_EDGES:,} {first}."
+    )
+
+
 def with_legend(figure: go.Figure, scene: Scene) -> go.Figure:
     """The figure with samples of its lines and boxes and what they mean, below it."""
     samples: list[go.Scatter] = []
@@ -124,17 +135,18 @@ def _sample(name: str, **look: Any) -> go.Scatter:
     return go.Scatter(x=[None], y=[None], name=name, showlegend=True, meta=meta, **look)
 
 
-def with_title(figure: go.Figure, title: str | None) -> go.Figure:
-    """The figure, with a title above it where there is one."""
+def with_title(figure: go.Figure, title: str | None, below: str = "") -> go.Figure:
+    """The figure, with a title above it where there is one, and a smaller line below that."""
     if title:
         figure.update_layout(
             title={
                 "text": plain(title),
+                "subtitle": {"text": plain(below), "font": {"size": 12}},
                 "x": 0.01,
                 "y": 0.99,
                 "yanchor": "top",
                 "font": {"size": 15},
             },
-            margin={**figure.layout.margin.to_plotly_json(), "t": 44},
+            margin={**figure.layout.margin.to_plotly_json(), "t": 62 if below else 44},
         )
     return figure

@@ -8,13 +8,13 @@ import numpy as np
 import plotly.graph_objects as go
 
 from circuits.graph.comparison import Comparison
-from circuits.graph.noise import Decision
 from viz import theme
 from viz.groups import Groups
 from viz.layout import Placement, lay_out
+from viz.marking import marked
 from viz.paper.difference import edge_styles, shown_circuit
 from viz.screen.boxes import bundled, line_names
-from viz.screen.circuit import COLUMNS, MOST_EDGES, with_legend, with_title
+from viz.screen.circuit import COLUMNS, MOST_EDGES, left_out, with_legend, with_title
 from viz.screen.drawing import figure_of
 from viz.screen.scene import Scene, make_scene
 from viz.screen.style import plain
@@ -37,24 +37,43 @@ def difference_figure(
     max_edges: int = 150,
     title: str | None = None,
     placement: Placement | str = Placement.COMPACT,
+    noise: bool | None = None,
 ) -> go.Figure:
     """Up to `max_edges` edges of either circuit: gained, lost and flipped, then the strongest kept.
 
     Where the comparison has a noise floor, an edge gained, lost or flipped whose change is not
-    called one is drawn as "cannot tell". Width is the larger |score| of before and after. The title
-    says what was compared and how much either shares, unless another is given ("" for none).
+    called one is drawn as "cannot tell", unless `noise` is off or no change is called one
+    (`viz.marking.marked`). Width is the larger |score| of before and after. The title says what was
+    compared, how much either shares and how much is drawn, and below it what is said of noise,
+    unless another is given ("" for none).
     """
-    comparison = found if isinstance(found, Comparison) else found.comparison
+    whole = found if isinstance(found, Comparison) else found.comparison
+    comparison, said = marked(whole, noise)
     scene = difference_scene(comparison, max_edges, placement)
     figure = with_legend(figure_of(scene), scene)
-    return with_title(figure, _heading(found, comparison) if title is None else title)
+    if title is None:
+        return with_title(figure, _heading(found, comparison, scene), said)
+    return with_title(figure, title)
 
 
-def _heading(found: Comparison | Rewiring, comparison: Comparison) -> str:
-    """What was compared, and how many edges either circuit has of the other's."""
+def _heading(found: Comparison | Rewiring, comparison: Comparison, scene: Scene) -> str:
+    """What was compared, how many edges either has of the other's, and how many are drawn."""
     about = found.heading() or "two circuits"
     sizes = f"{comparison.before.n_edges:,} edges before, {comparison.after.n_edges:,} after"
-    return f"{about}: {sizes}, {int(comparison.kept.sum()):,} in both"
+    text = f"{about}: {sizes}, {int(comparison.kept.sum()):,} in both"
+    if scene.n_edges < _n_edges(comparison):
+        text += f"; {scene.n_edges:,} drawn, what changed first"
+    return text
+
+
+def difference_left_out(comparison: Comparison, scene: Scene) -> str:
+    """What of the edges of either circuit is in no picture; empty where nothing is."""
+    return left_out(_n_edges(comparison), scene, "that come first, what changed before the rest")
+
+
+def _n_edges(comparison: Comparison) -> int:
+    """Number of edges of either circuit."""
+    return int((comparison.before.kept | comparison.after.kept).sum())
 
 
 def difference_scene(
@@ -70,11 +89,11 @@ def difference_scene(
     """
     union = shown_circuit(comparison, max_edges)
     kept, sorts = np.flatnonzero(union.kept), np.zeros(len(union.kept), dtype=np.int64)
-    sorts[kept] = [list(STATUS).index(style) for style in screen_styles(comparison, kept)]
+    sorts[kept] = [list(STATUS).index(style) for style in edge_styles(comparison, kept)]
     layout = lay_out(union, max_edges, placement, COLUMNS, groups, sorts)
     sums = None if comparison.scores is None else [layout.totals(s) for s in comparison.scores]
     size = np.ones(len(layout.edges)) if sums is None else np.maximum(*np.abs(sums))
-    styles = screen_styles(comparison, layout.edges)
+    styles = edge_styles(comparison, layout.edges)
     titles = []
     for place, (name, style) in enumerate(
         zip(line_names(union.wiring, layout), styles, strict=True)
@@ -88,15 +107,3 @@ def difference_scene(
         titles.append("<br>".join(parts))
     classes = [STATUS[style] for style in styles]
     return make_scene(union, layout, styles, size, titles, classes)
-
-
-def screen_styles(comparison: Comparison, edges: np.ndarray) -> list[theme.EdgeStyle]:
-    """What became of each of these edges; "cannot tell" where the noise hides it."""
-    styles = edge_styles(comparison, edges)
-    if comparison.changes is None:
-        return styles
-    called = comparison.changes.called(Decision.CHANGED)[edges]
-    return [
-        style if style is theme.KEPT or sure else theme.CANNOT_TELL
-        for style, sure in zip(styles, called.tolist(), strict=True)
-    ]
