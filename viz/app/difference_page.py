@@ -123,16 +123,17 @@ def extra_of(value: Any, noise: str, live: bool = False) -> list[Any]:
     followed = getattr(value, "followed", None)
     if followed is not None:
         figure = small(followed_figure(value))
+        first, second = value.objects
         found.append(
             html.Details(
                 [
-                    html.Summary("Old and new object by layer"),
+                    html.Summary(f"{first.capitalize()} and {second} by layer"),
                     html.P(
                         [
                             parts.edge_sample(theme.EdgeStyle(theme.SERIES[1], None, "")),
-                            "old ",
+                            f"{first} ",
                             parts.edge_sample(theme.EdgeStyle(theme.SERIES[0], None, "")),
-                            "new object; dashed before, solid after",
+                            f"{second}; dashed before, solid after",
                         ],
                         className="hint legend",
                     ),
@@ -158,10 +159,11 @@ def changed(value: Any, live: bool = False) -> list[Any]:
     rows: list[tuple[str, Any]] = []
     if "last" in followed.places and not live:
         ends = followed.probability[:, :, -1, followed.places.index("last")].mean(1)
-        for column, label in enumerate(("old", "new")):
+        for column, label in enumerate(value.objects):
             both = ends[:, column].tolist()
-            rows.append((f"p of the {label} object", _arrow(*both, digits=3)))
-    rows.append(("old over new object, logits", _arrow(old, new, digits=2, sign="+")))
+            rows.append((f"p of the {label}", _arrow(*both, digits=3)))
+    over = " over ".join(value.objects)
+    rows.append((f"{over}, logits", _arrow(old, new, digits=2, sign="+")))
     restored = value.restoration
     if restored is not None and restored.n_edges:
         told = restored.as_dict()

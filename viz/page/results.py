@@ -145,7 +145,7 @@ def _difference(result: Comparison | Rewiring) -> Section:
     origin = result.provenance
     if not isinstance(result, Comparison):
         views = [
-            _view(f"old and new object, {place}", followed_figure(result, place))
+            _view(f"{' and '.join(result.objects)}, {place}", followed_figure(result, place))
             for place in object_lines(result).places
         ]
         heads = [{name: head.as_row().get(name) for name in _OF_HEADS} for head in result.heads]
