@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from circuits.model.model import Model
     from experiments.analyses.engine.base import Run
     from knowledge_circuits.acts import activations, interchange
+    from knowledge_circuits.changes import compare, edit, unlearn
     from knowledge_circuits.looks import (
         attribution,
         carriers,
@@ -43,9 +44,7 @@ if TYPE_CHECKING:
     from knowledge_circuits.seams import analysis, edit_method, locator, metric, result_kind
     from knowledge_circuits.verbs import (
         ask,
-        compare,
         discover,
-        edit,
         evaluate,
         explore,
         facts,
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
         relations,
         run,
         save,
-        unlearn,
     )
     from locate.changes.rewired import Rewiring
     from locate.discovery import Discovery
@@ -77,14 +75,16 @@ if TYPE_CHECKING:
     from locate.states.trace_roles import AverageTrace
 
 _VERBS = (
-    *("ask", "compare", "discover", "edit", "evaluate", "explore", "facts", "load", "models"),
-    *("open", "plot", "push", "relations", "run", "save", "unlearn"),
+    *("ask", "discover", "evaluate", "explore", "facts", "load", "models"),
+    *("open", "plot", "push", "relations", "run", "save"),
 )
+_CHANGES = ("compare", "edit", "unlearn")
 _LOOKS = ("attribution", "carriers", "heads", "lens", "neurons", "roles", "trace")
 _ACTS = ("activations", "interchange")
 _SEAMS = ("analysis", "edit_method", "locator", "metric", "result_kind")
 _PLACES = {
     **dict.fromkeys(_VERBS, "knowledge_circuits.verbs"),
+    **dict.fromkeys(_CHANGES, "knowledge_circuits.changes"),
     **dict.fromkeys(_LOOKS, "knowledge_circuits.looks"),
     **dict.fromkeys(_ACTS, "knowledge_circuits.acts"),
     **dict.fromkeys(_SEAMS, "knowledge_circuits.seams"),

@@ -84,6 +84,8 @@ def test_the_reference_documents_the_verbs_and_the_methods(site: Path):
     door = (site / "reference" / "door.html").read_text(encoding="utf-8")
     for name in knowledge_circuits._VERBS:
         assert f'id="knowledge_circuits.verbs.{name}"' in door, name
+    for name in knowledge_circuits._CHANGES:
+        assert f'id="knowledge_circuits.changes.{name}"' in door, name
     for name in knowledge_circuits._LOOKS:
         assert f'id="knowledge_circuits.looks.{name}"' in door, name
     for name in knowledge_circuits._ACTS:

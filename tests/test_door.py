@@ -22,7 +22,7 @@ from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.base.options import meaning
 from circuits.model.model import Model
 from experiments.cli.main import main
-from knowledge_circuits import _ACTS, _LOOKS, _VERBS, parts, verbs
+from knowledge_circuits import _ACTS, _CHANGES, _LOOKS, _VERBS, parts, verbs
 from knowledge_circuits.rooms import ROOMS
 from locate.looks.comparing import edit_look
 from locate.neurons.options import NeuronSearch
@@ -55,7 +55,7 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*_VERBS, *_LOOKS, *_ACTS])
+@pytest.mark.parametrize("name", [*_VERBS, *_CHANGES, *_LOOKS, *_ACTS])
 def test_the_example_of_every_verb_runs(name: str):
     verb = getattr(kc, name)
     assert verb.__doc__

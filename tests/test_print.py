@@ -43,7 +43,7 @@ from tests.test_viz import WIRINGS, circuit_of, curves_through_boxes
 from viz import theme
 from viz.asked import differing, question
 from viz.groups import parse_groups
-from viz.layout import FEW, lay_out, strongest
+from viz.layout import lay_out
 from viz.paper import about, canvas
 from viz.paper.charts import Lines
 from viz.paper.circuit import MAX_HEIGHT, draw_circuit
@@ -53,6 +53,7 @@ from viz.paper.heads import draw_attention, draw_written
 from viz.paper.layers import draw_layers
 from viz.paper.lenses import draw_average_lens, draw_objects, draw_prompt_lens
 from viz.routing import HALF_HEIGHT
+from viz.strongest import FEW, strongest
 
 DEEP = Wiring(30, 9, 3, KeyValue.GROUPED)
 WIDE = Wiring(24, 32, 32)

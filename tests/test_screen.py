@@ -24,7 +24,7 @@ from locate.states.lens_curves import AverageLens, Followed, Place
 from locate.states.trace_result import Trace
 from tests.test_viz import WIRINGS, circuit_of
 from viz import theme
-from viz.layout import _on_paths, lay_out
+from viz.layout import lay_out
 from viz.screen import (
     attribution_figure,
     circuit_figure,
@@ -37,6 +37,7 @@ from viz.screen.circuit import circuit_scene
 from viz.screen.difference import STATUS, difference_scene
 from viz.screen.drawing import as_dict, figure_of
 from viz.screen.style import plain
+from viz.strongest import on_paths
 
 pytestmark = pytest.mark.slow
 
@@ -63,11 +64,11 @@ def test_the_first_edges_of_a_scene_are_those_that_strong_edges_join_to_paths(ci
     scene = circuit_scene(circuit, 10_000)
     assert sorted(scene.order) == list(range(scene.n_edges))
     edges = scene.layout.edges
-    if not len(edges) or not _on_paths(circuit.wiring, edges).all():
+    if not len(edges) or not on_paths(circuit.wiring, edges).all():
         return
     size = np.abs(circuit.scores.values[edges])
     strong = edges[np.argsort(-size, kind="stable")][:taken]
-    joined = strong[_on_paths(circuit.wiring, strong)]
+    joined = strong[on_paths(circuit.wiring, strong)]
     assert set(edges[scene.order < len(joined)]) == set(joined)
 
 

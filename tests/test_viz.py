@@ -32,7 +32,7 @@ from locate.states.trace_result import Trace
 from locate.states.trace_roles import ROLES, AverageTrace
 from tests import results
 from viz import theme
-from viz.layout import Layout, Placement, lay_out, strongest
+from viz.layout import Layout, Placement, lay_out
 from viz.paper import canvas
 from viz.paper.about import describe
 from viz.paper.circuit import draw_circuit
@@ -43,6 +43,7 @@ from viz.paper.heat_maps import layer_ticks
 from viz.paper.layers import draw_layers
 from viz.paper.lenses import draw_average_lens, draw_objects, draw_prompt_lens
 from viz.routing import HALF_HEIGHT, HALF_WIDTH, sample_curves
+from viz.strongest import strongest
 
 WIRINGS = st.builds(
     lambda layers, groups, size, kv: Wiring(layers, groups * size, groups, kv),

@@ -1,7 +1,7 @@
 """Where the nodes and edges of a circuit's picture lie; one layout for screen and paper.
 
-1. *Choose*: the strongest edges that lie on a path from input to logits (`strongest`), or those
-   that are asked for.
+1. *Choose*: the strongest edges that lie on a path from input to logits (`viz.strongest`), or
+   those that are asked for.
 2. *Place*: the input is a bar at the bottom and the logits one at the top; each layer is a row of
    its heads in columns by index, its shared key-value heads below them and its MLP above them in a
    column of its own on the right. Columns in which nothing is drawn take no room, such layers are
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -24,19 +23,16 @@ from jaxtyping import Bool, Float, Int
 from circuits.base.choices import Choice
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit
-from circuits.model.wiring import Wiring, node_kind, node_layer
 from viz import theme
 from viz.groups import Box, Groups, arrange, check_groups
 from viz.routing import HALF_HEIGHT, HALF_WIDTH, Obstacles, Router
+from viz.strongest import FEW, Nodes, nodes_of, strongest
 
 LEVEL = 0.5  # from heads to the MLP above them
 LAYER_GAP = 0.85  # from a layer's last level to the next layer's first
 SKIPPED_GAP = 0.3  # more of it where layers without a drawn node lie between
 MLP_GAP = 1.3  # from the last head's column to the MLPs'
 BAR_MARGIN = 0.72
-FEW = 60
-"""Edges of a picture where nobody says how many: few enough to follow each of them."""
-PORTS = {"q": -0.18, "k": 0.0, "v": 0.18, "": 0.0}
 BESIDE = 0.14  # room in which the edges of several spans lie side by side
 
 
@@ -134,116 +130,6 @@ class Layout:
         return float(self.x[index]), float(self.y[index])
 
 
-@dataclass(frozen=True, eq=False)
-class _Nodes:
-    """Every node that a wiring's picture can have: sources, shared key-value heads, logits."""
-
-    names: tuple[str, ...]
-    kinds: np.ndarray
-    layer: Int[np.ndarray, " node"]
-    index: Int[np.ndarray, " node"]
-    of_src: Int[np.ndarray, " src"]
-    of_dst: Int[np.ndarray, " dst"]
-    port: Float[np.ndarray, " dst"]
-    served: Int[np.ndarray, "pair 2"]
-
-
-@cache
-def _nodes_of(wiring: Wiring) -> _Nodes:
-    names = list(wiring.src_names)
-    served: list[tuple[int, int]] = []
-    if wiring.is_grouped:
-        size = wiring.queries_per_key
-        for layer in range(wiring.n_layers):
-            for group in range(wiring.n_kv_heads):
-                first = wiring.head_src(layer, group * size)
-                served += [(len(names), head) for head in range(first, first + size)]
-                names.append(f"a{layer}.kv{group}")
-    names.append("logits")
-    ids = {name: index for index, name in enumerate(names)}
-    within = [int(name.partition(".")[2].lstrip("khv") or 0) for name in names]
-    return _Nodes(
-        tuple(names),
-        np.array([node_kind(name) for name in names]),
-        np.array([-1 if node_layer(name) is None else node_layer(name) for name in names]),
-        np.array(within),
-        np.arange(wiring.n_src),
-        np.array([ids[name] for name in wiring.dst_nodes]),
-        np.array([PORTS[slot] for slot in wiring.dst_slots]),
-        np.array(served, dtype=np.int64).reshape(-1, 2),
-    )
-
-
-def _reach(start: int, tail: np.ndarray, head: np.ndarray, n_nodes: int) -> np.ndarray:
-    reached = np.zeros(n_nodes, dtype=bool)
-    reached[start] = True
-    while True:
-        before = int(reached.sum())
-        reached[head[reached[tail]]] = True
-        if int(reached.sum()) == before:
-            return reached
-
-
-def _on_paths(wiring: Wiring, edges: Int[np.ndarray, " edge"]) -> Bool[np.ndarray, " edge"]:
-    """Which edges lie on a path from input to logits."""
-    nodes = _nodes_of(wiring)
-    tail, head = nodes.of_src[wiring.edge_src[edges]], nodes.of_dst[wiring.edge_dst[edges]]
-    all_tails = np.concatenate([tail, nodes.served[:, 0]])
-    all_heads = np.concatenate([head, nodes.served[:, 1]])
-    n_nodes = len(nodes.names)
-    from_input = _reach(0, all_tails, all_heads, n_nodes)
-    to_logits = _reach(n_nodes - 1, all_heads, all_tails, n_nodes)
-    return from_input[tail] & to_logits[head]
-
-
-def strongest(circuit: Circuit, max_edges: int = FEW) -> Circuit:
-    """The strongest kept edges by |score| that lie on paths, at most `max_edges` of them.
-
-    Edges are taken in order of |score| for as long as at most `max_edges` of those taken lie on
-    a path from input to logits among themselves; the others are left out. Where the next edge
-    would connect too many at once, it is taken with the strongest of those. Where no path is
-    found (the difference of two circuits has few) the strongest edges stay as they are.
-    Equal scores count as stronger nearer to the logits. OptionError: `max_edges` below 1.
-    """
-    if max_edges < 1:
-        raise OptionError(f"at least one edge must be drawn, not {max_edges}")
-    ranked = np.flatnonzero(circuit.kept)[::-1]
-    if circuit.scores is not None:
-        ranked = ranked[np.argsort(-np.abs(circuit.scores.values[ranked]), kind="stable")]
-    strong = ranked
-    chosen, taken = _most_on_paths(circuit.wiring, ranked, max_edges)
-    while taken < len(ranked):
-        joined = ranked[: taken + 1]
-        joined = joined[_on_paths(circuit.wiring, joined)]
-        bridge = ranked[taken : taken + 1]
-        rest = joined[~np.isin(joined, np.concatenate([chosen, bridge]))]
-        ranked = np.concatenate([chosen, bridge, rest])
-        more, taken = _most_on_paths(circuit.wiring, ranked, max_edges)
-        if len(more) <= len(chosen):
-            break
-        chosen = more
-    mask = np.zeros_like(circuit.kept)
-    mask[chosen if len(chosen) else strong[:max_edges]] = True
-    return circuit.keeping(mask)
-
-
-def _most_on_paths(wiring: Wiring, ranked: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
-    """At most `limit` edges on paths among the longest prefix of a ranking, and its length."""
-
-    def on_paths(taken: int) -> np.ndarray:
-        return ranked[:taken][_on_paths(wiring, ranked[:taken])]
-
-    low = high = min(limit, len(ranked))
-    while high < len(ranked) and len(on_paths(high)) <= limit:
-        low, high = high, min(2 * high, len(ranked))
-    if len(on_paths(high)) <= limit:
-        low = high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if len(on_paths(middle)) <= limit else (low, middle)
-    return on_paths(low), low
-
-
 def lay_out(
     circuit: Circuit,
     max_edges: int = FEW,
@@ -264,7 +150,7 @@ def lay_out(
     every canonical edge) where these are given. OptionError for a group's node that the model does
     not have.
     """
-    wiring, nodes = circuit.wiring, _nodes_of(circuit.wiring)
+    wiring, nodes = circuit.wiring, nodes_of(circuit.wiring)
     check_groups(groups or {}, wiring)
     chosen = strongest(circuit, max_edges).kept if only is None else circuit.kept & only
     edges = np.flatnonzero(chosen)
@@ -344,7 +230,7 @@ def lay_out(
 
 
 def _stands(
-    nodes: _Nodes, groups: Groups, tail: np.ndarray, head: np.ndarray
+    nodes: Nodes, groups: Groups, tail: np.ndarray, head: np.ndarray
 ) -> tuple[Int[np.ndarray, " node"], list[Box]]:
     """Which node each is drawn as, and the boxes of the groups that have a drawn node."""
     stand = np.arange(len(nodes.names))
@@ -388,7 +274,7 @@ def _bundles(
 
 
 def _heights(
-    nodes: _Nodes, placed: np.ndarray, n_layers: int
+    nodes: Nodes, placed: np.ndarray, n_layers: int
 ) -> tuple[np.ndarray, tuple[Row, ...], tuple[Fold, ...]]:
     """Height of every placed node, the stripe of every layer that has one, and those folded."""
     y = np.zeros(len(placed))
@@ -415,7 +301,7 @@ def _heights(
     return y, tuple(rows), tuple(folds)
 
 
-def _columns(nodes: _Nodes, placed: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
+def _columns(nodes: Nodes, placed: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
     """Column of every placed head and key-value head, and the number of columns."""
     x = np.zeros(len(placed))
     heads = placed & (nodes.kinds == "head")

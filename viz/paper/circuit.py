@@ -26,7 +26,7 @@ from circuits.model.wiring import node_kind
 from viz import theme
 from viz.asked import question
 from viz.groups import Groups
-from viz.layout import FEW, Layout, Placement, lay_out
+from viz.layout import Layout, Placement, lay_out
 from viz.paper import about, canvas
 from viz.paper.legend import (
     GAP,
@@ -41,6 +41,7 @@ from viz.paper.legend import (
     write,
 )
 from viz.routing import HALF_HEIGHT, HALF_WIDTH
+from viz.strongest import FEW
 
 LAYER = 0.56  # inches from layer to layer where the page is high enough
 LOWEST_LAYER = 0.26  # at which a box is high enough for the smallest letters

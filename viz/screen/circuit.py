@@ -13,11 +13,12 @@ from circuits.model.wiring import node_kind
 from viz import theme
 from viz.asked import signed
 from viz.groups import Groups
-from viz.layout import FEW, Placement, lay_out
+from viz.layout import Placement, lay_out
 from viz.screen.boxes import bundled, line_names
 from viz.screen.drawing import figure_of
 from viz.screen.scene import Scene, make_scene
 from viz.screen.style import dash, plain
+from viz.strongest import FEW
 
 COLUMNS = 16
 MOST_EDGES = 2000
