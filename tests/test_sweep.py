@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import linecache
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 import knowledge_circuits as kc
+from circuits.base.choices import Metric
 from circuits.base.errors import FileFormatError, OptionError, StoreError, UnitError
 from circuits.files.sweep import SETTING
 from circuits.files.units import Record, Store, digest, flat, read_unit
@@ -32,7 +34,7 @@ from experiments.sweeps.running import Told, plan, run, status
 from experiments.sweeps.runs import folder_of
 from experiments.sweeps.spec import Work, parse_spec, read_spec
 from experiments.sweeps.table import rows, write_table
-from experiments.sweeps.verbs import VERBS
+from experiments.sweeps.verbs import VERBS, forget
 from viz.sweeps import SweepReader
 
 LENS = {"verb": "lens", "relation": ["country_capital", "animal_class"], "n-pairs": 2}
@@ -185,6 +187,30 @@ def test_a_file_that_was_changed_between_two_plans_is_another_unit(copy: Path, t
         facts.write_text(f"subject,object,prompt\nFrance,{answer},The capital of {{}} is\n")
         keys.add(planned(spec.works, copy)[0].key)
     assert len(keys) == 2
+
+
+def test_a_function_of_ones_own_counts_by_its_source():
+    """Held against units that name none, whose names are as they were."""
+
+    def names(factor: int, **entry: Any) -> str:
+        path = f"/tmp/margins_{factor}.py"
+        code = f"def margins(logits, answer, foil):\n    return {factor} * logits.sum(-1)\n"
+        linecache.cache[path] = (len(code), None, code.splitlines(keepends=True), path)
+        exec(compile(code, path, "exec"), space := {"__name__": "mine"})
+        Metric.add("margins", space["margins"])
+        unit = {"verb": "discover", "relation": "animal_class", **entry}
+        forget()
+        work = parse_spec({"models": ["m"], "units": [unit]}).works[0]
+        return UnitJob(work, "w t", Path("x")).key
+
+    try:
+        assert (
+            names(1, metric="margins") == names(1, metric="margins") != names(2, metric="margins")
+        )
+        assert names(1) == names(2)
+    finally:
+        Metric._known.pop("margins", None)
+        forget()
 
 
 def test_a_model_whose_files_were_changed_is_another_model(tmp_path: Path):

@@ -83,6 +83,8 @@ def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
         "known": str(context.known),
         "shots": context.shots,
     }
+    if own := context.known.source_sha256:
+        decisive["known_sha256"] = own
     if (more := analysis.marks(config)) is not None:
         decisive["marks"] = more
     return _hash(decisive)
