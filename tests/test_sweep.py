@@ -531,6 +531,38 @@ def test_analyses_and_benchmarks_are_entries_too(
     assert "options go under `set`" in capsys.readouterr().err
 
 
+def test_a_run_that_fails_is_told_by_status_until_it_has_its_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    entry = {"verb": "benchmark", "benchmark": "zsre", "limit": 1, "methods": ["none"]}
+    real = runs.run_analysis
+
+    def fails(*given: Any, **asked: Any) -> Any:
+        raise ZeroDivisionError("of its own")
+
+    monkeypatch.setattr(runs, "run_analysis", fails)
+    for tries in (1, 2):
+        code, folder = command(tmp_path, {**SMALL, "units": [entry]})
+        assert code == UnitError.exit_code
+        (failure,) = Store(folder).errors().values()
+        assert (failure["tries"], failure["verb"]) == (tries, "benchmark")
+    (told,) = status(folder)["failures"]
+    assert told["reason"] == "ZeroDivisionError: of its own"
+    assert "benchmark=zsre" in told["unit"]
+    assert "0 of 1 planned units are done, 1 failed" in SweepReader(folder).look(60).says()
+    monkeypatch.setattr(runs, "run_analysis", real)
+    capsys.readouterr()
+    assert command(tmp_path, {**SMALL, "units": [entry]}, "--json")[0] == 0
+    event = json.loads(capsys.readouterr().out.splitlines()[1])
+    assert (event["status"], event["total"]) == ("done", 1)
+    assert Path(event["report"]).is_file()
+    found = status(folder)
+    (row,) = found["units"]
+    assert (row["verb"], row["planned"], row["done"], row["failed"]) == ("benchmark", 1, 1, 0)
+    assert not found["failures"]
+    assert row["seconds"] == pytest.approx(event["seconds"])
+
+
 def test_what_a_run_makes_nothing_of_is_refused_before_anything_runs(tmp_path: Path, capsys):
     entry = {"verb": "run", "analysis": "icl", "shots": [0, 2]}
     assert command(tmp_path, {"models": ["facts-gpt2"], "units": [entry]})[0] == 2

@@ -13,7 +13,7 @@ from typing import Any
 from circuits.base.errors import FileFormatError
 from circuits.base.origin import SUMMARY
 from circuits.files.sweep import FILE, SETTING, TABLE, mark_text, numbers_of, settings_of
-from circuits.files.units import Store, read_unit
+from circuits.files.units import RUNS, Store, read_unit
 from experiments.analyses.engine.parts import PARTS
 
 AT_ONCE = 4000
@@ -123,7 +123,7 @@ def _conversion(kinds: set[type]) -> Any:
 def _parts(folder: Path) -> Iterator[dict[str, Any]]:
     """Units of analyses and benchmarks, which their folders hold."""
     run, asked = None, dict[str, Any]()
-    for path in sorted((folder / "runs").glob(f"*/{PARTS}/*.json")):
+    for path in sorted((folder / RUNS).glob(f"*/{PARTS}/*.json")):
         if run != path.parent.parent:
             run = path.parent.parent
             asked = _asked(run)
