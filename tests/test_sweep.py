@@ -531,6 +531,23 @@ def test_analyses_and_benchmarks_are_entries_too(
     assert "options go under `set`" in capsys.readouterr().err
 
 
+def test_the_table_has_the_rates_of_an_editing_benchmark_and_no_unit_of_an_earlier_version(
+    tmp_path: Path,
+):
+    entry = {"verb": "benchmark", "benchmark": "zsre", "limit": 1, "methods": ["none"]}
+    code, folder = command(tmp_path, {**SMALL, "units": [entry]})
+    assert code == 0
+    (path,) = (folder / "runs").glob("*/parts/*.json")
+    unit = json.loads(path.read_text())
+    (row,) = rows(folder)
+    (score,) = unit["value"]["scores"]
+    for measure, rates in score["after"].items():
+        found = {name: row[f"means.scores.after.{measure}.{name}"] for name in rates}
+        assert found == rates
+    path.with_name("earlier.json").write_text(json.dumps({**unit, "fingerprint": "another"}))
+    assert len(list(rows(folder))) == 1
+
+
 def test_a_run_that_fails_is_told_by_status_until_it_has_its_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
