@@ -95,6 +95,38 @@ def test_each_stands_for_every_relation_and_every_request(tmp_path: Path):
     ] == [*range(1, 8)]
 
 
+def test_each_goes_by_the_other_axes(tmp_path: Path):
+    for name, n in (("a", 1), ("b", 2)):
+        facts = [
+            {"relation": f"{name}{i}", "subject": "France", "object": "Paris", "prompt": "{} has"}
+            for i in range(n)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, facts)))
+        requests = [
+            {"prompt": "The capital of {} is", "subject": each, "target": "Rome"}
+            for each in ("France", "Peru")[:n]
+        ]
+        (tmp_path / f"edits_{name}.jsonl").write_text("\n".join(map(json.dumps, requests)))
+
+    def works(**unit: Any) -> list[tuple[Any, ...]]:
+        found = parse_spec({"models": ["m"], "units": [unit]}).works
+        names = ("facts", "relation", "requests", "random", "request")
+        return [
+            tuple(Path(str(each)).stem for name in names if (each := work.settings.get(name)))
+            for work in found
+        ]
+
+    facts = [str(tmp_path / f"{name}.jsonl") for name in "ab"]
+    assert works(verb="lens", relation="each", facts=facts) == [
+        *[("a", "a0"), ("b", "b0"), ("b", "b1")],
+    ]
+    files = [str(tmp_path / f"edits_{name}.jsonl") for name in "ab"]
+    assert works(verb="edit", requests=files, method="ft") == [
+        *[("edits_a", "1"), ("edits_b", "1"), ("edits_b", "2")],
+    ]
+    assert works(verb="edit", random=[1, 2], method="ft") == [("1", "1"), ("2", "1"), ("2", "2")]
+
+
 def test_what_stands_twice_is_done_once():
     twice = {**LENS, "relation": ["country_capital", "country_capital"]}
     assert len(parse_spec({"models": ["m", "m"], "units": [twice]}).works) == 1
@@ -116,6 +148,11 @@ def test_what_stands_twice_is_done_once():
         ({**SMALL, "units": [{"verb": "evaluate", "relation": "r"}]}, "`circuit` is missing"),
         ({**SMALL, "units": [{"verb": "run"}]}, "names no `analysis`"),
         ({**SMALL, "units": [{"verb": "edit"}]}, "say what to edit"),
+        (
+            {**SMALL, "units": [{"verb": "edit", "random": "two"}]},
+            "entry 1: .*takes a whole number",
+        ),
+        ({**SMALL, "units": [{"verb": "edit", "random": [0]}]}, "entry 1: random is at least 1"),
     ],
 )
 def test_nonsense_in_a_spec_is_refused_with_its_place(spec: Any, says: str):
