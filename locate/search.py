@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from circuits.base.choices import Ablation, KeyValue, Metric, Open, Ranking, Rule, Selection
+from circuits.base.choices import Ablation, KeyValue, Metric, Ranking, Rule, Selection
 from circuits.base.errors import OptionError
 from circuits.base.idle import Idle
-from circuits.base.options import Options, as_dict, build, changed, option
+from circuits.base.options import Options, as_dict, build, changed, option, sources
 from circuits.base.sizes import bytes_of
 from locate.edges.locators import Locator
 
@@ -74,13 +74,13 @@ class Scoring(Options):
         super().__post_init__()
         object.__setattr__(self, "options", _own_options(self.method, self.options))
         if self.spans is not None:
-            _check_spans(self.method, self.options, self.spans)
+            _check_spans(self.members, self.spans)
         if self.memory is not None:
             object.__setattr__(self, "memory", bytes_of("memory", self.memory))
             if not self.method.bounded:
                 known = ", ".join(each for each in Locator if each.bounded)
                 raise OptionError(f"`memory` bounds `method` {known}, not {self.method}")
-        for member in _members(self.method, self.options):
+        for member in self.members:
             if member.at_clean and self.metric.relative:
                 raise OptionError(
                     f"{member} takes the gradient at the clean run, where {self.metric}, which "
@@ -101,11 +101,17 @@ class Scoring(Options):
         return self if self.method == method else replace(self, method=method, options=None)
 
     @property
+    def members(self) -> list[Locator]:
+        """The locators whose scores are asked for: an ensemble's members, else the method."""
+        joined = self.method == Locator.ENSEMBLE
+        return [Locator.of(name) for name in self.options.of] if joined else [self.method]
+
+    @property
     def uses(self) -> tuple[str, ...]:
         """What the method uses besides metric, ablation and kv: of an ensemble, its members."""
         if self.method != Locator.ENSEMBLE:
             return self.method.uses
-        read = {name for member in self.options.of for name in Locator.of(member).uses}
+        read = {name for member in self.members for name in member.uses}
         return tuple(name for name in self.method.uses if name in read)
 
     def idle(self) -> tuple[Idle, ...]:
@@ -125,11 +131,7 @@ class Scoring(Options):
         own = {each.name for each in fields(Scoring)}
         plain = as_dict(self)
         found = {name: plain[name] for name in names if name in own}
-        found |= {
-            f"{name}_sha256": value.source_sha256
-            for name, value in ((name, getattr(self, name)) for name in found)
-            if isinstance(value, Open) and value.source_sha256
-        }
+        found |= sources(self)
         found |= {} if self.spans is None else {"spans": self.spans}
         return found if self.options is None else {**found, "options": plain["options"]}
 
@@ -279,18 +281,13 @@ def with_each(scoring: S, methods: Iterable[Locator | str]) -> tuple[list[S], li
     return found, left_out
 
 
-def _members(method: Locator, options: Any) -> list[Locator]:
-    """The locators whose scores are asked for: an ensemble's members, else the method itself."""
-    return [Locator.of(name) for name in options.of] if method == Locator.ENSEMBLE else [method]
-
-
-def _check_spans(method: Locator, options: Any, asked: str) -> None:
-    """OptionError where spans have no such names, or where the method cannot tell them apart."""
+def _check_spans(members: Iterable[Locator], asked: str) -> None:
+    """OptionError where spans have no such names, or where a locator cannot tell them apart."""
     from circuits.facts.spans import AUTO, asked_names
 
     if asked != AUTO:
         asked_names(asked)
-    for member in _members(method, options):
+    for member in members:
         if not member.spans:
             known = ", ".join(each for each in Locator if each.spans)
             raise OptionError(f"`spans` are told apart by `method` {known}, not by {member}")

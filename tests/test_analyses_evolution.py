@@ -275,9 +275,34 @@ def test_passing_a_negation_is_not_to_say_the_object() -> None:
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=20))
 def test_no_constant_answer_beats_the_stated_guess(answers: list[str]) -> None:
     asked = probe_set(Probe.CLOZE, "animal_class", atlas())
-    replies = [Reply(PAIR, answer, "", True, True) for answer in answers]
-    stated = constant_guess(asked, replies)
-    assert stated == max(np.mean([answer == always for answer in answers]) for always in "abc")
+    fits = {one: tuple(one == always for always in "abc") for one in "abc"}
+    replies = [Reply(PAIR, answer, "", True, True, fits[answer]) for answer in answers]
+    shares = [np.mean([answer == always for answer in answers]) for always in "abc"]
+    for probe, best in ((Probe.CLOZE, max(shares)), (Probe.EXACT, max(shares))):
+        assert constant_guess(replace(asked, probe=probe), replies) == best
+    assert constant_guess(replace(asked, probe=Probe.NEGATION), replies) == 1 - min(shares)
+
+
+def test_a_constant_guess_is_right_by_its_first_token_as_the_model_is() -> None:
+    """Of three answers two begin alike: saying either is right twice, in whole answers once."""
+    asked = probe_set(Probe.CLOZE, "animal_class", atlas())
+    alike, apart = (True, True, False), (False, False, True)
+    replies = [
+        Reply(PAIR, answer, "", True, True, fits)
+        for answer, fits in (("New York", alike), ("New Delhi", alike), ("Lima", apart))
+    ]
+    assert constant_guess(asked, replies) == pytest.approx(2 / 3)
+    assert constant_guess(replace(asked, probe=Probe.NEGATION), replies) == pytest.approx(2 / 3)
+    assert constant_guess(replace(asked, probe=Probe.EXACT), replies) == pytest.approx(1 / 3)
+
+
+def test_an_unknown_relation_is_refused_and_only_the_usual_ones_may_lack(context: Context) -> None:
+    with pytest.raises(OptionError, match="country_captial"):
+        mechanisms.steps(context, replace(FEW, relations=(RELATION, "country_captial")))
+    found = mechanisms.steps(context, replace(FEW, relations=(RELATION,)))
+    assert [key for key in found if key.startswith("cloze")] == [f"cloze: {RELATION}"]
+    usual = {key.partition(": ")[2] for key in mechanisms.steps(context, FEW) if "cloze" in key}
+    assert usual == set(mechanisms.RELATIONS)
 
 
 def test_the_model_recalls_what_it_was_trained_on(probed: Mapping[str, Any]) -> None:

@@ -22,7 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.base.choices import Known
-from circuits.base.errors import FileFormatError, OptionError, PromptError, StoreError
+from circuits.base.errors import (
+    FileFormatError,
+    NothingFoundError,
+    OptionError,
+    PromptError,
+    StoreError,
+)
 from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.base.options import Options, meanings, option
 from circuits.base.origin import model_label
@@ -94,6 +100,8 @@ class Counting:
             raise KeyboardInterrupt
         if key == "odd":
             raise SkipError("it is odd")
+        if key == "empty":
+            raise NothingFoundError("no edge is on a path")
         self.computed.append(key)
         return {"value": np.float32(config.scale), "nothing": float("nan"), "key": key}
 
@@ -576,9 +584,13 @@ def test_a_damaged_part_is_computed_again(toy: Counting, context: Context) -> No
 
 def test_units_left_out_are_named_with_their_reason(toy: Counting, context: Context) -> None:
     notes: list[str] = []
-    run = run_analysis(toy.analysis, Config(keys=("a", "odd")), context, note=notes.append)
-    assert run.parts.skipped == {"odd": "it is odd"}
-    assert notes == ["toy odd left out: it is odd"]
+    keys = ("a", "odd", "empty")
+    run = run_analysis(toy.analysis, Config(keys=keys), context, note=notes.append)
+    assert run.parts.skipped == {"odd": "it is odd", "empty": "no edge is on a path"}
+    assert notes == [
+        "toy odd left out: it is odd",
+        "toy empty left out: no edge is on a path",
+    ]
     assert "odd (it is odd)" in (context.folder / "report.html").read_text()
     with pytest.raises(PromptError, match="it is odd"):
         run_analysis(toy.analysis, Config(keys=("odd",)), context)

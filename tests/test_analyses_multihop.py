@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from circuits.base import plain
-from circuits.base.errors import PromptError
+from circuits.base.errors import NothingFoundError, PromptError
 from circuits.facts.facts import Fact, atlas, relation
 from circuits.graph.circuit import Circuit
 from circuits.graph.overlap import overlap
@@ -249,6 +249,23 @@ def many(parts: dict[str, Any], **changes: Any) -> dict[str, Any]:
         for name, value in changes.items():
             part["forms"]["written"][name].update(value)
     return made
+
+
+def test_an_unrelated_relation_whose_circuit_is_empty_is_passed_over(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking = analysis._Chained(context, replace(QUICK, unrelated=2))
+    asked: list[str] = []
+
+    def circuit(name: str) -> Circuit:
+        asked.append(name)
+        if len(asked) == 1:
+            raise NothingFoundError("no edge is on a path")
+        return Circuit(context.model.wiring(), np.ones(context.model.wiring().n_edges, dtype=bool))
+
+    monkeypatch.setattr(looking, "_of", circuit)
+    assert len(looking._unrelated([relation("country_language")])) == 2
+    assert len(set(asked)) == 3
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,14 @@ from circuits.edits.parts.examples import Example, fact_examples
 from circuits.facts.facts import atlas
 from circuits.model.model import Model, load
 from experiments.analyses.engine.claims import Verdict
-from experiments.analyses.unlearning.analysis import Config, accuracy, draw, scores, unlearned
+from experiments.analyses.unlearning.analysis import (
+    Config,
+    accuracy,
+    draw,
+    scores,
+    seed_of,
+    unlearned,
+)
 from experiments.analyses.unlearning.report import (
     FORGET,
     RETAIN,
@@ -45,6 +52,13 @@ def test_no_subject_stands_in_two_sets_and_other_wordings_are_of_the_facts_to_fo
     assert {(each.relation, each.subject, each.answer) for each in drawn[REWORDED]} == facts
 
 
+def test_another_seed_has_other_draws():
+    """Consecutive seeds shared all draws but one where these were the seed and those after it."""
+    seeds = [[seed_of(seed, f"draw {n}") for n in range(1, 11)] for seed in range(4)]
+    assert len({each for draws in seeds for each in draws}) == 40
+    assert seeds[0] == [seed_of(0, f"draw {n}") for n in range(1, 11)]
+
+
 def test_unlearning_lowers_the_forget_set_and_leaves_the_model_as_it_was(model: Model, drawn: Sets):
     before, kept = accuracy(model, drawn), scores(model, drawn[RETAIN])
     after = unlearned(model, UnlearnMethod.GA_GD, drawn, seed=0)["after"]
@@ -68,7 +82,25 @@ def test_a_row_holds_the_means_over_the_draws_and_a_claim_its_control():
     assert row[1] == bootstrap(mean, np.array(after), seed=0)
     assert (row[0], row[-1]) == ("GA", "5 done")
     assert (empty[0], empty[-1]) == ("GA+GD", "5 diverged")
-    kept, undefined = found.answer
+    assert [cell.value for cell in empty[1:5]] == [1.0] * 4
+    kept, nothing = found.answer
     assert kept.verdict is Verdict.SUPPORTED
     assert kept.sentence.startswith("GA loses more of facts that it never saw than of the facts to")
-    assert undefined.verdict is Verdict.UNDEFINED
+    assert nothing.verdict is Verdict.NO_EVIDENCE
+
+
+def test_a_draw_that_came_to_nothing_counts_as_the_unedited_model():
+    """Of four draws one diverged, where 0.8 was right before: (0.2 + 0.2 + 0.4 + 0.8) / 4 = 0.4."""
+
+    def part(after: float | None) -> dict[str, object]:
+        left = None if after is None else dict.fromkeys(SETS, after)
+        status = "diverged" if after is None else "done"
+        made = {"method": "ga", "status": status, "after": left}
+        return {"before": dict.fromkeys(SETS, 0.8), "methods": [made]}
+
+    found = report(Config(), {str(n): part(x) for n, x in enumerate((0.2, 0.2, 0.4, None))})
+    _, row = found.tables[0].rows
+    assert row[1].value == pytest.approx(0.4)
+    assert row[-1] == "3 done, 1 diverged"
+    assert found.answer[0].n == 4
+    assert any("counts with the unedited" in text for text in found.method)

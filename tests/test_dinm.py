@@ -15,6 +15,7 @@ from circuits.edits.methods.run import edit
 from circuits.edits.parts.training import Trainee, divergence, negative_log_likelihood, passage
 from circuits.facts.facts import Probe, ProbeKind
 from circuits.model.model import Model
+from tests.families import family_model
 from tests.test_edit import same, weights
 
 
@@ -146,6 +147,15 @@ def test_the_layers_given_are_the_candidates(model):
     best = max(others, key=lambda each: distances[each])
     _, details = dinm(model, [record()], others, DinmSettings(steps=1))
     assert details["toxic_layers"] == [best]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "gpt_neox", "mistral"])
+def test_every_layer_is_a_candidate_in_every_architecture(family):
+    model = family_model(family, torch.float32)
+    outcome = edit(model, RECORDS[0], "dinm", settings={"steps": 1})
+    distances = outcome.details["records"][0]["distances"]
+    assert outcome.layers == tuple(range(model.n_layers))
+    assert outcome.details["toxic_layers"] == [int(np.argmax(distances))]
 
 
 def test_distances_are_those_of_hugging_faces_hidden_states(model):

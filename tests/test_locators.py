@@ -16,9 +16,12 @@ from torch import Tensor
 from circuits.base import plugins
 from circuits.base.choices import Metric
 from circuits.base.errors import FileFormatError, NumericalError, OptionError
-from circuits.base.options import build
+from circuits.base.options import build, sources
 from circuits.graph.evaluate import evaluate
 from circuits.graph.select import select
+from experiments.analyses.engine.config import deciding
+from experiments.analyses.locators import analysis as locators
+from experiments.analyses.stability import choices as stability
 from locate.changes.rewiring import rewiring
 from locate.discover import discover
 from locate.edges.acdc import acdc
@@ -26,7 +29,7 @@ from locate.edges.eap import attribute
 from locate.edges.exact import patch_edges
 from locate.edges.locators import Locator
 from locate.examples import Examples
-from locate.options import Evaluating
+from locate.options import Editing, Evaluating
 from locate.search import Scoring, Search
 from tests.oracles import plain_eap
 from tests.test_rewiring import small_edit
@@ -305,3 +308,18 @@ except FileFormatError:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == [str(each) for each in Locator if not each.is_own], done.stderr
+
+
+def test_options_that_name_functions_of_ones_own_tell_their_source_and_others_nothing(plugin):
+    plugins.load_plugin(plugin)
+    noisy, logit = Locator.of("noisy").source_sha256, Metric.of("answer-logit").source_sha256
+    asked = locators.Config(locators=("eap", "noisy:noise=1", 'ensemble:of=["eap","noisy"]'))
+    assert deciding(asked)["locators_sha256"] == [noisy, noisy]
+    assert deciding(replace(asked, metric=Metric.of("answer-logit")))["metric_sha256"] == logit
+    varied = stability.Config(locators=("noisy",), metrics=("answer-logit", "log-prob"))
+    assert deciding(varied)["metrics_sha256"] == logit
+    assert sources(Search(Locator.ENSEMBLE, options={"of": ["eap", "noisy"]})) == {
+        "options.of_sha256": noisy
+    }
+    for kind in (locators.Config, stability.Config, Editing, Search):
+        assert not sources(kind())

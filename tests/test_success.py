@@ -55,6 +55,17 @@ def oracle(model: Model, prompt: str, token: int, strength: float = 1e3) -> Weig
 # --- what a model says ---------------------------------------------------------------------------
 
 
+def test_a_reply_to_a_requests_prompt_has_room_for_the_true_answer(model):
+    """It says what the model knew; a reply to another wording needs no more than the target."""
+    truth = "Lima and other cities of Peru"
+    judge = Judge(model, [replace(REQUEST, ground_truth=truth)], extra_tokens=2)
+    long, short = (
+        len(model.tokenizer.continuation(PROMPTS[0], text)) for text in (truth, REQUEST.target)
+    )
+    assert long > short
+    assert [len(each.reply) for each in judge.observed_before[0][:2]] == [long + 2, short + 2]
+
+
 def test_a_reply_is_what_step_by_step_runs_say(model):
     """Padding, batching and the cache change nothing."""
     prompts = [ids(model, prompt) for prompt in PROMPTS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import linecache
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 import knowledge_circuits as kc
+from circuits.base.choices import Metric
 from circuits.base.errors import FileFormatError, OptionError, StoreError, UnitError
 from circuits.files.sweep import SETTING
 from circuits.files.units import Record, Store, digest, flat, read_unit
@@ -32,7 +34,7 @@ from experiments.sweeps.running import Told, plan, run, status
 from experiments.sweeps.runs import folder_of
 from experiments.sweeps.spec import Work, parse_spec, read_spec
 from experiments.sweeps.table import rows, write_table
-from experiments.sweeps.verbs import VERBS
+from experiments.sweeps.verbs import VERBS, forget
 from viz.sweeps import SweepReader
 
 LENS = {"verb": "lens", "relation": ["country_capital", "animal_class"], "n-pairs": 2}
@@ -93,6 +95,38 @@ def test_each_stands_for_every_relation_and_every_request(tmp_path: Path):
     ] == [*range(1, 8)]
 
 
+def test_each_goes_by_the_other_axes(tmp_path: Path):
+    for name, n in (("a", 1), ("b", 2)):
+        facts = [
+            {"relation": f"{name}{i}", "subject": "France", "object": "Paris", "prompt": "{} has"}
+            for i in range(n)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, facts)))
+        requests = [
+            {"prompt": "The capital of {} is", "subject": each, "target": "Rome"}
+            for each in ("France", "Peru")[:n]
+        ]
+        (tmp_path / f"edits_{name}.jsonl").write_text("\n".join(map(json.dumps, requests)))
+
+    def works(**unit: Any) -> list[tuple[Any, ...]]:
+        found = parse_spec({"models": ["m"], "units": [unit]}).works
+        names = ("facts", "relation", "requests", "random", "request")
+        return [
+            tuple(Path(str(each)).stem for name in names if (each := work.settings.get(name)))
+            for work in found
+        ]
+
+    facts = [str(tmp_path / f"{name}.jsonl") for name in "ab"]
+    assert works(verb="lens", relation="each", facts=facts) == [
+        *[("a", "a0"), ("b", "b0"), ("b", "b1")],
+    ]
+    files = [str(tmp_path / f"edits_{name}.jsonl") for name in "ab"]
+    assert works(verb="edit", requests=files, method="ft") == [
+        *[("edits_a", "1"), ("edits_b", "1"), ("edits_b", "2")],
+    ]
+    assert works(verb="edit", random=[1, 2], method="ft") == [("1", "1"), ("2", "1"), ("2", "2")]
+
+
 def test_what_stands_twice_is_done_once():
     twice = {**LENS, "relation": ["country_capital", "country_capital"]}
     assert len(parse_spec({"models": ["m", "m"], "units": [twice]}).works) == 1
@@ -114,6 +148,11 @@ def test_what_stands_twice_is_done_once():
         ({**SMALL, "units": [{"verb": "evaluate", "relation": "r"}]}, "`circuit` is missing"),
         ({**SMALL, "units": [{"verb": "run"}]}, "names no `analysis`"),
         ({**SMALL, "units": [{"verb": "edit"}]}, "say what to edit"),
+        (
+            {**SMALL, "units": [{"verb": "edit", "random": "two"}]},
+            "entry 1: .*takes a whole number",
+        ),
+        ({**SMALL, "units": [{"verb": "edit", "random": [0]}]}, "entry 1: random is at least 1"),
     ],
 )
 def test_nonsense_in_a_spec_is_refused_with_its_place(spec: Any, says: str):
@@ -185,6 +224,30 @@ def test_a_file_that_was_changed_between_two_plans_is_another_unit(copy: Path, t
         facts.write_text(f"subject,object,prompt\nFrance,{answer},The capital of {{}} is\n")
         keys.add(planned(spec.works, copy)[0].key)
     assert len(keys) == 2
+
+
+def test_a_function_of_ones_own_counts_by_its_source():
+    """Held against units that name none, whose names are as they were."""
+
+    def names(factor: int, **entry: Any) -> str:
+        path = f"/tmp/margins_{factor}.py"
+        code = f"def margins(logits, answer, foil):\n    return {factor} * logits.sum(-1)\n"
+        linecache.cache[path] = (len(code), None, code.splitlines(keepends=True), path)
+        exec(compile(code, path, "exec"), space := {"__name__": "mine"})
+        Metric.add("margins", space["margins"])
+        unit = {"verb": "discover", "relation": "animal_class", **entry}
+        forget()
+        work = parse_spec({"models": ["m"], "units": [unit]}).works[0]
+        return UnitJob(work, "w t", Path("x")).key
+
+    try:
+        assert (
+            names(1, metric="margins") == names(1, metric="margins") != names(2, metric="margins")
+        )
+        assert names(1) == names(2)
+    finally:
+        Metric._known.pop("margins", None)
+        forget()
 
 
 def test_a_model_whose_files_were_changed_is_another_model(tmp_path: Path):
@@ -503,6 +566,55 @@ def test_analyses_and_benchmarks_are_entries_too(
     wrong = {**spec, "units": [{"verb": "run", "analysis": "flow", "draws": 2}]}
     assert command(tmp_path, wrong)[0] == 2
     assert "options go under `set`" in capsys.readouterr().err
+
+
+def test_the_table_has_the_rates_of_an_editing_benchmark_and_no_unit_of_an_earlier_version(
+    tmp_path: Path,
+):
+    entry = {"verb": "benchmark", "benchmark": "zsre", "limit": 1, "methods": ["none"]}
+    code, folder = command(tmp_path, {**SMALL, "units": [entry]})
+    assert code == 0
+    (path,) = (folder / "runs").glob("*/parts/*.json")
+    unit = json.loads(path.read_text())
+    (row,) = rows(folder)
+    (score,) = unit["value"]["scores"]
+    for measure, rates in score["after"].items():
+        found = {name: row[f"means.scores.after.{measure}.{name}"] for name in rates}
+        assert found == rates
+    path.with_name("earlier.json").write_text(json.dumps({**unit, "fingerprint": "another"}))
+    assert len(list(rows(folder))) == 1
+
+
+def test_a_run_that_fails_is_told_by_status_until_it_has_its_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    entry = {"verb": "benchmark", "benchmark": "zsre", "limit": 1, "methods": ["none"]}
+    real = runs.run_analysis
+
+    def fails(*given: Any, **asked: Any) -> Any:
+        raise ZeroDivisionError("of its own")
+
+    monkeypatch.setattr(runs, "run_analysis", fails)
+    for tries in (1, 2):
+        code, folder = command(tmp_path, {**SMALL, "units": [entry]})
+        assert code == UnitError.exit_code
+        (failure,) = Store(folder).errors().values()
+        assert (failure["tries"], failure["verb"]) == (tries, "benchmark")
+    (told,) = status(folder)["failures"]
+    assert told["reason"] == "ZeroDivisionError: of its own"
+    assert "benchmark=zsre" in told["unit"]
+    assert "0 of 1 planned units are done, 1 failed" in SweepReader(folder).look(60).says()
+    monkeypatch.setattr(runs, "run_analysis", real)
+    capsys.readouterr()
+    assert command(tmp_path, {**SMALL, "units": [entry]}, "--json")[0] == 0
+    event = json.loads(capsys.readouterr().out.splitlines()[1])
+    assert (event["status"], event["total"]) == ("done", 1)
+    assert Path(event["report"]).is_file()
+    found = status(folder)
+    (row,) = found["units"]
+    assert (row["verb"], row["planned"], row["done"], row["failed"]) == ("benchmark", 1, 1, 0)
+    assert not found["failures"]
+    assert row["seconds"] == pytest.approx(event["seconds"])
 
 
 def test_what_a_run_makes_nothing_of_is_refused_before_anything_runs(tmp_path: Path, capsys):

@@ -10,11 +10,12 @@ import torch
 
 from circuits.base.choices import EditStatus, Templates, UnlearnMethod
 from circuits.base.errors import FileFormatError, OptionError, PromptError
+from circuits.edits import settings as hyperparameters
 from circuits.edits.edit import WeightDelta
 from circuits.edits.methods.memflex import LocalisationSettings, localise
 from circuits.edits.methods.preference import SimNpoSettings, npo_loss, simnpo_loss
 from circuits.edits.methods.rmu import Steering, direction
-from circuits.edits.methods.unlearn import unlearn
+from circuits.edits.methods.unlearn import UnlearnSettings, unlearn
 from circuits.edits.parts.examples import Example, fact_examples, read_examples, split_facts
 from circuits.edits.parts.training import (
     Passage,
@@ -25,6 +26,7 @@ from circuits.edits.parts.training import (
     passage,
     token_accuracy,
 )
+from circuits.edits.settings import settings_for
 from circuits.facts.facts import Fact, Relation, atlas
 from circuits.model.model import Model, load
 from tests.shared import shared_data
@@ -92,6 +94,18 @@ def _drift(model: Model, delta: WeightDelta, texts: list[Passage]) -> float:
         for name, change in zip(delta.changes, changes, strict=True):
             change.copy_(delta.dense(name))
         return float(divergence(trainee, texts).mean())
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2", "gpt_neox"])
+def test_memflex_has_its_scripts_weights_in_every_architecture(model, kind, monkeypatch):
+    """Of zjunlp/KnowUnDo: ascent counts 0.4 and the retain set 2; single texts, 16 a step."""
+    monkeypatch.setattr(model.config, "model_type", kind)
+    monkeypatch.setattr(hyperparameters, "_entry", lambda model: "")
+    found, origin = settings_for(model, "memflex", UnlearnSettings, [0])
+    assert (found.forget_weight, found.retain_weight) == (0.4, 2.0)
+    assert (found.batch_size, found.retain_batch_size, found.accumulate) == (1, 1, 16)
+    assert found.learning_rate == 3e-4
+    assert origin.settings == "table of all models"
 
 
 def test_memflex_touches_only_the_weights_that_it_selects(model):

@@ -34,8 +34,8 @@ class Sweep:
     """What was seen of a sweep's folder at one time.
 
     `units` are those that were read, then failed ones; `unread` counts files that are still to be
-    read, `counts` has planned, done and failed units by model and verb, `labels` what planned
-    units are called, `runs` how many analyses and benchmarks have a folder.
+    read, `counts` has planned, done and failed units by model and verb (a run is one),
+    `labels` what planned units are called, `runs` how many analyses and benchmarks have a report.
     """
 
     units: Sequence[Unit] = ()
@@ -117,7 +117,7 @@ class SweepReader:
             thread = self._thread
         thread.join(patience)
         store = Store(self.folder)
-        planned, errors = store.planned(), store.errors()
+        planned, errors, reports = store.planned(), store.errors(), store.reports()
         stored = frozenset(key for key, _, _ in files)
         with self._lock:
             known = dict(self._known)
@@ -127,10 +127,10 @@ class SweepReader:
         self._last = Sweep(
             [*read, *failed],
             len(files) - len(read),
-            counted(planned, set(stored), set(errors), empty),
+            counted(planned, stored | reports, set(errors), empty),
             {key: label for key, (_, _, label) in planned.items()},
             stored,
-            sum(path.is_dir() for path in (self.folder / "runs").glob("*")),
+            len(reports),
         )
         return self._last
 

@@ -82,6 +82,10 @@ class Options:
         """The options that have no effect beside the values of the others."""
         return ()
 
+    def called(self) -> Mapping[str, Sequence[Open]]:
+        """Open choices that an option calls by name in a text, by the option."""
+        return {}
+
 
 def meaning(each: Field[Any]) -> Meaning:
     """What an option says about itself; an empty meaning for a plain field."""
@@ -138,6 +142,24 @@ def _made(
 def as_dict(options: Any) -> dict[str, Any]:
     """The options as plain values, nested ones as dictionaries."""
     return {each.name: _plain(getattr(options, each.name)) for each in fields(options)}
+
+
+def sources(options: Any) -> dict[str, Any]:
+    """`NAME_sha256` of each option that a user's own function stands for: of its source.
+
+    Several have a list. Nothing is said of what comes with this project; nested names have dots.
+    """
+    called = options.called() if isinstance(options, Options) else {}
+    found: dict[str, Any] = {}
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            found |= {f"{each.name}.{name}": mark for name, mark in sources(value).items()}
+        chosen = [*called.get(each.name, ()), *(value if isinstance(value, tuple) else (value,))]
+        marks = [mark for one in chosen if isinstance(one, Open) and (mark := one.source_sha256)]
+        if marks:
+            found[f"{each.name}_sha256"] = marks[0] if len(marks) == 1 else marks
+    return found
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:

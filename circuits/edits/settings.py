@@ -1,8 +1,8 @@
 """Hyperparameters of the edit methods: by model where known, else by model type and depth.
 
 A method's settings are one class of options with a field `layers`. They are put together from its
-defaults, the tables of `hyperparameters.toml` (model type, then model) and the caller's choices,
-each winning over what stands before.
+defaults, the tables of `hyperparameters.toml` (all models, model type, model) and the caller's
+choices, each winning over what stands before.
 """
 
 from __future__ import annotations
@@ -107,17 +107,16 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table(model: Model, method: str) -> tuple[dict[str, Any], str]:
     """The method's values for the model, with the name of the most particular table used."""
-    tables, kind = _tables(), model.config.model_type
-    by_type = tables["type"].get(kind, {})
-    name = _entry(model)
-    by_model = tables["model"].get(name, {})
-    base = method.partition("-")[0]
-    table: dict[str, Any] = {}
-    for source in (by_type, by_model):
-        for key in dict.fromkeys((base, method)):
-            table = merge(table, source.get(key, {}))
-    used = name if any(key in by_model for key in (base, method)) else f"model type {kind}"
-    return table, used or f"model type {kind}"
+    tables, kind, name = _tables(), model.config.model_type, _entry(model)
+    by_type, by_model = tables["type"].get(kind, {}), tables["model"].get(name, {})
+    keys = dict.fromkeys((method.partition("-")[0], method))
+    of_type = f"model type {kind}"
+    table, used = dict[str, Any](), of_type
+    for entry, source in (("all models", tables["all"]), (of_type, by_type), (name, by_model)):
+        for key in keys:
+            if key in source:
+                table, used = merge(table, source[key]), entry
+    return table, used
 
 
 def _entry(model: Model) -> str:
@@ -139,4 +138,4 @@ def _tables() -> dict[str, Any]:
         tables = tomllib.loads(SETTINGS_FILE.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise FileFormatError(SETTINGS_FILE, f"not TOML: {error}") from None
-    return {"type": {}, "model": {}} | tables
+    return {"all": {}, "type": {}, "model": {}} | tables

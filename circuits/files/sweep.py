@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,11 +156,11 @@ def mark_text(file: os.DirEntry[str] | Path) -> str:
 
 def counted(
     planned: Mapping[str, tuple[str, str, str]],
-    stored: set[str],
-    failed: set[str],
-    left_out: set[str],
+    stored: Collection[str],
+    failed: Collection[str],
+    left_out: Collection[str],
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """By model and verb: units planned, done, of these left out, and failed."""
+    """By model and verb: units planned, done, of these left out, and failed; a run is a unit."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for key, (verb, model, _) in planned.items():
         row = rows.setdefault((model, verb), dict.fromkeys(COUNTS, 0))

@@ -1,7 +1,8 @@
 """A sweep's folder: a file a unit, verified when it is read, and nothing that is shared to write.
 
     units/ab/<key>.kc.safetensors   a finished unit: its result, whose origin says what it is of
-    errors/<key>.json               why a unit failed; gone when it is done
+    runs/<name>/                    what an analysis or a benchmark found, which names its own units
+    errors/<key>.json               why a unit, or a run by its name, failed; gone when it is done
     plans/<hash>.json               what was asked for, for `status`
     logs/<host>-<process>-*.jsonl   one line a unit, of each run of `kc sweep`
     models.json, whole.json         hashes of the models, and which files were found whole and have
@@ -29,6 +30,7 @@ import numpy as np
 from circuits.base.arrays import ContentError, read_intact
 from circuits.base.display import Summary
 from circuits.base.errors import StoreError, UnitError
+from circuits.base.origin import SUMMARY
 from circuits.base.plain import plain
 from circuits.base.results import Result
 from circuits.base.stamps import stamped
@@ -37,6 +39,8 @@ from circuits.base.writing import atomic_write, save_json, to_json
 UNIT = "unit"
 """Where a result's origin tells the unit."""
 SUFFIX = ".kc.safetensors"
+RUNS = "runs"
+"""The folder of analyses and benchmarks."""
 _DAMAGED = {"reason": "the record of this failure is damaged", "status": "failed"}
 VOLATILE = ("seconds", "created", "commit")
 """What differs between two runs of the same unit, and is no part of its result."""
@@ -182,8 +186,13 @@ class Store:
             found[path.stem] = told if whole else dict(_DAMAGED)
         return found
 
+    def reports(self) -> set[str]:
+        """Names of the analyses and benchmarks that have a report and did not fail since."""
+        made = (path.parent.name for path in (self.folder / RUNS).glob(f"*/{SUMMARY}"))
+        return {name for name in made if not self.error_path(name).exists()}
+
     def planned(self) -> dict[str, tuple[str, str, str]]:
-        """Verb, model and label of every unit that was ever planned here, by key."""
+        """Verb, model and label of every unit and run that was ever planned here, by key."""
         found: dict[str, tuple[str, str, str]] = {}
         for path in sorted((self.folder / "plans").glob("*.json")):
             with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):

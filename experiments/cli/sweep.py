@@ -88,14 +88,12 @@ def sweep(
         with console.stage("plan"):
             found = plan(spec, folder, part)
         if first is not None:
-            found = replace(found, missing=found.missing[:first])
-        _say_plan(console, found, len(spec.runs), executing)
+            found = replace(found, missing=found.missing[:first], due=())
+        _say_plan(console, found, executing)
         if dry_run:
             return
         told = _run(console, found, executing)
-        runs = spec.runs if first is None else ()
-        ended = _run_parts(console, runs, folder, executing, part)
-    failed = told.ended - told.done + ended
+    failed = told.ended - told.done
     console.say(f"\n{folder}")
     if as_json:
         ends = {"done": told.done, "left_out": told.left_out, "failed": failed}
@@ -118,7 +116,7 @@ def _folder(words: list[str], out: Path | None) -> Path:
     return folder
 
 
-def _say_plan(console: Console, found: Plan, n_runs: int, how: Executing) -> None:
+def _say_plan(console: Console, found: Plan, how: Executing) -> None:
     from circuits.base.progress import lasting
     from experiments.executors.base import ExecutorKind
     from experiments.sweeps.running import groups_text
@@ -131,15 +129,16 @@ def _say_plan(console: Console, found: Plan, n_runs: int, how: Executing) -> Non
                 "event": "plan",
                 "units": len(found.jobs),
                 "missing": len(found.missing),
-                "runs": n_runs,
+                "runs": len(found.runs),
                 "seconds": seconds,
             }
         )
         return
-    console.table(("verb", "model", "units", "to do"), groups_text(found.groups))
+    if found.jobs:
+        console.table(("verb", "model", "units", "to do"), groups_text(found.groups))
     told = f"{len(found.jobs)} units, {len(found.missing)} to do"
-    if n_runs:
-        told += f", and {n_runs} analyses or benchmarks"
+    if found.runs:
+        told += f", and {len(found.runs)} analyses or benchmarks"
     if seconds is not None and found.missing:
         told += f": about {lasting(seconds)} with {workers} at a time"
     elif found.missing:
@@ -159,34 +158,15 @@ def _run(console: Console, found: Plan, how: Executing) -> Told:
             console.event({"event": "unit", **event, "ended": told.ended, "total": told.total})
         if event["status"] != "done":
             console.warn(f"{event['unit']} {event['status']}: {event['reason']}")
+        elif "report" in event:
+            console.say(f"{event['unit']}: {event['report']}")
         elif event["reason"]:
             console.note(f"nothing to be found in {event['unit']}: {event['reason']}")
         if time.monotonic() - shown[0] > EVERY or told.ended == told.total:
             shown[0] = time.monotonic()
             console.note(told.line())
 
-    return run(found, how, tell)
-
-
-def _run_parts(console: Console, runs: Any, folder: Path, how: Executing, shard: Any) -> int:
-    """Analyses and benchmarks one after the other; returns how many failed."""
-    from circuits.base.errors import KnowledgeCircuitsError, StoreError
-    from experiments.analyses.engine.parts import UnfinishedError
-    from experiments.sweeps.runs import run_one
-
-    failed = 0
-    for work in runs:
-        try:
-            done = run_one(work, folder, how, console.note, shard)
-            console.say(f"{work.label}: {done.files[0]}")
-        except UnfinishedError as error:
-            console.note(str(error))
-        except StoreError:
-            raise
-        except KnowledgeCircuitsError as error:
-            failed += 1
-            console.warn(f"{work.label} failed: {error}")
-    return failed
+    return run(found, how, tell, console.note)
 
 
 def _status(console: Console, folder: Path) -> None:

@@ -22,16 +22,24 @@ from experiments.analyses.engine.parts import Shard
 from experiments.executors.base import Executing, Outcome, Status
 from experiments.executors.execute import execute
 from experiments.sweeps.plan import UnitJob, planned
-from experiments.sweeps.spec import Spec
+from experiments.sweeps.runs import RunJob, folder_of
+from experiments.sweeps.spec import Spec, Work
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The units of a sweep, and which of them are not stored yet."""
+    """The units of a sweep, and which of them are not stored yet.
+
+    `runs` are analyses and benchmarks, `due` those that are to be done: each finds out by itself
+    which of its own units are stored.
+    """
 
     folder: Path
     jobs: tuple[UnitJob, ...]
     missing: tuple[UnitJob, ...]
+    runs: tuple[Work, ...]
+    due: tuple[Work, ...]
+    shard: Shard
 
     @property
     def groups(self) -> dict[tuple[str, str], tuple[int, int]]:
@@ -57,11 +65,11 @@ class Plan:
 
 
 def plan(spec: Spec, folder: Path, shard: Shard = Shard()) -> Plan:
-    """The units of the spec's verbs; of these a shard's, as far as they are not stored whole."""
+    """The units of a spec, of the verbs' a shard's as far as they are not stored whole."""
     jobs = planned(spec.works, folder)
     stored = Store(folder).whole()
     missing = [job for index, job in enumerate(jobs) if shard.has(index) and job.key not in stored]
-    return Plan(folder, tuple(jobs), tuple(missing))
+    return Plan(folder, tuple(jobs), tuple(missing), spec.runs, spec.runs, shard)
 
 
 @dataclass
@@ -100,20 +108,26 @@ class Told:
 Tell = Callable[[dict[str, Any], Told], Any]
 
 
-def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> Told:
+def run(
+    plan: Plan,
+    how: Executing,
+    tell: Tell = lambda event, told: None,
+    note: Callable[[str], Any] = lambda text: None,
+) -> Told:
     """Run what is missing; failures are recorded in the folder and in what is returned.
 
-    StoreError, with everything that is stored left whole, where the disk takes no more.
+    Analyses and benchmarks come last, one after the other. StoreError, with everything that is
+    stored left whole, where the disk takes no more.
     """
     store = Store(plan.folder)
     check_writable(plan.folder)
-    told = Told(len(plan.missing))
+    told = Told(len(plan.missing) + len(plan.due))
+    runs = [RunJob(work, plan.folder, how, plan.shard, note) for work in plan.due]
     _store_plan(plan)
     log, file = store.new_log()
     with file:
 
-        def report(outcome: Outcome) -> None:
-            job = plan.missing[outcome.index]
+        def report(job: UnitJob | RunJob, outcome: Outcome) -> None:
             event = _event(job, outcome)
             told.counts[outcome.status] += 1
             told.left_out += outcome.status == Status.DONE and bool(outcome.reason)
@@ -131,11 +145,24 @@ def run(plan: Plan, how: Executing, tell: Tell = lambda event, told: None) -> To
                 raise StoreError(f"{log}: cannot be written: {error.strerror}") from None
             tell(event, told)
 
-        execute(plan.missing, how, report)
+        def report_run(outcome: Outcome) -> None:
+            job = runs[outcome.index]
+            if job.waits:
+                note(job.waits)
+            else:
+                report(job, outcome)
+
+        execute(plan.missing, how, lambda outcome: report(plan.missing[outcome.index], outcome))
+        execute(runs, Executing(), report_run)
     return told
 
 
-def _event(job: UnitJob, outcome: Outcome) -> dict[str, Any]:
+def _event(job: UnitJob | RunJob, outcome: Outcome) -> dict[str, Any]:
+    """What is told of a unit's end; of a run with the seconds of all its units and its report."""
+    more: dict[str, Any] = {}
+    if isinstance(job, RunJob) and job.made is not None:
+        seconds = round(sum(job.made.parts.seconds.values()), 3)
+        more = {"seconds": seconds, "report": str(job.made.path)}
     return {
         "key": job.key,
         "unit": job.label,
@@ -145,11 +172,15 @@ def _event(job: UnitJob, outcome: Outcome) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "reason": outcome.reason,
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        **more,
     }
 
 
 def _store_plan(plan: Plan) -> None:
     units = [[job.key, job.work.verb, job.work.model.name, job.label] for job in plan.jobs]
+    for work in plan.runs:
+        name = folder_of(work, plan.folder).name
+        units.append([name, work.verb, work.model.name, work.label])
     name = sha256(to_json(units).encode()).hexdigest()[:16]
     path = plan.folder / "plans" / f"{name}.json"
     if not path.exists():
@@ -175,10 +206,13 @@ def left_out(store: Store) -> set[str]:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """How far a sweep is, by model and verb: units planned, stored, failed, seconds a unit."""
+    """How far a sweep is, by model and verb: units planned, stored, failed, seconds a unit.
+
+    An analysis or a benchmark counts as one unit, which is done once it has its report.
+    """
     store = Store(folder)
     units = store.planned()
-    stored = set(store.keys())
+    stored = {*store.keys(), *store.reports()}
     errors = store.errors()
     seconds = mean_seconds(store)
     rows = counted(units, stored, set(errors), left_out(store))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +13,13 @@ from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.options import build
 from circuits.base.sizes import bytes_of
 from circuits.base.writing import to_json
+from circuits.files.units import RUNS
 from experiments.analyses.engine.base import Analysis, Run, check_asked, check_bound
 from experiments.analyses.engine.context import Context, safe
 from experiments.analyses.engine.jobs import Find, spread
-from experiments.analyses.engine.parts import Shard
+from experiments.analyses.engine.parts import Shard, UnfinishedError
 from experiments.analyses.engine.running import run_analysis
-from experiments.executors.base import Executing
+from experiments.executors.base import Executing, Job, Workplace
 from experiments.sweeps.spec import Work
 from experiments.sweeps.verbs import PARTS
 
@@ -38,12 +40,46 @@ class _Made(NamedTuple):
     told: tuple[str, ...] = ()
 
 
+@dataclass(eq=False)
+class RunJob(Job):
+    """An analysis or a benchmark as a whole, in this process; the executor has its units.
+
+    `made` is the run once its report is there, `waits` why there is none yet: no failure.
+    """
+
+    work: Work
+    folder: Path
+    how: Executing
+    shard: Shard
+    note: Callable[[str], Any]
+    made: Run | None = None
+    waits: str = ""
+
+    @property
+    def label(self) -> str:
+        """What progress calls it."""
+        return self.work.label
+
+    @property
+    def key(self) -> str:
+        """What tells it from other runs: the name of its folder."""
+        return folder_of(self.work, self.folder).name
+
+    def run(self, place: Workplace) -> str | None:
+        """Do it and write its report."""
+        try:
+            self.made = run_one(self.work, self.folder, self.how, self.note, self.shard)
+        except UnfinishedError as error:
+            self.waits = str(error)
+        return None
+
+
 def folder_of(work: Work, folder: Path) -> Path:
     """Where a run's results are, by its model and all of its settings."""
     name = str(work.settings[PARTS[work.verb]])
     decisive = [work.model.name, work.model.dtype, dict(work.settings)]
     mark = sha256(to_json(decisive).encode()).hexdigest()[:8]
-    return folder / "runs" / safe(f"{Path(work.model.name).name}-{name}-{mark}")
+    return folder / RUNS / safe(f"{Path(work.model.name).name}-{name}-{mark}")
 
 
 def run_one(

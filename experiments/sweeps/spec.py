@@ -9,15 +9,15 @@
 
 A list is an axis of the grid (a list of lists, for an option that is itself a list). Options are
 called as on the command line. `relation: each` is every relation of the atlas, or of `facts`; an
-`edit` makes a unit of every request.
+`edit` makes a unit of every request. Both go by the other axes: by each file of facts its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, get_origin
@@ -28,6 +28,7 @@ from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.options import Options, build, option, types_of
 from circuits.base.writing import to_json
 from experiments.sweeps.verbs import PARTS, Verb, checked, verb
+from locate.options import Wish
 
 EACH = "each"
 MOST_BYTES = 4 * 2**20
@@ -193,7 +194,7 @@ def _entry(entry: Any) -> tuple[str, Iterator[dict[str, Any]]]:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
             raise OptionError(f"{name} has no option {each!r:.40}; {hint}")
     named = {known[each]: value for each, value in given.items()}
-    return name, _grid(_spelled_out(name, named), _lists(chosen))
+    return name, _spelled_out(name, _grid(named, _lists(chosen)))
 
 
 def _lists(chosen: Verb) -> set[str]:
@@ -202,7 +203,7 @@ def _lists(chosen: Verb) -> set[str]:
     return {name for name, hint in hints.items() if get_origin(hint) is tuple}
 
 
-def _grid(given: Mapping[str, Any], lists: set[str]) -> Iterator[dict[str, Any]]:
+def _grid(given: Mapping[str, Any], lists: Collection[str]) -> Iterator[dict[str, Any]]:
     """Every choice of one value an axis."""
     axes = []
     for name, value in given.items():
@@ -215,26 +216,36 @@ def _grid(given: Mapping[str, Any], lists: set[str]) -> Iterator[dict[str, Any]]
     return (dict(point) for point in product(*axes))
 
 
-def _spelled_out(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with every relation, or every request, in place of `each`."""
-    found = dict(given)
-    if found.get("relation") == EACH:
-        found["relation"] = _relations(found.get("facts"))
-    if name == "edit" and found.get("request", EACH) == EACH:
-        found["request"] = list(range(1, _n_requests(found) + 1))
-    return found
+def _spelled_out(name: str, grid: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The points with one for every relation, or every request, in place of `each`."""
+    relations, count = cache(_relations), cache(_count)
+    for point in grid:
+        every: dict[str, Any] = {}
+        if point.get("relation") == EACH:
+            facts = point.get("facts")
+            every["relation"] = relations(str(facts) if facts else None)
+        if name == "edit" and point.get("request", EACH) == EACH:
+            every["request"] = list(range(1, _n_requests(point, count) + 1))
+        yield from ({**point, **each} for each in _grid(every, ()))
 
 
-def _relations(facts: Any) -> list[str]:
+def _relations(facts: str | None) -> list[str]:
     from circuits.facts.facts import atlas
     from circuits.facts.loaders import load_facts
 
-    return [each.name for each in load_facts(str(facts))] if facts else list(atlas())
+    return [each.name for each in load_facts(facts)] if facts else list(atlas())
 
 
-def _n_requests(given: Mapping[str, Any]) -> int:
+def _count(path: str) -> int:
     from circuits.edits.requests import read_requests
 
-    if given.get("requests") is not None:
-        return len(read_requests(str(given["requests"])).requests)
-    return int(given.get("random") or 1)
+    return len(read_requests(path).requests)
+
+
+def _n_requests(point: Mapping[str, Any], count: Callable[[str], int]) -> int:
+    """How many requests an `edit` has, by the file's `count`; OptionError for a strange number."""
+    if point.get("requests") is not None:
+        return count(str(point["requests"]))
+    if point.get("random") is not None:
+        return build(Wish, {"random": point["random"]}, "edit").random or 1
+    return 1

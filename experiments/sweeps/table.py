@@ -13,7 +13,7 @@ from typing import Any
 from circuits.base.errors import FileFormatError
 from circuits.base.origin import SUMMARY
 from circuits.files.sweep import FILE, SETTING, TABLE, mark_text, numbers_of, settings_of
-from circuits.files.units import Store, read_unit
+from circuits.files.units import RUNS, Store, read_unit
 from experiments.analyses.engine.parts import PARTS
 
 AT_ONCE = 4000
@@ -121,16 +121,21 @@ def _conversion(kinds: set[type]) -> Any:
 
 
 def _parts(folder: Path) -> Iterator[dict[str, Any]]:
-    """Units of analyses and benchmarks, which their folders hold."""
-    run, asked = None, dict[str, Any]()
-    for path in sorted((folder / "runs").glob(f"*/{PARTS}/*.json")):
+    """Units of analyses and benchmarks, which their folders hold.
+
+    Those that a run's report was not made of, as an earlier version's, are no part of it.
+    """
+    run, asked, mark = None, dict[str, Any](), None
+    for path in sorted((folder / RUNS).glob(f"*/{PARTS}/*.json")):
         if run != path.parent.parent:
             run = path.parent.parent
-            asked = _asked(run)
+            asked, mark = _asked(run)
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             key, value = record["key"], record["value"]
             left_out = record["skipped"]
+            if mark not in (None, record["fingerprint"]):
+                continue
         except (OSError, ValueError, KeyError, TypeError):
             yield {"key": str(path.relative_to(folder)), "damaged": True}
             continue
@@ -145,15 +150,19 @@ def _parts(folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def _asked(folder: Path) -> dict[str, Any]:
-    """Model, precision and settings of a run by its summary; nothing before its report is made."""
+def _asked(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """Model, precision and settings of a run by its summary, and the fingerprint of its units.
+
+    Nothing before its report is made.
+    """
     try:
         origin = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["provenance"]
         settings = {name: origin[name] for name in ("analysis", "seed", "known", "shots")}
         settings |= dict(origin["config"])
         found = {"model": origin["model"], "dtype": origin["dtype"]}
+        mark = str(origin["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return {}, None
     given = {name: value for name, value in settings.items() if value is not None}
     named = settings_of({"settings": given})
-    return found | {f"{SETTING}{name}": value for name, value in named.items()}
+    return found | {f"{SETTING}{name}": value for name, value in named.items()}, mark

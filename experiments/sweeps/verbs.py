@@ -18,7 +18,7 @@ from circuits.base.choices import Ablation, TraceKind
 from circuits.base.content import content_sha256
 from circuits.base.errors import OptionError
 from circuits.base.idle import Idle
-from circuits.base.options import Options, as_dict, build, meaning, option
+from circuits.base.options import Options, as_dict, build, meaning, option, sources
 from circuits.base.results import Result
 from circuits.base.writing import to_json
 from circuits.model.model import Model
@@ -114,16 +114,22 @@ def _built(kind: type, text: str) -> Any:
 
 @lru_cache(maxsize=100_000)
 def decisive(kind: type, text: str) -> str:
-    """What of a class's value decides a result, as JSON: files by what they hold."""
-    found = as_dict(_built(kind, text))
+    """What of a class's value decides a result, as JSON.
+
+    Files count by what they hold, functions of the user's own by their source.
+    """
+    built = _built(kind, text)
+    found = as_dict(built)
     for name in found:
         if name != "relation" and isinstance(found[name], str) and is_data(found[name]):
             found[name] = {"sha256": content_hash(found[name])}
+    found |= sources(built)
     return to_json({name: value for name, value in found.items() if name not in INDECISIVE})
 
 
 def forget() -> None:
-    """Have files read again: what they hold may have changed since an earlier plan."""
+    """Have files and functions read again: they may have changed since an earlier plan."""
+    _built.cache_clear()
     decisive.cache_clear()
     content_hash.cache_clear()
 

@@ -6,6 +6,7 @@ the method of a `Scoring`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -111,6 +112,10 @@ class Ensemble(Options):
             member = Locator.of(name, "of")
             if member.selects or member.options is Ensemble:
                 raise OptionError(f"an ensemble takes locators that give scores, not {name}")
+
+    def called(self) -> Mapping[str, Sequence[Open]]:
+        """The members."""
+        return {"of": [Locator.of(name) for name in self.of]}
 
 
 @dataclass(frozen=True)

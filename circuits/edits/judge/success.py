@@ -338,11 +338,16 @@ def _asked(
 
 
 def _reply_lengths(asked: Sequence[Asked], extra_tokens: int) -> dict[tuple[int, ...], int]:
-    """For each prompt, in order, the tokens of its longest answer and so many more."""
+    """For each prompt, in order, the tokens of its longest answer and so many more.
+
+    After a request's own prompt the true answer, its rival, must fit as well: it tells what the
+    model knew.
+    """
     found: dict[tuple[int, ...], int] = {}
     for each in asked:
-        longest = max(map(len, each.answers), default=1) + extra_tokens
-        found[each.prompt] = max(longest, found.get(each.prompt, 0))
+        truth = () if each.kind is not None or each.rival is None else each.rival
+        longest = max(map(len, (*each.answers, truth))) or 1
+        found[each.prompt] = max(longest + extra_tokens, found.get(each.prompt, 0))
     return found
 
 

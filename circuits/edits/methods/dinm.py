@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ class DinmSettings(Options):
     `edit_weight` and `locality_weight` are the factors of the two terms; no step is taken where
     the loss is below `stop_below`.
     """
+
+    DEPTH: ClassVar[tuple[float, float]] = (1.0, 1.0)  # every layer
 
     layers: tuple[int, ...] = (0,)
     learning_rate: float = option(5e-4, above=0)

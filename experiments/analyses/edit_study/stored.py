@@ -150,6 +150,12 @@ def mean_score(scores: Sequence[RequestScore]) -> RequestScore:
     return replace(scores[0], **means)
 
 
+def mean_values(scores: Sequence[RequestScore]) -> dict[str, Any]:
+    """The rates and magnitudes of several requests as plain means by name, for a table."""
+    found = score_values(mean_score(scores))
+    return {name: found[name] for name in (*SIDES, "magnitude")}
+
+
 def quantity_rows(values: Mapping[Quantity, float]) -> list[list[Any]]:
     """Family, group, name and value, a row each."""
     return [[*quantity, value] for quantity, value in values.items()]

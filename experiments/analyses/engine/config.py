@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_origin
 import yaml
 
 from circuits.base.errors import FileFormatError, OptionError
-from circuits.base.options import as_dict, changed, meanings, option, types_of
+from circuits.base.options import as_dict, changed, meanings, option, sources, types_of
 from circuits.base.records import read_text
 
 NOTHING = "–"
@@ -83,9 +83,13 @@ def with_settings(config: Config, settings: Sequence[str]) -> Config:
 
 
 def deciding(config: Any) -> dict[str, Any]:
-    """The options that change a unit's values, and not only which units there are."""
+    """The options that change a unit's values, and not only which units there are.
+
+    Of functions of the user's own they hold a hash of the source, of all that are named.
+    """
     known = meanings(config)
-    return {name: value for name, value in as_dict(config).items() if not known[name].selects}
+    chosen = {name: value for name, value in as_dict(config).items() if not known[name].selects}
+    return chosen | sources(config)
 
 
 def as_yaml(config: Any) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from circuits.base.errors import (
     FileFormatError,
     KnowledgeCircuitsError,
+    NothingFoundError,
     NumericalError,
     OptionError,
     PromptError,
@@ -83,6 +84,8 @@ def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
         "known": str(context.known),
         "shots": context.shots,
     }
+    if own := context.known.source_sha256:
+        decisive["known_sha256"] = own
     if (more := analysis.marks(config)) is not None:
         decisive["marks"] = more
     return _hash(decisive)
@@ -100,9 +103,9 @@ def compute_parts(
     """Every unit's values, computing those of the shard that are not stored yet.
 
     `spread(keys)` has units computed and stored elsewhere (`experiments.analyses.engine.jobs`);
-    without it they are computed here, one after the other. A unit that raises `SkipError` or finds
-    no prompts is left out with its reason, also stored. UnfinishedError where units of other shards
-    are missing in the end.
+    without it they are computed here, one after the other. A unit that raises `SkipError`, or finds
+    no prompts or no circuit, is left out with its reason, also stored. UnfinishedError where units
+    of other shards are missing in the end.
     """
     mark = fingerprint(analysis, config, context)
     keys = analysis.steps(context, config)
@@ -188,7 +191,7 @@ def _computed(analysis: Analysis, config: Any, context: Context, key: str) -> di
     start, value, reason = time.perf_counter(), None, ""
     try:
         value = plain(analysis.compute(context, config, key))
-    except (SkipError, PromptError, NumericalError) as error:
+    except (SkipError, PromptError, NothingFoundError, NumericalError) as error:
         reason = str(error)
     seconds = round(time.perf_counter() - start, 3)
     return {"key": key, "skipped": reason, "seconds": seconds, "value": value}

@@ -8,14 +8,14 @@ the circuits that each ranking gives are measured on the subjects that had no pa
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from circuits.base.choices import KeyValue, Metric
+from circuits.base.choices import KeyValue, Metric, Open
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, build, option, parse_settings
 from circuits.facts.pairs import TokenPair, batches
@@ -63,6 +63,10 @@ class Config(Options):
         for each in self.locators:
             scoring(each, self.metric)
 
+    def called(self) -> Mapping[str, Sequence[Open]]:
+        """The locators, and the members of ensembles."""
+        return {"locators": named_in(self.locators)}
+
 
 def scoring(text: str, metric: Metric) -> Scoring:
     """What a locator and its options ask for: `eap`, or `atp-star:drop=false`."""
@@ -80,6 +84,11 @@ def asked_of(kind: type[S], text: str, **values: Any) -> S:
     if made.method.selects:
         raise OptionError(f"{name} gives no scores of edges; take one that does, such as eap-ig")
     return made
+
+
+def named_in(texts: Iterable[str]) -> list[Open]:
+    """The locators that such texts name, an ensemble's members in its place."""
+    return [one for text in texts for one in asked_of(Scoring, text).members]
 
 
 def steps(context: Context, config: Config) -> list[str]:

@@ -48,7 +48,8 @@ RELATIONS = (
     "animal_class",
     "noun_plural",
 )
-"""Relations of different kinds that cloze, exact, paraphrase and negation ask about."""
+"""Relations of different kinds that cloze, exact, paraphrase and negation ask about; of facts that
+have none of them it is the first eight."""
 FEWEST = 4
 """Pairs that a probe's circuit needs at least."""
 
@@ -59,7 +60,7 @@ class Config(Options):
 
     relations: tuple[str, ...] = option(
         RELATIONS,
-        "relations of the cloze, exact, paraphrase and negation probes",
+        "relations of the cloze, exact, paraphrase and negation probes; none named: all",
         selects=True,
     )
     facts: int = option(40, "questions a probe and relation at most", low=1)
@@ -71,19 +72,26 @@ class Config(Options):
 
 @dataclass(frozen=True)
 class Reply:
-    """The model's answer to a question: on top of all tokens, best of the candidates."""
+    """The model's answer to a question: on top of all tokens, best of the candidates.
+
+    `fits` says of each candidate whether its first token is the answer's.
+    """
 
     question: Question | PromptPair
     answer: str
     said: str
     top: bool
     chosen: bool
+    fits: tuple[bool, ...] = ()
 
 
 def steps(context: Context, config: Config) -> list[str]:
-    """One unit a probe and relation (or chain)."""
+    """One unit a probe and relation (or chain). OptionError for an unknown relation."""
     known = context.relations
-    chosen = [name for name in config.relations if name in known] or list(known)[:8]
+    if config.relations == RELATIONS:
+        chosen = [name for name in RELATIONS if name in known] or list(known)[: len(RELATIONS)]
+    else:
+        chosen = context.names(config.relations)
     return [f"{probe}: {name}" for probe in Probe for name in bases(probe, known, chosen)]
 
 
@@ -128,16 +136,15 @@ def is_right(probe: Probe, reply: Reply) -> bool:
 def constant_guess(asked: ProbeSet, replies: Sequence[Reply]) -> float:
     """The share that saying one and the same candidate to every question gets right.
 
-    The most frequent answer, for a negation the rarest; a half where two alternatives are named,
-    and for exact recall that of the most frequent object.
+    By first tokens, as the model's own answers are; for exact recall by whole objects. A negation
+    gets the candidate that is least often the answer, and where two are named it is a half.
     """
     if asked.probe == Probe.COMPARISON:
         return 0.5
-    counts = Counter(reply.answer for reply in replies)
-    if asked.probe == Probe.NEGATION:
-        rarest = min(counts.get(candidate, 0) for candidate in asked.candidates)
-        return 1 - rarest / len(replies)
-    return max(counts.values()) / len(replies)
+    if asked.probe == Probe.EXACT:
+        return max(Counter(reply.answer for reply in replies).values()) / len(replies)
+    shares = np.mean([reply.fits for reply in replies], 0)
+    return float(1 - shares.min() if asked.probe == Probe.NEGATION else shares.max())
 
 
 # --- asking --------------------------------------------------------------------------------------
@@ -171,14 +178,16 @@ def _ask(
     logits = last_logits(model, [prompt for _, prompt in usable], batch_size)
     for (question, prompt), row in zip(usable, logits, strict=True):
         text, answer = question.prompt, question.fact.object
-        candidates = sorted({model.tokenizer.first_token(text, c) for c in asked.candidates})
+        firsts = [model.tokenizer.first_token(text, c) for c in asked.candidates]
+        candidates = sorted(set(firsts))
         token = model.tokenizer.first_token(text, answer)
         best = int(row.argmax())
         top = best == token
         if asked.probe == Probe.EXACT:
             top = _whole_object(model, prompt, model.tokenizer.continuation(text, answer))
         chosen = candidates[int(row[candidates].argmax())] == token
-        yield Reply(question, answer, model.tokenizer.token_string(best), top, chosen)
+        fits = tuple(first == token for first in firsts)
+        yield Reply(question, answer, model.tokenizer.token_string(best), top, chosen, fits)
 
 
 @torch.no_grad()
@@ -348,5 +357,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
-    version=2,
+    version=3,
 )

@@ -42,8 +42,8 @@ METHOD = (
     "questions stand answered before the others; a negation is answered by another object there.",
     "Right means that of all candidates (the relation's objects, for reversal its subjects, for "
     "comparison the two named) the right one's first token has the highest logit. Top of all "
-    "tokens is stricter. The best constant guess says the same candidate to every question. Each "
-    "relation or chain counts alike.",
+    "tokens is stricter. The best constant guess says the same candidate to every question, and is "
+    "right by its first token too. Each relation or chain counts alike.",
     "Circuits are found by EAP-IG. The circuit of plain recall comes from one half of the "
     "relation's subjects in the first wording, the probe's circuit from questions about other "
     "subjects that the model answers right (for a negation: from all, with the true object as the "

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from circuits.base.errors import PromptError
+from circuits.base.errors import NothingFoundError, PromptError
 from circuits.base.options import Options, option
 from circuits.facts.facts import Relation
 from circuits.facts.knowledge import known_facts
@@ -283,7 +283,7 @@ class _Chained:
                 continue
             try:
                 found.append(self._of(name))
-            except PromptError:  # the model knows too little of it
+            except (PromptError, NothingFoundError):  # known too little, or a circuit of no edge
                 continue
         return found
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.base.choices import Ablation, Metric, Templates
+from circuits.base.choices import Ablation, Metric, Open, Templates
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, option
-from experiments.analyses.locators.analysis import asked_of
+from experiments.analyses.locators.analysis import asked_of, named_in
 from locate.search import Search
 
 BASE_LOCATOR, BASE_STEPS = "eap-ig", 5
@@ -72,6 +72,11 @@ class Config(Options):
         for dtype in self.dtypes:
             if dtype not in ("fp32", "bf16", "fp16"):
                 raise OptionError(f"`dtypes` {dtype:.20} is none of fp32, bf16, fp16")
+
+    def called(self) -> Mapping[str, Sequence[Open]]:
+        """The locators, with members of ensembles, and the metrics."""
+        metrics = [Metric.of(each) for each in self.metrics]
+        return {"locators": named_in(self.locators), "metrics": metrics}
 
 
 def levels(config: Config, shots: int, dtype: str) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ retain, and facts that no method saw. Each score is token accuracy.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ def steps(context: Context, config: Config) -> Sequence[str]:
 
 def compute(context: Context, config: Config, key: str) -> Part:
     """One draw, unlearned by every method."""
-    seed = context.seed + int(key.removeprefix("draw ")) - 1
+    seed = seed_of(context.seed, key)
     relations, model = list(context.relations.values()), context.model
     known = context.once(("answered", context.facts), lambda: known_facts(model, relations))
     drawn = draw(known, relations, config.forget, config.retain, seed)
@@ -56,6 +57,11 @@ def compute(context: Context, config: Config, key: str) -> Part:
         found.append(unlearned(model, method, drawn, seed))
         context.progress(len(found), len(config.methods))
     return {"before": accuracy(model, drawn), "methods": found}
+
+
+def seed_of(seed: int, key: str) -> int:
+    """The seed of a draw: no two draws, of whatever runs, have one in common by design."""
+    return random.Random(f"unlearning {seed} {key}").getrandbits(32)
 
 
 def known_facts(model: Model, relations: Iterable[Relation]) -> list[Example]:
@@ -124,6 +130,7 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    version=2,
     paired=False,
     slow=True,
     scores_edges=lambda config: False,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
+from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Figure, Part, Report, Section
 from experiments.analyses.engine.claims import Claim, difference
@@ -24,6 +24,8 @@ METHOD = (
     "method sees. The facts to forget are also asked in held-out wordings. Scores are token "
     "accuracy: the share of an answer's tokens that are the argmax, each after the answer's own "
     "tokens before it.",
+    "A draw in which a method came to nothing (it diverged, or changed nothing) counts with the "
+    "unedited model's scores; the outcomes say how many those are.",
     "The control of what is forgotten, and of what is kept, is what happens to the unseen facts. "
     "Intervals are 95 % bootstrap intervals over draws.",
 )
@@ -68,26 +70,24 @@ def report(config: Any, parts: Mapping[str, Part]) -> Report:
 
 
 class _Scores:
-    """One method's scores over the draws; those that came to nothing are left out."""
+    """One method's scores over the draws; those that came to nothing count as unedited."""
 
     def __init__(self, parts: Mapping[str, Part], method: str) -> None:
         runs = [(p["before"], e) for p in parts.values() for e in p["methods"]]
         own = [(before, each) for before, each in runs if each["method"] == method]
-        self.sides = [(before, each["after"]) for before, each in own if each["after"] is not None]
+        self.sides = [
+            (before, before if each["after"] is None else each["after"]) for before, each in own
+        ]
         states = [each["status"] for _, each in own]
         self.outcomes = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
-        self.all_before = [before for before, _ in own]
 
     def values(self, name: str, side: str = "after") -> np.ndarray:
         """A set's scores, draw by draw."""
         return np.array([number(pair[side == "after"][name]) for pair in self.sides])
 
     def mean(self, name: str, side: str = "after") -> Interval:
-        """A set's mean score; before, over all draws."""
-        values = self.values(name)
-        if side == "before":
-            values = np.array([number(each[name]) for each in self.all_before])
-        return bootstrap(mean, values, seed=0) if len(values) else UNDEFINED
+        """A set's mean score over the draws."""
+        return bootstrap(mean, self.values(name, side), seed=0)
 
     def percent(self, name: str) -> str:
         """The mean score in words."""

@@ -22,7 +22,7 @@ def _editing(
     licence: str,
     form: str,
     read: Callable[[Path], Cases] = single_edits,
-    version: int = 2,
+    version: int = 3,
     question: str = "Do edits take, do they carry over to other wordings, and is the rest kept?",
 ) -> Benchmark:
     return Benchmark(
@@ -84,6 +84,6 @@ MQUAKE = _editing(
     "MIT",
     "JSON list: requested_rewrite list, questions, new_answer, new_single_hops",
     mquake,
-    version=3,
+    version=4,
     question="Does an edit carry over to questions whose answer follows from it in several hops?",
 )

@@ -23,7 +23,7 @@ from circuits.edits.edit import WeightDelta
 from circuits.edits.effects.control import control, control_seed
 from circuits.edits.judge.measures import SCORINGS, Measure
 from circuits.edits.judge.success import Judge, RequestScore, norm_growth
-from experiments.analyses.edit_study.stored import edits_made, score_values
+from experiments.analyses.edit_study.stored import edits_made, mean_values, score_values
 from experiments.analyses.engine.base import Figure, Part, Report, Section
 from experiments.analyses.engine.claims import Claim, average, difference
 from experiments.analyses.engine.names import named
@@ -69,7 +69,7 @@ class Settings(Options):
 
 
 def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
-    """All cases in sequence by one method."""
+    """All cases in sequence by one method; `means` are over the cases, in the end and before."""
     wanted = [request for case in cases for request in case.requests]
     judge = judge_of(bench, wanted, fluency=False, lenient=True)
     requests, editor = judge.requests, editor_of(bench, method)
@@ -98,16 +98,20 @@ def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
             right_after += judge.score([index])
             status[name] = status.get(name, 0) + 1
             if (index + 1) % every == 0 or index + 1 == len(requests):
+                scores = judge.score(range(index + 1))
                 stops.append(
                     {
                         "edits": index + 1,
                         "made": len(done),
-                        "scores": [score_values(each) for each in judge.score(range(index + 1))],
+                        "scores": [score_values(each) for each in scores],
                         "drift": judge.drift(),
                     }
                 )
             bench.context.progress(index + 1, len(requests))
+    means = {"right_after": mean_values(right_after), "scores": mean_values(scores)}
     beside = [] if total is None else [_beside(bench, judge, total, n) for n in range(DRAWS)]
+    if beside:
+        means[RANDOM] = mean_values([each for draw, _ in beside for each in draw])
     return {
         "status": status,
         "failed": failed,
@@ -115,17 +119,22 @@ def compute(bench: Bench, cases: Sequence[Case], method: str) -> dict[str, Any]:
         "done": done,
         "right_after": [score_values(each) for each in right_after],
         "stops": stops,
-        RANDOM: beside,
+        RANDOM: [
+            {"scores": [score_values(each) for each in draw], "drift": drift}
+            for draw, drift in beside
+        ],
+        "means": means,
         "growth": {} if total is None else norm_growth(bench.model, total),
     }
 
 
-def _beside(bench: Bench, judge: Judge, total: WeightDelta, draw: int) -> dict[str, Any]:
-    """What a random change with the singular values of all edits together does."""
+def _beside(
+    bench: Bench, judge: Judge, total: WeightDelta, draw: int
+) -> tuple[list[RequestScore], float | None]:
+    """Scores and drift by a random change with the singular values of all edits together."""
     seed = control_seed(bench.seed, judge.requests[0], draw)
     with control(total, bench.model, seed, Control.RANDOM).applied(bench.model):
-        scores = [score_values(each) for each in judge.score(fluency=False)]
-        return {"scores": scores, "drift": judge.drift()}
+        return judge.score(fluency=False), judge.drift()
 
 
 # --- report --------------------------------------------------------------------------------------
@@ -316,5 +325,5 @@ LIFELONG = Benchmark(
     settings=Settings,
     whole=True,
     truths=attrgetter("truths"),
-    version=4,
+    version=5,
 )

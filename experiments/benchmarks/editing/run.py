@@ -13,7 +13,7 @@ from circuits.edits.judge.generation import says
 from circuits.edits.judge.in_context import in_context
 from circuits.edits.judge.success import Judge, RequestScore, TextDrift
 from circuits.edits.methods.registry import EditMethod
-from experiments.analyses.edit_study.stored import score_values
+from experiments.analyses.edit_study.stored import mean_values, score_values
 from experiments.benchmarks.base import IN_CONTEXT, NO_EDIT, Bench
 from experiments.benchmarks.circuits.rewired import rewired_by
 from experiments.benchmarks.editing.cases import Case
@@ -30,9 +30,9 @@ def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
     """The case's scores after the method, and after a random change of the same size.
 
     Every request has scores: without its edit those of the model as it is (`EditRun.final`). `made`
-    counts the requests whose edit was made; side effects are absent where there is none. `known`
-    says of each request whether the unedited model gives the true answer, as far as the file has
-    one.
+    counts the requests whose edit was made; side effects are absent where there is none. `means`
+    has the rates over the requests. `known` says of each request whether the unedited model gives
+    the true answer, as far as the file has one.
     """
     judge = judge_of(bench, case.requests)
     if method == NO_EDIT:
@@ -50,14 +50,17 @@ def compute(bench: Bench, case: Case, method: str) -> dict[str, Any]:
         "seconds": sum(run.seconds),
     }
     if not run.made:  # a change of no size has a random one of no size beside it
-        return {**changes, RANDOM: changes["scores"]}
+        same = changes["means"]["scores"]
+        return {**changes, RANDOM: changes["scores"], "means": {"scores": same, RANDOM: same}}
     delta = _whole(run)
+    beside = _beside(bench, judge, delta)
     return {
         **changes,
+        "means": {**changes["means"], RANDOM: mean_values(beside)},
         "circuit": _circuit(bench, case, delta) if bench.config.circuits else None,
         "drift": run.drifts[-1],
         "growth": run.growth[-1],
-        RANDOM: [score_values(each) for each in _beside(bench, judge, delta)],
+        RANDOM: [score_values(each) for each in beside],
     }
 
 
@@ -109,6 +112,7 @@ def _told(judge: Judge, scores: Sequence[RequestScore]) -> dict[str, Any]:
         "targets": [each.target for each in judge.requests],
         "known": [_known(judge, index) for index in range(len(judge.requests))],
         "scores": [score_values(each) for each in scores],
+        "means": {"scores": mean_values(scores)},
         "left_out": list(judge.left_out),
         "fluency_tokens": judge.fluency_tokens,
     }

@@ -123,5 +123,5 @@ SAFE_EDIT = Benchmark(
     report=report,
     edit_of=edit_or(NO_EDIT),
     settings=Settings,
-    version=3,
+    version=4,
 )

@@ -210,6 +210,7 @@ KNOW_UN_DO = Benchmark(
     whole=True,
     set_of=attrgetter("domain", "split"),
     truths=to_forget,
+    version=2,
 )
 TOFU = Benchmark(
     name="tofu",
@@ -232,4 +233,5 @@ TOFU = Benchmark(
     whole=True,
     set_of=attrgetter("domain", "split"),
     truths=to_forget,
+    version=2,
 )
