@@ -6,7 +6,6 @@ An error names an option in backquotes, as `hold_out`, so that each door can use
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from circuits.base.choices import (
     Known,
     Metric,
     NoiseUnit,
-    Open,
     Task,
     Templates,
     TraceKind,
@@ -315,10 +313,6 @@ class Editing(Options):
         """The cache of second moments that the method does not take."""
         takes = self.method.needs_moments or self.method.may_want_moments
         return () if takes else (Idle(f"with `method` {self.method}", ("cache",)),)
-
-    def called(self) -> Mapping[str, Sequence[Open]]:
-        """The method."""
-        return {"method": [EditMethod.of(self.method)]}
 
 
 @dataclass(frozen=True)

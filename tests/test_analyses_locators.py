@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,18 @@ def test_the_largest_are_fewer_than_the_edges_patched_and_the_report_says_how_ma
         Config(largest=200)
     with pytest.raises(OptionError, match="largest is above 0"):
         Config(largest=0)
+
+
+def test_every_size_but_the_whole_model_has_a_column_though_half_the_edges_are_a_little_more(
+    part: dict,
+):
+    part = deepcopy(part)
+    for each in part["locators"].values():
+        shares = each["curve"]["absolute"]["fractions"]
+        shares[shares.index(pytest.approx(0.5, abs=0.001))] = 0.5000071
+    (sizes,) = [each for each in report(Config(), {"r0": part}).tables if each.name == "sizes"]
+    assert len(sizes.columns) == 1 + 9
+    assert sizes.columns[-1] == "50 %"
 
 
 def test_circuits_by_size_are_measured_by_the_metric_of_the_scores(tmp_path: Path):

@@ -109,7 +109,7 @@ class _Values:
 def _circuits(values: _Values, names: list[str]) -> tuple[Table, Table]:
     first = next(iter(values.parts[0]["locators"].values()))
     shares = first["curve"]["absolute"]["fractions"]
-    places = [place for place, share in enumerate(shares) if share <= 0.5]
+    places = [place for place, share in enumerate(shares) if share < 1]
     rows = [*((name, name, "absolute") for name in names), ("random", names[0], "random")]
     sizes = Table(
         "sizes",
