@@ -451,6 +451,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
             ("Source", "corrupt"),
             ("Source", "task"),
             ("Unlearning", "method"),
+            ("Editing", "method"),
         )
     },
     (f"{OPTIONS}:Tracing", "kinds"): lambda v: call(f"{OPTIONS}:Tracing")(kinds=[v]),

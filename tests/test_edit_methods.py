@@ -89,7 +89,7 @@ def test_a_file_outside_the_package_adds_a_method_with_one_call(model, plugin):
     assert same(before, weights(model))
     with pytest.raises(OptionError, match="size is above 0"):
         edit(model, REQUEST, "nudge", layers=[1], settings={"size": -1})
-    edited = edit_facts(model, [REQUEST, OTHER], Editing(method="nudge", layers="1"))
+    edited = edit_facts(model, [REQUEST, OTHER], Editing(method=EditMethod.of("nudge"), layers="1"))
     assert edited.status == {"done": 1}
     assert edited.run.mode == Mode.TOGETHER
 
@@ -219,7 +219,9 @@ def test_the_edits_with_and_without_bos_differ(model, tmp_path):
 
 def test_a_run_of_edits_asks_and_edits_with_one_bos(model):
     with_bos, without = (
-        edit_facts(model, [REQUEST], Editing(method="ft", layers="1"), Judging(bos=bos))
+        edit_facts(
+            model, [REQUEST], Editing(method=EditMethod.of("ft"), layers="1"), Judging(bos=bos)
+        )
         for bos in (True, False)
     )
     assert without.run.outcomes[0].provenance["bos"] is False
@@ -242,7 +244,7 @@ def test_unlearning_reads_its_texts_with_the_runs_bos(model):
 
 
 def test_an_edit_after_which_the_model_knows_no_text_has_diverged(model, monkeypatch):
-    editing = Editing(method="ft", layers="1")
+    editing = Editing(method=EditMethod.of("ft"), layers="1")
     assert edit_facts(model, [REQUEST], editing).status == {"done": 1}
     before = weights(model)
     monkeypatch.setattr("locate.edit.MOST_DRIFT", 1e-3)
@@ -260,7 +262,10 @@ def test_an_edit_after_which_the_model_knows_no_text_has_diverged(model, monkeyp
 def test_the_edit_of_a_sequence_that_ruins_the_model_has_diverged_and_is_taken_back(
     model, monkeypatch
 ):
-    editing, before = Editing(method="ft", layers="1", sequential=True), weights(model)
+    editing, before = (
+        Editing(method=EditMethod.of("ft"), layers="1", sequential=True),
+        weights(model),
+    )
     whole = edit_facts(model, [REQUEST, OTHER], editing)
     assert whole.status == {"done": 2}
     drifts = chain([1e6], repeat(1.0))
@@ -281,7 +286,9 @@ def test_the_edit_of_a_sequence_that_ruins_the_model_has_diverged_and_is_taken_b
 def test_a_sequence_whose_edits_all_ruin_the_model_changes_nothing(model, monkeypatch):
     before = weights(model)
     monkeypatch.setattr("locate.edit.MOST_DRIFT", 1e-3)
-    ruined = edit_facts(model, [REQUEST, OTHER], Editing(method="ft", layers="1", sequential=True))
+    ruined = edit_facts(
+        model, [REQUEST, OTHER], Editing(method=EditMethod.of("ft"), layers="1", sequential=True)
+    )
     assert ruined.status == {"diverged": 2}
     assert ruined.delta is None
     assert same(before, weights(model))
@@ -289,7 +296,7 @@ def test_a_sequence_whose_edits_all_ruin_the_model_changes_nothing(model, monkey
 
 def test_a_perplexity_that_is_no_number_is_no_small_drift(model, monkeypatch):
     monkeypatch.setattr("circuits.edits.judge.success.Judge.drift", lambda judge: float("nan"))
-    ruined = edit_facts(model, [REQUEST], Editing(method="ft", layers="1"))
+    ruined = edit_facts(model, [REQUEST], Editing(method=EditMethod.of("ft"), layers="1"))
     assert ruined.status == {"diverged": 1}
 
 

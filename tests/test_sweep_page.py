@@ -136,7 +136,10 @@ def test_other_results_beside_units_are_still_listed(folder):
     )
     entries = Library(folder).entries()
     assert [each.name for each in entries] == ["swept", "swept/runs/flow/a.kc.safetensors"]
-    assert "1 analyses or benchmarks" in SweepReader(folder / "swept").look().says()
+    reader = SweepReader(folder / "swept")
+    assert "analyses or benchmarks" not in reader.look().says()
+    (folder / "swept" / "runs" / "flow" / "summary.json").write_text("{}")  # one with a report
+    assert "1 analyses or benchmarks" in reader.look().says()
 
 
 def test_the_sentence_counts_what_is_planned_done_and_failed(folder):
