@@ -9,7 +9,8 @@ RELATION ?= country_capital
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DISCOVER = $(BIN)/kc discover --relation $(RELATION) --out $(OUT) --model
+# Pairs of one length are one batch: a batch of a single pair costs nearly as much.
+DISCOVER = $(BIN)/kc discover --relation $(RELATION) --batch-size 32 --out $(OUT) --model
 # One thread in each of the processes that share the tests.
 WORKERS ?= 2
 SECONDS ?= 1800
@@ -34,6 +35,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
+# Passes of few tokens gain nothing by more threads, and lose by their meetings.
+demo: export OMP_NUM_THREADS ?= 1
 demo: $(STAMP) ## find a relation's circuit in a language model, fetched once; or MODEL=facts-gpt2
 	@$(DISCOVER) $(MODEL) || { status=$$?; \
 	  if [ $$status = 3 ] && [ "$(MODEL)" = "$(REAL)" ]; then \

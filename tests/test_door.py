@@ -32,6 +32,7 @@ from tests import results
 from viz.app.inline import context_of
 from viz.app.routes import page_of
 from viz.app.state import ViewState
+from viz.series import object_lines
 
 ROOT = Path(__file__).parent.parent
 
@@ -441,6 +442,10 @@ def test_a_comparison_on_a_relation_speaks_of_no_old_and_new_object(
     assert ("old object" in told, "new object" in told) == (not relation, not relation)
     assert ("the answer against the foil of country_currency" in told) == bool(relation)
     assert ("answer before" in told) == bool(relation)
+    drawn = {name for side in object_lines(found).ranks.values() for name in side}
+    old = "answer" if relation else "old object"
+    assert {f"{old}, before", f"{old}, after"} < drawn
+    assert len(drawn) == 4
 
 
 @pytest.mark.parametrize("name", ["curve", "n_random", "spans", "faithfulness"])

@@ -92,14 +92,17 @@ def lens_rows(lines: LensLines) -> list[dict[str, Any]]:
 
 
 def object_lines(rewiring: Rewiring) -> LensLines:
-    """An edit's new and old object, before (dashed) and after: medians and means over prompts."""
+    """An edit's new and old object, before (dashed) and after: medians and means over prompts.
+
+    Of a comparison on a relation they are the foil and the answer.
+    """
     from locate.changes.rewired import LABELS, SIDES
 
-    followed = rewiring.followed
+    followed, objects = rewiring.followed, dict(zip(LABELS, rewiring.objects, strict=True))
     sides = [
         {
             place: {
-                f"{label} object, {model}": Line(
+                f"{objects[label]}, {model}": Line(
                     values[side, :, row, LABELS.index(label)].astype(float),
                     tone=tone,
                     dashed=model == "before",

@@ -154,7 +154,7 @@ def describe(comparison: Comparison, layout: Layout, said: str) -> str:
     if comparison.flipped is not None:
         counts.append(f"{int(comparison.flipped.sum())} flipped")
     parts.append("edges: " + ", ".join(counts))
-    n_edges = int((comparison.before.kept | comparison.after.kept).sum())
+    n_edges = either_circuit(comparison).n_edges
     if layout.n_drawn < n_edges:
         first = "" if layout.picked else ", what changed first"
         parts.append(f"{layout.n_drawn:,} of {n_edges:,} drawn{first}")

@@ -12,7 +12,7 @@ from viz import theme
 from viz.groups import Groups
 from viz.layout import Placement, lay_out
 from viz.marking import marked
-from viz.paper.difference import edge_styles, shown_circuit
+from viz.paper.difference import edge_styles, either_circuit, shown_circuit
 from viz.screen.boxes import bundled, line_names
 from viz.screen.circuit import COLUMNS, MOST_EDGES, left_out, with_legend, with_title
 from viz.screen.drawing import figure_of
@@ -61,19 +61,15 @@ def _heading(found: Comparison | Rewiring, comparison: Comparison, scene: Scene)
     about = found.heading() or "two circuits"
     sizes = f"{comparison.before.n_edges:,} edges before, {comparison.after.n_edges:,} after"
     text = f"{about}: {sizes}, {int(comparison.kept.sum()):,} in both"
-    if scene.n_edges < _n_edges(comparison):
+    if scene.n_edges < either_circuit(comparison).n_edges:
         text += f"; {scene.n_edges:,} drawn, what changed first"
     return text
 
 
 def difference_left_out(comparison: Comparison, scene: Scene) -> str:
     """What of the edges of either circuit is in no picture; empty where nothing is."""
-    return left_out(_n_edges(comparison), scene, "that come first, what changed before the rest")
-
-
-def _n_edges(comparison: Comparison) -> int:
-    """Number of edges of either circuit."""
-    return int((comparison.before.kept | comparison.after.kept).sum())
+    n_edges = either_circuit(comparison).n_edges
+    return left_out(n_edges, scene, "that come first, what changed before the rest")
 
 
 def difference_scene(
