@@ -27,13 +27,14 @@ from circuits.graph.scores import EdgeScores
 from circuits.graph.select import prune, top_n
 from circuits.model.model import Model, load
 from locate.changes.rewired import Rewiring
-from locate.changes.rewiring import changed_edges, distinct_prompts, rewiring
+from locate.changes.rewiring import changed_edges, distinct_prompts, rewiring, unedited_side
 from locate.changes.rewiring_summary import summarise, whole_numbers
 from locate.looks.says import says
 from locate.search import Scoring
 from locate.states.attribution import direct_logit_attribution
 
 FAST = {"scoring": Scoring(steps=2), "resamples": 4, "draws": 2, "n_heads": 2}
+MANY = {**FAST, "resamples": 50}
 
 
 @pytest.fixture(autouse=True)
@@ -184,10 +185,15 @@ def test_each_model_is_attributed_once_however_many_resamples(model, pairs, monk
     assert calls == [len(pairs)] * 2
     assert seen[-1] == (2 * len(pairs), 2 * len(pairs))
     calls.clear()
-    before = plain(model, pairs, FAST["scoring"], keep_pairs=True)
-    again = rewired(model, pairs, resamples=50, before=before)
+    options = {"scoring": FAST["scoring"], "n_heads": FAST["n_heads"]}
+    before = unedited_side(model, pairs, **options)
+    calls.clear()
+    again = rewiring(model, small_edit(model), pairs, selector=selector, before=before, **MANY)
     assert calls == [len(pairs)]
-    assert again.comparison.as_dict() == found.comparison.as_dict()
+    assert again.as_dict() == found.as_dict()
+    unseen = unedited_side(model, pairs, **{**options, "n_heads": 0})
+    with pytest.raises(OptionError, match="without heads"):
+        rewiring(model, small_edit(model), pairs, selector=selector, before=unseen, **MANY)
 
 
 def test_the_comparison_is_that_of_both_models_own_scores(model, pairs):

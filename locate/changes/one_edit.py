@@ -9,21 +9,19 @@ from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.effects.pairs import edit_pairs
 from circuits.facts.facts import Fact
 from circuits.facts.pairs import TokenPair
-from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
 from locate.changes.rewired import Rewiring
-from locate.changes.rewiring import rewiring
-from locate.edges.eap import attribute
-from locate.search import Scoring, Search
+from locate.changes.rewiring import Side, rewiring, unedited_side
+from locate.search import Search
 
 
 @dataclass(frozen=True, eq=False)
 class Unedited:
-    """The pairs before and after an edit, and the edges' scores before it, attributed once."""
+    """The pairs before and after an edit, and the model's side before it, found once."""
 
     model: Model
     pairs: tuple[list[TokenPair], list[TokenPair]]
-    scores: EdgeScores
+    side: Side
     seed: int
     batch_size: int
     roles: Mapping[str, str] = field(default_factory=dict)
@@ -35,8 +33,7 @@ class Unedited:
             delta,
             *self.pairs,
             selector=Search().selected,
-            scoring=Scoring(),
-            before=self.scores,
+            before=self.side,
             roles=self.roles,
             resamples=0,
             draws=draws,
@@ -58,5 +55,5 @@ def unedited(
     """The request's pairs, scored; `partners` and `others` as in `edit_pairs`, which may refuse."""
     found = edit_pairs(model.tokenizer, [request], partners=partners, others=others, seed=seed)
     pairs = found.encode(model.tokenizer)
-    scores = attribute(model, pairs[0], Scoring(), batch_size=batch_size, keep_pairs=True)
-    return Unedited(model, pairs, scores, seed, batch_size, roles or {})
+    side = unedited_side(model, *pairs, batch_size=batch_size)
+    return Unedited(model, pairs, side, seed, batch_size, roles or {})

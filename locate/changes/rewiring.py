@@ -15,7 +15,7 @@ fact; the pairs of a whole relation ask what the edit did to its neighbours.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 
 from circuits.base.choices import Draw
 from circuits.base.errors import OptionError
+from circuits.base.progress import Progress
 from circuits.edits.edit import WeightDelta
 from circuits.facts.pairs import TokenPair, batches
 from circuits.graph.circuit import Circuit
@@ -41,6 +42,23 @@ from locate.heads.head_changes import HeadViews, head_changes, view_heads
 from locate.search import Scoring
 from locate.states.attribution import direct_logit_attribution
 from locate.states.lens import lens_positions, logit_lens
+from locate.states.logit_attribution import LogitAttribution
+
+N_HEADS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One model's side: the edges' scores, and on the clean prompts heads, layers and sources.
+
+    `heads` is None where they were not looked at; `layers` has rank and probability by state, place
+    and label, prompt by prompt; `written` is what each source adds to the logit difference.
+    """
+
+    scores: EdgeScores
+    heads: HeadViews | None
+    layers: list[tuple[np.ndarray, np.ndarray]]
+    written: LogitAttribution
 
 
 @alone
@@ -52,18 +70,18 @@ def rewiring(
     *,
     selector: Callable[[EdgeScores], Circuit],
     scoring: Scoring | None = None,
-    before: EdgeScores | None = None,
+    before: Side | None = None,
     settings: NoiseSettings | None = None,
     roles: Mapping[str, str] | None = None,
     resamples: int = 200,
-    n_heads: int = 5,
+    n_heads: int = N_HEADS,
     draws: int = 20,
     draw: Draw | str = Draw.CARRYING,
     restore_at_most: int | None = None,
     elsewhere: Sequence[TokenPair] = (),
     seed: int = 0,
     batch_size: int = 16,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Rewiring:
     """What `delta` does to the circuit that the pairs call for; the model is left as it was.
 
@@ -71,9 +89,9 @@ def rewiring(
     asked otherwise row by row, the two sides' answers are the objects, and the edited model is
     scored on that side's pair whose answer it prefers (`Contrast.ANSWER`).
     `scoring` may name any method that scores single pairs.
-    `selector` makes circuits of scores. `before` may give the unedited model's scores of these
-    pairs, where several edits are held against them. `draws` is the number of random sets in the
-    causal check, `n_heads` of the most changed heads on either count; 0 leaves the part out.
+    `selector` makes circuits of scores. `before` may give the unedited model's side of these pairs
+    (`unedited_side`), where several edits are held against it. `draws` is the number of random sets
+    in the causal check, `n_heads` of the most changed heads on either count; 0 leaves the part out.
     `restore_at_most` restores the largest changes only, and `elsewhere` are further pairs, which
     chose no edge, to restore them on. Every pair must name its subject.
     `progress` sees (pairs attributed, pairs in all).
@@ -84,29 +102,27 @@ def rewiring(
     asked = distinct_prompts(pairs, pairs_after)
     n_runs = 1 if before is not None else 2
 
-    def attributed(asked_for: Sequence[TokenPair], done: int) -> EdgeScores:
-        return pair_scores(
+    def side(asked_for: Sequence[TokenPair], done: int) -> Side:
+        return _side(
             model,
             asked_for,
+            asked,
             scoring,
-            batch_size=batch_size,
-            progress=progress and (lambda n, total: progress(done + n, n_runs * total)),
+            n_heads,
+            batch_size,
+            progress and (lambda n, total: progress(done + n, n_runs * total)),
         )
 
-    before = attributed(pairs, 0) if before is None else before
-    views = [view_heads(model, asked, batch_size)] if n_heads else []
-    lenses = [_follow(model, asked)]
-    direct = [direct_logit_attribution(model, asked, batch_size)]
+    before = before or side(pairs, 0)
+    if n_heads and before.heads is None:
+        raise OptionError("`before` was found without heads, which `n_heads` asks for")
     with delta.applied(model):
         said = pairs if pairs_after is None else _preferred(model, pairs, pairs_after, batch_size)
-        after = attributed(said, (n_runs - 1) * len(pairs))
-        views += [view_heads(model, asked, batch_size)] if n_heads else []
-        lenses.append(_follow(model, asked))
-        direct.append(direct_logit_attribution(model, asked, batch_size))
+        after = side(said, (n_runs - 1) * len(pairs))
     sample = sample_of(pairs)
     comparison = compare_scores(
-        before,
-        after,
+        before.scores,
+        after.scores,
         selector,
         sample,
         settings=settings,
@@ -117,7 +133,7 @@ def rewiring(
     elsewhere = distinct_prompts(elsewhere) if draws else []
     how: dict[str, Any] = {
         "edges": changed_edges(comparison, restore_at_most),
-        "wiring": before.wiring,
+        "wiring": before.scores.wiring,
         "draws": draws,
         "draw": draw,
         "seed": seed,
@@ -125,10 +141,12 @@ def rewiring(
     }
     return Rewiring(
         comparison=comparison,
-        followed=_followed(asked, lenses),
-        written=np.stack([each.mean() for each in direct]),
-        logit_differences=_both(float(each.logit_difference.mean()) for each in direct),
-        heads=_heads(model, comparison, views, n_heads, roles),
+        followed=_followed(asked, [before.layers, after.layers]),
+        written=np.stack([each.written.mean() for each in (before, after)]),
+        logit_differences=_both(
+            float(each.written.logit_difference.mean()) for each in (before, after)
+        ),
+        heads=_heads(model, comparison, [before.heads, after.heads], n_heads, roles),
         restoration=restore_edges(model, delta, asked, **how) if draws else None,
         elsewhere=restore_edges(model, delta, elsewhere, **how) if elsewhere else None,
         provenance={
@@ -146,6 +164,20 @@ def rewiring(
             "seed": seed,
         },
     )
+
+
+def unedited_side(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    pairs_after: Sequence[TokenPair] | None = None,
+    *,
+    scoring: Scoring | None = None,
+    n_heads: int = N_HEADS,
+    batch_size: int = 16,
+) -> Side:
+    """The model's own side of these pairs, for `rewiring` of several edits with these settings."""
+    asked = distinct_prompts(pairs, pairs_after)
+    return _side(model, pairs, asked, scoring or Scoring(), n_heads, batch_size)
 
 
 def distinct_prompts(
@@ -175,6 +207,24 @@ def changed_edges(comparison: Comparison, at_most: int | None = None) -> np.ndar
     chosen = np.zeros_like(called)
     chosen[order[:at_most]] = True
     return chosen
+
+
+def _side(
+    model: Model,
+    pairs: Sequence[TokenPair],
+    asked: Sequence[TokenPair],
+    scoring: Scoring,
+    n_heads: int,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Side:
+    """What the model does on the pairs, as its weights are now."""
+    return Side(
+        pair_scores(model, pairs, scoring, batch_size=batch_size, progress=progress),
+        view_heads(model, asked, batch_size) if n_heads else None,
+        _follow(model, asked),
+        direct_logit_attribution(model, asked, batch_size),
+    )
 
 
 @alone
@@ -218,13 +268,13 @@ def _followed(
 def _heads(
     model: Model,
     comparison: Comparison,
-    views: Sequence[HeadViews],
+    views: Sequence[HeadViews | None],
     n_heads: int,
     roles: Mapping[str, str] | None,
 ) -> tuple[HeadChange, ...]:
-    if not n_heads:
-        return ()
     before, after = views
+    if not n_heads or before is None or after is None:
+        return ()
     return head_changes(model, comparison, before, after, n_heads, roles or {})
 
 

@@ -78,7 +78,7 @@ def null_space(
     moments: Moments, layer: int, settings: AlphaEditSettings
 ) -> Float[Tensor, "d_mlp free"]:
     """Eigenvectors of C that the text hardly uses; NumericalError where there are none."""
-    values, vectors = torch.linalg.eigh(moments.matrices[layer].double())
+    values, vectors = moments.eigen(layer)
     unit = float(values.mean()) if settings.relative_threshold else 1.0
     basis = vectors[:, values < settings.threshold * unit]
     if basis.shape[1] == 0:

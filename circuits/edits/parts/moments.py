@@ -53,6 +53,7 @@ class Moments(Result):
     model_hash: str
     source: Mapping[str, Any]
     _factors: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False)
+    _eigen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def check(self, model: Model, layers: Sequence[int]) -> None:
         """OptionError unless these are moments of this model, and of all these layers."""
@@ -98,6 +99,13 @@ class Moments(Result):
         factor = self._factors[layer, shrinkage]
         right = keys.to(factor.device, torch.float64).T
         return torch.cholesky_solve(right, factor).T.to(keys.device)
+
+    def eigen(self, layer: int) -> tuple[Float[Tensor, " d_mlp"], Float[Tensor, "d_mlp d_mlp"]]:
+        """C's eigenvalues from the smallest, and its eigenvectors, a column each; they are kept."""
+        if layer not in self._eigen:
+            values, vectors = torch.linalg.eigh(self.matrices[layer].double())
+            self._eigen[layer] = values, vectors
+        return self._eigen[layer]
 
     def scale(self, layer: int) -> float:
         """Mean eigenvalue tr(C)/d: the mean square of one entry of a key."""

@@ -23,8 +23,7 @@ from experiments.analyses.engine.groups import (
     is_mover,
 )
 from locate.changes.rewired import LABELS, Rewiring
-from locate.changes.rewiring import rewiring
-from locate.edges.eap import attribute
+from locate.changes.rewiring import rewiring, unedited_side
 from locate.search import Scoring, Search
 from locate.states.lens import logit_lens
 
@@ -61,11 +60,12 @@ class EditedFact:
         self.pairs = pairs.encode(model.tokenizer)[0]
         self.asked = prompts_of(model, request, relation, others, neighbours, seed)
         self.options = Scoring(steps=steps)
-        self.scores = attribute(
-            model, self.pairs, self.options, batch_size=batch_size, keep_pairs=True
+        self.side = unedited_side(
+            model, self.pairs, scoring=self.options, n_heads=0, batch_size=batch_size
         )
         self.said = say(model, self.asked, batch_size)
-        wiring, mass = self.scores.wiring, np.abs(self.scores.values).astype(float)
+        scores = self.side.scores
+        wiring, mass = scores.wiring, np.abs(scores.values).astype(float)
         self.mass = np.bincount(wiring.edge_src, mass, wiring.n_src) / mass.sum()
 
     def unedited(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class EditedFact:
             "known": self._rates(self.said),
             "movers": sum(is_mover(role) for role in self.roles.values()),
             "mlp_mass": [
-                float(self.mass[self.scores.wiring.mlp_src(layer)])
+                float(self.mass[self.side.scores.wiring.mlp_src(layer)])
                 for layer in range(model.n_layers)
             ],
         }
@@ -92,7 +92,7 @@ class EditedFact:
             self.pairs,
             selector=Search().selected,
             scoring=self.options,
-            before=self.scores,
+            before=self.side,
             resamples=0,
             n_heads=0,
             draws=0,
@@ -142,7 +142,7 @@ class EditedFact:
     def _swing(self, found: Rewiring, layer: int) -> dict[str, float]:
         """By how many logits each group's direct words moved from the old to the new object."""
         change = found.written[0] - found.written[1]
-        groups = [self._group(name, layer) for name in self.scores.wiring.src_names]
+        groups = [self._group(name, layer) for name in self.side.scores.wiring.src_names]
         return {
             group: float(sum(x for x, own in zip(change, groups, strict=True) if own == group))
             for group in GROUPS
