@@ -14,7 +14,6 @@ from circuits.base.choices import Ablation, KeyValue, Metric, TraceKind
 from circuits.base.errors import OptionError, UnsupportedArchitectureError
 from circuits.edits.edit import EditRequest
 from circuits.edits.methods.rome import RomeSettings, rome
-from circuits.edits.methods.run import edit
 from circuits.edits.parts.contexts import ContextSettings
 from circuits.edits.parts.moments import find_moments
 from circuits.edits.parts.value import ValueSettings
@@ -342,15 +341,6 @@ def test_a_joint_weight_changed_in_place_is_what_the_model_runs_on(family: str) 
         before = after
         expected = model.to_hf()(tokens).logits[:, -1]
         torch.testing.assert_close(after, expected, **SINGLE)
-
-
-@pytest.mark.parametrize("family", ["gemma2", "olmo2"])
-def test_memit_is_refused_where_a_norm_follows_the_mlp(family: str) -> None:
-    request = EditRequest("The capital of {} is", "France", "Oslo")
-    options = {"settings": {"contexts": {"copies": 0}}, "moments": "identity"}
-    model = family_model(family, torch.float32)
-    with pytest.raises(OptionError, match="norm after each MLP"):
-        edit(model, request, "memit", layers=[0, 1], **options)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from circuits.base.errors import NumericalError
 from circuits.base.options import Options, option
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest, WeightDelta
-from circuits.edits.methods.memit import Keys, check_distinct, mean_keys, spread, value_details
+from circuits.edits.methods.memit import Keys, check_distinct, mean_keys, spread
 from circuits.edits.parts.contexts import MEMIT_CONTEXTS, ContextSettings, sample_contexts
 from circuits.edits.parts.moments import Moments
 from circuits.edits.parts.value import ValueSettings
@@ -67,10 +67,10 @@ def alphaedit(
         kept = mean_keys(model, earlier, contexts, layer) if earlier else keys[:0]
         return projected_directions(basis.to(keys.device), keys, kept, settings.ridge)
 
-    changes, values = spread(
+    changes, details = spread(
         model, requests, layers, contexts, settings.value, directions, progress
     )
-    details = value_details(values, contexts) | {"null_space_dimensions": free}
+    details |= {"null_space_dimensions": free}
     return WeightDelta(changes, {"settings": asdict(settings)}), details
 
 

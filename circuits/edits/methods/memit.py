@@ -12,6 +12,10 @@ There, in one layer, it is EMMET (Gupta, Sajnani and Anumanchipalli 2024, "A Uni
 Model Editing", arXiv:2403.14236): W' = W + R (K^T C^-1 K)^-1 K^T C^-1, the least change that
 reaches every value exactly, which is ROME for many facts. The method `emmet` is that; the released
 code adds 0.1 to the diagonal of K^T C^-1 K where there is more than one key.
+
+Where a norm follows each MLP, R holds by how much the MLP must write otherwise for the residual
+stream to come as near as the norm allows to the layer's share (`circuits.edits.parts.reaching`).
+`reach` in the details says for each request how much of its delta the stream got in the end.
 """
 
 from __future__ import annotations
@@ -30,9 +34,10 @@ from circuits.base.options import Options, option
 from circuits.base.progress import Progress
 from circuits.edits.edit import Change, EditRequest, LowRank, WeightDelta
 from circuits.edits.parts.contexts import MEMIT_CONTEXTS, ContextSettings, place, sample_contexts
-from circuits.edits.parts.keys import at_subject, key_point, residual_point
+from circuits.edits.parts.keys import at_subject, key_point, residual_point, value_point
 from circuits.edits.parts.moments import IDENTITY, Moments
-from circuits.edits.parts.value import Value, ValueSettings, optimise_values
+from circuits.edits.parts.reaching import raw_change
+from circuits.edits.parts.value import ValueSettings, optimise_values
 from circuits.model.model import Model
 
 Keys = Float[Tensor, "request d_mlp"]
@@ -86,10 +91,10 @@ def write_values(
             moments, layer, keys, settings.covariance_weight, settings.shrinkage
         )
 
-    changes, values = spread(
+    changes, details = spread(
         model, requests, layers, contexts, settings.value, directions, progress
     )
-    return WeightDelta(changes, {"settings": asdict(settings)}), value_details(values, contexts)
+    return WeightDelta(changes, {"settings": asdict(settings)}), details
 
 
 def weighted_directions(
@@ -119,34 +124,40 @@ def spread(
     settings: ValueSettings,
     directions: Directions,
     progress: Progress | None = None,
-) -> tuple[dict[str, Change], list[Value]]:
-    """Optimise the values, then reach them layer by layer; the model is as before afterwards.
+) -> tuple[dict[str, Change], dict[str, Any]]:
+    """The change of each weight, and what is recorded of values and reach.
 
-    OptionError where a norm follows the MLP: what one layer lacks is then no sum over layers.
+    Optimises the values, then reaches them layer by layer; the model is as before afterwards.
     """
-    if model.architecture.normed_after:
-        raise OptionError(
-            f"{model.name!r} has a norm after each MLP, so a value cannot be spread over layers; "
-            "use `method` rome, ft-m or ft-l"
-        )
     last = layers[-1]
     bare = [place(model, request) for request in requests]
     point = residual_point(last)
     start = at_subject(model, bare, [point], last)[point]
-    values = optimise_values(model, requests, last, contexts, start, settings, progress)
-    wanted = start + torch.stack([value.delta for value in values])
+    values = optimise_values(
+        model, requests, last, contexts, start, settings, progress, past_norm=True
+    )
+    delta = torch.stack([value.delta for value in values])
     changes: dict[str, Change] = {}
     with ExitStack() as applied:
         for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
-            now = at_subject(model, bare, [point], last)[point]
+            found = at_subject(model, bare, [point, value_point(layer)], last)
             keys = mean_keys(model, requests, contexts, layer)
-            residual = (wanted - now).double() / left
+            share = (start + delta - found[point]).double() / left
+            residual = raw_change(model, layer, found[value_point(layer)], share)
             name = model.mlp_output_name(layer)
             change = _change(residual, directions(layer, keys), model.is_transposed(name))
             changes[name] = change
-            if left > 1:
-                applied.enter_context(WeightDelta({name: change}).applied(model))
-    return changes, values
+            applied.enter_context(WeightDelta({name: change}).applied(model))
+        gained = at_subject(model, bare, [point], last)[point] - start
+    wanted, got = delta.square().sum(-1).tolist(), (gained * delta).sum(-1).tolist()
+    reach = [part / whole if whole else None for part, whole in zip(got, wanted, strict=True)]
+    return changes, {
+        "losses": [value.losses for value in values],
+        "target_probability_in_contexts": [value.probabilities for value in values],
+        "value_norm": [float(value.delta.norm()) for value in values],
+        "contexts": tuple(contexts),
+        "reach": reach,
+    }
 
 
 def mean_keys(
@@ -171,16 +182,6 @@ def check_distinct(requests: Sequence[EditRequest]) -> None:
                 f"{request.text!r} is to be edited twice, to {seen[key]!r} and {request.target!r}"
             )
         seen[key] = request.target
-
-
-def value_details(values: Sequence[Value], contexts: Sequence[str]) -> dict[str, Any]:
-    """What is recorded of the values' optimisation, one entry a request."""
-    return {
-        "losses": [value.losses for value in values],
-        "target_probability_in_contexts": [value.probabilities for value in values],
-        "value_norm": [float(value.delta.norm()) for value in values],
-        "contexts": tuple(contexts),
-    }
 
 
 def _change(

@@ -11,7 +11,8 @@ and is kept within clamp * |v0|. The papers have the KL term after the last toke
 all released code at the subject's last token, where the prediction is of "is". Here `kl_position`
 says which: the papers' by default, as it keeps what the subject is, the code's for `rome-original`.
 The vector is added to what the layer's MLP writes, which is an addition to the residual stream
-after the layer unless a norm comes between. So all that stands before is computed once, the layers
+after the layer unless a norm comes between; there ROME's stands before that norm and MEMIT's past
+it. So all that stands before is computed once, the layers
 below and every layer's keys and values before the subject's last token: a step costs the layers
 above, from that token on. A request's delta does not depend on its batch mates. Of long prompts a
 few are run at a time and their gradients added, so that of the contexts keys and values alone stay.
@@ -107,9 +108,12 @@ def optimise_values(
     scale: Float[Tensor, "request d_model"],
     settings: ValueSettings,
     progress: Progress | None = None,
+    *,
+    past_norm: bool = False,
 ) -> list[Value]:
     """One value a request. `scale` holds v0: ROME's MLP output or MEMIT's residual at the subject.
 
+    With `past_norm` the value is added past the norm that may follow the MLP.
     NumericalError where a loss is not finite; the model is never changed.
     """
 
@@ -119,7 +123,14 @@ def optimise_values(
         for start in range(0, len(requests), size):
             part = slice(start, start + size)
             values += _optimise(
-                model, requests[part], layer, contexts, scale[part], settings, most=rows
+                model,
+                requests[part],
+                layer,
+                contexts,
+                scale[part],
+                settings,
+                most=rows,
+                past_norm=past_norm,
             )
             if progress is not None:
                 progress(len(values), len(requests))
@@ -135,7 +146,9 @@ def _optimise(
     contexts: Sequence[str],
     scale: Float[Tensor, "request d_model"],
     settings: ValueSettings,
+    *,
     most: int,
+    past_norm: bool,
 ) -> list[Value]:
     parts = _placed(model, requests, layer, contexts, settings.kl_position, most)
     norms = scale.float().norm(dim=1)
@@ -151,7 +164,7 @@ def _optimise(
         gradient = torch.zeros_like(delta)
         for at, rows in enumerate(parts):
             with torch.set_grad_enabled(not last):
-                own, essence = _forward(model, rows, layer, delta)
+                own, essence = _forward(model, rows, layer, delta, past_norm)
                 if step == 0:
                     before.append(essence.detach().clone())  # a view would keep all logits
                 moved = (essence.exp() * (essence - before[at])).sum(-1)
@@ -214,11 +227,15 @@ def _record(
 
 
 def _forward(
-    model: Model, rows: _Rows, layer: int, delta: Float[Tensor, "request d_model"]
+    model: Model,
+    rows: _Rows,
+    layer: int,
+    delta: Float[Tensor, "request d_model"],
+    past_norm: bool,
 ) -> tuple[Float[Tensor, " request"], Float[Tensor, "some d_vocab"]]:
     """These rows' part in the mean NLL of each request's target, and log p where the KL reads."""
     added = delta[rows.owner].to(rows.residual.dtype)
-    if model.architecture.normed_after:
+    if model.architecture.normed_after and not past_norm:
         old, new = (
             model.after_mlp(layer, x[:, None]) for x in (rows.written, rows.written + added)
         )
