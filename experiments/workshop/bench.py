@@ -139,7 +139,7 @@ def loading_cost(name: str, seconds: float, memory: float) -> list[Measurement]:
 
 MEASUREMENTS: dict[str, Callable[[], list[Measurement]]] = {
     "attribution-small": partial(attribution_costs, "gpt2-small", (1.25, 1.12), 4),
-    "attribution-medium": partial(attribution_costs, "gpt2-medium", (1.4, 1.15), 2),
+    "attribution-medium": partial(attribution_costs, "gpt2-medium", (1.25, 1.15), 2),
     "discover": discover_cost,
     "family": family_cost,
     "tracing": tracing_cost,
@@ -148,7 +148,7 @@ MEASUREMENTS: dict[str, Callable[[], list[Measurement]]] = {
     "memory": memory_ratio,
     "tinyllama": tinyllama_memory,
     "loading": partial(loading_cost, REAL, 8.0, 1.5),
-    "demo": partial(demo_time, SMALL, 20.0),
+    "demo": partial(demo_time, SMALL, 12.0),
     "demo-real": partial(demo_time, REAL, 60.0),
     "large": large_on_gpu,
 }

@@ -154,7 +154,7 @@ def family_cost() -> list[Measurement]:
     bare = BarePasses(gpt2("gpt2-small"), pairs)
     value = ratio(partial(run_circuits, model, pairs, circuits), bare.forward, 4)
     note = "includes the clean, corrupted and empty runs"
-    return [Measurement("gpt2-small: 10 circuit sizes / one forward", value, 10.0, note=note)]
+    return [Measurement("gpt2-small: 10 circuit sizes / one forward", value, 7.0, note=note)]
 
 
 def graph_costs() -> list[Measurement]:
@@ -188,7 +188,7 @@ def tracing_cost() -> list[Measurement]:
     value = n_tokens / ratio(ours, plain, 1)
     note = f"{n_tokens} tokens, {samples} samples, window 10; loop run at one position, scaled"
     name = "gpt2-small: causal tracing, all kinds, plain loop / sweep"
-    return [Measurement(name, value, 5.0, at_most=False, note=note)]
+    return [Measurement(name, value, 10.0, at_most=False, note=note)]
 
 
 def rome_cost(layer: int = 4) -> list[Measurement]:
