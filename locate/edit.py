@@ -302,7 +302,12 @@ def named_layers(text: str | None) -> list[int] | None:
 
 
 def chosen_layers(
-    model: Model, text: str | None, requests: Sequence[EditRequest]
+    model: Model,
+    text: str | None,
+    requests: Sequence[EditRequest],
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
 ) -> tuple[list[int] | None, str]:
     """As `parse_layers`, and for `auto` the layer where causal traces say the facts are recalled,
     for `circuit` the layers where their circuit writes.
@@ -312,13 +317,15 @@ def chosen_layers(
     if text == CIRCUIT:
         from locate.changes.circuit_layers import layers_by_circuit
 
-        found = layers_by_circuit(model, requests, everyone=requests)
+        found = layers_by_circuit(
+            model, requests, everyone=requests, seed=seed, batch_size=batch_size
+        )
         return found.layers, found.describe()
     if text != AUTO:
         return parse_layers(text), ""
     from locate.changes.edit_layer import layer_by_trace
 
-    layer, evidence = layer_by_trace(model, requests)
+    layer, evidence = layer_by_trace(model, requests, seed=seed)
     return [layer], evidence.describe()
 
 

@@ -252,7 +252,9 @@ def edit_facts(
     settings = dict(as_mapping(editing.settings))
     if editing.hparams is not None:
         settings["hparams"] = editing.hparams
-    layers, evidence = chosen_layers(run_on, editing.layers, asked)
+    layers, evidence = chosen_layers(
+        run_on, editing.layers, asked, seed=editing.seed, batch_size=judging.batch_size
+    )
     editor = Editor(
         run_on,
         method,

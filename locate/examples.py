@@ -168,7 +168,9 @@ def _from_task(
     limit = source.n_pairs or TASK_PAIRS
     apart = 0.5 if source.hold_out is None else source.hold_out
     source = replace(source, hold_out=apart, n_pairs=limit)
-    made = task_pairs(model.tokenizer, task, (4 if source.known_only else 2) * limit, source.seed)
+    made = task_pairs(
+        model.tokenizer, task, (4 if source.known_only else 2) * limit, source.seed, source.bos
+    )
     return _from_pairs(model, source, Path(task), batch_size, made, avoid)
 
 

@@ -1,4 +1,5 @@
-"""Fixtures that all tests share. Nothing here reaches the network."""
+"""Fixtures that all tests share. Nothing here reaches the network, and of the tests
+only those of `test_real_model.py`, which are slow ones, may."""
 
 from __future__ import annotations
 

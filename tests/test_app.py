@@ -136,7 +136,7 @@ def test_only_ids_of_the_list_open_anything(folder, result):
 def test_a_neighbour_is_a_plain_name_in_the_same_folder(folder, name):
     library = Library(folder)
     entry = next(e for e in library.entries() if e.kind is KINDS["circuit"])
-    assert library.sibling(entry.id, name) is None
+    assert library.record(entry.id, name) == {}
 
 
 def test_files_above_the_cap_and_pipes_are_not_opened(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import exp, log
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from circuits.model.model import Model, load
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.running import run_analysis
 from experiments.benchmarks.base import Benchmark, Cases, Config, as_analysis
-from experiments.benchmarks.unlearning import measures
+from experiments.benchmarks.unlearning import measures, report
 from experiments.benchmarks.unlearning.benchmark import KNOW_UN_DO, TOFU
 from experiments.benchmarks.unlearning.cases import (
     AUTHORS,
@@ -24,14 +24,21 @@ from experiments.benchmarks.unlearning.cases import (
     FORGET_VAL,
     KNOW_UN_DO_SPLITS,
     RETAIN,
+    RETAIN_VAL,
     TOFU_FORGET,
     TOFU_RETAIN,
     Row,
     read_know_un_do,
     read_tofu,
 )
-from experiments.benchmarks.unlearning.scoring import neither, scored, usable
-from experiments.benchmarks.unlearning.stored import mean, utility_interval
+from experiments.benchmarks.unlearning.scoring import NEITHER, neither, scored, usable
+from experiments.benchmarks.unlearning.stored import (
+    BEFORE,
+    Domain,
+    mean,
+    perplexity_interval,
+    utility_interval,
+)
 from tests.edits import same, weights
 from tests.shared import shared_data
 from tests.tiny import tiny_model
@@ -182,16 +189,29 @@ def test_the_public_privacy_folder_is_read_whole():
 # --- measures, by hand ---------------------------------------------------------------------------
 
 
-def test_successes_are_percent_of_token_accuracy():
-    assert measures.unlearn_success([1.0, 0.5, 0.0, 0.5]) == pytest.approx(50)
-    assert measures.unlearn_success([0.25]) == pytest.approx(75)
-    assert measures.retention_success([1.0, 0.5]) == pytest.approx(75)
+def _known(accuracy: float, log_p: tuple[float, ...], tokens: tuple[int, ...]) -> measures.Scored:
+    columns = {"accuracy": (accuracy,) * len(log_p), "rouge": (1.0,) * len(log_p)}
+    return measures.Scored(mean_log_p=log_p, tokens=tokens, **columns)
+
+
+def test_successes_are_what_is_forgotten_and_what_is_kept():
+    sets = {FORGET_VAL: (0.3, 0.3), RETAIN_VAL: (0.8,), FORGET: (0.6,), NEITHER: (0.7,)}
+    before = {
+        name: asdict(replace(_known(0, log_p, (1,) * len(log_p)), accuracy=log_p))
+        for name, log_p in sets.items()
+    }
+    table = report.successes(
+        Domain("d", {"none": {"method": "none", "domains": {"d": {BEFORE: before}}}})
+    )
+    values = [getattr(cell, "value", cell) for cell in table.rows[0]]
+    assert values == ["unedited", pytest.approx(0.7), 0.8, 0.6, 0.7, ""]
 
 
 def test_the_published_perplexity_counts_rows_and_the_other_one_tokens():
-    log_p, tokens = [log(1 / 2), log(1 / 8)], [3, 1]
-    assert measures.perplexity(log_p) == pytest.approx(4)  # sqrt(2 * 8)
-    assert measures.perplexity_by_token(log_p, tokens) == pytest.approx(64**0.25)
+    sets = {FORGET_VAL: _known(1.0, (log(1 / 2), log(1 / 8)), (3, 1))}
+    by_row, by_token = (perplexity_interval(sets, FORGET_VAL, each) for each in (False, True))
+    assert by_row.value == pytest.approx(4)  # sqrt(2 * 8)
+    assert by_token.value == pytest.approx(64**0.25)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +377,7 @@ def test_forget_quality_is_computed_with_a_retain_model_alone(tmp_path, tiny):
 
 def test_settings_and_methods_that_there_are_not_are_refused(tmp_path):
     model = tiny_model("gpt2")
-    with pytest.raises(Exception, match="retain_modle"):
+    with pytest.raises(OptionError, match="retain_modle"):
         _run(TOFU, model, tmp_path, "retain_modle=x")
     with pytest.raises(OptionError, match="'gaa' is none"):
         KNOW_UN_DO.edit_of("gaa")

@@ -288,10 +288,11 @@ def test_a_model_written_by_hand_is_edited_where_its_fact_was_written():
 def test_facts_gpt2_is_edited_where_it_recalls():
     model = load("facts-gpt2", device="cpu")
     request = EditRequest("The capital of {} is", "France", "Tokyo", "Paris", "country_capital")
-    layers, evidence = chosen_layers(model, "circuit", [request])
+    layers, evidence = chosen_layers(model, "circuit", [request], seed=5)
     assert 2 in layers
     assert "asked directly (8 pairs) " in evidence
-    editor = Editor(model, "cake-circuit", settings={"epochs": 1})
+    assert evidence != chosen_layers(model, "circuit", [request])[1], "the seed draws partners"
+    editor = Editor(model, "cake-circuit", seed=5, settings={"epochs": 1})
     outcome = editor([request])
     assert outcome.layers == tuple(layers)
     assert outcome.details["layers_evidence"] == evidence

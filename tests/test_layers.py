@@ -35,7 +35,17 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield node.module or ""
+            assert node.module
+            yield node.module
+            # What is imported from a package may be a module of it.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_a_module_that_is_imported_from_its_package_is_seen(tmp_path: Path):
+    file = tmp_path / "x.py"
+    file.write_text("from viz import app, page\nfrom locate.heads import roles\nimport torch.nn\n")
+    found = {"viz", "viz.app", "viz.page", "locate.heads", "locate.heads.roles", "torch.nn"}
+    assert set(imports_of(file)) == found
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,14 @@ from circuits.base.choices import FalseDiscovery
 from circuits.base.errors import OptionError, PromptError
 from circuits.facts.facts import relation
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair
-from circuits.graph.noise import Decision, NoiseSettings, Sample, corrupted_subject, edge_changes
+from circuits.graph.noise import (
+    Decision,
+    NoiseSettings,
+    Sample,
+    corrupted_subject,
+    edge_changes,
+    without_skewness,
+)
 from circuits.graph.null import calls_between_halves, some
 from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model, load
@@ -443,3 +450,9 @@ def test_the_small_trained_model_compared_with_itself_has_hardly_any_changed_edg
     assert len(by_fact) >= 16
     calls = null_calls(trained, by_fact, repeats=10)
     assert all(max(shares) <= 0.05 for shares in calls.values()), calls
+
+
+def test_the_transformation_against_skewness_by_hand():
+    """Of t = 1, skewness 0.6 and 9 values: 3 (1/3 + 0.6/27 + 0.36/729 + 0.6/54)."""
+    found = without_skewness(np.array([1.0, -1.0, 1.0]), np.array([0.6, -0.6, 0.0]), 9)
+    np.testing.assert_allclose(found, [1.101481, -1.101481, 1.0], atol=1e-6)

@@ -130,6 +130,8 @@ def test_what_is_kept_is_what_was_said_before_right_or_wrong():
     half = Observation((forced((5, 6), (5, 6)),), None, (5, 6), "Paris")
     found = measures([asked, asked], [before, before], [before, half])[Measure.LOCALITY]
     assert (found.tokens, found.generation) == (0.75, 0.5)
+    later = replace(half, reply=(8, 7))
+    assert measures([asked], [before], [later])[Measure.LOCALITY].generation == 0, "all its tokens"
     true = measures([asked], [before], [half])[Measure.LOCALITY_TRUE]
     assert (true.tokens, true.generation) == (1, 1)
 

@@ -18,6 +18,7 @@ from circuits.model.model import Model
 from circuits.model.wiring import Wiring
 from experiments.planted.bench import TRAINED_AS, Planted, catalogue
 from experiments.planted.layout import N_HEADS
+from experiments.planted.program import edge_name
 from experiments.planted.tasks import PROGRAMS, TRAINED
 from experiments.planted.trained import sites, trained
 from experiments.planted.wire import Build, compiled
@@ -73,6 +74,16 @@ def test_what_follows_from_a_program_is_what_one_would_write_down(program):
     }
 
 
+def edges_named(wiring: Wiring, names: frozenset[str]) -> np.ndarray:
+    """Edges by their names, key and value inputs by query head, in canonical order."""
+    chosen = np.zeros(wiring.n_edges, dtype=bool)
+    for name in names:
+        source, _, rest = name.partition("->")
+        node, _, slot = rest.partition("<")
+        chosen[wiring.edge_index(edge_name(wiring, source, node, slot.rstrip(">")))] = True
+    return chosen
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_gives_every_right_answer_clean_and_corrupted(name):
     planted, model, pairs, _ = made(name)
@@ -102,8 +113,8 @@ def test_without_any_edge_that_is_not_redundant_the_planted_circuit_is_broken(na
     """
     planted, model, pairs, truth = made(name)
     wiring = model.wiring()
-    redundant = planted.program.edges_named(wiring, planted.program.redundant)
-    weakens = planted.program.edges_named(wiring, planted.program.weakens)
+    redundant = edges_named(wiring, planted.program.redundant)
+    weakens = edges_named(wiring, planted.program.weakens)
     edges = np.flatnonzero(truth)
     less = [Circuit(wiring, truth & (np.arange(len(truth)) != edge)) for edge in edges]
     runs = run_circuits(model, pairs, [Circuit(wiring, truth), *less])
@@ -122,7 +133,7 @@ def test_exact_patching_scores_every_edge_that_is_not_redundant_above_all_that_a
     name,
 ):
     planted, model, pairs, truth = made(name)
-    redundant = planted.program.edges_named(model.wiring(), planted.program.redundant)
+    redundant = edges_named(model.wiring(), planted.program.redundant)
     scores = np.abs(patch_edges(model, pairs).values)
     assert scores[truth & ~redundant].min() > scores[~truth].max()
     if redundant.any():
@@ -131,10 +142,10 @@ def test_exact_patching_scores_every_edge_that_is_not_redundant_above_all_that_a
 
 @pytest.mark.parametrize("name", ["redundant/gpt2", "redundant/gqa"])
 def test_of_two_redundant_heads_either_suffices_and_neither_is_none(name):
-    planted, model, pairs, truth = made(name)
+    _, model, pairs, truth = made(name)
     wiring = model.wiring()
     one, other = (
-        planted.program.edges_named(wiring, frozenset((f"input->{head}<v>", f"{head}->m1")))
+        edges_named(wiring, frozenset((f"input->{head}<v>", f"{head}->m1")))
         for head in ("a0.h1", "a1.h2")
     )
     kept = [truth & ~one, truth & ~other, truth & ~one & ~other]

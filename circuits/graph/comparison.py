@@ -354,7 +354,7 @@ class Comparison(Result):
         if self.scores is not None:
             before, after = (float(values[edge]) for values in self.scores)
             row |= {"before": before, "after": after, "change": after - before}
-            row["flipped"] = before * after < 0
+            row["flipped"] = flipped
         if self.changes is not None:
             for name in ("low", "high", "q_changed", "q_unchanged"):
                 row[name] = float(getattr(self.changes, name)[edge])

@@ -342,7 +342,7 @@ def _p_values(
         with np.errstate(divide="ignore", invalid="ignore"):  # a change that never varies
             statistic = np.nan_to_num((change - shift) / error, nan=0.0)
         statistic = statistic.clip(-_CERTAIN, _CERTAIN)
-        corrected = _hall(statistic, skewness, df + 1)
+        corrected = without_skewness(statistic, skewness, df + 1)
         upper = np.minimum(statistic, corrected)
         lower = np.maximum(statistic, corrected)
         return stats.t.sf(upper, df), stats.t.cdf(lower, df)
@@ -353,7 +353,7 @@ def _p_values(
     return changed, np.maximum(below_top, above_bottom)
 
 
-def _hall(statistic: np.ndarray, skewness: np.ndarray, n: int) -> np.ndarray:
+def without_skewness(statistic: np.ndarray, skewness: np.ndarray, n: int) -> np.ndarray:
     """Hall's (1992) monotone transformation, which takes the skewness of n values out of t."""
     scaled = statistic / np.sqrt(n)
     cubic = scaled + skewness * scaled**2 / 3 + skewness**2 * scaled**3 / 27

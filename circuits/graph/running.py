@@ -72,7 +72,7 @@ class CircuitRunner:
         """`projections` may be given to share them between batches (`head_projections`).
 
         `spans` says of each position which of the wiring's spans it is in, where those are told
-        apart; the last position is alone in its own (`circuits.facts.spans.places`).
+        apart; the last position is alone in its own (`circuits.facts.spans.batch_places`).
         """
         self.model, self.wiring, self.ablation = model, wiring, Ablation.of(ablation)
         self.start = 0 if self.ablation.is_constant else batch.first_difference

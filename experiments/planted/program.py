@@ -229,15 +229,6 @@ class Program:
         every = {register for symbols in self.words.values() for register, _ in symbols} | {BOS}
         return every | {ONE} if ablation == Ablation.ZERO else every
 
-    def edges_named(self, wiring: Wiring, names: frozenset[str]) -> Bool[np.ndarray, " edge"]:
-        """Edges by their names, key and value inputs by query head, in canonical order."""
-        chosen = np.zeros(wiring.n_edges, dtype=bool)
-        for name in names:
-            source, _, rest = name.partition("->")
-            node, _, slot = rest.partition("<")
-            chosen[wiring.edge_index(edge_name(wiring, source, node, slot.rstrip(">")))] = True
-        return chosen
-
 
 def edge_name(wiring: Wiring, source: str, node: str, slot: str) -> str:
     """An edge's name in this wiring, where heads may share keys and values."""

@@ -81,11 +81,10 @@ def layers_by_circuit(
     everyone: Iterable[EditRequest] = (),
     share: float = SHARE,
     partners: int = PARTNERS,
-    limit: int = MOST_REQUESTS,
     seed: int = 0,
     batch_size: int = 16,
 ) -> CircuitEvidence:
-    """The layers to edit, and the circuits that say so; at most `limit` requests are asked.
+    """The layers to edit, and the circuits that say so; of the first `MOST_REQUESTS` requests.
 
     Corrupted subjects are of the request's relation in the atlas, or, for a relation that is not
     there, of those requests of `everyone` that ask in the same words. PromptError where no request
@@ -96,7 +95,7 @@ def layers_by_circuit(
     everyone = list(everyone)
     few = {
         each: None if each.relation in atlas() else same_words(each, everyone)
-        for each in requests[:limit]
+        for each in requests[:MOST_REQUESTS]
     }
     left_out: list[str] = []
     pairs = _pairs(model, list(few.items()), partners, seed, left_out)

@@ -62,15 +62,15 @@ def layer_by_trace(
     *,
     samples: int = 10,
     seed: int = 0,
-    limit: int = MAX_TRACED,
 ) -> tuple[int, LayerEvidence]:
     """The layer to edit, and the effects that say so; PromptError where nothing can be traced.
 
-    At most `limit` requests are traced: the layer is a property of the model rather than of a fact.
+    At most `MAX_TRACED` requests are traced: the layer is a property of the model rather than of a
+    fact.
     """
     effects, left_out = [], []
     window = usual_window(model.n_layers)
-    for request in requests[:limit]:
+    for request in requests[:MAX_TRACED]:
         try:
             prompt = model.tokenizer.encode(request.text)
             answer = request.ground_truth or _says(model, prompt)

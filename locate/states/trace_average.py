@@ -87,7 +87,7 @@ def trace_facts(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> AverageTrace:
-    """Trace the clean prompt of every pair and average; `options` are those of `locate.trace`.
+    """Trace the clean prompt of every pair and average; `options` are `locate.states.tracing`'s.
 
     `noise_unit` "subjects" is the standard deviation of the embeddings of all pairs' subjects.
     The noise of the fact at place i has the seed `seed` + i, so that facts are independent draws.

@@ -203,16 +203,6 @@ class Library:
                 self._open.popitem(last=False)
         return value
 
-    def sibling(self, result: str, name: str) -> Path | None:
-        """A file of this name beside the result's, where there is one that may be opened."""
-        entry = self.entry(result)
-        if entry.live or self.root is None or Path(name).name != name:
-            return None
-        try:
-            return self._checked(Path(entry.name).parent / name)
-        except KnowledgeCircuitsError:
-            return None
-
     def record(self, result: str, name: str = SUMMARY) -> dict[str, Any]:
         """A JSON object beside the result; empty where there is none that can be read."""
         entry = self.entry(result)

@@ -14,39 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-# --- KnowUnDo ------------------------------------------------------------------------------------
-
-
-def unlearn_success(accuracy: Sequence[float]) -> float:
-    """100 - mean token accuracy (shares) on the unlearn validation set, in percent.
-
-    Tian et al.'s name; their script gives the accuracy of both sets, in percent.
-
-    Token accuracy of a row: the share of the answer's tokens that are the argmax, each after the
-    answer's own tokens before it.
-    """
-    return 100 - retention_success(accuracy)
-
-
-def retention_success(accuracy: Sequence[float]) -> float:
-    """Mean token accuracy (shares) on the retention validation set, in percent."""
-    return 100 * float(np.mean(accuracy))
-
-
-def perplexity(mean_log_p: Sequence[float]) -> float:
-    """exp(-mean over rows of the row's mean log-probability a token), as KnowUnDo's script does.
-
-    Each row counts alike, however long.
-    """
-    return float(np.exp(-np.mean(mean_log_p)))
-
-
-def perplexity_by_token(mean_log_p: Sequence[float], tokens: Sequence[int]) -> float:
-    """exp(-sum of log-probabilities / number of tokens): perplexity as it is defined.
-
-    Each token counts alike. `perplexity` differs where rows are of unequal length.
-    """
-    return float(np.exp(-np.average(mean_log_p, weights=tokens)))
+# --- texts ----------------------------------------------------------------------------------------
 
 
 def words(text: str) -> list[str]:

@@ -85,7 +85,7 @@ def know_un_do_report(parts: Mapping[str, Part]) -> Report:
             Section(
                 f"What is forgotten and kept in {each.name}",
                 each.notes(FORGET_VAL),
-                (_successes(each), _texts(each)),
+                (successes(each), _texts(each)),
                 claims,
             )
         )
@@ -96,7 +96,12 @@ def know_un_do_report(parts: Mapping[str, Part]) -> Report:
     return Report(" ".join(leads), tuple(sections), tuple(answer), KNOW_UN_DO_METHOD)
 
 
-def _successes(domain: Domain) -> Table:
+def successes(domain: Domain) -> Table:
+    """Tian et al.'s successes; their script gives the accuracy of both sets.
+
+    Token accuracy of a row: the share of the answer's tokens that are the argmax, each after the
+    answer's own tokens before it. Unlearn success is 1 minus its mean.
+    """
     columns = ("unlearn success", "retention success", "trained questions", NEITHER)
     rows = [
         [

@@ -122,7 +122,12 @@ def mean(
 
 
 def perplexity_interval(sets: Mapping[str, Scored], split: str, by_token: bool) -> Interval:
-    """`perplexity`, or `perplexity_by_token`, of a set with its interval over rows."""
+    """A set's perplexity with its interval over rows.
+
+    exp(-mean over rows of the row's mean log-probability a token), as KnowUnDo's script has it:
+    each row counts alike, however long. With `by_token` exp(-sum of log-probabilities / number of
+    tokens), perplexity as it is defined.
+    """
     if split not in sets:
         return UNDEFINED
     log_p, tokens = np.array(sets[split].mean_log_p), np.array(sets[split].tokens, dtype=float)
