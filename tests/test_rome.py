@@ -140,6 +140,9 @@ def test_advice_is_given_where_an_edit_cannot_hold(model):
     assert "14% of the change" in advice(reach=0.14, target_probability_in_contexts=(0.1, 0.9))
     assert "p = 0.007" in advice(reach=1.0, target_probability_in_contexts=(0.1, 0.007))
     assert "1 of 2" in advice(target_probability_in_contexts=[(0.1, 0.2), (0.1, 0.9)])
+    assert "1 of 3 values" in advice(reach=[0.9, None, 0.25])
+    assert "the least by 25%" in advice(reach=[0.9, None, 0.25])
+    assert advice(reach=[0.9, None]) == ""
     assert advice(reach=0.9, target_probability_in_contexts=(0.1, 0.9)) == "" == advice()
 
 

@@ -65,7 +65,14 @@ class EditOutcome(Shown):
         if self.status != EditStatus.DONE:
             return ""
         reach = self.details.get("reach", 1.0)
-        if reach < LITTLE_REACH:
+        if isinstance(reach, Sequence):
+            if little := [each for each in reach if each is not None and each < LITTLE_REACH]:
+                return (
+                    f"{len(little)} of {len(reach)} values reach the residual stream by less than "
+                    f"half (the least by {min(little):.0%}); more layers reach more, and so does "
+                    "less weight on other keys"
+                )
+        elif reach < LITTLE_REACH:
             return (
                 f"{reach:.0%} of the change reaches the prompt as it is asked, whose subject is "
                 "written otherwise inside a text; with `keys` both it reaches both"
