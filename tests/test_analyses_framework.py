@@ -250,6 +250,10 @@ def test_intervals_of_few_values_miss_the_truth_about_as_often_as_they_say() -> 
         samples = generator.normal(size=(300, n))
         plain_bootstrap = missed([bootstrap(mean, sample) for sample in samples])
         assert missed([average(sample) for sample in samples]) < min(0.1, plain_bootstrap)
+    for few in (2, FEWEST - 1):
+        found, grouped = average(samples[0][:few]), average(samples[0], list("ab" * 5))
+        assert np.isfinite(found.value)
+        assert not np.isfinite([found.low, found.high, grouped.low, grouped.high]).any()
     assert widened(5) > widened(20) > widened(1000) > 0.95
     assert widened(1000) == pytest.approx(0.95, abs=0.001)
 
@@ -345,6 +349,17 @@ def test_the_interval_of_a_difference_is_that_of_independent_estimates() -> None
     assert (found.value, found.low, found.high) == pytest.approx(
         (0.7, 0.7 - 0.1 * 2**0.5, 0.7 + 0.1 * 2**0.5)
     )
+
+
+def test_the_interval_of_shares_stays_within_what_shares_can_be() -> None:
+    """Newcombe's (1998) example h: 9 of 9 against none of 9, by the score method 0.66 to 1."""
+    every, none = Interval(1.0, 0.758, 1.0), Interval(0.0, 0.0, 0.242)
+    found = minus(every, none)
+    assert (found.value, found.low, found.high) == pytest.approx((1, 0.658, 1), abs=5e-4)
+    back = minus(none, every)
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    both = across("a is above b", [every, every]).estimate
+    assert (both.low, both.high) == pytest.approx((1 - 0.242 / 2**0.5, 1))
 
 
 def test_clusters_count_and_widen_the_interval() -> None:
