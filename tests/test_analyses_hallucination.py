@@ -19,6 +19,8 @@ from experiments.analyses.engine.by_layer import parting
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.hallucination.analysis import ANALYSIS, Config, compute
+from experiments.analyses.hallucination.circuit_report import writer_claims, writer_section
+from experiments.analyses.hallucination.numbers import gather, group_rows
 from experiments.analyses.hallucination.recall import (
     Cases,
     Kind,
@@ -207,6 +209,31 @@ def test_the_report_writes_its_figures(parts: dict[str, Any], tmp_path: Path) ->
         path = tmp_path / f"{figure.name}.svg"
         figure.draw(path)
         assert path.stat().st_size > 2000
+
+
+def written_by(mover: float, roles: dict[str, str]) -> dict[str, Any]:
+    """A relation of four cases in which one head alone writes, whatever is known of its role."""
+    rows = [[0.0, mover, 0.0, 0.0]] * 4
+    written = {"sources": ["input", "a0.h0", "a0.h1", "m0"], "wrong": rows, "right": rows}
+    written |= {f"{side}_difference": [mover] * 4 for side in ("wrong", "right")}
+    followed = {"cases": [{"kind": "no object", "paired": True}] * 4, "chance_of_attribute": 0.0}
+    followed |= {"attention": {"wrong": [], "right": []}, "states": {}, "components": None}
+    return {"followed": {**followed, "roles": roles, "written": written}}
+
+
+def test_relations_without_mover_heads_say_nothing_of_kinds_of_heads() -> None:
+    told = {f"told {place}": written_by(2.0, {"a0.h0": "mover"}) for place in range(5)}
+    rows = gather(told | {f"untold {place}": written_by(6.0, {}) for place in range(5)})
+    groups = group_rows(rows)
+    assert np.nanmean(groups["mover heads"][0]) == 2.0
+    assert "other heads" not in groups  # what unknown movers write is not theirs
+    assert groups["all"][0].mean() == 4.0
+    claim = writer_claims(rows)[0]
+    assert (claim.estimate.value, claim.n) == (-2.0, 5)
+    (note,) = (table.note for table in writer_section(rows).tables if table.name == "writers")
+    assert "without the 5 relations in which none is known to be a mover" in note
+    none = gather({f"untold {place}": written_by(6.0, {}) for place in range(5)})
+    assert writer_claims(none)[0].verdict is Verdict.UNDEFINED
 
 
 def test_a_report_without_cases_says_so() -> None:
