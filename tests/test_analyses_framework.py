@@ -462,6 +462,12 @@ def test_a_second_run_computes_nothing_and_reports_the_same(
     assert pages[0] == pages[1]
 
 
+def test_what_is_named_twice_is_one_unit(toy: Counting, context: Context) -> None:
+    run = run_analysis(toy.analysis, Config(keys=("a", "b", "a")), context)
+    assert toy.computed == ["a", "b"]
+    assert list(run.parts.values) == ["a", "b"]
+
+
 def test_a_run_that_stopped_goes_on_where_it_was(toy: Counting, context: Context) -> None:
     config = Config(keys=("a", "broken", "b"))
     toy.broken = True

@@ -166,7 +166,7 @@ class Context:
         """
         for name in chosen:
             relations_of(Source(relation=name, facts=self.facts))
-        names = list(chosen) or list(self.relations)
+        names = list(dict.fromkeys(chosen)) or list(self.relations)
         if most is None:
             n_weights = sum(each.numel() for each in self.model.bridge.parameters())
             most = 0 if n_weights < LARGE else USUAL

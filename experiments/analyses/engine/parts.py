@@ -108,7 +108,7 @@ def compute_parts(
     of other shards are missing in the end.
     """
     mark = fingerprint(analysis, config, context)
-    keys = analysis.steps(context, config)
+    keys = list(dict.fromkeys(analysis.steps(context, config)))  # what is named twice is one unit
     found = _all_stored(context.folder, mark, keys)
     missing = [key for index, key in enumerate(keys) if shard.has(index) and key not in found]
     if missing and analysis.prepare is not None:

@@ -53,9 +53,10 @@ def compute(context: Context, config: Config, key: str) -> Part:
     known = context.once(("answered", context.facts), lambda: known_facts(model, relations))
     drawn = draw(known, relations, config.forget, config.retain, seed)
     found = []
-    for method in config.methods:
+    methods = list(dict.fromkeys(config.methods))
+    for method in methods:
         found.append(unlearned(model, method, drawn, seed))
-        context.progress(len(found), len(config.methods))
+        context.progress(len(found), len(methods))
     return {"before": accuracy(model, drawn), "methods": found}
 
 
