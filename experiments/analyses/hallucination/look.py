@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,6 @@ FEWEST_FACTS = 4
 """Fewer facts with partners than this give no edge a chance to be called changed."""
 MOST_EDGES = 400
 """Of the edges called changed, so many are listed, the largest changes first."""
-PERMUTATIONS = 200
 
 Sides = list[tuple[TokenPair, TokenPair, TokenPair | None]]
 
@@ -64,21 +64,20 @@ def curves(model: Model, cases: Cases, seed: int) -> dict[str, Any]:
 
 
 def chance_of_attribute(
-    model: Model, cases: Cases, relation: Relation, true_of: Mapping[str, set[str]], seed: int
+    model: Model, cases: Cases, relation: Relation, true_of: Mapping[str, set[str]]
 ) -> float:
-    """How often a wrong answer would be true of a *random* subject under another relation.
+    """How often a wrong answer would be true of *another* subject under another relation.
 
-    The answers that were given, dealt to the cases' subjects at random.
+    Each answer that was given, as if it had been given in every other case; NaN of a single case.
     """
-    generator, hits = random.Random(seed), 0
-    for _ in range(PERMUTATIONS):
-        given = [case.said for case in cases.cases]
-        generator.shuffle(given)
-        for case, said in zip(cases.cases, given, strict=True):
-            asked = (case.fact, case.wrong, case.wordings[0])
-            kind = kind_of(model.tokenizer, *asked, said, relation, true_of)
-            hits += kind == Kind.OTHER_RELATION
-    return hits / (PERMUTATIONS * len(cases.cases))
+    hits = [
+        kind_of(
+            model.tokenizer, case.fact, case.wrong, case.wordings[0], other.said, relation, true_of
+        )
+        == Kind.OTHER_RELATION
+        for case, other in permutations(cases.cases, 2)
+    ]
+    return float(np.mean(hits)) if hits else float("nan")
 
 
 def paired(

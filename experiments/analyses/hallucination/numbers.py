@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuits.base.intervals import Interval
+from circuits.base.plain import number
 from experiments.analyses.engine.base import Part
 from experiments.analyses.engine.by_layer import curve
 from experiments.analyses.engine.claims import average, false_discovery, paired_p
@@ -69,7 +70,7 @@ def gather(parts: Mapping[str, Part]) -> Rows:
         parts=followed,
         relations=[name for name, _ in cases],
         kinds=[case["kind"] for _, case in cases],
-        chance=[followed[name]["chance_of_attribute"] for name, _ in cases],
+        chance=[number(followed[name]["chance_of_attribute"]) for name, _ in cases],
         paired_relations=[name for name, _ in paired],
         paired_kinds=[case["kind"] for _, case in paired],
         attention=attention,
@@ -214,12 +215,16 @@ def repaired_by_layer(rows: Rows, kind: str) -> list[Interval]:
 
 
 def _states(followed: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """By kind of donor; NaN where a case has none, also where no case has."""
     kinds = dict.fromkeys(kind for each in followed.values() for kind in each["states"])
+    by_kind = {
+        kind: [row for each in followed.values() for row in each["states"][kind]] for kind in kinds
+    }
+    blank = [np.nan] * max(
+        (len(row) for rows in by_kind.values() for row in rows if row), default=0
+    )
     found = {}
-    for kind in kinds:
-        rows = [row for each in followed.values() for row in each["states"][kind]]
-        width = next((len(row) for row in rows if row is not None), 0)
-        blank = [float("nan")] * width
+    for kind, rows in by_kind.items():
         found[kind] = np.array([blank if row is None else row for row in rows], dtype=float)
     return found
 
