@@ -674,7 +674,7 @@ def test_another_tokenizer_is_another_run_with_other_circuits(
     examples = Examples("r", ())
 
     def marks() -> tuple[str, Path]:
-        path = context._path(context._identity(None), "r", examples, Search())
+        path = context._path(context.identity_of(), "r", examples, Search())
         return fingerprint(toy.analysis, Config(), context), path
 
     before, provenance = marks(), dict(context.model.provenance)
