@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuits.base.errors import OptionError, PromptError
+from circuits.base.errors import NothingFoundError, OptionError, PromptError
 from circuits.base.plain import plain
 from circuits.facts.facts import Fact, atlas, relation
 from circuits.facts.pairs import PromptPair
@@ -383,6 +383,31 @@ def test_the_probes_circuits_lie_between_chance_and_a_second_discovery(
     part = probed[f"paraphrase: {RELATION}"]["circuit"]
     assert part["chance"]["edges"] < 0.1 < part["overlap"]["edges"] < 1.0
     assert part["again"]["edges"] < 1.0
+
+
+def test_questions_count_where_no_circuit_can_be_found(
+    context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "facts.jsonl"
+    odd = [("Zorblax", "Quux"), ("Frobnitz", "Blarg"), ("Tromblex", "Snark")]
+    named = [{"subject": subject, "object": each} for subject, each in odd]
+    lines = [json.dumps({**each, "relation": "odd", "prompt": "{} has"}) for each in named]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    asked = Context("facts-gpt2", tmp_path / "run", facts=str(path), _held=context._held)
+    part = mechanisms.compute(asked, replace(FEW, relations=("odd",)), "cloze: odd")
+    assert (part["n"], part["circuit"]) == (3, None)  # the model knows none, so there are no pairs
+
+    def none(*args: Any, **how: Any) -> Circuit:
+        raise NothingFoundError("nothing lies on a path")
+
+    monkeypatch.setattr(surroundings, "find", none)
+    fresh = Context("facts-gpt2", tmp_path / "other", _held=context._held)
+    part = mechanisms.compute(fresh, FEW, f"paraphrase: {RELATION}")
+    assert (part["n"], part["circuit"]) == (FEW.facts, None)
+    assert (
+        "none to look at: paraphrase 1 of 1"
+        in mechanisms.report(FEW, {"x": plain(part)}).sections[1].text
+    )
 
 
 def test_the_report_of_probes_follows_its_numbers(

@@ -17,7 +17,7 @@ import numpy as np
 
 from circuits.facts.facts import Relation, fill
 from circuits.facts.pairs import TokenPair
-from circuits.facts.questions import Question
+from circuits.facts.questions import Answer
 from circuits.graph.noise import Decision, NoiseSettings, edge_changes, sample_of
 from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
@@ -46,9 +46,10 @@ def curves(model: Model, cases: Cases, seed: int) -> dict[str, Any]:
     `wrong` and `right` are the case's two prompts, `others` another subject that is answered right
     in the wording in which the case is wrong (None where there is none). State 0 is the embedding.
     """
-    right_in: dict[str, list[Question]] = {}
-    for question in cases.check.known:
-        right_in.setdefault(question.template, []).append(question)
+    right_in: dict[str, list[Answer]] = {}
+    for answer in cases.check.answers:
+        if answer.known:
+            right_in.setdefault(answer.question.template, []).append(answer)
     generator, tokenizer = random.Random(seed), model.tokenizer
     found: dict[str, list[Any]] = {"wrong": [], "right": [], "others": []}
     for case in cases.cases:
@@ -56,9 +57,10 @@ def curves(model: Model, cases: Cases, seed: int) -> dict[str, Any]:
             found[side].append(_followed(model, prompt, {"true": case.answer, "said": case.said}))
         beside, other = right_in.get(case.wordings[0]), None
         if beside:
-            question = generator.choice(beside)
-            token = tokenizer.first_token(question.prompt, question.fact.object)
-            other = _followed(model, tokenizer.encode(question.prompt), {"true": token})
+            chosen = generator.choice(beside)
+            prompt = chosen.question.prompt
+            token = tokenizer.first_token(prompt, chosen.answer)
+            other = _followed(model, tokenizer.encode(prompt), {"true": token})
         found["others"].append(other)
     return found
 
@@ -212,7 +214,7 @@ def other_prompt(
         if answer.question.template == wording
         and answer.known is known
         and answer.question.fact.subject != case.fact.subject
-        and answer.question.fact.object != case.fact.object
+        and case.fact.object not in answer.question.fact.accepted
     ]
     if not pool:
         return None
