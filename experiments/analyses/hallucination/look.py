@@ -58,9 +58,9 @@ def curves(model: Model, cases: Cases, seed: int) -> dict[str, Any]:
         beside, other = right_in.get(case.wordings[0]), None
         if beside:
             chosen = generator.choice(beside)
-            prompt = chosen.question.prompt
-            token = tokenizer.first_token(prompt, chosen.answer)
-            other = _followed(model, tokenizer.encode(prompt), {"true": token})
+            text = chosen.question.prompt
+            token = tokenizer.first_token(text, chosen.answer)
+            other = _followed(model, tokenizer.encode(text), {"true": token})
         found["others"].append(other)
     return found
 
