@@ -23,19 +23,21 @@ from experiments.analyses.edit_effects.analysis import (
     compute,
     steps,
 )
-from experiments.analyses.edit_effects.measures import EditedFact
+from experiments.analyses.edit_effects.measures import EDITED, EditedFact
 from experiments.analyses.edit_effects.numbers import (
     correlation,
     numbers,
     over_facts,
     rows_of,
     separation,
+    swing,
     within,
 )
 from experiments.analyses.edit_effects.prompts import prompts_of, request_of, say
 from experiments.analyses.engine.base import SkipError
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
+from experiments.analyses.engine.groups import HEADS, MOVERS
 
 pytestmark = pytest.mark.slow
 
@@ -224,6 +226,18 @@ def test_the_verdict_on_mover_heads_turns_with_the_numbers(parts: dict[str, Any]
     assert verdict(0.9, 0.1) is Verdict.SUPPORTED
     assert verdict(0.1, 0.9) is Verdict.OPPOSITE
     assert verdict(0.5, 0.5) is Verdict.NO_EVIDENCE
+
+
+def test_facts_without_mover_heads_say_nothing_of_kinds_of_heads(parts: dict[str, Any]) -> None:
+    many = several(parts)
+    many["fact 1"]["unedited"]["movers"] = 0
+    rows = rows_of(many)
+    for group in (MOVERS, HEADS):
+        own = numbers(rows, swing(group))
+        assert [row.fact for row, value in zip(rows, own, strict=True) if np.isnan(value)] == [
+            row.fact for row in rows if row.fact == "fact 1"
+        ]
+    assert np.isfinite(numbers(rows, swing(EDITED))).all()
 
 
 def test_failed_edits_count_as_failures(parts: dict[str, Any]) -> None:

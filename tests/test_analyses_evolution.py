@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuits.base.errors import OptionError, PromptError
+from circuits.base.errors import NothingFoundError, OptionError, PromptError
 from circuits.base.plain import plain
-from circuits.facts.facts import atlas, relation
+from circuits.facts.facts import Fact, atlas, relation
 from circuits.facts.pairs import PromptPair
 from circuits.facts.questions import demonstrations_of
 from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.graph.scores import EdgeScores
 from circuits.model.wiring import Wiring
+from experiments.analyses.engine import context as surroundings
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
+from experiments.analyses.engine.parts import fingerprint
 from experiments.analyses.evolution import analysis as evolution
 from experiments.analyses.evolution.analysis import checkpoints, score_entropy
 from experiments.analyses.evolution.numbers import (
@@ -145,6 +148,68 @@ def test_the_report_of_training_follows_its_numbers(grown: Mapping[str, Any]) ->
     labels = [twice[f"{FOUND} {label}"]["relations"] for label in ("step00275", FINAL)]
     falls = labels[0][RELATION]["entropy"] > labels[1][RELATION]["entropy"]
     assert entropy.verdict is (Verdict.SUPPORTED if falls else Verdict.OPPOSITE)
+
+
+def test_units_are_of_the_checkpoints_that_are_held_against_each_other(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, marks = evolution.embedded_checkpoints("facts-gpt2"), []
+    for steps in (("step00275",), ("step00275", "step01125"), ("step01125",)):
+        chosen = {name: real[name] for name in steps}
+        monkeypatch.setattr(evolution, "embedded_checkpoints", lambda _, found=chosen: found)
+        marks.append(fingerprint(evolution.ANALYSIS, evolution.Config(), context))
+    assert len(set(marks)) == 3
+
+
+def test_a_report_bears_relations_and_checkpoints_that_are_missing(
+    grown: Mapping[str, Any],
+) -> None:
+    several = copy.deepcopy(dict(grown))
+    several[f"{FOUND} {FINAL}"]["relations"]["other"] = {}
+    several[f"{RUN} step00275"]["left_out"] = {"other": "its scores are not finite"}
+    several[f"{FOUND} step00703"] = {**several[f"{FOUND} step00275"], "checkpoint": "step00703"}
+    made = evolution.report(SHORT, several)
+    assert "Left out: other (its scores are not finite)." in made.sections[0].text
+    assert [row[0] for row in made.tables[0].rows] == ["275", FINAL]
+    without_last = {key: part for key, part in several.items() if FINAL not in key}
+    assert evolution.report(SHORT, without_last).sections == ()
+    last_alone = {key: part for key, part in grown.items() if FINAL in key}
+    assert not evolution.report(SHORT, last_alone).answer
+
+
+def test_a_relation_without_pairs_and_an_empty_circuit_cost_no_others(
+    context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "facts.jsonl"
+    known, template = relation(RELATION).facts[:16], relation(RELATION).templates[0]
+    odd = [Fact("odd", "Zorblax", "Quux"), Fact("odd", "Frobnitz", "Blarg")]
+    lines = [(each, RELATION, template) for each in known]
+    lines += [(each, "odd", "The odd thing of {} is") for each in odd]
+    path.write_text(
+        "\n".join(
+            json.dumps({"subject": x.subject, "object": x.object, "relation": r, "prompt": t})
+            for x, r, t in lines
+        ),
+        encoding="utf-8",
+    )
+    asked = Context("facts-gpt2", tmp_path / "run", facts=str(path))
+    find = surroundings.find
+
+    def early_are_empty(model: Any, *args: Any, **how: Any) -> Circuit:
+        found = find(model, *args, **how)
+        if model is asked.model:
+            return found
+        assert how["empty"]
+        return Circuit(found.wiring, np.zeros_like(found.kept), found.scores)
+
+    monkeypatch.setattr(surroundings, "find", early_are_empty)
+    config = replace(SHORT, relations=(RELATION, "odd"))
+    keys = evolution.steps(asked, config)
+    made = {key: plain(evolution.compute(asked, config, key)) for key in keys}
+    assert all(set(part["relations"]) == {RELATION} for part in made.values())
+    assert "odd" in made[keys[0]]["left_out"]
+    assert made[f"{FOUND} step00275"]["relations"][RELATION]["edges"] == []
+    assert "Left out: odd (" in evolution.report(config, made).sections[0].text
 
 
 # --- mechanisms ----------------------------------------------------------------------------------
@@ -318,6 +383,31 @@ def test_the_probes_circuits_lie_between_chance_and_a_second_discovery(
     part = probed[f"paraphrase: {RELATION}"]["circuit"]
     assert part["chance"]["edges"] < 0.1 < part["overlap"]["edges"] < 1.0
     assert part["again"]["edges"] < 1.0
+
+
+def test_questions_count_where_no_circuit_can_be_found(
+    context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "facts.jsonl"
+    odd = [("Zorblax", "Quux"), ("Frobnitz", "Blarg"), ("Tromblex", "Snark")]
+    named = [{"subject": subject, "object": each} for subject, each in odd]
+    lines = [json.dumps({**each, "relation": "odd", "prompt": "{} has"}) for each in named]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    asked = Context("facts-gpt2", tmp_path / "run", facts=str(path), _held=context._held)
+    part = mechanisms.compute(asked, replace(FEW, relations=("odd",)), "cloze: odd")
+    assert (part["n"], part["circuit"]) == (3, None)  # the model knows none, so there are no pairs
+
+    def none(*args: Any, **how: Any) -> Circuit:
+        raise NothingFoundError("nothing lies on a path")
+
+    monkeypatch.setattr(surroundings, "find", none)
+    fresh = Context("facts-gpt2", tmp_path / "other", _held=context._held)
+    part = mechanisms.compute(fresh, FEW, f"paraphrase: {RELATION}")
+    assert (part["n"], part["circuit"]) == (FEW.facts, None)
+    assert (
+        "none to look at: paraphrase 1 of 1"
+        in mechanisms.report(FEW, {"x": plain(part)}).sections[1].text
+    )
 
 
 def test_the_report_of_probes_follows_its_numbers(

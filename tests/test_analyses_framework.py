@@ -250,6 +250,10 @@ def test_intervals_of_few_values_miss_the_truth_about_as_often_as_they_say() -> 
         samples = generator.normal(size=(300, n))
         plain_bootstrap = missed([bootstrap(mean, sample) for sample in samples])
         assert missed([average(sample) for sample in samples]) < min(0.1, plain_bootstrap)
+    for few in (2, FEWEST - 1):
+        found, grouped = average(samples[0][:few]), average(samples[0], list("ab" * 5))
+        assert np.isfinite(found.value)
+        assert not np.isfinite([found.low, found.high, grouped.low, grouped.high]).any()
     assert widened(5) > widened(20) > widened(1000) > 0.95
     assert widened(1000) == pytest.approx(0.95, abs=0.001)
 
@@ -276,8 +280,9 @@ def test_every_number_in_a_sentence_is_one_of_its_estimate(values: list[float]) 
     text = found.sentence.replace("−", "-").replace(",", "").replace("95 % interval", "")
     text = text.replace("(too few values for an interval)", "")
     said = [float(x) for x in re.findall(r"-?\d+(?:\.\d+)?", text)]
-    limits = [found.estimate.value, found.estimate.low, found.estimate.high, len(values)]
-    for number, limit in zip(said, limits, strict=True):
+    limits = [each for each in vars(found.estimate).values() if np.isfinite(each)]
+    assert len(limits) == (3 if len(values) >= FEWEST else 1)
+    for number, limit in zip(said, [*limits, len(values)], strict=True):
         assert number == pytest.approx(limit, abs=0.51, rel=0.01)
 
 
@@ -345,6 +350,17 @@ def test_the_interval_of_a_difference_is_that_of_independent_estimates() -> None
     assert (found.value, found.low, found.high) == pytest.approx(
         (0.7, 0.7 - 0.1 * 2**0.5, 0.7 + 0.1 * 2**0.5)
     )
+
+
+def test_the_interval_of_shares_stays_within_what_shares_can_be() -> None:
+    """Newcombe's (1998) example h: 9 of 9 against none of 9, by the score method 0.66 to 1."""
+    every, none = Interval(1.0, 0.758, 1.0), Interval(0.0, 0.0, 0.242)
+    found = minus(every, none)
+    assert (found.value, found.low, found.high) == pytest.approx((1, 0.658, 1), abs=5e-4)
+    back = minus(none, every)
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    both = across("a is above b", [every, every]).estimate
+    assert (both.low, both.high) == pytest.approx((1 - 0.242 / 2**0.5, 1))
 
 
 def test_clusters_count_and_widen_the_interval() -> None:
@@ -445,6 +461,12 @@ def test_a_second_run_computes_nothing_and_reports_the_same(
     assert second.report.lead == first.report.lead
     pages = [(each.name, each.caption) for run in (first, second) for each in run.report.figures]
     assert pages[0] == pages[1]
+
+
+def test_what_is_named_twice_is_one_unit(toy: Counting, context: Context) -> None:
+    run = run_analysis(toy.analysis, Config(keys=("a", "b", "a")), context)
+    assert toy.computed == ["a", "b"]
+    assert list(run.parts.values) == ["a", "b"]
 
 
 def test_a_run_that_stopped_goes_on_where_it_was(toy: Counting, context: Context) -> None:
@@ -653,7 +675,7 @@ def test_another_tokenizer_is_another_run_with_other_circuits(
     examples = Examples("r", ())
 
     def marks() -> tuple[str, Path]:
-        path = context._path(context._identity(None), "r", examples, Search())
+        path = context._path(context.identity_of(), "r", examples, Search())
         return fingerprint(toy.analysis, Config(), context), path
 
     before, provenance = marks(), dict(context.model.provenance)

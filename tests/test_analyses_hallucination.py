@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,19 @@ import torch
 
 from circuits.base import plain
 from circuits.facts.demonstrations import Style, can_demonstrate, with_demonstrations
-from circuits.facts.facts import Fact, fill, relation
+from circuits.facts.facts import Fact, Relation, fill, relation
+from circuits.facts.questions import KnowledgeCheck
 from circuits.model.model import Model
 from circuits.model.wiring import Wiring, node_kind
 from experiments.analyses.engine.by_layer import parting
 from experiments.analyses.engine.claims import Verdict
 from experiments.analyses.engine.context import Context
 from experiments.analyses.hallucination.analysis import ANALYSIS, Config, compute
+from experiments.analyses.hallucination.circuit_report import writer_claims, writer_section
+from experiments.analyses.hallucination.look import chance_of_attribute
+from experiments.analyses.hallucination.numbers import gather, group_rows
 from experiments.analyses.hallucination.recall import (
+    Case,
     Cases,
     Kind,
     attributes,
@@ -207,6 +214,92 @@ def test_the_report_writes_its_figures(parts: dict[str, Any], tmp_path: Path) ->
         path = tmp_path / f"{figure.name}.svg"
         figure.draw(path)
         assert path.stat().st_size > 2000
+
+
+def written_by(mover: float, roles: dict[str, str]) -> dict[str, Any]:
+    """A relation of four cases in which one head alone writes, whatever is known of its role."""
+    rows = [[0.0, mover, 0.0, 0.0]] * 4
+    written = {"sources": ["input", "a0.h0", "a0.h1", "m0"], "wrong": rows, "right": rows}
+    written |= {f"{side}_difference": [mover] * 4 for side in ("wrong", "right")}
+    followed = {"cases": [{"kind": "no object", "paired": True}] * 4, "chance_of_attribute": 0.0}
+    followed |= {"attention": {"wrong": [], "right": []}, "states": {}, "components": None}
+    return {"followed": {**followed, "roles": roles, "written": written}}
+
+
+def test_relations_without_mover_heads_say_nothing_of_kinds_of_heads() -> None:
+    told = {f"told {place}": written_by(2.0, {"a0.h0": "mover"}) for place in range(5)}
+    rows = gather(told | {f"untold {place}": written_by(6.0, {}) for place in range(5)})
+    groups = group_rows(rows)
+    assert np.nanmean(groups["mover heads"][0]) == 2.0
+    assert "other heads" not in groups  # what unknown movers write is not theirs
+    assert groups["all"][0].mean() == 4.0
+    claim = writer_claims(rows)[0]
+    assert (claim.estimate.value, claim.n) == (-2.0, 5)
+    (note,) = (table.note for table in writer_section(rows).tables if table.name == "writers")
+    assert "without the 5 relations in which none is known to be a mover" in note
+    none = gather({f"untold {place}": written_by(6.0, {}) for place in range(5)})
+    assert writer_claims(none)[0].verdict is Verdict.UNDEFINED
+
+
+def test_donors_that_no_case_has_are_left_open(parts: dict[str, Any], tmp_path: Path) -> None:
+    """Facts of one wording have no other subject that is answered right in another."""
+    several = many(parts)
+    for each in several.values():
+        states = each["followed"]["states"]
+        states[OTHER_LAST] = [None] * 4
+    report = ANALYSIS.report(QUICK, several)
+    assert "stays open" in report.lead
+    open_ones = [claim.sentence for claim in report.claims if claim.verdict is Verdict.UNDEFINED]
+    assert any("early state at the last token" in each for each in open_ones)
+    (states_,) = (figure for figure in report.figures if figure.name == "states")
+    states_.draw(tmp_path / "states.svg")
+
+
+def test_facts_of_one_wording_make_a_report(context: Context, tmp_path: Path) -> None:
+    """No wording but this one, which examples alone make right."""
+    path = tmp_path / "facts.jsonl"
+    facts = relation("country_capital").facts[:24]
+    named = [{"subject": each.subject, "object": each.object} for each in facts]
+    lines = [json.dumps({**each, "relation": "capital", "prompt": "Q: {}? A:"}) for each in named]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    asked = Context("facts-gpt2", tmp_path / "run", facts=str(path), _held=context._held)
+    config = replace(QUICK, relations=("capital",), draws=2)
+    made = {"capital": plain.plain(compute(asked, config, "capital"))}
+    report = ANALYSIS.report(config, made)
+    assert made["capital"]["followed"] is not None
+    assert any("cannot be said" in claim.sentence for claim in report.claims)
+
+
+def test_the_chance_of_a_true_answer_is_that_of_the_other_cases(context: Context) -> None:
+    """Always where each answer is true of both subjects, never where only of its own."""
+    model = context.model
+    chance = {}
+    for name, true_of in {
+        "own": {"Australia": {"Canberra"}, "Canada": {"Toronto"}},
+        "both": {each: {"Canberra", "Toronto"} for each in ("Australia", "Canada")},
+    }.items():
+        made = []
+        for subject, said in (("Australia", "Canberra"), ("Canada", "Toronto")):
+            prompt = model.tokenizer.encode(f"The continent of {subject} is")
+            made.append(
+                Case(
+                    fact=Fact("r", subject, "x"),
+                    wrong=prompt,
+                    right=prompt,
+                    again=None,
+                    answer=0,
+                    said=model.tokenizer.first_token(prompt.text, said),
+                    kind=Kind.OTHER_RELATION,
+                    wordings=("The continent of {} is",) * 2 + (None,),
+                    by_demonstrations=False,
+                )
+            )
+        found = Cases(tuple(made), KnowledgeCheck(()), 2, 2, 0)
+        asked = Relation("r", "c", "k", tuple(each.fact for each in made))
+        chance[name] = chance_of_attribute(model, found, asked, true_of)
+    assert chance == {"own": 0.0, "both": 1.0}
+    alone = chance_of_attribute(model, replace(found, cases=found.cases[:1]), asked, true_of)
+    assert np.isnan(alone)
 
 
 def test_a_report_without_cases_says_so() -> None:

@@ -143,7 +143,13 @@ def test_the_verdict_on_new_heads_turns_with_the_numbers(
 
 
 def test_one_relation_is_spoken_of_by_its_own_facts(parts: dict[str, Any]) -> None:
-    report = ANALYSIS.report(QUICK, parts)
+    few = ANALYSIS.report(QUICK, parts).answer[0]
+    assert "(too few values for an interval)" in few.sentence  # four facts
+    twice = copy.deepcopy(parts)
+    for found in twice[RELATION].values():
+        shares = found["heads"]["with_examples"]["probability"]
+        shares |= {name: [*each, *each] for name, each in shares.items()}
+    report = ANALYSIS.report(QUICK, twice)
     cost, heads = report.answer[:2]
     assert "n = 1 relation, over facts of this one" in cost.sentence
     assert heads.sentence.startswith("Too few relations to say whether")  # one number, no interval

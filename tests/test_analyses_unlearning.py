@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,17 @@ def test_no_subject_stands_in_two_sets_and_other_wordings_are_of_the_facts_to_fo
     assert {(each.relation, each.subject, each.answer) for each in drawn[REWORDED]} == facts
 
 
+def test_relations_without_held_out_wordings_have_none_of_them():
+    capitals, classes = atlas()["country_capital"], atlas()["animal_class"]
+    relations = [replace(capitals, held_out=()), classes]
+    asked = fact_examples(relations)
+    found = draw(asked, relations, 20, 20, seed=0)
+    assert {each.relation for each in found[FORGET]} == {"country_capital", "animal_class"}
+    assert {each.relation for each in found[REWORDED]} == {"animal_class"}
+    bare = [replace(each, held_out=()) for each in relations]
+    assert draw(asked, bare, 20, 20, seed=0)[REWORDED] == []
+
+
 def test_another_seed_has_other_draws():
     """Consecutive seeds shared all draws but one where these were the seed and those after it."""
     seeds = [[seed_of(seed, f"draw {n}") for n in range(1, 11)] for seed in range(4)]
@@ -87,6 +100,19 @@ def test_a_row_holds_the_means_over_the_draws_and_a_claim_its_control():
     assert kept.verdict is Verdict.SUPPORTED
     assert kept.sentence.startswith("GA loses more of facts that it never saw than of the facts to")
     assert nothing.verdict is Verdict.NO_EVIDENCE
+
+
+def test_a_set_that_is_empty_in_one_draw_has_the_mean_of_the_others():
+    def part(after: float) -> dict[str, object]:
+        left = {**dict.fromkeys(SETS, 0.5), REWORDED: after}
+        made = {"method": "ga", "status": "done", "after": left}
+        return {"before": {**dict.fromkeys(SETS, 1.0), REWORDED: 1.0}, "methods": [made]}
+
+    found = report(Config(), {str(n): part(x) for n, x in enumerate((0.2, 0.4, float("nan")))})
+    _, row = found.tables[0].rows
+    assert row[1 + SETS.index(REWORDED)].value == pytest.approx(0.3)
+    none = report(Config(), {"1": part(float("nan"))})
+    assert np.isnan(none.tables[0].rows[1][1 + SETS.index(REWORDED)].value)
 
 
 def test_a_draw_that_came_to_nothing_counts_as_the_unedited_model():

@@ -11,12 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from circuits.base.choices import Metric
-from circuits.base.errors import OptionError
+from circuits.base.errors import NothingFoundError, OptionError
 from circuits.graph.noise import NoiseSettings
-from circuits.model.model import load
+from circuits.model.model import Model, load
 from experiments.cli.main import main
+from experiments.nulls import bench as nulls
 from experiments.nulls.bench import Null, NullBench, bench, chosen_methods
 from locate.edges.locators import Locator
+from locate.examples import Examples, collect
+from locate.options import Source
 from locate.search import Scoring
 from tests.forms import check_form
 
@@ -67,6 +70,24 @@ def test_locators_that_options_do_not_go_with_are_left_out_unless_they_are_named
     assert any(why in each for each in left_out)
     with pytest.raises(OptionError):
         chosen_methods([str(each) for each in usual], scoring)
+
+
+@pytest.mark.slow
+def test_a_relation_of_too_few_facts_to_show_some_is_left_out_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def collected(model: Model, source: Source, batch_size: int) -> Examples:
+        if source.relation == "small":
+            raise NothingFoundError("too few for 5 demonstrations")
+        return collect(model, source, batch_size)
+
+    monkeypatch.setattr(nulls, "collect", collected)
+    model = load("facts-gpt2", device="cpu")
+    ((scoring,), _) = chosen_methods(["eap"], Scoring())
+    asked = ["small", "country_capital"]
+    found = bench(model, asked, [scoring], pairs=24, splits=2, stage=silent)
+    assert found.skipped == ("small: too few for 5 demonstrations",)
+    assert [each.relation for each in found.nulls] == ["country_capital"]
 
 
 @pytest.mark.slow

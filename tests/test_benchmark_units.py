@@ -178,7 +178,7 @@ def test_a_patched_or_edited_model_gets_no_stored_results_of_the_model_as_it_was
 
     def circuits() -> Path:
         context = Context.on(model, tmp_path / "circuits")
-        return context._path(context._identity(None), "r", examples, Search())
+        return context._path(context.identity_of(), "r", examples, Search())
 
     examples = Examples("r", tuple(equal_length_pairs(model)))
     assert [run("plain"), run("plain")] == [0, 1]

@@ -47,6 +47,22 @@ def test_columns_are_resampled_together():
     assert (same.low, same.high) == (0, 0)
 
 
+def test_resamples_that_leave_a_ratio_undefined_do_not_count():
+    """A third of them lack the only row that is below; each row twice as a group is the same."""
+    above, below = np.zeros(8), np.zeros(8)
+    above[:2], below[0] = (1.0, 0.1), 2.0
+
+    def ratio(part: np.ndarray, of: np.ndarray, axis: int = -1) -> np.ndarray:
+        under = of.mean(axis)
+        return np.where(under > 0, part.mean(axis) / np.where(under > 0, under, 1), np.nan)
+
+    found = bootstrap(ratio, above, below)
+    assert found.value == pytest.approx(0.55)
+    assert 0.5 <= found.low < found.value < found.high
+    doubled = (np.repeat(each, 2) for each in (above, below))
+    assert bootstrap(ratio, *doubled, groups=np.repeat(np.arange(8), 2)) == found
+
+
 @pytest.mark.parametrize("n", [1, 7, 40])
 @pytest.mark.parametrize("quantile", [0.5, 0.9])
 def test_p_values_of_counts_are_those_of_the_binomial_test(n: int, quantile: float):

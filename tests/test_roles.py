@@ -21,7 +21,7 @@ from circuits.model.tokens import Tokenizer
 from locate.heads.attention import read_heads
 from locate.heads.head_check import EFFECTS, Effect, Role, Verdict
 from locate.heads.readings import REGIONS, HeadReadings, Region
-from locate.heads.role_checks import ablate_heads, choose_controls, judge
+from locate.heads.role_checks import ablate_heads, choose_controls, judge, nearest_controls
 from locate.heads.role_criteria import Evidence, RoleCriteria
 from locate.heads.role_report import RoleReport
 from locate.heads.roles import head_roles, label_heads
@@ -383,6 +383,24 @@ def test_controls_are_unlabelled_heads_of_the_nearest_layers_each_drawn_once():
         assert chosen[0] == (2, 2)
         assert {layer for layer, _ in chosen[1:]} <= {1, 3}
     assert choose_controls([(0, 0)], np.ones((1, 1), dtype=bool), 0) == []
+
+
+def test_each_head_is_held_against_its_own_nearest_heads_however_many_are_labelled() -> None:
+    """Twelve labelled heads of early layers leave one of layer 5 the controls of its layer."""
+    has_role = np.zeros((6, 8), dtype=bool)
+    labelled = [(layer, head) for layer in range(3) for head in range(4)] + [(5, 0)]
+    for site in labelled:
+        has_role[site] = True
+    found = nearest_controls(labelled, has_role, 4, 0)
+    for (layer, _), controls in found.items():
+        assert len(set(controls)) == 4
+        assert {each for each, _ in controls} == {layer}
+        assert not any(has_role[site] for site in controls)
+    assert found[0, 0] == found[0, 3]
+    assert len({site for each in found.values() for site in each}) == 4 * 4
+    has_role[4:] = True
+    assert {layer for layer, _ in nearest_controls([(5, 0)], has_role, 4, 0)[5, 0]} == {3}
+    assert nearest_controls([(0, 0)], np.ones((1, 1), dtype=bool), 4, 0) == {(0, 0): []}
 
 
 def test_bootstrap_limits_of_many_means_agree_with_scipy_and_ignore_order():

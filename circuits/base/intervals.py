@@ -99,6 +99,7 @@ def bootstrap(
     Values that share one of the `groups` are drawn together, for they are one observation. The
     limits are NaN where there are too few to resample, and the value where none varies; but of a
     mean of successes, a `rate`, that is 0 or 1 they are Wilson's: the next may well be otherwise.
+    Resamples that leave the statistic undefined do not count.
     """
     value = float(statistic(*columns, axis=-1))
     n = columns[0].shape[-1]
@@ -109,25 +110,15 @@ def bootstrap(
         if rate and value in (0.0, 1.0):
             return wilson(round(value * n_groups), n_groups, level)
         return Interval(value, value, value)
-    if groups is not None and n_groups < n:
-        draws = redrawn(groups, resamples, seed)
-        found = [float(statistic(*(x[..., rows] for x in columns), axis=-1)) for rows in draws]
-        return percentiles(value, found, level)
-    from scipy import stats  # slow to import, and most who read intervals make none
-
-    with warnings.catch_warnings():  # SciPy warns where a resample leaves the statistic undefined
+    with warnings.catch_warnings():  # of resamples that leave the statistic undefined
         warnings.simplefilter("ignore")
-        limits = stats.bootstrap(
-            columns,
-            statistic,
-            paired=True,
-            vectorized=True,
-            n_resamples=resamples,
-            confidence_level=level,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return Interval(value, float(limits.low), float(limits.high))
+        if groups is not None and n_groups < n:
+            drawn = redrawn(groups, resamples, seed)
+            found = [float(statistic(*(x[..., rows] for x in columns), axis=-1)) for rows in drawn]
+        else:
+            rows = np.random.default_rng(seed).integers(n, size=(resamples, n))
+            found = statistic(*(x[..., rows] for x in columns), axis=-1).tolist()
+    return percentiles(value, found, level)
 
 
 def wilson(hits: int, n: int, level: float = 0.95) -> Interval:

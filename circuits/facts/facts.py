@@ -68,6 +68,11 @@ class Fact:
         object.__setattr__(self, "probes", tuple(self.probes))
         object.__setattr__(self, "aliases", tuple(self.aliases))
 
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """Every text that answers, the object first."""
+        return (self.object, *self.aliases)
+
 
 @dataclass(frozen=True)
 class Relation:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from circuits.base.choices import Known, Templates
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.facts import Fact, Relation
+from circuits.facts.facts import Relation
 from circuits.facts.pairs import shared_length
 from circuits.facts.questions import (
     FIRST_TEMPLATES,
@@ -152,6 +152,23 @@ def assume_known(
     return KnowledgeCheck(tuple(answers), tuple(unusable))
 
 
+def in_best_words(
+    model: Model, relation: Relation, template: str, batch_size: int = 32
+) -> Relation:
+    """The relation with, as each object, the accepted answer that the model does best on.
+
+    In the template; an object that cannot be asked there stays. Facts without `aliases` are not
+    asked.
+    """
+    several = tuple(fact for fact in relation.facts if fact.aliases)
+    if not several:
+        return relation
+    check = known_facts(model, replace(relation, facts=several), [template], batch_size=batch_size)
+    best = {answer.question.fact: answer.answer for answer in check.answers}
+    facts = (replace(f, object=best.get(f, f.object), aliases=()) for f in relation.facts)
+    return replace(relation, facts=tuple(facts))
+
+
 @dataclass(frozen=True)
 class _Encoded:
     """A question in tokens, with the tokens of each accepted answer and of all objects."""
@@ -167,7 +184,7 @@ class _Encoded:
 
     def tokens(self, answer: Answer) -> Tokens:
         """Those of the accepted answer that the model does best on."""
-        return self.accepted[_texts(self.question.fact).index(answer.answer)]
+        return self.accepted[self.question.fact.accepted.index(answer.answer)]
 
     def depth(self, answer: Answer) -> int:
         """How many tokens tell the answer from every other object; at most all of its own."""
@@ -182,11 +199,6 @@ class _Encoded:
         rest = {each[depth:] for each in self.rivals if each[:depth] == own[:depth]}
         question = replace(self.question, fact=replace(self.question.fact, aliases=()))
         return _Encoded(question, begun, (own[depth:],), frozenset(rest - {()}))
-
-
-def _texts(fact: Fact) -> tuple[str, ...]:
-    """Every accepted answer, the object first."""
-    return (fact.object, *fact.aliases)
 
 
 def _encode(
@@ -209,7 +221,7 @@ def encode(tokenizer: Tokenizer, question: Question, bos: bool | None) -> _Encod
     if question.before and find_mentions(question.before, fact.subject):
         raise PromptError(f"subject {fact.subject!r} stands in what is before the question")
     prompt.span_of(fact.subject, question.place)
-    accepted = tuple(tokenizer.continuation(question.prompt, text) for text in _texts(fact))
+    accepted = tuple(tokenizer.continuation(question.prompt, text) for text in fact.accepted)
     return _Encoded(question, prompt, accepted)
 
 
@@ -220,7 +232,7 @@ class _Rivals:
         self.tokenizer = tokenizer
         self.objects: dict[str, dict[str, None]] = {}
         for relation in relations:
-            texts = (text for fact in relation.facts for text in _texts(fact))
+            texts = (text for fact in relation.facts for text in fact.accepted)
             self.objects.setdefault(relation.name, {}).update(dict.fromkeys(texts))
         self.found: dict[tuple[str, str], frozenset[Tokens]] = {}
 
@@ -294,7 +306,7 @@ def _ask(
             among=among,
             said=said[at],
             right=int(known.counts(ranks[at], among)),
-            text=_texts(fact)[chosen[at]] if fact.aliases else None,
+            text=fact.accepted[chosen[at]] if fact.aliases else None,
         )
 
 

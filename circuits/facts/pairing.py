@@ -121,7 +121,7 @@ class _Pool:
         for answer in check.answers:
             fact, template = answer.question.fact, answer.question.template
             true = self.true.setdefault((fact.relation, fact.subject), set())
-            true.update((fact.object, *fact.aliases))
+            true.update(fact.accepted)
             if answer.known:
                 self.known[fact, template] = answer
                 self.by_fact.setdefault(fact, []).append(template)

@@ -159,7 +159,7 @@ def _true_texts(answers: Iterable[Answer]) -> _True:
     for answer in answers:
         fact = answer.question.fact
         texts = true.setdefault((fact.relation, fact.subject), set())
-        texts.update((fact.object, *fact.aliases))
+        texts.update(fact.accepted)
     return true
 
 

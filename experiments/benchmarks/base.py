@@ -246,7 +246,7 @@ def as_analysis(benchmark: Benchmark, cases: Cases) -> Analysis:
         scores_edges=lambda config: config.circuits,
         paired=False,
         prepare=prepare,
-        marks=lambda config: config.limit if benchmark.whole else None,
+        marks=lambda context, config: config.limit if benchmark.whole else None,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from circuits.base.errors import OptionError, PromptError
+from circuits.base.errors import NothingFoundError, OptionError, PromptError
 from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.base.origin import code_commit, model_label, timestamp
 from circuits.base.progress import Progress
@@ -160,8 +160,9 @@ def bench(
         asked = Source(relation=name, n_pairs=pairs, hold_out=0.0, shots=shots, seed=seed)
         try:
             found = collect(model, asked, batch_size).pairs
-        except PromptError:
-            found = ()
+        except (PromptError, NothingFoundError) as error:
+            skipped.append(f"{name}: {error}")
+            continue
         sample = sample_of(found)
         n_facts = len(set(sample.facts))
         if n_facts < FEWEST:

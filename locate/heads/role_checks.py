@@ -118,6 +118,26 @@ def choose_controls(
     return chosen
 
 
+def nearest_controls(
+    labelled: Sequence[tuple[int, int]],
+    has_role: Bool[np.ndarray, "layer head"],
+    n: int,
+    seed: int,
+) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """For each labelled head the n heads without a role of the nearest layers, or all there are.
+
+    Among heads of equally near layers the seed decides, once for all: the labelled heads of one
+    layer have the same controls, so that there are at most n a layer.
+    """
+    layers, heads = np.nonzero(~has_role)
+    order = np.random.default_rng(seed).permutation(len(layers))
+    found = {}
+    for layer, head in labelled:
+        nearest = order[np.argsort(np.abs(layers[order] - layer), kind="stable")][:n]
+        found[layer, head] = [(int(layers[each]), int(heads[each])) for each in nearest]
+    return found
+
+
 class _LastToken:
     """The last token of a batch's clean prompts, as it is and without single heads.
 

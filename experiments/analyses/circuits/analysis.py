@@ -32,14 +32,14 @@ from locate.discover import random_circuits, stability_of
 from locate.examples import Examples
 from locate.heads.head_check import EFFECTS
 from locate.heads.head_role import HeadRole
-from locate.heads.role_checks import ablate_heads, choose_controls, judge
+from locate.heads.role_checks import ablate_heads, judge, nearest_controls
 from locate.heads.roles import head_roles
 from locate.search import Search
 
 FEWER = 5
 """Random circuits on the validation half, where they matter less."""
-MOST_CONTROLS = 8
-"""Unlabelled heads that labelled ones are compared with."""
+CONTROLS = 4
+"""Unlabelled heads that a labelled one is compared with."""
 _ANSWER_GAP, _RANGE_GAP = 0, 1
 """Places of the two effects in `EFFECTS` that labels are judged by."""
 
@@ -174,7 +174,8 @@ def checked_roles(
 ) -> dict[str, Any]:
     """Labels found on one half of the subjects, and what silencing the heads does on the other.
 
-    Each labelled head stands against unlabelled heads of the nearest layers, silenced the same way.
+    Each labelled head stands against unlabelled heads of the layers nearest to its own, silenced
+    the same way: `control` is what their loss does on average.
     """
     found = head_roles(
         model, examples.pairs, check=False, by_example=False, batch_size=batch_size, seed=seed
@@ -184,21 +185,19 @@ def checked_roles(
         has_role[head.layer, head.head] = True
     inside = set(circuit.nodes())
     labelled = [head for head in found.labelled if head.name in inside]
-    controls = choose_controls([(h.layer, h.head) for h in labelled], has_role, seed)
-    controls = controls[:MOST_CONTROLS]
-    sites = [(head.layer, head.head) for head in labelled] + controls
+    own = nearest_controls([(h.layer, h.head) for h in labelled], has_role, CONTROLS, seed)
+    controls = list(dict.fromkeys(site for each in own.values() for site in each))
+    sites = [*own, *controls]
     effects = np.zeros((len(examples.held_out), 0, len(EFFECTS)), dtype=np.float32)
     if sites:
         effects = ablate_heads(model, examples.held_out, sites, batch_size=batch_size)
-    usual = effects[:, len(labelled) :]
-    control = usual.mean((0, 1)) if controls else np.full(len(EFFECTS), np.nan)
-    heads = [_checked(head, effects[:, place], usual, seed) for place, head in enumerate(labelled)]
-    return {
-        "heads": heads,
-        "controls": len(controls),
-        "control_answer_gap": control[_ANSWER_GAP],
-        "control_range_gap": control[_RANGE_GAP],
-    }
+    place = {site: at for at, site in enumerate(sites)}
+    heads = []
+    for head in labelled:
+        site = head.layer, head.head
+        usual = effects[:, [place[each] for each in own[site]]]
+        heads.append(_checked(head, effects[:, place[site]], usual, seed))
+    return {"heads": heads, "controls": len(controls)}
 
 
 def _checked(head: HeadRole, own: np.ndarray, usual: np.ndarray, seed: int) -> dict[str, Any]:
@@ -211,6 +210,7 @@ def _checked(head: HeadRole, own: np.ndarray, usual: np.ndarray, seed: int) -> d
         }
 
     effects = summary(own)
+    control = usual.mean((0, 1)) if usual.shape[1] else np.full(len(EFFECTS), np.nan)
     excess = summary(own - usual.mean(1)) if usual.shape[1] else None
     return {
         "name": head.name,
@@ -218,6 +218,7 @@ def _checked(head: HeadRole, own: np.ndarray, usual: np.ndarray, seed: int) -> d
         "score": head.score,
         "answer_gap": effects[EFFECTS[_ANSWER_GAP]],
         "range_gap": effects[EFFECTS[_RANGE_GAP]],
+        "control": {"answer_gap": control[_ANSWER_GAP], "range_gap": control[_RANGE_GAP]},
         "verdict": str(judge(head.role, effects, excess)),
         "written": list(head.written),
     }
@@ -234,4 +235,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    version=2,
 )

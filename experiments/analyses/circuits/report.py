@@ -43,7 +43,7 @@ METHOD = (
     "with edges ranked by |score|.",
     "Inclusion is the share of resamples of the pairs whose circuit keeps an edge: core from 95 %, "
     "noise below 50 %. Roles are labelled on the validation half and checked on the test half, by "
-    "silencing one head at the last token, against unlabelled heads of the nearest layers.",
+    "silencing one head at the last token, against four unlabelled heads of the nearest layers.",
     "Intervals of a relation are 95 % bootstrap intervals over its prompt pairs, with the circuit "
     "held fixed; those of averages and of the sentences resample relations.",
 )
@@ -290,7 +290,7 @@ def _role_sections(parts: Mapping[str, Part]) -> list[Section]:
             "Heads: confirmed by ablation, of those labelled, the strongest first. Without: change "
             "of the answer's logit against the relation's other objects when the first head "
             "labelled is silenced at the last token (range: of the other objects against all other "
-            "tokens); controls are unlabelled heads of the nearest layers, on average."
+            "tokens); its controls are unlabelled heads of the nearest layers, on average."
         ),
         default_digits=2,
         long=True,
@@ -309,7 +309,7 @@ def _role_row(name: str, roles: Mapping[str, Any]) -> list[Any]:
     for role, gap in (("mover", "answer_gap"), ("relation", "range_gap")):
         own = [head for head in heads if head["role"] == role]
         row += [_confirmed(own), interval(own[0][gap]) if own else None]
-        row.append(number(roles[f"control_{gap}"]))
+        row.append(number(own[0]["control"][gap]) if own else None)
     return [*row, _confirmed([head for head in heads if head["role"] == "mixture"])]
 
 
@@ -322,14 +322,14 @@ def _confirmed(heads: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _ablation_claim(parts: Mapping[str, Part], role: str, gap: str) -> Claim | None:
-    """Mean loss without a head of the role against the controls', a pair of numbers a relation."""
+    """Mean loss without a head of the role against its controls', a pair of numbers a relation."""
     own, control = [], []
     for part in parts.values():
         roles = part.get("roles")
         heads = [h for h in roles["heads"] if h["role"] == role] if roles else []
         if roles and heads and roles["controls"]:
             own.append(-float(np.mean([number(head[gap]["value"]) for head in heads])))
-            control.append(-number(roles[f"control_{gap}"]))
+            control.append(-float(np.mean([number(head["control"][gap]) for head in heads])))
     if not own:
         return None
     what = {

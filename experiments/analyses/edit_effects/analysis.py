@@ -105,11 +105,11 @@ def _of_fact(context: Context, config: Config, name: str, number: int) -> dict[s
     except (OptionError, PromptError) as error:
         raise SkipError(f"{name}: {error}") from None
     edits = []
-    layers = chosen_layers(context.model, config)
-    for method in config.methods:
+    layers, methods = chosen_layers(context.model, config), list(dict.fromkeys(config.methods))
+    for method in methods:
         for place, layer in zip(PLACES, layers, strict=True):
             edits.append(_edited(context, config, fact, method, place, layer))
-            context.progress(len(edits), len(config.methods) * len(layers))
+            context.progress(len(edits), len(methods) * len(layers))
     return {
         "request": {
             "prompt": request.text,

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from circuits.base.intervals import Interval, percentiles
+from circuits.base.intervals import Interval, enough, percentiles
 from circuits.base.plain import number
 from circuits.base.ranks import area, spearman
 from experiments.analyses.engine.base import Part
-from experiments.analyses.engine.claims import Claim, average, difference, widened
+from experiments.analyses.engine.claims import FEWEST, Claim, average, difference, widened
+from experiments.analyses.engine.groups import BY_ROLE
 from experiments.analyses.engine.names import named
 
 OVER = "facts"
@@ -59,7 +60,12 @@ class Row:
         return np.nan if found is None else number(found[what])
 
     def swing(self, group: str, side: str = "effect") -> float:
-        """By how many logits a group's words moved from the old to the new object."""
+        """By how many logits a group's words moved from the old to the new object.
+
+        NaN where there is none, and of kinds of heads where no head is known to be a mover.
+        """
+        if group in BY_ROLE and not self.unedited["movers"]:
+            return np.nan
         found = self.effect if side == "effect" else self.control
         return np.nan if found is None else number(found["swing"][group])
 
@@ -184,13 +190,16 @@ def within(rows: Sequence[Row], statistic: Callable[[np.ndarray, np.ndarray], fl
 def over_facts(
     rows: Sequence[Row], statistic: Callable[[Sequence[Row]], float], seed: int = 0
 ) -> Interval:
-    """A statistic of all edits with a 95 % interval, facts resampled with all their edits."""
+    """A statistic of all edits with a 95 % interval, facts resampled with all their edits.
+
+    The limits are NaN for fewer than `FEWEST` facts.
+    """
     by_fact: dict[str, list[Row]] = {}
     for row in rows:
         by_fact.setdefault(row.fact, []).append(row)
     groups = list(by_fact.values())
     value = statistic(rows)
-    if len(groups) < 2:
+    if not enough(len(groups), FEWEST):
         return Interval(value, np.nan, np.nan)
     generator = np.random.default_rng(seed)
     draws = []

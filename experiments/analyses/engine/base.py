@@ -118,7 +118,7 @@ class Analysis:
     scores_edges: Callable[[Any], bool] = lambda config: True
     paired: bool = True
     prepare: Callable[[Context, Any], str | None] | None = None
-    marks: Callable[[Any], Any] = lambda config: None
+    marks: Callable[[Context, Any], Any] = lambda context, config: None
 
 
 def check_bound(memory: int | None, *asked: tuple[Analysis, Any]) -> None:

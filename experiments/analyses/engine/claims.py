@@ -6,8 +6,9 @@ of it lies on the other side, and otherwise there is *no evidence*. The sentence
 with the number, its interval and n, so that no text outlives the numbers it was written for.
 
 Percentile intervals of a handful of values are too narrow: theirs are taken at wider levels here
-(Hesterberg 2015, "expanded percentiles"), and fewer than `FEWEST` values decide nothing. Of a few
-relations, each with facts enough, a claim is about these relations (`across`).
+(Hesterberg 2015, "expanded percentiles"). Fewer than `FEWEST` values, of which even such intervals
+miss the mean far more often than they say, have no interval and decide nothing. Of a few relations,
+each with facts enough, a claim is about these relations (`across`).
 """
 
 from __future__ import annotations
@@ -22,12 +23,20 @@ import numpy as np
 from scipy import stats
 
 from circuits.base.errors import OptionError
-from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean, percentiles, wilson
+from circuits.base.intervals import (
+    UNDEFINED,
+    Interval,
+    bootstrap,
+    enough,
+    mean,
+    percentiles,
+    wilson,
+)
 from experiments.analyses.engine.tables import shown
 
 _CHOICE = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
 FEWEST = 5
-"""Values that a verdict needs: five of one sign come by chance in 1 of 16 cases."""
+"""Values that an interval and a verdict need: five of one sign come by chance in 1 of 16 cases."""
 
 
 class Verdict(StrEnum):
@@ -158,16 +167,27 @@ def across(
 def _these(units: Sequence[Interval]) -> Interval:
     """The mean of some units with an interval for these units: their errors are independent."""
     value = float(np.mean([each.value for each in units]))
-    widths = np.array([each.high - each.low for each in units])
-    reach = float(np.sqrt((widths**2).sum()) / 2 / len(units))
-    return Interval(value, value - reach, value + reach)
+    below = np.array([each.value - each.low for each in units])
+    above = np.array([each.high - each.value for each in units])
+    return _reaching(value, below / len(units), above / len(units))
 
 
 def minus(a: Interval, b: Interval) -> Interval:
     """The difference of two estimates whose errors are independent, or at worst uncorrelated."""
-    value = a.value - b.value
-    reach = float(np.hypot(a.high - a.low, b.high - b.low) / 2)
-    return Interval(value, value - reach, value + reach)
+    below, above = (a.value - a.low, b.high - b.value), (a.high - a.value, b.value - b.low)
+    return _reaching(a.value - b.value, below, above)
+
+
+def _reaching(
+    value: float, below: Sequence[float] | np.ndarray, above: Sequence[float] | np.ndarray
+) -> Interval:
+    """A sum of independent parts that reach so far below and above their values each.
+
+    The sides are put together apart (Newcombe 1998): the interval of a share near 0 or 1 reaches
+    to one side, and so must that of the sum, which would else leave what is possible.
+    """
+    low, high = value - np.linalg.norm(below), value + np.linalg.norm(above)
+    return Interval(value, float(low), float(high))
 
 
 def above(
@@ -249,7 +269,8 @@ def average(
     """Mean with a 95 % bootstrap interval; values that are not finite are left out.
 
     With `clusters` whole groups are resampled, and each value weighs the same. For few values the
-    limits are wider percentiles than usual (see the module's text).
+    limits are wider percentiles than usual, and NaN for fewer than `FEWEST` values or groups (see
+    the module's text).
     """
     array = np.asarray(values, dtype=float)
     known = np.isfinite(array)
@@ -257,14 +278,14 @@ def average(
         return UNDEFINED
     if clusters is None:
         level = widened(int(known.sum()))
-        return bootstrap(mean, array[known], seed=seed, level=level, fewest=2)
+        return bootstrap(mean, array[known], seed=seed, level=level, fewest=FEWEST)
     names = np.asarray(clusters)[known]
     array = array[known]
     groups = [array[names == name] for name in dict.fromkeys(names.tolist())]
     sums = np.array([group.sum() for group in groups])
     sizes = np.array([float(len(group)) for group in groups])
     level = widened(len(groups))
-    return bootstrap(_ratio_of_sums, sums, sizes, seed=seed, level=level, fewest=2)
+    return bootstrap(_ratio_of_sums, sums, sizes, seed=seed, level=level, fewest=FEWEST)
 
 
 def widened(n: int, level: float = 0.95) -> float:
@@ -312,7 +333,7 @@ def _unpaired(left: np.ndarray, right: np.ndarray, seed: int) -> Interval:
     if not len(left) or not len(right):
         return UNDEFINED
     value = float(left.mean() - right.mean())
-    if min(len(left), len(right)) < 2:
+    if not enough(min(len(left), len(right)), FEWEST):
         return Interval(value, np.nan, np.nan)
     generator = np.random.default_rng(seed)
     draws = [generator.choice(x, size=(1000, len(x))).mean(1) for x in (left, right)]

@@ -166,7 +166,7 @@ class Context:
         """
         for name in chosen:
             relations_of(Source(relation=name, facts=self.facts))
-        names = list(chosen) or list(self.relations)
+        names = list(dict.fromkeys(chosen)) or list(self.relations)
         if most is None:
             n_weights = sum(each.numel() for each in self.model.bridge.parameters())
             most = 0 if n_weights < LARGE else USUAL
@@ -251,7 +251,7 @@ class Context:
         search = replace(search or Search(), seed=self.seed, batch_size=self.batch_size)
         asked = None if isinstance(model, str) else model
         pairs = examples or self.examples(relation, limit, model=asked)
-        path = self._path(self._identity(model), relation, pairs, search)
+        path = self._path(self.identity_of(model), relation, pairs, search)
         try:
             found = Circuit.load(path)
         except CircuitFileError:  # absent, or of an earlier format
@@ -262,8 +262,8 @@ class Context:
             check_not_empty(found)
         return found
 
-    def _identity(self, model: Model | str | None) -> str:
-        """That of a model; of a name it is known once it was loaded in this run."""
+    def identity_of(self, model: Model | str | None = None) -> str:
+        """The `identity` of a model; of a name it is known once it was loaded in this run."""
         if isinstance(model, str):
             if model != self.model_name and model in self._held.hashes:
                 return self._held.hashes[model]

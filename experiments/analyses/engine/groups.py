@@ -14,6 +14,9 @@ MOVERS, RELATION, HEADS, MLPS, EMBEDDING = GROUPS = (
     "MLPs",
     "embedding",
 )
+BY_ROLE = (MOVERS, RELATION, HEADS)
+"""The groups into which roles part the heads. Of a relation in which no head is known to be a mover
+nothing is said of them: what its movers write would stand with the other heads."""
 
 
 def is_mover(role: str) -> bool:

@@ -17,11 +17,13 @@ from circuits.base.options import as_dict, meanings
 from circuits.model.packaged import embedded_models
 from experiments.analyses.engine import config as options
 from experiments.analyses.engine.base import Figure, Run
+from experiments.analyses.engine.claims import FEWEST
 from experiments.analyses.engine.tables import Table, shown
 
 PAGES = Path(__file__).parent / "pages"
 PIXELS_PER_POINT = 1.7
 """How large pictures stand on the page: a journal page's width fills the column."""
+FEW = f"A mean of fewer than {FEWEST} values has no interval, in tables and pictures too."
 
 
 def html_page(run: Run, folder: Path) -> str:
@@ -38,6 +40,7 @@ def html_page(run: Run, folder: Path) -> str:
         run=run,
         analysis=run.analysis,
         report=run.report,
+        method=(*run.report.method, FEW),
         caveats=caveats(run),
         origin=origin_rows(run),
         options=option_rows(run.config),
@@ -78,7 +81,7 @@ def markdown_page(run: Run) -> str:
         for figure in section.figures:
             lines += ["", f"![{figure.name}](figures/{figure.name}.svg)", "", figure.caption]
     lines += ["", *marker.markdown_section(), "", "## How it was done", ""]
-    lines += [f"{paragraph}\n" for paragraph in report.method]
+    lines += [f"{paragraph}\n" for paragraph in (*report.method, FEW)]
     if skipped:
         lines += ["Left out:", ""]
         lines += [f"- {key}: {reason}" for key, reason in skipped.items()] + [""]

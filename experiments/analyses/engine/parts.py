@@ -86,7 +86,7 @@ def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
     }
     if own := context.known.source_sha256:
         decisive["known_sha256"] = own
-    if (more := analysis.marks(config)) is not None:
+    if (more := analysis.marks(context, config)) is not None:
         decisive["marks"] = more
     return _hash(decisive)
 
@@ -107,8 +107,8 @@ def compute_parts(
     no prompts or no circuit, is left out with its reason, also stored. UnfinishedError where units
     of other shards are missing in the end.
     """
+    keys = list(dict.fromkeys(analysis.steps(context, config)))  # what is named twice is one unit
     mark = fingerprint(analysis, config, context)
-    keys = analysis.steps(context, config)
     found = _all_stored(context.folder, mark, keys)
     missing = [key for index, key in enumerate(keys) if shard.has(index) and key not in found]
     if missing and analysis.prepare is not None:

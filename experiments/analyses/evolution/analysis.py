@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuits.base.errors import OptionError
+from circuits.base.errors import NothingFoundError, NumericalError, OptionError, PromptError
 from circuits.base.options import Options, option
 from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
@@ -33,7 +33,7 @@ from experiments.analyses.evolution.numbers import FINAL, FOUND, RUN
 from experiments.analyses.evolution.report import report
 from locate.discover import random_circuits
 from locate.examples import Examples
-from locate.heads.roles import head_roles
+from locate.heads.roles import roles_if_any
 from locate.search import Search
 
 RELATIONS = (
@@ -93,21 +93,35 @@ def steps(context: Context, config: Config) -> list[str]:
 
 
 def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
-    """What one checkpoint's circuits are like, or what all circuits recall in one checkpoint."""
+    """What one checkpoint's circuits are like, or what all circuits recall in one checkpoint.
+
+    Relations of which too little is known, or whose scores are not finite, are `left_out`, with the
+    reason; so are those whose last circuit is empty, for there is nothing to hold the others
+    against.
+    """
     what, _, label = key.partition(" ")
     name = next(each for each in checkpoints(context, config) if _label(each) == label)
     found: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
     relations = relations_of(context, config)
+    look = _found if what == FOUND else _run
     for place, relation in enumerate(relations):
-        examples = context.examples(relation, config.pairs)
-        if not examples.held_out:
-            continue
-        look = _found if what == FOUND else _run
-        found[relation] = look(context, config, name, relation, examples)
+        try:
+            examples = context.examples(relation, config.pairs)
+            if not examples.held_out:
+                raise NothingFoundError("the last model knows too few of its facts")
+            found[relation] = look(context, config, name, relation, examples)
+        except (PromptError, NothingFoundError, NumericalError) as error:
+            left_out[relation] = str(error)
         context.progress(place + 1, len(relations))
     if not found:
-        raise SkipError("the last model knows too few facts of these relations")
-    return {"checkpoint": label, "relations": found}
+        raise SkipError("; ".join(f"{relation}: {why}" for relation, why in left_out.items()))
+    return {"checkpoint": label, "relations": found, "left_out": left_out}
+
+
+def marks(context: Context, config: Config) -> dict[str, str]:
+    """The checkpoints that are held against each other, in order, and what each holds."""
+    return {_label(name): context.identity_of(name) for name in checkpoints(context, config)}
 
 
 def _label(name: str) -> str:
@@ -115,8 +129,15 @@ def _label(name: str) -> str:
     return name.partition("@")[2] or FINAL
 
 
-def _search(config: Config) -> Search:
-    return Search(edges=config.edges, steps=config.steps, resamples=0)
+def _circuit(
+    context: Context, config: Config, name: str, relation: str, examples: Examples
+) -> Circuit:
+    """A checkpoint's circuit; only one of the last model must have an edge."""
+    search = Search(edges=config.edges, steps=config.steps, resamples=0)
+    empty = _label(name) != FINAL
+    return context.circuit(
+        relation, config.pairs, search, examples=examples, model=name, empty=empty
+    )
 
 
 # --- a checkpoint's circuits ---------------------------------------------------------------------
@@ -127,20 +148,16 @@ def _found(
 ) -> dict[str, Any]:
     """One checkpoint's circuit of one relation, and what the checkpoint knows of its facts."""
     model = context.load(name)
-    circuit = context.circuit(
-        relation, config.pairs, _search(config), examples=examples, model=name
+    circuit = _circuit(context, config, name, relation, examples)
+    labelled, _ = roles_if_any(
+        model,
+        examples.pairs,
+        circuit=circuit,
+        check=False,
+        by_example=False,
+        batch_size=context.batch_size,
     )
-    roles = Counter(
-        str(head.role)
-        for head in head_roles(
-            model,
-            examples.pairs,
-            circuit=circuit,
-            check=False,
-            by_example=False,
-            batch_size=context.batch_size,
-        ).heads
-    )
+    roles = Counter(str(head.role) for head in labelled.heads) if labelled else {}
     facts = [*examples.pairs, *examples.held_out]
     return {
         "category": context.relations[relation].category,
@@ -213,7 +230,7 @@ def _yardsticks(
     the last model's circuit from the other half of the subjects.
     """
     other = replace(examples, pairs=examples.held_out, held_out=examples.pairs)
-    again = context.circuit(relation, config.pairs, _search(config), examples=other)
+    again = _circuit(context, config, context.model_name, relation, other)
     drawn = random_circuits(circuit, config.random_circuits, context.seed)
     return {
         "chance": {
@@ -232,10 +249,7 @@ def _run(
 ) -> dict[str, Any]:
     """Every checkpoint's circuit, and random ones, run in this checkpoint on other subjects."""
     names = checkpoints(context, config)
-    circuits = [
-        context.circuit(relation, config.pairs, _search(config), examples=examples, model=each)
-        for each in names
-    ]
+    circuits = [_circuit(context, config, each, relation, examples) for each in names]
     drawn = random_circuits(circuits[-1], min(FEWER, config.random_circuits), context.seed)
     model = context.load(name)
     runs = run_circuits(
@@ -269,4 +283,6 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    version=2,
+    marks=marks,
 )

@@ -180,7 +180,7 @@ def early_figure(found: Mapping[str, Any], runs: Mapping[str, Any]) -> tuple[Fig
                     key: {"metric": np.array(run[key]["metric"])[chosen]}
                     for key in ("model", "empty")
                 }
-                metric = np.array(run["circuits"][label]["metric"])[chosen]
+                metric = np.array(run["circuits"][label]["metric"])[chosen].tolist()
                 values[name].append(faithfulness_in(part, metric, spans[relation]))
         for name, found_values in values.items():
             series[name].append(average(np.array(found_values)))

@@ -28,6 +28,30 @@ def of_kind(parts: Mapping[str, Part], kind: str) -> dict[str, Mapping[str, Any]
     }
 
 
+def in_common(
+    found: Mapping[str, Any], runs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both with the checkpoints that both have, and the relations that all of these have.
+
+    Empty where the last model is not among them: all others are held against it.
+    """
+    labels = [label for label in found if label in runs] if FINAL in runs else []
+    sides = [side[label] for side in (found, runs) for label in labels]
+    names = [name for name in found.get(FINAL, ()) if all(name in each for each in sides)]
+    if FINAL not in labels or not names:
+        return {}, {}
+    one, other = (
+        {label: {name: side[label][name] for name in names} for label in labels}
+        for side in (found, runs)
+    )
+    return one, other
+
+
+def left_out(parts: Mapping[str, Part]) -> dict[str, str]:
+    """By relation why it could not be looked at in one of the checkpoints."""
+    return {name: why for part in parts.values() for name, why in part["left_out"].items()}
+
+
 def share_of_both(left: Sequence[Any], right: Sequence[Any]) -> float:
     """Jaccard index of two sets; 1 for two empty ones."""
     one, other = set(left), set(right)

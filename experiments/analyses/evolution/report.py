@@ -27,6 +27,8 @@ from experiments.analyses.evolution.numbers import (
     RUN,
     accuracy,
     chance,
+    in_common,
+    left_out,
     of_kind,
     overlaps,
     recall_times,
@@ -58,13 +60,15 @@ METHOD = (
 
 def report(config: Any, parts: Mapping[str, Part]) -> Report:
     """The report; see the module's text."""
-    found = of_kind(parts, FOUND)
-    runs = of_kind(parts, RUN)
+    found, runs = in_common(of_kind(parts, FOUND), of_kind(parts, RUN))
+    if not found:
+        lead = "No relation could be looked at in the last model and in every checkpoint."
+        return Report(f"{lead}{_lacking(parts)}", (), (), METHOD)
     labels = list(found)
     sections = [
         Section(
             "Knowledge and circuit over training",
-            _text(found),
+            _text(found) + _lacking(parts),
             tables=(_progress_table(found, runs),),
             figures=(overlap_figure(found), entropy_figure(found)),
         ),
@@ -121,8 +125,16 @@ def _text(found: Mapping[str, Any]) -> str:
     )
 
 
+def _lacking(parts: Mapping[str, Part]) -> str:
+    """Which relations are left out, and why; empty where none is."""
+    reasons = "; ".join(f"{name} ({why})" for name, why in left_out(parts).items())
+    return f" Left out: {reasons}." if reasons else ""
+
+
 def _answer(found: Mapping[str, Any], runs: Mapping[str, Any]) -> list[Claim]:
     labels = list(found)
+    if len(labels) < 2:
+        return []
     before = labels[-2]
     claims = [
         measured(

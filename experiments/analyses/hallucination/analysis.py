@@ -87,7 +87,7 @@ def _followed(
     true_of = attributes(relation, others)
     return {
         "kinds": look.kinds(cases),
-        "chance_of_attribute": look.chance_of_attribute(model, cases, relation, true_of, seed),
+        "chance_of_attribute": look.chance_of_attribute(model, cases, relation, true_of),
         "cases": look.records(model, cases, sides),
         "curves": look.curves(model, cases, seed),
         "roles": roles,
@@ -109,4 +109,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
+    version=2,
 )

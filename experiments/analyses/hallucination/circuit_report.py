@@ -10,7 +10,7 @@ import numpy as np
 from circuits.base.intervals import Interval
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Figure, Part, Section
-from experiments.analyses.engine.claims import Claim, average, difference
+from experiments.analyses.engine.claims import Claim, average, difference, so_many
 from experiments.analyses.engine.tables import Table, shown
 from experiments.analyses.hallucination.numbers import (
     Rows,
@@ -31,6 +31,7 @@ def writer_section(rows: Rows) -> Section:
     """What kinds of components, and which ones, write for the wrong answer."""
     groups = group_rows(rows)
     clusters = rows.paired_relations
+    without = len(set(clusters)) - len(set(written_for_wrong(rows, None)[1]))
     written = {
         name: {
             "answered right": average(right, clusters),
@@ -45,7 +46,13 @@ def writer_section(rows: Rows) -> Section:
         [[name, *found.values()] for name, found in written.items()],
         title="Logits written for the true object over the wrong answer, at the last token",
         note=f"{len(clusters)} cases; 95 % intervals over {len(set(clusters))} relations. "
-        "Negative: written for the wrong answer.",
+        "Negative: written for the wrong answer."
+        + (
+            f" Kinds of heads without the {so_many(without, OVER)} in which none is known to be a "
+            "mover."
+            if without
+            else ""
+        ),
         default_digits=2,
         totals=("all",),
     )

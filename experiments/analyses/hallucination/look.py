@@ -10,13 +10,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 from circuits.facts.facts import Relation, fill
 from circuits.facts.pairs import TokenPair
-from circuits.facts.questions import Question
+from circuits.facts.questions import Answer
 from circuits.graph.noise import Decision, NoiseSettings, edge_changes, sample_of
 from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
@@ -35,7 +36,6 @@ FEWEST_FACTS = 4
 """Fewer facts with partners than this give no edge a chance to be called changed."""
 MOST_EDGES = 400
 """Of the edges called changed, so many are listed, the largest changes first."""
-PERMUTATIONS = 200
 
 Sides = list[tuple[TokenPair, TokenPair, TokenPair | None]]
 
@@ -46,9 +46,10 @@ def curves(model: Model, cases: Cases, seed: int) -> dict[str, Any]:
     `wrong` and `right` are the case's two prompts, `others` another subject that is answered right
     in the wording in which the case is wrong (None where there is none). State 0 is the embedding.
     """
-    right_in: dict[str, list[Question]] = {}
-    for question in cases.check.known:
-        right_in.setdefault(question.template, []).append(question)
+    right_in: dict[str, list[Answer]] = {}
+    for answer in cases.check.answers:
+        if answer.known:
+            right_in.setdefault(answer.question.template, []).append(answer)
     generator, tokenizer = random.Random(seed), model.tokenizer
     found: dict[str, list[Any]] = {"wrong": [], "right": [], "others": []}
     for case in cases.cases:
@@ -56,29 +57,29 @@ def curves(model: Model, cases: Cases, seed: int) -> dict[str, Any]:
             found[side].append(_followed(model, prompt, {"true": case.answer, "said": case.said}))
         beside, other = right_in.get(case.wordings[0]), None
         if beside:
-            question = generator.choice(beside)
-            token = tokenizer.first_token(question.prompt, question.fact.object)
-            other = _followed(model, tokenizer.encode(question.prompt), {"true": token})
+            chosen = generator.choice(beside)
+            text = chosen.question.prompt
+            token = tokenizer.first_token(text, chosen.answer)
+            other = _followed(model, tokenizer.encode(text), {"true": token})
         found["others"].append(other)
     return found
 
 
 def chance_of_attribute(
-    model: Model, cases: Cases, relation: Relation, true_of: Mapping[str, set[str]], seed: int
+    model: Model, cases: Cases, relation: Relation, true_of: Mapping[str, set[str]]
 ) -> float:
-    """How often a wrong answer would be true of a *random* subject under another relation.
+    """How often a wrong answer would be true of *another* subject under another relation.
 
-    The answers that were given, dealt to the cases' subjects at random.
+    Each answer that was given, as if it had been given in every other case; NaN of a single case.
     """
-    generator, hits = random.Random(seed), 0
-    for _ in range(PERMUTATIONS):
-        given = [case.said for case in cases.cases]
-        generator.shuffle(given)
-        for case, said in zip(cases.cases, given, strict=True):
-            asked = (case.fact, case.wrong, case.wordings[0])
-            kind = kind_of(model.tokenizer, *asked, said, relation, true_of)
-            hits += kind == Kind.OTHER_RELATION
-    return hits / (PERMUTATIONS * len(cases.cases))
+    hits = [
+        kind_of(
+            model.tokenizer, case.fact, case.wrong, case.wordings[0], other.said, relation, true_of
+        )
+        == Kind.OTHER_RELATION
+        for case, other in permutations(cases.cases, 2)
+    ]
+    return float(np.mean(hits)) if hits else float("nan")
 
 
 def paired(
@@ -213,7 +214,7 @@ def other_prompt(
         if answer.question.template == wording
         and answer.known is known
         and answer.question.fact.subject != case.fact.subject
-        and answer.question.fact.object != case.fact.object
+        and case.fact.object not in answer.question.fact.accepted
     ]
     if not pool:
         return None

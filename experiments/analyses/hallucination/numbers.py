@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 from circuits.base.intervals import Interval
+from circuits.base.plain import number
 from experiments.analyses.engine.base import Part
 from experiments.analyses.engine.by_layer import curve
 from experiments.analyses.engine.claims import average, false_discovery, paired_p
-from experiments.analyses.engine.groups import GROUPS, MOVERS, group_of
+from experiments.analyses.engine.groups import BY_ROLE, GROUPS, MOVERS, group_of
 from experiments.analyses.hallucination.recall import KINDS, Kind
 
 
@@ -69,7 +70,7 @@ def gather(parts: Mapping[str, Part]) -> Rows:
         parts=followed,
         relations=[name for name, _ in cases],
         kinds=[case["kind"] for _, case in cases],
-        chance=[followed[name]["chance_of_attribute"] for name, _ in cases],
+        chance=[number(followed[name]["chance_of_attribute"]) for name, _ in cases],
         paired_relations=[name for name, _ in paired],
         paired_kinds=[case["kind"] for _, case in paired],
         attention=attention,
@@ -100,19 +101,22 @@ def curve_rows(rows: Rows, side: str, label: str) -> CurveRows:
 def group_rows(rows: Rows) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By kind of component what is written for the true object over the wrong answer.
 
-    Wrong and right, one value a paired case; `all` is the model's whole difference of logits.
+    Wrong and right, one value a paired case; `all` is the model's whole difference of logits. The
+    groups of `BY_ROLE` are NaN in relations without mover heads.
     """
     found: dict[str, list[list[float]]] = {name: [[], []] for name in GROUPS}
     whole: list[list[float]] = [[], []]
     for each in rows.parts.values():
         names, roles = each["written"]["sources"], each["roles"]
         groups = np.array([group_of(name, roles) for name in names])
+        unknown = () if (groups == MOVERS).any() else BY_ROLE
         for place, side in enumerate(("wrong", "right")):
             values = np.array(each["written"][side]).reshape(-1, len(names))
             for name in GROUPS:
-                found[name][place] += values[:, groups == name].sum(1).tolist()
+                own = values[:, groups == name].sum(1).tolist()
+                found[name][place] += [np.nan] * len(own) if name in unknown else own
             whole[place] += each["written"][f"{side}_difference"]
-    kept = {name: sides for name, sides in found.items() if np.any(sides)}
+    kept = {name: sides for name, sides in found.items() if np.nan_to_num(sides).any()}
     return {
         name: (np.array(sides[0]), np.array(sides[1]))
         for name, sides in (kept | {"all": whole}).items()
@@ -122,12 +126,14 @@ def group_rows(rows: Rows) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def written_for_wrong(rows: Rows, kind: Kind | None) -> tuple[np.ndarray, list[str]]:
     """What mover heads write for the wrong answer over the true object where it is answered wrong.
 
-    One value a paired case (of a kind of wrong answer, where one is given), and the relations.
+    One value a paired case (of a kind of wrong answer, where one is given) of a relation that has
+    mover heads, and the relations.
     """
-    movers = group_rows(rows).get(MOVERS, (np.zeros(len(rows.paired_relations)),) * 2)[0]
-    chosen = [kind is None or each == str(kind) for each in rows.paired_kinds]
+    movers = group_rows(rows).get(MOVERS, (np.full(len(rows.paired_relations), np.nan),) * 2)[0]
+    chosen = np.array([kind is None or each == str(kind) for each in rows.paired_kinds], dtype=bool)
+    chosen &= np.isfinite(movers)
     names = [n for n, kept in zip(rows.paired_relations, chosen, strict=True) if kept]
-    return -movers[np.array(chosen, dtype=bool)], names
+    return -movers[chosen], names
 
 
 def movers_for_wrong(rows: Rows, side: str) -> tuple[np.ndarray, list[str]]:
@@ -209,12 +215,16 @@ def repaired_by_layer(rows: Rows, kind: str) -> list[Interval]:
 
 
 def _states(followed: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """By kind of donor; NaN where a case has none, also where no case has."""
     kinds = dict.fromkeys(kind for each in followed.values() for kind in each["states"])
+    by_kind = {
+        kind: [row for each in followed.values() for row in each["states"][kind]] for kind in kinds
+    }
+    blank = [np.nan] * max(
+        (len(row) for rows in by_kind.values() for row in rows if row), default=0
+    )
     found = {}
-    for kind in kinds:
-        rows = [row for each in followed.values() for row in each["states"][kind]]
-        width = next((len(row) for row in rows if row is not None), 0)
-        blank = [float("nan")] * width
+    for kind, rows in by_kind.items():
         found[kind] = np.array([blank if row is None else row for row in rows], dtype=float)
     return found
 

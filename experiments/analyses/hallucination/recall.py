@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -42,6 +42,7 @@ KINDS = tuple(Kind)
 class Case:
     """One fact, asked so that it is answered wrong and so that it is answered right.
 
+    Of the answers that the fact accepts its `object` is the one that the model does best on.
     `answer` is the true object's first token, `said` what the model says in its place. `again` is
     a second wording with a right answer, None where there is none; `by_demonstrations` says that
     only demonstrations made the answer right.
@@ -142,7 +143,7 @@ def attributes(relation: Relation, others: Iterable[Relation]) -> dict[str, set[
     for other in others:
         if other.kind == relation.kind and other.name != relation.name:
             for fact in other.facts:
-                found.setdefault(fact.subject, set()).add(fact.object)
+                found.setdefault(fact.subject, set()).update(fact.accepted)
     return found
 
 
@@ -162,14 +163,17 @@ def kind_of(
     true_of: Mapping[str, set[str]],
 ) -> Kind:
     """What the token `said` is; objects are recognised by their first token."""
-    own = set(relation.objects_of(fact.subject))
+    own = {
+        text for each in relation.facts if each.subject == fact.subject for text in each.accepted
+    }
+    objects = dict.fromkeys(text for each in relation.facts for text in each.accepted)
 
     def begins(objects: Iterable[str]) -> bool:
         return any(_first(tokenizer, prompt.text, each) == said for each in objects)
 
     if begins(true_of.get(fact.subject, set()) - own):
         return Kind.OTHER_RELATION
-    if begins(each for each in relation.objects() if each not in own):
+    if begins(each for each in objects if each not in own):
         return Kind.OTHER_SUBJECT
     span = subject_at(prompt, fact, wording)
     if said in prompt.ids[span.start : span.stop]:
@@ -237,6 +241,9 @@ def _by_wording(
 ) -> Case | None:
     wrong = generator.choice([t for t, answer in asked.items() if not answer.known])
     known = sorted((t for t, a in asked.items() if a.known), key=lambda t: -asked[t].probability)
+    answer = asked[known[0]].answer
+    known = [each for each in known if asked[each].answer == answer]
+    fact = replace(fact, object=answer, aliases=())
     texts = [fill(each, fact.subject) for each in (wrong, *known)]
     first = [_first(model.tokenizer, text, fact.object) for text in texts]
     usable = [t for t, token in zip(known, first[1:], strict=True) if token == first[0]]
@@ -278,9 +285,14 @@ def _shown(
 ) -> _Shown | None:
     """The fact after `n` others; None where there are too few, or its answer begins otherwise."""
     wording = generator.choice(list(asked))
-    pool = [each for each in relation.facts if can_demonstrate(each, fact.subject, fact.object)]
+    pool = [
+        each
+        for each in relation.facts
+        if all(can_demonstrate(each, fact.subject, text) for text in fact.accepted)
+    ]
     if len(pool) < n:
         return None
+    fact = replace(fact, object=asked[wording].answer, aliases=())
     text = with_demonstrations(wording, fact.subject, generator.sample(pool, n))
     try:
         alone, after = tokenizer.encode(fill(wording, fact.subject)), tokenizer.encode(text)

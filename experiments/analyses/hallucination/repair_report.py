@@ -91,7 +91,8 @@ def repair_claims(rows: Rows) -> tuple[Claim, ...]:
 
 def repair_section(rows: Rows, claims: Sequence[Claim]) -> Section:
     """Repairs by layer and by number of components."""
-    series = {name: repaired_by_layer(rows, name) for name in rows.states}
+    every = {name: repaired_by_layer(rows, name) for name in rows.states}
+    series = {name: found for name, found in every.items() if np.isfinite(found[0].value)}
     layers = len(next(iter(series.values())))
     state_chart = Lines(
         list(range(layers)),

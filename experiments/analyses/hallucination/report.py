@@ -46,10 +46,10 @@ METHOD = (
     "they differ in every layer (sign-flip test over relations, Benjamini-Hochberg over layers).",
     "What a head or MLP writes is its direct part in the logit of the true object over that of the "
     "wrong answer, with the final norm's scale kept. Roles of heads are those in questions that "
-    "the model answers right. Edge scores are EAP-IG's for the same difference of logits, with "
-    "another subject's prompt of as many tokens as the corrupted one; false discoveries are "
-    "controlled over all edges of a relation, with errors clustered by fact and by corrupted "
-    "subject.",
+    "the model answers right; relations without mover heads tell nothing of kinds of heads. Edge "
+    "scores are EAP-IG's for the same difference of logits, with another subject's prompt of as "
+    "many tokens as the corrupted one; false discoveries are controlled over all edges of a "
+    "relation, with errors clustered by fact and by corrupted subject.",
     "Transplants put a right run's state, or what chosen heads and MLPs wrote at the last token, "
     "into the wrong run; an answer is repaired where the true object's first token comes out on "
     "top. Blame is laid on one half of a relation's cases and tried on the other. Random sets are "

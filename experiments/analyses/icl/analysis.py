@@ -281,5 +281,5 @@ ANALYSIS = Analysis(
     compute=compute,
     report=report,
     paired=False,
-    version=2,
+    version=3,
 )

@@ -17,6 +17,7 @@ from circuits.facts.demonstrations import (
     demonstrated,
 )
 from circuits.facts.facts import Fact, Relation
+from circuits.facts.knowledge import in_best_words
 from circuits.facts.pairs import PromptPair, TokenPair, batches_of
 from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
@@ -61,8 +62,11 @@ def shots_of(
 
     A fact's examples are drawn once, and fewer examples are the last ones of more. Facts for which
     there are too few examples, that do not fit the model, or that have no other subject with as
-    many tokens are left out. The subjects to `avoid` are in no prompt.
+    many tokens are left out. The subjects to `avoid` are in no prompt. Of several accepted answers
+    the one counts that the model does best on in the wording, without examples.
     """
+    if wording:
+        relation = in_best_words(model, relation, wording)
     generator = random.Random(f"{seed}/{relation.name}/{style}")
     facts = [fact for fact in relation.facts if fact.subject not in avoid]
     candidates = tuple(facts)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuits.base.errors import PromptError
+from circuits.base.errors import NothingFoundError, NumericalError, PromptError
 from circuits.base.options import Options, option
 from circuits.facts.demonstrations import shown_before
 from circuits.facts.facts import Fact
@@ -96,11 +96,13 @@ def steps(context: Context, config: Config) -> list[str]:
 
 
 def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
-    """Accuracy of one probe about one relation, and its circuit beside that of plain recall."""
+    """Accuracy of one probe about one relation, and its circuit beside that of plain recall.
+
+    There is no `circuit` where too few prompts can be paired, or one of them has no edge.
+    """
     label, _, name = key.partition(": ")
     probe = Probe(label)
     asked = probe_set(probe, name, context.relations, context.seed, context.shots)
-    examples = context.examples(asked.base, config.pairs)
     replies = _replies(context.model, asked, config.facts, context)
     if not replies:
         raise SkipError("none of its questions can be put to this model")
@@ -116,10 +118,11 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
         "guess": constant_guess(asked, replies),
         "example": _example(replies[0], asked),
     }
-    if probe != Probe.EXACT and examples.held_out:
-        pairs = _pairs_for_circuit(context, config, asked, examples, replies)
-        if len(pairs) >= FEWEST:
-            result["circuit"] = _compared(context, config, asked, examples, pairs)
+    if probe != Probe.EXACT:
+        try:
+            result["circuit"] = _circuit(context, config, asked, replies)
+        except (PromptError, NothingFoundError, NumericalError):
+            result["circuit"] = None
     return result
 
 
@@ -165,22 +168,31 @@ def _replies(model: Model, asked: ProbeSet, most: int, context: Context) -> list
 def _ask(
     model: Model, asked: ProbeSet, questions: Sequence[Question], batch_size: int
 ) -> Iterator[Reply]:
-    """Questions that the tokenizer can put; candidates compare by their first token."""
-    usable: list[tuple[Question, Prompt]] = []
+    """Questions that the tokenizer can put; candidates compare by their first token.
+
+    Of the answers that a fact accepts, that counts which the model does best on, and stands among
+    the candidates in the object's place.
+    """
+    usable: list[tuple[Question, Prompt, list[int]]] = []
     for question in questions:
         try:
             prompt = model.tokenizer.encode(question.prompt)
             prompt.span_of(question.fact.subject, question.place)
-            model.tokenizer.first_token(question.prompt, question.fact.object)
-            usable.append((question, prompt))
+            accepted = [
+                model.tokenizer.first_token(question.prompt, text)
+                for text in question.fact.accepted
+            ]
+            usable.append((question, prompt, accepted))
         except PromptError:
             continue
-    logits = last_logits(model, [prompt for _, prompt in usable], batch_size)
-    for (question, prompt), row in zip(usable, logits, strict=True):
-        text, answer = question.prompt, question.fact.object
-        firsts = [model.tokenizer.first_token(text, c) for c in asked.candidates]
+    logits = last_logits(model, [prompt for _, prompt, _ in usable], batch_size)
+    for (bare, prompt, accepted), row in zip(usable, logits, strict=True):
+        place = int(row[accepted].argmax())
+        token, answer, text = accepted[place], bare.fact.accepted[place], bare.prompt
+        named = [answer if each == bare.fact.object else each for each in asked.candidates]
+        question = replace(bare, fact=replace(bare.fact, object=answer, aliases=()))
+        firsts = [model.tokenizer.first_token(text, each) for each in named]
         candidates = sorted(set(firsts))
-        token = model.tokenizer.first_token(text, answer)
         best = int(row.argmax())
         top = best == token
         if asked.probe == Probe.EXACT:
@@ -229,6 +241,17 @@ def _example(reply: Reply, asked: ProbeSet) -> dict[str, str]:
 
 
 # --- circuits ------------------------------------------------------------------------------------
+
+
+def _circuit(
+    context: Context, config: Config, asked: ProbeSet, replies: Sequence[Reply]
+) -> dict[str, Any] | None:
+    """The probe's circuit beside that of plain recall; None where too few pairs can be made."""
+    examples = context.examples(asked.base, config.pairs)
+    if not examples.held_out:
+        return None
+    pairs = _pairs_for_circuit(context, config, asked, examples, replies)
+    return _compared(context, config, asked, examples, pairs) if len(pairs) >= FEWEST else None
 
 
 def _pairs_for_circuit(
@@ -357,5 +380,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
-    version=3,
+    version=4,
 )

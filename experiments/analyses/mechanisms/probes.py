@@ -177,7 +177,9 @@ def _other(fact: Fact, objects: Sequence[str], seed: int) -> Fact:
 
 def _asked(relation: Relation, facts: Sequence[Fact], template: str) -> Relation:
     """The facts in one wording, as a relation of its own."""
-    own = tuple(Fact(relation.name, fact.subject, fact.object) for fact in facts)
+    own = tuple(
+        Fact(relation.name, fact.subject, fact.object, aliases=fact.aliases) for fact in facts
+    )
     return Relation(relation.name, relation.category, relation.kind, own, (template,))
 
 
@@ -203,11 +205,11 @@ def _chained(probe: Probe, name: str, relations: Mapping[str, Relation]) -> Prob
     """Facts of a chain: the first relation's subject, the second relation's object."""
     chain = next(each for each in wordings().chains if each.name == name)
     first, second = relations[chain.first], relations[chain.second]
-    objects = {fact.subject: fact.object for fact in second.facts}
+    seconds = {fact.subject: fact for fact in second.facts}
     facts = [
-        Fact(second.name, fact.subject, objects[fact.object])
+        replace(seconds[fact.object], subject=fact.subject)
         for fact in first.facts
-        if fact.object in objects and fact.subject not in objects
+        if fact.object in seconds and fact.subject not in seconds
     ]
     template = chain.nested if probe == Probe.TWO_HOP else second.templates[0]
     return ProbeSet(probe, second.name, _asked(second, facts, template), second.objects())

@@ -175,8 +175,8 @@ def _circuit_text(groups: Mapping[str, Sequence[Part]]) -> str:
         return ""
     pieces = ", ".join(f"{probe} {n} of {len(groups[probe])}" for probe, n in without.items())
     return (
-        "Where too few questions are answered right there is no circuit to look at: "
-        f"{pieces} relations or chains."
+        "Where too few questions can be paired, or nothing of a circuit lies on a path to the "
+        f"answer, there is none to look at: {pieces} relations or chains."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import combinations
 from operator import or_
@@ -15,7 +15,7 @@ import numpy as np
 from circuits.base.errors import NothingFoundError, PromptError
 from circuits.base.options import Options, option
 from circuits.facts.facts import Relation
-from circuits.facts.knowledge import known_facts
+from circuits.facts.knowledge import in_best_words, known_facts
 from circuits.facts.pairs import TokenPair
 from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
@@ -104,7 +104,9 @@ class _Chained:
         self.search = Search(edges=config.edges, steps=config.steps)
 
     def forward(self, chain: Chain) -> dict[str, Any]:
-        """A chain in all forms."""
+        """A chain in all forms; an answer is the accepted one that the model does best on."""
+        second = in_best_words(self.model, chain.second, chain.second.templates[0])
+        chain = replace(chain, second=second)
         known = {each.name: self._known(each) for each in (chain.first, chain.second)}
         facts = two_hops(chain, lambda relation, subject: subject in known[relation.name])
         everything = two_hops(chain, lambda relation, subject: True)
@@ -329,5 +331,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
-    version=3,
+    version=4,
 )

@@ -9,7 +9,7 @@ import numpy as np
 from circuits.base.intervals import UNDEFINED, Interval
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Part
-from experiments.analyses.engine.claims import across
+from experiments.analyses.engine.claims import across, average
 from experiments.analyses.stability import variance
 from experiments.analyses.stability.choices import FEWEST_DRAWS, Config, idle
 
@@ -27,7 +27,7 @@ def pooled(units: Sequence[Interval]) -> Interval:
 
 def over_relations(values: Sequence[float]) -> Interval:
     """The same of numbers without an interval of their own: of fewer than five there is none."""
-    return pooled([Interval(float(value), np.nan, np.nan) for value in values])
+    return average(values)
 
 
 Reads = Mapping[str, Sequence[bool]]

@@ -53,9 +53,10 @@ def compute(context: Context, config: Config, key: str) -> Part:
     known = context.once(("answered", context.facts), lambda: known_facts(model, relations))
     drawn = draw(known, relations, config.forget, config.retain, seed)
     found = []
-    for method in config.methods:
+    methods = list(dict.fromkeys(config.methods))
+    for method in methods:
         found.append(unlearned(model, method, drawn, seed))
-        context.progress(len(found), len(config.methods))
+        context.progress(len(found), len(methods))
     return {"before": accuracy(model, drawn), "methods": found}
 
 
@@ -75,14 +76,15 @@ def draw(
 ) -> dict[str, list[Example]]:
     """The sets by name: known facts, each in one wording; no subject stands in two of them.
 
-    `REWORDED` are the facts to forget again, in held-out wordings. OptionError where too few facts
-    are known.
+    `REWORDED` are the facts to forget again, in the held-out wordings of relations that have some.
+    OptionError where too few facts are known.
     """
     first, rest = split_facts(known, forget, 2 * retain, seed)
     keep, unseen = rest[:retain], rest[retain:]
     seen = {each.subject for each in keep}
     facts = {(each.relation, each.subject) for each in first}
-    held_out = fact_examples(relations, Templates.HELD_OUT)
+    worded = [relation for relation in relations if relation.held_out]
+    held_out = fact_examples(worded, Templates.HELD_OUT) if worded else []
     return {
         FORGET: first,
         REWORDED: [each for each in held_out if (each.relation, each.subject) in facts],

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from circuits.base.intervals import Interval, bootstrap, mean
+from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Figure, Part, Report, Section
 from experiments.analyses.engine.claims import Claim, difference
@@ -86,8 +86,10 @@ class _Scores:
         return np.array([number(pair[side == "after"][name]) for pair in self.sides])
 
     def mean(self, name: str, side: str = "after") -> Interval:
-        """A set's mean score over the draws."""
-        return bootstrap(mean, self.values(name, side), seed=0)
+        """A set's mean score over the draws in which it is not empty."""
+        values = self.values(name, side)
+        known = values[np.isfinite(values)]
+        return bootstrap(mean, known, seed=0) if len(known) else UNDEFINED
 
     def percent(self, name: str) -> str:
         """The mean score in words."""
