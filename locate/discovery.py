@@ -19,12 +19,12 @@ from circuits.graph.by_span import span_rows
 from circuits.graph.circuit import Circuit
 from circuits.graph.curve import BASELINE, FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Evaluation
+from circuits.graph.meaning import reading
 from circuits.graph.scores import EdgeScores
 from locate.examples import Examples, as_jsonl
 from locate.heads.heads_on_prompts import HeadsOnPrompts, PromptHeads
 from locate.heads.role_report import RoleReport
 from locate.looks.says import says
-from locate.looks.says.circuits import reading
 from locate.report import (
     curve_summary,
     edge_rows,

@@ -12,7 +12,7 @@ import pytest
 from circuits.base.errors import OptionError
 from circuits.files.kinds import KINDS, named
 from circuits.graph.circuit import Circuit
-from locate.looks.says.circuits import reading
+from circuits.graph.meaning import reading
 from tests import results
 from viz import theme
 from viz.app.details import edge_details

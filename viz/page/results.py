@@ -19,7 +19,7 @@ from circuits.edits.provenance import changed
 from circuits.files.kinds import kind_of_result, named, open_result
 from circuits.files.sweep import is_sweep
 from circuits.graph.circuit import Circuit
-from locate.looks.says.circuits import reading
+from circuits.graph.meaning import reading
 from viz import theme
 from viz.asked import pairs_of, question
 from viz.page.nodes import node_notes

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuits.base.choices import Ablation, Meaning
 from circuits.base.intervals import Interval
 from locate.looks.says.words import (
     count,
@@ -44,14 +43,6 @@ WHERE = {
     "subjects that found it": "subjects that found them, asked otherwise",
     "all pairs": "pairs of which some found them",
 }
-
-
-REPLACED: dict[str, str] = {
-    Ablation.PATCH: "the corrupted prompt's value",
-    Ablation.ZERO: "nothing",
-    Ablation.MEAN: "the mean over the prompts",
-}
-"""What a cut edge carries."""
 
 
 def where(side: object) -> str:
@@ -157,31 +148,6 @@ def scores(found: EdgeScores) -> str:
         f"of {count(found.wiring.n_edges, 'edge')} {found.wiring.edge_name(edge)} has the largest "
         f"score, {figure(value)}{side}; the {n} largest hold {held} of all "
         f"|score|, where equal ones would hold {equal}"
-    )
-
-
-def reading(found: Circuit) -> str:
-    """What a score of these is, for whoever reads a table or a picture; empty where nobody knows.
-
-    What takes the place of a cut edge is as the circuit's provenance has the ablation.
-    """
-    meaning = found.meaning
-    if meaning == Meaning.UNKNOWN:
-        return ""
-    if meaning == Meaning.SIZE:
-        return (
-            "A score says how much the edge counts beside others, not in units of the metric, and "
-            "has no sign: which way the edge works is not known."
-        )
-    if meaning == Meaning.SIGN:
-        return (
-            "A score says how much the edge counts beside others, not in units of the metric: "
-            "positive supports the answer."
-        )
-    instead = REPLACED.get(str(found.provenance.get("ablation", Ablation.PATCH)), "another value")
-    return (
-        f"A score estimates what the metric loses where this edge alone carries {instead}: "
-        "positive supports the answer."
     )
 
 
