@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 
 FAITHFUL = 0.8
 """A circuit below this faithfulness is called wanting."""
+NO_SUBJECT = (
+    "no roles: no pair says where a subject stands, and heads of a circuit are labelled by subject "
+    "and relation; where the pairs name spans, `roles` by itself labels all heads by those"
+)
 NO_PATH = "no edge of the selection lies on a path from the input to the logits"
 
 
@@ -56,11 +60,12 @@ def discover(
 ) -> Discovery:
     """Find the circuit that the examples share, and evaluate it."""
     search = search.measured()
-    search.n_edges(search.wiring(model, examples.pairs))
+    wiring = search.wiring(model, examples.pairs)
+    search.n_edges(wiring)
     clock = _Clock(stages)
     notes = list(examples.notes)
     pairs = examples.pairs
-    base = base_runs(model, pairs, search)
+    base = base_runs(model, pairs, wiring, search)
     found = find(model, examples, search, clock.stage, base)
     stability = stability_of(found) if "inclusion" in found.columns else {}
     with clock.stage("evaluation") as progress:
@@ -69,7 +74,7 @@ def discover(
     held_out = None
     if examples.held_out:
         with clock.stage("held-out evaluation") as progress:
-            others = base_runs(model, examples.held_out, search)
+            others = base_runs(model, examples.held_out, found.wiring, search)
             held_out = _evaluated(model, examples.held_out, found, search, progress, others)
             del others
     curve = random_curve = None
@@ -79,7 +84,9 @@ def discover(
             curve, random_curve = _curves(model, tested, found.scores, search, progress)
     roles = None
     heads: tuple[PromptHeads, ...] = ()
-    if search.roles and any(pair.subject is not None for pair in pairs):
+    if search.roles and all(pair.subject is None for pair in pairs):
+        notes.append(NO_SUBJECT)
+    elif search.roles:
         from locate.heads.roles import roles_if_any
 
         with clock.stage("roles"):
@@ -234,7 +241,7 @@ def origin(model: Model, examples: Examples, search: Search) -> dict[str, Any]:
         "pairs_sha256": examples.fingerprint,
         "corrupted": examples.corrupt and str(examples.corrupt),
         "bos": examples.bos,
-        "answer": "first token of the continuation",
+        "answer": f"{'all tokens' if search.metric.whole else 'first token'} of the continuation",
         "facts": examples.counts,
         "resamples": search.resamples,
         "seed": search.seed,
@@ -311,7 +318,7 @@ def _curves(
             ablation=search.ablation,
             batch_size=search.batch_size,
             progress=progress,
-            base=base_runs(model, pairs, search),
+            base=base_runs(model, pairs, scores.wiring, search),
         )
         by, seed = search.ranking, search.seed
         curves.append(faithfulness_curve(runs, family, sizes=sizes, ranking=by, seed=seed))

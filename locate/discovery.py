@@ -19,6 +19,7 @@ from circuits.graph.by_span import span_rows
 from circuits.graph.circuit import Circuit
 from circuits.graph.curve import BASELINE, FaithfulnessCurve, FaithfulnessCurves
 from circuits.graph.evaluate import Evaluation
+from circuits.graph.meaning import reading
 from circuits.graph.scores import EdgeScores
 from locate.examples import Examples, as_jsonl
 from locate.heads.heads_on_prompts import HeadsOnPrompts, PromptHeads
@@ -224,7 +225,8 @@ class Discovery(Shown):
             f"{self.evaluation.n_nodes} nodes; {circuit.wiring.describe()}. Found with {scoring}, "
             f"seed {search.seed}.",
             *([f"Size: {line}."] if (line := size_line(circuit)) else []),
-            f"{known_line(self.examples.counts)}. Answers count by their first token.",
+            f"{known_line(self.examples.counts)}. Answers count by "
+            f"{'all their tokens' if search.metric.whole else 'their first token'}.",
             "",
             *markdown_table(*measure_rows(self.sides())),
             "",
@@ -236,8 +238,7 @@ class Discovery(Shown):
             "",
             *markdown_table(*edge_rows(circuit, 20)),
             "",
-            f"On the {FOUND_IT}. A score estimates what the metric loses when the edge is "
-            "corrupted: positive supports the answer.",
+            f"On the {FOUND_IT}. {reading(circuit)}",
         ]
         if circuit.wiring.spans:
             lines += ["", "## By span", "", *markdown_table(*span_table(circuit))]

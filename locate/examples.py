@@ -264,6 +264,6 @@ def recalled(
         for at, row in enumerate(batch.index):
             accepted = pairs[row].sides[0]
             among = min(place_among(logits[at], own, objects) for own in accepted)
-            asked = pairs[row].text.subject is not None
+            asked = pairs[row].text.named_subject is not None
             right[row] = criterion.counts(ranks[at], among) if asked else preferred[at]
     return right

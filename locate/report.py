@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuits.base.choices import Meaning
 from circuits.base.intervals import Interval
 from circuits.graph.by_span import opposed_edges, span_rows
 from circuits.graph.circuit import Circuit, as_cell
@@ -167,7 +168,7 @@ def span_table(circuit: Circuit) -> tuple[Row, list[Row]]:
 
 def opposed_line(circuit: Circuit) -> str:
     """How many of the strongest edges support at one place and oppose at another; or nothing."""
-    if circuit.scores is None or not circuit.wiring.spans:
+    if circuit.scores is None or not circuit.wiring.spans or circuit.meaning == Meaning.SIZE:
         return ""
     n = min(N_LOOKED_AT, circuit.scores.blind().wiring.n_edges)
     found = opposed_edges(circuit.scores, n)

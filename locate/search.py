@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from circuits.base.choices import Ablation, KeyValue, Metric, Ranking, Rule, Selection
+from circuits.base.choices import (
+    Ablation,
+    KeyValue,
+    Meaning,
+    Metric,
+    Ranking,
+    Rule,
+    Selection,
+)
 from circuits.base.errors import OptionError
 from circuits.base.idle import Idle
 from circuits.base.options import Options, as_dict, build, changed, option, sources
@@ -87,6 +95,8 @@ class Scoring(Options):
                     "compares with the clean run, has none: every score would be 0; use `method` "
                     "eap-ig or another metric"
                 )
+            if not (member.per_pair or member.selects):
+                self.metric.check_one_token(f"the method {member}")
 
     @classmethod
     def of(cls: type[S], scoring: S | None, values: Mapping[str, Any], **usual: Any) -> S:
@@ -118,6 +128,11 @@ class Scoring(Options):
         """What says of a path how it is walked, for a method without one."""
         unused = tuple(name for name in ("steps", "rule") if name not in self.uses)
         return (Idle(f"with `method` {self.named}", unused),)
+
+    @property
+    def meaning(self) -> Meaning:
+        """What the method's scores say, as its options have it."""
+        return self.method.says(self.options)
 
     @property
     def named(self) -> str:

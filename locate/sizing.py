@@ -56,7 +56,8 @@ def smallest(
     """
     goal, n_edges = search.faithfulness, scores.wiring.n_edges
     assert goal is not None
-    measure = MeanMetric(base_runs(model, pairs, search) if base is None else base)
+    runs = base_runs(model, pairs, scores.wiring, search) if base is None else base
+    measure = MeanMetric(runs)
     whole, empty = measure.whole(), measure.of(Circuit.empty(scores.wiring).matrix())
     tried: dict[int, float] = {}
 
@@ -77,12 +78,12 @@ def smallest(
     return _told(scores, search, goal, tried)
 
 
-def base_runs(model: Model, pairs: Sequence[TokenPair], search: Search) -> BaseRuns:
-    """The pairs' base runs as the search measures circuits; none is made yet.
+def base_runs(model: Model, pairs: Sequence[TokenPair], wiring: Wiring, search: Search) -> BaseRuns:
+    """The pairs' base runs as the search measures circuits of a wiring; none is made yet.
 
-    With `search.memory` they are lean ones, in batches that keep to it.
+    With `search.memory` they are lean ones, in batches that keep to it. The wiring is that of the
+    circuits and not what these pairs would give: others may name spans in another order.
     """
-    wiring = search.wiring(model, pairs)
     bound = model.memory if search.memory is None else int(search.memory)
     if bound is None:
         return BaseRuns(model, pairs, wiring, search.metric, search.ablation, search.batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,6 +180,26 @@ def test_scores_found_in_different_ways_are_pointed_out():
     other = replace(after, scores=replace(after.scores, provenance={"method": "eap-ig"}))
     assert Comparison(before, after).differing_settings() == {}
     assert Comparison(before, other).differing_settings() == {"method": ("eap", "eap-ig")}
+
+
+def test_so_are_a_method_s_own_options_and_bos():
+    def scored(**origin: Any) -> Circuit:
+        circuit = random_circuit(WIRINGS[0], 0)
+        return replace(circuit, scores=replace(circuit.scores, provenance=origin))
+
+    def told(before: Circuit, after: Circuit) -> dict[str, Any]:
+        return Comparison(before, after).differing_settings()
+
+    frozen, halved = (
+        scored(method="relp", bos=bos, options={"patterns": patterns})
+        for bos, patterns in ((True, "frozen"), (False, "halved"))
+    )
+    joined = scored(method="ensemble", bos=True, options={"of": ("eap", "gim"), "by": "ranks"})
+    stored = scored(method="ensemble", options={"of": ["eap", "gim"], "by": "scores"})
+    assert told(frozen, halved) == {"bos": (True, False), "relp.patterns": ("frozen", "halved")}
+    assert told(frozen, joined) == {"method": ("relp", "ensemble")}
+    assert told(joined, stored) == {"ensemble.by": ("ranks", "scores")}  # no word of BOS
+    assert told(frozen, scored(method="relp")) == {}
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)

@@ -12,10 +12,12 @@ import pytest
 from circuits.base.errors import OptionError
 from circuits.files.kinds import KINDS, named
 from circuits.graph.circuit import Circuit
+from circuits.graph.meaning import reading
 from tests import results
 from viz import theme
 from viz.app.details import edge_details
 from viz.layout import lay_out
+from viz.page.results import section
 from viz.paper import draw
 from viz.paper.legend import score_look
 from viz.screen.circuit import circuit_figure
@@ -83,6 +85,41 @@ def legends(circuit: Circuit) -> list[set[str]]:
         screen & ours,
         {text for text in ours if text in told},
     ]
+
+
+def of_meaning(meaning: str, **origin: str) -> Circuit:
+    """The circuit with scores that say this."""
+    circuit = results.circuit()
+    about = {**circuit.provenance, **origin}
+    scores = replace(circuit.scores, provenance={**about, "meaning": meaning})
+    return replace(circuit, scores=scores, provenance=about)
+
+
+def test_scores_without_a_sign_are_said_neither_to_support_nor_to_oppose() -> None:
+    circuit = of_meaning("size")
+    assert (circuit.scores.values < 0).any()
+    assert legends(circuit) == [set(), set(), set()]
+    assert theme.COUNTS.legend in {
+        text for text, *_ in score_look(circuit, lay_out(circuit)).legend
+    }
+    part = section(circuit)
+    assert [line["says"] for line in part.graph.legend] == [theme.COUNTS.legend]
+    assert "has no sign" in part.says
+    assert not re.search("supports|opposes", part.lead + part.says + circuit.scores.says())
+
+
+@pytest.mark.parametrize(
+    ("ablation", "instead"),
+    [("patch", "the corrupted prompt's value"), ("zero", "nothing"), ("mean", "the mean over")],
+)
+def test_what_a_score_estimates_follows_the_ablation_and_its_unit(ablation, instead) -> None:
+    circuit = of_meaning("effect", ablation=ablation)
+    assert f"what the metric loses where this edge alone carries {instead}" in reading(circuit)
+    ranks = reading(of_meaning("sign", ablation=ablation))
+    assert "positive supports the answer" in ranks
+    assert "not in units of the metric" in ranks
+    assert all(found <= SAID for found in legends(of_meaning("sign")))
+    assert reading(of_meaning("a word of tomorrow")) == ""
 
 
 def test_a_sign_of_unknown_meaning_is_not_called_support() -> None:

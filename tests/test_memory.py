@@ -156,10 +156,10 @@ def test_circuits_are_measured_within_the_bound_with_the_same_outcome(
     circuits += [~circuits[0], Circuit.full(wiring)]
     free = run_circuits(model, pairs, circuits, ablation=ablation)
     with pytest.raises(OptionError, match="no room to measure") as refusal:
-        sizing.base_runs(model, pairs, replace(search, memory=1))
+        sizing.base_runs(model, pairs, wiring, replace(search, memory=1))
     lowest = named(refusal)
     for memory, rows in ((lowest, 1), (50 * lowest, 16)):
-        base = sizing.base_runs(model, pairs, replace(search, memory=memory))
+        base = sizing.base_runs(model, pairs, wiring, replace(search, memory=memory))
         assert base.batch_size == rows
         with Footprint() as seen:
             bounded = run_circuits(model, pairs, circuits, ablation=ablation, base=base)
@@ -184,7 +184,7 @@ def test_a_bound_of_the_model_holds_where_a_search_names_none(model, pairs, monk
     with pytest.raises(OptionError, match="holds no pair"):
         attribute(model, pairs, scoring)
     with pytest.raises(OptionError, match="no room to measure"):
-        sizing.base_runs(model, pairs, Search())
+        sizing.base_runs(model, pairs, model.wiring(), Search())
     monkeypatch.setattr(model, "memory", 2**30)
     assert relative_error(attribute(model, pairs, scoring).values, free.values) < 1e-5
 

@@ -22,7 +22,8 @@ from locate.edges.acdc import acdc
 from locate.edges.eap import attribute
 from locate.edges.exact import patch_chosen_edges, patch_edges
 from locate.edges.locators import Locator
-from locate.search import Scoring
+from locate.edges.score import score_edges
+from locate.search import Scoring, Search
 from tests.oracles import plain_circuit_run
 from tests.tiny import equal_length_pairs, tiny_model
 
@@ -286,6 +287,22 @@ def test_acdc_tries_the_inputs_of_a_shared_value_while_any_head_of_its_group_is_
 def moderate_threshold(model: Model, pairs: list[TokenPair], options: Scoring) -> float:
     """Between the effects there are, and far from rounding."""
     return float(patch_edges(model, pairs, options).values.max() / 50)
+
+
+def test_a_number_of_edges_bounds_acdc_s_and_the_record_counts_what_it_leaves(shallow, monkeypatch):
+    pairs = equal_length_pairs(shallow)[:2]
+    threshold = moderate_threshold(shallow, pairs, Scoring())
+    whole = acdc(shallow, pairs, threshold)
+    most = whole.n_edges - 3
+    monkeypatch.setattr("locate.edges.acdc.DEFAULT_TAU", threshold)
+    circuit = score_edges(shallow, pairs, Search(method=Locator.ACDC, edges=most))
+    best = np.argsort(-np.where(whole.kept, whole.scores.values, -np.inf), kind="stable")[:most]
+    kept = np.zeros_like(whole.kept)
+    kept[best] = True
+    np.testing.assert_array_equal(circuit.kept, prune(Circuit(whole.wiring, kept)).kept)
+    record = circuit.provenance["selection"]
+    assert record["edges_selected"] == record["n"] == most
+    assert record["edges_after_pruning"] == circuit.n_edges
 
 
 def test_a_removed_edge_costs_less_than_the_threshold_and_a_kept_one_does_not(shallow):

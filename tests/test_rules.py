@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -18,7 +19,9 @@ from circuits.base.options import build
 from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
 from locate.edges.locators import Locator
+from locate.edges.relp import FROZEN
 from locate.edges.rules import BackwardRules, with_derivative_of
+from locate.edges.runs import at_clean, contract_runs
 from locate.edges.score import score_edges
 from locate.search import Scoring
 from tests.families import FAMILIES, family_model, family_pairs
@@ -382,6 +385,27 @@ def test_an_ensemble_is_the_mean_of_its_members_scores_or_ranks(model, pairs):
     masks = {"of": ("eap", "edge-pruning")}
     with pytest.raises(OptionError, match="edge-pruning gives no scores of single pairs"):
         score_edges(model, pairs, asked("ensemble", masks), keep_pairs=True)
+
+
+@pytest.mark.parametrize("family", ["opt", "gptj", "gpt_neo"])
+def test_halved_patterns_need_no_hook_on_attention_and_frozen_ones_do(family):
+    """What the last layer's queries, keys and values get passes one product with the pattern."""
+    model = family_model(family)
+    pairs, wiring = family_pairs(model), model.wiring()
+    with pytest.raises(UnsupportedArchitectureError, match="no hook can replace"):
+        scores(model, pairs, "relp")
+    halved = scores(model, pairs, "relp", {"patterns": "halved"}).matrix()
+    rules = replace(FROZEN, frozen_patterns=False)
+    whole = contract_runs(model, pairs, asked("relp"), at_clean, rules=rules).matrix()
+    first, n_heads, n_keys = (
+        wiring.attn_dst(model.n_layers - 1),
+        wiring.n_heads,
+        wiring.n_key_inputs,
+    )
+    ends = np.cumsum([first, n_heads, n_keys, n_keys])
+    for start, stop, share in zip(ends, ends[1:], (0.25, 0.25, 0.5), strict=False):
+        assert whole[:, start:stop].any()
+        assert close(halved[:, start:stop], share * whole[:, start:stop])
 
 
 def test_an_ensemble_uses_what_its_members_use():

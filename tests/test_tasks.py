@@ -152,6 +152,18 @@ def test_a_contrast_is_known_where_the_answer_is_preferred(model: Model):
     assert recalled(model, pairs[:1]) == [bool(preferred > 0)]
 
 
+def test_a_subject_that_a_span_names_asks_for_a_fact_as_one_by_itself_does(model: Model):
+    clean, corrupted = "The capital of France is", "The capital of Peru is"
+    logits = model.last_logits(torch.tensor([model.tokenizer.encode(clean).ids]))[0]
+    worst, other, *_ = sorted(
+        COUNTRIES.values(), key=lambda city: float(logits[model.tokenizer.first_token(clean, city)])
+    )
+    words = clean, corrupted, other, worst  # preferred to the foil, and not the best token
+    pairs = [PromptPair(*words), PromptPair(*words, "France")]
+    pairs.append(PromptPair(*words, spans=(("subject", "France", 1),)))
+    assert recalled(model, encode_pairs(model.tokenizer, pairs)) == [True, False, False]
+
+
 def test_any_of_several_answers_may_be_the_best_among_the_objects(model: Model):
     clean, corrupted = "The capital of France is", "The capital of Peru is"
     logits = model.last_logits(torch.tensor([model.tokenizer.encode(clean).ids]))[0]

@@ -17,8 +17,10 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
+from locate.discover import discover
 from locate.edges.locators import Locator
 from locate.edges.score import score_edges
+from locate.examples import Examples
 from locate.interchange import interchange
 from locate.neurons.options import NeuronSearch
 from locate.search import Scoring, Search
@@ -125,6 +127,28 @@ def test_scores_are_the_sums_of_the_parts(model, pairs, method):
     np.testing.assert_allclose(
         found.values, each.values * len(parts) / len(pairs), rtol=1e-4, atol=1e-6
     )
+
+
+def test_scores_are_of_pairs_and_the_page_says_that_all_tokens_count(model, pairs):
+    asked = Search(
+        method=Locator.EAP, metric=WHOLE, edges=100, resamples=0, n_random=0, batch_size=2
+    )
+    counts = {"lines": len(pairs), "known": len(pairs)}
+    asked_of = Examples("x", tuple(pairs), counts=counts)
+    found = discover(model, asked_of, asked)
+    assert len(Parts.of(model.tokenizer, pairs, WHOLE)) > len(pairs)
+    assert found.scores.provenance["pairs"] == found.circuit.provenance["pairs"] == len(pairs)
+    assert found.circuit.provenance["answer"] == "all tokens of the continuation"
+    plain = discover(model, asked_of, replace(asked, metric=Metric.LOG_PROBABILITY))
+    assert "Answers count by all their tokens." in found.page()
+    assert "Answers count by their first token." in plain.page()
+
+
+@pytest.mark.parametrize("asked", [{}, {"of": ("eap", "edge-pruning")}])
+def test_masks_whose_loss_is_no_sum_over_tokens_refuse_whole_answers(asked):
+    method = Locator.ENSEMBLE if asked else Locator.EDGE_PRUNING
+    with pytest.raises(OptionError, match="edge-pruning reads one token an answer"):
+        Scoring(method=method, metric=WHOLE, options=asked or None)
 
 
 def test_acdc_s_threshold_is_in_units_of_the_whole_answer(model, pairs):

@@ -27,11 +27,6 @@ LONGEST_WORD = 18
 PUNCTUATION = ".,:;!?\"'"
 
 
-def signed(circuit: Circuit) -> bool:
-    """Whether it is known what a positive score means; of another tool's file it may not be."""
-    return circuit.provenance.get("sign") != "unknown"
-
-
 def metric_name(metric: str) -> str:
     """A metric in words; the user's own by its name."""
     return METRICS.get(metric, metric)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from circuits.base.choices import Meaning
+
 INK = "#1F2933"
 MUTED = "#6B7785"
 RULE = "#D5DBE1"
@@ -70,6 +72,7 @@ SUPPORTS = EdgeStyle("#0072B2", None, "supports the answer")
 OPPOSES = EdgeStyle("#D55E00", (2.6, 1.5), "opposes the answer")
 POSITIVE = EdgeStyle(SUPPORTS.colour, SUPPORTS.dash, "positive score (of unknown meaning)")
 NEGATIVE = EdgeStyle(OPPOSES.colour, OPPOSES.dash, "negative score (of unknown meaning)")
+COUNTS = EdgeStyle("#7B8794", None, "edge, as wide as it counts (scores have no sign)")
 UNSCORED = EdgeStyle("#7B8794", None, "edge")
 SHARED = EdgeStyle("#9AA5B1", (1.0, 1.6), "key-value head serves head")
 
@@ -93,14 +96,16 @@ def node_style(kind: str, role: str = "") -> NodeStyle:
     return ROLES.get(role) or KINDS[kind]
 
 
-def edge_style(score: float | None, signed: bool = True) -> EdgeStyle:
+def edge_style(score: float | None, meaning: Meaning = Meaning.EFFECT) -> EdgeStyle:
     """Style of an edge by the sign of its score; zero counts as support, None is unscored.
 
-    Scores of another tool that does not say what their sign means are not `signed`.
+    `meaning` is what the scores say, of which some have no sign.
     """
     if score is None:
         return UNSCORED
-    support, against = (SUPPORTS, OPPOSES) if signed else (POSITIVE, NEGATIVE)
+    if meaning == Meaning.SIZE:
+        return COUNTS
+    support, against = (SUPPORTS, OPPOSES) if meaning.has_sign else (POSITIVE, NEGATIVE)
     return against if score < 0 else support
 
 

@@ -314,6 +314,25 @@ class Sign(Choice):
     UNKNOWN = "unknown"
 
 
+class Meaning(Choice):
+    """What a score says of its edge.
+
+    EFFECT what the metric loses without the edge, in units of the metric; SIGN whether it supports
+    or opposes the answer, and how strong it is beside others; SIZE how much it counts, whichever
+    way; UNKNOWN has a sign of which nobody says what it means.
+    """
+
+    EFFECT = "effect"
+    SIGN = "sign"
+    SIZE = "size"
+    UNKNOWN = "unknown"
+
+    @property
+    def has_sign(self) -> bool:
+        """Whether a positive score supports the answer and a negative one opposes it."""
+        return self in (Meaning.EFFECT, Meaning.SIGN)
+
+
 class BoardTask(Choice):
     """The tasks of MIB's circuit track, as its submissions name them."""
 

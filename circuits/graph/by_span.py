@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from circuits.base.choices import Meaning
 from circuits.base.errors import OptionError
 from circuits.graph.circuit import Circuit
 from circuits.graph.scores import EdgeScores
@@ -67,7 +68,8 @@ def opposed_edges(scores: EdgeScores, n: int = 200, share: float = SHARE) -> lis
 def span_rows(circuit: Circuit) -> list[dict[str, Any]]:
     """One record a span: how many kept edges are in it, and their summed scores by sign.
 
-    Empty where spans are not told apart; without sums where there are no scores.
+    Of scores whose sign says nothing the sum of |score|. Empty where spans are not told apart;
+    without sums where there are no scores.
     """
     wiring, rows = circuit.wiring, []
     for place, name in enumerate(wiring.spans):
@@ -75,8 +77,11 @@ def span_rows(circuit: Circuit) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"span": name, "edges": int(here.sum())}
         if circuit.scores is not None:
             values = circuit.scores.values[here].astype(np.float64)
-            row["supporting"] = float(values[values > 0].sum())
-            row["opposing"] = float(values[values < 0].sum())
+            if circuit.meaning == Meaning.SIZE:
+                row["score mass"] = float(np.abs(values).sum())
+            else:
+                row["supporting"] = float(values[values > 0].sum())
+                row["opposing"] = float(values[values < 0].sum())
         rows.append(row)
     return rows
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from circuits.base.arrays import Layout, save_arrays, single_precision
-from circuits.base.choices import Ablation
+from circuits.base.choices import Ablation, Meaning, Sign
 from circuits.base.display import Summary, is_page, named, paged, plotted
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.intervals import Interval
@@ -115,6 +115,13 @@ class Circuit(Result):
             return Interval.from_dict(self.measured[name])
         except (KeyError, TypeError, ValueError):
             return None
+
+    @property
+    def meaning(self) -> Meaning:
+        """What its scores say; UNKNOWN of another tool's file that does not say it either."""
+        if self.scores is None or self.provenance.get("sign") == Sign.UNKNOWN:
+            return Meaning.UNKNOWN
+        return self.scores.meaning
 
     def edges(self) -> Iterator[int]:
         """Indices of the kept edges, in canonical order."""

@@ -18,6 +18,7 @@ from circuits.base.arrays import ContentError, Layout
 from circuits.base.display import Summary, named, plotted
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
+from circuits.base.plain import plain
 from circuits.base.results import Result, numeric, prefixed, within
 from circuits.graph.agreement import Mass, RankCorrelation, rank_correlation
 from circuits.graph.circuit import Circuit
@@ -30,8 +31,11 @@ from circuits.model.wiring import node_kind, node_layer
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-DECIDES_SCORES = ("method", "steps", "rule", "metric", "ablation", "kv")
-"""What must be equal on both sides, or scores differ for another reason than the model."""
+DECIDES_SCORES = ("method", "steps", "rule", "metric", "ablation", "kv", "bos")
+"""What must be equal on both sides, or scores differ for another reason than the model.
+
+Besides, every option of a method's own.
+"""
 SHOWN = 8
 """Edges in a summary."""
 _SIDES = ("before", "after")
@@ -172,11 +176,16 @@ class Comparison(Result):
         return self._mass(wiring.edge_span, wiring.spans) if wiring.spans else ()
 
     def differing_settings(self) -> dict[str, tuple[Any, Any]]:
-        """Ways in which the two sides were scored differently, which also moves scores."""
+        """Ways in which the two sides were scored differently, which also moves scores.
+
+        A method's own options are named `relp.patterns`. What one side does not say is left out.
+        """
         if self.before.scores is None or self.after.scores is None:
             return {}
-        left, right = self.before.scores.provenance, self.after.scores.provenance
-        keys = [key for key in DECIDES_SCORES if key in left and key in right]
+        left, right = (
+            _settings(scores.provenance) for scores in (self.before.scores, self.after.scores)
+        )
+        keys = [key for key in left if key in right]
         return {key: (left[key], right[key]) for key in keys if left[key] != right[key]}
 
     def summary(self) -> Summary:
@@ -383,3 +392,12 @@ def _plain(correlation: RankCorrelation | None) -> dict[str, float | None] | Non
     if correlation is None:
         return None
     return {name: x if np.isfinite(x) else None for name, x in vars(correlation).items()}
+
+
+def _settings(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What scores of this provenance were made with, as a file has it."""
+    found = {key: plain(origin[key]) for key in DECIDES_SCORES if key in origin}
+    own = origin.get("options")
+    if isinstance(own, Mapping):
+        found |= {f"{origin.get('method')}.{name}": plain(value) for name, value in own.items()}
+    return found

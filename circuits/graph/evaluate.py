@@ -118,7 +118,8 @@ def run_circuits(
 
     All circuits must share one wiring; one base pass serves them all: `base`, where one was made
     before with the same pairs and options. Of an answer of several tokens that a metric asks for
-    whole, Hit@k is that all of them are hit. NumericalError where a metric is not finite.
+    whole, Hit@k is that all of them are hit. NumericalError where a metric is not finite,
+    OptionError for a `base` of other pairs or options.
     """
     metric, ablation = Metric.of(metric), Ablation.of(ablation)
     if not pairs:
@@ -130,8 +131,10 @@ def run_circuits(
     check_geometry(model, wiring)
     if base is None:
         base = BaseRuns(model, pairs, wiring, metric, ablation, batch_size, k)
-    elif base.batch_size > batch_size:  # one that memory does not hold begins again
-        base = base.of_size(batch_size)
+    else:
+        base.check(pairs, wiring, metric, ablation, k)
+        if base.batch_size > batch_size:  # one that memory does not hold begins again
+            base = base.of_size(batch_size)
     n_runs, parts = len(circuits) + 2, base.parts
     metrics, hits = np.empty((n_runs, len(parts))), np.empty((n_runs, len(parts)), dtype=bool)
     done = 0

@@ -87,6 +87,28 @@ class BaseRuns:
             self._kept = list(self)
         return self
 
+    def check(
+        self,
+        pairs: Sequence[TokenPair],
+        wiring: Wiring,
+        metric: MetricLike,
+        ablation: Ablation | str,
+        k: int,
+    ) -> None:
+        """OptionError where they were made with anything else than this, which it names."""
+        made = {
+            "pairs": tuple(self.pairs) == tuple(pairs),
+            "wiring": self.wiring == wiring,
+            "metric": self.metric == Metric.of(metric),
+            "ablation": self.ablation == Ablation.of(ablation),
+            "k": self.k == k,
+        }
+        if other := [name for name, same in made.items() if not same]:
+            raise OptionError(
+                f"the base runs were made with another {' and '.join(other)} than is asked for: "
+                "make them anew, or give none"
+            )
+
     def of_size(self, batch_size: int) -> BaseRuns:
         """The same ones in smaller batches."""
         given = self.model, self.pairs, self.wiring, self.metric, self.ablation

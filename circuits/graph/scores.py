@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from circuits.base.choices import KeyValue
+from circuits.base.choices import KeyValue, Meaning
 from circuits.base.display import Shown, Summary, named
 from circuits.base.errors import OptionError
 from circuits.model.wiring import Wiring
@@ -39,7 +39,7 @@ def read_only(array: np.ndarray, copy: bool = True) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class EdgeScores(Shown):
-    """One score an edge: an estimate of m(clean) - m(edge corrupted); positive supports the fact.
+    """One score an edge: an estimate of m(clean) - m(edge replaced), or what `meaning` says.
 
     `per_pair`, where kept, holds one row an example, whose mean is `values`: resampling examples
     is then array work. `provenance` says which model, method, parameters and data gave the numbers.
@@ -60,6 +60,12 @@ class EdgeScores(Shown):
         object.__setattr__(self, "values", read_only(self.values))
         if self.per_pair is not None:  # large: flagged, not copied
             object.__setattr__(self, "per_pair", read_only(self.per_pair, copy=False))
+
+    @property
+    def meaning(self) -> Meaning:
+        """What the method's scores say; UNKNOWN where a file says it in no word that there is."""
+        said = self.provenance.get("meaning", Meaning.EFFECT)
+        return Meaning(said) if said in tuple(Meaning) else Meaning.UNKNOWN
 
     def matrix(self) -> Float[np.ndarray, "*span src dst"]:
         """Scores as a matrix, 0 where there is no edge; by span where spans are told apart."""
@@ -105,8 +111,10 @@ class EdgeScores(Shown):
         facts = {
             **named(self.provenance, "model", "method", "metric", "ablation"),
             "score mass": f"{np.abs(self.values).sum():.4g}",
-            "supporting / opposing": f"{supporting:,} / {int((self.values < 0).sum()):,}",
         }
+        if self.meaning.has_sign:
+            opposing = int((self.values < 0).sum())
+            facts["supporting / opposing"] = f"{supporting:,} / {opposing:,}"
         strong = self.strongest(SHOWN)
         return Summary(
             f"Scores of {self.wiring.n_edges:,} edges",

@@ -120,7 +120,7 @@ def search(
     kept[np.argsort(-drops, kind="stable")[: search.edges]] = True
     capped = prune(circuit.keeping(kept))
     record = {**circuit.provenance["selection"], "n": search.edges}
-    record["edges_after_pruning"] = capped.n_edges
+    record |= {"edges_selected": int(kept.sum()), "edges_after_pruning": capped.n_edges}
     return replace(capped, provenance={**capped.provenance, "selection": record})
 
 

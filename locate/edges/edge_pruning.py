@@ -14,7 +14,8 @@ each update:
         + l1 log(k / t) + l2 log(k / t)^2,             l1 and l2 ascending.
 
 An edge's score is its P(z > 0) at the end: how readily it would be kept in a circuit of this size.
-It has no sign, is no change of the metric, and there is none of a single pair.
+It has no sign, is no change of the metric, and there is none of a single pair. Metrics of whole
+answers are refused: the square of a sum over an answer's tokens is no sum over them.
 
 Departures from the paper: it takes the divergence of the masked model as the first term (with the
 metric `kl` it is squared here) and holds 1 - k to a target that rises evenly, so that most updates

@@ -80,7 +80,8 @@ def attribute(
     joined = _by_ranks(scores) if options.by == Joining.RANKS else np.mean(scores, 0)
     if singles is not None:
         singles = (singles / len(options.of)).astype(np.float32)
-    return EdgeScores(found.wiring, joined.astype(np.float32), singles, found.provenance)
+    provenance = {**model.provenance, **scoring.record(), "pairs": len(pairs)}
+    return EdgeScores(found.wiring, joined.astype(np.float32), singles, provenance)
 
 
 def _by_ranks(scores: Sequence[Float[np.ndarray, " edge"]]) -> Float[np.ndarray, " edge"]:

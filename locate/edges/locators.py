@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from circuits.base.choices import Choice, Open
+from circuits.base.choices import Choice, Meaning, Open
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, option
 
@@ -25,7 +25,9 @@ class Locator(Open):
     fields of a `Scoring` besides metric, ablation and kv; it can score single pairs (`per_pair`);
     it `selects` edges itself, is called with the whole `Search` and returns a `Circuit`; it takes
     its gradient `at_clean` only, where a metric relative to the clean run has none; it is `bounded`
-    by `scoring.memory`; it tells `spans` apart, as `scoring.spans` asks.
+    by `scoring.memory`; it tells `spans` apart, as `scoring.spans` asks. `meaning` is what its
+    scores say, which all sentences and legends follow; where options decide that, their class has a
+    property of this name.
     """
 
     options: type[Any] | None = None
@@ -35,6 +37,7 @@ class Locator(Open):
     at_clean: bool = False
     bounded: bool = False
     spans: bool = False
+    meaning: Meaning = Meaning.EFFECT
 
     EAP: ClassVar[Locator]
     EAP_IG: ClassVar[Locator]
@@ -47,6 +50,13 @@ class Locator(Open):
     EDGE_PRUNING: ClassVar[Locator]
     EXACT: ClassVar[Locator]
     ACDC: ClassVar[Locator]
+
+    def says(self, options: Any = None) -> Meaning:
+        """What its scores mean with these options of its own, None being the usual ones."""
+        if options is None and self.options is not None:
+            options = self.options()
+        found: Meaning = getattr(options, "meaning", self.meaning)
+        return found
 
 
 class Patterns(Choice):
@@ -77,6 +87,11 @@ class AtPStar(Options):
         "Mean of |score| over backward passes that each leave out one layer (GradDrop); without "
         "it scores have a sign.",
     )
+
+    @property
+    def meaning(self) -> Meaning:
+        """Of absolute values the sign says nothing."""
+        return Meaning.SIZE if self.drop else Meaning.EFFECT
 
 
 @dataclass(frozen=True)
@@ -116,6 +131,12 @@ class Ensemble(Options):
     def called(self) -> Mapping[str, Sequence[Open]]:
         """The members."""
         return {"of": [Locator.of(name) for name in self.of]}
+
+    @property
+    def meaning(self) -> Meaning:
+        """No change of the metric; and no sign where one member has none."""
+        signed = all(Locator.of(name).says().has_sign for name in self.of)
+        return Meaning.SIGN if signed else Meaning.SIZE
 
 
 @dataclass(frozen=True)
@@ -198,6 +219,7 @@ Locator.EDGE_PRUNING = Locator.add(
     "masks on all edges learnt together, a slow reference",
     options=EdgePruning,
     per_pair=False,
+    meaning=Meaning.SIZE,
 )
 Locator.EXACT = Locator.add(
     "exact", "locate.edges.exact:patch_edges", "one run an edge, without an estimate"

@@ -15,8 +15,8 @@ pass gives in which
   a half each to queries and keys.
 
 One corrupted, one clean and one backward pass, as EAP, and made by the same function
-(`locate.edges.eap`). Refused are mixtures of experts, whose activations cannot be reached, and
-models whose attention no hook replaces.
+(`locate.edges.eap`). Refused are mixtures of experts, whose activations cannot be reached;
+and constant attention of models where no hook replaces it (GPT-J, GPT-Neo, OPT), not halved one.
 """
 
 from __future__ import annotations

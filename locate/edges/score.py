@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from circuits.base.choices import Meaning
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.facts.pairs import TokenPair
@@ -31,7 +33,8 @@ def score_edges(
 ) -> EdgeScores | Circuit:
     """Scores of all edges; a circuit, where the method selects edges itself.
 
-    `keep_pairs` also keeps each pair's scores; OptionError where the method has none.
+    `keep_pairs` also keeps each pair's scores; OptionError where the method has none. Their
+    provenance is what was asked for here, whatever a method that joins others says of those.
     """
     method = scoring.method
     if keep_pairs and not method.per_pair:
@@ -49,9 +52,18 @@ def score_edges(
         _check_pairs(found, method, len(parts))
     if isinstance(found, EdgeScores) and method.per_pair:
         found = _of_pairs(found, parts)
-    asked = {"pairs": len(pairs), "bos": pairs[0].clean.bos}
-    provenance = {**model.provenance, **scoring.record(), **asked}
-    return replace(found, provenance={**provenance, **found.provenance})
+    asked = {**model.provenance, **scoring.record(), **_about(scoring, pairs)}
+    if isinstance(found, Circuit) and found.scores is not None:
+        scores = found.scores
+        found = replace(found, scores=replace(scores, provenance={**scores.provenance, **asked}))
+    return replace(found, provenance={**found.provenance, **asked})
+
+
+def _about(scoring: Scoring, pairs: Sequence[TokenPair]) -> dict[str, Any]:
+    """Which pairs, and what scores say where that is not what the metric loses."""
+    about = {"pairs": len(pairs), "bos": pairs[0].clean.bos}
+    usual = scoring.meaning == Meaning.EFFECT
+    return about if usual else {**about, "meaning": str(scoring.meaning)}
 
 
 def _of_pairs(found: EdgeScores, parts: Parts) -> EdgeScores:

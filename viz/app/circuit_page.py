@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from dash import html
 
+from circuits.base.choices import Meaning
 from circuits.base.display import visible
 from circuits.graph.circuit import Circuit
 from viz import theme
@@ -16,7 +17,7 @@ from viz.app.context import Context, prompts_of
 from viz.app.details import known_facts
 from viz.app.library import Entry
 from viz.app.workspace import Collapsed, Work
-from viz.asked import metric_name, question, signed
+from viz.asked import metric_name, question
 from viz.screen.boxes import groups_of, in_pieces
 from viz.screen.circuit import MOST_EDGES, circuit_scene, left_out
 from viz.screen.scene import Scene
@@ -33,10 +34,12 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit, groups: Colla
         title = f"{origin['prompt']} … {origin.get('answer', '')}"
     present = set(scene.classes)
     scored = [
-        (name, theme.edge_style(score, signed(circuit)))
+        (name, theme.edge_style(score, circuit.meaning))
         for name, score in (("supports", 1), ("opposes", -1))
     ]
-    legend = [each for each in scored if each[0] in present] or [("edge", theme.UNSCORED)]
+    legend = [each for each in scored if each[0] in present] or [
+        ("edge", theme.COUNTS if circuit.meaning == Meaning.SIZE else theme.UNSCORED)
+    ]
     about = [question(circuit), subtitle(circuit)]
     return Work(
         result=entry.id,

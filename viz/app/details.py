@@ -18,7 +18,6 @@ from locate.heads.by_example import of_record
 from viz import theme
 from viz.app import parts
 from viz.app.controls import clear_button
-from viz.asked import signed
 from viz.screen.grids import pattern_figure
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def edge_details(circuit: Circuit, name: str, comparison: Comparison | None = No
         rows += _compared(comparison, edge)
     elif circuit.scores is not None:
         score = float(circuit.scores.values[edge])
-        said = theme.edge_style(score, signed(circuit)).legend
+        said = theme.edge_style(score, circuit.meaning).legend
         rows.append(("score", f"{score:+.4g}, {said}"))
         place = int((np.abs(circuit.scores.values) > abs(score)).sum()) + 1
         rows.append(("rank by |score|", f"{place:,} of {circuit.wiring.n_edges:,}"))
@@ -244,7 +243,8 @@ def edge_list(
     )
     order = np.argsort(-np.abs(scores), kind="stable")
     wiring = circuit.wiring
-    largest = float(np.abs(scores).max(initial=0.0))
+    largest = float(np.abs(scores).max(initial=0.0)) or 1.0
+    scored = circuit.scores is not None
     rows = []
     for place in order[:MOST_LISTED].tolist():
         edge, score = int(edges[place]), float(scores[place])
@@ -257,9 +257,9 @@ def edge_list(
             before, after = (float(values[edge]) for values in comparison.scores)
             score = after  # the bar's colour is the sign that the edge has now
             label = f"{label}: {before:+.3g} → {after:+.3g}"
-        rows.append(
-            _edge_row(label, wiring.edge_name(edge), score, largest, circuit.scores is not None)
-        )
+        style = theme.edge_style(score if scored else None, circuit.meaning)
+        value = f"{score:+.3g}" if scored else ""
+        rows.append(_edge_row(label, wiring.edge_name(edge), abs(score) / largest, style, value))
     more = len(edges) - len(rows)
     return html.Details(
         [
@@ -271,10 +271,8 @@ def edge_list(
     )
 
 
-def _edge_row(label: str, name: str, score: float, largest: float, signed: bool) -> html.Div:
-    style = theme.edge_style(score if signed else None)
-    width = 100 * abs(score) / largest if largest else 0
-    look = {"width": f"{width:.1f}%", "background": style.colour}
+def _edge_row(label: str, name: str, share: float, style: theme.EdgeStyle, value: str) -> html.Div:
+    look = {"width": f"{100 * share:.1f}%", "background": style.colour}
     if style.dash is not None:
         look["background"] = (
             f"repeating-linear-gradient(90deg, {style.colour} 0 4px, transparent 4px 6px)"
@@ -283,7 +281,7 @@ def _edge_row(label: str, name: str, score: float, largest: float, signed: bool)
         [
             html.Span(label, className="bar-name", title=name),
             html.Span(html.Span(style=look), className="bar"),
-            html.Span(f"{score:+.3g}" if signed else "", className="bar-value"),
+            html.Span(value, className="bar-value"),
         ],
         className="bar-row",
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
+from circuits.base.choices import Meaning
 from circuits.base.display import Shown, visible
 from circuits.base.errors import OptionError
 from circuits.base.results import Result
@@ -18,8 +19,9 @@ from circuits.edits.provenance import changed
 from circuits.files.kinds import kind_of_result, named, open_result
 from circuits.files.sweep import is_sweep
 from circuits.graph.circuit import Circuit
+from circuits.graph.meaning import reading
 from viz import theme
-from viz.asked import pairs_of, question, signed
+from viz.asked import pairs_of, question
 from viz.page.nodes import node_notes
 from viz.page.section import Graph, Listing, Section, View
 from viz.page.sweeps import sweep_section
@@ -111,8 +113,9 @@ def _discovery(found: Discovery) -> list[Section]:
 
 def _circuit(circuit: Circuit) -> Section:
     scene = circuit_scene(circuit, MOST_EDGES)
-    support, against = (theme.edge_style(score, signed(circuit)) for score in (1, -1))
-    styles = {"supports": support, "opposes": against, "edge": theme.UNSCORED}
+    support, against = (theme.edge_style(score, circuit.meaning) for score in (1, -1))
+    plain = support if circuit.meaning == Meaning.SIZE else theme.UNSCORED
+    styles = {"supports": support, "opposes": against, "edge": plain}
     summary = circuit.summary()
     rows = circuit.rows()
     listings = [_listing("Edges", rows, picks="edge"), *_pairs(circuit)]
@@ -234,12 +237,7 @@ def _graph(
 def _reading(circuit: Circuit, scene: Scene) -> str:
     """How to read the picture, and what it leaves out."""
     parts = ["A line rises from the part that writes to the part that reads."]
-    if circuit.scores is not None and signed(circuit):
-        parts.append(
-            "A score estimates what the metric loses where this edge alone carries the corrupted "
-            "prompt's value: positive supports the answer."
-        )
-    return " ".join(filter(None, [*parts, left_out(circuit.n_edges, scene)]))
+    return " ".join(filter(None, [*parts, reading(circuit), left_out(circuit.n_edges, scene)]))
 
 
 def _pairs(circuit: Circuit) -> list[Listing]:

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
+from circuits.base.choices import Meaning
 from circuits.graph.circuit import Circuit
 from circuits.model.wiring import node_kind
 from viz import theme
-from viz.asked import signed
 from viz.layout import Layout
 from viz.paper import canvas
 
@@ -45,12 +45,12 @@ def score_look(circuit: Circuit, layout: Layout) -> EdgeLook:
         return EdgeLook([theme.UNSCORED] * n, np.full(n, 0.7), np.full(n, 0.7), legend)
     scores = layout.totals(circuit.scores.values)
     if len(scores):
-        support, against = (theme.edge_style(score, signed(circuit)) for score in (1, -1))
-        legend += [(support.legend, support, 1.4)] * bool((scores >= 0).any())
-        legend += [(against.legend, against, 1.4)] * bool((scores < 0).any())
+        present = [sign for sign, any_of in ((1, scores >= 0), (-1, scores < 0)) if any_of.any()]
+        kinds = dict.fromkeys(theme.edge_style(sign, circuit.meaning) for sign in present)
+        legend += [(style.legend, style, 1.4) for style in kinds]
         legend += size_legend(scores)
     return EdgeLook(
-        [theme.edge_style(score, signed(circuit)) for score in scores.tolist()],
+        [theme.edge_style(score, circuit.meaning) for score in scores.tolist()],
         theme.edge_widths(scores),
         theme.edge_strengths(scores),
         legend,
@@ -62,7 +62,10 @@ def _span_look(circuit: Circuit, layout: Layout) -> EdgeLook:
     wiring = circuit.wiring
     places = wiring.edge_span[layout.edges].tolist()
     values = None if circuit.scores is None else layout.totals(circuit.scores.values)
-    signs: list[float | None] = [None] * len(places) if values is None else values.tolist()
+    told = circuit.meaning != Meaning.SIZE
+    signs: list[float | None] = [None] * len(places)
+    if values is not None and told:
+        signs = values.tolist()
     styles = [
         theme.span_style(place, wiring.spans[place], sign)
         for place, sign in zip(places, signs, strict=True)
@@ -77,8 +80,8 @@ def _span_look(circuit: Circuit, layout: Layout) -> EdgeLook:
     if values is None:
         n = len(layout.edges)
         return EdgeLook(styles, np.full(n, 0.7), np.full(n, 0.7), legend)
-    if (values < 0).any():
-        negative = theme.edge_style(-1, signed(circuit))
+    if told and (values < 0).any():
+        negative = theme.edge_style(-1, circuit.meaning)
         dashed = theme.EdgeStyle(theme.UNSCORED.colour, negative.dash, negative.legend)
         legend.append((dashed.legend, dashed, 1.4))
     legend += size_legend(values) if len(values) else []

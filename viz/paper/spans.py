@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
+from circuits.base.choices import Meaning
 from circuits.base.errors import OptionError
 from circuits.graph.by_span import by_layer
 from circuits.graph.circuit import Circuit
 from viz import theme
-from viz.asked import signed
 from viz.paper import canvas
 from viz.paper.about import describe_origin
 from viz.paper.heat_maps import LABEL_ROOM, layer_labels
@@ -42,8 +42,10 @@ def draw_spans(
     names = [canvas.token(name) for name in circuit.wiring.spans]
     with canvas.paper_style():
         parts = [*describe_origin(circuit), f"{circuit.n_edges:,} edges by span"]
-        blue, orange = (theme.edge_style(score, signed(circuit)).legend for score in (1, -1))
-        parts.append(f"an edge counts where it starts; blue: {blue}, orange: {orange}")
+        parts.append("an edge counts where it starts")
+        if circuit.meaning != Meaning.SIZE:
+            blue, orange = (theme.edge_style(sign, circuit.meaning).legend for sign in (1, -1))
+            parts[-1] += f"; blue: {blue}, orange: {orange}"
         caption = canvas.noted(parts, width, notes)
         left = 0.24 + max(canvas.text_width(name, 7.0) for name in names)
         top, foot = (0.42 if title else 0.16), 0.5 + 0.13 * len(caption)

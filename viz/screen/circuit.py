@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from circuits.base.choices import Meaning
 from circuits.graph.circuit import Circuit
 from circuits.model.wiring import node_kind
 from viz import theme
-from viz.asked import signed
 from viz.groups import Groups
 from viz.layout import Placement, lay_out
 from viz.screen.boxes import bundled, line_names
@@ -70,7 +70,7 @@ def circuit_scene(
         styles: Sequence[theme.EdgeStyle] = [theme.UNSCORED] * n_lines
     else:
         size = np.abs(scores)
-        styles = [theme.edge_style(score, signed(circuit)) for score in scores.tolist()]
+        styles = [theme.edge_style(score, circuit.meaning) for score in scores.tolist()]
     columns = {plain(name): column for name, column in circuit.columns.items()}
     titles = []
     for place, name in enumerate(line_names(circuit.wiring, layout)):
@@ -82,8 +82,9 @@ def circuit_scene(
             edge = int(bundle[0])
             parts += [f"{title} {column[edge]:.3g}" for title, column in columns.items()]
         titles.append("<br>".join(parts))
+    told = scores is not None and circuit.meaning != Meaning.SIZE
     classes = [
-        "edge" if scores is None else "opposes" if s < 0 else "supports"
+        "edge" if not told else "opposes" if s < 0 else "supports"
         for s in (size if scores is None else scores).tolist()
     ]
     return make_scene(circuit, layout, styles, size, titles, classes)

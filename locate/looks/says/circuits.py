@@ -140,11 +140,13 @@ def scores(found: EdgeScores) -> str:
     top = float(np.sort(np.abs(found.values.astype(np.float64)))[-n:].sum())
     edge = int(np.abs(found.values).argmax())
     value = float(found.values[edge])
-    side = "supports" if value > 0 else "opposes"
+    side = ""
+    if found.meaning.has_sign:
+        side = f": it {'supports' if value > 0 else 'opposes'} the answer"
     held, equal = percent(top / total), percent(n / found.wiring.n_edges)
     return sentence(
         f"of {count(found.wiring.n_edges, 'edge')} {found.wiring.edge_name(edge)} has the largest "
-        f"score, {figure(value)}: it {side} the answer; the {n} largest hold {held} of all "
+        f"score, {figure(value)}{side}; the {n} largest hold {held} of all "
         f"|score|, where equal ones would hold {equal}"
     )
 
