@@ -209,6 +209,7 @@ RUNS: dict[str, Callable[[], Any]] = (
 
 ASKING = {
     "circuits.facts.knowledge:ask",
+    "circuits.facts.knowledge:in_best_words",
     "circuits.facts.knowledge:with_best",
     "locate.asking:asked_best",
     "locate.asked:examples_of",
@@ -221,6 +222,8 @@ WITHIN = {
     "locate.mib.board:board_scores",
     "locate.changes.circuit_layers:layers_by_circuit",
     "locate.changes.one_edit:unedited",
+    "locate.changes.rewiring:unedited_side",
+    "locate.edit:chosen_layers",
     "locate.heads.span_roles:span_roles",
     "locate.roles:roles_of",
     "locate.states.patching:patch_pairs",

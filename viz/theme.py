@@ -96,11 +96,12 @@ def node_style(kind: str, role: str = "") -> NodeStyle:
     return ROLES.get(role) or KINDS[kind]
 
 
-def edge_style(score: float | None, meaning: Meaning = Meaning.EFFECT) -> EdgeStyle:
+def edge_style(score: float | None, meaning: Meaning | str = Meaning.EFFECT) -> EdgeStyle:
     """Style of an edge by the sign of its score; zero counts as support, None is unscored.
 
     `meaning` is what the scores say, of which some have no sign.
     """
+    meaning = Meaning.of(meaning)
     if score is None:
         return UNSCORED
     if meaning == Meaning.SIZE:

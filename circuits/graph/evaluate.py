@@ -129,10 +129,11 @@ def run_circuits(
         raise OptionError("circuits of different wirings cannot be evaluated together")
     wiring = wirings.pop()
     check_geometry(model, wiring)
+    asked = BaseRuns(model, pairs, wiring, metric, ablation, batch_size, k)
     if base is None:
-        base = BaseRuns(model, pairs, wiring, metric, ablation, batch_size, k)
+        base = asked
     else:
-        base.check(pairs, wiring, metric, ablation, k)
+        base.check_like(asked)
         if base.batch_size > batch_size:  # one that memory does not hold begins again
             base = base.of_size(batch_size)
     n_runs, parts = len(circuits) + 2, base.parts

@@ -87,25 +87,18 @@ class BaseRuns:
             self._kept = list(self)
         return self
 
-    def check(
-        self,
-        pairs: Sequence[TokenPair],
-        wiring: Wiring,
-        metric: MetricLike,
-        ablation: Ablation | str,
-        k: int,
-    ) -> None:
-        """OptionError where they were made with anything else than this, which it names."""
+    def check_like(self, other: BaseRuns) -> None:
+        """OptionError where they were made otherwise than these would be; it names in what."""
         made = {
-            "pairs": tuple(self.pairs) == tuple(pairs),
-            "wiring": self.wiring == wiring,
-            "metric": self.metric == Metric.of(metric),
-            "ablation": self.ablation == Ablation.of(ablation),
-            "k": self.k == k,
+            "pairs": tuple(self.pairs) == tuple(other.pairs),
+            "wiring": self.wiring == other.wiring,
+            "metric": self.metric == other.metric,
+            "ablation": self.ablation == other.ablation,
+            "k": self.k == other.k,
         }
-        if other := [name for name, same in made.items() if not same]:
+        if differ := [name for name, same in made.items() if not same]:
             raise OptionError(
-                f"the base runs were made with another {' and '.join(other)} than is asked for: "
+                f"the base runs were made with another {' and '.join(differ)} than is asked for: "
                 "make them anew, or give none"
             )
 
