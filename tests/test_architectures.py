@@ -188,6 +188,7 @@ def nearer_model(family: str, share: float) -> Model:
     return model
 
 
+@pytest.mark.slow
 def test_as_the_corruption_shrinks_attribution_becomes_exact(family) -> None:
     errors = []
     for model in (nearer_model(family, 0.05), nearer_model(family, 0.005)):

@@ -332,6 +332,7 @@ def _leaves(value: Any) -> list[Any]:
     return [value]
 
 
+@pytest.mark.slow
 def test_edits_in_sequence_are_judged_as_they_pile_up(facts_gpt2: Model, tmp_path: Path) -> None:
     before = weights(facts_gpt2)
     analysis = as_analysis(LIFELONG, LIFELONG.read(LIFELONG.own_data))

@@ -432,6 +432,7 @@ def test_roles_of_a_circuit_are_those_of_its_heads(models, found, pair_file: Pat
 
 
 @pytest.mark.parametrize("command", ["roles", "neurons"])
+@pytest.mark.slow
 def test_what_looks_into_a_circuit_holds_it_against_the_model(
     command: str, models, found, pair_file: Path, tmp_path: Path, capsys
 ):
@@ -810,6 +811,7 @@ def test_no_arguments_and_version_answer(capsys):
 
 
 @pytest.mark.parametrize("name", sorted(embedded_models()))
+@pytest.mark.slow
 def test_a_circuit_of_a_model_that_ships_recalls_other_subjects(name: str, tmp_path: Path, capsys):
     result = run_json(
         capsys,

@@ -429,6 +429,7 @@ assert hash(pair) == hash(kc.PromptPair(**vars(pair)))
 
 
 @pytest.mark.parametrize("relation", [None, "country_currency"])
+@pytest.mark.slow
 def test_a_comparison_on_a_relation_speaks_of_no_old_and_new_object(
     model: Model, tmp_path: Path, relation: str | None
 ):
@@ -456,6 +457,7 @@ def test_a_comparison_offers_no_option_that_it_would_refuse(name: str):
 
 
 @pytest.mark.parametrize("verb", [kc.lens, kc.attribution, kc.roles])
+@pytest.mark.slow
 def test_looks_take_as_many_pairs_a_pass_as_their_command(verb: Any, model: Model):
     one, all_ = (verb(model, "country_capital", **FEW, batch_size=size) for size in (1, 4))
     for name, value in one.arrays().items():
@@ -550,6 +552,7 @@ for call, words in calls:
 """
 
 
+@pytest.mark.slow
 def test_what_is_of_no_use_is_refused_in_one_line(tmp_path: Path):
     done = run(WRONG, tmp_path)
     assert done.returncode == 0, done.stderr

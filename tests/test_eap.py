@@ -65,6 +65,7 @@ def test_batch_mates_and_order_leave_scores_unchanged(model, pairs, batch_size):
     assert relative_error(whole.per_pair.mean(0), whole.values) < 1e-5
 
 
+@pytest.mark.slow
 def test_integrated_gradients_of_the_input_edges_sum_to_the_metric_change(model, pairs):
     """Completeness along the path: all influence enters through `input`'s direct edges' totals.
 

@@ -117,6 +117,7 @@ def test_removing_an_edge_that_does_nothing_drops_nothing(model, pairs):
     assert all(worth_of(drops[edge]) != Worth.IDLE for edge in useful)
 
 
+@pytest.mark.slow
 def test_the_drop_of_an_edge_is_the_difference_of_two_circuits_by_another_way(model, pairs):
     circuit = random_circuit(model.wiring(), 0.3, 5)
     asked = [

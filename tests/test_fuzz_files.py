@@ -111,6 +111,7 @@ def test_changed_bytes_never_end_in_anything_but_a_line(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", STORED)
+@pytest.mark.slow
 def test_odd_content_of_a_valid_hash_never_ends_in_anything_but_a_line(name: str, tmp_path: Path):
     rng, path = chance(name), tmp_path / "x.kc.safetensors"
     found = STORED[name]()

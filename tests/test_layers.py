@@ -160,6 +160,7 @@ def test_choices_are_defined_once():
         assert all(getattr(module, name, choice) is choice for module in users), name
 
 
+@pytest.mark.slow
 def test_importing_everything_seeds_nothing_and_opens_no_window():
     names = [name for name in NAMES if not name.endswith("__main__")]
     code = f"""

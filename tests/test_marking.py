@@ -215,6 +215,7 @@ def dense(seed: int) -> Circuit:
     return prune(Circuit(BIG, rng.random(BIG.n_edges) < 0.35, values))
 
 
+@pytest.mark.slow
 def test_a_large_difference_and_a_large_circuit_say_how_many_edges_are_in_no_picture():
     comparison = Comparison(dense(0), dense(1))
     n_edges = int((comparison.before.kept | comparison.after.kept).sum())

@@ -73,6 +73,7 @@ def test_a_bound_leaves_scores_as_they_are_and_is_kept(
 
 
 @pytest.mark.parametrize("ablation", [Ablation.PATCH, Ablation.ZERO])
+@pytest.mark.slow
 def test_atp_star_takes_as_many_pairs_as_its_patterns_have_room_for(
     model, pairs, ablation, monkeypatch
 ):
@@ -90,6 +91,7 @@ def test_atp_star_takes_as_many_pairs_as_its_patterns_have_room_for(
     assert relative_error(score_edges(model, pairs, scoring).values, free.values) < 1e-5
 
 
+@pytest.mark.slow
 def test_atp_star_keeps_what_layers_read_of_one_pass_at_a_time(model, pairs, monkeypatch):
     """Gradients of a pass are gone before the next pass but one begins."""
     alive: WeakSet[InputGradients] = WeakSet()

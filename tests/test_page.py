@@ -73,6 +73,7 @@ def data_of(page: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.slow
 def test_a_page_of_every_kind_runs_no_script_but_its_own(name: str):
     page = page_of(KINDS[name]())
     elements = Elements(page)

@@ -97,6 +97,7 @@ def parted(hf: Any, tokenizer: Any, name: str, room: int = 0) -> Model:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.usefixtures("elsewhere")
+@pytest.mark.slow
 def test_whatever_reads_a_weight_has_it_brought(family):
     whole, model = family_model(family), parted(family_hf(family), TOKENIZER, family)
     matrices = [each for each in model.bridge.parameters() if each.ndim > 1]
@@ -146,6 +147,7 @@ def two(request: pytest.FixtureRequest, elsewhere: Elsewhere) -> tuple[Model, Mo
 
 
 @pytest.mark.parametrize("method", LOCATORS)
+@pytest.mark.slow
 def test_every_locator_finds_the_same(two, method):
     options = Scoring(method=Locator.of(method), steps=2)
     pairs = equal_length_pairs(two[0])[:2]
@@ -167,6 +169,7 @@ def test_lens_traces_and_roles_are_the_same(two):
 
 
 @pytest.mark.parametrize("method", ["rome", "memit", "emmet", "ft"])
+@pytest.mark.slow
 def test_an_edit_is_the_same_and_is_taken_back_to_the_last_bit(two, method):
     options: dict[str, Any] = {"settings": QUICK, "moments": "identity"}
     if method == "ft":

@@ -198,6 +198,7 @@ def visible_ticks(axes: Any) -> list[Text]:
 
 @EVERY
 @WIDTHS
+@pytest.mark.slow
 def test_a_pdf_has_no_letters_below_five_points(name: str, width: float, tmp_path: Path) -> None:
     data = DRAWN[name](tmp_path / "x.pdf", width=width).read_bytes()
     opened = b""

@@ -433,6 +433,7 @@ def test_an_ensemble_of_nonsense_is_refused(of, match):
         asked("ensemble", {"of": of})
 
 
+@pytest.mark.slow
 def test_every_locator_that_scores_is_near_exact_patching(model, pairs):
     """The tiny models are nearly linear between the prompts, so each estimate is near the truth."""
     exact = np.abs(scores(model, pairs, "exact").values)

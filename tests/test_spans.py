@@ -142,6 +142,7 @@ def test_methods_that_cannot_tell_spans_apart_refuse_before_any_pass(method: str
 
 @pytest.mark.parametrize("kv", list(KeyValue))
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "relp", "gim"])
+@pytest.mark.slow
 def test_the_scores_without_spans_are_the_sums_over_spans(model, pairs, method, kv) -> None:
     asked = build(Scoring, {"method": method, "kv": kv, "steps": 2})
     whole = attribute(model, pairs, asked, keep_pairs=True)

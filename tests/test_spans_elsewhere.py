@@ -28,6 +28,7 @@ def named(pairs: list[TokenPair], names: tuple[str, ...]) -> tuple[TokenPair, ..
 
 
 @pytest.mark.parametrize("names", [("what", "where"), ("where",)], ids=["other order", "one"])
+@pytest.mark.slow
 def test_held_out_pairs_and_curves_are_measured_in_the_spans_of_the_circuit(model, pairs, names):
     found, held_out = named(pairs, ("where", "what")), named(pairs, names)
     search = build(

@@ -46,6 +46,7 @@ def hook_count(model: Model) -> int:
 
 @pytest.mark.parametrize("window", [1, 2, 3, 10])
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_the_sweep_is_the_plain_loop(
     kind: str, deep: dict[str, Model], case: str, window: int
 ) -> None:

@@ -120,6 +120,7 @@ def test_so_are_those_of_prompts_that_are_run_a_few_at_a_time(
     assert max(runs) == (1 if positions == 1 else 3)
 
 
+@pytest.mark.slow
 def test_memory_that_holds_few_prompts_holds_an_edit_of_many_contexts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

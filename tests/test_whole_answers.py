@@ -97,6 +97,7 @@ def test_a_hit_is_one_of_every_token(model, pairs):
 
 
 @pytest.mark.parametrize("ablation", list(Ablation))
+@pytest.mark.slow
 def test_exact_scores_are_what_a_circuit_loses_without_the_edge(model, pairs, ablation):
     scoring = Scoring(method=Locator.EXACT, metric=WHOLE, ablation=ablation)
     found = score_edges(model, pairs, scoring, keep_pairs=True)
@@ -116,6 +117,7 @@ def test_exact_scores_are_what_a_circuit_loses_without_the_edge(model, pairs, ab
 
 
 @pytest.mark.parametrize("method", ["eap-ig", "gim", "atp-star"])
+@pytest.mark.slow
 def test_scores_are_the_sums_of_the_parts(model, pairs, method):
     found = score_edges(model, pairs, Scoring(method=Locator.of(method), metric=WHOLE))
     parts = Parts.of(model.tokenizer, pairs, WHOLE)
