@@ -375,6 +375,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
         )
         for option in ("metric", "ablation")
     },
+    ("viz.theme:plain_style", "meaning"): lambda v: call("viz.theme:plain_style")(v),
     ("viz.theme:edge_style", "meaning"): lambda v: call("viz.theme:edge_style")(-1.0, v),
     ("circuits.facts.tasks:task_pairs", "task"): lambda v: call("circuits.facts.tasks:task_pairs")(
         model().tokenizer, v, 2

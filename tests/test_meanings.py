@@ -105,6 +105,8 @@ def test_scores_without_a_sign_are_said_neither_to_support_nor_to_oppose() -> No
     part = section(circuit)
     assert [line["says"] for line in part.graph.legend] == [theme.COUNTS.legend]
     assert "has no sign" in part.says
+    edge = circuit.wiring.edge_name(int(circuit.kept.argmax()))
+    assert "has no sign" in str(edge_details(circuit, edge))
     assert not re.search("supports|opposes", part.lead + part.says + circuit.scores.says())
 
 

@@ -105,9 +105,14 @@ def edge_style(score: float | None, meaning: Meaning | str = Meaning.EFFECT) -> 
     if score is None:
         return UNSCORED
     if meaning == Meaning.SIZE:
-        return COUNTS
+        return plain_style(meaning)
     support, against = (SUPPORTS, OPPOSES) if meaning.has_sign else (POSITIVE, NEGATIVE)
     return against if score < 0 else support
+
+
+def plain_style(meaning: Meaning | str) -> EdgeStyle:
+    """Style of edges that are not told apart by a sign, with scores of this meaning or without."""
+    return COUNTS if Meaning.of(meaning) == Meaning.SIZE else UNSCORED
 
 
 def span_style(place: int, name: str, score: float | None) -> EdgeStyle:

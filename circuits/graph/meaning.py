@@ -23,8 +23,8 @@ def reading(found: Circuit) -> str:
         return ""
     if meaning == Meaning.SIZE:
         return (
-            "A score says how much the edge counts beside others, not in units of the metric, and "
-            "has no sign: which way the edge works is not known."
+            "A score says how much the edge counts beside others and has no sign: which way the "
+            "edge works is not known."
         )
     if meaning == Meaning.SIGN:
         return (

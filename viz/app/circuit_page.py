@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from dash import html
 
-from circuits.base.choices import Meaning
 from circuits.base.display import visible
 from circuits.graph.circuit import Circuit
 from viz import theme
@@ -38,7 +37,7 @@ def circuit_work(context: Context, entry: Entry, circuit: Circuit, groups: Colla
         for name, score in (("supports", 1), ("opposes", -1))
     ]
     legend = [each for each in scored if each[0] in present] or [
-        ("edge", theme.COUNTS if circuit.meaning == Meaning.SIZE else theme.UNSCORED)
+        ("edge", theme.plain_style(circuit.meaning))
     ]
     about = [question(circuit), subtitle(circuit)]
     return Work(

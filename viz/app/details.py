@@ -153,8 +153,13 @@ def edge_details(circuit: Circuit, name: str, comparison: Comparison | None = No
         rows += _compared(comparison, edge)
     elif circuit.scores is not None:
         score = float(circuit.scores.values[edge])
-        said = theme.edge_style(score, circuit.meaning).legend
-        rows.append(("score", f"{score:+.4g}, {said}"))
+        style = theme.edge_style(score, circuit.meaning)
+        said = (
+            f"{score:.4g}, has no sign"
+            if style == theme.COUNTS
+            else f"{score:+.4g}, {style.legend}"
+        )
+        rows.append(("score", said))
         place = int((np.abs(circuit.scores.values) > abs(score)).sum()) + 1
         rows.append(("rank by |score|", f"{place:,} of {circuit.wiring.n_edges:,}"))
     columns = {key: float(column[edge]) for key, column in circuit.columns.items()}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from circuits.base.choices import Meaning
 from circuits.base.display import Shown, visible
 from circuits.base.errors import OptionError
 from circuits.base.results import Result
@@ -114,7 +113,7 @@ def _discovery(found: Discovery) -> list[Section]:
 def _circuit(circuit: Circuit) -> Section:
     scene = circuit_scene(circuit, MOST_EDGES)
     support, against = (theme.edge_style(score, circuit.meaning) for score in (1, -1))
-    plain = support if circuit.meaning == Meaning.SIZE else theme.UNSCORED
+    plain = theme.plain_style(circuit.meaning)
     styles = {"supports": support, "opposes": against, "edge": plain}
     summary = circuit.summary()
     rows = circuit.rows()
