@@ -9,7 +9,7 @@ RELATION ?= country_capital
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Pairs of one length are one batch: a batch of a single pair costs nearly as much.
+# Few large batches: one of a single pair costs a third of one of all.
 DISCOVER = $(BIN)/kc discover --relation $(RELATION) --batch-size 32 --out $(OUT) --model
 # One thread in each of the processes that share the tests.
 WORKERS ?= 2

@@ -31,8 +31,9 @@ from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.registry import EditMethod
 from circuits.edits.methods.run import edit
 from circuits.edits.requests import slotted
+from circuits.facts.batches import batches
 from circuits.facts.facts import SLOT, Fact, atlas, fill
-from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pair
+from circuits.facts.pairs import PromptPair, TokenPair, encode_pair
 from circuits.facts.spans import batch_places
 from circuits.graph.circuit import Circuit
 from circuits.graph.running import CircuitRunner

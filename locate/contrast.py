@@ -14,7 +14,8 @@ import torch
 
 from circuits.base.display import token_name
 from circuits.base.errors import PromptError
-from circuits.facts.pairs import SUBJECT, PromptPair, TokenPair, batches, encode_pair
+from circuits.facts.batches import batches
+from circuits.facts.pairs import SUBJECT, PromptPair, TokenPair, encode_pair
 from circuits.graph.noise import corrupted_subject
 from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference

@@ -23,16 +23,12 @@ import torch
 from circuits.base.choices import Corruption, Known, Task
 from circuits.base.errors import NothingFoundError, OptionError, PromptError
 from circuits.base.writing import to_json
+from circuits.facts.batches import batches
 from circuits.facts.facts import Relation, relation
 from circuits.facts.knowledge import KnownLike, place_among
 from circuits.facts.loaders import load_facts
 from circuits.facts.pair_files import read_pair_file
-from circuits.facts.pairs import (
-    PromptPair,
-    TokenPair,
-    batches,
-    encode_pairs,
-)
+from circuits.facts.pairs import PromptPair, TokenPair, encode_pairs
 from circuits.facts.questions import KnowledgeCheck
 from circuits.facts.tasks import task_pairs
 from circuits.model.holding import alone
@@ -257,8 +253,8 @@ def recalled(
     criterion = Known.of(known, "known")
     objects = {token for pair in pairs for side in pair.sides for token in side}
     right = [False] * len(pairs)
-    for batch in batches(pairs, batch_size, model):
-        logits = model.last_logits(batch.clean).float()
+    for batch in batches(pairs, batch_size, model, mixed=True):
+        logits = model.last_logits(batch.clean, ends=batch.ends).float()
         ranks = best_rank(logits, batch.wanted).tolist()
         preferred = (logit_difference(logits, batch.wanted, batch.unwanted) > 0).tolist()
         for at, row in enumerate(batch.index):

@@ -30,7 +30,8 @@ from circuits.base.choices import Metric, MetricLike
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError, PromptError
 from circuits.base.intervals import UNDEFINED, Interval, bootstrap, mean
-from circuits.facts.pairs import PromptPair, TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import PromptPair, TokenPair
 from circuits.graph.evaluate import restored
 from circuits.graph.noise import Sample
 from circuits.graph.running import CircuitRunner, head_projections

@@ -69,7 +69,7 @@ def circuit() -> Any:
 
 @cache
 def batch() -> Any:
-    return next(iter(call("circuits.facts.pairs:batches")(pairs(), 1, model())))
+    return next(iter(call("circuits.facts.batches:batches")(pairs(), 1, model())))
 
 
 def directions(**ends: Any) -> Any:

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.choices import KeyValue, Metric, MetricLike
-from circuits.facts.pairs import PairBatch, TokenPair
+from circuits.facts.batches import PairBatch
+from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import SourceConstants
 from circuits.graph.circuit import Circuit
 from circuits.model.metrics import evaluate_metric

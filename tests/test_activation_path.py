@@ -11,7 +11,8 @@ from torch import Tensor
 
 from circuits.base.choices import KeyValue, Rule
 from circuits.base.options import build
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.scores import EdgeScores
 from circuits.model import taps
 from circuits.model.metrics import evaluate_metric

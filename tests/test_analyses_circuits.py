@@ -12,7 +12,7 @@ import pytest
 
 from circuits.base.intervals import Interval
 from circuits.base.plain import interval, plain
-from circuits.facts.pairs import batches
+from circuits.facts.batches import batches
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.select import random_circuit

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.facts.spans import batch_places
 from circuits.files.kinds import KINDS
 from circuits.graph.circuit import Circuit

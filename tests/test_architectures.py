@@ -17,7 +17,7 @@ from circuits.edits.methods.rome import RomeSettings, rome
 from circuits.edits.parts.contexts import ContextSettings
 from circuits.edits.parts.moments import find_moments
 from circuits.edits.parts.value import ValueSettings
-from circuits.facts.pairs import PairBatch, batches
+from circuits.facts.batches import PairBatch, batches
 from circuits.files.exchange import load_eap_ig, save_eap_ig
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit

@@ -10,7 +10,8 @@ import torch
 
 from circuits.base.choices import Corruption
 from circuits.base.errors import OptionError
-from circuits.facts.pairs import PromptPair, batches, encode_pair
+from circuits.facts.batches import batches
+from circuits.facts.pairs import PromptPair, encode_pair
 from circuits.facts.questions import KnowledgeCheck
 from circuits.facts.spans import span_places
 from circuits.model.model import Model, load

@@ -11,7 +11,8 @@ import torch
 from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError, PromptError
 from circuits.edits.edit import WeightDelta
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit
 from circuits.graph.circuit_model import CircuitModel

@@ -8,7 +8,8 @@ import torch
 
 from circuits.base.choices import Ablation, KeyValue, Metric, Rule
 from circuits.base.errors import NumericalError, OptionError
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.model.metrics import evaluate_metric
 from locate.edges.eap import attribute
 from locate.edges.locators import Locator

@@ -11,7 +11,7 @@ import torch
 from circuits.base.choices import Ablation, KeyValue, Metric
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.intervals import Interval
-from circuits.facts.pairs import batches
+from circuits.facts.batches import batches
 from circuits.graph.ablation import source_constants, source_hooks
 from circuits.graph.circuit import Circuit
 from circuits.graph.curves import faithfulness_curve

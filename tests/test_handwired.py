@@ -29,7 +29,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from circuits.base.choices import Metric, Selection
-from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pairs
+from circuits.facts.batches import batches
+from circuits.facts.pairs import PromptPair, TokenPair, encode_pairs
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.scores import EdgeScores

@@ -10,7 +10,8 @@ import torch
 
 import knowledge_circuits as kc
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.model.model import Model
 from locate.ask import without
 from locate.interchange import interchange, said_pairs

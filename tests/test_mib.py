@@ -16,7 +16,8 @@ import torch
 
 from circuits.base.choices import KeyValue, Ranking
 from circuits.base.errors import CircuitFileError, OptionError
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.files.exchange import load_eap_ig, per_query_head, save_eap_ig
 from circuits.graph.circuit import Circuit
 from circuits.graph.scores import EdgeScores

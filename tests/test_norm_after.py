@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from circuits.base.choices import Ablation
-from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.batches import PairBatch, batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit
 from circuits.graph.running import CircuitRunner

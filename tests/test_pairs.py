@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuits.base.errors import FileFormatError, OptionError, PromptError
-from circuits.facts.pairs import (
-    PromptPair,
-    TokenPair,
-    batches,
-    encode_pair,
-    encode_pairs,
-    read_pairs,
-)
+from circuits.facts.batches import batches
+from circuits.facts.pairs import PromptPair, TokenPair, encode_pair, encode_pairs, read_pairs
 from circuits.model.tokens import Tokenizer
 from tests.tiny import byte_level_tokenizer, metaspace_tokenizer, prompt_pairs
 

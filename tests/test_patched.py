@@ -14,7 +14,8 @@ from circuits.base.choices import Ablation
 from circuits.base.errors import NumericalError, OptionError
 from circuits.edits.edit import EditRequest
 from circuits.edits.methods.run import edit
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits

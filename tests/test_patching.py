@@ -10,7 +10,8 @@ import torch
 
 from circuits.base.choices import Ablation, KeyValue, Metric
 from circuits.base.errors import NumericalError, OptionError
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit
 from circuits.graph.running import CircuitRunner

@@ -11,7 +11,8 @@ from jaxtyping import TypeCheckError
 
 from circuits.base.choices import Ablation, KeyValue
 from circuits.base.errors import NumericalError, OptionError
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.model.model import Model

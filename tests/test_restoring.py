@@ -11,7 +11,7 @@ from circuits.base.choices import Control, Draw, KeyValue
 from circuits.base.errors import OptionError
 from circuits.edits.edit import LowRank, WeightDelta
 from circuits.edits.effects.control import control
-from circuits.facts.pairs import batches
+from circuits.facts.batches import batches
 from circuits.graph.restoring import run_restored, source_outputs
 from circuits.model.model import Model
 from circuits.model.wiring import Wiring

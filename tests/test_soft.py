@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from circuits.base.choices import KeyValue
-from circuits.facts.pairs import batches
+from circuits.facts.batches import batches
 from circuits.graph.ablation import source_constants
 from circuits.graph.circuit import Circuit
 from circuits.graph.soft import SoftRunner

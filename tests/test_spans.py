@@ -12,7 +12,8 @@ import torch
 from circuits.base.choices import Ablation, KeyValue, Metric, Selection
 from circuits.base.errors import CircuitFileError, OptionError
 from circuits.base.options import build
-from circuits.facts.pairs import PromptPair, TokenPair, batches, encode_pairs
+from circuits.facts.batches import batches
+from circuits.facts.pairs import PromptPair, TokenPair, encode_pairs
 from circuits.facts.spans import batch_places, named_spans, span_places
 from circuits.files.exchange import save_eap_ig
 from circuits.graph.ablation import source_constants

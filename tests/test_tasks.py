@@ -14,8 +14,9 @@ import torch
 import knowledge_circuits as kc
 from circuits.base.choices import Task, TraceKind
 from circuits.base.errors import FileFormatError, OptionError, PromptError
+from circuits.facts.batches import batches
 from circuits.facts.facts import fill, place_in
-from circuits.facts.pairs import PromptPair, batches, encode_pair, encode_pairs, read_pairs
+from circuits.facts.pairs import PromptPair, encode_pair, encode_pairs, read_pairs
 from circuits.facts.tasks import task_pairs
 from circuits.model.metrics import evaluate_metric, logit_difference, probability_difference
 from circuits.model.model import Model

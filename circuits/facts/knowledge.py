@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from circuits.base.choices import Known, Templates
 from circuits.base.errors import OptionError, PromptError
+from circuits.facts.batches import groups_for, padded
 from circuits.facts.facts import Relation
 from circuits.facts.pairs import shared_length
 from circuits.facts.questions import (
@@ -82,7 +82,7 @@ def ask(
 ) -> KnowledgeCheck:
     """Ask the model some questions about facts of the relations, whose objects are the rivals.
 
-    Prompts of one length share a batch, nothing is padded, and what stands before them is run once.
+    What stands before them is run once for prompts that have it in common.
     """
     if batch_size < 1:
         raise OptionError(f"batch size must be at least 1, not {batch_size}")
@@ -259,28 +259,25 @@ def _ask_all(
 ) -> list[Answer]:
     """The answers in the order of the questions."""
     found: dict[int, Answer] = {}
-    by_length = sorted(range(len(asked)), key=lambda place: _alike(asked[place]))
-    for _, group in groupby(by_length, key=lambda place: _alike(asked[place])):
-        members = list(group)
+    by_beginning: dict[str, list[int]] = {}
+    for place, each in enumerate(asked):
+        by_beginning.setdefault(each.question.before, []).append(place)
+    for members in by_beginning.values():
         prefix = _prefix(model, [asked[place].ids for place in members], asked[members[0]])
-        for start in range(0, len(members), batch_size):
-            places = members[start : start + batch_size]
+        begun = prefix.length if prefix else 0
+        lengths = [len(asked[place].ids) - begun for place in members]
+        for group in groups_for(model, lengths, [0] * len(lengths), batch_size):
+            places = [members[at] for at in group]
             answers = _ask(model, [asked[place] for place in places], prefix, known)
             found.update(zip(places, answers, strict=True))
     return [found[place] for place in range(len(asked))]
-
-
-def _alike(each: _Encoded) -> tuple[int, str]:
-    """What questions of one batch have in common: their length and what stands before them."""
-    return len(each.ids), each.question.before
 
 
 def _prefix(model: Model, rows: Sequence[Tokens], first: _Encoded) -> Prefix | None:
     """What all rows begin with, run once; nothing where none stands before them."""
     if not first.question.before:
         return None
-    shared = min(shared_length(rows[0], row) for row in rows)
-    shared = min(shared, len(rows[0]) - 1)
+    shared = min(min(shared_length(rows[0], row), len(row) - 1) for row in rows)
     return model.share_prefix(torch.tensor([rows[0][:shared]], device=model.device))
 
 
@@ -289,8 +286,10 @@ def _ask(
 ) -> Iterator[Answer]:
     """Ranks and probabilities; of several accepted answers the one with the highest logit."""
     begun = prefix.length if prefix else 0
-    tokens = torch.tensor([row.ids[begun:] for row in rows], device=model.device)
-    logits = model.last_logits(tokens, prefix=prefix).float()
+    asked = [row.ids[begun:] for row in rows]
+    tokens = torch.tensor(padded(asked), device=model.device)
+    ends = torch.tensor([len(ids) - 1 for ids in asked], device=model.device)
+    logits = model.last_logits(tokens, prefix=prefix, ends=ends).float()
     chosen = [_best(row.accepted, one) for row, one in zip(rows, logits, strict=True)]
     first = [row.accepted[n][0] for row, n in zip(rows, chosen, strict=True)]
     target = torch.tensor(first, device=model.device)

@@ -1,26 +1,20 @@
-"""Clean and corrupted prompts side by side, tokenised, checked and batched.
+"""Clean and corrupted prompts side by side, tokenised and checked.
 
 A pair asks the same question about two subjects: the clean prompt's object is the answer, the
 corrupted prompt's is the foil. Or it is a task that is no fact, such as which verb agrees: then it
 names no subject, and may name spans of the clean prompt instead, take several answers and foils,
-and have them exact to the token. Both prompts have the same number of tokens. Batches hold prompts
-of one length only, so no prompt is ever padded.
+and have them exact to the token. Both prompts have the same number of tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
 from circuits.base.errors import FileFormatError, OptionError, PromptError
 from circuits.base.records import read_jsonl, text_field
-from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span, Tokenizer, find_mentions, occurrences
 
 SUBJECT = "subject"
@@ -140,27 +134,6 @@ def clean_prompts(pairs: Sequence[TokenPair]) -> list[int]:
     return [numbers.setdefault(tuple(pair.clean.ids), len(numbers)) for pair in pairs]
 
 
-@dataclass(frozen=True)
-class PairBatch:
-    """Examples of one length as tensors; `index` gives each row's place in the caller's list.
-
-    `wanted` and `unwanted` are what metrics set against each other: answer and foil, or sets of
-    them, a column a token, -1 where a row has fewer.
-    """
-
-    index: tuple[int, ...]
-    clean: Int[Tensor, "batch pos"]
-    corrupted: Int[Tensor, "batch pos"]
-    answer: Int[Tensor, " batch"]
-    foil: Int[Tensor, " batch"]
-    first_difference: int
-    wanted: Int[Tensor, "batch ..."]
-    unwanted: Int[Tensor, "batch ..."]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-
 def encode_pair(tokenizer: Tokenizer, pair: PromptPair, bos: bool | None = None) -> TokenPair:
     """Tokenise and check one pair; PromptError names the prompt and the mistake."""
     clean, corrupted = tokenizer.encode(pair.clean, bos), tokenizer.encode(pair.corrupted, bos)
@@ -263,68 +236,6 @@ def encode_pairs(
         except PromptError as error:
             raise PromptError(f"pair {number}: {error}") from None
     return encoded
-
-
-def batches(
-    pairs: Sequence[TokenPair], batch_size: int | Mapping[int, int], model: Model | None = None
-) -> Iterator[PairBatch]:
-    """Batches of equal length, at most `batch_size` rows each, in order of length.
-
-    The size may be one for each length.
-
-    They are on the model's device; PromptError for pairs that another tokenizer made.
-    """
-    if isinstance(batch_size, int) and batch_size < 1:
-        raise OptionError(f"batch size must be at least 1, not {batch_size}")
-    device = "cpu" if model is None else model.device
-    if model is not None and {pair.tokenizer for pair in pairs} - {model.tokenizer.fingerprint}:
-        raise PromptError(
-            f"these pairs were tokenised for another model than {model.name!r}; encode them again "
-            "with its tokenizer"
-        )
-    by_length: dict[int, list[int]] = {}
-    for index, pair in enumerate(pairs):
-        by_length.setdefault(len(pair.clean), []).append(index)
-    for length in sorted(by_length):
-        members = by_length[length]
-        size = batch_size if isinstance(batch_size, int) else batch_size[length]
-        for start in range(0, len(members), size):
-            rows = members[start : start + size]
-
-            def tensor(values: list[Any]) -> Tensor:
-                return torch.tensor(values, device=device)
-
-            yield PairBatch(
-                index=tuple(rows),
-                clean=tensor([pairs[i].clean.ids for i in rows]),
-                corrupted=tensor([pairs[i].corrupted.ids for i in rows]),
-                answer=tensor([pairs[i].answer for i in rows]),
-                foil=tensor([pairs[i].foil for i in rows]),
-                first_difference=min(pairs[i].first_difference for i in rows),
-                wanted=tensor(_columns([pairs[i].sides[0] for i in rows])),
-                unwanted=tensor(_columns([pairs[i].sides[1] for i in rows])),
-            )
-
-
-def batches_of(
-    model: Model, prompts: Sequence[Prompt], batch_size: int
-) -> Iterator[tuple[list[int], Int[Tensor, "batch pos"]]]:
-    """Rows and tokens of prompts of one length each, so that nothing is padded."""
-    by_length: dict[int, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt), []).append(row)
-    for members in by_length.values():
-        for start in range(0, len(members), batch_size):
-            rows = members[start : start + batch_size]
-            yield rows, torch.tensor([prompts[row].ids for row in rows], device=model.device)
-
-
-def _columns(sets: Sequence[tuple[int, ...]]) -> list[Any]:
-    """One token a row, or sets filled up with -1."""
-    longest = max(map(len, sets))
-    if longest == 1:
-        return [each[0] for each in sets]
-    return [[*each, *[-1] * (longest - len(each))] for each in sets]
 
 
 def _span(given: Any) -> tuple[str, str, int]:

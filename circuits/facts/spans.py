@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Int
 
 from circuits.base.errors import OptionError
-from circuits.facts.pairs import SUBJECT, PairBatch, TokenPair
+from circuits.facts.batches import PairBatch
+from circuits.facts.pairs import SUBJECT, TokenPair
 from circuits.model.wiring import LAST, OTHERS, check_spans
 
 RELATION = "relation"
@@ -81,10 +82,14 @@ def span_places(pair: TokenPair, spans: Sequence[str]) -> Int[np.ndarray, " pos"
 def batch_places(
     pairs: Sequence[TokenPair], batch: PairBatch, spans: Sequence[str]
 ) -> Int[np.ndarray, "batch pos"] | None:
-    """The places of a batch's rows, which are of these pairs; None where there are no spans."""
+    """The places of a batch's rows, which are of these pairs; None where there are no spans.
+
+    What pads a row is in the span of its last token.
+    """
     if not spans:
         return None
-    return np.stack([span_places(pairs[row], spans) for row in batch.index])
+    longest, rows = batch.clean.shape[1], [span_places(pairs[row], spans) for row in batch.index]
+    return np.stack([np.pad(row, (0, longest - len(row)), mode="edge") for row in rows])
 
 
 def check_told_apart(pairs: Sequence[TokenPair], spans: Sequence[str]) -> None:

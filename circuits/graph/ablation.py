@@ -13,7 +13,8 @@ from torch import Tensor
 
 from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Model

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.pairs import PairBatch, batches_of
+from circuits.facts.batches import PairBatch, batches_of
 from circuits.graph.ablation import SourceConstants, mean_constants, source_constants
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import check_geometry

@@ -24,7 +24,8 @@ from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.intervals import UNDEFINED, Interval, bootstrap, bootstrap_ratios, mean
-from circuits.facts.pairs import PairBatch, TokenPair
+from circuits.facts.batches import PairBatch
+from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.graph.measuring import BaseRuns
 from circuits.graph.noise import Sample, in_words, sample_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -50,10 +50,9 @@ class LiveSources:
                 result[:, rows] = (weight @ part.flatten(1)).view(-1, *part.shape[1:])
         return result
 
-    def keep_last_position(self) -> None:
-        """Drop all positions but the last; rows are then examples."""
-        shape = (len(self.changes), self.n_examples, -1, self.changes.shape[-1])
-        self.changes = self.changes.view(shape)[:, :, -1].contiguous()
+    def keep_last_position(self, last: Int[Tensor, " batch"]) -> None:
+        """Drop all positions but each example's last; rows are then examples."""
+        self.changes = self.changes[:, last]
         every = torch.arange(self.n_examples, device=self.changes.device)
         self.span_rows = [
             every if place == self.last_span else every[:0] for place in range(len(self.span_rows))

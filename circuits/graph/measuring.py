@@ -18,7 +18,8 @@ from torch import Tensor
 
 from circuits.base.choices import Ablation, Metric, MetricLike
 from circuits.base.errors import NumericalError, OptionError
-from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.batches import PairBatch, batches
+from circuits.facts.pairs import TokenPair
 from circuits.facts.spans import batch_places, check_told_apart
 from circuits.facts.whole_answers import Parts
 from circuits.graph.ablation import source_constants
@@ -116,7 +117,7 @@ class BaseRuns:
         if self.ablation.is_constant:
             constants = source_constants(model, parts, self.ablation, self.batch_size)
         projections = head_projections(model, wiring, self.lean)
-        for batch in batches(parts, self.batch_size, model):
+        for batch in batches(parts, self.batch_size, model, mixed=not self.lean):
             places = batch_places(parts, batch, wiring.spans)
             asked = wiring, self.ablation, constants, projections, places
             runner = CircuitRunner(model, batch, *asked)

@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.base.choices import Ablation
-from circuits.facts.pairs import PairBatch
+from circuits.facts.batches import PairBatch
 from circuits.graph.ablation import SourceConstants, source_hooks
 from circuits.graph.circuit import Circuit
 from circuits.graph.live import LiveSources
@@ -81,7 +81,10 @@ class CircuitRunner:
         self.n_rows = self.n_examples * self.n_positions
         self._projections = head_projections(model, wiring) if projections is None else projections
         self._prefix = model.share_prefix(batch.clean[:, : self.start])
-        self.clean_logits = model.last_logits(batch.clean[:, self.start :], prefix=self._prefix)
+        self._ends = batch.ends_from(self.start)
+        self._last = self._last_rows()
+        clean = batch.clean[:, self.start :]
+        self.clean_logits = model.last_logits(clean, prefix=self._prefix, ends=self._ends)
         layers = range(model.n_layers)
         self._masks = [model.mask(layer, self.start, self.n_positions) for layer in layers]
         if self.ablation.is_constant:
@@ -145,7 +148,7 @@ class CircuitRunner:
         is_last = layer == model.n_layers - 1
         if len(heads) == 0:
             if is_last:
-                sources.keep_last_position()
+                sources.keep_last_position(self._last)
             return
         queries, keys, values = base.queries[layer], base.keys[layer], base.values[layer]
         targets = changed.nonzero()[:, 0]
@@ -159,7 +162,7 @@ class CircuitRunner:
             keys = _replaced(keys, at[1] - n_heads, new[1], self.start)
             values = _replaced(values, at[2] - n_heads - n_keys, new[2], self.start)
         if is_last:  # from here on only the last position reaches the logits
-            sources.keep_last_position()
+            sources.keep_last_position(self._last)
         written, heads = self._heads_written(layer, heads, read, queries, keys, values)
         sources.add(written, wiring.head_src(layer) + heads)
 
@@ -178,7 +181,7 @@ class CircuitRunner:
         """
         model, base, mask = self.model, self.base, self._masks[layer]
         if layer == model.n_layers - 1:
-            queries, mask = queries[:, :, -1:], mask[-1:]
+            queries, mask = self._at_end(queries, mask)
         shared = heads // self.wiring.queries_per_key
         mixed = model.mix(layer, queries[:, heads], keys[:, shared], values[:, shared], mask)
         mixed = mixed.permute(1, 0, 2, 3)
@@ -191,6 +194,15 @@ class CircuitRunner:
             mixed = model.share_heads(layer, everyone)[:, heads].transpose(0, 1)
         mixed = mixed - base.heads[layer][:, heads].transpose(0, 1)
         return torch.bmm(mixed, model.head_output_weights(layer)[heads]), heads
+
+    def _at_end(
+        self, queries: Float[Tensor, "batch head pos d_head"], mask: Bool[Tensor, "pos key"]
+    ) -> tuple[Tensor, Tensor]:
+        """Those of each example's last position."""
+        if self._ends is None:
+            return queries[:, :, -1:], mask[-1:]
+        own = self._ends[:, None, None, None]
+        return queries.take_along_dim(own, 2), mask[self._ends][:, None, None]
 
     def _split(self, targets: Tensor) -> list[int]:
         """How many of a layer's attention destinations, in order, are queries, keys and values."""
@@ -262,7 +274,7 @@ class CircuitRunner:
         ]
 
         def rows(name: Callable[[int], str]) -> list[Tensor]:
-            return self._per_layer([seen[name(layer)] for layer in layers])
+            return self._per_layer([seen[name(layer)].flatten(0, 1) for layer in layers])
 
         return _BaseRun(
             embedding=seen["embedding"].flatten(0, 1),
@@ -274,7 +286,7 @@ class CircuitRunner:
             queries=[queries for queries, _, _ in split],
             keys=[keys for _, keys, _ in split],
             values=[values for _, _, values in split],
-            final=seen[final][:, -1],
+            final=seen[final].flatten(0, 1)[self._last],
         )
 
     def _constant_run(self, batch: PairBatch, constants: SourceConstants) -> _BaseRun:
@@ -314,22 +326,22 @@ class CircuitRunner:
             base.mlp_residual.append(model.mlp_reads(residual, mid))
             base.mlps.append(mlp.expand(self.n_rows, -1))
             residual = mid + mlp
-        shape = (self.n_examples, self.n_positions)
         per_layer = {
-            name: self._per_layer([value.view(*shape, *value.shape[1:]) for value in values])
+            name: self._per_layer(values)
             for name, values in vars(base).items()
             if name in ("mlp_residual", "heads", "raw", "mlps") and values
         }
-        last = residual.view(*shape, -1)[:, -1]
-        return _BaseRun(**{**vars(base), **per_layer, "final": last})
+        final = residual[self._last]
+        return _BaseRun(**{**vars(base), **per_layer, "final": final})
 
-    def _per_layer(self, values: list[Tensor]) -> list[Tensor]:
-        """Rows of each layer; of the last layer only the last position's, as nothing else is read.
+    def _per_layer(self, rows: list[Tensor]) -> list[Tensor]:
+        """Of the last layer only each example's last position, as nothing else is read there."""
+        return [*rows[:-1], rows[-1][self._last]]
 
-        Values come as batch pos ... for the positions from `start` on.
-        """
-        rows = [value.flatten(0, 1) for value in values[:-1]]
-        return [*rows, values[-1][:, -1].contiguous()]
+    def _last_rows(self) -> Int[Tensor, " batch"]:
+        """The row of each example's last position."""
+        first = torch.arange(self.n_examples, device=self.model.device) * self.n_positions
+        return first + (self.n_positions - 1 if self._ends is None else self._ends)
 
     def _attention_ready(self, *projected: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values as batch head pos d_head, ready; keys and values with prefix."""

@@ -226,7 +226,7 @@ class Blocks(Weights):
         queries: Float[Tensor, "*rest query d_head"],
         keys: Float[Tensor, "*rest key d_head"],
         values: Float[Tensor, "*rest key d_head"],
-        mask: Bool[Tensor, "query key"],
+        mask: Bool[Tensor, "*some query key"],
     ) -> Float[Tensor, "*rest query d_head"]:
         """What attention reads with these queries and keys, as `ready` gives them."""
         scale, cap = self._scale, getattr(self.config, "attn_logit_softcapping", None)
@@ -240,7 +240,7 @@ class Blocks(Weights):
         self,
         queries: Float[Tensor, "*some query d_head"],
         keys: Float[Tensor, "*others key d_head"],
-        mask: Bool[Tensor, "query key"],
+        mask: Bool[Tensor, "*masked query key"],
     ) -> Float[Tensor, "*rest query key"]:
         """The attention of these queries to these keys, as `ready` gives them; they broadcast."""
         cap = getattr(self.config, "attn_logit_softcapping", None)

@@ -36,7 +36,7 @@ from circuits.model.holding import alone
 from circuits.model.loading import LoadedWeights, gist, load_weights
 from circuits.model.patches import Patching
 from circuits.model.saying import NextTokens
-from circuits.model.taps import UNEMBED
+from circuits.model.taps import UNEMBED, resid_post
 from circuits.model.tensors import dtype_name, first_not_finite, parse_dtype, weights_hash
 from circuits.model.tokens import Tokenizer, usual_bos
 from circuits.model.weights import Origin
@@ -257,19 +257,36 @@ class Model(Blocks):
         tokens: Int[Tensor, "batch pos"],
         hooks: Iterable[Hook] = (),
         prefix: Prefix | None = None,
+        ends: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch d_vocab"]:
         """Logits after the last position. Hooks are gone when this returns or raises.
 
-        With a prefix, `tokens` are those that follow it. Gradients flow where a hook makes a
+        With a prefix, `tokens` are those that follow it. Where rows are padded behind, `ends` is
+        the place among the tokens of each row's last one. Gradients flow where a hook makes a
         tensor require them; wrap the call in `torch.no_grad()` where none is wanted.
         """
         self.check_length(tokens.shape[1] + (prefix.length if prefix else 0))
         options = {"past_key_values": _cache(prefix, tokens.shape[0])} if prefix else {}
         with self.alone(), self.patching.positions(prefix.length if prefix else 0):
             logits = self.bridge.run_with_hooks(
-                tokens, fwd_hooks=[*hooks, CONTIGUOUS], logits_to_keep=1, **options
+                tokens,
+                fwd_hooks=[*hooks, *self._at(ends), CONTIGUOUS],
+                logits_to_keep=1,
+                **options,
             )
         return logits[:, -1]
+
+    def _at(self, ends: Int[Tensor, " batch"] | None) -> list[Hook]:
+        """Has what follows the layers see each row's own last state at the last position."""
+        if ends is None:
+            return []
+
+        def move(value: Tensor, hook: Any) -> Tensor:
+            moved = value.clone()
+            moved[:, -1] = value[torch.arange(len(ends), device=ends.device), ends]
+            return moved
+
+        return [(resid_post(self.n_layers - 1), move)]  # after all hooks there
 
     @torch.no_grad()
     def last_logits_and_prefix(

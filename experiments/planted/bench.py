@@ -27,7 +27,8 @@ from circuits.base.origin import code_commit, timestamp
 from circuits.base.progress import Progress
 from circuits.base.ranks import area
 from circuits.base.stamps import stamped
-from circuits.facts.pairs import TokenPair, batches, encode_pairs
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair, encode_pairs
 from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model, library_versions
 from experiments.analyses.engine.claims import average

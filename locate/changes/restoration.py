@@ -16,7 +16,8 @@ from jaxtyping import Bool
 from circuits.base.choices import Draw
 from circuits.base.errors import OptionError
 from circuits.edits.edit import WeightDelta
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.restoring import run_restored, source_outputs
 from circuits.model.holding import alone
 from circuits.model.metrics import logit_difference, rank

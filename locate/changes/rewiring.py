@@ -25,7 +25,8 @@ from circuits.base.choices import Draw
 from circuits.base.errors import OptionError
 from circuits.base.progress import Progress
 from circuits.edits.edit import WeightDelta
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.circuit import Circuit
 from circuits.graph.compare import compare_scores
 from circuits.graph.comparison import Comparison
@@ -234,8 +235,8 @@ def _preferred(
 ) -> list[TokenPair]:
     """Of each two pairs the one whose answer the model prefers after the clean prompt."""
     chosen = list(pairs)
-    for batch in batches(pairs, batch_size, model):
-        logits = model.last_logits(batch.clean)
+    for batch in batches(pairs, batch_size, model, mixed=True):
+        logits = model.last_logits(batch.clean, ends=batch.ends)
         other = torch.tensor([pairs_after[row].answer for row in batch.index], device=model.device)
         moved = logit_difference(logits, other, batch.answer) > 0
         for row in np.array(batch.index)[moved.cpu().numpy()].tolist():

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.facts.pairs import PairBatch
+from circuits.facts.batches import PairBatch
 from circuits.graph.ablation import SourceConstants
 from circuits.model import taps
 from circuits.model.model import Hook, Model

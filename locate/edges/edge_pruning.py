@@ -39,7 +39,8 @@ from torch import Tensor
 
 from circuits.base.errors import NumericalError
 from circuits.base.progress import Progress
-from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.batches import PairBatch, batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import source_constants
 from circuits.graph.running import head_projections
 from circuits.graph.scores import EdgeScores

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
-from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.batches import PairBatch, batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import source_constants
 from circuits.graph.scores import EdgeScores
 from circuits.model.holding import alone

@@ -38,13 +38,13 @@ def along_the_gradient(runs: Recorded) -> None:
     differences, options = runs.differences, runs.scoring.options
     assert isinstance(options, GradientPath)
     with torch.no_grad():
-        clean_logits = runs.model.last_logits(runs.clean, differences.hooks(1), runs.prefix)
+        clean_logits = runs.last_logits(runs.clean, differences.hooks(1))
         point = runs.model.embed(runs.clean)
         target = _corrupted_logits(runs, point)
     moving = _moving(runs)
     for _ in range(runs.scoring.steps):
         point = _step(runs, point, target, moving, options.step)
-        runs.gradients.run(runs.clean, runs.metric(clean_logits), point, runs.prefix)
+        runs.backward(clean_logits, point)
 
 
 def _corrupted_logits(
@@ -52,11 +52,10 @@ def _corrupted_logits(
 ) -> Float[Tensor, "batch d_vocab"]:
     """What the path goes to; completes the differences."""
     if runs.constants is None:
-        hooks = runs.differences.hooks(-1)
-        return runs.model.last_logits(runs.corrupted, hooks, runs.prefix)
+        return runs.last_logits(runs.corrupted, runs.differences.hooks(-1))
     runs.see_corrupted()
     constant = runs.constants.embedding.expand_as(like)
-    return runs.model.last_logits(runs.clean, [(taps.EMBEDDING, lambda value, hook: constant)])
+    return runs.last_logits(runs.clean, [(taps.EMBEDDING, lambda value, hook: constant)])
 
 
 def _moving(runs: Recorded) -> Bool[Tensor, "batch pos 1"]:
@@ -77,8 +76,7 @@ def _step(
     """The next point; the same one where the output is the target's already."""
     with torch.enable_grad():
         start = point.detach().requires_grad_(True)
-        hooks = [(taps.EMBEDDING, lambda value, hook: start)]
-        logits = runs.model.last_logits(runs.clean, hooks, runs.prefix)
+        logits = runs.last_logits(runs.clean, [(taps.EMBEDDING, lambda value, hook: start)])
         distance = (at_least_fp32(logits) - at_least_fp32(target)).square().sum()
         (gradient,) = torch.autograd.grad(distance, start)
     gradient = at_least_fp32(gradient) * moving

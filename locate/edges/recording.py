@@ -65,11 +65,13 @@ class Gradients:
         prefix: Prefix | None = None,
         extra_hooks: list[Hook] | None = None,
         changes: Sequence[Hook] = (),
+        ends: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch d_vocab"]:
         """One forward and one backward pass; returns the logits.
 
         `embedding` replaces the token embeddings (a point on an integration path). Extra hooks
-        read; those of `changes` may keep the gradient from points, which is then 0 there.
+        read; those of `changes` may keep the gradient from points, which is then 0 there. `ends` as
+        of `Model.last_logits`.
         """
         taps: dict[str, Tensor] = {}
         seen: dict[str, Tensor] = {}
@@ -106,7 +108,7 @@ class Gradients:
         hooks += [*changes, *(once(*hook) for hook in extra_hooks or ())]
         blocks = self.model.bridge.blocks if self.recompute else ()
         with torch.enable_grad(), recomputing.of(blocks), self.model.hooks(hooks):
-            total = metric(logits := self.model.last_logits(tokens, (), prefix)).sum()
+            total = metric(logits := self.model.last_logits(tokens, (), prefix, ends)).sum()
             cuts = bool(changes) or self.rules.cuts or self.model.patching.cuts
             read = list(taps.values())
             found = torch.autograd.grad(total, read, materialize_grads=cuts)

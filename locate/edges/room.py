@@ -20,7 +20,8 @@ from torch import Tensor
 
 from circuits.base.errors import OptionError
 from circuits.base.sizes import shown
-from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.batches import PairBatch, batches
+from circuits.facts.pairs import TokenPair
 from circuits.model.footprint import Footprint, Growth
 from circuits.model.model import Model
 from circuits.model.wiring import Wiring

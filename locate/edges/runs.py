@@ -6,7 +6,7 @@ memory, constants in place of a corrupted run, and the checks of what comes out 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,14 +17,15 @@ from torch import Tensor
 from circuits.base.choices import Ablation
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
-from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.batches import PairBatch, batches
+from circuits.facts.pairs import TokenPair
 from circuits.facts.spans import batch_places
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.scores import EdgeScores
 from circuits.model.footprint import PLAIN as SHORT
 from circuits.model.footprint import Footprint
 from circuits.model.metrics import evaluate_metric
-from circuits.model.model import Model, Prefix
+from circuits.model.model import Hook, Model, Prefix
 from circuits.model.wiring import Wiring
 from locate.edges.contracting import contract
 from locate.edges.passes import InputGradients, SourceDifferences
@@ -62,7 +63,10 @@ def contract_runs(
     total = np.zeros(wiring.n_edges)
     per_pair = np.empty((len(pairs), wiring.n_edges), dtype=np.float32) if keep_pairs else None
     done = 0
-    for batch in batches(pairs, {length: each.rows for length, each in shares.items()}, model):
+    # A bound says of each length how many fit, and methods of their own read the last position.
+    mixed = score is None and _bound(model, scoring) is None
+    sizes = batch_size if mixed else {length: share.rows for length, share in shares.items()}
+    for batch in batches(pairs, sizes, model, mixed):
         share = shares[batch.clean.shape[1]]
         places = batch_places(pairs, batch, wiring.spans)
         runs = Runs.of(model, wiring, batch, scoring, constants, rules, share, places)
@@ -100,7 +104,7 @@ class Recorded:
     def see_corrupted(self) -> None:
         """Complete the differences with what replaces the clean values."""
         with torch.no_grad():
-            self.model.last_logits(self.corrupted, self.differences.hooks(-1), self.prefix)
+            self.last_logits(self.corrupted, self.differences.hooks(-1))
 
     @property
     def clean(self) -> Tensor:
@@ -111,6 +115,29 @@ class Recorded:
     def corrupted(self) -> Tensor:
         """Tokens of the corrupted prompts."""
         return self.batch.corrupted[:, self.shared :]
+
+    def last_logits(
+        self, tokens: Int[Tensor, "batch pos"], hooks: Iterable[Hook] = ()
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Logits after the batch's prompts, of which these are the tokens from `shared` on."""
+        ends = self.batch.ends_from(self.shared)
+        return self.model.last_logits(tokens, hooks, self.prefix, ends)
+
+    def backward(
+        self,
+        clean_logits: Tensor | None,
+        embedding: Float[Tensor, "batch pos d_model"] | None = None,
+        extra_hooks: list[Hook] | None = None,
+    ) -> None:
+        """A run of the clean prompts and back, from the metric, which these logits may decide."""
+        self.gradients.run(
+            self.clean,
+            self.metric(clean_logits),
+            embedding,
+            self.prefix,
+            extra_hooks,
+            ends=self.batch.ends_from(self.shared),
+        )
 
     def metric(self, clean_logits: Tensor | None) -> Callable[[Tensor], Tensor]:
         """The metric of a run's logits."""
@@ -181,8 +208,7 @@ def no_passes(runs: Runs) -> None:
 
 def at_clean(runs: Recorded) -> None:
     """EAP: the gradient at the clean run."""
-    hooks = runs.differences.hooks(1)
-    runs.gradients.run(runs.clean, runs.metric(None), prefix=runs.prefix, extra_hooks=hooks)
+    runs.backward(None, extra_hooks=runs.differences.hooks(1))
     runs.see_corrupted()
 
 
@@ -191,15 +217,14 @@ def along_the_path(runs: Recorded) -> None:
     model, scoring, constants = runs.model, runs.scoring, runs.constants
     differences = runs.differences
     with torch.no_grad():
-        clean_logits = model.last_logits(runs.clean, differences.hooks(1), runs.prefix)
+        clean_logits = runs.last_logits(runs.clean, differences.hooks(1))
         end = model.embed(runs.clean)
         start = model.embed(runs.corrupted) if constants is None else constants.embedding
     pending = differences.hooks(-1) if constants is None else []
     for point in scoring.rule.points(scoring.steps):
         embedding = torch.lerp(start.expand_as(end), end, point)
         hooks, pending = (pending, []) if point == 0.0 else ([], pending)
-        metric = runs.metric(clean_logits)
-        runs.gradients.run(runs.clean, metric, embedding, runs.prefix, extra_hooks=hooks)
+        runs.backward(clean_logits, embedding, hooks)
     if pending or constants is not None:  # no integration point was the corrupted run itself
         runs.see_corrupted()
 
@@ -215,9 +240,7 @@ def _shares(
     keep_pairs: bool,
 ) -> dict[int, Share]:
     """How the pairs of each length are taken; without a bound in batches of the size asked for."""
-    bound = scoring.memory
-    if bound is None and scoring.method.bounded:
-        bound = model.memory
+    bound = _bound(model, scoring)
     if bound is None:
         return {len(pair.clean): Share(batch_size) for pair in pairs}
     constant, one = scoring.ablation.is_constant, replace(scoring, steps=1)
@@ -247,8 +270,15 @@ def _shares(
     kind = rules, one.method, one.rule, one.metric, one.kv, constant, asked.wanted.shape
     further = scoring.steps - 1 if "steps" in scoring.method.uses else 0
     added = kept[1].later_bytes(further)
-    room = Room(model, kind, int(bound), results, watch, contraction, added)
+    room = Room(model, kind, bound, results, watch, contraction, added)
     return room.shares(pairs, min(batch_size, len(pairs)), sharing=not constant)
+
+
+def _bound(model: Model, scoring: Scoring) -> int | None:
+    """Bytes that scoring takes beside the model; None where nothing bounds them."""
+    if scoring.memory is not None:
+        return int(scoring.memory)
+    return model.memory if scoring.method.bounded else None
 
 
 def _check_finite(

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.comparison import Comparison
 from circuits.graph.noise import Decision
 from circuits.model.holding import alone

@@ -17,7 +17,8 @@ from torch import Tensor
 from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.base.intervals import Interval
-from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.batches import PairBatch, batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.model import taps
 from circuits.model.continuing import run_above

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.base.errors import OptionError
-from circuits.facts.pairs import batches_of
+from circuits.facts.batches import batches_of
 from circuits.graph.ablation import SourceConstants
 from circuits.model import taps
 from circuits.model.holding import alone

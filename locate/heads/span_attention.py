@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from circuits.base.errors import OptionError
-from circuits.facts.pairs import batches_of
+from circuits.facts.batches import batches_of
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt

@@ -20,7 +20,8 @@ from torch import Tensor
 from circuits.base.choices import Metric, MetricLike
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
-from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.batches import PairBatch, batches
+from circuits.facts.pairs import TokenPair
 from circuits.model import taps
 from circuits.model.continuing import run_above
 from circuits.model.holding import alone

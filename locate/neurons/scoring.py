@@ -30,7 +30,8 @@ from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.progress import Progress
-from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.batches import PairBatch, batches
+from circuits.facts.pairs import TokenPair
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model

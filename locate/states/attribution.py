@@ -24,7 +24,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import source_hooks
 from circuits.model import taps
 from circuits.model.holding import alone

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.errors import OptionError
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.model.holding import alone
 from circuits.model.metrics import rank_of
 from circuits.model.model import Model

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from circuits.base.choices import Metric, MetricLike, TraceKind
 from circuits.base.errors import NumericalError, OptionError
-from circuits.facts.pairs import PairBatch, TokenPair, batches
+from circuits.facts.batches import PairBatch, batches
+from circuits.facts.pairs import TokenPair
 from circuits.model.holding import alone
 from circuits.model.metrics import evaluate_metric
 from circuits.model.model import Model

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.base.errors import NumericalError, OptionError
-from circuits.facts.pairs import batches_of
+from circuits.facts.batches import batches_of
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.patches import LAST, Part, Patch, read_parts, with_patches

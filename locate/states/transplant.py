@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.base.errors import OptionError
-from circuits.facts.pairs import batches_of
+from circuits.facts.batches import batches_of
 from circuits.model import taps
 from circuits.model.continuing import before_each, from_each, run_above
 from circuits.model.holding import alone

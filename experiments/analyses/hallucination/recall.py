@@ -17,10 +17,11 @@ from enum import StrEnum
 import torch
 
 from circuits.base.errors import PromptError
+from circuits.facts.batches import batches_of
 from circuits.facts.demonstrations import can_demonstrate, with_demonstrations
 from circuits.facts.facts import SLOT, Fact, Relation, fill
 from circuits.facts.knowledge import known_facts
-from circuits.facts.pairs import PromptPair, TokenPair, batches_of
+from circuits.facts.pairs import PromptPair, TokenPair
 from circuits.facts.questions import Answer, KnowledgeCheck, Question
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt, Span, Tokenizer

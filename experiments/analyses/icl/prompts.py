@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from circuits.base.errors import PromptError
+from circuits.facts.batches import batches_of
 from circuits.facts.demonstrations import (
     Demonstrated,
     Style,
@@ -18,7 +19,7 @@ from circuits.facts.demonstrations import (
 )
 from circuits.facts.facts import Fact, Relation
 from circuits.facts.knowledge import in_best_words
-from circuits.facts.pairs import PromptPair, TokenPair, batches_of
+from circuits.facts.pairs import PromptPair, TokenPair
 from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Model

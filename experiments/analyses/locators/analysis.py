@@ -18,7 +18,8 @@ import torch
 from circuits.base.choices import KeyValue, Metric, Open
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, build, option, parse_settings
-from circuits.facts.pairs import TokenPair, batches
+from circuits.facts.batches import batches
+from circuits.facts.pairs import TokenPair
 from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
 from experiments.analyses.circuits.analysis import curves
