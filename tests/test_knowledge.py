@@ -21,6 +21,7 @@ from circuits.facts.pairs import PromptPair, encode_pair
 from circuits.facts.questions import Question, demonstrations_of, questions
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
+from circuits.model.patches import Patching
 from circuits.model.tokens import Tokenizer
 from locate.evaluate import evaluate_stored
 from locate.examples import Examples, collect
@@ -47,6 +48,7 @@ class Oracle(Model):
     def __init__(self, known: Iterable[Question]) -> None:
         self.name, self.tokenizer, self.device = "oracle", TOKENIZER, torch.device("cpu")
         self._turn, self.most_rows = threading.RLock(), sys.maxsize
+        self.patching = Patching()
         self.best: dict[tuple[int, ...], int] = {}
         for each in known:
             ids = TOKENIZER.encode(each.prompt).ids
@@ -57,10 +59,10 @@ class Oracle(Model):
     def align(self) -> None:
         """There are no weights."""
 
-    def last_logits(self, tokens: Tensor, *args, **options) -> Tensor:
+    def last_logits(self, tokens: Tensor, *args, ends: Tensor, **options) -> Tensor:
         logits = torch.zeros(len(tokens), len(TOKENIZER.hf))
-        for row, ids in enumerate(tokens.tolist()):
-            logits[row, self.best.get(tuple(ids), 0)] = 5.0
+        for row, (ids, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True)):
+            logits[row, self.best.get(tuple(ids[: end + 1]), 0)] = 5.0
         return logits
 
 

@@ -22,6 +22,7 @@ from circuits.facts.pairs import PromptPair, encode_pairs
 from circuits.facts.questions import KnowledgeCheck, Question, questions
 from circuits.graph.noise import corrupted_subject
 from circuits.model.model import Model
+from circuits.model.patches import Patching
 from circuits.model.tokens import Tokenizer
 from locate.seen import subjects_of
 from tests.tiny import COUNTRIES, byte_level_tokenizer, metaspace_tokenizer
@@ -53,17 +54,17 @@ class Oracle(Model):
             for each in known
         }
         self.batches: list[int] = []
-        self.most_rows = sys.maxsize
+        self.most_rows, self.patching = sys.maxsize, Patching()
 
     @contextmanager
     def alone(self) -> Iterator[Self]:
         yield self
 
-    def last_logits(self, tokens: Tensor, *args, **options) -> Tensor:
+    def last_logits(self, tokens: Tensor, *args, ends: Tensor, **options) -> Tensor:
         self.batches.append(len(tokens))
         logits = torch.zeros(len(tokens), len(self.tokenizer.hf))
-        for row, ids in enumerate(tokens.tolist()):
-            logits[row, self.best.get(tuple(ids), 0)] = 5.0
+        for row, (ids, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True)):
+            logits[row, self.best.get(tuple(ids[: end + 1]), 0)] = 5.0
         return logits
 
 

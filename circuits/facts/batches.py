@@ -80,7 +80,7 @@ def batches(
     if mixed:
         assert isinstance(batch_size, int), "mixed lengths have one size"
         shared = [pair.first_difference for pair in pairs]
-        groups = groups_for(model, every, shared, batch_size)
+        groups = groups_for(every, shared, batch_size, model)
     else:
         groups = one_length(every, batch_size)
     for rows in groups:
@@ -116,7 +116,7 @@ def one_length(lengths: Sequence[int], batch_size: int | Mapping[int, int]) -> l
 
 
 def groups_for(
-    model: Model | None, lengths: Sequence[int], shared: Sequence[int], batch_size: int
+    lengths: Sequence[int], shared: Sequence[int], batch_size: int, model: Model | None
 ) -> list[list[int]]:
     """As `mixed_groups`, but of one length for a patched model: padding would be patched too."""
     if model is not None and model.patching.patches:

@@ -266,7 +266,7 @@ def _ask_all(
         prefix = _prefix(model, [asked[place].ids for place in members], asked[members[0]])
         begun = prefix.length if prefix else 0
         lengths = [len(asked[place].ids) - begun for place in members]
-        for group in groups_for(model, lengths, [0] * len(lengths), batch_size):
+        for group in groups_for(lengths, [0] * len(lengths), batch_size, model):
             places = [members[at] for at in group]
             answers = _ask(model, [asked[place] for place in places], prefix, known)
             found.update(zip(places, answers, strict=True))
