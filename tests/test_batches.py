@@ -193,6 +193,29 @@ def test_what_is_known_does_not_depend_on_batch_mates_of_other_lengths(model) ->
     assert recalled(model, pairs, 1, "top3") == recalled(model, pairs, 64, "top3")
 
 
+def test_how_a_wording_begins_is_run_once_where_that_is_less_work(model, monkeypatch) -> None:
+    long = "The capital of " * 9 + "{} is"
+    facts = tuple(Fact("capital", subject, word) for subject, word in ANSWERS.items())
+    relation = Relation("capital", "geography", "country", facts, (FRAMES[0], long))
+    begun = list[int]()
+    shared = model.share_prefix
+
+    def share(tokens: torch.Tensor) -> Any:
+        begun.append(tokens.shape[1])
+        return shared(tokens)
+
+    monkeypatch.setattr(model, "share_prefix", share)
+    answers = known_facts(model, relation, (FRAMES[0], long)).answers
+    n_beginning = len(model.tokenizer.encode(long.partition("{")[0].strip()))
+    assert begun[:2] == [n_beginning, 0]
+    for answer in answers:
+        ids = model.tokenizer.encode(answer.question.prompt).ids
+        logits = model.last_logits(torch.tensor([ids]))[0].float()
+        own = model.tokenizer.first_token(answer.question.prompt, answer.question.fact.object)
+        assert answer.rank == int((logits > logits[own]).sum())
+        np.testing.assert_allclose(answer.probability, float(logits.softmax(0)[own]), rtol=1e-3)
+
+
 def test_a_patched_model_takes_prompts_of_one_length(monkeypatch) -> None:
     """Patches are of positions, which padding has too."""
     model = family_model("gpt2")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuits.base.choices import Known, Templates
 from circuits.base.errors import OptionError, PromptError
-from circuits.facts.batches import groups_for, padded
+from circuits.facts.batches import PASS, groups_for, padded
 from circuits.facts.facts import Relation
 from circuits.facts.pairs import shared_length
 from circuits.facts.questions import (
@@ -259,12 +259,9 @@ def _ask_all(
 ) -> list[Answer]:
     """The answers in the order of the questions."""
     found: dict[int, Answer] = {}
-    by_beginning: dict[str, list[int]] = {}
-    for place, each in enumerate(asked):
-        by_beginning.setdefault(each.question.before, []).append(place)
-    for members in by_beginning.values():
-        prefix = _prefix(model, [asked[place].ids for place in members], asked[members[0]])
-        begun = prefix.length if prefix else 0
+    for members, begun in _by_beginning(asked):
+        first = torch.tensor([asked[members[0]].ids], device=model.device)
+        prefix = model.share_prefix(first[:, :begun])
         lengths = [len(asked[place].ids) - begun for place in members]
         for group in groups_for(lengths, [0] * len(lengths), batch_size, model):
             places = [members[at] for at in group]
@@ -273,12 +270,26 @@ def _ask_all(
     return [found[place] for place in range(len(asked))]
 
 
-def _prefix(model: Model, rows: Sequence[Tokens], first: _Encoded) -> Prefix | None:
-    """What all rows begin with, run once; nothing where none stands before them."""
-    if not first.question.before:
-        return None
-    shared = min(min(shared_length(rows[0], row), len(row) - 1) for row in rows)
-    return model.share_prefix(torch.tensor([rows[0][:shared]], device=model.device))
+def _by_beginning(asked: Sequence[_Encoded]) -> Iterator[tuple[list[int], int]]:
+    """Places of questions that begin alike, and how many tokens of that are run once.
+
+    What stands before a question is; the beginning of a wording where that spares more than the
+    pass that it takes, and the batches that it parts, cost.
+    """
+    alike: dict[tuple[str, str], list[int]] = {}
+    for place, each in enumerate(asked):
+        before = each.question.before
+        alike.setdefault((before, "" if before else each.question.template), []).append(place)
+    rest: list[int] = []
+    for (before, _), members in alike.items():
+        rows = [asked[place].ids for place in members]
+        shared = min(min(shared_length(rows[0], row), len(row) - 1) for row in rows)
+        if before or (len(rows) - 1) * shared > 2 * PASS:
+            yield members, shared
+        else:
+            rest += members
+    if rest:
+        yield rest, 0
 
 
 def _ask(
