@@ -25,6 +25,7 @@ from circuits.model.model import Model
 from locate.edges.locators import Locator
 from locate.edges.score import score_edges
 from locate.examples import recalled
+from locate.heads.role_checks import ablate_heads
 from locate.search import Search
 from locate.states.steering import patched
 from tests.families import ANSWERS, FAMILIES, family_model
@@ -191,6 +192,16 @@ def test_what_is_known_does_not_depend_on_batch_mates_of_other_lengths(model) ->
         np.testing.assert_allclose(*shares, rtol=1e-3)
     pairs = several_lengths(model)
     assert recalled(model, pairs, 1, "top3") == recalled(model, pairs, 64, "top3")
+
+
+def test_a_silenced_heads_effect_does_not_depend_on_batch_mates_of_other_lengths(
+    model,
+) -> None:
+    pairs = several_lengths(model)
+    heads = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
+    one, many = (ablate_heads(model, pairs, heads, batch_size=size) for size in (1, 8))
+    assert np.abs(one).max() > 1e-3
+    np.testing.assert_allclose(many, one, rtol=1e-3, atol=1e-4)
 
 
 def test_how_a_wording_begins_is_run_once_where_that_is_less_work(model, monkeypatch) -> None:

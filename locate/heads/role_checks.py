@@ -21,7 +21,7 @@ from circuits.facts.batches import PairBatch, batches
 from circuits.facts.pairs import TokenPair
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.model import taps
-from circuits.model.continuing import run_above
+from circuits.model.continuing import before_each, run_above
 from circuits.model.holding import alone
 from circuits.model.model import Hook, Model
 from locate.heads.attention import rivals
@@ -56,7 +56,7 @@ def ablate_heads(
     others = rivals(model, pairs, objects)
     constants = source_constants(model, pairs, ablation, batch_size)
     effects = np.empty((len(pairs), len(heads), len(EFFECTS)), dtype=np.float32)
-    for batch in batches(pairs, batch_size, model):
+    for batch in batches(pairs, batch_size, model, mixed=True):
         rows = list(batch.index)
         last = _LastToken(model, batch, constants)
 
@@ -147,20 +147,24 @@ class _LastToken:
     """
 
     def __init__(self, model: Model, batch: PairBatch, constants: SourceConstants) -> None:
-        self.model, self.constants, self.n_examples = model, constants, len(batch)
-        self.prefix = model.share_prefix(batch.clean[:, :-1])
+        self.model, self.constants, self.own = model, constants, batch.ends
+        rows = torch.arange(len(batch), device=model.device)
+        last = torch.full_like(rows, batch.clean.shape[1] - 1) if self.own is None else self.own
         self.residuals: list[Float[Tensor, "batch one d_model"]] = []
-        hooks: list[Hook] = [
-            (taps.resid_pre(layer), lambda value, hook: self.residuals.append(value))
-            for layer in range(model.n_layers)
-        ]
-        self.logits = model.last_logits(batch.clean[:, -1:], hooks, self.prefix)
+
+        def keep(value: Tensor, hook: Any) -> None:
+            self.residuals.append(value[rows, last][:, None])
+
+        states = [*map(taps.resid_pre, range(model.n_layers)), taps.resid_post(model.n_layers - 1)]
+        every = model.last_logits_and_prefix(batch.clean, [(name, keep) for name in states])[1]
+        self.prefix = before_each(every, last)
+        self.logits = model.unembed(self.residuals.pop()[:, -1])
 
     def without(self, layer: int, head: int) -> Float[Tensor, "batch d_vocab"]:
         """Logits with the head silenced."""
         model = self.model
         with model.hooks([_silence(self.constants, layer, head)]):
-            residual = run_above(model, layer - 1, self.residuals[layer], self.prefix)
+            residual = run_above(model, layer - 1, self.residuals[layer], self.prefix, self.own)
         return model.unembed(residual[:, -1])
 
 
