@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.facts.batches import batches_of
+from circuits.facts.batches import groups_for, padded
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tokens import Prompt
@@ -19,8 +19,10 @@ from circuits.model.tokens import Prompt
 def last_logits(
     model: Model, prompts: Sequence[Prompt], batch_size: int
 ) -> Float[Tensor, "prompt d_vocab"]:
-    """The logits at each prompt's last token, on the CPU; prompts of one length go together."""
-    found = torch.empty(len(prompts), model.d_vocab)
-    for rows, tokens in batches_of(model, prompts, batch_size):
-        found[rows] = model.last_logits(tokens).float().cpu()
+    """The logits at each prompt's last token, on the CPU."""
+    found, lengths = torch.empty(len(prompts), model.d_vocab), [len(each) for each in prompts]
+    for rows in groups_for(lengths, [0] * len(lengths), batch_size, model):
+        tokens = torch.tensor(padded([prompts[row].ids for row in rows]), device=model.device)
+        ends = torch.tensor([lengths[row] - 1 for row in rows], device=model.device)
+        found[rows] = model.last_logits(tokens, ends=ends).float().cpu()
     return found
