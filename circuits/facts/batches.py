@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -131,17 +132,15 @@ def mixed_groups(lengths: Sequence[int], shared: Sequence[int], batch_size: int)
     rows run, from where the first of them differs (`shared`) to the end of the longest.
     """
     order = sorted(range(len(lengths)), key=lambda place: (lengths[place], -shared[place]))
-    least, begins = [0.0], [0]
+    ends, differ = np.array(lengths)[order], np.array(shared)[order]
+    least, begins = np.zeros(len(order) + 1), [0]
     for stop in range(1, len(order) + 1):
-        longest, first = lengths[order[stop - 1]], shared[order[stop - 1]]
-        best, begin = float("inf"), stop - 1
-        for start in range(stop - 1, max(0, stop - batch_size) - 1, -1):
-            first = min(first, shared[order[start]])
-            cost = least[start] + PASS + (stop - start) * (longest - first)
-            if cost < best:
-                best, begin = cost, start
-        least.append(best)
-        begins.append(begin)
+        starts = np.arange(max(0, stop - batch_size), stop)
+        # From each start on to here, where the first row differs.
+        differ[starts] = first = np.minimum(differ[starts], differ[stop - 1])
+        cost = least[starts] + PASS + (stop - starts) * (ends[stop - 1] - first)
+        begins.append(int(starts[cost.argmin()]))
+        least[stop] = cost.min()
     groups, stop = list[list[int]](), len(order)
     while stop:
         groups.append(order[begins[stop] : stop])
