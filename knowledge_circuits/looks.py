@@ -52,24 +52,16 @@ def trace(
     >>> found.p_clean > 0.9
     True
     """
-    from circuits.base.choices import TraceKind
     from locate.looks.look import about
     from locate.states.trace_average import trace_facts
     from locate.states.tracing import trace as trace_prompt
-    from locate.states.tracing import usual_window
 
     source, (chosen,), given = split(options, Source, Tracing, fixed=ONE_SIDE, known_only=True)
     with loaded_model(model).alone() as loaded:
-        settings: dict[str, Any] = {
-            "kinds": chosen.kinds or tuple(TraceKind),
-            "window": chosen.window or usual_window(loaded.n_layers),
-            "noise": chosen.noise,
-            "noise_unit": chosen.noise_unit,
-            "samples": chosen.samples,
-            "seed": chosen.seed,
-        }
+        settings = chosen.asked(loaded.n_layers)
         if subject is None and answer is None:
-            examples = examples_of(loaded, what, given=given, **source)
+            rows = min(16, chosen.batch_size)
+            examples = examples_of(loaded, what, rows, given=given, **source)
             if examples.pairs[0].subject is None:
                 given.refuse(PATCHED_TRACE)
             return about(trace_facts(loaded, examples.pairs, **settings), examples)

@@ -253,7 +253,7 @@ def recalled(
     criterion = Known.of(known, "known")
     objects = {token for pair in pairs for side in pair.sides for token in side}
     right = [False] * len(pairs)
-    for batch in batches(pairs, batch_size, model, mixed=True):
+    for batch in batches(pairs, batch_size, model, mixed=True, whole=True):
         logits = model.last_logits(batch.clean, ends=batch.ends).float()
         ranks = best_rank(logits, batch.wanted).tolist()
         preferred = (logit_difference(logits, batch.wanted, batch.unwanted) > 0).tolist()

@@ -226,7 +226,24 @@ class Tracing(Options):
         NoiseUnit.MATRIX, "Of the whole embedding matrix, or of the subjects' embeddings."
     )
     samples: int = option(10, "Draws of the noise.", low=1, high=100_000)
+    batch_size: int = option(
+        256,
+        "Runs a pass: a state restored with a draw of the noise is one.",
+        low=1,
+        high=MOST_PAIRS,
+        flags=("--batch-size", "-b"),
+    )
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
+
+    def asked(self, n_layers: int) -> dict[str, Any]:
+        """The arguments of `locate.states`' functions, for a model of so many layers."""
+        from locate.states.tracing import usual_window
+
+        found = {**vars(self), "max_rows": self.batch_size}
+        found |= {"kinds": self.kinds or tuple(TraceKind)}
+        found |= {"window": self.window or usual_window(n_layers)}
+        del found["batch_size"]
+        return found
 
     def idle(self) -> tuple[Idle, ...]:
         """The window of states that are restored singly."""

@@ -33,6 +33,9 @@ from locate.edges.eap import attribute
 from locate.edges.exact import patch_chosen_edges
 from locate.edges.locators import Locator
 from locate.heads.attention import read_heads
+from locate.heads.head_check import Role
+from locate.heads.role_criteria import RoleCriteria
+from locate.heads.roles import head_roles
 from locate.search import Scoring
 from locate.states.attribution import direct_logit_attribution
 from locate.states.lens import logit_lens
@@ -229,6 +232,26 @@ def test_what_a_head_writes_split_by_where_it_reads_is_what_it_writes(model) -> 
     heads = [[wiring.head_src(x, h) for h in range(model.n_heads)] for x in range(model.n_layers)]
     np.testing.assert_allclose(found.answer_gain[0].sum(-1), direct[np.array(heads)], **SINGLE)
     np.testing.assert_allclose(found.attention[0].sum(-1), 1, **SINGLE)
+
+
+def test_every_head_is_labelled_or_not_and_its_label_checked(model) -> None:
+    pairs = [pair for pair in family_pairs(model) for _ in range(2)]
+    found = head_roles(model, pairs, criteria=RoleCriteria(resamples=20))
+    assert len(found.heads) == model.n_layers * model.n_heads
+    labelled = [head for head in found.heads if head.role != Role.NONE]
+    assert all(head.check is not None for head in labelled)
+    assert np.isfinite([head.answer_gain.value for head in found.heads]).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support fold_ln")
+def test_folding_weights_leaves_scores_unchanged(family, model) -> None:
+    pairs, scoring = family_pairs(model), Scoring(method=Locator.EAP)
+    folded = family_model(family)
+    folded.bridge.enable_compatibility_mode(disable_warnings=True)
+    for parameter in folded.bridge.parameters():
+        parameter.requires_grad_(False)
+    raw, found = (attribute(each, pairs, scoring).values for each in (model, folded))
+    np.testing.assert_allclose(found, raw, rtol=1e-3, atol=1e-4 * np.abs(raw).max())
 
 
 def test_the_lens_ends_at_the_models_own_output(model, batch) -> None:

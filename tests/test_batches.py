@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
-from circuits.facts.batches import PASS, batches, mixed_groups, padded
+from circuits.facts.batches import PASS, batches, groups_for, mixed_groups, padded
 from circuits.facts.facts import Fact, Relation
 from circuits.facts.knowledge import known_facts
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pairs
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.select import random_circuit
+from circuits.model import taps
 from circuits.model.model import Model
 from locate.edges.locators import Locator
 from locate.edges.score import score_edges
@@ -116,8 +117,11 @@ def test_a_batch_of_one_length_has_no_ends_of_its_own() -> None:
         assert batch.ends is None
         assert batch.ends_from(2) is None
     assert padded([[1, 2], [3]]) == [[1, 2], [3, 3]]
-    with pytest.raises(OptionError, match="at least 1"):
-        list(batches(MANY["gpt2"], 0, mixed=True))
+    for size in (0, -3):
+        with pytest.raises(OptionError, match=f"at least 1, not {size}"):
+            list(batches(MANY["gpt2"], size, mixed=True))
+        with pytest.raises(OptionError, match=f"at least 1, not {size}"):
+            groups_for([3, 4], [0, 0], size, None)
 
 
 def test_logits_are_those_after_each_rows_own_last_token(model) -> None:
@@ -133,7 +137,11 @@ def test_logits_are_those_after_each_rows_own_last_token(model) -> None:
 
 @pytest.mark.parametrize(
     ("ablation", "spans"),
-    [(Ablation.PATCH, None), pytest.param(Ablation.MEAN, "auto", marks=pytest.mark.slow)],
+    [
+        (Ablation.PATCH, None),
+        pytest.param(Ablation.PATCH, "auto", marks=pytest.mark.slow),
+        pytest.param(Ablation.MEAN, "auto", marks=pytest.mark.slow),
+    ],
 )
 def test_scores_and_circuits_do_not_depend_on_batch_mates_of_other_lengths(
     model, ablation, spans
@@ -162,7 +170,7 @@ def test_scores_and_circuits_do_not_depend_on_batch_mates_of_other_lengths(
     assert np.ptp([run.metric for run in one.circuits]) > 1e-3
 
 
-@pytest.mark.parametrize("method", ["eap", "eap-gp", "relp", "gim", "atp-star"])
+@pytest.mark.parametrize("method", ["eap", "eap-gp", "relp", "gim"])
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_no_locators_scores_depend_on_batch_mates_of_other_lengths(kind, method) -> None:
     model = shared_model(kind)
@@ -225,6 +233,27 @@ def test_how_a_wording_begins_is_run_once_where_that_is_less_work(model, monkeyp
         own = model.tokenizer.first_token(answer.question.prompt, answer.question.fact.object)
         assert answer.rank == int((logits > logits[own]).sum())
         np.testing.assert_allclose(answer.probability, float(logits.softmax(0)[own]), rtol=1e-3)
+
+
+def test_what_hooks_do_at_the_last_position_does_not_depend_on_batch_mates(monkeypatch) -> None:
+    model = shared_model("gpt2")
+    pairs = several_lengths(model)
+    facts = tuple(Fact("capital", subject, word) for subject, word in ANSWERS.items())
+    relation = Relation("capital", "geography", "country", facts, FRAMES)
+
+    def add(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        return torch.cat([value[:, :-1], value[:, -1:].flip(-1)], 1)
+
+    plain = [each.probability for each in known_facts(model, relation, FRAMES).answers]
+    with model.hooks([(taps.resid_post(0), add)]):
+        one, many = (
+            [each.probability for each in known_facts(model, relation, FRAMES, None, n).answers]
+            for n in (1, 64)
+        )
+        assert all(batch.ends is None for batch in batches(pairs, 8, model, mixed=True))
+    assert not np.allclose(one, plain, rtol=1e-2)
+    np.testing.assert_allclose(many, one, rtol=1e-4)
+    assert any(batch.ends is not None for batch in batches(pairs, 8, model, mixed=True))
 
 
 def test_a_patched_model_takes_prompts_of_one_length(monkeypatch) -> None:

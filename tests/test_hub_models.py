@@ -63,11 +63,12 @@ def _running() -> Iterator[_Hub]:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[_Hub]:
     with _running() as server:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", server.address)
         monkeypatch.setenv("HF_TOKEN", "")
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         yield server
 
 
@@ -114,6 +115,14 @@ def test_a_login_goes_along_within_the_hub_and_to_no_other_server(
         assert resolve("somebody/model").weights == "somebody/model"
         assert hub.asked == [(PATH, "Bearer hf_mine"), (moved, "Bearer hf_mine")]
         assert other.asked == [("/file", None)]
+
+
+def test_a_login_saved_in_the_token_file_goes_along(hub: _Hub):
+    hub.answers[PATH] = 200, {}
+    resolve("somebody/model")
+    Path(constants.HF_TOKEN_PATH).write_text("hf_saved\n")
+    resolve("somebody/model")
+    assert hub.asked == [(PATH, None), (PATH, "Bearer hf_saved")]
 
 
 @pytest.mark.parametrize("revision", ["a" * 40, "b" * 40])

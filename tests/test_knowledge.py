@@ -48,7 +48,7 @@ class Oracle(Model):
     def __init__(self, known: Iterable[Question]) -> None:
         self.name, self.tokenizer, self.device = "oracle", TOKENIZER, torch.device("cpu")
         self._turn, self.most_rows = threading.RLock(), sys.maxsize
-        self.patching = Patching()
+        self.patching, self._hooked = Patching(), 0
         self.best: dict[tuple[int, ...], int] = {}
         for each in known:
             ids = TOKENIZER.encode(each.prompt).ids

@@ -54,7 +54,7 @@ class Oracle(Model):
             for each in known
         }
         self.batches: list[int] = []
-        self.most_rows, self.patching = sys.maxsize, Patching()
+        self.most_rows, self.patching, self._hooked = sys.maxsize, Patching(), 0
 
     @contextmanager
     def alone(self) -> Iterator[Self]:

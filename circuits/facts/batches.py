@@ -57,16 +57,18 @@ def batches(
     batch_size: int | Mapping[int, int],
     model: Model | None = None,
     mixed: bool = False,
+    whole: bool = False,
 ) -> Iterator[PairBatch]:
     """Batches of at most `batch_size` rows each, in order of length; of one length unless `mixed`.
 
-    The size may be one for each length where these are not mixed.
+    The size may be one for each length where these are not mixed. `whole` says that prompts are run
+    from their beginning, and not from where a pair's two differ.
 
-    They are on the model's device; PromptError for pairs that another tokenizer made. A patched
-    model's are never mixed.
+    They are on the model's device; PromptError for pairs that another tokenizer made. Where the
+    model is patched or hooked lengths are never mixed.
     """
-    if isinstance(batch_size, int) and batch_size < 1:
-        raise OptionError(f"batch size must be at least 1, not {batch_size}")
+    if isinstance(batch_size, int):
+        _check_size(batch_size)
     device = "cpu" if model is None else model.device
     if model is not None and {pair.tokenizer for pair in pairs} - {model.tokenizer.fingerprint}:
         raise PromptError(
@@ -80,7 +82,7 @@ def batches(
     every = [len(pair.clean) for pair in pairs]
     if mixed:
         assert isinstance(batch_size, int), "mixed lengths have one size"
-        shared = [pair.first_difference for pair in pairs]
+        shared = [0 if whole else pair.first_difference for pair in pairs]
         groups = groups_for(every, shared, batch_size, model)
     else:
         groups = one_length(every, batch_size)
@@ -119,10 +121,16 @@ def one_length(lengths: Sequence[int], batch_size: int | Mapping[int, int]) -> l
 def groups_for(
     lengths: Sequence[int], shared: Sequence[int], batch_size: int, model: Model | None
 ) -> list[list[int]]:
-    """As `mixed_groups`, but of one length for a patched model: padding would be patched too."""
-    if model is not None and model.patching.patches:
+    """As `mixed_groups`; of one length where patches or hooks would act on padding too."""
+    _check_size(batch_size)
+    if model is not None and model.acts_by_place:
         return one_length(lengths, batch_size)
     return mixed_groups(lengths, shared, batch_size)
+
+
+def _check_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise OptionError(f"batch size must be at least 1, not {batch_size}")
 
 
 def mixed_groups(lengths: Sequence[int], shared: Sequence[int], batch_size: int) -> list[list[int]]:

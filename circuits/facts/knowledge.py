@@ -259,7 +259,7 @@ def _ask_all(
 ) -> list[Answer]:
     """The answers in the order of the questions."""
     found: dict[int, Answer] = {}
-    for members, begun in _by_beginning(asked):
+    for members, begun in _by_beginning(asked, wordings=not model.acts_by_place):
         first = torch.tensor([asked[members[0]].ids], device=model.device)
         prefix = model.share_prefix(first[:, :begun])
         lengths = [len(asked[place].ids) - begun for place in members]
@@ -270,10 +270,10 @@ def _ask_all(
     return [found[place] for place in range(len(asked))]
 
 
-def _by_beginning(asked: Sequence[_Encoded]) -> Iterator[tuple[list[int], int]]:
+def _by_beginning(asked: Sequence[_Encoded], wordings: bool) -> Iterator[tuple[list[int], int]]:
     """Places of questions that begin alike, and how many tokens of that are run once.
 
-    What stands before a question is; the beginning of a wording where that spares more than the
+    What stands before a question is; of `wordings` the beginning where that spares more than the
     pass that it takes, and the batches that it parts, cost.
     """
     alike: dict[tuple[str, str], list[int]] = {}
@@ -284,7 +284,7 @@ def _by_beginning(asked: Sequence[_Encoded]) -> Iterator[tuple[list[int], int]]:
     for (before, _), members in alike.items():
         rows = [asked[place].ids for place in members]
         shared = min(min(shared_length(rows[0], row), len(row) - 1) for row in rows)
-        if before or (len(rows) - 1) * shared > 2 * PASS:
+        if before or (wordings and (len(rows) - 1) * shared > 2 * PASS):
             yield members, shared
         else:
             rest += members

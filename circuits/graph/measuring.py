@@ -117,7 +117,8 @@ class BaseRuns:
         if self.ablation.is_constant:
             constants = source_constants(model, parts, self.ablation, self.batch_size)
         projections = head_projections(model, wiring, self.lean)
-        for batch in batches(parts, self.batch_size, model, mixed=not self.lean):
+        how = {"mixed": not self.lean, "whole": self.ablation.is_constant}
+        for batch in batches(parts, self.batch_size, model, **how):
             places = batch_places(parts, batch, wiring.spans)
             asked = wiring, self.ablation, constants, projections, places
             runner = CircuitRunner(model, batch, *asked)

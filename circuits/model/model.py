@@ -103,7 +103,7 @@ class Model(Blocks):
         }
         self._turn, self.placed = threading.RLock(), []
         self._stored_sha256: str | None = None  # of the weights as `load` found them
-        self.patching = Patching()
+        self.patching, self._hooked = Patching(), 0
         self.most_rows = sys.maxsize  # of a batch, as far as memory has shown
         self.memory: int | None = None  # bytes that attribution takes, where a search says nothing
         buffers = dict(hf_model.named_buffers())
@@ -327,9 +327,21 @@ class Model(Blocks):
 
     @contextmanager
     def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
-        """Forward hooks that are in place within a `with` block."""
-        with self.alone(), self.bridge.hooks(fwd_hooks=list(hooks)):
-            yield
+        """Forward hooks that are in place within a `with` block.
+
+        Whoever asks within it asks prompts of one length together, as hooks may be of positions.
+        """
+        self._hooked += 1
+        try:
+            with self.alone(), self.bridge.hooks(fwd_hooks=list(hooks)):
+                yield
+        finally:
+            self._hooked -= 1
+
+    @property
+    def acts_by_place(self) -> bool:
+        """Whether patches or hooks are in place, which may be of a prompt's positions."""
+        return bool(self.patching.patches or self._hooked)
 
     @torch.no_grad()
     def share_prefix(self, tokens: Int[Tensor, "batch pos"]) -> Prefix | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from circuits.base.choices import Ablation, TraceKind
+from circuits.base.choices import Ablation
 from circuits.base.errors import OptionError
 from circuits.base.idle import Given
 from experiments.cli import options as o
@@ -63,15 +63,13 @@ def trace(
         from locate.looks.look import about
         from locate.states.trace_average import trace_facts
         from locate.states.tracing import trace as trace_prompt
-        from locate.states.tracing import usual_window
 
         o.check_files(source if source.asks else None, out, names=looks.FILES)
         loaded = o.asked_model(console, model, loading, source.bos)
-        window = tracing.window or usual_window(loaded.n_layers)
-        kinds = tracing.kinds or tuple(TraceKind)
-        options: dict[str, Any] = vars(replace(tracing, kinds=kinds, window=window))
+        options = tracing.asked(loaded.n_layers)
         if source.asks:
-            examples = o.pairs_of(console, loaded, o.limited(source))
+            rows = min(16, tracing.batch_size)
+            examples = o.pairs_of(console, loaded, o.limited(source), rows)
             if examples.pairs[0].subject is None:
                 given.refuse(PATCHED_TRACE)
             with console.stage("traces") as progress:

@@ -14,7 +14,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from circuits.base.choices import Ablation, TraceKind
+from circuits.base.choices import Ablation
 from circuits.base.content import content_sha256
 from circuits.base.errors import OptionError
 from circuits.base.idle import Idle
@@ -185,13 +185,9 @@ def _trace(model: Model, source: Source, tracing: Tracing) -> Found:
     from locate.looks.look import about
     from locate.looks.trace import average_trace
     from locate.states.trace_average import trace_facts
-    from locate.states.tracing import usual_window
 
-    window = tracing.window or usual_window(model.n_layers)
-    kinds = tracing.kinds or tuple(TraceKind)
-    examples = _examples(model, source, 16)
-    asked: dict[str, Any] = vars(replace(tracing, kinds=kinds, window=window))
-    found = about(trace_facts(model, examples.pairs, **asked), examples)
+    examples = _examples(model, source, min(16, tracing.batch_size))
+    found = about(trace_facts(model, examples.pairs, **tracing.asked(model.n_layers)), examples)
     return average_trace(found).summary, found
 
 

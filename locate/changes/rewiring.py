@@ -235,7 +235,7 @@ def _preferred(
 ) -> list[TokenPair]:
     """Of each two pairs the one whose answer the model prefers after the clean prompt."""
     chosen = list(pairs)
-    for batch in batches(pairs, batch_size, model, mixed=True):
+    for batch in batches(pairs, batch_size, model, mixed=True, whole=True):
         logits = model.last_logits(batch.clean, ends=batch.ends)
         other = torch.tensor([pairs_after[row].answer for row in batch.index], device=model.device)
         moved = logit_difference(logits, other, batch.answer) > 0

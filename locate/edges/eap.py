@@ -75,6 +75,7 @@ def attribute(
         scoring,
         PASSES[scoring.method],
         rules=rules_of(scoring),
+        mixed=True,
         batch_size=batch_size,
         keep_pairs=keep_pairs,
         progress=progress,

@@ -43,14 +43,17 @@ def contract_runs(
     *,
     score: Callable[[Runs], Float[np.ndarray, "pair edge"]] | None = None,
     rules: BackwardRules = PLAIN,
+    mixed: bool = False,
     batch_size: int = 16,
     keep_pairs: bool = False,
     progress: Progress | None = None,
 ) -> EdgeScores:
     """Scores of all edges, averaged over the pairs, from the runs that `passes` makes of a batch.
 
-    The scores are `Runs.scores`, or what `score` makes of the runs. Gradients are by `rules`;
-    for the rest see `locate.edges.eap.attribute`.
+    The scores are `Runs.scores`, or what `score` makes of the runs. Gradients are by `rules`.
+    Batches may have `mixed` lengths where all runs are made by `Runs.last_logits` and
+    `Runs.backward`, which know where each prompt ends. For the rest see
+    `locate.edges.eap.attribute`.
     """
     if not pairs:
         raise OptionError("there are no prompt pairs to score")
@@ -63,10 +66,9 @@ def contract_runs(
     total = np.zeros(wiring.n_edges)
     per_pair = np.empty((len(pairs), wiring.n_edges), dtype=np.float32) if keep_pairs else None
     done = 0
-    # A bound says of each length how many fit, and methods of their own read the last position.
-    mixed = score is None and _bound(model, scoring) is None
+    mixed = mixed and _bound(model, scoring) is None  # a bound says of each length how many fit
     sizes = batch_size if mixed else {length: share.rows for length, share in shares.items()}
-    for batch in batches(pairs, sizes, model, mixed):
+    for batch in batches(pairs, sizes, model, mixed, whole=scoring.ablation.is_constant):
         share = shares[batch.clean.shape[1]]
         places = batch_places(pairs, batch, wiring.spans)
         runs = Runs.of(model, wiring, batch, scoring, constants, rules, share, places)

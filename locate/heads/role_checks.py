@@ -56,7 +56,7 @@ def ablate_heads(
     others = rivals(model, pairs, objects)
     constants = source_constants(model, pairs, ablation, batch_size)
     effects = np.empty((len(pairs), len(heads), len(EFFECTS)), dtype=np.float32)
-    for batch in batches(pairs, batch_size, model, mixed=True):
+    for batch in batches(pairs, batch_size, model, mixed=True, whole=True):
         rows = list(batch.index)
         last = _LastToken(model, batch, constants)
 
