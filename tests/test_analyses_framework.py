@@ -1058,3 +1058,9 @@ def test_claims_are_values() -> None:
     one = Claim("x", Interval(1.0, 0.0, 2.0), Verdict.MEASURED, 3)
     assert one == Claim("x", Interval(1.0, 0.0, 2.0), Verdict.MEASURED, 3)
     assert one.as_dict()["verdict"] == "measured"
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_no_analysis_takes_batches_of_nothing(tmp_path: Path, size: int):
+    with pytest.raises(OptionError, match=f"at least 1, not {size}"):
+        Context("facts-gpt2", tmp_path, batch_size=size)

@@ -198,6 +198,15 @@ def test_backwards_only_objects_of_one_subject_are_asked() -> None:
     assert reversed_facts(small) == [TwoHops("x", "x", "a")]
 
 
+def test_facts_without_chains_are_told_what_a_chain_takes(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("subject,object,prompt\nFrance,Paris,The capital of {} is\n")
+    with pytest.raises(
+        PromptError, match=r"objects of one are the subjects of another .*have none"
+    ):
+        steps(Context("facts-gpt2", tmp_path, facts=str(own)), Config())
+
+
 def test_units_are_chains_then_relations_backwards(context: Context) -> None:
     keys = steps(context, Config(most=3, reversals=2))
     assert [key.startswith(REVERSAL) for key in keys] == [False] * 3 + [True] * 2

@@ -74,6 +74,10 @@ class Context:
     memory: int | None = None
     _held: _Held = field(default_factory=_Held, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise OptionError(f"`batch_size` is at least 1, not {self.batch_size}")
+
     @classmethod
     def on(cls, model: Model, folder: Path, **options: Any) -> Context:
         """The surroundings of a run on a model that is in memory."""

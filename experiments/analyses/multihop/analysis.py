@@ -72,7 +72,7 @@ class Config(Options):
 
 
 def steps(context: Context, config: Config) -> Sequence[str]:
-    """Chains, then relations asked backwards."""
+    """Chains, then relations asked backwards; PromptError where there are neither."""
     names = [chain.name for chain in chains_of(context.relations)]
     generator = random.Random(f"{context.seed}/chains")
     if config.chains:
@@ -84,6 +84,11 @@ def steps(context: Context, config: Config) -> Sequence[str]:
         names = generator.sample(names, config.most)
     backwards = [name for name in wordings().reversed if name in context.relations]
     generator.shuffle(backwards)
+    if not names and not backwards:
+        raise PromptError(
+            "two hops are asked of relations of the atlas, by name, where the objects of one are "
+            f"the subjects of another ({', '.join(wordings().phrases)}); these facts have none"
+        )
     return [*names, *(f"{REVERSAL}{name}" for name in backwards[: config.reversals])]
 
 
