@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -63,6 +65,32 @@ def llama(shape: str, device: str = "cpu", seed: int = 0) -> LlamaForCausalLM:
     finally:
         torch.set_default_dtype(torch.float32)
     return model.requires_grad_(False)
+
+
+KINDS: dict[str, dict[str, int]] = {
+    "llama": {"num_key_value_heads": 4},
+    "gpt_neox": {},
+    "gemma2": {"num_key_value_heads": 4, "head_dim": 64},
+    "olmo2": {"num_key_value_heads": 4},
+    "mixtral": {"num_key_value_heads": 4, "num_local_experts": 8},
+}
+"""Architectures that differ in what costs: grouped keys, parallel blocks, norms after, experts."""
+
+
+def of_kind(kind: str, seed: int = 0) -> PreTrainedModel:
+    """A random model of 8 layers and width 512, of one of `KINDS`."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        kind,
+        num_hidden_layers=8,
+        hidden_size=512,
+        num_attention_heads=8,
+        intermediate_size=1536,
+        vocab_size=8192,
+        max_position_embeddings=64,
+        **KINDS[kind],
+    )
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
 
 
 def numbered_tokenizer(size: int) -> PreTrainedTokenizerFast:

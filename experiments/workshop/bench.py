@@ -42,6 +42,7 @@ from experiments.workshop.costs import (
     EAP,
     EAP_IG,
     Measurement,
+    architecture_costs,
     attribution_costs,
     discover_cost,
     family_cost,
@@ -55,6 +56,9 @@ from locate.states.tracing import trace
 ROOT = Path(__file__).parents[2]
 SMALL, REAL = "facts-gpt2", "smollm2-135m"
 LOADING = "loading"
+_WORDS = [f"t{3 * index + 1}" for index in range(13)]
+TRACED = " ".join(_WORDS), " ".join(_WORDS[2:5]), "t77"
+"""A prompt of 13 tokens, its subject and an answer."""
 
 
 def memory_ratio() -> list[Measurement]:
@@ -66,11 +70,11 @@ def memory_ratio() -> list[Measurement]:
 
 
 def tinyllama_memory() -> list[Measurement]:
-    """Peak memory of the whole process for EAP on TinyLlama's shape in bf16, in GiB."""
+    """Peak memory of the whole process for EAP and a trace of TinyLlama's shape in bf16, in GiB."""
     figures = _in_own_process("tinyllama")
-    note = f"EAP on 8 pairs in {figures['seconds']:.0f} s; the figure includes the model"
+    note = f"EAP on 8 pairs and a trace in {figures['seconds']:.0f} s; the model is included"
     name = "TinyLlama shape, bf16: peak memory of the process"
-    return [Measurement(name, figures["process_gib"], 12.0, "GiB", note=note)]
+    return [Measurement(name, figures["process_gib"], 6.0, "GiB", note=note)]
 
 
 def large_on_gpu() -> list[Measurement]:
@@ -85,8 +89,6 @@ def _on_gpu(shape: str) -> list[Measurement]:
     model = Model.from_hf(hf_model, numbered_tokenizer(32000), f"{shape}-shape")
     pairs = random_pairs(model)
     bare = BarePasses(hf_model, pairs)
-    words = [f"t{3 * index + 1}" for index in range(13)]
-    asked = " ".join(words), " ".join(words[2:5]), "t77"
     scores = attribute(model, pairs, EAP)
     circuits = [top_n(scores, max(1, round(share * scores.wiring.n_edges))) for share in FRACTIONS]
     steps: dict[str, Callable[[], object]] = {
@@ -94,7 +96,7 @@ def _on_gpu(shape: str) -> list[Measurement]:
         "EAP": partial(attribute, model, pairs, EAP),
         "EAP-IG, 5 steps": partial(attribute, model, pairs, EAP_IG),
         "10 circuit sizes": partial(run_circuits, model, pairs, circuits),
-        "causal tracing, all kinds": partial(trace, model, *asked, samples=10, bos=False),
+        "causal tracing, all kinds": partial(trace, model, *TRACED, samples=10, bos=False),
     }
     found = []
     for name, step in steps.items():
@@ -140,6 +142,7 @@ def loading_cost(name: str, seconds: float, memory: float) -> list[Measurement]:
 MEASUREMENTS: dict[str, Callable[[], list[Measurement]]] = {
     "attribution-small": partial(attribution_costs, "gpt2-small", (1.25, 1.12), 4),
     "attribution-medium": partial(attribution_costs, "gpt2-medium", (1.25, 1.15), 2),
+    "architectures": architecture_costs,
     "discover": discover_cost,
     "family": family_cost,
     "tracing": tracing_cost,
@@ -204,6 +207,8 @@ def _measure_memory(side: str) -> dict[str, float]:
         BarePasses(hf_model, pairs).forward_backward()
     else:
         attribute(model, pairs, EAP)
+    if side == "tinyllama":
+        trace(model, *TRACED, samples=10, bos=False)
     peak = _status("VmHWM")
     return {
         "peak_mib": (peak - before) / 1024,

@@ -28,12 +28,14 @@ from circuits.model.model import Model, load
 from circuits.model.tokens import Span
 from circuits.model.wiring import Wiring
 from experiments.workshop.bare import (
+    KINDS,
     N_SHARED,
     STEPS,
     BarePasses,
     forward_all,
     gpt2,
     numbered_tokenizer,
+    of_kind,
     of_one_length,
     random_pairs,
 )
@@ -142,6 +144,18 @@ def discover_cost() -> list[Measurement]:
         title = f"smollm2-135m: discover, {name} / bare"
         results.append(Measurement(title, ratio(ours, bare, 1), bar, note=note))
     return results
+
+
+def architecture_costs() -> list[Measurement]:
+    """EAP-IG (5 steps) beside the bare passes, where prompts share one token, by architecture."""
+    found = []
+    for kind in KINDS:
+        model = Model.from_hf(of_kind(kind), numbered_tokenizer(8192), kind)
+        pairs = random_pairs(model, 1)
+        bare = BarePasses(of_kind(kind), pairs)
+        value = ratio(partial(attribute, model, pairs, EAP_IG), bare.eap_ig, 4)
+        found.append(Measurement(f"{kind}, 8 layers of 512: EAP-IG, 5 steps / bare", value, 1.5))
+    return found
 
 
 def family_cost() -> list[Measurement]:
