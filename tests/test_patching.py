@@ -260,7 +260,10 @@ def plain_acdc(
     ids=lambda options: f"{options.metric}-{options.kv}",
 )
 def test_acdc_equals_the_plain_greedy_loop(shallow, options):
-    pairs = equal_length_pairs(shallow)[:2]
+    # Of one length: KL of other batches differs by 3e-7, which an effect may be from the threshold.
+    every = equal_length_pairs(shallow)
+    pairs = [pair for pair in every if len(pair.clean) == len(every[0].clean)][:2]
+    assert len(pairs) == 2
     threshold = moderate_threshold(shallow, pairs, options)
     kept, drops = plain_acdc(shallow, pairs, threshold, options)
     circuit = acdc(shallow, pairs, threshold, options)
