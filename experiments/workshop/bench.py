@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from circuits.base.choices import TraceKind
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.graph.curve import FRACTIONS
 from circuits.graph.evaluate import run_circuits
@@ -208,7 +209,7 @@ def _measure_memory(side: str) -> dict[str, float]:
     else:
         attribute(model, pairs, EAP)
     if side == "tinyllama":
-        trace(model, *TRACED, samples=10, bos=False)
+        trace(model, *TRACED, samples=1, kinds=[TraceKind.RESID], bos=False)
     peak = _status("VmHWM")
     return {
         "peak_mib": (peak - before) / 1024,
