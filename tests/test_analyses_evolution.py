@@ -415,8 +415,15 @@ def test_the_report_of_probes_follows_its_numbers(
 ) -> None:
     report = mechanisms.report(FEW, probed)
     assert "cloze 100 %" in report.lead
-    assert "Too few relations to say whether it beats the best constant guess on" in report.lead
-    assert "No evidence" not in report.lead  # which a single relation cannot give either
+    told = [each.sentence for each in report.claims if "constant guess" in each.sentence]
+    assert told
+    assert all("over questions of this one" in sentence for sentence in told), told
+    few = copy.deepcopy(dict(probed))
+    for part in few.values():
+        part["right"] = part["right"][:4]
+    few_told = mechanisms.report(FEW, few)
+    assert "Too few relations to say whether it beats the best constant guess on" in few_told.lead
+    assert "No evidence" not in few_told.lead  # which four questions cannot give either
     wrong = copy.deepcopy(dict(probed))
     for name in ("second", "third", "fourth", "fifth"):
         wrong[name] = copy.deepcopy(wrong[f"paraphrase: {RELATION}"])
@@ -428,5 +435,6 @@ def test_the_report_of_probes_follows_its_numbers(
     claim = next(each for each in failed.claims if "paraphrases the model" in each.sentence)
     assert claim.verdict is Verdict.OPPOSITE
     assert "It does worse than the best constant guess on paraphrases." in failed.lead
+    assert "In these few it does worse than the best constant guess on negated" in failed.lead
     for figure in report.figures:
         figure.draw(tmp_path / f"{figure.name}.svg", {})

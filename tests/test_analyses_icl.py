@@ -154,6 +154,15 @@ def test_one_relation_is_spoken_of_by_its_own_facts(parts: dict[str, Any]) -> No
     assert "n = 1 relation, over facts of this one" in cost.sentence
     assert heads.sentence.startswith("Too few relations to say whether")  # one number, no interval
     assert any(table.name == "table2_list" for table in report.tables)
+    right = next(each for each in report.claims if "facts are right after" in each.sentence)
+    assert "n = 1 relation, over facts of this one" in right.sentence
+    for found in twice[RELATION].values():
+        last = str(found["counts"][-1])
+        found["right"] |= {"0": [0.0] * 30, last: [1.0] * 30}
+    claims = ANALYSIS.report(QUICK, twice).claims
+    right = next(each for each in claims if "facts are right after" in each.sentence)
+    assert right.verdict is Verdict.SUPPORTED
+    assert 70 < right.estimate.low < right.estimate.value == 100
 
 
 def test_the_report_draws_its_figures(parts: dict[str, Any], tmp_path: Path) -> None:

@@ -305,6 +305,12 @@ def share(hits: Sequence[bool] | np.ndarray) -> Interval:
     return wilson(int(array.sum()), int(array.size)) if array.size else UNDEFINED
 
 
+def rate(hits: Sequence[float] | np.ndarray) -> Interval:
+    """As `share`, for `across`: without limits for fewer than `FEWEST`."""
+    found = share(np.asarray(hits, dtype=bool))
+    return found if len(hits) >= FEWEST else Interval(found.value, np.nan, np.nan)
+
+
 def paired_p(differences: Sequence[float] | np.ndarray, draws: int = 9999, seed: int = 0) -> float:
     """Two-sided sign-flip test of paired differences: how often chance does as much.
 

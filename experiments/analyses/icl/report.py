@@ -10,7 +10,15 @@ import numpy as np
 from circuits.base.intervals import Interval
 from circuits.base.plain import number
 from experiments.analyses.engine.base import Figure, Part, Report, Section
-from experiments.analyses.engine.claims import Claim, Verdict, across, average, difference, minus
+from experiments.analyses.engine.claims import (
+    Claim,
+    Verdict,
+    across,
+    average,
+    difference,
+    minus,
+    rate,
+)
 from experiments.analyses.engine.tables import Table, shown
 from viz.paper.charts import Bars, Lines
 
@@ -87,6 +95,11 @@ class _Style:
     def by_count(self, what: str, count: int) -> np.ndarray:
         """Mean over a relation's facts of `right` or `probability`, a value a relation."""
         return np.array([np.mean(part[what][str(count)]) for part in self.parts.values()])
+
+    def gains(self, count: int) -> list[Interval]:
+        """How many more of a relation's facts are right after so many examples than without."""
+        rights = [part["right"] for part in self.parts.values()]
+        return [minus(rate(each[str(count)]), rate(each["0"])) for each in rights]
 
     def mean(self, condition: str, what: str, who: str) -> np.ndarray:
         """Mean over facts with some heads silenced, a value a relation."""
@@ -240,11 +253,10 @@ def _gain_section(styles: Mapping[str, _Style]) -> Section:
         long=True,
     )
     claims = tuple(
-        difference(
+        across(
             f"asked {style.asked}, [more|fewer] facts are right after {style.counts[-1]} "
             "examples than without",
-            style.by_count("right", style.counts[-1]),
-            style.by_count("right", 0),
+            style.gains(style.counts[-1]),
             scale=100,
             over=OVER,
         )

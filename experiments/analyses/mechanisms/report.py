@@ -10,7 +10,15 @@ import numpy as np
 from circuits.base.intervals import Interval
 from circuits.base.plain import interval, number
 from experiments.analyses.engine.base import Figure, Part, Report, Section
-from experiments.analyses.engine.claims import FEWEST, Claim, Verdict, average, difference
+from experiments.analyses.engine.claims import (
+    FEWEST,
+    Claim,
+    Verdict,
+    across,
+    average,
+    difference,
+    rate,
+)
 from experiments.analyses.engine.tables import Table, shown
 from viz.paper.charts import Bars
 
@@ -52,7 +60,8 @@ METHOD = (
     "circuits what chance gives. Carried is the faithfulness of the circuit of plain recall on "
     "the probe's questions.",
     "Intervals are 95 % bootstrap intervals over relations or chains; they are not adjusted for "
-    "the number of probes.",
+    "the number of probes. Of fewer than five, what is said of the constant guess is about these "
+    "alone, over their questions (Wilson).",
 )
 
 
@@ -124,12 +133,13 @@ def _lead(groups: Mapping[str, Sequence[Part]]) -> str:
         found = _beats_guess(probe, group)
         if found.verdict == Verdict.SUPPORTED:
             continue
-        if found.verdict == Verdict.OPPOSITE:
-            start = f"It does worse than {guess}"
-        elif found.n < FEWEST:
+        alone = found.n < FEWEST  # and so about these relations
+        if not np.isfinite(found.estimate.low):
             start = f"Too few {found.over} to say whether it beats {guess}"
+        elif found.verdict == Verdict.OPPOSITE:
+            start = f"{'In these few it' if alone else 'It'} does worse than {guess}"
         else:
-            start = f"No evidence that it beats {guess}"
+            start = f"{'In these few no' if alone else 'No'} evidence that it beats {guess}"
         told.setdefault(start, []).append(ASKED[probe])
     for start, probes in told.items():
         text += f" {start} {', '.join(probes)}."
@@ -137,12 +147,14 @@ def _lead(groups: Mapping[str, Sequence[Part]]) -> str:
 
 
 def _beats_guess(probe: str, group: Sequence[Part]) -> Claim:
-    return difference(
+    rights = [(rate(part["right"]), number(part["guess"])) for part in group]
+    beaten_by = [Interval(*(x - guess for x in vars(own).values())) for own, guess in rights]
+    return across(
         f"on {ASKED[probe]} the model does [better|worse] than the best constant guess",
-        _rates(group, "right"),
-        _guesses(group),
+        beaten_by,
         scale=100,
         over="chains" if "+" in group[0]["name"] else OVER,
+        within="questions",
     )
 
 
