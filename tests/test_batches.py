@@ -135,17 +135,19 @@ def test_logits_are_those_after_each_rows_own_last_token(model) -> None:
     assert not torch.allclose(model.last_logits(tokens)[0], found[0], rtol=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("ablation", "spans"),
-    [
-        (Ablation.PATCH, None),
-        pytest.param(Ablation.PATCH, "auto", marks=pytest.mark.slow),
-        pytest.param(Ablation.MEAN, "auto", marks=pytest.mark.slow),
-    ],
-)
-def test_scores_and_circuits_do_not_depend_on_batch_mates_of_other_lengths(
-    model, ablation, spans
-) -> None:
+def test_scores_and_circuits_do_not_depend_on_batch_mates_of_other_lengths(model) -> None:
+    hold_alone_and_together(model, Ablation.PATCH, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ablation", [Ablation.PATCH, Ablation.MEAN])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2", "opt", "olmo3", "mixtral"])
+def test_nor_do_those_of_spans_and_of_constants(kind, ablation) -> None:
+    hold_alone_and_together(shared_model(kind), ablation, "auto")
+
+
+def hold_alone_and_together(model: Model, ablation: Ablation, spans: str | None) -> None:
+    """Scores and runs of circuits with a batch a pair, and with one batch."""
     pairs = several_lengths(model)
     (batch,) = batches(pairs, 8, model, mixed=True)
     assert batch.ends is not None, "one batch of several lengths is needed here"
