@@ -60,8 +60,8 @@ def trace(
     with loaded_model(model).alone() as loaded:
         settings = chosen.asked(loaded.n_layers)
         if subject is None and answer is None:
-            rows = min(16, chosen.batch_size)
-            examples = examples_of(loaded, what, rows, given=given, **source)
+            asked: dict[str, Any] = {"given": given, **source}
+            examples = examples_of(loaded, what, chosen.pairs_a_pass, **asked)
             if examples.pairs[0].subject is None:
                 given.refuse(PATCHED_TRACE)
             return about(trace_facts(loaded, examples.pairs, **settings), examples)

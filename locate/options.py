@@ -235,6 +235,11 @@ class Tracing(Options):
     )
     seed: int = option(0, "Seed of every random choice.", low=0, high=MOST_SEEDS)
 
+    @property
+    def pairs_a_pass(self) -> int:
+        """Of facts that are asked before they are traced."""
+        return min(16, self.batch_size)
+
     def asked(self, n_layers: int) -> dict[str, Any]:
         """The arguments of `locate.states`' functions, for a model of so many layers."""
         from locate.states.tracing import usual_window

@@ -116,7 +116,9 @@ def test_a_batch_of_one_length_has_no_ends_of_its_own() -> None:
     for batch in batches(MANY["gpt2"], 4):
         assert batch.ends is None
         assert batch.ends_from(2) is None
-    assert padded([[1, 2], [3]]) == [[1, 2], [3, 3]]
+    tokens, ends = padded([[1, 2], [3]], "cpu")
+    assert (tokens.tolist(), ends.tolist()) == ([[1, 2], [3, 3]], [1, 0])
+    assert padded([[1, 2], [3, 4]], "cpu")[1] is None
     for size in (0, -3):
         with pytest.raises(OptionError, match=f"at least 1, not {size}"):
             list(batches(MANY["gpt2"], size, mixed=True))
@@ -127,8 +129,8 @@ def test_a_batch_of_one_length_has_no_ends_of_its_own() -> None:
 def test_logits_are_those_after_each_rows_own_last_token(model) -> None:
     pairs = several_lengths(model)
     rows = [pair.clean.ids for pair in pairs]
-    tokens = torch.tensor(padded(rows))
-    ends = torch.tensor([len(row) - 1 for row in rows])
+    tokens, ends = padded(rows, "cpu")
+    assert ends.tolist() == [len(row) - 1 for row in rows]
     found = model.last_logits(tokens, ends=ends)
     for row, logits in zip(rows, found, strict=True):
         torch.testing.assert_close(logits, model.last_logits(torch.tensor([row]))[0], **SINGLE)

@@ -60,10 +60,11 @@ class Oracle(Model):
     def alone(self) -> Iterator[Self]:
         yield self
 
-    def last_logits(self, tokens: Tensor, *args, ends: Tensor, **options) -> Tensor:
+    def last_logits(self, tokens: Tensor, *args, ends: Tensor | None, **options) -> Tensor:
         self.batches.append(len(tokens))
         logits = torch.zeros(len(tokens), len(self.tokenizer.hf))
-        for row, (ids, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True)):
+        last = [tokens.shape[1] - 1] * len(tokens) if ends is None else ends.tolist()
+        for row, (ids, end) in enumerate(zip(tokens.tolist(), last, strict=True)):
             logits[row, self.best.get(tuple(ids[: end + 1]), 0)] = 5.0
         return logits
 

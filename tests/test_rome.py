@@ -26,13 +26,13 @@ from circuits.edits.parts.keys import (
     at_subject,
     capture,
     key_point,
-    pad,
     residual_point,
     value_point,
 )
 from circuits.edits.parts.moments import Moments, collect_moments
 from circuits.edits.parts.value import KlPosition, ValueSettings, optimise_values
 from circuits.edits.settings import settings_for
+from circuits.facts.batches import padded
 from circuits.model.continuing import run_above
 from circuits.model.model import Model, load
 from tests.edits import OTHER, QUICK, REQUEST, TEXT, same, weights
@@ -215,7 +215,7 @@ def test_second_moments_matter_and_are_recorded(facts_gpt2):
 
 @torch.no_grad()
 def test_running_the_upper_layers_alone_is_the_whole_run(model):
-    rows = pad([place(model, each).ids for each in (REQUEST, OTHER)], model.device)
+    rows = padded([place(model, each).ids for each in (REQUEST, OTHER)], model.device)[0]
     last = model.n_layers - 1
     for layer in range(model.n_layers):
         low = capture(model, rows, [residual_point(layer)], layer)[residual_point(layer)]

@@ -87,12 +87,11 @@ def batches(
     else:
         groups = one_length(every, batch_size)
     for rows in groups:
-        lengths = [every[i] for i in rows]
-        ends = tensor([length - 1 for length in lengths]) if len(set(lengths)) > 1 else None
+        clean, ends = padded([pairs[i].clean.ids for i in rows], device)
         yield PairBatch(
             index=tuple(rows),
-            clean=tensor(padded([pairs[i].clean.ids for i in rows])),
-            corrupted=tensor(padded([pairs[i].corrupted.ids for i in rows])),
+            clean=clean,
+            corrupted=padded([pairs[i].corrupted.ids for i in rows], device)[0],
             answer=tensor([pairs[i].answer for i in rows]),
             foil=tensor([pairs[i].foil for i in rows]),
             first_difference=min(pairs[i].first_difference for i in rows),
@@ -156,23 +155,26 @@ def mixed_groups(lengths: Sequence[int], shared: Sequence[int], batch_size: int)
     return groups[::-1]
 
 
-def padded(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Rows of token ids of one length: the last one of each is repeated behind it."""
+def padded(
+    rows: Sequence[Sequence[int]], device: torch.device | str
+) -> tuple[Int[Tensor, "row pos"], Int[Tensor, " row"] | None]:
+    """Token ids, the last of each row repeated behind it, and the places of these last ones.
+
+    None for the places where all rows are of one length.
+    """
     longest = max(map(len, rows))
-    return [[*row, *[row[-1]] * (longest - len(row))] for row in rows]
+    filled = [[*row, *[row[-1]] * (longest - len(row))] for row in rows]
+    ends = [len(row) - 1 for row in rows]
+    mixed = len(set(ends)) > 1
+    return torch.tensor(filled, device=device), torch.tensor(ends, device=device) if mixed else None
 
 
 def batches_of(
     model: Model, prompts: Sequence[Prompt], batch_size: int
 ) -> Iterator[tuple[list[int], Int[Tensor, "batch pos"]]]:
     """Rows and tokens of prompts of one length each, so that nothing is padded."""
-    by_length: dict[int, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt), []).append(row)
-    for members in by_length.values():
-        for start in range(0, len(members), batch_size):
-            rows = members[start : start + batch_size]
-            yield rows, torch.tensor([prompts[row].ids for row in rows], device=model.device)
+    for rows in one_length([len(prompt) for prompt in prompts], batch_size):
+        yield rows, torch.tensor([prompts[row].ids for row in rows], device=model.device)
 
 
 def _columns(sets: Sequence[tuple[int, ...]]) -> list[Any]:

@@ -297,9 +297,7 @@ def _ask(
 ) -> Iterator[Answer]:
     """Ranks and probabilities; of several accepted answers the one with the highest logit."""
     begun = prefix.length if prefix else 0
-    asked = [row.ids[begun:] for row in rows]
-    tokens = torch.tensor(padded(asked), device=model.device)
-    ends = torch.tensor([len(ids) - 1 for ids in asked], device=model.device)
+    tokens, ends = padded([row.ids[begun:] for row in rows], model.device)
     logits = model.last_logits(tokens, prefix=prefix, ends=ends).float()
     chosen = [_best(row.accepted, one) for row, one in zip(rows, logits, strict=True)]
     first = [row.accepted[n][0] for row, n in zip(rows, chosen, strict=True)]

@@ -68,8 +68,8 @@ def trace(
         loaded = o.asked_model(console, model, loading, source.bos)
         options = tracing.asked(loaded.n_layers)
         if source.asks:
-            rows = min(16, tracing.batch_size)
-            examples = o.pairs_of(console, loaded, o.limited(source), rows)
+            asked = o.limited(source)
+            examples = o.pairs_of(console, loaded, asked, tracing.pairs_a_pass)
             if examples.pairs[0].subject is None:
                 given.refuse(PATCHED_TRACE)
             with console.stage("traces") as progress:

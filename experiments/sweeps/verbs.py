@@ -186,7 +186,7 @@ def _trace(model: Model, source: Source, tracing: Tracing) -> Found:
     from locate.looks.trace import average_trace
     from locate.states.trace_average import trace_facts
 
-    examples = _examples(model, source, min(16, tracing.batch_size))
+    examples = _examples(model, source, tracing.pairs_a_pass)
     found = about(trace_facts(model, examples.pairs, **tracing.asked(model.n_layers)), examples)
     return average_trace(found).summary, found
 

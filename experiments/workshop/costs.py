@@ -17,9 +17,9 @@ from circuits.base.choices import TraceKind
 from circuits.edits.edit import EditRequest, WeightDelta
 from circuits.edits.methods.rome import RomeSettings, rome
 from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence, sample_contexts
-from circuits.edits.parts.keys import pad
 from circuits.edits.parts.moments import Moments
 from circuits.edits.parts.value import ValueSettings
+from circuits.facts.batches import padded
 from circuits.graph.curve import FRACTIONS
 from circuits.graph.evaluate import run_circuits
 from circuits.graph.scores import EdgeScores
@@ -239,7 +239,7 @@ def rome_cost(layer: int = 4) -> list[Measurement]:
 
 def bare_value_pass(model: GPT2LMHeadModel, prompts: Sequence[PlacedPrompt], layer: int) -> Tensor:
     """One pass of ROME's optimisation with a plain model: the gradient for the added vector."""
-    tokens = pad([prompt.ids for prompt in prompts], model.device)
+    tokens = padded([prompt.ids for prompt in prompts], model.device)[0]
     rows = torch.arange(len(prompts))
     delta = torch.zeros(model.config.n_embd, requires_grad=True)
     subject = torch.tensor([prompt.subject_last for prompt in prompts])

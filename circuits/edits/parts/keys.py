@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.edits.parts.contexts import PlacedPrompt
+from circuits.facts.batches import padded
 from circuits.model import taps
 from circuits.model.holding import alone
 from circuits.model.model import Model
@@ -35,12 +36,6 @@ def value_point(layer: int) -> str:
 def residual_point(layer: int) -> str:
     """Hook at the residual stream after a layer."""
     return taps.resid_post(layer)
-
-
-def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "row pos"]:
-    """Token ids padded on the right, where causal attention never looks."""
-    width = max(map(len, rows))
-    return torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in rows], device=device)
 
 
 @torch.no_grad()
@@ -72,7 +67,9 @@ def at_subject(
     for start in range(0, len(prompts), max_rows):
         chunk = prompts[start : start + max_rows]
         # What follows the subject does not reach it, so it is left out.
-        tokens = pad([prompt.ids[: prompt.subject_last + 1] for prompt in chunk], model.device)
+        tokens = padded([prompt.ids[: prompt.subject_last + 1] for prompt in chunk], model.device)[
+            0
+        ]
         places = torch.tensor([prompt.subject_last for prompt in chunk], device=model.device)
         rows = torch.arange(len(chunk), device=model.device)
         for point, value in capture(model, tokens, points, last_layer).items():

@@ -25,8 +25,9 @@ from circuits.base.places import user_cache
 from circuits.base.progress import Progress
 from circuits.base.results import Result, numeric
 from circuits.edits.parts.corpus import Corpus, read_corpus, token_windows, usual_corpus
-from circuits.edits.parts.keys import capture, key_point, pad
+from circuits.edits.parts.keys import capture, key_point
 from circuits.edits.parts.published import digests, published_files, read_published
+from circuits.facts.batches import padded
 from circuits.model.holding import alone
 from circuits.model.model import Model
 from circuits.model.tensors import check_double
@@ -328,7 +329,7 @@ def _batches(
 def _counted(
     model: Model, rows: list[list[int]], skipped: int
 ) -> tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]:
-    tokens = pad(rows, model.device)
+    tokens = padded(rows, model.device)[0]
     place = torch.arange(tokens.shape[1], device=model.device)
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
     return tokens, (place >= skipped) & (place < lengths[:, None])

@@ -33,7 +33,8 @@ from circuits.base.options import Options, option
 from circuits.base.progress import Progress
 from circuits.edits.edit import EditRequest
 from circuits.edits.parts.contexts import PlacedPrompt, place, place_essence
-from circuits.edits.parts.keys import pad, residual_point, value_point
+from circuits.edits.parts.keys import residual_point, value_point
+from circuits.facts.batches import padded
 from circuits.model.continuing import before_each, from_each, run_above
 from circuits.model.holding import fitting
 from circuits.model.model import Model, Prefix
@@ -311,7 +312,7 @@ def _rows(
         return torch.tensor(values, dtype=torch.long, device=model.device)
 
     found, keep = keeping([residual_point(layer), value_point(layer)])
-    tokens = pad([prompt.ids for _, prompt in placed], model.device)
+    tokens = padded([prompt.ids for _, prompt in placed], model.device)[0]
     _, prefix = model.last_logits_and_prefix(tokens, keep)
     own, at = integers(begins), integers(subjects)
     return _Rows(

@@ -22,7 +22,6 @@ def last_logits(
     """The logits at each prompt's last token, on the CPU."""
     found, lengths = torch.empty(len(prompts), model.d_vocab), [len(each) for each in prompts]
     for rows in groups_for(lengths, [0] * len(lengths), batch_size, model):
-        tokens = torch.tensor(padded([prompts[row].ids for row in rows]), device=model.device)
-        ends = torch.tensor([lengths[row] - 1 for row in rows], device=model.device)
+        tokens, ends = padded([prompts[row].ids for row in rows], model.device)
         found[rows] = model.last_logits(tokens, ends=ends).float().cpu()
     return found
