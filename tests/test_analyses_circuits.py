@@ -137,6 +137,24 @@ def test_labelled_heads_are_of_the_circuit(context: Context, found: Mapping[str,
         assert {head["name"] for head in part["roles"]["heads"]} <= set(nodes)
 
 
+def test_one_relation_says_what_its_movers_are_worth(found: Mapping[str, Any]) -> None:
+    """By its pairs: the table's means, and a verdict that turns with them."""
+    name = RELATIONS[0]
+    part = found[name]
+    movers = [head for head in part["roles"]["heads"] if head["role"] == "mover"]
+    lost = [head["control"]["answer_gap"] - head["answer_gap"]["value"] for head in movers]
+    cost = interval(part["roles"]["costs"]["mover"])
+    assert cost.value == pytest.approx(np.mean(lost), abs=1e-5)
+    assert cost.low < cost.value < cost.high
+    said = circuits.report(FEW, {name: part}).answer[-1]
+    assert said.estimate.value == pytest.approx(cost.value)
+    assert said.verdict is Verdict.SUPPORTED
+    assert "over prompt pairs of this one" in said.sentence
+    turned = copy.deepcopy(part)
+    turned["roles"]["costs"]["mover"] = Interval(-cost.value, -cost.high, -cost.low).as_dict()
+    assert circuits.report(FEW, {name: turned}).answer[-1].verdict is Verdict.OPPOSITE
+
+
 def test_the_sentences_follow_the_numbers(found: Mapping[str, Any]) -> None:
     """With the random circuits' numbers in the circuits' place the first claim turns round."""
     two = circuits.report(FEW, found).answer[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,20 @@ import numpy as np
 import pytest
 
 from circuits.base import plain
-from circuits.base.choices import Ablation
+from circuits.base.choices import Ablation, Metric
 from circuits.base.errors import OptionError
+from circuits.base.intervals import Interval, percentiles, shares_drawn
+from circuits.base.plain import interval
 from circuits.facts.demonstrations import Style
 from circuits.facts.facts import relation
-from experiments.analyses.engine.claims import Verdict
+from circuits.graph.scores import EdgeScores
+from experiments.analyses.engine.claims import Verdict, widened
 from experiments.analyses.engine.context import Context
-from experiments.analyses.icl.analysis import ANALYSIS, Config, compute, steps
+from experiments.analyses.icl.analysis import ANALYSIS, Config, compute, heads_of, steps
 from experiments.analyses.icl.prompts import Shot, ask, shots_of
+from locate.edges.eap import attribute
+from locate.heads.silence import Head
+from locate.search import Scoring, Search
 
 RELATION = "animal_young"
 QUICK = Config(
@@ -150,9 +157,7 @@ def test_one_relation_is_spoken_of_by_its_own_facts(parts: dict[str, Any]) -> No
         shares = found["heads"]["with_examples"]["probability"]
         shares |= {name: [*each, *each] for name, each in shares.items()}
     report = ANALYSIS.report(QUICK, twice)
-    cost, heads = report.answer[:2]
-    assert "n = 1 relation, over facts of this one" in cost.sentence
-    assert heads.sentence.startswith("Too few relations to say whether")  # one number, no interval
+    assert "n = 1 relation, over facts of this one" in report.answer[0].sentence
     assert any(table.name == "table2_list" for table in report.tables)
     right = next(each for each in report.claims if "facts are right after" in each.sentence)
     assert "n = 1 relation, over facts of this one" in right.sentence
@@ -163,6 +168,51 @@ def test_one_relation_is_spoken_of_by_its_own_facts(parts: dict[str, Any]) -> No
     right = next(each for each in claims if "facts are right after" in each.sentence)
     assert right.verdict is Verdict.SUPPORTED
     assert 70 < right.estimate.low < right.estimate.value == 100
+
+
+def test_how_many_heads_examples_bring_in_is_counted_on_resampled_facts(context: Context) -> None:
+    """Against circuits found anew on the facts that each resample drew, each as often as drawn."""
+    asked = replace(
+        QUICK,
+        styles=(Style.LIST,),
+        facts=12,
+        resamples=4,
+        known_only=False,
+        ablation=Ablation.ZERO,  # a mean over the prompts would change with the resample
+    )
+    part = plain.plain(compute(context, asked, RELATION))
+    heads = part["list"]["heads"]
+    found = interval(heads["brought_in"])
+    assert found.value == len(heads["new"]) - heads["new_by_chance"]
+
+    how = context.model, relation(RELATION), "", Style.LIST, (0, 1)
+    testing = shots_of(*how, 6, context.seed)
+    subjects = {each[0].fact.subject for each in testing}
+    finding = shots_of(*how, 6, context.seed, avoid=subjects)
+    assert len(finding) == len(testing) == 6
+
+    def heads_with(facts: list[dict[int, Shot]], count: int, drawn: np.ndarray) -> set[Head]:
+        pairs = [facts[at][count].pair for at in np.repeat(np.arange(6), drawn)]
+        options = Scoring(steps=1, metric=Metric.LOG_PROBABILITY, ablation=Ablation.ZERO)
+        values = [attribute(context.model, [pair], options).values for pair in pairs]
+        scores = EdgeScores(context.model.wiring(), np.mean(values, 0))
+        return set(heads_of(Search(edges=QUICK.edges).selected(scores)))
+
+    counts = []
+    times = [(6 * shares_drawn(np.arange(6), 4, context.seed + n)).round() for n in (0, 1)]
+    for first, second in zip(*(each.astype(int) for each in times), strict=True):
+        own, bare = (heads_with(finding, count, first) for count in (1, 0))
+        counts.append(len(own - bare) - len(heads_with(testing, 0, second) - bare))
+    assert np.ptp(counts) > 0
+    around = np.array(counts) - np.mean(counts) + found.value
+    expected = percentiles(found.value, around.tolist(), widened(6))
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+    said = next(c for c in ANALYSIS.report(asked, {RELATION: part}).answer if "bring" in c.sentence)
+    assert "n = 1 relation, over facts of this one" in said.sentence
+    heads["brought_in"] = Interval(5.0, 2.0, 8.0).as_dict()
+    said = next(c for c in ANALYSIS.report(asked, {RELATION: part}).answer if "bring" in c.sentence)
+    assert said.verdict is Verdict.SUPPORTED
 
 
 def test_the_report_draws_its_figures(parts: dict[str, Any], tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from circuits.graph.select import top_n
 from circuits.model.model import Model
 from experiments.analyses.circuits.report import report
 from experiments.analyses.engine.base import Analysis, SkipError
+from experiments.analyses.engine.claims import average
 from experiments.analyses.engine.config import relations_drawn
 from experiments.analyses.engine.context import Context
 from locate.discover import random_circuits, stability_of
@@ -42,6 +43,7 @@ CONTROLS = 4
 """Unlabelled heads that a labelled one is compared with."""
 _ANSWER_GAP, _RANGE_GAP = 0, 1
 """Places of the two effects in `EFFECTS` that labels are judged by."""
+_JUDGED_BY = {"mover": _ANSWER_GAP, "relation": _RANGE_GAP}
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def checked_roles(
     """Labels found on one half of the subjects, and what silencing the heads does on the other.
 
     Each labelled head stands against unlabelled heads of the layers nearest to its own, silenced
-    the same way: `control` is what their loss does on average.
+    the same way: `control` is what their loss does on average. `costs` is by role how much more
+    the loss of its heads takes than that of their controls, on average, over the pairs.
     """
     found = head_roles(
         model, examples.pairs, check=False, by_example=False, batch_size=batch_size, seed=seed
@@ -192,12 +195,18 @@ def checked_roles(
     if sites:
         effects = ablate_heads(model, examples.held_out, sites, batch_size=batch_size)
     place = {site: at for at, site in enumerate(sites)}
-    heads = []
+    heads, lost = [], dict[str, list[np.ndarray]]()
     for head in labelled:
         site = head.layer, head.head
-        usual = effects[:, [place[each] for each in own[site]]]
-        heads.append(_checked(head, effects[:, place[site]], usual, seed))
-    return {"heads": heads, "controls": len(controls)}
+        silenced, usual = effects[:, place[site]], effects[:, [place[each] for each in own[site]]]
+        heads.append(_checked(head, silenced, usual, seed))
+        lost.setdefault(str(head.role), []).append(usual.mean(1) - silenced)
+    costs = {
+        role: average(np.mean(lost[role], 0)[:, at], seed=seed)
+        for role, at in _JUDGED_BY.items()
+        if role in lost and controls
+    }
+    return {"heads": heads, "controls": len(controls), "costs": costs}
 
 
 def _checked(head: HeadRole, own: np.ndarray, usual: np.ndarray, seed: int) -> dict[str, Any]:
@@ -235,5 +244,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
-    version=2,
+    version=3,
 )

@@ -22,7 +22,7 @@ from experiments.analyses.circuits.numbers import (
     values,
 )
 from experiments.analyses.engine.base import Part, Report, Section
-from experiments.analyses.engine.claims import Claim, across, average, difference, measured, minus
+from experiments.analyses.engine.claims import Claim, across, average, measured, minus
 from experiments.analyses.engine.tables import Table, shown
 
 OVER = "relations"
@@ -137,7 +137,7 @@ def _answer(parts: Mapping[str, Part]) -> list[Claim]:
                 over=OVER,
             )
         )
-    mover = _ablation_claim(parts, "mover", "answer_gap")
+    mover = _ablation_claim(parts, "mover")
     return [*claims, mover] if mover else claims
 
 
@@ -296,9 +296,7 @@ def _role_sections(parts: Mapping[str, Part]) -> list[Section]:
         long=True,
     )
     claims = [
-        found
-        for role, gap in (("mover", "answer_gap"), ("relation", "range_gap"))
-        if (found := _ablation_claim(withroles, role, gap))
+        found for role in ("mover", "relation") if (found := _ablation_claim(withroles, role))
     ]
     return [Section("What the heads do", "", (table,), tuple(claims))]
 
@@ -321,16 +319,11 @@ def _confirmed(heads: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(names)} of {len(heads)}{listed}" if heads else "none"
 
 
-def _ablation_claim(parts: Mapping[str, Part], role: str, gap: str) -> Claim | None:
-    """Mean loss without a head of the role against its controls', a pair of numbers a relation."""
-    own, control = [], []
-    for part in parts.values():
-        roles = part.get("roles")
-        heads = [h for h in roles["heads"] if h["role"] == role] if roles else []
-        if roles and heads and roles["controls"]:
-            own.append(-float(np.mean([number(head[gap]["value"]) for head in heads])))
-            control.append(-float(np.mean([number(head["control"][gap]) for head in heads])))
-    if not own:
+def _ablation_claim(parts: Mapping[str, Part], role: str) -> Claim | None:
+    """That the loss of the role's heads takes more than that of their controls."""
+    checked = [roles for part in parts.values() if (roles := part.get("roles"))]
+    costs = [interval(roles["costs"][role]) for roles in checked if role in roles["costs"]]
+    if not costs:
         return None
     what = {
         "mover": "silencing a mover head costs the answer more, against other objects,",
@@ -338,4 +331,4 @@ def _ablation_claim(parts: Mapping[str, Part], role: str, gap: str) -> Claim | N
         "tokens,",
     }[role]
     what += " than silencing an unlabelled head of the nearest layers"
-    return difference(what, own, control, unit="logits", over=OVER)
+    return across(what, costs, unit="logits", over=OVER, within=PAIRS)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from circuits.base.choices import Ablation, Metric
 from circuits.base.errors import OptionError
+from circuits.base.intervals import Interval, enough, percentiles, shares_drawn
 from circuits.base.options import Options, option
 from circuits.facts.demonstrations import Style
 from circuits.graph.ablation import SourceConstants, source_constants
 from circuits.graph.circuit import Circuit
 from circuits.graph.overlap import jaccard, node_jaccard
+from circuits.graph.scores import EdgeScores
 from circuits.model.model import Model
 from circuits.model.wiring import head_site, node_kind
 from experiments.analyses.engine.base import Analysis, Part, SkipError
+from experiments.analyses.engine.claims import FEWEST as FEWEST_VALUES
+from experiments.analyses.engine.claims import average, widened
 from experiments.analyses.engine.context import Context
 from experiments.analyses.icl.prompts import Shot, ask, shots_of
 from experiments.analyses.icl.report import report
@@ -54,6 +58,9 @@ class Config(Options):
         Ablation.MEAN, "what cut edges and silenced heads carry: mean, zero"
     )
     draws: int = option(20, "random sets of as many heads", low=1)
+    resamples: int = option(
+        100, "resamples of a relation's facts, for how many heads the examples bring in", low=0
+    )
     known_only: bool = option(True, "circuits of facts that are right after the examples only")
 
 
@@ -124,9 +131,10 @@ class _Heads:
         self.context, self.config = context, config
         self.model: Model = context.model
         self.finding, self.testing = finding, testing
-        shots = (config.compare, 0)
-        self.with_, self.without = (self._circuit(self.finding, n) for n in shots)
-        self.again = self._circuit(self.testing, 0)
+        sides = (finding, config.compare), (finding, 0), (testing, 0)
+        self.scores = [self._scores(facts, count) for facts, count in sides]
+        selected = [self._circuit(scores) for scores in self.scores]
+        self.with_, self.without, self.again = selected
         own, plain = heads_of(self.with_), heads_of(self.without)
         self.new = [head for head in own if head not in set(plain)]
         self.old = [head for head in own if head in set(plain)]
@@ -140,11 +148,13 @@ class _Heads:
         """Everything about the heads that are new with examples."""
         by_chance = set(heads_of(self.again)) - set(heads_of(self.without))
         tested = [each[self.config.compare] for each in self.testing]
+        attention, more = self._attention(tested)
         return {
             "new": [name_of(head) for head in self.new],
             "kept": [name_of(head) for head in self.old],
             "grown": [name_of(head) for head in self.grown],
             "new_by_chance": len(by_chance),
+            "brought_in": self._resampled(len(self.new) - len(by_chance)),
             "edges": {"with": self.with_.n_edges, "without": self.without.n_edges},
             "jaccard": jaccard(self.with_, self.without),
             "node_jaccard": node_jaccard(self.with_, self.without),
@@ -152,18 +162,47 @@ class _Heads:
             "node_floor": node_jaccard(self.without, self.again),
             "with_examples": self._silenced(tested),
             "without_examples": self._silenced([each[0] for each in self.testing]),
-            "attention": self._attention(tested),
+            "attention": attention,
+            "attend_more": more,
             "induction": self._induction(),
         }
 
-    def _circuit(self, facts: Sequence[dict[int, Shot]], count: int) -> Circuit:
+    def _scores(self, facts: Sequence[dict[int, Shot]], count: int) -> EdgeScores:
         config = self.config
         options = Scoring(
             steps=config.steps, metric=Metric.LOG_PROBABILITY, ablation=config.ablation
         )
         pairs = [each[count].pair for each in facts]
-        scores = attribute(self.model, pairs, options, batch_size=self.context.batch_size)
-        return Search(edges=config.edges).selected(scores)
+        size = self.context.batch_size
+        return attribute(self.model, pairs, options, batch_size=size, keep_pairs=True)
+
+    def _circuit(self, scores: EdgeScores) -> Circuit:
+        return Search(edges=self.config.edges).selected(scores)
+
+    def _resampled(self, brought_in: int) -> Interval:
+        """How many more heads are new than by chance, with an interval over the facts.
+
+        The facts of both halves are resampled, those of the first alike with and without examples.
+        Circuits of resamples differ more from each other than those of the facts do, by chance
+        above all, so that resamples lie lower: they give the width, and stand around the value.
+        """
+        n_facts = min(len(self.finding), len(self.testing))
+        undefined = Interval(brought_in, np.nan, np.nan)
+        if not enough(n_facts, FEWEST_VALUES) or not self.config.resamples:
+            return undefined
+        seed, draws = self.context.seed, self.config.resamples
+        first = shares_drawn(np.arange(len(self.finding)), draws, seed)
+        second = shares_drawn(np.arange(len(self.testing)), draws, seed + 1)
+        found = []
+        for shares in zip(first, first, second, strict=True):
+            drawn = [
+                replace(scores, values=(share @ scores.per_pair).astype(np.float32), per_pair=None)
+                for scores, share in zip(self.scores, shares, strict=True)
+            ]
+            own, plain, again = (set(heads_of(self._circuit(scores))) for scores in drawn)
+            found.append(len(own - plain) - len(again - plain))
+        around = np.array(found) - np.mean(found) + brought_in
+        return percentiles(brought_in, around.tolist(), widened(n_facts))
 
     def _grown(self, n: int) -> list[Head]:
         """The heads whose part in all heads' score mass grows most with examples."""
@@ -205,8 +244,11 @@ class _Heads:
     def _constants(self, pairs: Any) -> SourceConstants:
         return source_constants(self.model, pairs, self.config.ablation, self.context.batch_size)
 
-    def _attention(self, shots: Sequence[Shot]) -> dict[str, Any]:
-        """Mean share of attention on each span, by group of heads; None for an empty group."""
+    def _attention(self, shots: Sequence[Shot]) -> tuple[dict[str, Any], Interval]:
+        """Mean share of attention on each span, by group of heads; None for an empty group.
+
+        With by how much the new heads' is above that of the circuit's others on the examples.
+        """
         spans = [shot.asked.spans(shot.prompt) for shot in shots]
         shares = attention_to_spans(
             self.model,
@@ -215,13 +257,18 @@ class _Heads:
             batch_size=self.context.batch_size,
         )
         groups = {"new": self.new, "circuit": self.old, "others": self.others}
-        return {
+        found: dict[str, Any] = {
             span: {
                 group: _mean_of(values.mean(0, dtype=float), heads)
                 for group, heads in groups.items()
             }
             for span, values in shares.items()
         }
+        by_fact = [
+            [_mean_of(each, heads) for heads in (self.new, self.old)] for each in shares["examples"]
+        ]
+        more = [new - old for new, old in by_fact if new is not None and old is not None]
+        return found, average(more, seed=self.context.seed)
 
     def _induction(self) -> dict[str, Any]:
         """Mean induction score by group of heads, and the highest one of any head."""
@@ -281,5 +328,5 @@ ANALYSIS = Analysis(
     compute=compute,
     report=report,
     paired=False,
-    version=3,
+    version=4,
 )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from circuits.base.intervals import Interval
-from circuits.base.plain import number
+from circuits.base.plain import interval, number
 from experiments.analyses.engine.base import Figure, Part, Report, Section
 from experiments.analyses.engine.claims import (
     Claim,
@@ -18,6 +18,7 @@ from experiments.analyses.engine.claims import (
     difference,
     minus,
     rate,
+    so_many,
 )
 from experiments.analyses.engine.tables import Table, shown
 from viz.paper.charts import Bars, Lines
@@ -48,7 +49,9 @@ METHOD = (
     "grew most; they may have been there before. Attention is value-weighted, at the last token. "
     "The induction score is the attention, on random tokens that come twice, to what followed the "
     "same token before, beside that of a head that attends evenly.",
-    "Intervals of a relation resample its facts, those of averages and sentences the relations.",
+    "Intervals of a relation resample its facts, those of averages and sentences the relations. "
+    "How many heads come in is counted again on resamples of both halves, which give the width of "
+    "its interval: they lie lower than the count itself, as resamples differ more by chance.",
 )
 
 
@@ -131,11 +134,10 @@ class _Style:
 
     def count_claim(self) -> Claim:
         """That examples bring in more heads than chance does."""
-        return difference(
+        return across(
             f"asked {self.asked}, examples bring [more|fewer] heads into the circuit than "
             "another half of the facts does",
-            self.over(lambda heads: len(heads["new"])),
-            self.over(lambda heads: heads["new_by_chance"]),
+            [interval(heads["brought_in"]) for heads in self.heads.values()],
             unit="heads",
             over=OVER,
         )
@@ -145,9 +147,6 @@ class _Style:
 
         def induction(group: str) -> np.ndarray:
             return self.over(lambda heads: heads["induction"][group])
-
-        def attention(group: str) -> np.ndarray:
-            return self.over(lambda heads: heads["attention"]["examples"][group])
 
         return (
             self.cost_claim("new", "circuit"),
@@ -167,10 +166,9 @@ class _Style:
                 scale=100,
                 over=OVER,
             ),
-            difference(
+            across(
                 "the new heads attend [more|less] to the examples than the circuit's other heads",
-                attention("new"),
-                attention("circuit"),
+                [interval(heads["attend_more"]) for heads in self.heads.values()],
                 unit="points of attention",
                 scale=100,
                 over=OVER,
@@ -194,8 +192,8 @@ def _lead(styles: Mapping[str, _Style]) -> str:
     for style in styles.values():
         first, last = (100 * style.by_count("right", n).mean() for n in (0, style.counts[-1]))
         text = (
-            f"Asked {style.asked}, {len(style.parts)} relations go from {first:.0f} % right "
-            f"without examples to {last:.0f} % after {style.counts[-1]}"
+            f"Asked {style.asked}, {so_many(len(style.parts), OVER)}: {first:.0f} % right without "
+            f"examples, {last:.0f} % after {style.counts[-1]}"
         )
         if style.is_enough:
             text += _what_new_heads_do(style)
