@@ -54,7 +54,7 @@ class Collected:
     ) -> None:
         self.model, self.source, self.batch_size = model, source, batch_size
         self.relations, self.every = list(relations), every
-        self.templates: Templates | Sequence[str] = source.wordings or source.templates
+        self.templates = asked_in(model, source)
         self.preamble = preamble(model.tokenizer, source)
         self.check, self.n_facts = KnowledgeCheck(()), 0
         self.others, self.others_of = KnowledgeCheck(()), set[str]()
@@ -185,6 +185,13 @@ class Collected:
             **({"demonstrations": shown} if shown else {}),
         }
         return counts
+
+
+def asked_in(model: Model, source: Source) -> Templates | Sequence[str]:
+    """The source's wordings or its choice of templates: the usual ones are the model's."""
+    usual = Templates.FIRST if is_embedded(model.name) else Templates.USUAL
+    chosen = usual if source.templates == Templates.USUAL else source.templates
+    return source.wordings or chosen
 
 
 def asked_best(

@@ -71,9 +71,10 @@ class Source(Options):
     )
     task: Task | None = option(None, "A task that is no fact: who receives, a later year, ...")
     templates: Templates = option(
-        Templates.FIRST,
-        "Templates to ask in: the first three training ones, the three that the model answers "
-        "best, train, ...",
+        Templates.USUAL,
+        "Templates to ask in: three of the training ones, the first, or those that a language "
+        "model (usual) or this one (best) answers best; an embedded model's usual ones are the "
+        "first; train, ...",
         flags=("--split",),
     )
     wordings: tuple[str, ...] = option(

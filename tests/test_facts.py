@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 import subprocess
@@ -40,6 +41,17 @@ def test_every_relation_has_enough_sound_templates(each: Relation):
     assert all("{}" not in template for template in each.follow)
     everything = [_plain(template) for template in (*asking, *each.follow)]
     assert len(set(everything)) == len(everything), "two templates differ in punctuation only"
+
+
+@pytest.mark.parametrize("each", RELATIONS, ids=lambda each: each.name)
+def test_the_usual_templates_are_those_that_a_language_model_answers_best(each: Relation):
+    with (ATLAS_DIR / "answered.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["relation"] == each.name]
+    shares = {row["template"]: int(row["right"]) / int(row["asked"]) for row in rows}
+    assert set(shares) == set(each.templates)
+    assert len(each.usual) == len(set(each.usual)) == 3
+    least = min(shares[template] for template in each.usual)
+    assert all(shares[other] <= least for other in set(each.templates) - set(each.usual))
 
 
 def test_no_template_serves_two_relations():
@@ -151,6 +163,9 @@ def _replace_line(path: Path, number: int, text: str) -> None:
         ("animals.csv", 4, "dog,mammal,puppy", "animals.csv:4: subject 'dog' is listed twice"),
         ("animals.csv", 4, ",mammal,puppy", "animals.csv:4: has no subject"),
         ("animals.csv", 4, 'cow,"mammal"x,calf', "animals.csv:4: is not CSV"),
+        ("answered.csv", 2, "country_capital,{} is,1,2", "answered.csv:2: .* no training template"),
+        ("answered.csv", 2, "{first},1,0", "answered.csv:2: needs a number right of a number"),
+        ("answered.csv", 2, "{first},x,9", "answered.csv:2: needs a number right of a number"),
     ],
 )
 def test_a_damaged_atlas_is_refused_by_file_and_line(
@@ -158,7 +173,8 @@ def test_a_damaged_atlas_is_refused_by_file_and_line(
 ):
     copy = shutil.copytree(ATLAS_DIR, tmp_path / "atlas")
     assert read_atlas(copy) == atlas()
-    _replace_line(copy / file, line, text)
+    first = f"{RELATIONS[0].name},{RELATIONS[0].templates[0]}"
+    _replace_line(copy / file, line, text.replace("{first}", first))
     with pytest.raises(FileFormatError, match=message):
         read_atlas(copy)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -233,6 +234,26 @@ def test_the_best_templates_are_those_that_are_answered():
     assert {each.template for each in questions(found, Templates.BEST)} == set(found.best)
     check = known_facts(Oracle(right), found, Templates.BEST)
     assert check.by_template()[TEMPLATES[3]] == (5, 5)
+
+
+def test_the_usual_templates_are_asked_but_of_the_embedded_models():
+    usual = replace(CAPITALS, usual=TEMPLATES[1:])
+    oracle = Oracle([Question(fact, each) for fact in CAPITALS.facts for each in TEMPLATES])
+
+    def asked(**options) -> Mapping[str, Any]:
+        source = Source(relation="capital", hold_out=0.0, **options)
+        return collect(oracle, source, relations=[usual]).counts["asked_as"]
+
+    for name, templates, wordings in (
+        ("oracle", "usual", TEMPLATES[1:]),
+        ("facts-gpt2", "first", TEMPLATES[:3]),
+    ):
+        oracle.name = name
+        assert asked()["templates"] == templates
+        assert set(asked()["wordings"]) == set(wordings)
+        assert set(asked(templates=Templates.FIRST)["wordings"]) == set(TEMPLATES[:3])
+        assert asked(wordings=TEMPLATES[:1])["wordings"] == list(TEMPLATES[:1])
+    assert {each.template for each in questions(CAPITALS, Templates.USUAL)} == set(TEMPLATES[:3])
 
 
 def test_shots_go_with_facts_of_one_relation_only(tmp_path):

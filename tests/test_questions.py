@@ -95,7 +95,7 @@ def test_a_fact_with_its_own_wording_is_asked_in_it_unless_told_otherwise():
         (Templates.HELD_OUT, "has no held-out templates"),
         ([], "has no templates"),
         (["no slot"], "exactly one"),
-        ("The capital of {}", "is none; there are first, best, train, held-out, all"),
+        ("The capital of {}", "is none; there are usual, first, best, train, held-out, all"),
     ],
 )
 def test_absurd_templates_are_refused(templates, message: str):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 
 import pytest
 import torch
 
 from circuits.base.errors import ModelNotFoundError
-from circuits.facts.facts import relation
+from circuits.facts.facts import ATLAS_DIR, relation
 from circuits.facts.knowledge import known_facts
 from circuits.model.loading import load_weights
 from circuits.model.model import Model, load
 from circuits.model.packaged import fetched
+from experiments.workshop.answered import counted
 
 NAME = "smollm2-135m"
 PROMPT = "The capital of France is"
@@ -47,6 +49,17 @@ def test_a_real_model_knows_capitals_that_nobody_taught_it_here(real: Model):
     capitals = replace(relation("country_capital"), facts=relation("country_capital").facts[:12])
     check = known_facts(real, capitals)
     assert len({question.fact for question in check.known}) >= 6
+
+
+def test_it_answers_templates_as_often_as_the_atlas_says(real: Model):
+    name = "adjective_comparative"
+    with (ATLAS_DIR / "answered.csv").open(encoding="utf-8", newline="") as file:
+        stored = [row for row in csv.DictReader(file) if row["relation"] == name]
+    found = list(counted(real, [relation(name)]))
+    assert [each[1] for each in found] == [row["template"] for row in stored]
+    for (*_, right, asked), row in zip(found, stored, strict=True):
+        assert asked == int(row["asked"])
+        assert abs(right - int(row["right"])) <= 1  # where two tokens are near to each other
 
 
 def test_fp16_says_what_fp32_says_but_for_rounding(real: Model):

@@ -187,10 +187,13 @@ class Task(Choice):
 class Templates(Choice):
     """Which of a relation's templates to ask in; ALL are the TRAIN and the HELD_OUT ones.
 
-    FIRST are the first three training ones, BEST the three training ones that the model answers
-    best, by a sample of facts.
+    FIRST are the first three training ones. USUAL are those three of the atlas' training ones that
+    SmolLM2-135M, a language model, answers best (`Relation.usual`); of other facts, and for the
+    embedded models, which were trained on the atlas, the first. BEST are the three that the model
+    itself answers best, by a sample of facts.
     """
 
+    USUAL = "usual"
     FIRST = "first"
     BEST = "best"
     TRAIN = "train"

@@ -8,7 +8,7 @@ put into words). This module needs the standard library only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import cache
@@ -20,6 +20,8 @@ from circuits.model.tokens import find_mentions, occurrences
 
 ATLAS_DIR = Path(__file__).parent / "atlas"
 SLOT = "{}"
+FIRST_TEMPLATES = 3
+"""In how many templates a fact is asked: enough to tell it from its wording."""
 
 
 class ProbeKind(StrEnum):
@@ -81,7 +83,8 @@ class Relation:
     `templates` and `held_out` hold one `{}` each, for the subject, and end where the object
     follows; models that this project trains never see `held_out`. `follow` templates go on about
     a subject already named and hold no `{}`. `kind` names the kind of subject. `best` are the
-    templates that a model answers best, where it was asked.
+    templates that a model answers best, where it was asked; `usual` those that a language model
+    answers best of the atlas'.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Relation:
     held_out: tuple[str, ...] = ()
     follow: tuple[str, ...] = ()
     best: tuple[str, ...] = ()
+    usual: tuple[str, ...] = ()
 
     def subjects(self) -> tuple[str, ...]:
         """Every subject once, in order."""
@@ -181,7 +185,11 @@ def read_atlas(directory: Path) -> dict[str, Relation]:
     for name, _ in templates:
         if name not in relations:
             raise FileFormatError(directory / "templates.csv", f"{name!r} is no relation")
-    return relations
+    best = _read_answered(directory / "answered.csv", templates)
+    return {
+        name: replace(each, usual=best.get(name, ())[:FIRST_TEMPLATES])
+        for name, each in relations.items()
+    }
 
 
 _SPLITS = ("train", "held_out", "follow")
@@ -210,6 +218,25 @@ def _read_templates(path: Path) -> dict[tuple[str, str], list[str]]:
             raise FileFormatError(path, "ends in the subject, so no object can follow", line)
         templates.setdefault((row["relation"], split), []).append(template)
     return templates
+
+
+def _read_answered(
+    path: Path, templates: dict[tuple[str, str], list[str]]
+) -> dict[str, tuple[str, ...]]:
+    """Each relation's training templates as a language model answers them, the best first."""
+    shares: dict[str, dict[str, float]] = {}
+    for line, row in read_csv(path, ("relation", "template", "right", "asked")):
+        relation, template = row["relation"], row["template"]
+        if template not in templates.get((relation, "train"), ()):
+            raise FileFormatError(path, f"{template!r} is no training template of it", line)
+        try:
+            shares.setdefault(relation, {})[template] = int(row["right"]) / int(row["asked"])
+        except (ValueError, ZeroDivisionError):
+            raise FileFormatError(path, "needs a number right of a number asked", line) from None
+    return {
+        relation: tuple(sorted(own, key=lambda each: -own[each]))  # stable: ties as in the file
+        for relation, own in shares.items()
+    }
 
 
 def _check_unique(path: Path, rows: list[tuple[int, dict[str, str]]]) -> None:

@@ -19,15 +19,9 @@ from torch import Tensor
 from circuits.base.choices import Known, Templates
 from circuits.base.errors import OptionError, PromptError
 from circuits.facts.batches import PASS, groups_for, padded
-from circuits.facts.facts import Relation
+from circuits.facts.facts import FIRST_TEMPLATES, Relation
 from circuits.facts.pairs import shared_length
-from circuits.facts.questions import (
-    FIRST_TEMPLATES,
-    Answer,
-    KnowledgeCheck,
-    Question,
-    questions,
-)
+from circuits.facts.questions import Answer, KnowledgeCheck, Question, questions
 from circuits.model.holding import alone
 from circuits.model.metrics import answer_probability, rank
 from circuits.model.model import Model, Prefix

@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from circuits.base.choices import Templates
 from circuits.base.errors import NothingFoundError
 from circuits.facts.demonstrations import shown_before
-from circuits.facts.facts import Fact, Relation, fill, place_in
+from circuits.facts.facts import FIRST_TEMPLATES, Fact, Relation, fill, place_in
 from circuits.facts.pairs import SUBJECT
 from circuits.model.tokens import occurrences
 
-FIRST_TEMPLATES = 3
-"""How many templates `Templates.FIRST` stands for: enough to tell a fact from its wording."""
 log = logging.getLogger(__name__)
 
 
@@ -154,9 +152,10 @@ def questions(
 ) -> list[Question]:
     """Every fact in each of the chosen templates, once.
 
-    `Templates.FIRST` are the first three training templates, `BEST` those of `Relation.best` (see
-    `circuits.facts.knowledge.with_best`), `TRAIN` all of them, `HELD_OUT` those no trained model
-    has seen; a list of templates is taken as it is. Facts with their own wording
+    `Templates.FIRST` are the first three training templates, `USUAL` and `BEST` those of
+    `Relation.usual` and `Relation.best` (see `circuits.facts.knowledge.with_best`) where there are
+    such, `TRAIN` all of them, `HELD_OUT` those no trained model has seen; a list of templates is
+    taken as it is. Facts with their own wording
     are asked in that one unless a list is given. With `shots`, so many facts of the relation, drawn
     by the seed, stand answered before every question in its own wording, and are not asked
     themselves; the text `before` stands before all that. NothingFoundError where a relation has no
@@ -213,6 +212,7 @@ def _choose(relation: Relation, templates: Templates | Sequence[str]) -> Sequenc
         first = relation.templates[:FIRST_TEMPLATES]
         chosen: Sequence[str] = {
             Templates.FIRST: first,
+            Templates.USUAL: relation.usual or first,
             Templates.BEST: relation.best or first,
             Templates.TRAIN: relation.templates,
             Templates.HELD_OUT: relation.held_out,

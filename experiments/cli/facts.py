@@ -71,7 +71,7 @@ def facts(
         if model is not None:
             loaded = o.asked_model(console, model, loading, source.bos)
             n = sum(len(each.facts) for each in relations)
-            console.note(f"{n:,} facts of {len(relations)} relations are asked, in all wordings")
+            console.note(f"{n:,} facts of {len(relations)} relations are asked")
             asked = _ask(console, loaded, relations, source, batch_size)
             bos = loaded.tokenizer.use_bos(source.bos)
         records = [_relation_record(each, asked) for each in relations]
@@ -113,9 +113,9 @@ def _ask(
     from circuits.facts.knowledge import known_facts
     from circuits.facts.pairing import make_pairs
     from circuits.facts.questions import KnowledgeCheck
-    from locate.asking import asked_best, hints, preamble
+    from locate.asking import asked_best, asked_in, hints, preamble
 
-    templates: Any = source.wordings or source.templates
+    templates: Any = asked_in(model, source)
     asked = _Asked()
     how: dict[str, Any] = {"known": source.known, "shots": source.shots, "seed": source.seed}
     how["before"] = preamble(model.tokenizer, source)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from circuits.base.choices import Templates
 from circuits.base.errors import NothingFoundError, OptionError, PromptError
 from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.base.origin import code_commit, model_label, timestamp
@@ -157,7 +158,14 @@ def bench(
     nulls: list[Null] = []
     skipped: list[str] = []
     for name in relations:
-        asked = Source(relation=name, n_pairs=pairs, hold_out=0.0, shots=shots, seed=seed)
+        asked = Source(
+            relation=name,
+            templates=Templates.FIRST,  # whatever the model, as in the analyses
+            n_pairs=pairs,
+            hold_out=0.0,
+            shots=shots,
+            seed=seed,
+        )
         try:
             found = collect(model, asked, batch_size).pairs
         except (PromptError, NothingFoundError) as error:
