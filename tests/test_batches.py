@@ -26,6 +26,7 @@ from circuits.model.model import Model
 from locate.edges.locators import Locator
 from locate.edges.score import score_edges
 from locate.examples import recalled
+from locate.heads.attention import read_heads
 from locate.heads.role_checks import ablate_heads
 from locate.search import Search
 from locate.states.steering import patched
@@ -172,6 +173,18 @@ def hold_alone_and_together(model: Model, ablation: Ablation, spans: str | None)
     ):
         np.testing.assert_allclose(b.metric, a.metric, rtol=1e-3, atol=1e-4)
     assert np.ptp([run.metric for run in one.circuits]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2", "falcon", "olmo3"])
+def test_nor_does_what_heads_do_at_the_last_token(kind) -> None:
+    model = shared_model(kind)
+    pairs = several_lengths(model)
+    one, all_ = (read_heads(model, pairs, batch_size=size) for size in (1, 8))
+    for name in ("attention", "weighted", "answer_gain", "range_gain"):
+        alone, together = getattr(one, name), getattr(all_, name)
+        scale = np.abs(alone).max()
+        assert scale > 0
+        np.testing.assert_allclose(together / scale, alone / scale, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["eap", "eap-gp", "relp", "gim"])

@@ -99,13 +99,13 @@ def read_heads(
     written = torch.zeros(
         model.n_layers, model.n_heads, model.d_model, dtype=torch.float64
     )  # on the CPU, as MPS has no float64
-    for batch in batches(pairs, batch_size, model):
+    for batch in batches(pairs, batch_size, model, mixed=True, whole=True):
         rows = list(batch.index)
-        looked, final = LastAttention(model, range(model.n_layers)), list[Tensor]()
+        looked, final = LastAttention(model, range(model.n_layers), batch.ends), list[Tensor]()
         last = taps.resid_post(model.n_layers - 1)
-        keep: Hook = (last, lambda value, hook, final=final: final.append(value[:, -1]))
-        model.last_logits(batch.clean, [*looked.hooks, keep])
-        norm = FrozenNorm.of_run(model, final[0].to(precise))
+        keep: Hook = (last, lambda value, hook, final=final: final.append(value))
+        model.last_logits(batch.clean, [*looked.hooks, keep], ends=batch.ends)
+        norm = FrozenNorm.of_run(model, looked.at_end(final[0]).to(precise))
         contrasts = [_contrasts(unembedding, total, pairs[row], others[row]) for row in rows]
         answers, ranges = (
             norm.pull_back(torch.stack(side)) for side in zip(*contrasts, strict=True)
@@ -150,11 +150,11 @@ def _contrasts(
 def _region_masks(
     batch: PairBatch, pairs: Sequence[TokenPair]
 ) -> Float[Tensor, "batch pos region"]:
-    """One 1 a position."""
-    length = batch.clean.shape[1]
-    masks = torch.zeros(len(batch), length, len(REGIONS), device=batch.clean.device)
+    """One 1 a position, none where a row is padded."""
+    width = batch.clean.shape[1]
+    masks = torch.zeros(len(batch), width, len(REGIONS), device=batch.clean.device)
     for place, row in enumerate(batch.index):
-        start = pairs[row].start
+        start, length = pairs[row].start, len(pairs[row].clean)
         regions = [Region.EXAMPLES] * start + [Region.RELATION] * (length - start)
         regions[-1] = Region.SELF
         if pairs[row].clean.bos:

@@ -18,10 +18,15 @@ from circuits.model.model import Hook, Model
 
 
 class LastAttention:
-    """What `hooks` see of some layers in a run: each layer's attention and what it reads."""
+    """What `hooks` see of some layers in a run: each layer's attention and what it reads.
 
-    def __init__(self, model: Model, layers: Iterable[int]) -> None:
-        self.model, self.seen = model, dict[str, Tensor]()
+    `ends` are the positions of the rows' last tokens, where rows are padded behind.
+    """
+
+    def __init__(
+        self, model: Model, layers: Iterable[int], ends: Int[Tensor, " batch"] | None = None
+    ) -> None:
+        self.model, self.ends, self.seen = model, ends, dict[str, Tensor]()
         self.hooks: list[Hook] = []
         for layer in layers:
             self.hooks.append((taps.pattern(layer), self._keep_last))
@@ -33,7 +38,13 @@ class LastAttention:
         self.seen[str(getattr(hook, "name", hook))] = value
 
     def _keep_last(self, value: Tensor, hook: object) -> None:
-        self._keep(value[:, :, -1], hook)
+        self._keep(self.at_end(value.transpose(1, 2)), hook)
+
+    def at_end(self, value: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch ..."]:
+        """What stands at each row's last token."""
+        if self.ends is None:
+            return value[:, -1]
+        return value[torch.arange(len(value), device=value.device), self.ends]
 
     def pattern(self, layer: int) -> Float[Tensor, "batch head pos"]:
         """Attention from the last token."""
@@ -48,7 +59,7 @@ class LastAttention:
         values = self.seen[taps.projection(layer, "v")]
         values = values.reshape(*values.shape[:2], -1, self.model.d_head).transpose(1, 2)
         if scale := self.model.taps.head_scale(layer):
-            values = values / self.seen[scale][:, -1, None, None]
+            values = values / self.at_end(self.seen[scale])[:, None, None]
         return values.repeat_interleave(self.model.n_heads // values.shape[1], 1)
 
 
