@@ -21,7 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.base.choices import Known
+from circuits.base.choices import Known, Templates
 from circuits.base.errors import (
     FileFormatError,
     NothingFoundError,
@@ -33,6 +33,7 @@ from circuits.base.intervals import Interval, bootstrap, mean
 from circuits.base.options import Options, meanings, option
 from circuits.base.origin import model_label
 from circuits.base.plain import interval, plain
+from circuits.facts.facts import atlas
 from circuits.model.model import Model
 from experiments.analyses.engine import config as options
 from experiments.analyses.engine import context as surroundings
@@ -1002,7 +1003,9 @@ def test_a_name_is_given_to_one_analysis(monkeypatch: pytest.MonkeyPatch, toy: C
             registry.register(replace(toy.analysis, name=name, version=2))
 
 
-@pytest.mark.parametrize("asked", [{"shots": 2}, {"known": Known.of("top5")}])
+@pytest.mark.parametrize(
+    "asked", [{"shots": 2}, {"known": Known.of("top5")}, {"templates": Templates.TRAIN}]
+)
 def test_what_changes_nothing_is_refused_or_left_out_of_the_run(
     toy: Counting, context: Context, asked: dict[str, Any]
 ) -> None:
@@ -1019,9 +1022,35 @@ def test_what_changes_nothing_is_refused_or_left_out_of_the_run(
     assert line.startswith(f"`{name}` would change nothing in own-ways,")
     stored = {run.analysis.name: run.provenance for run in runs}
     assert stored["toy"][name] == asked[name]
-    assert (stored["own-ways"]["shots"], stored["own-ways"]["known"]) == (0, "top1")
+    kept = [stored["own-ways"][each] for each in ("shots", "known", "templates")]
+    assert kept == [0, "top1", "first"]
     plain = run_all([own], context)[0][0]
     assert plain.parts.reused == len(plain.parts.values)
+
+
+def test_templates_are_refused_where_the_wording_itself_is_varied(
+    toy: Counting, context: Context
+) -> None:
+    own = replace(toy.analysis, name="own-words", reworded=False)
+    with pytest.raises(OptionError, match="`templates` would change nothing in own-words"):
+        run_analysis(own, Config(), replace(context, templates=Templates.TRAIN))
+    assert run_analysis(own, Config(), replace(context, shots=2)).provenance["shots"] == 2
+
+
+def test_a_runs_templates_word_its_pairs(tmp_path: Path) -> None:
+    context, name = Context("facts-gpt2", tmp_path), "country_capital"
+    asked = atlas()[name]
+    for templates, wordings in (
+        (Templates.FIRST, asked.templates[:3]),
+        (Templates.USUAL, asked.templates[:3]),  # the model is an embedded one
+        (Templates.HELD_OUT, asked.held_out),
+    ):
+        found = replace(context, templates=templates).examples(name, 8)
+        said = {pair.text.clean.replace(pair.text.subject, "{}") for pair in found.pairs}
+        assert said
+        assert said <= set(wordings)
+    best = replace(context, templates=Templates.BEST).examples(name, 8)
+    assert set(best.counts["asked_as"]["wordings"]) <= set(asked.templates)
 
 
 def test_roles_are_of_the_pairs_that_known_and_shots_ask_for(context: Context, monkeypatch) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuits.base.choices import Known
+from circuits.base.choices import Known, Templates
 from circuits.base.idle import Given, Idle
 from circuits.base.stamps import stamped
 from experiments.cli import options as o
@@ -57,8 +57,9 @@ Label = Annotated[
 STORED = Idle(
     "with `redraw`, which makes the report of what is stored",
     (
-        *("facts", "known", "shots", "config", "settings", "shard", "seed", "batch_size"),
-        *("memory", *(each.name for kind in (Executing, Loading) for each in fields(kind))),
+        *("facts", "known", "shots", "templates", "config", "settings", "shard", "seed"),
+        *("batch_size", "memory"),
+        *(each.name for kind in (Executing, Loading) for each in fields(kind)),
     ),
 )
 
@@ -71,6 +72,7 @@ def run(
     facts: Annotated[str | None, Like(Source, "facts")] = None,
     known: Annotated[Known, Like(Source, "known")] = Known.TOP1,
     shots: Annotated[int, Like(Source, "shots")] = 0,
+    templates: Annotated[Templates, Like(Source, "templates")] = Templates.FIRST,
     config: ConfigFile = None,
     settings: Settings = None,
     listing: Listing = False,
@@ -128,6 +130,7 @@ def run(
             batch_size=batch_size,
             known=known,
             shots=shots,
+            templates=templates,
             label=label,
             device_map=loading.device_map,
             memory=None if memory is None else bytes_of("memory", memory),

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from circuits.base.choices import Known
+from circuits.base.choices import Known, Templates
 from circuits.base.errors import FileFormatError, OptionError
 from circuits.base.options import build
 from circuits.base.sizes import bytes_of
@@ -24,7 +24,7 @@ from experiments.sweeps.spec import Work
 from experiments.sweeps.verbs import PARTS
 
 _ASKED = ("seed", "batch_size", "memory")
-ASKED = {"run": (*_ASKED, "known", "shots", "facts"), "benchmark": _ASKED}
+ASKED = {"run": (*_ASKED, "known", "shots", "templates", "facts"), "benchmark": _ASKED}
 """Settings of a run, by its verb, that are not options of what is run."""
 OWN = {"run": (), "benchmark": ("data", "methods", "limit", "circuits", "strict")}
 """Options by the verb; those of an analysis or a benchmark stand under `set`."""
@@ -93,18 +93,7 @@ def run_one(
     made = _made(work)
     for text in made.told:
         note(text)
-    asked = {name: work.settings[name] for name in ASKED[work.verb] if name in work.settings}
-    if "known" in asked:
-        asked["known"] = Known.of(asked["known"])
-    asked["memory"] = _bound(work)
-    context = Context(
-        work.model.name,
-        folder_of(work, folder),
-        device=work.model.device,
-        dtype=work.model.dtype,
-        device_map=work.model.device_map,
-        **asked,
-    )
+    context = _context(work, folder)
     elsewhere = spread(made.find, made.where, made.config, context, how, note)
     return run_analysis(
         made.analysis, made.config, context, note=note, shard=shard, spread=elsewhere
@@ -118,8 +107,24 @@ def check(work: Work) -> None:
     """
     made = _made(work)
     check_bound(_bound(work), (made.analysis, made.config))
-    known = Known.of(work.settings.get("known", Known.TOP1))
-    check_asked(known, work.settings.get("shots", 0), made.analysis)
+    check_asked(_context(work, Path()), made.analysis)
+
+
+def _context(work: Work, folder: Path) -> Context:
+    """The run's surroundings; the model is loaded when it is first asked for."""
+    asked = {name: work.settings[name] for name in ASKED[work.verb] if name in work.settings}
+    for name, kind in (("known", Known), ("templates", Templates)):
+        if name in asked:
+            asked[name] = kind.of(asked[name], name)
+    asked["memory"] = _bound(work)
+    return Context(
+        work.model.name,
+        folder_of(work, folder),
+        device=work.model.device,
+        dtype=work.model.dtype,
+        device_map=work.model.device_map,
+        **asked,
+    )
 
 
 def _bound(work: Work) -> int | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from circuits.base.choices import Known
+from circuits.base.choices import Known, Templates
 from circuits.base.display import Shown, Summary
 from circuits.base.errors import KnowledgeCircuitsError, OptionError
 from circuits.base.origin import model_label
@@ -101,8 +101,9 @@ class Analysis:
     `scores_edges` says whether a run with such options does: else a bound on memory bounds nothing.
     `prepare` makes what units find outside of the run, such as second moments in the user's cache;
     it is called once, before units are computed here or elsewhere, and never where all are stored.
-    `paired` says whether what it finds hangs on pairs of `Context.examples`, and so on `known` and
-    `shots`; one that is not `paired` is run without them.
+    `paired` says whether what it finds hangs on pairs of `Context.examples`, and so on `known`,
+    `shots` and `templates`; one that is not `paired` is run without them, and one that is not
+    `reworded`, as it varies the wording itself, without `templates`.
     `marks` gives what decides a unit's values besides the options that do so by themselves.
     """
 
@@ -117,6 +118,7 @@ class Analysis:
     slow: bool = False
     scores_edges: Callable[[Any], bool] = lambda config: True
     paired: bool = True
+    reworded: bool = True
     prepare: Callable[[Context, Any], str | None] | None = None
     marks: Callable[[Context, Any], Any] = lambda context, config: None
 
@@ -128,20 +130,31 @@ def check_bound(memory: int | None, *asked: tuple[Analysis, Any]) -> None:
         raise OptionError(f"`memory` bounds the scoring of edges, and {names} scores none")
 
 
-def check_asked(known: Known, shots: int, *asked: Analysis) -> str:
-    """In which of the analyses `known` or `shots`, where given, change nothing; empty for none.
+def asked_of(analysis: Analysis, context: Context) -> Context:
+    """The context without what would change nothing in the analysis."""
+    if not analysis.paired:
+        context = replace(context, known=Known.TOP1, shots=0)
+    if not (analysis.paired and analysis.reworded):
+        context = replace(context, templates=Templates.FIRST)
+    return context
 
-    OptionError where they change nothing in any.
+
+def check_asked(context: Context, *asked: Analysis) -> str:
+    """In which of the analyses what the context asks for changes nothing; empty for none.
+
+    OptionError where something changes nothing in any.
     """
-    are_given = {"`known`": known != Known.TOP1, "`shots`": shots != 0}
-    given = ", ".join(name for name, is_given in are_given.items() if is_given)
-    idle = [each.name for each in asked if not each.paired]
-    if not given or not idle:
-        return ""
-    told = f"{given} would change nothing in {', '.join(idle)}, where questions are of other kinds"
-    if len(idle) == len(asked):
-        raise OptionError(f"{told}; leave {given} out")
-    return told
+    told = []
+    for name in ("known", "shots", "templates"):
+        given = getattr(context, name)
+        idle = [each.name for each in asked if getattr(asked_of(each, context), name) != given]
+        if idle:
+            line = f"`{name}` would change nothing in {', '.join(idle)}, where questions are of "
+            line += "other kinds"
+            if len(idle) == len(asked):
+                raise OptionError(f"{line}; leave it out")
+            told.append(line)
+    return "; ".join(told)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model, load
 from circuits.model.sources import resolve
+from locate.asking import asked_best, asked_in
 from locate.discover import check_not_empty, find
 from locate.examples import Examples, collect, relations_of
 from locate.heads.roles import head_roles
@@ -53,8 +54,9 @@ class Context:
     """One run's surroundings.
 
     `folder` is the analysis's own, `shared` the folder whose circuits all analyses of a run share.
-    `facts` names a fact file or data set to ask about instead of the atlas. `known` and `shots`
-    decide the pairs that `examples` makes, as in `locate.options.Source`. `label` is the model's
+    `facts` names a fact file or data set to ask about instead of the atlas. `known`, `shots` and
+    `templates` decide the pairs that `examples` makes, as in `locate.options.Source`, but that the
+    first three templates are the default, whatever the model. `label` is the model's
     name in titles. `memory`, in bytes, bounds what scoring edges takes beside a model.
     """
 
@@ -69,6 +71,7 @@ class Context:
     progress: Progress = _unwatched
     known: Known = Known.TOP1
     shots: int = 0
+    templates: Templates = Templates.FIRST
     label: str | None = None
     device_map: str | None = None
     memory: int | None = None
@@ -184,7 +187,6 @@ class Context:
         relation: str,
         limit: int | None = None,
         *,
-        templates: Templates = Templates.FIRST,
         hold_out: float | None = None,
         model: Model | None = None,
         known_only: bool = True,
@@ -197,7 +199,7 @@ class Context:
         source = Source(
             relation=relation,
             facts=self.facts,
-            templates=templates,
+            templates=self.templates,
             n_pairs=limit,
             hold_out=hold_out,
             known_only=None if known_only else False,
@@ -207,17 +209,20 @@ class Context:
         )
         if model is not None and model is not self.model:
             return collect(model, source)
-        known = self._known(relation, templates) if known_only else None
+        known = self._known(relation, source) if known_only else None
         return self.once(source, lambda: collect(self.model, source, known=known))
 
-    def _known(self, relation: str, templates: Templates) -> KnowledgeCheck:
+    def _known(self, name: str, source: Source) -> KnowledgeCheck:
         """What the model knows of a relation; asked once, however many pairs are made of it."""
         asked: dict[str, Any] = {"known": self.known, "shots": self.shots, "seed": self.seed}
 
         def read() -> KnowledgeCheck:
-            return known_facts(self.model, self.relations[relation], templates, **asked)
+            relation, templates = self.relations[name], asked_in(self.model, source)
+            if templates == Templates.BEST:
+                [relation] = asked_best(self.model, [relation], source, self.batch_size)
+            return known_facts(self.model, relation, templates, **asked)
 
-        return self.once(("known", self.facts, relation, templates, *asked.values()), read)
+        return self.once(("known", self.facts, name, self.templates, *asked.values()), read)
 
     def roles(self, relation: str, limit: int, hold_out: float | None = None) -> Mapping[str, str]:
         """The roles of heads in a relation's pairs, by head; none where it has no such pairs."""
@@ -230,8 +235,8 @@ class Context:
             except (OptionError, PromptError):
                 return {}
 
-        asked = (self.facts, relation, limit, hold_out, self.known, self.shots, self.seed)
-        return self.once(("roles", *asked), read)
+        asked = (self.facts, relation, limit, hold_out, self.known, self.shots, self.templates)
+        return self.once(("roles", *asked, self.seed), read)
 
     # --- circuits ----------------------------------------------------------------------------
 

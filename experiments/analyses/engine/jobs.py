@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from circuits.base.choices import Known
+from circuits.base.choices import Known, Templates
 from circuits.base.errors import UnitError
 from circuits.model.model import Model
 from experiments.analyses.engine.base import Analysis
@@ -41,6 +41,7 @@ class Surroundings:
     batch_size: int
     known: Known
     shots: int
+    templates: Templates
     device_map: str | None
     memory: int | None
 
@@ -58,6 +59,7 @@ class Surroundings:
             context.batch_size,
             context.known,
             context.shots,
+            context.templates,
             context.device_map,
             context.memory,
         )
@@ -74,6 +76,7 @@ class Surroundings:
             batch_size=self.batch_size,
             known=self.known,
             shots=self.shots,
+            templates=self.templates,
             device_map=self.device_map,
             memory=self.memory,
         )

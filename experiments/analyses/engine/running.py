@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from circuits.base.choices import Known
 from circuits.base.errors import FileFormatError, KnowledgeCircuitsError, OptionError, PromptError
 from circuits.base.options import as_dict, changed
 from circuits.base.origin import SUMMARY, code_commit, staged, timestamp
@@ -17,7 +16,14 @@ from circuits.base.progress import Stages, silent
 from circuits.base.records import read_json
 from circuits.base.stamps import stamped
 from circuits.base.writing import atomic_write, save_json
-from experiments.analyses.engine.base import Analysis, Parts, Run, check_asked, check_bound
+from experiments.analyses.engine.base import (
+    Analysis,
+    Parts,
+    Run,
+    asked_of,
+    check_asked,
+    check_bound,
+)
 from experiments.analyses.engine.context import Context
 from experiments.analyses.engine.output import check_place, write_report
 from experiments.analyses.engine.page import index_page
@@ -49,7 +55,7 @@ def run_analysis(
     where other shards' units miss.
     """
     check_place(context.folder, "run")
-    check_asked(context.known, context.shots, analysis)
+    check_asked(context, analysis)
     _check_own(context.folder, analysis, context.model.provenance)
     start = time.perf_counter()
     parts = compute_parts(analysis, config, context, stages, note, shard, spread)
@@ -64,6 +70,7 @@ def run_analysis(
         "bos": context.model.tokenizer.use_bos(None),
         "known": str(context.known),
         "shots": context.shots,
+        "templates": str(context.templates),
         **({"label": context.label} if context.label else {}),
         "facts": context.facts or "the atlas",
         "facts_sha256": context.facts_sha256,
@@ -98,20 +105,18 @@ def run_all(
     Returns the runs, and the reasons of analyses that cannot be made with this model. `again` only
     makes the reports of an earlier run again. `spread(analysis, config, context)` says how the
     units of one are computed elsewhere. A bound on memory is for those that score edges, if any
-    does; `known` and `shots` are for those that are `paired`, if any is. PromptError where nothing
-    is left, UnfinishedError where units of other shards miss, OptionError where the folder holds
-    what another command wrote or the user.
+    does; what is asked is for those in which it changes something, if any is. PromptError where
+    nothing is left, UnfinishedError where units of other shards miss, OptionError where the folder
+    holds what another command wrote or the user.
     """
     check_place(context.folder, "run-index", INDEX_FILES)
     check_bound(context.memory, *((each, each.config()) for each in analyses))
-    if idle := check_asked(context.known, context.shots, *analyses):
+    if idle := check_asked(context, *analyses):
         note(idle)
 
     def make(name: str) -> Run:
         each = next(one for one in analyses if one.name == name)
-        own = context.inside(context.folder / name)
-        if not each.paired:
-            own = replace(own, known=Known.TOP1, shots=0)
+        own = asked_of(each, context.inside(context.folder / name))
         if again:
             return redraw(each, own.folder, stages, own.label)
         config = each.config()

@@ -271,4 +271,5 @@ ANALYSIS = Analysis(
     compute=compute,
     report=report,
     slow=True,
+    reworded=False,
 )
