@@ -467,6 +467,11 @@ def test_facts_lists_the_atlas_and_what_a_model_knows(models, capsys):
     record = one["relations"][0]
     assert len(record["list"]) == record["facts"]
     assert sum(bool(fact.get("known")) for fact in record["list"]) == record["known"]
+    wordings = [each["wording"] for each in record["by_wording"]]
+    assert set(wordings) == set(record["usual_templates"])
+    assert main(["facts", "country_capital"]) == 0
+    marked = [line for line in capsys.readouterr().out.splitlines() if "(usual" in line]
+    assert len(marked) == len(wordings) == 3
 
 
 def test_models_lists_what_ships_and_what_can_be_fetched(capsys, monkeypatch, tmp_path):

@@ -150,6 +150,7 @@ def _relation_record(relation: Relation, asked: _Asked) -> dict[str, Any]:
         "kind": relation.kind,
         "facts": len(relation.facts),
         "templates": list(relation.templates),
+        "usual_templates": list(relation.usual),
         "held_out_templates": list(relation.held_out),
     }
     check = asked.checks.get(relation.name)
@@ -207,7 +208,8 @@ def _print_facts(
 ) -> None:
     for heading, templates in (("templates", relation.templates), ("held out", relation.held_out)):
         for template in templates:
-            console.say(f"{heading}: {template}")
+            usual = " (usual for a language model)" if template in relation.usual else ""
+            console.say(f"{heading}: {template}{usual}")
     console.say()
     extra = ("right", "best probability", "says instead") if asked.checks else ()
     rows = []
