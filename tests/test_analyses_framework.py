@@ -1037,6 +1037,7 @@ def test_templates_are_refused_where_the_wording_itself_is_varied(
     assert run_analysis(own, Config(), replace(context, shots=2)).provenance["shots"] == 2
 
 
+@pytest.mark.slow
 def test_a_runs_templates_word_its_pairs(tmp_path: Path) -> None:
     context, name = Context("facts-gpt2", tmp_path), "country_capital"
     asked = atlas()[name]

@@ -170,6 +170,7 @@ def test_one_relation_is_spoken_of_by_its_own_facts(parts: dict[str, Any]) -> No
     assert 70 < right.estimate.low < right.estimate.value == 100
 
 
+@pytest.mark.slow
 def test_how_many_heads_examples_bring_in_is_counted_on_resampled_facts(context: Context) -> None:
     """Against circuits found anew on the facts that each resample drew, each as often as drawn."""
     asked = replace(

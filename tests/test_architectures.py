@@ -243,6 +243,7 @@ def test_every_head_is_labelled_or_not_and_its_label_checked(model) -> None:
     assert np.isfinite([head.answer_gain.value for head in found.heads]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not support fold_ln")
 def test_folding_weights_leaves_scores_unchanged(family, model) -> None:
     pairs, scoring = family_pairs(model), Scoring(method=Locator.EAP)

@@ -138,6 +138,7 @@ def test_logits_are_those_after_each_rows_own_last_token(model) -> None:
     assert not torch.allclose(model.last_logits(tokens)[0], found[0], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_scores_and_circuits_do_not_depend_on_batch_mates_of_other_lengths(model) -> None:
     hold_alone_and_together(model, Ablation.PATCH, None)
 
@@ -219,6 +220,7 @@ def test_what_is_known_does_not_depend_on_batch_mates_of_other_lengths(model) ->
     assert recalled(model, pairs, 1, "top3") == recalled(model, pairs, 64, "top3")
 
 
+@pytest.mark.slow
 def test_a_silenced_heads_effect_does_not_depend_on_batch_mates_of_other_lengths(
     model,
 ) -> None:

@@ -167,6 +167,7 @@ def done(facts_gpt2: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
     return run, context
 
 
+@pytest.mark.slow
 def test_a_unit_holds_what_the_judge_says(done: tuple[Run, Context], facts_gpt2: Model) -> None:
     run, _ = done
     for key, part in run.parts.values.items():

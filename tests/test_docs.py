@@ -59,6 +59,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out" / "docs"
 
 
+@pytest.mark.slow
 def test_no_page_or_style_asks_another_host(site: Path):
     for page in site.rglob("*.html"):
         parser = Fetched()

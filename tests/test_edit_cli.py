@@ -317,6 +317,7 @@ def edited(models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
+@pytest.mark.slow
 def test_a_model_is_compared_with_itself_edited(kind, models, edited, tmp_path, capsys):
     out = tmp_path / "out"
     result = run_json(

@@ -202,6 +202,7 @@ SHOWN = [name for name in results.STORED if name != "delta"]
 """All but an edit, which is weights."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHOWN)
 def test_showing_imports_no_model(name: str, tmp_path: Path):
     stored = tmp_path / f"{name}.kc.safetensors"

@@ -34,6 +34,7 @@ def pair_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_lines(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", PAIRS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["evaluate", "lens", "roles", "neurons", "trace"])
 def test_what_pairs_are_short_of_is_warned_of_printed_and_stored(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

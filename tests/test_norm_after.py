@@ -76,6 +76,7 @@ def test_a_circuit_is_what_hugging_faces_modules_make_of_its_edges(family, ablat
     assert not torch.allclose(found[0], found[1], atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", Ablation)
 def test_what_leads_nowhere_changes_nothing(family, ablation) -> None:
     model, _, pairs = made(family)

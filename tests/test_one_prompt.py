@@ -142,6 +142,7 @@ def test_a_heads_view_sums_to_one_and_its_loss_is_that_of_its_edges(facts, quest
             head_view(facts, question, wrong)
 
 
+@pytest.mark.slow
 def test_an_edit_answers_with_its_target_and_leaves_the_weights_bit_for_bit(facts, question):
     before = {name: facts.parameter(name).clone() for name in facts.parameter_names}
     steps: list[tuple[str, int, int]] = []

@@ -116,6 +116,7 @@ def test_the_table_of_a_circuit_holds_every_edge_and_the_picture_all_that_is_dra
     assert set(part["graph"]["scene"]["edges"]["name"]) <= set(picked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_a_page_begins_with_the_sentence_that_the_result_begins_with(name: str):
     found = KINDS[name]()

@@ -71,6 +71,7 @@ def assert_same_scores(ours: np.ndarray, theirs: np.ndarray, relative: float = 1
     assert np.abs(ours - theirs).max() < relative * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv", KeyValue)
 @pytest.mark.parametrize("ablation", Ablation)
 def test_a_score_is_the_drop_of_a_run_of_the_full_circuit_minus_the_edge(shallow, kv, ablation):
@@ -81,6 +82,7 @@ def test_a_score_is_the_drop_of_a_run_of_the_full_circuit_minus_the_edge(shallow
     np.testing.assert_allclose(scores.values, scores.per_pair.mean(0), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", [Metric.LOG_PROBABILITY, Metric.KL])
 def test_other_metrics_equal_brute_force_too(shallow, metric):
     pairs, options = equal_length_pairs(shallow)[:2], Scoring(metric=metric)
@@ -104,6 +106,7 @@ def test_every_edge_equals_the_plain_node_by_node_run(shallow, kv):
     assert_same_scores(patch_edges(shallow, pairs, Scoring(kv=kv)).values, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "max_rows"), [(1, 7), (2, 3), (3, 16)])
 def test_batch_size_row_limit_and_order_leave_scores_unchanged(model, pairs, batch_size, max_rows):
     whole = patch_edges(model, pairs, keep_pairs=True)

@@ -310,6 +310,7 @@ def test_the_picture_says_what_was_asked_of_whom_and_whose_faithfulness_it_is(
     assert "smollm2-135m" in words
 
 
+@pytest.mark.slow
 @EVERY
 def test_without_notes_no_figure_names_its_model(
     name: str, figure_of: Callable[..., Figure]

@@ -423,6 +423,7 @@ def test_summaries_of_nothing_or_with_too_few_controls_are_refused(model, pairs)
 # --- a ROME edit of the trained model ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_after_a_rome_edit_a_mover_says_the_new_object_and_its_edges_bring_the_old_one_back():
     model = load("facts-gpt2", device="cpu")
     asked = relation("country_capital")

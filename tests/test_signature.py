@@ -238,6 +238,7 @@ def test_a_plugin_that_is_not_named_does_not_run(plugin: Path, monkeypatch, caps
     assert "needs a file" in refusal(capsys, "facts", "--plugin")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_of_few_letters_gets_what_it_can_show(encoding: str):
     environment = {"PYTHONIOENCODING": encoding}
