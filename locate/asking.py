@@ -15,7 +15,7 @@ from typing import Any
 
 from circuits.base.choices import Corruption, Known, Templates
 from circuits.facts.facts import Fact, Relation, atlas
-from circuits.facts.knowledge import ask, assume_known, with_best
+from circuits.facts.knowledge import ask, assume_known, known_facts, with_best
 from circuits.facts.loaders import load_facts
 from circuits.facts.pairing import PairingReport, make_pairs
 from circuits.facts.questions import KnowledgeCheck, Question, demonstrations_of, questions
@@ -192,6 +192,18 @@ def asked_in(model: Model, source: Source) -> Templates | Sequence[str]:
     usual = Templates.FIRST if is_embedded(model.name) else Templates.USUAL
     chosen = usual if source.templates == Templates.USUAL else source.templates
     return source.wordings or chosen
+
+
+def known_of(
+    model: Model, relations: Sequence[Relation], source: Source, batch_size: int = 32
+) -> KnowledgeCheck:
+    """What the model knows of all facts of the relations, asked as the source says."""
+    templates = asked_in(model, source)
+    if templates == Templates.BEST:
+        relations = asked_best(model, relations, source, batch_size)
+    how: dict[str, Any] = {"known": source.known, "shots": source.shots, "seed": source.seed}
+    how["before"] = preamble(model.tokenizer, source)
+    return known_facts(model, relations, templates, source.bos, batch_size, **how)
 
 
 def asked_best(

@@ -650,6 +650,15 @@ def test_a_report_is_not_made_again_of_missing_damaged_or_other_units(
     assert redraw(toy.analysis, context.folder).parts.values["a"]["value"] == 1.0
 
 
+def test_a_run_of_another_version_is_not_read_as_one_of_this(
+    toy: Counting, context: Context
+) -> None:
+    run_analysis(toy.analysis, Config(), context)
+    newer = replace(toy.analysis, version=toy.analysis.version + 1)
+    with pytest.raises(FileFormatError, match="another version of toy; run it again"):
+        redraw(newer, context.folder)
+
+
 def test_facts_are_known_by_what_they_say_and_not_by_their_path(
     toy: Counting, context: Context, tmp_path: Path
 ) -> None:

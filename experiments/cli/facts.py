@@ -108,23 +108,16 @@ def _relations(source: Source) -> list[Relation]:
 def _ask(
     console: Console, model: Model, relations: list[Relation], source: Source, batch_size: int
 ) -> _Asked:
-    from circuits.base.choices import Templates
     from circuits.base.errors import OptionError
-    from circuits.facts.knowledge import known_facts
     from circuits.facts.pairing import make_pairs
     from circuits.facts.questions import KnowledgeCheck
-    from locate.asking import asked_best, asked_in, hints, preamble
+    from locate.asking import hints, known_of
 
-    templates: Any = asked_in(model, source)
     asked = _Asked()
-    how: dict[str, Any] = {"known": source.known, "shots": source.shots, "seed": source.seed}
-    how["before"] = preamble(model.tokenizer, source)
     with console.stage("facts") as progress:
         for index, each in enumerate(relations, start=1):
             try:
-                if templates == Templates.BEST:
-                    [each] = asked_best(model, [each], source, batch_size)
-                check = known_facts(model, each, templates, source.bos, batch_size, **how)
+                check = known_of(model, [each], source, batch_size)
             except OptionError:
                 if len(relations) == 1:
                     raise

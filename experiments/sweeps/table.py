@@ -157,9 +157,8 @@ def _asked(folder: Path) -> tuple[dict[str, Any], str | None]:
     """
     try:
         origin = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["provenance"]
-        settings = {name: origin[name] for name in ("analysis", "seed", "known", "shots")}
-        if origin.get("templates", "first") != "first":
-            settings["templates"] = origin["templates"]
+        asked = ("analysis", "seed", "known", "shots", "templates")
+        settings = {name: origin.get(name) for name in asked}
         settings |= dict(origin["config"])
         found = {"model": origin["model"], "dtype": origin["dtype"]}
         mark = str(origin["fingerprint"])

@@ -67,9 +67,8 @@ def at_subject(
     for start in range(0, len(prompts), max_rows):
         chunk = prompts[start : start + max_rows]
         # What follows the subject does not reach it, so it is left out.
-        tokens = padded([prompt.ids[: prompt.subject_last + 1] for prompt in chunk], model.device)[
-            0
-        ]
+        begun = [prompt.ids[: prompt.subject_last + 1] for prompt in chunk]
+        tokens = padded(begun, model.device)[0]
         places = torch.tensor([prompt.subject_last for prompt in chunk], device=model.device)
         rows = torch.arange(len(chunk), device=model.device)
         for point, value in capture(model, tokens, points, last_layer).items():

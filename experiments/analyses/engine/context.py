@@ -15,13 +15,12 @@ from circuits.base.errors import CircuitFileError, OptionError, PromptError
 from circuits.base.progress import Progress
 from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, atlas
-from circuits.facts.knowledge import known_facts
 from circuits.facts.questions import KnowledgeCheck
 from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model, load
 from circuits.model.sources import resolve
-from locate.asking import asked_best, asked_in
+from locate.asking import known_of
 from locate.discover import check_not_empty, find
 from locate.examples import Examples, collect, relations_of
 from locate.heads.roles import head_roles
@@ -214,15 +213,10 @@ class Context:
 
     def _known(self, name: str, source: Source) -> KnowledgeCheck:
         """What the model knows of a relation; asked once, however many pairs are made of it."""
-        asked: dict[str, Any] = {"known": self.known, "shots": self.shots, "seed": self.seed}
-
-        def read() -> KnowledgeCheck:
-            relation, templates = self.relations[name], asked_in(self.model, source)
-            if templates == Templates.BEST:
-                [relation] = asked_best(self.model, [relation], source, self.batch_size)
-            return known_facts(self.model, relation, templates, **asked)
-
-        return self.once(("known", self.facts, name, self.templates, *asked.values()), read)
+        asked = (self.facts, name, self.known, self.shots, self.templates, self.seed)
+        return self.once(
+            ("known", *asked), lambda: known_of(self.model, [self.relations[name]], source)
+        )
 
     def roles(self, relation: str, limit: int, hold_out: float | None = None) -> Mapping[str, str]:
         """The roles of heads in a relation's pairs, by head; none where it has no such pairs."""
@@ -235,8 +229,8 @@ class Context:
             except (OptionError, PromptError):
                 return {}
 
-        asked = (self.facts, relation, limit, hold_out, self.known, self.shots, self.templates)
-        return self.once(("roles", *asked, self.seed), read)
+        asked = (self.known, self.shots, self.templates, self.seed)
+        return self.once(("roles", self.facts, relation, limit, hold_out, *asked), read)
 
     # --- circuits ----------------------------------------------------------------------------
 

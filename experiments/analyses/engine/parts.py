@@ -14,7 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from circuits.base.choices import Templates
 from circuits.base.errors import (
     FileFormatError,
     KnowledgeCircuitsError,
@@ -84,9 +83,8 @@ def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
         "seed": context.seed,
         "known": str(context.known),
         "shots": context.shots,
+        "templates": str(context.templates),
     }
-    if context.templates != Templates.FIRST:
-        decisive["templates"] = str(context.templates)
     if own := context.known.source_sha256:
         decisive["known_sha256"] = own
     if (more := analysis.marks(context, config)) is not None:

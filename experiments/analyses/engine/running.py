@@ -202,7 +202,7 @@ def redraw(
 ) -> Run:
     """The report made again from the stored units, without the model; under another label if given.
 
-    FileFormatError where there is no earlier run, or not all of its units.
+    FileFormatError where there is no earlier run, one of another version, or not all of its units.
     """
     with stages(f"{analysis.name} report"):
         run = reread(analysis, folder, label)
@@ -223,6 +223,8 @@ def reread(analysis: Analysis, folder: Path, label: str | None = None) -> Run:
         raise FileFormatError(path, "is no summary of an earlier run; run it first") from None
     if owner != analysis.name:
         raise OptionError(f"{folder} holds a run of {owner}")
+    if provenance.get("version") != analysis.version:
+        raise FileFormatError(path, f"is of another version of {analysis.name}; run it again")
     provenance |= {"label": label} if label else {}
     config = changed(analysis.config(), settings)
     parts = stored_parts(folder, mark, units)
