@@ -83,7 +83,7 @@ def _lead(parts: Mapping[str, Part]) -> str:
     edges = over(parts, lambda part: part["edges"])
     return (
         f"With {shown(share_of_edges(parts).mean(), 1, 100)} % of the edges "
-        f"({int(edges.min())} to {int(edges.max())}), circuits of {len(parts)} relations reach "
+        f"({int(edges.min()):,} to {int(edges.max()):,}), circuits of {len(parts)} relations reach "
         f"Hit@10 {shown(float(circuit), 2)} where the whole model reaches "
         f"{shown(float(model), 2)}, on subjects that had no part in finding them; their mean "
         f"faithfulness there is {shown(float(np.nanmean(faithful)), 2)}."
