@@ -212,6 +212,7 @@ ASKING = {
     "circuits.facts.knowledge:in_best_words",
     "circuits.facts.knowledge:with_best",
     "locate.asking:asked_best",
+    "locate.asking:known_of",
     "locate.asked:examples_of",
     "locate.examples:collect",
 }
