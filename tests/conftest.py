@@ -3,6 +3,7 @@ only those of `test_real_model.py`, which are slow ones, may."""
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,14 +12,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
-import tests.typecheck  # noqa: F401 - the hook finds it by name
+from tests import typecheck
 
 # Shapes and types in the signatures are checked at every call; this stands before the imports.
-install_import_hook(
-    ["circuits", "locate", "viz", "experiments", "knowledge_circuits"], "tests.typecheck.check"
-)
+typecheck.install()
 
 from circuits.base import writing
 from tests.forms import checked
@@ -35,6 +33,12 @@ from tests.tiny import byte_level_tokenizer, equal_length_pairs, gpt2_hf, tiny_m
 
 viz.offer()
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def pytest_collection_finish() -> None:
+    """Leave alone, when memory is cleaned up, what is there for as long as the tests run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=["gpt2", "llama"])
