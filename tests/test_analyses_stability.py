@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from circuits.base.choices import Templates
 from circuits.base.errors import NumericalError, OptionError
 from circuits.base.plain import plain
 from circuits.edits.edit import WeightDelta
@@ -37,6 +39,7 @@ from locate.states.steering import patched
 pytestmark = pytest.mark.slow
 
 RELATION = "country_capital"
+ASKED = Context("facts-gpt2", Path())
 NOTHING: dict[str, Any] = dict.fromkeys(
     ("wordings", "shots", "steps", "locators", "metrics", "ablations", "dtypes"), ()
 )
@@ -111,7 +114,7 @@ def test_a_choice_of_one_level_and_results_that_are_all_alike_have_no_part():
 
 def test_choices_that_exclude_each_other_are_never_drawn_together():
     config = Config(metrics=("kl",), draws=64)
-    known = levels(config, 0, "fp32")
+    known = levels(config, ASKED)
     assert known["metric"] == ["logit-diff", "kl"]
     for setting in [*drawn(known, config, 0), *(each for *_, each in one_at_a_time(known, config))]:
         search_of(setting, config)
@@ -122,11 +125,17 @@ def test_choices_that_exclude_each_other_are_never_drawn_together():
 def test_where_nothing_is_varied_nothing_is_called_stable():
     names = ("metrics", "ablations", "locators", "dtypes", "steps", "shots", "wordings")
     with pytest.raises(OptionError, match="nothing is varied"):
-        levels(Config(foils=0, subjects=0, **dict.fromkeys(names, ())), 0, "fp32")
+        levels(Config(foils=0, subjects=0, **dict.fromkeys(names, ())), ASKED)
+
+
+def test_the_base_is_what_the_run_asks_for():
+    asked = replace(ASKED, templates=Templates.TRAIN, shots=2, dtype="bf16")
+    base = base_of(levels(Config(), asked))
+    assert (base["wording"], base["shots"], base["dtype"]) == ("train", "2", "bf16")
 
 
 def test_one_change_at_a_time_is_one_change():
-    known = levels(Config(), 0, "fp32")
+    known = levels(Config(), ASKED)
     base = base_of(known)
     for factor, level, setting in one_at_a_time(known, Config()):
         assert {name for name in base if setting[name] != base[name]} == {factor}

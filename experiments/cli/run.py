@@ -72,7 +72,7 @@ def run(
     facts: Annotated[str | None, Like(Source, "facts")] = None,
     known: Annotated[Known, Like(Source, "known")] = Known.TOP1,
     shots: Annotated[int, Like(Source, "shots")] = 0,
-    templates: Annotated[Templates, Like(Source, "templates")] = Templates.FIRST,
+    templates: Annotated[Templates, Like(Source, "templates")] = Templates.USUAL,
     config: ConfigFile = None,
     settings: Settings = None,
     listing: Listing = False,

@@ -102,8 +102,7 @@ class Analysis:
     `prepare` makes what units find outside of the run, such as second moments in the user's cache;
     it is called once, before units are computed here or elsewhere, and never where all are stored.
     `paired` says whether what it finds hangs on pairs of `Context.examples`, and so on `known`,
-    `shots` and `templates`; one that is not `paired` is run without them, and one that is not
-    `reworded`, as it varies the wording itself, without `templates`.
+    `shots` and `templates`; one that is not is run without them.
     `marks` gives what decides a unit's values besides the options that do so by themselves.
     """
 
@@ -118,7 +117,6 @@ class Analysis:
     slow: bool = False
     scores_edges: Callable[[Any], bool] = lambda config: True
     paired: bool = True
-    reworded: bool = True
     prepare: Callable[[Context, Any], str | None] | None = None
     marks: Callable[[Context, Any], Any] = lambda context, config: None
 
@@ -132,11 +130,9 @@ def check_bound(memory: int | None, *asked: tuple[Analysis, Any]) -> None:
 
 def asked_of(analysis: Analysis, context: Context) -> Context:
     """The context without what would change nothing in the analysis."""
-    if not analysis.paired:
-        context = replace(context, known=Known.TOP1, shots=0)
-    if not (analysis.paired and analysis.reworded):
-        context = replace(context, templates=Templates.FIRST)
-    return context
+    if analysis.paired:
+        return context
+    return replace(context, known=Known.TOP1, shots=0, templates=Templates.USUAL)
 
 
 def check_asked(context: Context, *asked: Analysis) -> str:

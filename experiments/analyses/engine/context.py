@@ -54,9 +54,8 @@ class Context:
 
     `folder` is the analysis's own, `shared` the folder whose circuits all analyses of a run share.
     `facts` names a fact file or data set to ask about instead of the atlas. `known`, `shots` and
-    `templates` decide the pairs that `examples` makes, as in `locate.options.Source`, but that the
-    first three templates are the default, whatever the model. `label` is the model's
-    name in titles. `memory`, in bytes, bounds what scoring edges takes beside a model.
+    `templates` decide the pairs that `examples` makes, as in `locate.options.Source`. `label` is
+    the model's name in titles. `memory`, in bytes, bounds what scoring edges takes beside a model.
     """
 
     model_name: str
@@ -70,7 +69,7 @@ class Context:
     progress: Progress = _unwatched
     known: Known = Known.TOP1
     shots: int = 0
-    templates: Templates = Templates.FIRST
+    templates: Templates = Templates.USUAL
     label: str | None = None
     device_map: str | None = None
     memory: int | None = None

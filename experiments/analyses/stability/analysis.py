@@ -50,7 +50,7 @@ MOST_LISTED = 400
 
 def steps(context: Context, config: Config) -> list[str]:
     """One unit a relation; OptionError where the model cannot be had in the other precisions."""
-    if "dtype" in levels(config, context.shots, context.dtype):
+    if "dtype" in levels(config, context):
         try:
             context.check_precision()
         except (ModelNotFoundError, OptionError) as error:
@@ -63,7 +63,7 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
     tested = context.examples(key, config.pairs).held_out
     if not tested:
         raise SkipError("too few facts are known to test a circuit on subjects of its own")
-    known = levels(config, context.shots, context.dtype)
+    known = levels(config, context)
     single = one_at_a_time(known, config)
     combined = drawn(known, config, context.seed)
     settings = [base_of(known), *(setting for *_, setting in single), *combined]
@@ -271,5 +271,4 @@ ANALYSIS = Analysis(
     compute=compute,
     report=report,
     slow=True,
-    reworded=False,
 )

@@ -10,6 +10,7 @@ from typing import Any
 from circuits.base.choices import Ablation, Metric, Open, Templates
 from circuits.base.errors import OptionError
 from circuits.base.options import Options, option
+from experiments.analyses.engine.context import Context
 from experiments.analyses.locators.analysis import asked_of, named_in
 from locate.search import Search
 
@@ -79,18 +80,18 @@ class Config(Options):
         return {"locators": named_in(self.locators), "metrics": metrics}
 
 
-def levels(config: Config, shots: int, dtype: str) -> dict[str, list[str]]:
-    """The levels of each factor that has more than one, the base's first."""
+def levels(config: Config, asked: Context) -> dict[str, list[str]]:
+    """The levels of each factor that has more than one, the base's, as `asked` has it, first."""
     found = {
-        "wording": [Templates.FIRST, *config.wordings],
+        "wording": [asked.templates, *config.wordings],
         "foils": [*range(config.foils + 1)],
         "subjects": [*range(config.subjects + 1)],
-        "shots": [shots, *config.shots],
+        "shots": [asked.shots, *config.shots],
         "steps": [BASE_STEPS, *config.steps],
         "locator": [BASE_LOCATOR, *config.locators],
         "metric": [Metric.LOGIT_DIFFERENCE, *config.metrics],
         "ablation": [Ablation.PATCH, *config.ablations],
-        "dtype": [dtype, *config.dtypes],
+        "dtype": [asked.dtype, *config.dtypes],
     }
     named = {name: list(dict.fromkeys(map(str, each))) for name, each in found.items()}
     varied = {name: each for name, each in named.items() if len(each) > 1}

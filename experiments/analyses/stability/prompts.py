@@ -30,7 +30,7 @@ def examples_of(
     source = Source(
         relation=relation,
         facts=context.facts,
-        templates=Templates.of(setting.get("wording", "first"), "wording"),
+        templates=Templates.of(setting.get("wording", context.templates), "wording"),
         n_pairs=limit,
         hold_out=0.0,
         known=context.known,

@@ -38,8 +38,8 @@ from experiments.analyses.stability.tables import (
 )
 
 METHOD = (
-    "A base circuit is found with the first three wordings, EAP-IG of five steps, the logit "
-    "difference, patching, and the run's own precision and number of answered questions. Then one "
+    "A base circuit is found with EAP-IG of five steps, the logit difference, patching, and the "
+    "run's own wordings, precision and number of answered questions. Then one "
     "choice at a time is changed, and in the sampled combinations every choice is drawn at random, "
     "each level alike; combinations whose choices exclude each other are drawn again. All settings "
     "select the same number of edges by |score|, so that overlap is not a matter of size: Jaccard "
