@@ -130,7 +130,7 @@ def test_where_nothing_is_varied_nothing_is_called_stable():
 
 def test_the_base_is_what_the_run_asks_for():
     asked = replace(ASKED, templates=Templates.TRAIN, shots=2, dtype="bf16")
-    base = base_of(levels(Config(), asked))
+    base = base_of(levels(Config(shots=(5,), dtypes=("fp32",)), asked))
     assert (base["wording"], base["shots"], base["dtype"]) == ("train", "2", "bf16")
 
 
