@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuits.base.choices import Known, Sign
+from circuits.base.choices import Known, Sign, Templates
 from circuits.base.display import Shown, is_page, paged
 from circuits.base.errors import OptionError
 from circuits.base.results import Result
@@ -255,6 +255,7 @@ def run(
     source: str | None = None,
     known: Known | str = "top1",
     shots: int = 0,
+    templates: Templates | str = "usual",
     shard: str | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -263,10 +264,10 @@ def run(
     """Run an analysis of the paper, or a plugin's, and write its report into the folder `out`.
 
     What an earlier run left there is not computed again. `source` names facts to ask about instead
-    of the atlas's, as `--facts`; `known` and `shots` decide its pairs of facts, where it makes
-    such. `shard` is `I/N` for one of N processes that share `out`; all but the last to end raise
-    UnfinishedError. `options` are the analysis's own, as `kc run --list` explains them. The result
-    has `claims`, `tables` and pictures by name.
+    of the atlas's, as `--facts`; `known`, `shots` and `templates` decide its pairs of facts, where
+    it makes such. `shard` is `I/N` for one of N processes that share `out`; all but the last to end
+    raise UnfinishedError. `options` are the analysis's own, as `kc run --list` explains them. The
+    result has `claims`, `tables` and pictures by name.
 
     >>> import tempfile
     >>> done = run("flow", out=tempfile.mkdtemp(), relations=["country_capital"], draws=2)
@@ -284,5 +285,6 @@ def run(
     loaded = loaded_model(model)
     folder = folder_for(loaded.name, [analysis]) if out is None else Path(out)
     asked = {"facts": source, "known": Known.of(known), "shots": shots}
+    asked["templates"] = Templates.of(templates, "templates")
     context = Context.on(loaded, folder, seed=seed, batch_size=batch_size, **asked)
     return run_analysis(chosen, values, context, shard=Shard.parse(shard))

@@ -25,7 +25,6 @@ from circuits.facts.relation_pairs import (
     relations_with_subjects_of,
 )
 from circuits.model.model import Model
-from circuits.model.sources import is_embedded
 from circuits.model.tokens import Tokenizer
 from locate.chat import chat_preamble
 from locate.options import Source
@@ -89,7 +88,7 @@ class Collected:
             yield assume_known(self.model.tokenizer, asked, source.bos)
             return
         size = len(facts)
-        if source.n_pairs and not is_embedded(self.model.name):
+        if source.n_pairs and not self.model.is_embedded:
             size = SPARE * source.n_pairs * (2 if share else 1)
         order = facts.copy()
         random.Random(source.seed).shuffle(order)
@@ -189,9 +188,13 @@ class Collected:
 
 def asked_in(model: Model, source: Source) -> Templates | Sequence[str]:
     """The source's wordings or its choice of templates: the usual ones are the model's."""
-    usual = Templates.FIRST if is_embedded(model.name) else Templates.USUAL
-    chosen = usual if source.templates == Templates.USUAL else source.templates
-    return source.wordings or chosen
+    return source.wordings or resolved(model, source.templates)
+
+
+def resolved(model: Model, templates: Templates) -> Templates:
+    """The choice of templates, where the usual ones of an embedded model are the first."""
+    usual = Templates.FIRST if model.is_embedded else Templates.USUAL
+    return usual if templates == Templates.USUAL else templates
 
 
 def known_of(

@@ -188,8 +188,8 @@ class Templates(Choice):
     """Which of a relation's templates to ask in; ALL are the TRAIN and the HELD_OUT ones.
 
     FIRST are the first three training ones. USUAL are those three of the atlas' training ones that
-    SmolLM2-135M, a language model, answers best (`Relation.usual`); of other facts, and for the
-    embedded models, which were trained on the atlas, the first. BEST are the three that the model
+    SmolLM2-135M, a language model, answers best (`Relation.usual`); of relations without, the
+    first. BEST are the three that the model
     itself answers best, by a sample of facts.
     """
 

@@ -166,7 +166,7 @@ def questions(
     asked: dict[tuple[str, str, str, str], Question] = {}
     few = ""
     for relation in _as_list(relations):
-        chosen = _choose(relation, templates)
+        chosen = chosen_templates(relation, templates)
         shown = demonstrations_of(relation, shots, seed)
         if shown is None:
             few = f"{relation.name} has {len(relation.subjects())} subjects, too few for {shots} "
@@ -207,7 +207,8 @@ def demonstrations_of(relation: Relation, shots: int, seed: int = 0) -> tuple[Fa
     return tuple([*different, *others][:shots])
 
 
-def _choose(relation: Relation, templates: Templates | Sequence[str]) -> Sequence[str]:
+def chosen_templates(relation: Relation, templates: Templates | Sequence[str]) -> Sequence[str]:
+    """The wordings that a choice of templates means; NothingFoundError where it has none."""
     if isinstance(templates, Templates):
         first = relation.templates[:FIRST_TEMPLATES]
         chosen: Sequence[str] = {

@@ -34,6 +34,7 @@ from circuits.model.architectures import Architecture, attention_windows, check_
 from circuits.model.blocks import Blocks
 from circuits.model.holding import alone
 from circuits.model.loading import LoadedWeights, gist, load_weights
+from circuits.model.packaged import embedded_tokenizers
 from circuits.model.patches import Patching
 from circuits.model.saying import NextTokens
 from circuits.model.taps import UNEMBED, resid_post
@@ -337,6 +338,14 @@ class Model(Blocks):
                 yield
         finally:
             self._hooked -= 1
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it ships, or is made of a model that does: a copy, an edit, a checkpoint.
+
+        Such a model was trained on the atlas' own wordings. It is known by its tokenizer.
+        """
+        return self.tokenizer.fingerprint in embedded_tokenizers()
 
     @property
     def acts_by_place(self) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,16 @@ def embedded_models() -> dict[str, Path]:
     """Names and directories of the models that ship with the package."""
     directories = sorted(EMBEDDED_DIR.glob("*/config.json"))
     return {path.parent.name: path.parent for path in directories}
+
+
+@cache
+def embedded_tokenizers() -> frozenset[str]:
+    """Fingerprints of the tokenizers of the models that ship."""
+    from tokenizers import Tokenizer
+
+    files = [str(folder / "tokenizer.json") for folder in embedded_models().values()]
+    texts = [Tokenizer.from_file(each).to_str() for each in files]
+    return frozenset(sha256(text.encode()).hexdigest() for text in texts)
 
 
 @dataclass(frozen=True)

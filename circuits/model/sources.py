@@ -90,11 +90,6 @@ def resolve(name: str) -> Source:
     return Source(base, base, revision or None, local_only=cached)
 
 
-def is_embedded(name: str) -> bool:
-    """Whether a model of this name ships, or is a checkpoint of one that does."""
-    return name.partition("@")[0] in embedded_models()
-
-
 def embedded_checkpoints(name: str) -> dict[str, Path]:
     """Training checkpoints of an embedded model, in order of training.
 

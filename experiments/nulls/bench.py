@@ -160,7 +160,7 @@ def bench(
     for name in relations:
         asked = Source(
             relation=name,
-            templates=Templates.FIRST,  # whatever the model, as in the analyses
+            templates=Templates.FIRST,
             n_pairs=pairs,
             hold_out=0.0,
             shots=shots,

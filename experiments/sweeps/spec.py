@@ -185,6 +185,9 @@ def _entry(entry: Any) -> tuple[str, Iterator[dict[str, Any]]]:
     if name in PARTS:
         if PARTS[name] not in given:
             raise OptionError(f"{name} names no `{PARTS[name]}`")
+        if "split" in given:  # its name on the command line, as for the verbs below
+            given = {**given, "templates": given["split"]}
+            del given["split"]
         return name, _grid(given, {"methods", "set"})
     chosen = verb(name)
     known = chosen.names()

@@ -14,7 +14,6 @@ from circuits.base.errors import FileFormatError
 from circuits.base.records import read_jsonl, read_text, text_field
 from circuits.facts.facts import atlas, fill
 from circuits.model.model import Model
-from circuits.model.sources import is_embedded
 
 MAX_BYTES = 2**30
 SENTENCES_PER_TEXT = 12
@@ -130,4 +129,4 @@ def prose_corpus() -> Corpus:
 
 def usual_corpus(model: Model) -> Corpus:
     """What is read where no text is named: text like that which the model was trained on."""
-    return atlas_corpus() if is_embedded(model.name) else prose_corpus()
+    return atlas_corpus() if model.is_embedded else prose_corpus()

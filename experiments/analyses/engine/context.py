@@ -15,12 +15,12 @@ from circuits.base.errors import CircuitFileError, OptionError, PromptError
 from circuits.base.progress import Progress
 from circuits.base.writing import to_json
 from circuits.facts.facts import Relation, atlas
-from circuits.facts.questions import KnowledgeCheck
+from circuits.facts.questions import KnowledgeCheck, chosen_templates
 from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model, load
 from circuits.model.sources import resolve
-from locate.asking import known_of
+from locate.asking import asked_best, known_of, resolved
 from locate.discover import check_not_empty, find
 from locate.examples import Examples, collect, relations_of
 from locate.heads.roles import head_roles
@@ -87,6 +87,11 @@ class Context:
         if context.memory is not None:
             model.memory = context.memory
         return context
+
+    @property
+    def asked_in(self) -> Templates:
+        """The templates of its pairs, where an embedded model's usual ones are the first."""
+        return resolved(self.model, self.templates)
 
     @property
     def model(self) -> Model:
@@ -209,6 +214,28 @@ class Context:
             return collect(model, source)
         known = self._known(relation, source) if known_only else None
         return self.once(source, lambda: collect(self.model, source, known=known))
+
+    def worded(self, name: str) -> Relation:
+        """The relation, whose templates begin with those that the run asks in.
+
+        For analyses with questions of their own kind, which stand in the first one that fits.
+        """
+        relation = self.relations[name]
+        if self.templates == Templates.BEST:
+            relation = self.best(name)
+        chosen = chosen_templates(relation, self.asked_in)
+        return replace(relation, templates=tuple(dict.fromkeys([*chosen, *relation.templates])))
+
+    def best(self, name: str) -> Relation:
+        """The relation with the templates that the model answers best, chosen once a run."""
+        source = Source(
+            relation=name, facts=self.facts, known=self.known, shots=self.shots, seed=self.seed
+        )
+
+        def asked() -> Relation:
+            return asked_best(self.model, [self.relations[name]], source, self.batch_size)[0]
+
+        return self.once(("best", self.facts, name, self.known, self.shots, self.seed), asked)
 
     def _known(self, name: str, source: Source) -> KnowledgeCheck:
         """What the model knows of a relation; asked once, however many pairs are made of it."""

@@ -83,7 +83,7 @@ def fingerprint(analysis: Analysis, config: Any, context: Context) -> str:
         "seed": context.seed,
         "known": str(context.known),
         "shots": context.shots,
-        "templates": str(context.templates),
+        "templates": str(context.asked_in),
     }
     if own := context.known.source_sha256:
         decisive["known_sha256"] = own

@@ -70,7 +70,7 @@ def run_analysis(
         "bos": context.model.tokenizer.use_bos(None),
         "known": str(context.known),
         "shots": context.shots,
-        "templates": str(context.templates),
+        "templates": str(context.asked_in),
         **({"label": context.label} if context.label else {}),
         "facts": context.facts or "the atlas",
         "facts_sha256": context.facts_sha256,

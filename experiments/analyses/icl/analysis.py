@@ -32,6 +32,7 @@ from locate.heads.span_attention import attention_to_spans
 from locate.search import Scoring, Search
 
 FEWEST = 4
+FEWEST_RESAMPLES = 20
 """Facts that each half needs at least."""
 
 
@@ -62,6 +63,14 @@ class Config(Options):
         100, "resamples of a relation's facts, for how many heads the examples bring in", low=0
     )
     known_only: bool = option(True, "circuits of facts that are right after the examples only")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.resamples < FEWEST_RESAMPLES:
+            raise OptionError(
+                f"of {self.resamples} resamples there is no interval: {FEWEST_RESAMPLES} are the "
+                "fewest, or 0 for none"
+            )
 
 
 def steps(context: Context, config: Config) -> Sequence[str]:

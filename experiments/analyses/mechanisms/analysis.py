@@ -19,10 +19,12 @@ import torch
 from circuits.base.errors import NothingFoundError, NumericalError, PromptError
 from circuits.base.options import Options, option
 from circuits.facts.demonstrations import shown_before
-from circuits.facts.facts import Fact
+from circuits.facts.facts import Fact, Relation
+from circuits.facts.knowledge import ask
 from circuits.facts.pairing import make_pairs
 from circuits.facts.pairs import PromptPair, TokenPair, encode_pair, encode_pairs
 from circuits.facts.questions import Answer, KnowledgeCheck, Question, demonstrations_of
+from circuits.facts.wordings import wordings
 from circuits.graph.circuit import Circuit
 from circuits.graph.evaluate import evaluate
 from circuits.graph.noise import corrupted_subject
@@ -102,7 +104,7 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
     """
     label, _, name = key.partition(": ")
     probe = Probe(label)
-    asked = probe_set(probe, name, context.relations, context.seed, context.shots)
+    asked = probe_set(probe, name, _relations(context, name), context.seed, context.shots)
     replies = _replies(context.model, asked, config.facts, context)
     if not replies:
         raise SkipError("none of its questions can be put to this model")
@@ -124,6 +126,12 @@ def compute(context: Context, config: Config, key: str) -> dict[str, Any]:
         except (PromptError, NothingFoundError, NumericalError):
             result["circuit"] = None
     return result
+
+
+def _relations(context: Context, name: str) -> dict[str, Relation]:
+    """Those that a unit asks about, a relation or a chain's two, in the run's wordings."""
+    chains = {each.name: (each.first, each.second) for each in wordings().chains}
+    return {each: context.worded(each) for each in chains.get(name, (name,))}
 
 
 def is_right(probe: Probe, reply: Reply) -> bool:
@@ -342,19 +350,31 @@ def _compared(
 
 
 def _worded(context: Context, examples: Examples, base: str) -> Examples:
-    """The same facts, both halves in the relation's first wording where the pairs allow it."""
-    relation = context.relations[base]
+    """Both halves in the first wording that is asked in, where the model knows enough facts so."""
+    relation = context.worded(base)
     template = relation.templates[0]
     shown = demonstrations_of(relation, context.shots, context.seed) or ()
     before = shown_before(template, shown)
     sides = []
     for side in (examples.pairs, examples.held_out):
         pairs = []
-        for pair in side:
-            one, other = (
-                Question(Fact(base, each, pair.text.answer), template, before)
-                for each in _subjects(pair.text)
-            )
+        questions = [
+            [Question(Fact(base, each, pair.text.answer), template, before) for each in names]
+            for pair in side
+            for names in [_subjects(pair.text)]
+        ]
+        known = set(
+            ask(
+                context.model,
+                [one for one, _ in questions],
+                [relation],
+                batch_size=context.batch_size,
+                known=context.known,
+            ).known
+        )
+        for pair, (one, other) in zip(side, questions, strict=True):
+            if one not in known:
+                continue
             text = replace(pair.text, clean=one.prompt, corrupted=other.prompt, start=len(before))
             text = replace(text, spans=one.spans)
             try:
@@ -380,5 +400,5 @@ ANALYSIS = Analysis(
     steps=steps,
     compute=compute,
     report=report,
-    version=4,
+    version=5,
 )

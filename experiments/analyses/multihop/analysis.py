@@ -110,8 +110,9 @@ class _Chained:
 
     def forward(self, chain: Chain) -> dict[str, Any]:
         """A chain in all forms; an answer is the accepted one that the model does best on."""
-        second = in_best_words(self.model, chain.second, chain.second.templates[0])
-        chain = replace(chain, second=second)
+        first, second = map(self.context.worded, (chain.first.name, chain.second.name))
+        second = in_best_words(self.model, second, second.templates[0])
+        chain = replace(chain, first=first, second=second)
         known = {each.name: self._known(each) for each in (chain.first, chain.second)}
         facts = two_hops(chain, lambda relation, subject: subject in known[relation.name])
         everything = two_hops(chain, lambda relation, subject: True)
@@ -135,7 +136,7 @@ class _Chained:
 
     def backwards(self, name: str) -> dict[str, Any]:
         """A relation from its objects back to its subjects."""
-        relation = self.context.relations[name]
+        relation = self.context.worded(name)
         known = self._known(relation)
         everything = reversed_facts(relation)
         facts = [hop for hop in everything if hop.answer in known]
@@ -251,7 +252,7 @@ class _Chained:
         }
 
     def _known(self, relation: Relation) -> set[str]:
-        """Subjects of which the model knows the object, in the first wording."""
+        """Subjects of which the model knows the object, in the first wording that is asked in."""
         check = known_facts(
             self.model,
             relation,

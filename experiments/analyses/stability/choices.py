@@ -45,7 +45,7 @@ class Config(Options):
     pairs: int = option(16, "prompt pairs that find a circuit, and that test it", low=2)
     edges: int | None = option(None, "edges to select; none: 200, at most a tenth of all", low=1)
     wordings: tuple[Templates, ...] = option(
-        (Templates.TRAIN, Templates.HELD_OUT), "templates beside the first three"
+        (Templates.TRAIN, Templates.HELD_OUT), "templates beside those that the run asks in"
     )
     foils: int = option(2, "other draws of the corrupted subjects", low=0, high=20)
     subjects: int = option(2, "other draws of the subjects that are asked about", low=0, high=20)
@@ -83,7 +83,7 @@ class Config(Options):
 def levels(config: Config, asked: Context) -> dict[str, list[str]]:
     """The levels of each factor that has more than one, the base's, as `asked` has it, first."""
     found = {
-        "wording": [asked.templates, *config.wordings],
+        "wording": [asked.asked_in, *config.wordings],
         "foils": [*range(config.foils + 1)],
         "subjects": [*range(config.subjects + 1)],
         "shots": [asked.shots, *config.shots],

@@ -27,10 +27,13 @@ def examples_of(
     other partners. PromptError where none can be made.
     """
     shots, seed = int(setting.get("shots", context.shots)), int(setting.get("subjects", 0))
+    templates = Templates.of(setting.get("wording", context.templates), "wording")
+    best = context.best(relation).best if templates == Templates.BEST else ()
     source = Source(
         relation=relation,
         facts=context.facts,
-        templates=Templates.of(setting.get("wording", context.templates), "wording"),
+        templates=Templates.USUAL if best else templates,
+        wordings=best,  # else every draw of subjects would choose its own
         n_pairs=limit,
         hold_out=0.0,
         known=context.known,
