@@ -7,6 +7,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -35,6 +36,7 @@ from circuits.base.origin import model_label
 from circuits.base.plain import interval, plain
 from circuits.facts.facts import atlas
 from circuits.model.model import Model
+from circuits.model.packaged import EMBEDDED_DIR
 from experiments.analyses.engine import config as options
 from experiments.analyses.engine import context as surroundings
 from experiments.analyses.engine import registry
@@ -62,6 +64,7 @@ from experiments.analyses.engine.parts import Shard, UnfinishedError, fingerprin
 from experiments.analyses.engine.registry import analysis, names
 from experiments.analyses.engine.running import redraw, run_all, run_analysis, write_index
 from experiments.analyses.engine.tables import Table
+from experiments.analyses.mechanisms.probes import Probe, probe_set
 from experiments.cli.main import main
 from locate.examples import Examples
 from locate.search import Search
@@ -1037,6 +1040,28 @@ def test_what_changes_nothing_is_refused_or_left_out_of_the_run(
     assert plain.parts.reused == len(plain.parts.values)
 
 
+def test_a_copy_of_an_embedded_model_is_asked_as_it_and_shares_its_units(
+    toy: Counting, tmp_path: Path
+) -> None:
+    shutil.copytree(EMBEDDED_DIR / "facts-gpt2", tmp_path / "copy")
+    contexts = [Context(name, tmp_path) for name in ("facts-gpt2", str(tmp_path / "copy"))]
+    contexts.append(replace(contexts[0], templates=Templates.FIRST))
+    assert {each.asked_in for each in contexts} == {Templates.FIRST}
+    assert len({fingerprint(toy.analysis, Config(), each) for each in contexts}) == 1
+
+
+@pytest.mark.parametrize("templates", [Templates.HELD_OUT, Templates.BEST])
+def test_questions_of_an_analysis_own_kind_stand_in_the_runs_wordings(
+    tmp_path: Path, templates: Templates
+) -> None:
+    context, name = Context("facts-gpt2", tmp_path, templates=templates), "country_capital"
+    plain = context.relations[name]
+    chosen = plain.held_out if templates == Templates.HELD_OUT else context.best(name).best
+    asked = probe_set(Probe.CLOZE, name, {name: context.worded(name)})
+    assert asked.template == chosen[0]
+    assert set(context.worded(name).templates) == {*plain.templates, *chosen}
+
+
 @pytest.mark.slow
 def test_a_runs_templates_word_its_pairs(tmp_path: Path) -> None:
     context, name = Context("facts-gpt2", tmp_path), "country_capital"
@@ -1074,7 +1099,7 @@ def test_an_analysis_without_such_pairs_refuses_demonstrations(
 ) -> None:
     assert main(["run", name, "--shots", "5", "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"--shots would change nothing in {name}, where questions are of other kinds" in line
+    assert f"--shots would change nothing in {name}, where questions are worded" in line
 
 
 def test_all_leaves_out_what_takes_hours() -> None:

@@ -20,6 +20,7 @@ from circuits.facts.facts import relation
 from circuits.graph.scores import EdgeScores
 from experiments.analyses.engine.claims import Verdict, widened
 from experiments.analyses.engine.context import Context
+from experiments.analyses.icl import analysis as icl
 from experiments.analyses.icl.analysis import ANALYSIS, Config, compute, heads_of, steps
 from experiments.analyses.icl.prompts import Shot, ask, shots_of
 from locate.edges.eap import attribute
@@ -171,8 +172,13 @@ def test_one_relation_is_spoken_of_by_its_own_facts(parts: dict[str, Any]) -> No
 
 
 @pytest.mark.slow
-def test_how_many_heads_examples_bring_in_is_counted_on_resampled_facts(context: Context) -> None:
+def test_how_many_heads_examples_bring_in_is_counted_on_resampled_facts(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against circuits found anew on the facts that each resample drew, each as often as drawn."""
+    with pytest.raises(OptionError, match="of 4 resamples there is no interval: 20 are the fewest"):
+        replace(QUICK, resamples=4)
+    monkeypatch.setattr(icl, "FEWEST_RESAMPLES", 4)
     asked = replace(
         QUICK,
         styles=(Style.LIST,),

@@ -556,3 +556,11 @@ for call, words in calls:
 def test_what_is_of_no_use_is_refused_in_one_line(tmp_path: Path):
     done = run(WRONG, tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_analysis_takes_the_wordings_that_its_pairs_are_asked_in(tmp_path: Path) -> None:
+    options = {"relations": ["country_capital"], "draws": 2}
+    done = kc.run("flow", out=tmp_path, templates="held-out", **options)
+    assert done.provenance["templates"] == "held-out"
+    with pytest.raises(OptionError, match="templates"):
+        kc.run("flow", out=tmp_path, templates="loudest", **options)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import knowledge_circuits as kc
-from circuits.base.choices import Metric
+from circuits.base.choices import Metric, Templates
 from circuits.base.errors import FileFormatError, OptionError, StoreError, UnitError
 from circuits.files.sweep import SETTING
 from circuits.files.units import Record, Store, digest, flat, read_unit
@@ -663,6 +663,14 @@ def test_models_of_one_name_have_folders_of_their_own(tmp_path: Path):
     spec = parse_spec({"models": ["runs/a/final", "runs/b/final"], "units": [entry]})
     folders = {folder_of(work, tmp_path) for work in spec.runs}
     assert len(folders) == 2
+
+
+def test_a_run_is_asked_in_the_wordings_of_split_as_other_units_are():
+    entries = [
+        {"verb": "run", "analysis": "flow", name: "first"} for name in ("split", "templates")
+    ]
+    (work,) = parse_spec({"models": ["facts-gpt2"], "units": entries}).runs  # one, named twice
+    assert runs._context(work, Path()).templates == Templates.FIRST
 
 
 def test_the_number_of_verbs_is_that_of_the_page():
