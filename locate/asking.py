@@ -191,10 +191,11 @@ def asked_in(model: Model, source: Source) -> Templates | Sequence[str]:
     return source.wordings or resolved(model, source.templates)
 
 
-def resolved(model: Model, templates: Templates) -> Templates:
+def resolved(model: Model, templates: Templates | str) -> Templates:
     """The choice of templates, where the usual ones of an embedded model are the first."""
     usual = Templates.FIRST if model.is_embedded else Templates.USUAL
-    return usual if templates == Templates.USUAL else templates
+    chosen = Templates.of(templates, "templates")
+    return usual if chosen == Templates.USUAL else chosen
 
 
 def known_of(

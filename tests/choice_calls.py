@@ -291,6 +291,10 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
             "circuits.facts.demonstrations:with_demonstrations",
         )
     },
+    (f"{QUESTIONS}:chosen_templates", "templates"): lambda v: call(f"{QUESTIONS}:chosen_templates")(
+        relation(), v
+    ),
+    ("locate.asking:resolved", "templates"): lambda v: call("locate.asking:resolved")(model(), v),
     (f"{QUESTIONS}:questions", "templates"): lambda v: call(f"{QUESTIONS}:questions")(
         relation(), v
     ),

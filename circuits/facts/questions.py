@@ -207,8 +207,12 @@ def demonstrations_of(relation: Relation, shots: int, seed: int = 0) -> tuple[Fa
     return tuple([*different, *others][:shots])
 
 
-def chosen_templates(relation: Relation, templates: Templates | Sequence[str]) -> Sequence[str]:
+def chosen_templates(
+    relation: Relation, templates: Templates | str | Sequence[str]
+) -> Sequence[str]:
     """The wordings that a choice of templates means; NothingFoundError where it has none."""
+    if isinstance(templates, str):
+        templates = Templates.of(templates, "templates")
     if isinstance(templates, Templates):
         first = relation.templates[:FIRST_TEMPLATES]
         chosen: Sequence[str] = {
