@@ -189,8 +189,7 @@ class Templates(Choice):
 
     FIRST are the first three training ones. USUAL are those three of the atlas' training ones that
     SmolLM2-135M, a language model, answers best (`Relation.usual`); of relations without, the
-    first. BEST are the three that the model
-    itself answers best, by a sample of facts.
+    first. BEST are the three that the model itself answers best, by a sample of facts.
     """
 
     USUAL = "usual"

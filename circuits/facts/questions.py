@@ -161,8 +161,6 @@ def questions(
     themselves; the text `before` stands before all that. NothingFoundError where a relation has no
     template or too few facts.
     """
-    if isinstance(templates, str):
-        templates = Templates.of(templates)
     asked: dict[tuple[str, str, str, str], Question] = {}
     few = ""
     for relation in _as_list(relations):

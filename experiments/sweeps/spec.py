@@ -185,10 +185,9 @@ def _entry(entry: Any) -> tuple[str, Iterator[dict[str, Any]]]:
     if name in PARTS:
         if PARTS[name] not in given:
             raise OptionError(f"{name} names no `{PARTS[name]}`")
-        if "split" in given:  # its name on the command line, as for the verbs below
-            given = {**given, "templates": given["split"]}
-            del given["split"]
-        return name, _grid(given, {"methods", "set"})
+        # By its name on the command line, as the options of the verbs below may be called too.
+        named = {"templates" if key == "split" else key: each for key, each in given.items()}
+        return name, _grid(named, {"methods", "set"})
     chosen = verb(name)
     known = chosen.names()
     for each in given:

@@ -145,8 +145,8 @@ def check_asked(context: Context, *asked: Analysis) -> str:
         given = getattr(context, name)
         idle = [each.name for each in asked if getattr(asked_of(each, context), name) != given]
         if idle:
-            line = f"`{name}` would change nothing in {', '.join(idle)}, where questions "
-            line += "are worded and chosen otherwise"
+            line = f"`{name}` would change nothing in {', '.join(idle)}, "
+            line += "where questions are worded and chosen otherwise"
             if len(idle) == len(asked):
                 raise OptionError(f"{line}; leave it out")
             told.append(line)
