@@ -58,7 +58,9 @@ def _outcomes(jobs: Sequence[Job], lanes: Sequence[_Lane]) -> Iterator[Outcome]:
                         yield Outcome(index, Status.CRASHED, reason=reason)
     finally:
         for lane in lanes:
-            lane.stop()
+            lane.kill()
+        for lane in lanes:
+            lane.end()
 
 
 class _Lane:
@@ -78,16 +80,22 @@ class _Lane:
 
     def restart(self) -> None:
         """Another process for one that died."""
-        self._pool.shutdown(wait=False)
+        self.end()
         self._open()
 
-    def stop(self) -> None:
+    def kill(self) -> None:
         """End the process now, whatever it does; what it was writing is whole or not there.
 
         One that is still starting ends as soon as it is there, before it does the job it has.
         """
         self._born.add_done_callback(_kill)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def end(self) -> None:
+        """Wait for the pool of a process that was killed or died.
+
+        One whose thread closes while the interpreter does makes it print an error in the end.
+        """
+        self._pool.shutdown(cancel_futures=True)
 
     def _open(self) -> None:
         context = multiprocessing.get_context("spawn")
